@@ -1,0 +1,1 @@
+//! Journal, manifest, commit, locks, resume.

@@ -1,0 +1,1 @@
+//! Atomic and synced file writes, hashing: the only place that creates files.

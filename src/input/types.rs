@@ -1,0 +1,206 @@
+//! What reading gives: the index of the whole input, and one window's rows.
+
+use std::path::PathBuf;
+
+use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::ids::{RowId, WindowId};
+
+/// The whole input as the first pass saw it. Stored in `job.json`; resume and shards seek by it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputIndex {
+    /// Format of every file.
+    pub format: InputFormat,
+    /// Files in reading order.
+    pub files: Vec<InputFile>,
+    /// Rows in all files: non-blank lines, or Parquet rows.
+    pub rows: u64,
+    /// Windows in row order; one empty window where there are no rows.
+    pub windows: Vec<WindowSpan>,
+    /// Columns in order of first appearance, with the type that all rows share.
+    pub columns: Vec<InputColumn>,
+}
+
+/// Format of an input file, whatever its compression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputFormat {
+    /// JSON lines, plain or packed.
+    Jsonl,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// One input file and what identifies its content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputFile {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Size in bytes, as stored.
+    pub bytes: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub modified_ns: u64,
+    /// blake3 of the file (JSONL), or of its size and footer (Parquet), in hex.
+    pub fingerprint: String,
+    /// Rows in this file.
+    pub rows: u64,
+}
+
+/// A run of consecutive rows that is sorted, batched and committed as one part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSpan {
+    /// Number of the window.
+    pub id: WindowId,
+    /// First row.
+    pub first_row: RowId,
+    /// Number of rows.
+    pub rows: u64,
+    /// Index in [`InputIndex::files`] of the file that the first row is in.
+    pub file: u32,
+    /// JSONL: byte offset of the first row in the unpacked file. Parquet: 0.
+    pub offset: u64,
+    /// JSONL: number of the first row's line, from 1. Parquet: 0.
+    pub line: u64,
+    /// Parquet: row group of the first row.
+    pub row_group: u32,
+    /// Parquet: the first row's position in its row group.
+    pub row_in_group: u64,
+}
+
+/// One input column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputColumn {
+    /// Name.
+    pub name: String,
+    /// Type.
+    pub kind: ColumnKind,
+}
+
+/// Type that the rows of a column share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnKind {
+    /// true and false.
+    Bool,
+    /// Whole numbers that fit 64 bits.
+    Int64,
+    /// Numbers, some of them not whole.
+    Float64,
+    /// Text; also a column that holds nothing but nulls.
+    String,
+    /// Mixed or nested JSON: carried into Parquet as its JSON text.
+    Json,
+    /// A Parquet column, with its Arrow type in words; its schema is read from the files.
+    Arrow(String),
+}
+
+/// One window as read.
+#[derive(Debug)]
+pub struct InputWindow {
+    /// Number of the window.
+    pub id: WindowId,
+    /// Its rows in input order, every one of them: broken ones too.
+    pub rows: Vec<InputRow>,
+    /// The rows' columns, aligned with `rows`.
+    pub carried: Carried,
+}
+
+/// One input row: a prompt, or the reason why there is none.
+#[derive(Debug)]
+pub struct InputRow {
+    /// Number in the whole input.
+    pub row: RowId,
+    /// Where it stands.
+    pub place: Place,
+    /// Identifier as written out. The row number where the input has none.
+    pub id: String,
+    /// False for a broken line, which is no record: it has no line in the results.
+    pub is_record: bool,
+    /// The prompt, or why the row is bad.
+    pub outcome: Result<Prompt, BadRow>,
+}
+
+/// Where a row stands, for messages and `failed/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line, counted from 1, of a file.
+    Line {
+        /// Index in [`InputIndex::files`].
+        file: u32,
+        /// Line, from 1, blank lines counted.
+        line: u64,
+    },
+    /// A row of a row group, both counted from 0.
+    RowGroup {
+        /// Index in [`InputIndex::files`].
+        file: u32,
+        /// Row group.
+        row_group: u32,
+        /// Row in the group.
+        row: u64,
+    },
+}
+
+/// A row's columns as they must appear in the results.
+#[derive(Debug)]
+pub enum Carried {
+    /// JSON lines: the raw line of every row, and its fields as they stood
+    /// (the last one of equal keys; empty where the line is no record).
+    Json {
+        /// Raw lines without line end, one a row; not UTF-8 where the line is broken so.
+        lines: Vec<Vec<u8>>,
+        /// Fields of every row.
+        fields: Vec<Vec<(String, Box<RawValue>)>>,
+    },
+    /// Parquet: one batch with all columns, one record a row, in the schema that all files share.
+    Arrow(RecordBatch),
+}
+
+/// What a row asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// Prompt text, after the template.
+    pub text: String,
+    /// Text that the answer begins with: the row's, else the job's.
+    pub prefix: Option<String>,
+    /// Expected answer.
+    pub reference: Option<String>,
+    /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
+    pub overrides: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Why a row has no result. Data, not an error of the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// Stage that refused the row.
+    pub stage: Stage,
+    /// Reason: one line, no full stop, with the cure where there is one.
+    pub reason: String,
+}
+
+/// Stage of the pipeline at which a row failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading.
+    Input,
+    /// Filling the template.
+    Template,
+    /// Encoding.
+    Tokenize,
+    /// Generation.
+    Generate,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Template => "template",
+            Self::Tokenize => "tokenize",
+            Self::Generate => "generate",
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! CPU products, attention and activations behind the model.

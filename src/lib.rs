@@ -1,0 +1,14 @@
+//! Offline batch runner for GLM.
+
+pub mod checkpoint;
+pub mod fsio;
+pub mod generate;
+pub mod ids;
+pub mod input;
+pub mod kernels;
+pub mod model;
+pub mod plan;
+pub mod report;
+pub mod sink;
+pub mod spec;
+pub mod tokenize;

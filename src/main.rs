@@ -1,0 +1,3 @@
+//! The `glm-batch` program.
+
+fn main() {}

@@ -1,0 +1,91 @@
+//! The seam between the scheduler and the network: prefill, decode, slots.
+
+use super::ModelError;
+
+/// A language model with a KV cache in numbered slots.
+///
+/// A slot holds one running answer. Rows of a call are independent: a row's logits do not depend on
+/// the other rows, on the slot's number, or on what the slot held before.
+pub trait TextModel {
+    /// Width of the logits.
+    fn vocab_size(&self) -> usize;
+
+    /// Bytes that one cached token takes, keys and values of all layers.
+    fn cache_bytes_per_token(&self) -> usize;
+
+    /// Reads contexts, each followed by the start token, into their slots.
+    ///
+    /// # Shapes
+    ///
+    /// The result has one row per entry of `rows`: the logits after the start token.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::OutOfMemory`] leaves every slot of `rows` empty and the model usable.
+    fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError>;
+
+    /// Copies the cache of slot `from` into slot `to`, so that another sample goes on from it.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextModel::prefill`].
+    fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError>;
+
+    /// Feeds one token to each of the given slots.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextModel::prefill`]; the slots keep what they held.
+    fn decode(&mut self, rows: &[DecodeRow]) -> Result<Logits, ModelError>;
+
+    /// Frees a slot's cache.
+    fn release(&mut self, slot: usize);
+}
+
+/// A context to read.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefillRow<'a> {
+    /// Slot that takes it.
+    pub slot: usize,
+    /// Context ids without the start token.
+    pub ids: &'a [u32],
+    /// Id of the start token.
+    pub start: u32,
+    /// Position of the mask that the answer fills.
+    pub mask_position: u32,
+    /// Tokens that the slot must be able to hold: context, start token and answer.
+    pub capacity: usize,
+}
+
+/// A token to feed.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeRow {
+    /// Slot it goes to.
+    pub slot: usize,
+    /// Its id.
+    pub id: u32,
+    /// Position of the mask that the answer fills.
+    pub mask_position: u32,
+    /// Its block position: 2 for the first answer token (the start token has 1).
+    pub block_position: u32,
+}
+
+/// Logits on the host.
+///
+/// # Shapes
+///
+/// `values` is (rows, vocabulary), row-major, f32.
+#[derive(Clone, Debug)]
+pub struct Logits {
+    /// Width of a row.
+    pub vocab_size: usize,
+    /// All rows.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// One row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.vocab_size..(row + 1) * self.vocab_size]
+    }
+}

@@ -1,0 +1,5 @@
+//! Job TOML to a validated [`JobSpec`].
+
+mod types;
+
+pub use types::*;

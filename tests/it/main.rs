@@ -1,0 +1,2 @@
+//! All integration tests, one module a purpose.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]

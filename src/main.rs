@@ -1,3 +1,7 @@
-//! The `glm-batch` program.
+//! The `glm-batch` program: parse, call, map the end to an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    glm_batch::cli::main(std::env::args_os())
+}

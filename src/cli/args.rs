@@ -1,0 +1,191 @@
+//! What may stand on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::model::Precision;
+
+/// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
+#[derive(Debug, Parser)]
+#[command(name = "glm-batch", version, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    /// Say more on standard error; twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a job, or go on with it
+    Run(RunArgs),
+    /// Say what running a job would take; loads no weights, writes nothing
+    Plan(PlanArgs),
+    /// Show the progress of a job from its output folder
+    Status(StatusArgs),
+    /// Show result rows in readable form
+    Show(ShowArgs),
+    /// Check every checksum of an output folder
+    Verify(VerifyArgs),
+    /// Encode JSON lines from standard input exactly as `run` would
+    Tokenize(TokenizeArgs),
+    /// Write a model folder in another precision
+    Convert(ConvertArgs),
+    /// Print the JSON Schema of job files
+    Schema,
+    /// Print a completion script
+    Completions {
+        /// Shell to print it for
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Which job, with which of its keys changed.
+#[derive(Debug, Args)]
+pub(super) struct JobArgs {
+    /// Job file
+    pub(super) job: PathBuf,
+    /// Set a key of the job file, as in `--set generation.top_p=0.9`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(super) overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) job: JobArgs,
+    /// Move the output folder to `OUT.old-N` and begin anew
+    #[arg(long, conflicts_with_all = ["limit", "sample"])]
+    pub(super) restart: bool,
+    /// Work on one shard only: its number from 0, of the job's `shards`
+    #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with_all = ["limit", "sample"])]
+    pub(super) shard: Option<(u32, u32)>,
+    /// A trial of the first N rows, written anew each time to `OUT.trial`
+    #[arg(long, value_name = "N", conflicts_with = "sample")]
+    pub(super) limit: Option<u64>,
+    /// A trial of N rows drawn at random, the same ones for the same seed
+    #[arg(long, value_name = "N")]
+    pub(super) sample: Option<u64>,
+    /// Seconds that rows in flight may go on after the first signal
+    #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
+    pub(super) grace: f64,
+    /// Take over another host's lock without waiting for its heartbeat to stop
+    #[arg(long)]
+    pub(super) break_lock: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) job: JobArgs,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Output folder of a job
+    pub(super) output: PathBuf,
+    /// Print the status as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Print it again every two seconds until the job is finished
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Output folder of a job
+    pub(super) output: PathBuf,
+    /// Only rows that failed, with their reasons
+    #[arg(long)]
+    pub(super) failed: bool,
+    /// Only rows for which this minijinja expression is true, as in `completion_tokens > 100`
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(super) filter: Option<String>,
+    /// Only the rows with this id
+    #[arg(long)]
+    pub(super) id: Option<String>,
+    /// Rows to show; 0 shows all
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub(super) limit: usize,
+    /// Print JSON lines
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Output folder of a job
+    pub(super) output: PathBuf,
+    /// Move what is wrong to `damaged/`; the next run makes it again
+    #[arg(long)]
+    pub(super) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenizeArgs {
+    /// Model folder
+    pub(super) model: PathBuf,
+    /// Most tokens of a context whose line gives no `max_length` [default: the model's own limit]
+    #[arg(long, value_name = "N")]
+    pub(super) max_length: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConvertArgs {
+    /// Model folder to read
+    pub(super) model: PathBuf,
+    /// Folder to write
+    pub(super) output: PathBuf,
+    /// Precision to write
+    #[arg(long, value_enum)]
+    pub(super) dtype: WeightType,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum WeightType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<WeightType> for Precision {
+    fn from(dtype: WeightType) -> Self {
+        match dtype {
+            WeightType::F32 => Self::F32,
+            WeightType::F16 => Self::F16,
+            WeightType::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// The whole command line, for completions, the manual page and the documentation's own test.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn shard(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    parsed.ok_or_else(|| "give the shard's number and how many there are, as in `0/4`".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..1e9).contains(&seconds) => Ok(seconds),
+        _ => Err("give a number of seconds, 0 or more".to_owned()),
+    }
+}

@@ -1,0 +1,109 @@
+//! How a command ends: its exit code, and the last line on standard error.
+
+use std::process::ExitCode;
+
+use crate::error::Error;
+use crate::report::grouped;
+use crate::run::RunEnd;
+
+use super::output::say;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Nothing more to say.
+    Done,
+    /// A run ended in one of the ways that are no error.
+    Run(RunEnd),
+    /// A retry cannot help.
+    Refused,
+    /// What was checked is sound, and more is to come.
+    Unfinished,
+    /// What was checked is damaged.
+    Damaged,
+}
+
+impl Exit {
+    pub(super) fn code(self) -> ExitCode {
+        ExitCode::from(self.number())
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Done | Self::Run(RunEnd::Finished { .. }) => 0,
+            Self::Refused | Self::Damaged => 2,
+            Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => 3,
+            Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
+        }
+    }
+
+    fn last_line(self) -> Option<String> {
+        Some(match self {
+            Self::Done => return None,
+            Self::Run(RunEnd::Finished { already: false }) => {
+                "every row has a result or a recorded failure".to_owned()
+            }
+            Self::Run(RunEnd::Finished { already: true }) => {
+                "finished already, nothing was left to do".to_owned()
+            }
+            Self::Run(RunEnd::Interrupted) => {
+                "interrupted, the checkpoint is valid: run the same command again".to_owned()
+            }
+            Self::Run(RunEnd::Locked(shard)) => format!(
+                "another process works on shard {shard}: run the same command again when it has ended"
+            ),
+            Self::Run(RunEnd::TooManyFailed { failed, allowed }) => format!(
+                "{} rows failed, {} may: look at `show OUT --failed`, then mend the input or raise `output.max_failed`",
+                grouped(failed),
+                grouped(allowed)
+            ),
+            Self::Run(RunEnd::AllFailed(shard)) => format!(
+                "every row of shard {shard} failed: look at `show OUT --failed`, then mend the job or its input"
+            ),
+            Self::Refused => "a retry cannot help".to_owned(),
+            Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
+            Self::Damaged => {
+                "damaged: `verify OUT --repair` takes it out, then run the job again".to_owned()
+            }
+        })
+    }
+}
+
+/// Prints how a command ended and gives its exit code.
+pub(super) fn report(ended: anyhow::Result<Exit>) -> ExitCode {
+    match ended {
+        Ok(exit) => {
+            if let Some(line) = exit.last_line() {
+                say(&format!("exit {}: {line}", exit.number()));
+            }
+            exit.code()
+        }
+        Err(error) => {
+            let (number, advice) = advice(&error);
+            if is_closed_pipe(&error) {
+                return ExitCode::SUCCESS;
+            }
+            say(&format!("error: {error:#}"));
+            say(&format!("exit {number}: {advice}"));
+            ExitCode::from(number)
+        }
+    }
+}
+
+fn advice(error: &anyhow::Error) -> (u8, &'static str) {
+    match error.downcast_ref::<Error>() {
+        Some(error) if error.is_temporary() => {
+            (75, "the checkpoint is valid, run the same command again")
+        }
+        Some(Error::Generate(_)) | None if error.downcast_ref::<std::io::Error>().is_none() => {
+            (1, "unexpected: please report it with the command and the lines above")
+        }
+        _ => (2, "a retry without a change cannot help"),
+    }
+}
+
+/// Whether a reader such as `head` has had enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,77 @@
+//! The command line: one file a subcommand, one way to end.
+//!
+//! Results and machine-readable output go to standard output, everything else to standard error;
+//! the last line there says how the command ended and what to do next.
+
+mod args;
+mod exit;
+mod model;
+mod output;
+mod reference;
+mod run;
+mod show;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command};
+pub use args::command;
+use exit::Exit;
+
+/// Parses the arguments, runs the command, reports its end.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = stop_at_failpoints();
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // A closed terminal is nobody's loss.
+            let _ = error.print();
+            return if asked { ExitCode::SUCCESS } else { Exit::Refused.code() };
+        }
+    };
+    start_log(cli.verbose);
+    let ended = dispatch(cli.command);
+    exit::report(ended)
+}
+
+/// Takes failpoints from the environment; one that panics ends the process as a kill would.
+#[cfg(feature = "failpoints")]
+fn stop_at_failpoints() -> fail::FailScenario<'static> {
+    std::panic::set_hook(Box::new(|_| std::process::abort()));
+    fail::FailScenario::setup()
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Plan(args) => run::plan(&args),
+        Command::Status(args) => output::status(&args),
+        Command::Show(args) => show::show(&args),
+        Command::Verify(args) => output::verify(&args),
+        Command::Tokenize(args) => model::tokenize(&args),
+        Command::Convert(args) => model::convert(&args),
+        Command::Schema => reference::schema(),
+        Command::Completions { shell } => reference::completions(shell),
+        Command::Man => reference::man(),
+    }
+}
+
+fn start_log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn",
+        1 => "glm_batch=info,warn",
+        _ => "glm_batch=debug,info",
+    };
+    let filter = EnvFilter::try_from_env("GLM_BATCH_LOG").unwrap_or_else(|_| level.into());
+    // A second call, as in tests, keeps the first log.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}

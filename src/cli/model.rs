@@ -1,0 +1,92 @@
+//! `tokenize` and `convert`: what can be done with a model folder alone.
+
+use std::io::{BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::args::{ConvertArgs, TokenizeArgs};
+use super::exit::Exit;
+use super::output::say;
+use crate::error::Error;
+use crate::model::{self, GlmConfig};
+use crate::spec::{MaskToken, Overflow};
+use crate::tokenize::GlmTokenizer;
+
+/// A line of `tokenize`'s input.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    text: String,
+    #[serde(default)]
+    prefix: Option<String>,
+    #[serde(default)]
+    max_length: Option<u32>,
+}
+
+/// A line of its output.
+#[derive(Serialize)]
+struct Tokens {
+    ids: Vec<u32>,
+    tokens: Vec<String>,
+    decoded: String,
+}
+
+/// A line of its output where the input line is wrong.
+#[derive(Serialize)]
+struct Failure {
+    line: usize,
+    error: String,
+}
+
+pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
+    let tokenizer = GlmTokenizer::load(&args.model).map_err(Error::from)?;
+    let limit = match args.max_length {
+        Some(limit) => limit,
+        None => {
+            let config = GlmConfig::load(&args.model).map_err(Error::from)?;
+            config.max_sequence_length as u32 + 1
+        }
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut failures = 0_u64;
+    for (number, line) in std::io::stdin().lock().split(b'\n').enumerate() {
+        match encode(&tokenizer, &line?, limit) {
+            Ok(tokens) => serde_json::to_writer(&mut out, &tokens)?,
+            Err(error) => {
+                failures += 1;
+                serde_json::to_writer(&mut out, &Failure { line: number + 1, error })?;
+            }
+        }
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    if failures > 0 {
+        say(&format!("warning: {failures} lines have an `error` instead of ids"));
+        return Ok(Exit::Refused);
+    }
+    Ok(Exit::Done)
+}
+
+fn encode(tokenizer: &GlmTokenizer, line: &[u8], limit: u32) -> Result<Tokens, String> {
+    let text: Text = serde_json::from_slice(line).map_err(|error| {
+        format!("not a line of the form {{\"text\": ..., \"prefix\": ..., \"max_length\": ...}}: {error}")
+    })?;
+    let encoded = tokenizer.encode_prompt(
+        &text.text,
+        text.prefix.as_deref(),
+        MaskToken::Mask,
+        text.max_length.unwrap_or(limit),
+        Overflow::Truncate,
+    )?;
+    Ok(Tokens {
+        tokens: tokenizer.tokens(&encoded.ids),
+        decoded: tokenizer.decode(&encoded.ids, false),
+        ids: encoded.ids,
+    })
+}
+
+pub(super) fn convert(args: &ConvertArgs) -> anyhow::Result<Exit> {
+    model::convert(&args.model, &args.output, args.dtype.into()).map_err(Error::from)?;
+    say(&format!("wrote `{}`", args.output.display()));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,116 @@
+//! `status` and `verify`, and how all commands print.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::args::{StatusArgs, VerifyArgs};
+use super::exit::Exit;
+use crate::checkpoint::{self, LockOptions, OutputFolder, ShardStatus, Soundness, Status};
+use crate::error::Error;
+use crate::report::grouped;
+
+/// Time between two looks of `status --watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A line on standard error; a closed one is nobody's loss.
+pub(super) fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+pub(super) fn print_json(value: &impl Serialize) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.write_all(b"\n")
+}
+
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
+    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    loop {
+        let status = checkpoint::status(&folder).map_err(Error::from)?;
+        if args.json {
+            print_json(&status)?;
+        } else {
+            print_status(&status)?;
+        }
+        if !args.watch || status.is_finished {
+            return Ok(Exit::Done);
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn print_status(status: &Status) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let state = if status.is_finished { "finished" } else { "not finished" };
+    let done = status.totals.rows + status.journalled_rows;
+    writeln!(
+        out,
+        "{}: {state}, {} of {} rows ({} in open windows), {} failed",
+        status.name,
+        grouped(done),
+        grouped(status.rows),
+        grouped(status.journalled_rows),
+        grouped(status.totals.failed + status.totals.bad),
+    )?;
+    if status.shards.len() > 1 || !status.is_finished {
+        for shard in &status.shards {
+            writeln!(out, "  {}", shard_line(shard))?;
+        }
+    }
+    Ok(())
+}
+
+fn shard_line(shard: &ShardStatus) -> String {
+    let owner = match &shard.owner {
+        Some(owner) => format!(
+            "written by process {} on {}, heartbeat {:.0} s ago",
+            owner.pid, owner.host, owner.heartbeat_age_seconds
+        ),
+        None => "no writer".to_owned(),
+    };
+    format!(
+        "shard {}: {} of {} windows, {} of {} rows; {owner}",
+        shard.shard,
+        grouped(shard.windows_done),
+        grouped(shard.windows),
+        grouped(shard.totals.rows + shard.journalled_rows),
+        grouped(shard.rows),
+    )
+}
+
+pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
+    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let report = checkpoint::verify(&folder).map_err(Error::from)?;
+    let mut out = std::io::stdout().lock();
+    for problem in &report.problems {
+        writeln!(out, "wrong: {problem}")?;
+    }
+    for note in &report.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    writeln!(
+        out,
+        "{} of {} windows sound, {} rows; {} rows in open windows",
+        grouped(report.sound_windows),
+        grouped(report.windows),
+        grouped(report.rows),
+        grouped(report.journalled_rows),
+    )?;
+    let soundness = report.soundness();
+    if soundness == Soundness::Damaged && args.repair {
+        let options = LockOptions::default();
+        let repaired = checkpoint::repair(&folder, &report, &options).map_err(Error::from)?;
+        for (from, to) in &repaired.moved {
+            writeln!(out, "moved: `{}` to `{}`", from.display(), to.display())?;
+        }
+        writeln!(out, "{} windows will be made again", repaired.windows.len())?;
+        return Ok(Exit::Unfinished);
+    }
+    Ok(match soundness {
+        Soundness::Finished => Exit::Done,
+        Soundness::SoFar => Exit::Unfinished,
+        Soundness::Damaged => Exit::Damaged,
+    })
+}

@@ -1,0 +1,72 @@
+//! `run` and `plan`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::args::{JobArgs, PlanArgs, RunArgs};
+use super::exit::Exit;
+use super::output::print_json;
+use crate::error::Error;
+use crate::input::Selection;
+use crate::report::observer_for;
+use crate::run::{RunEnd, RunOptions, StopFlag};
+use crate::spec::{self, JobSpec};
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    let spec = load(&args.job)?;
+    let options = RunOptions {
+        shard: args.shard,
+        restart: args.restart,
+        break_lock: args.break_lock,
+        trial: trial(args, &spec),
+        grace: Duration::from_secs_f64(args.grace),
+    };
+    let stop = StopFlag::default();
+    stop_on_signals(&stop)?;
+    let mut observer = observer_for(args.quiet);
+    let (report, end) = crate::run::run(&spec, &options, &stop, observer.as_mut())?;
+    let says_so = matches!(
+        end,
+        RunEnd::Finished { .. } | RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)
+    );
+    if args.json {
+        print_json(&report)?;
+    } else if says_so {
+        write!(std::io::stdout(), "{report}")?;
+    }
+    Ok(Exit::Run(end))
+}
+
+pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
+    let plan = crate::run::plan(&load(&args.job)?)?;
+    if args.json {
+        print_json(&plan)?;
+    } else {
+        write!(std::io::stdout(), "{plan}")?;
+    }
+    Ok(Exit::Done)
+}
+
+fn load(args: &JobArgs) -> Result<JobSpec, Error> {
+    Ok(spec::load(&args.job, &args.overrides)?)
+}
+
+fn trial(args: &RunArgs, spec: &JobSpec) -> Option<Selection> {
+    let seed = spec.generation.seed;
+    let sample = args.sample.map(|rows| Selection::Sample { rows, seed });
+    args.limit.map(Selection::First).or(sample)
+}
+
+/// The first signal asks the run to stop, the second ends the process: the journal is safe either way.
+fn stop_on_signals(stop: &StopFlag) -> std::io::Result<()> {
+    const INTERRUPTED: i32 = 75;
+    for signal in [SIGTERM, SIGINT] {
+        // Registered in this order: the second signal finds the flag already set.
+        flag::register_conditional_shutdown(signal, INTERRUPTED, stop.shared())?;
+        flag::register(signal, stop.shared())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `show`: result rows in readable form.
+
+use std::io::Write;
+
+use anyhow::Context;
+use minijinja::{Environment, Expression};
+use serde_json::{Map, Value};
+
+use super::args::ShowArgs;
+use super::exit::Exit;
+use super::output::say;
+use crate::checkpoint::OutputFolder;
+use crate::error::Error;
+use crate::sink;
+
+/// Columns that a row's heading shows.
+const HEADING: [&str; 4] = ["row", "id", "sample", "status"];
+
+pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
+    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let environment = Environment::new();
+    let filter = args
+        .filter
+        .as_deref()
+        .map(|text| environment.compile_expression(text).with_context(|| format!("`--where {text}`")))
+        .transpose()?;
+    let mut out = std::io::stdout().lock();
+    let mut shown = 0;
+    for path in folder.result_files() {
+        for row in sink::read_part(&path).map_err(Error::from)? {
+            let row = row.map_err(Error::from)?;
+            if !wanted(args, filter.as_ref(), &row)? {
+                continue;
+            }
+            if args.limit > 0 && shown == args.limit {
+                say(&format!("the first {shown} rows; `--limit 0` shows all"));
+                return Ok(Exit::Done);
+            }
+            shown += 1;
+            print(&mut out, &row, args.json)?;
+        }
+    }
+    if shown == 0 {
+        say("no such row");
+    }
+    Ok(Exit::Done)
+}
+
+fn wanted(
+    args: &ShowArgs,
+    filter: Option<&Expression<'_, '_>>,
+    row: &Map<String, Value>,
+) -> anyhow::Result<bool> {
+    if args.failed && row.get("status").and_then(Value::as_str) != Some("failed") {
+        return Ok(false);
+    }
+    if args.id.as_deref().is_some_and(|id| row.get("id").and_then(Value::as_str) != Some(id)) {
+        return Ok(false);
+    }
+    match filter {
+        Some(filter) => Ok(filter.eval(row)?.is_true()),
+        None => Ok(true),
+    }
+}
+
+fn print(out: &mut impl Write, row: &Map<String, Value>, json: bool) -> std::io::Result<()> {
+    if json {
+        serde_json::to_writer(&mut *out, row)?;
+        return out.write_all(b"\n");
+    }
+    let heading = HEADING.iter().filter_map(|&name| Some((name, row.get(name)?)));
+    let heading: Vec<String> = heading
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| format!("{name} {}", text(value)))
+        .collect();
+    writeln!(out, "--- {}", heading.join(", "))?;
+    for (name, value) in row {
+        if !HEADING.contains(&name.as_str()) && !value.is_null() {
+            writeln!(out, "{name}: {}", text(value))?;
+        }
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,82 @@
+//! The errors of all stages in one, and what each means for who started the job.
+
+use crate::checkpoint::CheckpointError;
+use crate::fsio::FsError;
+use crate::generate::GenerateError;
+use crate::input::InputError;
+use crate::model::ModelError;
+use crate::sink::SinkError;
+use crate::spec::SpecError;
+use crate::tokenize::TokenizeError;
+
+/// Anything that ends a run early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The job file.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The input.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The tokenizer's files.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
+    /// The model's files or its device.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The engine.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The result columns.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The output folder.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file outside the checkpoint.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The output folder holds another job.
+    #[error("`{folder}` belongs to a job that differs from this one:\n{differences}\nhint: {cure}")]
+    Refused {
+        /// The output folder.
+        folder: String,
+        /// One line a difference.
+        differences: String,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// A bad row, where the job stops at the first.
+    #[error("{place}: row {row} is bad at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it")]
+    BadRow {
+        /// File and line, or file, row group and row.
+        place: String,
+        /// Number of the row.
+        row: String,
+        /// Stage that refused it.
+        stage: crate::input::Stage,
+        /// Reason.
+        reason: String,
+    },
+    /// The command asks for what the job does not have.
+    #[error("{0}")]
+    Usage(String),
+    /// A signal came before there was anything to keep.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Result of anything above the stages.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Whether the same command may succeed later, unchanged.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Checkpoint(error) => error.is_temporary(),
+            Self::Interrupted => true,
+            _ => false,
+        }
+    }
+}

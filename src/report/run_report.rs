@@ -1,0 +1,225 @@
+//! What remains of a run: counts of the whole job, times of this run, and how both are printed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{grouped, side_by_side};
+use crate::checkpoint::{Example, Totals};
+use crate::generate::EngineStatistics;
+
+/// Most questions shown beside their answers.
+const SHOWN_EXAMPLES: usize = 8;
+
+/// Times of one run.
+///
+/// # Units
+///
+/// Wall-clock seconds. Reading and tokenising run beside the engine, so the parts may sum to more
+/// than `wall`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunTimes {
+    /// From the start of the command to the last commit.
+    pub wall: f64,
+    /// Counting and hashing the input.
+    pub scan: f64,
+    /// Loading weights and tokenizer.
+    pub load: f64,
+    /// Reading windows and filling templates.
+    pub read: f64,
+    /// Encoding prompts.
+    pub tokenize: f64,
+    /// Reading contexts into the cache.
+    pub prefill: f64,
+    /// Producing tokens.
+    pub decode: f64,
+    /// Choosing tokens and looking for stop strings.
+    pub sampling: f64,
+    /// Journal, parts and manifest.
+    pub write: f64,
+}
+
+/// The summary of a run, of one shard or of several.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunReport {
+    /// Name of the job.
+    pub job: String,
+    /// Version of the program.
+    pub program: String,
+    /// Where the results are.
+    pub results: String,
+    /// Whether every window of the job is committed.
+    pub finished: bool,
+    /// Rows of the whole job.
+    pub job_rows: u64,
+    /// What is committed, over all runs and shards.
+    pub totals: Totals,
+    /// Rows that this run answered or refused.
+    pub rows_now: u64,
+    /// Rows with an `id` that an earlier one has, among those that this run read.
+    pub duplicate_ids: u64,
+    /// Whether the count of duplicates stopped early, and after how many rows.
+    pub duplicates_counted_to: Option<u64>,
+    /// Times of this run.
+    pub times: RunTimes,
+    /// What the engine counted in this run.
+    pub engine: EngineStatistics,
+    /// Most memory that the process has held, bytes; absent where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+    /// Whether the job compares answers with a reference column.
+    pub compares: bool,
+    /// A few rows side by side.
+    pub examples: Vec<Example>,
+    /// What a demonstration model says of itself.
+    pub notice: Option<String>,
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        let state = if self.finished { "finished" } else { "not finished" };
+        writeln!(f, "{}: {state}", self.job)?;
+        if let Some(notice) = &self.notice {
+            line(f, "note", notice)?;
+        }
+        line(f, "rows", &self.rows_text())?;
+        line(
+            f,
+            "tokens",
+            &format!(
+                "{} in, {} out",
+                grouped(totals.prompt_tokens),
+                grouped(totals.completion_tokens)
+            ),
+        )?;
+        if self.compares {
+            line(f, "exact match", &exact_match(totals))?;
+        }
+        if self.rows_now > 0 {
+            self.this_run(f)?;
+        }
+        if let Some(bytes) = self.peak_memory_bytes {
+            line(f, "peak memory", &format!("{} MiB", grouped(bytes >> 20)))?;
+        }
+        line(f, "results", &self.results)?;
+        if self.compares && !self.examples.is_empty() {
+            let rows = self.examples.iter().take(SHOWN_EXAMPLES);
+            let rows = rows.map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
+            write!(f, "\n{}", side_by_side(rows))?;
+        }
+        Ok(())
+    }
+}
+
+impl RunReport {
+    fn rows_text(&self) -> String {
+        let totals = &self.totals;
+        let mut text = format!("{} of {} done", grouped(totals.rows), grouped(self.job_rows));
+        for (count, what) in [
+            (totals.failed + totals.bad, "failed"),
+            (totals.truncated, "with a prompt cut to fit"),
+            (self.duplicate_ids, "with an id seen before"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {} {what}", grouped(count)));
+            }
+        }
+        if let Some(rows) = self.duplicates_counted_to {
+            text.push_str(&format!(" (ids compared among the first {} rows)", grouped(rows)));
+        }
+        text
+    }
+
+    fn this_run(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (times, engine) = (&self.times, &self.engine);
+        let per_second = |tokens: u64, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        line(
+            f,
+            "this run",
+            &format!(
+                "{} rows in {:.1} s: {:.0} tokens/s out; prefill {:.0} tokens/s, decode {:.0} tokens/s",
+                grouped(self.rows_now),
+                times.wall,
+                per_second(engine.completion_tokens, times.wall),
+                per_second(engine.prompt_tokens, times.prefill),
+                per_second(engine.completion_tokens, times.decode),
+            ),
+        )?;
+        line(
+            f,
+            "batching",
+            &format!(
+                "padding {:.1}%, slots in use {:.1}%, at most {} at once, {} rows shared an answer",
+                engine.padding_share() * 100.0,
+                (1.0 - engine.idle_share()) * 100.0,
+                engine.peak_slots,
+                grouped(engine.shared_rows),
+            ),
+        )?;
+        line(
+            f,
+            "seconds",
+            &format!(
+                "scan {:.2}, load {:.2}, prefill {:.2}, decode {:.2}, sampling {:.2}, write {:.2}; \
+                 beside them read {:.2}, tokenize {:.2}",
+                times.scan,
+                times.load,
+                times.prefill,
+                times.decode,
+                times.sampling,
+                times.write,
+                times.read,
+                times.tokenize,
+            ),
+        )
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, what: &str, text: &str) -> fmt::Result {
+    writeln!(f, "  {what:<12} {text}")
+}
+
+fn exact_match(totals: &Totals) -> String {
+    let share = match totals.referenced {
+        0 => 0.0,
+        n => totals.exact as f64 / n as f64 * 100.0,
+    };
+    format!(
+        "{} of {} answers are the reference ({share:.1}%)",
+        grouped(totals.exact),
+        grouped(totals.referenced)
+    )
+}
+
+/// Most memory that this process has held, bytes; `None` where the system does not say.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_without_references_says_nothing_of_them() {
+        let report = RunReport { job: "x".into(), finished: true, ..RunReport::default() };
+        let text = report.to_string();
+        assert!(text.starts_with("x: finished\n"), "{text}");
+        assert!(!text.contains("reference"), "{text}");
+    }
+
+    #[test]
+    fn failures_are_counted_in_words() {
+        let totals = Totals { rows: 1_200, failed: 1, bad: 2, truncated: 1, ..Totals::default() };
+        let report = RunReport { job_rows: 1_300, totals, ..RunReport::default() };
+        assert_eq!(
+            report.rows_text(),
+            "1,200 of 1,300 done, 3 failed, 1 with a prompt cut to fit"
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! Numbers and columns for people: grouped digits, tables that know wide characters.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// A number with its digits in groups of three.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Rows in aligned columns, two spaces apart; no column wider than `widest` cells.
+///
+/// Line ends inside a text become spaces, so that a row stays a line.
+pub fn table(rows: &[Vec<String>], widest: usize) -> String {
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|text| shorten(text, widest)).collect()).collect();
+    let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| cells.iter().filter_map(|row| row.get(c)).map(|t| t.width()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in &cells {
+        let mut line = String::from(" ");
+        for (column, cell) in row.iter().enumerate() {
+            line.push(' ');
+            line.push_str(cell);
+            line.push_str(&" ".repeat(widths[column] - cell.width() + 1));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Question, answer and reference side by side, with a head.
+pub fn side_by_side(rows: impl IntoIterator<Item = [String; 3]>) -> String {
+    let mut all = vec![vec!["question".to_owned(), "answer".to_owned(), "reference".to_owned()]];
+    all.extend(rows.into_iter().map(Vec::from));
+    table(&all, 36)
+}
+
+fn shorten(text: &str, widest: usize) -> String {
+    let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let flat = flat.trim();
+    if flat.width() <= widest {
+        return flat.to_owned();
+    }
+    let mut short = String::new();
+    for c in flat.chars() {
+        if short.width() + c.width().unwrap_or(0) >= widest {
+            break;
+        }
+        short.push(c);
+    }
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_digits() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn aligns_wide_and_narrow_text() {
+        let rows = [["法国的首都", "巴黎"], ["3+5", "8"]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|r| r.iter().map(|t| (*t).to_owned()).collect()).collect();
+        assert_eq!(table(&rows, 20), "  法国的首都  巴黎\n  3+5         8\n");
+    }
+
+    #[test]
+    fn shortens_and_flattens() {
+        assert_eq!(shorten("一\n二三四五", 7), "一 二…");
+        assert_eq!(shorten("abc", 3), "abc");
+    }
+}

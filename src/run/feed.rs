@@ -1,0 +1,140 @@
+//! Windows to requests, beside the engine: reading, templates, encoding.
+//!
+//! A window's rows are encoded in parallel; the channel holds one window, so that the engine never
+//! waits for the next and memory never holds more than three.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use rayon::prelude::*;
+
+use super::StopFlag;
+use super::prepare::Prepared;
+use crate::checkpoint::{Cut, Journal};
+use crate::error::Result;
+use crate::generate::{Outcome, Request};
+use crate::ids::RowId;
+use crate::input::{BadRow, InputRow, InputWindow, Prompt, Stage, WindowSpan};
+use crate::spec::{GenerationSpec, Lengths, OnBadRow, PromptSpec};
+use crate::tokenize::GlmTokenizer;
+
+/// A window that is ready for the engine.
+pub(super) struct FedWindow {
+    pub(super) span: WindowSpan,
+    pub(super) window: InputWindow,
+    pub(super) journal: Journal,
+    /// Rows that have an outcome already: from the journal, or bad.
+    pub(super) outcomes: BTreeMap<RowId, Outcome>,
+    /// Rows of `outcomes` that came from the journal.
+    pub(super) recovered: usize,
+    pub(super) requests: Vec<Request>,
+    /// The first bad row, where the job stops at it.
+    pub(super) stop_at: Option<usize>,
+    pub(super) cut: Option<Cut>,
+    pub(super) read_seconds: f64,
+    pub(super) tokenize_seconds: f64,
+}
+
+/// Reads and encodes the given windows in order, until all are sent or nobody listens.
+pub(super) fn feed(
+    prepared: &Prepared,
+    windows: &[WindowSpan],
+    stop: &StopFlag,
+    sender: &Sender<Result<Box<FedWindow>>>,
+) {
+    for span in windows {
+        if stop.is_requested() {
+            return;
+        }
+        let fed = feed_window(prepared, span);
+        let failed = fed.is_err();
+        if sender.send(fed.map(Box::new)).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn feed_window(prepared: &Prepared, span: &WindowSpan) -> Result<FedWindow> {
+    let (journal, outcomes, cut) = Journal::open(&prepared.folder, span)?;
+    let started = Instant::now();
+    let window = prepared.source.read_window(span)?;
+    let read_seconds = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let spec = &prepared.record.spec;
+    let encoder = RowEncoder {
+        tokenizer: &prepared.tokenizer,
+        lengths: prepared.lengths,
+        prompt: &spec.prompt,
+        settings: Arc::new(spec.generation.clone()),
+    };
+    let encoded: Vec<Option<std::result::Result<Request, BadRow>>> = window
+        .rows
+        .par_iter()
+        .map(|row| (!outcomes.contains_key(&row.row)).then(|| encoder.encode(row)))
+        .collect();
+    let mut fed = FedWindow {
+        span: span.clone(),
+        recovered: outcomes.len(),
+        window,
+        journal,
+        outcomes,
+        requests: Vec::with_capacity(encoded.len()),
+        stop_at: None,
+        cut,
+        read_seconds,
+        tokenize_seconds: 0.0,
+    };
+    for (position, row) in encoded.into_iter().enumerate() {
+        match row {
+            Some(Ok(request)) => fed.requests.push(request),
+            Some(Err(bad)) => {
+                if spec.input.on_bad_row == OnBadRow::Stop {
+                    fed.stop_at.get_or_insert(position);
+                }
+                fed.outcomes.insert(fed.window.rows[position].row, Outcome::Failed(bad));
+            }
+            None => {}
+        }
+    }
+    fed.tokenize_seconds = started.elapsed().as_secs_f64();
+    Ok(fed)
+}
+
+/// Prompts to requests under the job's settings.
+pub(super) struct RowEncoder<'a> {
+    pub(super) tokenizer: &'a GlmTokenizer,
+    pub(super) lengths: Lengths,
+    pub(super) prompt: &'a PromptSpec,
+    pub(super) settings: Arc<GenerationSpec>,
+}
+
+impl RowEncoder<'_> {
+    /// A row's request, or why it has none.
+    pub(super) fn encode(&self, row: &InputRow) -> std::result::Result<Request, BadRow> {
+        let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
+        let input = |reason| BadRow { stage: Stage::Input, reason };
+        let settings = self.settings_of(prompt).map_err(input)?;
+        let limit = self.lengths.context_limit(&settings).map_err(input)?;
+        let encoded = self
+            .tokenizer
+            .encode_prompt(
+                &prompt.text,
+                prompt.prefix.as_deref(),
+                self.prompt.mask,
+                limit,
+                self.prompt.overflow,
+            )
+            .map_err(|reason| BadRow { stage: Stage::Tokenize, reason })?;
+        let max_new_tokens = self.lengths.max_new_tokens(&settings, encoded.ids.len() as u32);
+        Ok(Request { row: row.row, encoded, settings, max_new_tokens })
+    }
+
+    fn settings_of(&self, prompt: &Prompt) -> std::result::Result<Arc<GenerationSpec>, String> {
+        if prompt.overrides.is_empty() {
+            return Ok(Arc::clone(&self.settings));
+        }
+        self.settings.with_overrides(&prompt.overrides).map(Arc::new)
+    }
+}

@@ -1,0 +1,229 @@
+//! The pipeline: the only place that wires the stages together.
+//!
+//! ```text
+//! prepare   job file, input index, tokenizer, job.json        once
+//! feed      window -> prompts -> encoded requests             its own thread, rayon inside
+//! shard     requests -> engine -> journal -> part -> manifest the calling thread
+//! summary   manifests and counts -> RunReport                 once
+//! ```
+
+mod feed;
+mod memory;
+mod plan;
+mod prepare;
+mod shard;
+mod summary;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+pub use plan::{PlanReport, plan};
+
+use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardLock};
+use crate::error::{Error, Result};
+use crate::ids::ShardId;
+use crate::input::Selection;
+use crate::report::{Observer, RunReport};
+use crate::spec::JobSpec;
+
+use prepare::Prepared;
+use shard::{ShardEnd, Worker};
+
+/// How a job is run, apart from what it says itself.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Only this shard, of so many.
+    pub shard: Option<(u32, u32)>,
+    /// Move the output folder away and begin anew.
+    pub restart: bool,
+    /// Take over another host's lock without waiting for its heartbeat to stop.
+    pub break_lock: bool,
+    /// A trial of some rows, written to `OUT.trial`.
+    pub trial: Option<Selection>,
+    /// How long rows in flight may go on after the first signal.
+    pub grace: Duration,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            shard: None,
+            restart: false,
+            break_lock: false,
+            trial: None,
+            grace: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A request to stop, set by a signal or by another thread.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// The flag itself, for a signal handler.
+    pub fn shared(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
+    /// Asks the run to stop.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// How a run ended when nothing was wrong with the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Every row of the shards that were asked for has a result or a recorded failure.
+    Finished {
+        /// Whether there was nothing left to do.
+        already: bool,
+    },
+    /// A signal; the checkpoint is valid.
+    Interrupted,
+    /// Another process holds a shard that is not finished.
+    Locked(ShardId),
+    /// More rows failed than the job allows.
+    TooManyFailed {
+        /// Rows that failed, over all runs of the shard.
+        failed: u64,
+        /// Rows that may.
+        allowed: u64,
+    },
+    /// Every row of a shard failed.
+    AllFailed(ShardId),
+}
+
+/// Runs a job, or goes on with it.
+///
+/// # Errors
+///
+/// Any stage's error. Whatever it is, the checkpoint stays valid.
+pub fn run(
+    spec: &JobSpec,
+    options: &RunOptions,
+    stop: &StopFlag,
+    observer: &mut dyn Observer,
+) -> Result<(RunReport, RunEnd)> {
+    let started = Instant::now();
+    check_shard(spec, options)?;
+    let folder = open_folder(spec, options, observer)?;
+    let prepared = Prepared::new(spec, options, folder, stop, observer)?;
+    let mut worker = Worker::new(&prepared, spec, stop, options.grace, observer);
+    let end = run_shards(&prepared, options, &mut worker);
+    worker.observer.finish();
+    let end = end?;
+    let report = summary::report(&prepared, &worker, started.elapsed())?;
+    Ok((report, end))
+}
+
+fn check_shard(spec: &JobSpec, options: &RunOptions) -> Result<()> {
+    let Some((shard, shards)) = options.shard else { return Ok(()) };
+    if shards != spec.shards {
+        return Err(Error::Usage(format!(
+            "`--shard {shard}/{shards}` does not fit a job with `shards = {}`\nhint: set `shards = {shards}` in the job file before its first run",
+            spec.shards
+        )));
+    }
+    if shard >= shards {
+        return Err(Error::Usage(format!(
+            "`--shard {shard}/{shards}`: shards count from 0 to {}",
+            shards - 1
+        )));
+    }
+    if options.restart && shards > 1 {
+        return Err(Error::Usage(
+            "`--restart` with `--shard` would take the results of the other shards away\nhint: run `--restart` once without `--shard`".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// The output folder, emptied first where the options ask for that.
+fn open_folder(
+    spec: &JobSpec,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<OutputFolder> {
+    let path = &spec.output.path;
+    if options.trial.is_some() {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".trial");
+        let trial = path.with_file_name(name);
+        checkpoint::discard(&trial, &LockOptions::default())?;
+        return Ok(OutputFolder::open(&trial)?);
+    }
+    if options.restart {
+        if let Some(old) = checkpoint::restart(path, &LockOptions::default())? {
+            observer.note(&format!("the old results are in `{}` now", old.display()));
+        }
+    }
+    Ok(OutputFolder::open(path)?)
+}
+
+fn run_shards(
+    prepared: &Prepared,
+    options: &RunOptions,
+    worker: &mut Worker<'_>,
+) -> Result<RunEnd> {
+    let shards: Vec<ShardId> = match options.shard {
+        Some((shard, _)) => vec![ShardId(shard)],
+        None => (0..prepared.record.spec.shards).map(ShardId).collect(),
+    };
+    let mut already = true;
+    let mut held_elsewhere = None;
+    for &shard in &shards {
+        match run_shard(prepared, options, worker, shard) {
+            Ok(ShardEnd::AlreadyFinished) => {}
+            Ok(ShardEnd::Finished) => already = false,
+            Ok(ShardEnd::Stopped(end)) => return Ok(end),
+            Err(Error::Checkpoint(CheckpointError::Locked { shard: Some(shard), .. }))
+                if options.shard.is_none() && shards.len() > 1 =>
+            {
+                held_elsewhere.get_or_insert(shard);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(match (held_elsewhere, prepared.shard_that_all_failed(&shards)?) {
+        (Some(shard), _) => RunEnd::Locked(shard),
+        (None, Some(shard)) => RunEnd::AllFailed(shard),
+        (None, None) => RunEnd::Finished { already },
+    })
+}
+
+fn run_shard(
+    prepared: &Prepared,
+    options: &RunOptions,
+    worker: &mut Worker<'_>,
+    shard: ShardId,
+) -> Result<ShardEnd> {
+    let manifest = prepared.manifest(shard)?;
+    if manifest.remaining(&prepared.index.windows).next().is_none() {
+        checkpoint::check_sizes(&prepared.folder, &manifest)?;
+        return Ok(ShardEnd::AlreadyFinished);
+    }
+    let stop = worker.stop.clone();
+    let is_interrupted = || stop.is_requested();
+    let lock = LockOptions {
+        break_lock: options.break_lock,
+        is_interrupted: &is_interrupted,
+        ..LockOptions::default()
+    };
+    let lock = ShardLock::acquire(&prepared.folder, shard, &lock)?;
+    if let Some(note) = lock.note() {
+        worker.observer.note(note);
+    }
+    // Another process may have committed windows before the lock was ours.
+    let manifest = prepared.manifest(shard)?;
+    checkpoint::check_sizes(&prepared.folder, &manifest)?;
+    checkpoint::clean_leftovers(&prepared.folder, &manifest)?;
+    worker.run(lock, manifest, shard)
+}

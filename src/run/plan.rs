@@ -1,0 +1,246 @@
+//! A job to what running it would take: no weights loaded, nothing written.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::feed::RowEncoder;
+use super::prepare::{ModelFacts, ReadInput, place_text};
+use super::shard::budget;
+use crate::error::{Error, Result};
+use crate::generate::Request;
+use crate::input::{self, BadRow, DuplicateIds, InputWindow};
+use crate::plan::{PlanStatistics, RowLength, simulate_windows};
+use crate::report::{grouped, table};
+use crate::spec::JobSpec;
+
+/// Bad rows that are shown by name.
+const SHOWN_BAD_ROWS: usize = 5;
+
+/// Cells of the longest bar of the histogram.
+const BAR_CELLS: u64 = 40;
+
+/// What running a job would take.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanReport {
+    /// Name of the job.
+    pub job: String,
+    /// Input files.
+    pub files: usize,
+    /// Rows, broken lines included.
+    pub rows: u64,
+    /// Rows that fail before generation.
+    pub bad_rows: u64,
+    /// The first of them, in words.
+    pub first_bad_rows: Vec<String>,
+    /// Rows whose prompt is cut to fit.
+    pub truncated: u64,
+    /// Rows with an id that an earlier one has.
+    pub duplicate_ids: u64,
+    /// Whether the count of duplicates stopped early, and after how many rows.
+    pub duplicates_counted_to: Option<u64>,
+    /// Windows.
+    pub windows: usize,
+    /// Device: `cpu`, `cuda`, `metal`.
+    pub device: String,
+    /// Precision of the weights.
+    pub dtype: String,
+    /// Bytes of the weights once loaded.
+    pub weight_bytes: u64,
+    /// Bytes of the cache when it is fullest.
+    pub cache_bytes: u64,
+    /// Rows in flight at most.
+    pub max_batch_size: usize,
+    /// Padded context and reserved answers in flight at most, tokens.
+    pub max_batch_tokens: u64,
+    /// Multiply-adds of the whole job, times two, where every answer is as long as it may be.
+    pub flops: f64,
+    /// Seconds, from `flops` and a rate that this machine was seen to reach; absent without one.
+    pub estimated_seconds: Option<f64>,
+    /// Lengths, buckets, batches.
+    pub statistics: PlanStatistics,
+}
+
+/// Plans a job.
+///
+/// # Errors
+///
+/// What [`run`](super::run) would refuse in the job file, the input or the model's folder.
+pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
+    let model = ModelFacts::load(spec)?;
+    if spec.input.path == ["-"] {
+        return Err(Error::Usage(
+            "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),
+        ));
+    }
+    let files = input::resolve_files(&spec.input, &spec.output.path)?;
+    let read = ReadInput::open(spec, &files, None)?;
+    let rows = Rows::collect(spec, &model, &read)?;
+    let weight_bytes = model.weight_bytes();
+    let cache_bytes_per_token = model.cache_bytes_per_token();
+    let budget = budget(&spec.batch, model.device(), cache_bytes_per_token, weight_bytes);
+    let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
+    let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
+    Ok(PlanReport {
+        job: spec.name.clone(),
+        files: files.len(),
+        rows: read.index.rows,
+        bad_rows: rows.bad,
+        first_bad_rows: rows.first_bad,
+        truncated: rows.truncated,
+        duplicate_ids: rows.duplicates.duplicates(),
+        duplicates_counted_to: rows.duplicates.stopped_after(),
+        windows: read.index.windows.len(),
+        device: model.device_name().to_owned(),
+        dtype: model.precision_name().to_owned(),
+        weight_bytes,
+        cache_bytes: statistics.peak_tokens * cache_bytes_per_token as u64,
+        max_batch_size: budget.max_batch_size,
+        max_batch_tokens: budget.max_batch_tokens,
+        flops: 2.0 * model.config.matrix_weights() as f64 * tokens as f64,
+        estimated_seconds: None,
+        statistics,
+    })
+}
+
+/// Lengths and faults of all rows.
+#[derive(Default)]
+struct Rows {
+    lengths: Vec<Vec<RowLength>>,
+    bad: u64,
+    first_bad: Vec<String>,
+    truncated: u64,
+    duplicates: DuplicateIds,
+}
+
+impl Rows {
+    fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
+        let encoder = RowEncoder {
+            tokenizer: &model.tokenizer,
+            lengths: model.lengths,
+            prompt: &spec.prompt,
+            settings: Arc::new(spec.generation.clone()),
+        };
+        let mut rows = Self::default();
+        for span in &read.index.windows {
+            let window = read.source.read_window(span)?;
+            let encoded: Vec<_> = window.rows.par_iter().map(|row| encoder.encode(row)).collect();
+            rows.add(&window, &encoded, read);
+        }
+        Ok(rows)
+    }
+
+    fn add(
+        &mut self,
+        window: &InputWindow,
+        encoded: &[std::result::Result<Request, BadRow>],
+        read: &ReadInput,
+    ) {
+        let mut lengths = Vec::with_capacity(encoded.len());
+        for (row, encoded) in window.rows.iter().zip(encoded) {
+            if row.is_record {
+                self.duplicates.observe(&row.id);
+            }
+            match encoded {
+                Ok(request) => {
+                    self.truncated += u64::from(request.encoded.truncated > 0);
+                    lengths.push(request.length(lengths.len()));
+                }
+                Err(bad) => {
+                    self.bad += 1;
+                    if self.first_bad.len() < SHOWN_BAD_ROWS {
+                        let place = place_text(&row.place, &read.index.files);
+                        self.first_bad.push(format!("{place}: {}: {}", bad.stage, bad.reason));
+                    }
+                }
+            }
+        }
+        self.lengths.push(lengths);
+    }
+}
+
+impl fmt::Display for PlanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = &self.statistics;
+        writeln!(f, "{}", self.job)?;
+        writeln!(
+            f,
+            "  input       {} rows in {} files, {} windows",
+            grouped(self.rows),
+            grouped(self.files as u64),
+            grouped(self.windows as u64)
+        )?;
+        self.write_faults(f)?;
+        writeln!(
+            f,
+            "  tokens      {} in prompts (longest {}), at most {} in answers",
+            grouped(plan.prompt_tokens),
+            grouped(u64::from(plan.longest_prompt)),
+            grouped(plan.reserved_tokens)
+        )?;
+        writeln!(
+            f,
+            "  batches     {} prefill calls over {} lengths, padding {:.1}%; at most {} decode steps, {} rows at once, slots {:.1}% full",
+            grouped(plan.prefill_batches),
+            grouped(plan.buckets.len() as u64),
+            plan.padding_share * 100.0,
+            grouped(plan.decode_steps),
+            grouped(plan.peak_slots as u64),
+            plan.slot_use * 100.0
+        )?;
+        writeln!(
+            f,
+            "  memory      weights {} MiB ({} on {}), cache {} MiB at its fullest",
+            grouped(self.weight_bytes >> 20),
+            self.dtype,
+            self.device,
+            grouped(self.cache_bytes >> 20)
+        )?;
+        match self.estimated_seconds {
+            Some(seconds) => writeln!(f, "  time        about {seconds:.0} s")?,
+            None => writeln!(f, "  work        {:.2} TFLOP at most", self.flops / 1e12)?,
+        }
+        writeln!(f, "\n  prompt tokens and rows")?;
+        f.write_str(&self.histogram())
+    }
+}
+
+impl PlanReport {
+    fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (count, what) in [
+            (self.bad_rows, "bad rows"),
+            (self.truncated, "prompts cut to fit"),
+            (self.duplicate_ids, "rows with an id seen before"),
+        ] {
+            if count > 0 {
+                writeln!(f, "  {:<11} {}", grouped(count), what)?;
+            }
+        }
+        if let Some(rows) = self.duplicates_counted_to {
+            writeln!(f, "              ids compared among the first {} rows", grouped(rows))?;
+        }
+        for bad in &self.first_bad_rows {
+            writeln!(f, "              {bad}")?;
+        }
+        let unnamed = self.bad_rows.saturating_sub(self.first_bad_rows.len() as u64);
+        if unnamed > 0 {
+            writeln!(f, "              and {} more", grouped(unnamed))?;
+        }
+        Ok(())
+    }
+
+    fn histogram(&self) -> String {
+        let bins = &self.statistics.histogram;
+        let most = bins.iter().map(|bin| bin.rows).max().unwrap_or(1).max(1);
+        let rows: Vec<Vec<String>> = bins
+            .iter()
+            .map(|bin| {
+                let cells = (bin.rows * BAR_CELLS).div_ceil(most) as usize;
+                vec![format!("{}-{}", bin.from, bin.to), grouped(bin.rows), "#".repeat(cells)]
+            })
+            .collect();
+        table(&rows, BAR_CELLS as usize + 1)
+    }
+}

@@ -1,0 +1,366 @@
+//! Job spec to everything that a run needs but the weights: input index, tokenizer, limits, `job.json`.
+//!
+//! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, UNIX_EPOCH};
+
+use candle_core::Device;
+
+use super::{RunOptions, StopFlag};
+use crate::checkpoint::{
+    JobLock, JobRecord, Manifest, OutputFolder, Resolved, program_version,
+};
+use crate::error::{Error, Result};
+use crate::ids::ShardId;
+use crate::input::{self, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions};
+use crate::model::{self, DeviceChoice, GlmConfig, Precision};
+use crate::report::Observer;
+use crate::sink::{self, ResultSink};
+use crate::spec::{self, DeviceSpec, DtypeSpec, JobSpec, Lengths};
+use crate::tokenize::GlmTokenizer;
+
+/// Version of the results' layout; a resume with another one is refused.
+const RESULTS_FORMAT: u32 = 1;
+
+/// Version of the order in which the arithmetic is done; a resume with another one is refused.
+const ARITHMETIC: &str = "1";
+
+/// A job that is ready to run.
+pub(super) struct Prepared {
+    pub(super) folder: OutputFolder,
+    pub(super) record: JobRecord,
+    pub(super) index: Arc<InputIndex>,
+    pub(super) source: Box<dyn PromptSource>,
+    pub(super) sink: Box<dyn ResultSink>,
+    pub(super) tokenizer: Arc<GlmTokenizer>,
+    pub(super) config: GlmConfig,
+    pub(super) lengths: Lengths,
+    pub(super) device: Device,
+    pub(super) precision: Precision,
+    pub(super) scan_seconds: f64,
+    pub(super) load_seconds: f64,
+}
+
+impl Prepared {
+    pub(super) fn new(
+        spec: &JobSpec,
+        options: &RunOptions,
+        folder: OutputFolder,
+        stop: &StopFlag,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let model = ModelFacts::load(spec)?;
+        let load_seconds = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let first = JobRecord::load(&folder)?;
+        let is_interrupted = || stop.is_requested();
+        let waiting = LockOptions { is_interrupted: &is_interrupted, ..LockOptions::default() };
+        let lock = match first {
+            Some(_) => None,
+            None => Some(JobLock::acquire(&folder, &waiting)?),
+        };
+        // Whoever held the lock before has written the record by now.
+        let first = match first {
+            Some(first) => Some(first),
+            None => JobRecord::load(&folder)?,
+        };
+        let read = ReadInput::new(spec, options, &folder, first.as_ref(), observer)?;
+        let record = model.record(spec, &read.index, first.as_ref())?;
+        if stop.is_requested() {
+            return Err(Error::Interrupted);
+        }
+        let sink = sink::new_sink(
+            &spec.output,
+            &spec.generation,
+            &read.index,
+            input::id_column(&spec.input.columns, &read.index).as_deref(),
+            read.source.arrow_schema(),
+        )?;
+        let record = establish(&folder, record, first, observer)?;
+        drop(lock);
+        Ok(Self {
+            folder,
+            record,
+            index: read.index,
+            source: read.source,
+            sink,
+            tokenizer: Arc::new(model.tokenizer),
+            config: model.config,
+            lengths: model.lengths,
+            device: model.device,
+            precision: model.precision,
+            scan_seconds: started.elapsed().as_secs_f64(),
+            load_seconds,
+        })
+    }
+
+    /// What a shard has committed.
+    pub(super) fn manifest(&self, shard: ShardId) -> Result<Manifest> {
+        Ok(Manifest::load_or_new(&self.folder, shard, self.record.spec.shards)?)
+    }
+
+    /// All shards of the job.
+    pub(super) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.record.spec.shards).map(ShardId)
+    }
+
+    /// Rows that a shard owns.
+    pub(super) fn shard_rows(&self, shard: ShardId) -> u64 {
+        let shards = self.record.spec.shards;
+        let windows = self.index.windows.iter();
+        windows.filter(|span| span.id.shard(shards) == shard).map(|span| span.rows).sum()
+    }
+
+    /// The first of these shards that has rows, all of which failed.
+    pub(super) fn shard_that_all_failed(&self, shards: &[ShardId]) -> Result<Option<ShardId>> {
+        for &shard in shards {
+            let totals = self.manifest(shard)?.totals();
+            if totals.rows > 0 && totals.failed + totals.bad == totals.rows {
+                return Ok(Some(shard));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What the model's folder says, without its weights being loaded.
+pub(super) struct ModelFacts {
+    pub(super) config: GlmConfig,
+    pub(super) tokenizer: GlmTokenizer,
+    pub(super) lengths: Lengths,
+    device: Device,
+    precision: Precision,
+}
+
+impl ModelFacts {
+    pub(super) fn load(spec: &JobSpec) -> Result<Self> {
+        let path = &spec.model.path;
+        let config = GlmConfig::load(path)?;
+        let tokenizer = GlmTokenizer::load(path)?;
+        model::check_generation(&config)?;
+        let lengths =
+            Lengths::new(&spec.prompt, &spec.generation, config.max_sequence_length as u32)?;
+        let device = model::open_device(device_choice(spec.model.device))?;
+        let precision = precision(spec.model.dtype, &device);
+        Ok(Self { config, tokenizer, lengths, device, precision })
+    }
+
+    /// The job as this run sees it. Hashes of the weights are taken over from the first run while
+    /// size and time of every file agree.
+    fn record(
+        &self,
+        spec: &JobSpec,
+        index: &Arc<InputIndex>,
+        first: Option<&JobRecord>,
+    ) -> Result<JobRecord> {
+        let files = model_files(&model::weight_files(&spec.model.path)?);
+        let known = first.map(|first| &first.resolved).filter(|known| known.model_files == files);
+        let weights = match known {
+            Some(known) => known.weights.clone(),
+            None => model::weights_fingerprint(&spec.model.path)?,
+        };
+        let resolved = Resolved {
+            dtype: self.precision.name().to_owned(),
+            device: model::Backend::of(&self.device).name().to_owned(),
+            cpu: model::cpu_description(),
+            max_length: self.lengths.max_length,
+            tokenizer: self.tokenizer.fingerprint().to_owned(),
+            weights,
+            model_files: files,
+        };
+        Ok(JobRecord {
+            version: RECORD_VERSION.to_owned(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            results_format: RESULTS_FORMAT,
+            arithmetic: ARITHMETIC.to_owned(),
+            spec: spec.clone(),
+            resolved,
+            input: InputIndex::clone(index),
+        })
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn device_name(&self) -> &'static str {
+        model::Backend::of(&self.device).name()
+    }
+
+    pub(super) fn precision_name(&self) -> &'static str {
+        self.precision.name()
+    }
+
+    /// Bytes that one cached token takes on the job's device.
+    pub(super) fn cache_bytes_per_token(&self) -> usize {
+        self.config.cache_bytes_per_token(self.element_bytes())
+    }
+
+    /// Bytes of the weights once loaded.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        (self.config.matrix_weights() * self.element_bytes()) as u64
+    }
+
+    /// Bytes of a number: on a CPU every precision computes in 32 bits.
+    fn element_bytes(&self) -> usize {
+        match self.precision {
+            _ if self.device.is_cpu() => 4,
+            Precision::F32 => 4,
+            Precision::F16 | Precision::Bf16 => 2,
+        }
+    }
+}
+
+fn model_files(paths: &[PathBuf]) -> Vec<ModelFile> {
+    let stat = |path: &PathBuf| {
+        let found = std::fs::metadata(path).ok()?;
+        let modified = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let modified_ns = modified.as_nanos() as u64;
+        Some(ModelFile { path: path.clone(), bytes: found.len(), modified_ns })
+    };
+    paths.iter().filter_map(stat).collect()
+}
+
+fn device_choice(device: DeviceSpec) -> DeviceChoice {
+    match device {
+        DeviceSpec::Auto => DeviceChoice::Auto,
+        DeviceSpec::Cpu => DeviceChoice::Cpu,
+        DeviceSpec::Cuda(number) => DeviceChoice::Cuda(number),
+        DeviceSpec::Metal => DeviceChoice::Metal,
+    }
+}
+
+fn precision(dtype: DtypeSpec, device: &Device) -> Precision {
+    match dtype {
+        DtypeSpec::Auto if device.is_cpu() => Precision::F32,
+        DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
+        DtypeSpec::F32 => Precision::F32,
+        DtypeSpec::Bf16 => Precision::Bf16,
+    }
+}
+
+/// The input, indexed and open.
+pub(super) struct ReadInput {
+    pub(super) index: Arc<InputIndex>,
+    pub(super) source: Box<dyn PromptSource>,
+}
+
+impl ReadInput {
+    fn new(
+        spec: &JobSpec,
+        options: &RunOptions,
+        folder: &OutputFolder,
+        first: Option<&JobRecord>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let files = files(spec, folder, first, observer)?;
+        let read = Self::open(spec, &files, first.map(|first| &first.input))?;
+        let Some(selection) = options.trial else { return Ok(read) };
+        let (source, index) =
+            input::select(read.source, &read.index, selection, spec.batch.window_rows);
+        Ok(Self { index: Arc::new(index), source })
+    }
+
+    /// Reads the input once and opens it.
+    pub(super) fn open(
+        spec: &JobSpec,
+        files: &[PathBuf],
+        previous: Option<&InputIndex>,
+    ) -> Result<Self> {
+        let scan = input::scan(&ScanOptions {
+            spec: &spec.input,
+            prompt: &spec.prompt,
+            files,
+            window_rows: spec.batch.window_rows,
+            max_window_bytes: MAX_WINDOW_BYTES,
+            previous,
+        })?;
+        let index = Arc::new(scan.index);
+        if let Some((place, bad)) = scan.first_bad {
+            return Err(Error::BadRow {
+                place: place_text(&place, &index.files),
+                row: "of the input".to_owned(),
+                stage: bad.stage,
+                reason: bad.reason,
+            });
+        }
+        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
+        Ok(Self { index, source })
+    }
+}
+
+/// The files of the job: those of the first run, else what the patterns find now.
+fn files(
+    spec: &JobSpec,
+    folder: &OutputFolder,
+    first: Option<&JobRecord>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<PathBuf>> {
+    if spec.input.path == ["-"] {
+        let copy = folder.standard_input();
+        if !copy.exists() {
+            input::copy_stdin(std::io::stdin().lock(), &copy)?;
+        }
+        return Ok(vec![copy]);
+    }
+    let found = input::resolve_files(&spec.input, &spec.output.path)?;
+    let Some(first) = first else { return Ok(found) };
+    let known: Vec<PathBuf> = first.input.files.iter().map(|file| file.path.clone()).collect();
+    if !known.iter().all(|path| path.exists()) {
+        // The same files may stand elsewhere now; their hashes decide.
+        return Ok(found);
+    }
+    for late in found.iter().filter(|path| !known.contains(path)) {
+        observer.note(&format!(
+            "warning: `{}` came after the first run and is left out",
+            late.display()
+        ));
+    }
+    Ok(known)
+}
+
+/// Writes `job.json`, or holds this run against the one that is there.
+fn establish(
+    folder: &OutputFolder,
+    record: JobRecord,
+    first: Option<JobRecord>,
+    observer: &mut dyn Observer,
+) -> Result<JobRecord> {
+    let Some(first) = first else {
+        record.create(folder)?;
+        return Ok(record);
+    };
+    let differences = spec::differences(&first.spec, &record.spec);
+    let differences = differences.into_iter().map(|d| (d.key, d.first, d.now)).collect();
+    let comparison = first.compare(&record, differences);
+    for warning in &comparison.warnings {
+        observer.note(&format!("warning: {warning}"));
+    }
+    if comparison.refused.is_empty() {
+        // The index keeps the paths of now, the windows and hashes are equal.
+        return Ok(record);
+    }
+    let lines: Vec<String> =
+        comparison.refused.iter().map(|difference| format!("  {difference}")).collect();
+    Err(Error::Refused {
+        folder: folder.root().display().to_string(),
+        differences: lines.join("\n"),
+        cure: "set the values back, choose another `output.path`, or begin anew with `--restart` (the old results are kept beside)",
+    })
+}
+
+/// Where a row stands, in words.
+pub(super) fn place_text(place: &Place, files: &[InputFile]) -> String {
+    let path = |file: u32| {
+        files.get(file as usize).map_or_else(String::new, |file| file.path.display().to_string())
+    };
+    match place {
+        Place::Line { file, line } => format!("{}:{line}", path(*file)),
+        Place::RowGroup { file, row_group, row } => {
+            format!("{}: row group {row_group}, row {row}", path(*file))
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! One shard: requests through the engine, finished rows into the journal, whole windows into parts.
+//!
+//! Invariants: a row is in the journal at most `interval_seconds` after it ended; a window is
+//! committed when its last row ends; at most two windows are open.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use crossbeam_channel::{Receiver, bounded};
+
+use super::feed::{self, FedWindow};
+use super::prepare::{Prepared, place_text};
+use super::{RunEnd, StopFlag, memory, summary};
+use crate::checkpoint::{self, Commit, Manifest, ShardLock};
+use crate::error::{Error, Result};
+use crate::generate::{Engine, EngineStatistics, Finished, Outcome};
+use crate::ids::{ShardId, WindowId};
+use crate::input::{DuplicateIds, Stage, WindowSpan};
+use crate::model::{Glm, TextModel};
+use crate::plan::{self, Budget};
+use crate::report::{Observer, Progress};
+use crate::spec::{BatchSpec, JobSpec};
+
+/// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
+const OPEN_WINDOWS: usize = 2;
+
+/// What the feeder sends.
+type Fed = Result<Box<FedWindow>>;
+
+/// How a shard ended.
+pub(super) enum ShardEnd {
+    AlreadyFinished,
+    Finished,
+    Stopped(RunEnd),
+}
+
+/// What goes from shard to shard of one run: the engine with its weights, the counts, the observer.
+pub(super) struct Worker<'a> {
+    prepared: &'a Prepared,
+    spec: &'a JobSpec,
+    pub(super) stop: StopFlag,
+    grace: Duration,
+    pub(super) observer: &'a mut dyn Observer,
+    engine: Option<Engine>,
+    started: Instant,
+    pub(super) duplicates: DuplicateIds,
+    pub(super) rows_now: u64,
+    pub(super) failed_now: u64,
+    pub(super) load_seconds: f64,
+    pub(super) read_seconds: f64,
+    pub(super) tokenize_seconds: f64,
+    pub(super) write_seconds: f64,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        prepared: &'a Prepared,
+        spec: &'a JobSpec,
+        stop: &StopFlag,
+        grace: Duration,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
+        Self {
+            prepared,
+            spec,
+            stop: stop.clone(),
+            grace,
+            observer,
+            engine: None,
+            started: Instant::now(),
+            duplicates: DuplicateIds::new(),
+            rows_now: 0,
+            failed_now: 0,
+            load_seconds: prepared.load_seconds,
+            read_seconds: 0.0,
+            tokenize_seconds: 0.0,
+            write_seconds: 0.0,
+        }
+    }
+
+    /// Time since the work began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn engine_statistics(&self) -> EngineStatistics {
+        self.engine.as_ref().map(Engine::statistics).unwrap_or_default()
+    }
+
+    /// Answers what is left of a shard.
+    pub(super) fn run(
+        &mut self,
+        lock: ShardLock,
+        manifest: Manifest,
+        shard: ShardId,
+    ) -> Result<ShardEnd> {
+        let prepared = self.prepared;
+        let windows: Vec<WindowSpan> =
+            manifest.remaining(&prepared.index.windows).cloned().collect();
+        let mut engine = match self.engine.take() {
+            Some(engine) => engine,
+            None => self.load_engine()?,
+        };
+        let (sender, receiver) = bounded(1);
+        let (stop, to_feed) = (&self.stop.clone(), &windows);
+        let work = ShardWork {
+            unfed: windows.len(),
+            rows_total: prepared.shard_rows(shard),
+            worker: self,
+            engine: &mut engine,
+            lock,
+            manifest,
+            open: BTreeMap::new(),
+            synced: Instant::now(),
+        };
+        let end = std::thread::scope(|scope| {
+            scope.spawn(move || feed::feed(prepared, to_feed, stop, &sender));
+            // The receiver goes with `run`, so that a feeder that waits to send ends too.
+            work.run(receiver)
+        });
+        self.engine = Some(engine);
+        summary::write_shard(prepared, self, shard)?;
+        end
+    }
+
+    fn load_engine(&mut self) -> Result<Engine> {
+        let prepared = self.prepared;
+        let started = Instant::now();
+        let model = Glm::load(&self.spec.model.path, &prepared.device, prepared.precision)?;
+        self.load_seconds += started.elapsed().as_secs_f64();
+        let budget = budget(&self.spec.batch, &prepared.device, model.cache_bytes_per_token(), 0);
+        Ok(Engine::new(Box::new(model), prepared.tokenizer.clone(), budget))
+    }
+}
+
+/// What may be in flight at once on the job's device.
+pub(super) fn budget(
+    batch: &BatchSpec,
+    device: &Device,
+    cache_bytes_per_token: usize,
+    claimed_bytes: u64,
+) -> Budget {
+    if device.is_cpu() {
+        plan::cpu_budget(batch, &memory::measure(claimed_bytes), cache_bytes_per_token)
+    } else {
+        plan::device_budget(batch, None, cache_bytes_per_token)
+    }
+}
+
+/// The work on one shard while its lock is held.
+struct ShardWork<'w, 'a> {
+    worker: &'w mut Worker<'a>,
+    engine: &'w mut Engine,
+    lock: ShardLock,
+    manifest: Manifest,
+    /// Windows that the feeder has not handed over yet.
+    unfed: usize,
+    rows_total: u64,
+    open: BTreeMap<WindowId, Box<FedWindow>>,
+    synced: Instant,
+}
+
+impl ShardWork<'_, '_> {
+    fn run(mut self, receiver: Receiver<Fed>) -> Result<ShardEnd> {
+        let end = self.work(&receiver);
+        // Whatever ended the work, what is finished is made durable first.
+        let synced = self.sync();
+        let end = end?;
+        synced?;
+        Ok(end)
+    }
+
+    fn work(&mut self, receiver: &Receiver<Fed>) -> Result<ShardEnd> {
+        loop {
+            self.take_windows(receiver)?;
+            self.commit_complete()?;
+            if let Some(end) = self.over_the_limit() {
+                return Ok(ShardEnd::Stopped(end));
+            }
+            if self.open.is_empty() && self.unfed == 0 {
+                return Ok(ShardEnd::Finished);
+            }
+            if self.worker.stop.is_requested() {
+                self.wind_down()?;
+                return Ok(ShardEnd::Stopped(RunEnd::Interrupted));
+            }
+            self.step()?;
+        }
+    }
+
+    /// Opens windows while the engine has room for their rows.
+    fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
+        while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.engine.wants_more() {
+            let fed = if self.engine.is_idle() && self.open.is_empty() {
+                // Nothing else to do; a feeder that stops early hangs up.
+                receiver.recv().ok()
+            } else {
+                receiver.try_recv().ok()
+            };
+            match fed {
+                Some(fed) => self.open_window(fed?)?,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn open_window(&mut self, mut fed: Box<FedWindow>) -> Result<()> {
+        self.unfed -= 1;
+        let worker = &mut *self.worker;
+        worker.read_seconds += fed.read_seconds;
+        worker.tokenize_seconds += fed.tokenize_seconds;
+        let refused = fed.outcomes.len() - fed.recovered;
+        worker.rows_now += refused as u64;
+        worker.failed_now += refused as u64;
+        for row in fed.window.rows.iter().filter(|row| row.is_record) {
+            worker.duplicates.observe(&row.id);
+        }
+        if let Some(cut) = fed.cut.as_ref().filter(|cut| !cut.is_tail) {
+            worker.observer.note(&format!("warning: {cut}"));
+        }
+        self.engine.submit(fed.window.id, std::mem::take(&mut fed.requests));
+        let stop_at = fed.stop_at;
+        let id = fed.window.id;
+        self.open.insert(id, fed);
+        match stop_at {
+            Some(position) => Err(self.bad_row(id, position)),
+            None => Ok(()),
+        }
+    }
+
+    fn bad_row(&self, window: WindowId, position: usize) -> Error {
+        let fed = &self.open[&window];
+        let row = &fed.window.rows[position];
+        let (stage, reason) = match fed.outcomes.get(&row.row) {
+            Some(Outcome::Failed(bad)) => (bad.stage, bad.reason.clone()),
+            _ => (Stage::Input, String::new()),
+        };
+        let place = place_text(&row.place, &self.worker.prepared.index.files);
+        Error::BadRow { place, row: row.row.to_string(), stage, reason }
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let finished = self.engine.step()?;
+        self.record(finished)?;
+        if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
+            self.sync()?;
+        }
+        self.tell_progress();
+        Ok(())
+    }
+
+    fn record(&mut self, finished: Vec<Finished>) -> Result<()> {
+        for Finished { window, row, outcome } in finished {
+            let Some(fed) = self.open.get_mut(&window) else { continue };
+            fed.journal.append(row, &outcome)?;
+            self.worker.rows_now += 1;
+            self.worker.failed_now += u64::from(matches!(outcome, Outcome::Failed(_)));
+            fed.outcomes.insert(row, outcome);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let started = Instant::now();
+        for fed in self.open.values_mut().filter(|fed| fed.journal.is_dirty()) {
+            fed.journal.sync()?;
+        }
+        self.synced = Instant::now();
+        self.worker.write_seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn commit_complete(&mut self) -> Result<()> {
+        let is_complete = |fed: &FedWindow| fed.outcomes.len() == fed.window.rows.len();
+        let complete: Vec<WindowId> =
+            self.open.iter().filter(|(_, fed)| is_complete(fed)).map(|(&id, _)| id).collect();
+        for id in complete {
+            let started = Instant::now();
+            let Some(fed) = self.open.remove(&id) else { continue };
+            self.commit(&fed)?;
+            self.worker.write_seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, fed: &FedWindow) -> Result<()> {
+        let prepared = self.worker.prepared;
+        let (totals, examples) = summary::of_window(prepared, &fed.window, &fed.outcomes);
+        let commit = Commit {
+            window: &fed.window,
+            first_row: fed.span.first_row,
+            outcomes: &fed.outcomes,
+            sink: prepared.sink.as_ref(),
+            files: &prepared.index.files,
+            totals,
+            examples: &examples,
+        };
+        let (folder, manifest) = (&prepared.folder, &mut self.manifest);
+        Ok(checkpoint::commit_window(folder, &self.lock, manifest, &commit)?)
+    }
+
+    /// Lets what is in flight end, as long as the grace allows; the rest is computed again.
+    fn wind_down(&mut self) -> Result<()> {
+        let until = Instant::now() + self.worker.grace;
+        self.engine.drop_waiting();
+        while !self.engine.is_idle() && Instant::now() < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self) -> u64 {
+        let is_failed = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(_));
+        let open = self.open.values().map(|fed| fed.outcomes.values().filter(is_failed).count());
+        let committed = self.manifest.totals();
+        committed.failed + committed.bad + open.sum::<usize>() as u64
+    }
+
+    fn over_the_limit(&self) -> Option<RunEnd> {
+        let allowed = self.worker.spec.output.max_failed?;
+        let failed = self.failed();
+        (failed > allowed).then_some(RunEnd::TooManyFailed { failed, allowed })
+    }
+
+    fn tell_progress(&mut self) {
+        let statistics = self.engine.statistics();
+        let tokens = statistics.prompt_tokens + statistics.completion_tokens;
+        let open: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
+        let progress = Progress {
+            rows_done: self.manifest.totals().rows + open as u64,
+            rows_total: self.rows_total,
+            rows_now: self.worker.rows_now,
+            tokens,
+            tokens_per_second: tokens as f64 / self.worker.started.elapsed().as_secs_f64(),
+            padding_share: statistics.padding_share(),
+            slots_used: self.engine.running(),
+            slots: self.engine.budget().max_batch_size,
+            failed: self.worker.failed_now,
+        };
+        self.worker.observer.progress(&progress);
+    }
+}

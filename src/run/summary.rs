@@ -1,0 +1,143 @@
+//! Outcomes to counts, counts of all shards to the report.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use super::prepare::Prepared;
+use super::shard::Worker;
+use crate::checkpoint::{Example, Totals};
+use crate::error::Result;
+use crate::fsio;
+use crate::generate::{Completion, Outcome};
+use crate::ids::{RowId, ShardId};
+use crate::input::{InputWindow, Stage};
+use crate::report::{RunReport, RunTimes, peak_memory_bytes};
+use crate::tokenize::GlmTokenizer;
+
+/// Rows that the first window of a shard keeps for the table.
+const KEPT_EXAMPLES: usize = 8;
+
+/// Counts of a window, and a few of its rows beside their references.
+pub(super) fn of_window(
+    prepared: &Prepared,
+    window: &InputWindow,
+    outcomes: &BTreeMap<RowId, Outcome>,
+) -> (Totals, Vec<Example>) {
+    let mut totals = Totals::default();
+    let mut examples = Vec::new();
+    let shows = window.id.0 < prepared.record.spec.shards;
+    for row in &window.rows {
+        totals.rows += 1;
+        let outcome = outcomes.get(&row.row);
+        count(&mut totals, outcome);
+        let Ok(prompt) = &row.outcome else { continue };
+        let Some(reference) = &prompt.reference else { continue };
+        totals.referenced += 1;
+        let Some(Outcome::Ok(completion)) = outcome else { continue };
+        let answer = completion.samples.first().map_or("", |sample| sample.text.trim());
+        totals.exact += u64::from(answer == as_the_model_writes(&prepared.tokenizer, reference));
+        if shows && examples.len() < KEPT_EXAMPLES {
+            examples.push(Example {
+                question: prompt.text.clone(),
+                completion: answer.to_owned(),
+                reference: reference.clone(),
+            });
+        }
+    }
+    (totals, examples)
+}
+
+fn count(totals: &mut Totals, outcome: Option<&Outcome>) {
+    match outcome {
+        Some(Outcome::Ok(completion)) => {
+            totals.ok += 1;
+            totals.truncated += u64::from(completion.truncated > 0);
+            totals.prompt_tokens += u64::from(completion.prompt_tokens);
+            totals.completion_tokens += completion_tokens(completion);
+        }
+        Some(Outcome::Failed(bad)) if bad.stage == Stage::Generate => totals.failed += 1,
+        _ => totals.bad += 1,
+    }
+}
+
+fn completion_tokens(completion: &Completion) -> u64 {
+    completion.samples.iter().map(|sample| sample.token_ids.len() as u64).sum()
+}
+
+/// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
+fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
+    tokenizer.decode(&tokenizer.encode(reference), true).trim().to_owned()
+}
+
+/// The report of a run: the whole job's counts, this run's times.
+pub(super) fn report(
+    prepared: &Prepared,
+    worker: &Worker<'_>,
+    wall: Duration,
+) -> Result<RunReport> {
+    let shards: Vec<ShardId> = prepared.shards().collect();
+    let mut report = of_shards(prepared, worker, &shards)?;
+    report.times.wall = wall.as_secs_f64();
+    Ok(report)
+}
+
+/// Writes what this run did for a shard to `report/shard-i.json`.
+pub(super) fn write_shard(prepared: &Prepared, worker: &Worker<'_>, shard: ShardId) -> Result<()> {
+    let report = of_shards(prepared, worker, &[shard])?;
+    fsio::write_atomic(&prepared.folder.report(shard), |out| {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        out.write_all(b"\n")
+    })?;
+    Ok(())
+}
+
+fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Result<RunReport> {
+    let mut totals = Totals::default();
+    let mut examples = Vec::new();
+    let mut rows = 0;
+    for &shard in shards {
+        let manifest = prepared.manifest(shard)?;
+        totals += manifest.totals();
+        rows += prepared.shard_rows(shard);
+        examples.extend(manifest.windows().values().flat_map(|window| window.examples.clone()));
+    }
+    let mut finished = true;
+    for &shard in shards {
+        let manifest = prepared.manifest(shard)?;
+        finished &= manifest.remaining(&prepared.index.windows).next().is_none();
+    }
+    let spec = &prepared.record.spec;
+    Ok(RunReport {
+        job: spec.name.clone(),
+        program: prepared.record.program.clone(),
+        results: format!("{} ({})", prepared.folder.parts().display(), prepared.sink.extension()),
+        finished,
+        job_rows: rows,
+        totals,
+        rows_now: worker.rows_now,
+        duplicate_ids: worker.duplicates.duplicates(),
+        duplicates_counted_to: worker.duplicates.stopped_after(),
+        times: times(prepared, worker),
+        engine: worker.engine_statistics(),
+        peak_memory_bytes: peak_memory_bytes(),
+        compares: spec.input.columns.reference.is_some(),
+        examples,
+        notice: prepared.config.notice.clone(),
+    })
+}
+
+fn times(prepared: &Prepared, worker: &Worker<'_>) -> RunTimes {
+    let engine = worker.engine_statistics();
+    RunTimes {
+        wall: worker.elapsed().as_secs_f64(),
+        scan: prepared.scan_seconds,
+        load: worker.load_seconds,
+        read: worker.read_seconds,
+        tokenize: worker.tokenize_seconds,
+        prefill: engine.prefill_seconds,
+        decode: engine.decode_seconds,
+        sampling: engine.sampling_seconds,
+        write: worker.write_seconds,
+    }
+}

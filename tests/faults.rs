@@ -1,0 +1,83 @@
+//! Stops the real process before and after every durable step, goes on, and wants each row exactly
+//! once and the same bytes as an unbroken run. Needs the feature `failpoints`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+#[path = "it/support.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+
+use glm_batch::fsio::FAILPOINTS;
+use support::{Job, both, demo_questions};
+
+const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n[batch]\nmax_batch_size = 16\nwindow_rows = 40\n[checkpoint]\ninterval_seconds = 0\n";
+
+/// Which of a failpoint's hits the process is stopped at.
+const HITS: [usize; 8] = [0, 1, 2, 3, 5, 8, 13, 21];
+
+/// A job with two bad rows among a hundred questions, its input in its own folder.
+fn job() -> Job {
+    let text = std::fs::read_to_string(demo_questions()).unwrap();
+    let mut lines: Vec<&str> = text.lines().take(100).collect();
+    lines.insert(7, "broken line");
+    lines.insert(60, "{\"question\": \"\"}");
+    let job = Job::new(Path::new("questions.jsonl"), MORE);
+    std::fs::write(job.path("questions.jsonl"), lines.join("\n")).unwrap();
+    job
+}
+
+fn run_with(job: &Job, failpoints: &str) -> Output {
+    job.command(&["run", "job.toml", "--quiet"]).env("FAILPOINTS", failpoints).output().unwrap()
+}
+
+/// Stops at the failpoint's n-th hit in every way; true where the run came to that hit.
+fn stops(unbroken: &Job, point: &str, hit: usize, action: &str) -> bool {
+    let job = job();
+    let setting = format!("{point}={hit}*off->1*{action}->off");
+    let stopped = run_with(&job, &setting);
+    let end = job.run(&["--quiet"]);
+    assert_eq!(end.status.code(), Some(0), "{setting}: {}", both(&end));
+    assert!(job.files("parts") == unbroken.files("parts"), "{setting}: parts differ");
+    assert!(job.files("failed") == unbroken.files("failed"), "{setting}: failed rows differ");
+    assert_eq!(job.files("journal"), [], "{setting}");
+    let verified = job.command(&["verify", "out"]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{setting}: {}", both(&verified));
+    stopped.status.code() != Some(0)
+}
+
+#[test]
+fn every_durable_step_may_be_the_last() {
+    let unbroken = job();
+    unbroken.run_ok(&["--quiet"]);
+    let mut reached = Vec::new();
+    let mut stops_made = 0;
+    for point in FAILPOINTS {
+        for hit in HITS {
+            if !stops(&unbroken, point, hit, "panic") {
+                break;
+            }
+            stops_made += 1;
+            reached.push(point);
+        }
+    }
+    reached.dedup();
+    eprintln!("{stops_made} stops at {} of {} failpoints", reached.len(), FAILPOINTS.len());
+    for point in ["write-before-rename", "write-after", "append-before-sync", "create-after-link"] {
+        assert!(reached.contains(&point), "no run came to `{point}`");
+    }
+}
+
+#[test]
+fn every_failed_write_leaves_a_checkpoint_to_go_on_from() {
+    let unbroken = job();
+    unbroken.run_ok(&["--quiet"]);
+    for point in FAILPOINTS {
+        for hit in [0, 2, 5] {
+            if !stops(&unbroken, point, hit, "return") {
+                break;
+            }
+        }
+    }
+}

@@ -145,17 +145,28 @@ fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
         let flaw = Flaw::new("generation.max_new_tokens", reason);
         return Err(flaw.hint("lower it, or raise `prompt.max_length`"));
     }
+    own_folder(spec, base)
+}
+
+/// `--restart` moves the output folder away: nothing that the job needs may lie in it.
+fn own_folder(spec: &JobSpec, base: &Path) -> Checked<()> {
     let out = &spec.output.path;
-    if base.starts_with(out) || spec.model.path.starts_with(out) {
-        let what = if base.starts_with(out) {
-            "job file"
-        } else {
-            "model"
-        };
-        let reason = format!("is a folder that holds the {what}");
-        return Err(Flaw::new("output.path", reason).hint("give the results a folder of their own"));
-    }
-    Ok(())
+    let what = if base.starts_with(out) {
+        "job file"
+    } else if spec.model.path.starts_with(out) {
+        "model"
+    } else if spec
+        .input
+        .path
+        .iter()
+        .any(|path| Path::new(path).starts_with(out))
+    {
+        "input"
+    } else {
+        return Ok(());
+    };
+    let flaw = Flaw::new("output.path", format!("is a folder that holds the {what}"));
+    Err(flaw.hint("give the results a folder of their own"))
 }
 
 fn default_name(source: &str) -> String {
@@ -363,7 +374,10 @@ fn output(section: OutputSection, base: &Path) -> Checked<OutputSpec> {
 
 fn renames(rename: &[(String, String)], columns: &CarriedColumns) -> Checked<()> {
     for (at, (from, to)) in rename.iter().enumerate() {
-        not_empty("rename", Some(to))?;
+        if to.is_empty() {
+            let reason = format!("gives `{from}` an empty name");
+            return Err(Flaw::new("rename", reason));
+        }
         if let Some((other, _)) = rename[..at].iter().find(|(_, name)| name == to) {
             let reason = format!("gives `{other}` and `{from}` the same name, `{to}`");
             return Err(Flaw::new("rename", reason));

@@ -15,7 +15,7 @@ use serde::forward_to_deserialize_any;
 use super::error::{Hint, Place, SpecError};
 use super::schema::job_keys;
 use super::source::{Entry, Node, Value};
-use super::suggest::{any_of, join, key_hint, nearest};
+use super::suggest::{any_of, join, key_hint, nearest_word};
 
 /// Longest text that a message repeats, in characters.
 const MAX_SHOWN: usize = 60;
@@ -33,9 +33,6 @@ pub(super) struct Problem {
 enum Kind {
     UnknownKey {
         field: String,
-        known: &'static [&'static str],
-    },
-    UnknownWord {
         known: &'static [&'static str],
     },
     WrongType {
@@ -78,15 +75,8 @@ impl Problem {
                 hint: Hint::some(key_hint(&here, &field, known, job_keys())),
                 key: join(&here, &shown(&field)),
             },
-            Kind::UnknownWord { known } => SpecError::WrongType {
-                place,
-                hint: Hint(word_hint(&found, known)),
-                key: here,
-                expected: any_of(known),
-                found,
-            },
             Kind::WrongType { expected } => {
-                let hint = type_hint(&expected, &found);
+                let hint = value_hint(&expected, &found);
                 SpecError::WrongType {
                     place,
                     key: here,
@@ -118,9 +108,6 @@ impl Problem {
         let found = self.found.unwrap_or_default();
         match self.kind {
             Kind::WrongType { expected } => format!("`{here}`: expected {expected}, found {found}"),
-            Kind::UnknownWord { known } => {
-                format!("`{here}`: expected {}, found {found}", any_of(known))
-            }
             Kind::UnknownKey { field, .. } => format!("`{here}`: unknown key `{field}`"),
             Kind::Missing { field } => format!("`{here}`: `{field}` is missing"),
             Kind::Other(reason) => format!("`{here}` {reason}"),
@@ -128,24 +115,39 @@ impl Problem {
     }
 }
 
-fn word_hint(found: &str, known: &[&str]) -> Option<Box<str>> {
-    let word = found.strip_prefix("string `")?.strip_suffix('`')?;
-    nearest(word, known.iter().copied()).map(|word| format!("did you mean `{word}`?").into())
-}
-
-fn type_hint(expected: &str, found: &str) -> Hint {
-    let quoted = found.starts_with("string `") && found.ends_with('`');
-    let inner = found.trim_start_matches("string `").trim_end_matches('`');
-    if quoted && (inner.parse::<f64>().is_ok() || inner == "true" || inner == "false") {
-        return Hint::some(format!("write it without quotes: `{inner}`"));
+/// The cure for a wrong value, made from the two sides of its message.
+fn value_hint(expected: &str, found: &str) -> Hint {
+    let text = found
+        .strip_prefix("string ")
+        .or(found.strip_prefix("number "))
+        .unwrap_or(found);
+    let text = text
+        .strip_prefix('`')
+        .and_then(|text| text.strip_suffix('`'))
+        .unwrap_or("");
+    if found.starts_with("string") && (text.parse::<f64>().is_ok() || is_boolean(text)) {
+        return Hint::some(format!("write it without quotes: `{text}`"));
     }
     if expected == "a string" && found.starts_with("number") {
-        return Hint::some("write it in quotes");
+        return Hint::some(format!("write it in quotes: `\"{text}\"`"));
     }
-    if expected.starts_with("a list") && found.starts_with("string") {
-        return Hint::some("write it in brackets: `[\"...\"]`");
+    if expected == "a list" && found.starts_with("string") && !text.contains(['"', '[', '\\']) {
+        return Hint::some(format!("write it in brackets: `[\"{text}\"]`"));
     }
-    Hint(None)
+    // The words that would be right stand in backticks.
+    let words = expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|word| word.trim_matches('"'));
+    match nearest_word(text, words) {
+        Some(word) => Hint::some(format!("did you mean `{word}`?")),
+        None => Hint(None),
+    }
+}
+
+fn is_boolean(text: &str) -> bool {
+    text == "true" || text == "false"
 }
 
 fn missing_hint(key: &str) -> Hint {
@@ -189,7 +191,9 @@ impl de::Error for Problem {
     }
 
     fn unknown_variant(_: &str, known: &'static [&'static str]) -> Self {
-        Self::new(Kind::UnknownWord { known })
+        Self::new(Kind::WrongType {
+            expected: any_of(known),
+        })
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
@@ -227,6 +231,9 @@ fn describe(node: &Node) -> String {
         Value::Float(value) => format!("number `{value}`"),
         Value::String(text) => format!("string `{}`", shown(text)),
         Value::Datetime(text) => format!("date `{text}`"),
+        Value::Array(_) | Value::Table(_) if node.raw.is_some() => {
+            format!("`{}`", shown(node.raw.as_deref().unwrap_or_default()))
+        }
         Value::Array(_) => "a list".into(),
         Value::Table(_) => "a table".into(),
     }
@@ -253,10 +260,11 @@ pub(super) fn read<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Probl
 
 /// Reads a value that stands under `key`.
 pub(super) fn read_at<'de, T: Deserialize<'de>>(node: &'de Node, key: &str) -> Result<T, Problem> {
-    T::deserialize(Reader {
+    let reader = Reader {
         node,
         key: key.into(),
-    })
+    };
+    T::deserialize(reader).map_err(|problem| problem.locate(node, key))
 }
 
 struct Reader<'a> {
@@ -340,6 +348,20 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
         .map_err(|problem| problem.locate(self.node, &self.key))
     }
 
+    // Derived structs also read lists, by position: no job is written so.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        if let Value::Array(_) = self.node.value {
+            let problem: Problem = de::Error::invalid_type(Unexpected::Seq, &visitor);
+            return Err(problem.locate(self.node, &self.key));
+        }
+        self.deserialize_any(visitor)
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -350,7 +372,7 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        seq tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -407,9 +429,13 @@ impl<'de> de::MapAccess<'de> for Fields<'de, '_> {
         let Some(entry) = self.value.take() else {
             return Err(de::Error::custom("has a value without a key"));
         };
-        seed.deserialize(Reader {
+        let key = join(self.key, &entry.key);
+        let reader = Reader {
             node: &entry.node,
-            key: join(self.key, &entry.key),
-        })
+            key: key.clone(),
+        };
+        // What a type refuses after its value was read has no place yet.
+        seed.deserialize(reader)
+            .map_err(|problem| problem.locate(&entry.node, &key))
     }
 }

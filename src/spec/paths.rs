@@ -18,6 +18,10 @@ pub(super) fn absolute(key: &str, text: &str, base: &Path) -> Result<PathBuf, Fl
     if text.contains('\0') {
         return Err(Flaw::new(key, "holds a null character"));
     }
+    if text == "~" || text.starts_with("~/") {
+        let flaw = Flaw::new(key, "starts with `~`, which only a shell knows");
+        return Err(flaw.hint("write `${HOME}` in its place"));
+    }
     let mut path = if Path::new(text).is_absolute() {
         PathBuf::new()
     } else {
@@ -98,6 +102,7 @@ mod tests {
                 "{text}"
             );
         }
+        assert!(absolute("path", "~/m", base).is_err());
         assert!(absolute("path", "", base).is_err());
         assert!(absolute("path", "a\0b", base).is_err());
     }

@@ -193,7 +193,7 @@ mod tests {
             ),
             (
                 json!({ "max_new_tokens": "all" }),
-                "`max_new_tokens`: expected a whole number, 0 or more, or `\"rest\"`, found string `all`",
+                "`max_new_tokens`: expected a whole number or `\"rest\"`, found string `all`",
             ),
             (
                 json!({ "num_beams": 4 }),

@@ -16,6 +16,8 @@ use super::types::{CarriedColumns, DeviceSpec, MaxNewTokens};
 /// The word that stands for "no number".
 pub(super) trait Word {
     const TEXT: &'static str;
+    /// The least number, as the schema has it.
+    const LEAST: u64;
 }
 
 /// `auto`: the program chooses.
@@ -27,9 +29,11 @@ pub(super) struct AllWord;
 
 impl Word for AutoWord {
     const TEXT: &'static str = "auto";
+    const LEAST: u64 = 1;
 }
 impl Word for AllWord {
     const TEXT: &'static str = "all";
+    const LEAST: u64 = 0;
 }
 
 /// A whole number, or the word `W` (`None`).
@@ -69,7 +73,7 @@ impl<W: Word> JsonSchema for NumberOr<W> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "const": W::TEXT }, { "type": "integer", "minimum": 0 }] })
+        json_schema!({ "anyOf": [{ "const": W::TEXT }, { "type": "integer", "minimum": W::LEAST }] })
     }
 }
 
@@ -80,7 +84,7 @@ impl Visitor<'_> for NumberOrVisitor {
     type Value = Option<u64>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a whole number, 0 or more, or `\"{}\"`", self.0)
+        write!(f, "a whole number or `\"{}\"`", self.0)
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {

@@ -58,6 +58,9 @@ fn without_null(schema: &mut Value) {
 }
 
 fn plain_type(map: &mut Map<String, Value>) {
+    if let Some(Value::String(text)) = map.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
     if map.get("default") == Some(&Value::Null) {
         map.remove("default");
     }

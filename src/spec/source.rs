@@ -139,10 +139,11 @@ pub(super) fn parse(text: &str, source: &str) -> Result<Node, SpecError> {
         source: source.into(),
         line: line_at(text.as_bytes(), byte),
     };
-    let table = DeTable::parse(text).map_err(|error| SpecError::Syntax {
-        place: line(error.span().map_or(0, |span| span.start)),
-        message: sentence(error.message()),
-        hint: syntax_hint(error.message()),
+    let table = DeTable::parse(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let here = line_at(text.as_bytes(), start);
+        let words = text.lines().nth(here - 1).unwrap_or_default();
+        syntax_error(error.message(), line(start), words)
     })?;
     let entries = entries(table.into_inner(), &line, 0)?;
     Ok(Node::new(
@@ -153,21 +154,54 @@ pub(super) fn parse(text: &str, source: &str) -> Result<Node, SpecError> {
     ))
 }
 
-/// The parser's messages, in our form.
-fn sentence(message: &str) -> String {
-    let message = message.trim().replace('\n', ", ");
-    format!("not valid TOML: {message}")
+/// The parser's message in our form, with a cure for the common ones.
+fn syntax_error(message: &str, place: Place, line: &str) -> SpecError {
+    let unquoted = message.starts_with("string values must be quoted");
+    let (what, hint) = if unquoted && line.trim_end().ends_with('=') {
+        ("key without a value".into(), None)
+    } else if unquoted {
+        let hint = "texts stand in quotes: `name = \"text\"`";
+        ("texts must be quoted".into(), Some(hint))
+    } else {
+        (message.trim().replace('\n', ", "), syntax_hint(message))
+    };
+    SpecError::Syntax {
+        place,
+        message: format!("not valid TOML: {what}"),
+        hint: Hint(hint.map(Into::into)),
+    }
 }
 
-fn syntax_hint(message: &str) -> Hint {
-    let text = if message.contains("duplicate key") {
-        "a key or section may stand only once; put all keys of a section under one header"
-    } else if message.contains("string values must be quoted") {
-        "texts stand in quotes: `name = \"text\"`"
-    } else {
-        return Hint(None);
-    };
-    Hint::some(text)
+fn syntax_hint(message: &str) -> Option<&'static str> {
+    [
+        (
+            "duplicate key",
+            "a key or section may stand only once; put all keys of a section under one header",
+        ),
+        (
+            "invalid boolean",
+            "write `true` or `false`, in small letters",
+        ),
+        (
+            "invalid basic string",
+            "a text begins and ends with `\"` in one line",
+        ),
+        (
+            "between array elements",
+            "a list ends with `]`, and commas stand between its items",
+        ),
+        (
+            "key with no value",
+            "a key and its value: `name = \"text\"`",
+        ),
+        (
+            "invalid key-value pair",
+            "a job file holds lines such as `version = 1` and `[model]`",
+        ),
+    ]
+    .iter()
+    .find(|(part, _)| message.contains(part))
+    .map(|(_, hint)| *hint)
 }
 
 type Lines<'a> = &'a dyn Fn(usize) -> Place;

@@ -19,6 +19,20 @@ const ALIASES: [(&str, &str); 13] = [
     ("torch_dtype", "model.dtype"),
 ];
 
+/// Words that other tools use for values of ours.
+const WORD_ALIASES: [(&str, &str); 10] = [
+    ("bfloat16", "bf16"),
+    ("float16", "f16"),
+    ("float32", "f32"),
+    ("fp16", "f16"),
+    ("fp32", "f32"),
+    ("gpu", "cuda"),
+    ("half", "f16"),
+    ("json", "jsonl"),
+    ("mps", "metal"),
+    ("ndjson", "jsonl"),
+];
+
 /// Similarity (Jaro-Winkler) from which words of any length count as near.
 const NEAR: f64 = 0.9;
 
@@ -52,6 +66,16 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     best.map(|(_, word)| word)
 }
 
+/// The allowed word nearest to a wrong one, by the names of other tools too.
+pub(super) fn nearest_word<'a>(
+    word: &str,
+    allowed: impl Iterator<Item = &'a str> + Clone,
+) -> Option<&'a str> {
+    let alias = WORD_ALIASES.iter().find(|(name, _)| *name == word);
+    let meant = alias.and_then(|(_, meant)| allowed.clone().find(|known| known == meant));
+    meant.or_else(|| nearest(word, allowed))
+}
+
 fn folded(word: &str) -> String {
     word.to_lowercase().replace('-', "_")
 }
@@ -62,6 +86,9 @@ pub(super) fn key_hint(section: &str, field: &str, known: &[&str], all: &[String
     let whole = |key: &str| join(section, key);
     if let Some((_, key)) = ALIASES.iter().find(|(name, _)| *name == field) {
         return format!("did you mean `{key}`?");
+    }
+    if !section.is_empty() && all.iter().any(|key| key.starts_with(&format!("{field}."))) {
+        return format!("`[{field}]` is a section of its own");
     }
     let elsewhere: Vec<&str> = all
         .iter()

@@ -83,7 +83,7 @@ pub struct InputSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ColumnSpec {
-    /// Identifier; `None`: column `id` where the input has it, else the row number.
+    /// Identifier; default: column `id` where the input has it, else the row number.
     pub id: Option<String>,
     /// Prompt text; needed unless a template is given.
     pub prompt: Option<String>,

@@ -1,5 +1,124 @@
 //! Job TOML to a validated [`JobSpec`].
+//!
+//! Text becomes a tree that remembers where each value stands ([`source`]), `--set` and `${NAME}`
+//! are worked in, keys of later versions are answered ([`later`]), the tree is read into the
+//! structs of the file form ([`file`], through [`de`]), and [`check`] turns those into a
+//! [`JobSpec`]: every range kept, every path absolute. The same structs give the JSON Schema and,
+//! through [`row`], the settings of one row. Invariant: no text, however broken, panics; every
+//! error names the place, the key and, where there is one, the cure.
+//!
+//! Neighbours: imports nothing of ours; every later stage reads [`JobSpec`].
 
+mod check;
+mod de;
+mod difference;
+mod error;
+mod file;
+mod later;
+mod lengths;
+mod paths;
+mod row;
+mod scalars;
+mod schema;
+mod source;
+mod suggest;
 mod types;
 
+use std::path::Path;
+
+pub use difference::{Difference, differences};
+pub use error::{Hint, Place, SpecError};
+pub use lengths::Lengths;
+pub use schema::{job_keys, json_schema};
+pub use suggest::nearest;
 pub use types::*;
+
+/// Reads a job file.
+///
+/// `overrides` are the `key=value` arguments of `--set`. Relative paths are taken from the
+/// folder of the job file, `${NAME}` from the environment.
+///
+/// # Errors
+///
+/// [`SpecError`] names the file and line (or the `--set` argument), the key and the cure.
+pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
+    let read = |source| SpecError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    let bytes = std::fs::read(path).map_err(read)?;
+    let source = path.display().to_string();
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        SpecError::Syntax {
+            place: Place::Line {
+                source: source.as_str().into(),
+                line: source::line_at(valid, valid.len()),
+            },
+            message: "the text is not UTF-8".into(),
+            hint: Hint::some("save the job file as UTF-8"),
+        }
+    })?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let base = folder
+        .unwrap_or(Path::new("."))
+        .canonicalize()
+        .map_err(read)?;
+    parse(&text, &source, &base, overrides)
+}
+
+/// Reads a job from its text; `source` stands for the file's name in messages, `base` is the
+/// folder that relative paths start from.
+///
+/// # Errors
+///
+/// As [`load`], which this is but for the reading.
+///
+/// # Examples
+///
+/// ```
+/// let text = r#"
+///     version = 1
+///     model.path = "models/glm"
+///     input.path = "questions.jsonl"
+///     input.columns.prompt = "question"
+///     output.path = "out"
+/// "#;
+/// let set = ["generation.max_new_tokens=64".to_string()];
+/// let job = glm_batch::spec::parse(text, "job.toml", "/data".as_ref(), &set)?;
+/// assert_eq!(job.input.path, ["/data/questions.jsonl"]);
+/// # Ok::<(), glm_batch::spec::SpecError>(())
+/// ```
+pub fn parse(
+    text: &str,
+    source: &str,
+    base: &Path,
+    overrides: &[String],
+) -> Result<JobSpec, SpecError> {
+    parse_with(text, source, base, overrides, &|name| {
+        std::env::var(name).ok()
+    })
+}
+
+/// [`parse`] with the environment passed in.
+fn parse_with(
+    text: &str,
+    source: &str,
+    base: &Path,
+    overrides: &[String],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<JobSpec, SpecError> {
+    let mut tree = source::parse(text, source)?;
+    for argument in overrides {
+        source::apply_override(&mut tree, argument)?;
+    }
+    source::expand_environment(&mut tree, environment)?;
+    later::refuse(&tree)?;
+    let file: file::JobFile = de::read(&tree).map_err(de::Problem::into_error)?;
+    check::check(file, &tree, source, base)
+}
+
+#[cfg(test)]
+mod tests;

@@ -42,8 +42,7 @@ pub struct ModelSpec {
 }
 
 /// A device as written in the job: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// The first GPU that the build supports and the machine has, else the CPU.
     Auto,
@@ -81,9 +80,10 @@ pub struct InputSpec {
 }
 
 /// Names of the columns that mean something to the job.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct ColumnSpec {
-    /// Identifier; `None`: column `id` where the input has it, else the row number.
+    /// Identifier; default: column `id` where the input has it, else the row number.
     pub id: Option<String>,
     /// Prompt text; needed unless a template is given.
     pub prompt: Option<String>,
@@ -189,8 +189,7 @@ pub struct GenerationSpec {
 }
 
 /// Most answer tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxNewTokens {
     /// This many.
     Count(u32),
@@ -241,8 +240,7 @@ pub enum OutputFormat {
 }
 
 /// Input columns that are carried through.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CarriedColumns {
     /// Every column.
     All,

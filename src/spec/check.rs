@@ -1,0 +1,432 @@
+//! File form to [`JobSpec`]: ranges, keys that need one another, absolute paths.
+//!
+//! The last step of reading a job; what comes out cannot be wrong in itself. Places of what is
+//! wrong come from the tree. [`check_generation`] also checks the settings of one row.
+
+use std::path::Path;
+
+use super::error::{Hint, Place, SpecError};
+use super::file::{
+    BatchSection, CheckpointSection, GenerationSection, InputSection, JobFile, MAX_SAMPLES,
+    ModelSection, OutputSection, PromptSection,
+};
+use super::paths;
+use super::source::Node;
+use super::suggest::nearest;
+use super::types::{
+    BatchSpec, CarriedColumns, CheckpointSpec, GenerationSpec, InputSpec, JobSpec, MaxNewTokens,
+    ModelSpec, OutputSpec, PromptSpec,
+};
+
+/// Padded lengths beyond this would pad every row to the model's limit.
+const MAX_BUCKET: u64 = 4096;
+/// A day: later is never, for a checkpoint.
+const MAX_INTERVAL: f64 = 86_400.0;
+
+/// A key whose value is wrong, before its place is known.
+#[derive(Debug, PartialEq)]
+pub(super) struct Flaw {
+    key: String,
+    reason: String,
+    /// `reason` is something that a later version will have.
+    not_yet: bool,
+    hint: Option<String>,
+}
+
+type Checked<T> = Result<T, Flaw>;
+
+impl Flaw {
+    pub(super) fn new(key: &str, reason: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            reason: reason.into(),
+            not_yet: false,
+            hint: None,
+        }
+    }
+
+    pub(super) fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hint = Some(text.into());
+        self
+    }
+
+    fn not_yet(key: &str, what: &str, hint: &str) -> Self {
+        Self {
+            not_yet: true,
+            ..Self::new(key, what).hint(hint)
+        }
+    }
+
+    fn under(mut self, section: &str) -> Self {
+        self.key = format!("{section}.{}", self.key);
+        self
+    }
+
+    /// The reason in one line, as a failed row carries it.
+    pub(super) fn into_reason(self) -> String {
+        let (key, reason) = (self.key, self.reason);
+        if self.not_yet {
+            return format!("`{key}`: {reason} not available in this version yet");
+        }
+        format!("`{key}` {reason}")
+    }
+
+    fn into_error(self, tree: &Node) -> SpecError {
+        let place = tree.place_of(&self.key).or_else(|| tree.place.clone());
+        let place = place.unwrap_or_else(Place::unknown);
+        let (key, hint) = (self.key, Hint(self.hint.map(Into::into)));
+        if self.not_yet {
+            return SpecError::NotYet {
+                place,
+                key,
+                what: self.reason,
+                hint,
+            };
+        }
+        SpecError::Invalid {
+            place,
+            key,
+            reason: self.reason,
+            hint,
+        }
+    }
+}
+
+/// Checks a whole file; `tree` is what it was read from, `base` where relative paths start.
+pub(super) fn check(
+    file: JobFile,
+    tree: &Node,
+    source: &str,
+    base: &Path,
+) -> Result<JobSpec, SpecError> {
+    check_sections(file, source, base).map_err(|flaw| flaw.into_error(tree))
+}
+
+fn check_sections(file: JobFile, source: &str, base: &Path) -> Checked<JobSpec> {
+    at_least_one("shards", file.shards)?;
+    let spec = JobSpec {
+        name: file.name.unwrap_or_else(|| default_name(source)),
+        shards: file.shards,
+        model: model(&file.model, base).map_err(|flaw| flaw.under("model"))?,
+        input: input(file.input, base).map_err(|flaw| flaw.under("input"))?,
+        prompt: prompt(file.prompt).map_err(|flaw| flaw.under("prompt"))?,
+        generation: check_generation(file.generation).map_err(|flaw| flaw.under("generation"))?,
+        batch: batch(&file.batch).map_err(|flaw| flaw.under("batch"))?,
+        output: output(file.output, base).map_err(|flaw| flaw.under("output"))?,
+        checkpoint: checkpoint(&file.checkpoint).map_err(|flaw| flaw.under("checkpoint"))?,
+    };
+    together(&spec, base)?;
+    Ok(spec)
+}
+
+/// Keys of several sections that need one another.
+fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
+    if spec.prompt.template.is_none() && spec.input.columns.prompt.is_none() {
+        let flaw = Flaw::new(
+            "input.columns.prompt",
+            "is missing, and there is no template",
+        );
+        return Err(flaw.hint(
+            "name the column that holds the prompt: `columns = { prompt = \"question\" }` under \
+             `[input]`, or write `prompt.template`",
+        ));
+    }
+    if spec.shards > 1 && spec.input.path == ["-"] {
+        let flaw = Flaw::new("shards", "must be 1 where the input is standard input");
+        return Err(flaw.hint("write the input to a file, so that every worker can read it"));
+    }
+    if let (Some(max_length), Some(MaxNewTokens::Count(count))) =
+        (spec.prompt.max_length, spec.generation.max_new_tokens)
+        && count >= max_length
+    {
+        let reason = format!(
+            "is {count} and leaves no room for the prompt in `prompt.max_length` ({max_length})"
+        );
+        let flaw = Flaw::new("generation.max_new_tokens", reason);
+        return Err(flaw.hint("lower it, or raise `prompt.max_length`"));
+    }
+    own_folder(spec, base)
+}
+
+/// `--restart` moves the output folder away: nothing that the job needs may lie in it.
+fn own_folder(spec: &JobSpec, base: &Path) -> Checked<()> {
+    let out = &spec.output.path;
+    let what = if base.starts_with(out) {
+        "job file"
+    } else if spec.model.path.starts_with(out) {
+        "model"
+    } else if spec
+        .input
+        .path
+        .iter()
+        .any(|path| Path::new(path).starts_with(out))
+    {
+        "input"
+    } else {
+        return Ok(());
+    };
+    let flaw = Flaw::new("output.path", format!("is a folder that holds the {what}"));
+    Err(flaw.hint("give the results a folder of their own"))
+}
+
+fn default_name(source: &str) -> String {
+    let stem = Path::new(source).file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
+}
+
+fn model(section: &ModelSection, base: &Path) -> Checked<ModelSpec> {
+    Ok(ModelSpec {
+        path: paths::absolute("path", &section.path, base)?,
+        device: section.device,
+        dtype: section.dtype,
+    })
+}
+
+fn input(section: InputSection, base: &Path) -> Checked<InputSpec> {
+    let columns = &section.columns;
+    for (key, column) in [
+        ("columns.id", &columns.id),
+        ("columns.prompt", &columns.prompt),
+        ("columns.prefix", &columns.prefix),
+        ("columns.reference", &columns.reference),
+        ("columns.generation", &columns.generation),
+    ] {
+        not_empty(key, column.as_deref())?;
+    }
+    Ok(InputSpec {
+        path: paths::inputs("path", section.path.0, base)?,
+        columns: section.columns,
+        on_bad_row: section.on_bad_row,
+    })
+}
+
+fn prompt(section: PromptSection) -> Checked<PromptSpec> {
+    not_empty("template", section.template.as_deref())?;
+    if let Some(length) = section.max_length
+        && length < 2
+    {
+        return Err(Flaw::new(
+            "max_length",
+            format!("must be at least 2, and is {length}"),
+        ));
+    }
+    Ok(PromptSpec {
+        template: section.template,
+        prefix: section.prefix,
+        mask: section.mask,
+        max_length: section.max_length,
+        overflow: section.overflow,
+    })
+}
+
+/// Checks `[generation]`, or the effective settings of one row.
+pub(super) fn check_generation(section: GenerationSection) -> Checked<GenerationSpec> {
+    check_numbers(&section)?;
+    check_counts(&section)?;
+    check_beams(&section)?;
+    check_texts(&section)?;
+    Ok(GenerationSpec {
+        do_sample: section.do_sample,
+        temperature: section.temperature,
+        top_k: section.top_k,
+        top_p: section.top_p,
+        min_p: section.min_p,
+        repetition_penalty: section.repetition_penalty,
+        no_repeat_ngram_size: section.no_repeat_ngram_size,
+        min_new_tokens: section.min_new_tokens,
+        max_new_tokens: section.max_new_tokens,
+        num_return_sequences: section.num_return_sequences,
+        bad_words: section.bad_words,
+        stop: section.stop,
+        seed: section.seed,
+        logprobs: section.logprobs,
+    })
+}
+
+fn check_numbers(section: &GenerationSection) -> Checked<()> {
+    let out_of = |key: &str, range: &str, value: f64| {
+        Err(Flaw::new(key, format!("must be {range}, and is {value}")))
+    };
+    for (key, value) in [
+        ("temperature", section.temperature),
+        ("repetition_penalty", section.repetition_penalty),
+    ] {
+        if !(value > 0.0 && value.is_finite()) {
+            let flaw = out_of(key, "above 0", value);
+            return match key {
+                "temperature" if value == 0.0 => flaw.map_err(|flaw| {
+                    flaw.hint("for the likeliest token, write `do_sample = false`")
+                }),
+                _ => flaw,
+            };
+        }
+    }
+    // Written so that NaN fails too.
+    if !(section.top_p > 0.0 && section.top_p <= 1.0) {
+        return out_of("top_p", "above 0 and at most 1", section.top_p);
+    }
+    if !(0.0..=1.0).contains(&section.min_p) {
+        return out_of("min_p", "from 0 to 1", section.min_p);
+    }
+    Ok(())
+}
+
+fn check_counts(section: &GenerationSection) -> Checked<()> {
+    if let Some(MaxNewTokens::Count(most)) = section.max_new_tokens {
+        at_least_one("max_new_tokens", most)?;
+        let least = section.min_new_tokens;
+        if least > most {
+            let reason = format!("is {least}, above `max_new_tokens` ({most})");
+            return Err(Flaw::new("min_new_tokens", reason));
+        }
+    }
+    at_least_one("num_return_sequences", section.num_return_sequences)?;
+    if section.num_return_sequences > MAX_SAMPLES {
+        let reason = format!(
+            "must be at most {MAX_SAMPLES}, and is {}",
+            section.num_return_sequences
+        );
+        return Err(Flaw::new("num_return_sequences", reason));
+    }
+    if section.num_return_sequences > 1 && !section.do_sample {
+        let flaw = Flaw::new("num_return_sequences", "above 1 needs `do_sample = true`");
+        return Err(flaw.hint("without it every sample would be the same"));
+    }
+    Ok(())
+}
+
+fn check_beams(section: &GenerationSection) -> Checked<()> {
+    at_least_one("num_beams", section.num_beams)?;
+    if section.num_beams > 1 {
+        return Err(Flaw::not_yet("num_beams", "beams are", "leave it at 1"));
+    }
+    if section.length_penalty != 1.0 {
+        let what = "beams, and `length_penalty` with them, are";
+        return Err(Flaw::not_yet("length_penalty", what, "leave it at 1.0"));
+    }
+    if section.early_stopping {
+        let what = "beams, and `early_stopping` with them, are";
+        return Err(Flaw::not_yet("early_stopping", what, "leave it at `false`"));
+    }
+    Ok(())
+}
+
+fn check_texts(section: &GenerationSection) -> Checked<()> {
+    for (key, texts) in [("bad_words", &section.bad_words), ("stop", &section.stop)] {
+        if texts.iter().any(String::is_empty) {
+            let flaw = Flaw::new(key, "holds an empty text");
+            return Err(flaw.hint(format!("take it out; without any, write `{key} = []`")));
+        }
+    }
+    Ok(())
+}
+
+fn batch(section: &BatchSection) -> Checked<BatchSpec> {
+    at_least_one("window_rows", section.window_rows)?;
+    let within = |key: &str, value: Option<u64>, most: u64| match value {
+        Some(value) if !(1..=most).contains(&value) => {
+            let reason = format!("must be `\"auto\"` or from 1 to {most}, and is {value}");
+            Err(Flaw::new(key, reason))
+        }
+        _ => Ok(value),
+    };
+    let small = |value: Option<u64>| value.map(|value| value as u32);
+    let rows = within(
+        "max_batch_size",
+        section.max_batch_size.0,
+        u64::from(u32::MAX),
+    )?;
+    let tokens = within(
+        "max_batch_tokens",
+        section.max_batch_tokens.0,
+        i64::MAX as u64,
+    )?;
+    let bucket = within("bucket_tokens", section.bucket_tokens.0, MAX_BUCKET)?;
+    Ok(BatchSpec {
+        max_batch_size: small(rows),
+        max_batch_tokens: tokens,
+        window_rows: section.window_rows,
+        bucket_tokens: small(bucket),
+    })
+}
+
+fn output(section: OutputSection, base: &Path) -> Checked<OutputSpec> {
+    if let CarriedColumns::Names(names) = &section.columns {
+        for (at, name) in names.iter().enumerate() {
+            not_empty("columns", Some(name))?;
+            if names[..at].contains(name) {
+                return Err(Flaw::new("columns", format!("names `{name}` twice")));
+            }
+        }
+    }
+    let rename: Vec<(String, String)> = section.rename.into_iter().collect();
+    renames(&rename, &section.columns)?;
+    Ok(OutputSpec {
+        path: paths::absolute("path", &section.path, base)?,
+        format: section.format,
+        columns: section.columns,
+        rename,
+        samples: section.samples,
+        token_ids: section.token_ids,
+        max_failed: section.max_failed.0,
+    })
+}
+
+fn renames(rename: &[(String, String)], columns: &CarriedColumns) -> Checked<()> {
+    for (at, (from, to)) in rename.iter().enumerate() {
+        if to.is_empty() {
+            let reason = format!("gives `{from}` an empty name");
+            return Err(Flaw::new("rename", reason));
+        }
+        if let Some((other, _)) = rename[..at].iter().find(|(_, name)| name == to) {
+            let reason = format!("gives `{other}` and `{from}` the same name, `{to}`");
+            return Err(Flaw::new("rename", reason));
+        }
+        let carried = match columns {
+            CarriedColumns::All => true,
+            CarriedColumns::None => false,
+            CarriedColumns::Names(names) => names.contains(from),
+        };
+        if carried {
+            continue;
+        }
+        let flaw = Flaw::new(
+            "rename",
+            format!("names `{from}`, which `columns` does not carry"),
+        );
+        let CarriedColumns::Names(names) = columns else {
+            return Err(flaw);
+        };
+        return Err(match nearest(from, names.iter().map(String::as_str)) {
+            Some(near) => flaw.hint(format!("did you mean `{near}`?")),
+            None => flaw.hint(format!("add `{from}` to `output.columns`")),
+        });
+    }
+    Ok(())
+}
+
+fn checkpoint(section: &CheckpointSection) -> Checked<CheckpointSpec> {
+    let seconds = section.interval_seconds;
+    if !(0.0..=MAX_INTERVAL).contains(&seconds) {
+        let reason = format!("must be from 0 to {MAX_INTERVAL}, and is {seconds}");
+        return Err(Flaw::new("interval_seconds", reason));
+    }
+    Ok(CheckpointSpec {
+        interval_seconds: seconds,
+    })
+}
+
+fn at_least_one(key: &str, value: u32) -> Checked<()> {
+    if value > 0 {
+        Ok(())
+    } else {
+        Err(Flaw::new(key, "must be at least 1, and is 0"))
+    }
+}
+
+fn not_empty(key: &str, text: Option<&str>) -> Checked<()> {
+    match text {
+        Some("") => Err(Flaw::new(key, "is empty")),
+        _ => Ok(()),
+    }
+}

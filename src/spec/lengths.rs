@@ -1,0 +1,159 @@
+//! Token limits of context and answer, once the model's sizes are known.
+//!
+//! Turns `prompt.max_length` and `max_new_tokens` into the limits of one row. Context and answer
+//! count independently in the model: `max_sequence_length + 1` and `max_sequence_length` tokens.
+
+use super::error::SpecError;
+use super::types::{GenerationSpec, MaxNewTokens, PromptSpec};
+
+/// Context plus answer where the job says nothing.
+const DEFAULT_MAX_LENGTH: u32 = 512;
+
+/// The limits that all rows of a job share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Context plus answer, tokens.
+    pub max_length: u32,
+    /// The model's own limit, tokens.
+    pub max_sequence_length: u32,
+}
+
+impl Lengths {
+    /// Settles the limits of a job for a model of this `max_sequence_length`.
+    ///
+    /// # Errors
+    ///
+    /// [`SpecError::Lengths`] where the answer would leave no room for a context.
+    pub fn new(
+        prompt: &PromptSpec,
+        generation: &GenerationSpec,
+        max_sequence_length: u32,
+    ) -> Result<Self, SpecError> {
+        let default = DEFAULT_MAX_LENGTH.min(max_sequence_length);
+        let max_length = prompt.max_length.unwrap_or(default);
+        let lengths = Self {
+            max_length,
+            max_sequence_length,
+        };
+        match lengths.wanted(generation) {
+            Some(max_new_tokens) if max_new_tokens >= max_length => Err(SpecError::Lengths {
+                max_new_tokens,
+                max_length,
+                origin: match prompt.max_length {
+                    Some(_) => "set by the job".into(),
+                    None => format!("the default, with the model's limit of {max_sequence_length}"),
+                },
+            }),
+            _ => Ok(lengths),
+        }
+    }
+
+    /// Most tokens of a row's context.
+    ///
+    /// # Errors
+    ///
+    /// The reason of a failed row: its own `max_new_tokens` leave no room for a context.
+    pub fn context_limit(&self, generation: &GenerationSpec) -> Result<u32, String> {
+        let reserved = self.wanted(generation).unwrap_or(1);
+        if reserved >= self.max_length {
+            return Err(format!(
+                "`max_new_tokens` ({reserved}) leaves no room for the prompt in `max_length` ({})",
+                self.max_length
+            ));
+        }
+        Ok((self.max_length - reserved).min(self.max_sequence_length.saturating_add(1)))
+    }
+
+    /// Most answer tokens of a row whose context has `context_tokens`; the start token is not
+    /// counted. Never above the model's limit.
+    pub fn max_new_tokens(&self, generation: &GenerationSpec, context_tokens: u32) -> u32 {
+        let rest = self.max_length.saturating_sub(context_tokens);
+        self.wanted(generation)
+            .unwrap_or(rest)
+            .min(self.max_sequence_length)
+    }
+
+    /// Most answer tokens by the settings alone; `None` is "rest".
+    fn wanted(self, generation: &GenerationSpec) -> Option<u32> {
+        match generation.max_new_tokens {
+            Some(MaxNewTokens::Count(count)) => Some(count),
+            Some(MaxNewTokens::Rest) => None,
+            None => Some((self.max_length / 2).max(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::check_generation;
+    use super::super::file::GenerationSection;
+    use super::*;
+    use crate::spec::{MaskToken, Overflow};
+
+    fn prompt(max_length: Option<u32>) -> PromptSpec {
+        PromptSpec {
+            template: None,
+            prefix: None,
+            mask: MaskToken::Mask,
+            max_length,
+            overflow: Overflow::Truncate,
+        }
+    }
+
+    fn generation(max_new_tokens: Option<MaxNewTokens>) -> GenerationSpec {
+        let section = GenerationSection {
+            max_new_tokens,
+            ..GenerationSection::default()
+        };
+        check_generation(section).unwrap()
+    }
+
+    #[test]
+    fn defaults_come_from_the_model() {
+        let half = generation(None);
+        let lengths = Lengths::new(&prompt(None), &half, 1024).unwrap();
+        assert_eq!(lengths.max_length, 512);
+        assert_eq!(lengths.context_limit(&half), Ok(256));
+        assert_eq!(lengths.max_new_tokens(&half, 256), 256);
+        let small = Lengths::new(&prompt(None), &half, 64).unwrap();
+        assert_eq!((small.max_length, small.context_limit(&half)), (64, Ok(32)));
+    }
+
+    #[test]
+    fn context_and_answer_never_pass_the_model() {
+        let some = generation(Some(MaxNewTokens::Count(200)));
+        let lengths = Lengths::new(&prompt(Some(1000)), &some, 64).unwrap();
+        assert_eq!(lengths.context_limit(&some), Ok(65));
+        assert_eq!(lengths.max_new_tokens(&some, 65), 64);
+    }
+
+    #[test]
+    fn rest_is_what_the_context_leaves() {
+        let rest = generation(Some(MaxNewTokens::Rest));
+        let lengths = Lengths::new(&prompt(Some(100)), &rest, 256).unwrap();
+        assert_eq!(lengths.context_limit(&rest), Ok(99));
+        assert_eq!(lengths.max_new_tokens(&rest, 30), 70);
+        assert_eq!(lengths.max_new_tokens(&rest, 99), 1);
+        assert_eq!(lengths.max_new_tokens(&rest, 200), 0);
+    }
+
+    #[test]
+    fn no_room_for_a_prompt_is_refused() {
+        let many = generation(Some(MaxNewTokens::Count(64)));
+        let error = Lengths::new(&prompt(None), &many, 64).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`generation.max_new_tokens` (64) leaves no room for the prompt in \
+             `prompt.max_length` (64, the default, with the model's limit of 64)\n\
+             hint: lower `generation.max_new_tokens`, or raise `prompt.max_length`"
+        );
+        let job = generation(None);
+        let lengths = Lengths::new(&prompt(Some(64)), &job, 64).unwrap();
+        assert!(
+            lengths
+                .context_limit(&many)
+                .unwrap_err()
+                .contains("no room")
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! Settings of one row over those of the job.
+//!
+//! The same readers and range checks as for the job file; what is wrong becomes the reason of a
+//! failed row. Called by the input stage with the row's `generation` value.
+
+use serde_json::{Map, Value};
+
+use super::check::{Flaw, check_generation};
+use super::de::{Problem, read_at, shown};
+use super::file::GenerationSection;
+use super::source::Node;
+use super::suggest::nearest;
+use super::types::GenerationSpec;
+
+macro_rules! row_keys {
+    ($($key:ident),* $(,)?) => {
+        const KEYS: &[&str] = &[$(stringify!($key)),*];
+
+        /// Sets one key; `false`: there is no such key.
+        fn set(section: &mut GenerationSection, key: &str, node: &Node) -> Result<bool, Problem> {
+            $(
+                if key == stringify!($key) {
+                    section.$key = read_at(node, key)?;
+                    return Ok(true);
+                }
+            )*
+            Ok(false)
+        }
+    };
+}
+
+row_keys!(
+    do_sample,
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    repetition_penalty,
+    no_repeat_ngram_size,
+    min_new_tokens,
+    max_new_tokens,
+    num_return_sequences,
+    num_beams,
+    length_penalty,
+    early_stopping,
+    bad_words,
+    stop,
+    seed,
+);
+
+impl GenerationSpec {
+    /// Keys that a row may set: all of `[generation]` but `logprobs`.
+    pub const ROW_KEYS: &'static [&'static str] = KEYS;
+
+    /// Returns these settings with those of a row in their place; a null keeps the job's value.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the key, what it takes and what stands there: the reason of a failed
+    /// row.
+    pub fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, String> {
+        let mut section = GenerationSection::from(self);
+        for (key, value) in row {
+            // A key must be known even where its value is null.
+            let node = Node::from_json(value);
+            if value.is_null() && KEYS.contains(&key.as_str()) {
+                continue;
+            }
+            if !set(&mut section, key, &node).map_err(Problem::into_reason)? {
+                return Err(unknown(key));
+            }
+        }
+        check_generation(section).map_err(Flaw::into_reason)
+    }
+}
+
+fn unknown(key: &str) -> String {
+    let key = shown(key);
+    if key == "logprobs" {
+        return "`logprobs` is a setting of the job, not of a row".into();
+    }
+    match nearest(&key, KEYS.iter().copied()) {
+        Some(near) => format!("unknown key `{key}`, did you mean `{near}`?"),
+        None => format!("unknown key `{key}`"),
+    }
+}
+
+impl From<&GenerationSpec> for GenerationSection {
+    fn from(spec: &GenerationSpec) -> Self {
+        Self {
+            do_sample: spec.do_sample,
+            temperature: spec.temperature,
+            top_k: spec.top_k,
+            top_p: spec.top_p,
+            min_p: spec.min_p,
+            repetition_penalty: spec.repetition_penalty,
+            no_repeat_ngram_size: spec.no_repeat_ngram_size,
+            min_new_tokens: spec.min_new_tokens,
+            max_new_tokens: spec.max_new_tokens,
+            num_return_sequences: spec.num_return_sequences,
+            bad_words: spec.bad_words.clone(),
+            stop: spec.stop.clone(),
+            seed: spec.seed,
+            logprobs: spec.logprobs,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::schema::job_keys;
+    use super::*;
+    use crate::spec::MaxNewTokens;
+
+    fn job() -> GenerationSpec {
+        check_generation(GenerationSection::default()).unwrap()
+    }
+
+    fn over(row: Value) -> Result<GenerationSpec, String> {
+        let Value::Object(row) = row else {
+            panic!("no object")
+        };
+        job().with_overrides(&row)
+    }
+
+    #[test]
+    fn row_keys_are_all_of_the_section_but_logprobs() {
+        let keys = job_keys()
+            .iter()
+            .filter_map(|key| key.strip_prefix("generation."));
+        let expected: Vec<&str> = keys.filter(|key| *key != "logprobs").collect();
+        assert_eq!(GenerationSpec::ROW_KEYS, expected);
+    }
+
+    #[test]
+    fn a_row_sets_what_it_names() {
+        let row = over(
+            json!({ "top_k": 50.0, "temperature": 1, "max_new_tokens": "rest",
+            "do_sample": true, "num_return_sequences": 4, "seed": null, "stop": ["。"],
+            "num_beams": 1, "length_penalty": 1, "early_stopping": false }),
+        )
+        .unwrap();
+        let expected = GenerationSpec {
+            top_k: 50,
+            max_new_tokens: Some(MaxNewTokens::Rest),
+            do_sample: true,
+            num_return_sequences: 4,
+            stop: vec!["。".into()],
+            ..job()
+        };
+        assert_eq!(row, expected);
+        assert_eq!(over(json!({})).unwrap(), job());
+    }
+
+    #[test]
+    fn what_is_wrong_is_a_reason() {
+        for (row, reason) in [
+            (
+                json!({ "topp": 1 }),
+                "unknown key `topp`, did you mean `top_p`?",
+            ),
+            (
+                json!({ "topp": null }),
+                "unknown key `topp`, did you mean `top_p`?",
+            ),
+            (json!({ "qqqqqqqqqq": 1 }), "unknown key `qqqqqqqqqq`"),
+            (
+                json!({ "logprobs": true }),
+                "`logprobs` is a setting of the job, not of a row",
+            ),
+            (
+                json!({ "top_p": "0.9" }),
+                "`top_p`: expected a number, found string `0.9`",
+            ),
+            (
+                json!({ "top_p": 0 }),
+                "`top_p` must be above 0 and at most 1, and is 0",
+            ),
+            (
+                json!({ "top_k": 1.5 }),
+                "`top_k`: expected a whole number from 0 to 4294967295, found number `1.5`",
+            ),
+            (
+                json!({ "top_k": -1 }),
+                "`top_k`: expected a whole number from 0 to 4294967295, found number `-1`",
+            ),
+            (
+                json!({ "stop": ["a", 1] }),
+                "`stop[1]`: expected a string, found number `1`",
+            ),
+            (
+                json!({ "max_new_tokens": "all" }),
+                "`max_new_tokens`: expected a whole number or `\"rest\"`, found string `all`",
+            ),
+            (
+                json!({ "num_beams": 4 }),
+                "`num_beams`: beams are not available in this version yet",
+            ),
+            (
+                json!({ "num_return_sequences": 2 }),
+                "`num_return_sequences` above 1 needs `do_sample = true`",
+            ),
+            (
+                json!({ "do_sample": "yes" }),
+                "`do_sample`: expected `true` or `false`, found string `yes`",
+            ),
+        ] {
+            assert_eq!(over(row).unwrap_err(), reason);
+        }
+    }
+}

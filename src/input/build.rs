@@ -135,17 +135,16 @@ impl PromptBuilder {
             (None, Some(name)) => required_text(name, record)?,
             (None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
-        let own_prefix = self.optional("prefix", self.columns.prefix.as_deref(), record)?;
+        let own_prefix = Self::optional("prefix", self.columns.prefix.as_deref(), record)?;
         Ok(Prompt {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
-            reference: self.optional("reference", self.columns.reference.as_deref(), record)?,
+            reference: Self::optional("reference", self.columns.reference.as_deref(), record)?,
             overrides: self.overrides(record)?,
         })
     }
 
     fn optional(
-        &self,
         role: &str,
         name: Option<&str>,
         record: &dyn Record,
@@ -216,13 +215,11 @@ fn bad(reason: String) -> BadRow {
 
 fn columns_cure(name: &str, index: &InputIndex) -> String {
     let names = || index.columns.iter().map(|column| column.name.as_str());
-    match nearest(name, names()) {
-        Some(known) => format!("did you mean `{known}`?"),
-        None => {
-            let list: Vec<String> = names().take(20).map(|known| format!("`{known}`")).collect();
-            format!("the input has {}", list.join(", "))
-        }
+    if let Some(known) = nearest(name, names()) {
+        return format!("did you mean `{known}`?");
     }
+    let list: Vec<String> = names().take(20).map(|known| format!("`{known}`")).collect();
+    format!("the input has {}", list.join(", "))
 }
 
 /// The column that the results take as `id`: the job's, else `id` where the input has it.

@@ -100,7 +100,7 @@ fn walk(root: &Path, excluded: &Excluded, files: &mut Vec<PathBuf>) -> Result<()
         .filter_entry(|entry| {
             let hidden =
                 entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
-            !hidden && !(entry.file_type().is_dir() && excluded.has(entry.path()))
+            !(hidden || entry.file_type().is_dir() && excluded.has(entry.path()))
         });
     for entry in entries {
         let entry = entry.map_err(|error| InputError::Io {

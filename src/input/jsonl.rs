@@ -40,21 +40,28 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    fn entry(&mut self, name: &str) -> &mut Seen {
-        let place = match self.places.get(name) {
-            Some(place) => *place,
-            None => {
-                self.order.push((name.to_owned(), Seen::default()));
-                self.places.insert(name.to_owned(), self.order.len() - 1);
-                self.order.len() - 1
-            }
+    /// The column of this name. Lines mostly have the same keys in the same order: `guess` is where
+    /// it would then be.
+    fn entry(&mut self, guess: usize, name: &str) -> &mut Seen {
+        let place = if self
+            .order
+            .get(guess)
+            .is_some_and(|(known, _)| known == name)
+        {
+            guess
+        } else if let Some(place) = self.places.get(name) {
+            *place
+        } else {
+            self.order.push((name.to_owned(), Seen::default()));
+            self.places.insert(name.to_owned(), self.order.len() - 1);
+            self.order.len() - 1
         };
         &mut self.order[place].1
     }
 
     fn merge(&mut self, later: &Self) {
-        for (name, seen) in &later.order {
-            self.entry(name).merge(*seen);
+        for (guess, (name, seen)) in later.order.iter().enumerate() {
+            self.entry(guess, name).merge(*seen);
         }
     }
 
@@ -153,8 +160,8 @@ fn examine(block: &Block, builder: Option<&PromptBuilder>) -> Vec<Facts> {
             for line in lines {
                 let bad = match Fields::parse(&block.arena[line.start..line.end]) {
                     Ok(fields) => {
-                        for (name, value) in &fields.0 {
-                            facts.columns.entry(name).add(value);
+                        for (guess, (name, value)) in fields.0.iter().enumerate() {
+                            facts.columns.entry(guess, name).add(value);
                         }
                         // The id is not kept here: any row number does.
                         builder.and_then(|builder| builder.build(RowId(0), &fields).1.err())
@@ -249,6 +256,17 @@ impl JsonlSource {
         }
     }
 
+    /// A reader at the window's first row in `file`.
+    fn open_for(&self, span: &WindowSpan, file: u32, path: &Path) -> Result<Lines, InputError> {
+        self.check_size(file)?;
+        let opened = if file == span.file {
+            self.reader(span, path)
+        } else {
+            Lines::open(path, None)
+        };
+        opened.map_err(|error| self.failed(file, error))
+    }
+
     fn keep(&self, file: u32, lines: Lines) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_READERS {
@@ -272,25 +290,16 @@ impl JsonlSource {
             };
             let mut lines = match open.take() {
                 Some(lines) => lines,
-                None => {
-                    self.check_size(file)?;
-                    let opened = if file == span.file {
-                        self.reader(span, path)
-                    } else {
-                        Lines::open(path, None)
-                    };
-                    opened.map_err(|error| self.failed(file, error))?
-                }
+                None => self.open_for(span, file, path)?,
             };
-            match lines
+            let next = lines
                 .next_row(&mut raw.arena)
-                .map_err(|error| self.failed(file, error))?
-            {
-                Some(line) => {
-                    raw.lines.push((file, line));
-                    open = Some(lines);
-                }
-                None => file += 1,
+                .map_err(|error| self.failed(file, error))?;
+            if let Some(line) = next {
+                raw.lines.push((file, line));
+                open = Some(lines);
+            } else {
+                file += 1;
             }
         }
         if let Some(lines) = open {

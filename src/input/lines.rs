@@ -28,11 +28,11 @@ enum Packing {
 impl Packing {
     /// By the ending, else by the first bytes, which no JSON line begins with.
     fn of(path: &Path, file: &mut File) -> io::Result<Self> {
-        let name = path.to_string_lossy().to_lowercase();
-        if name.ends_with(".gz") {
+        let ending = path.extension().unwrap_or_default();
+        if ending.eq_ignore_ascii_case("gz") {
             return Ok(Self::Gzip);
         }
-        if name.ends_with(".zst") {
+        if ending.eq_ignore_ascii_case("zst") {
             return Ok(Self::Zstd);
         }
         let mut magic = Vec::with_capacity(4);

@@ -116,15 +116,14 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             } else {
                 places.get(&key).copied()
             };
-            match earlier {
-                Some(place) => fields[place].1 = value,
-                None => {
-                    if fields.len() >= MANY_KEYS {
-                        places.insert(key.clone(), fields.len());
-                    }
-                    fields.push((key, value));
-                }
+            if let Some(place) = earlier {
+                fields[place].1 = value;
+                continue;
             }
+            if fields.len() >= MANY_KEYS {
+                places.insert(key.clone(), fields.len());
+            }
+            fields.push((key, value));
         }
         Ok(Fields(fields))
     }

@@ -99,10 +99,9 @@ fn with_empty(error: &Error, empty: &[&str]) -> String {
     let mut reason = describe(error);
     if error.kind() == ErrorKind::UndefinedError && !empty.is_empty() {
         let list: Vec<String> = empty.iter().map(|name| format!("`{name}`")).collect();
-        reason.push_str(&format!(
-            "; this row has no {}, use `default` or `if` where that may be",
-            list.join(", ")
-        ));
+        reason.push_str("; this row has no ");
+        reason.push_str(&list.join(", "));
+        reason.push_str(", use `default` or `if` where that may be");
     }
     reason
 }

@@ -199,18 +199,14 @@ impl ParquetSource {
             let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
             checked.get(&id).cloned()
         };
-        let damage = match known {
-            Some(damage) => damage,
-            None => {
-                let damage = GroupReader::open(&self.path(id.0), footer, id.1, 0, &self.schema)
-                    .and_then(|reader| reader.check(rows))
-                    .err();
-                let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-                checked.insert(id, damage.clone());
-                damage
-            }
-        };
-        damage.map_or(Ok(()), Err)
+        if let Some(damage) = known {
+            return damage.map_or(Ok(()), Err);
+        }
+        let result = GroupReader::open(&self.path(id.0), footer, id.1, 0, &self.schema)
+            .and_then(|reader| reader.check(rows));
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.insert(id, result.clone().err());
+        result
     }
 
     /// An array operation failed that no input should make fail.

@@ -1,0 +1,246 @@
+//! One record's columns to its id and its [`Prompt`], or the reason why the row is bad.
+//!
+//! JSON lines and Parquet rows come through the same [`Record`], so that equal rows give equal
+//! prompts. The rules for each column are in the [module documentation](super).
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::error::{InputError, nearest};
+use super::template::Template;
+use super::types::{BadRow, ColumnKind, InputIndex, Prompt, Stage};
+use crate::ids::RowId;
+use crate::spec::{ColumnSpec, PromptSpec};
+
+/// Column that holds the id where the job names none.
+const DEFAULT_ID: &str = "id";
+
+/// One value of a row, as far as the job's own columns need it.
+#[derive(Debug, PartialEq)]
+pub(super) enum Cell<'a> {
+    /// The row has no such column.
+    Absent,
+    /// Null.
+    Null,
+    /// Text.
+    Text(Cow<'a, str>),
+    /// A number in its own digits.
+    Number(Cow<'a, str>),
+    /// Anything else, in words.
+    Other(&'a str),
+}
+
+/// A row's columns by name.
+pub(super) trait Record {
+    /// The value of a column.
+    fn cell(&self, name: &str) -> Cell<'_>;
+    /// The value of a column as JSON; `None` where the row has no such column.
+    fn json(&self, name: &str) -> Result<Option<Value>, String>;
+}
+
+/// Makes prompts from records.
+pub(super) struct PromptBuilder {
+    columns: ColumnSpec,
+    template: Option<Template>,
+    prefix: Option<String>,
+}
+
+impl PromptBuilder {
+    /// Compiles the template and keeps what the job says about columns.
+    pub(super) fn new(columns: &ColumnSpec, prompt: &PromptSpec) -> Result<Self, InputError> {
+        let template = prompt.template.as_deref().map(Template::new).transpose()?;
+        if template.is_none() && columns.prompt.is_none() {
+            return Err(InputError::NoPrompt);
+        }
+        Ok(Self {
+            columns: columns.clone(),
+            template,
+            prefix: prompt.prefix.clone(),
+        })
+    }
+
+    /// Columns that [`build`](Self::build) looks at; not all of them need exist.
+    pub(super) fn used_columns(&self) -> Vec<&str> {
+        let spec = &self.columns;
+        let mut names = vec![spec.id.as_deref().unwrap_or(DEFAULT_ID)];
+        match &self.template {
+            Some(template) => names.extend(template.names()),
+            None => names.extend(spec.prompt.as_deref()),
+        }
+        names.extend(spec.prefix.as_deref());
+        names.extend(spec.reference.as_deref());
+        names.extend(spec.generation.as_deref());
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Checks that some row has each column that the job names.
+    pub(super) fn check_columns(&self, index: &InputIndex) -> Result<(), InputError> {
+        if index.columns.is_empty() {
+            // No rows, or broken ones alone: there is nothing to compare with.
+            return Ok(());
+        }
+        let spec = &self.columns;
+        let prompt = spec.prompt.as_ref().filter(|_| self.template.is_none());
+        let named = [
+            ("input.columns.id", spec.id.as_ref()),
+            ("input.columns.prompt", prompt),
+            ("input.columns.prefix", spec.prefix.as_ref()),
+            ("input.columns.reference", spec.reference.as_ref()),
+            ("input.columns.generation", spec.generation.as_ref()),
+        ];
+        for (key, name) in named {
+            let Some(name) = name else { continue };
+            if !index.columns.iter().any(|column| column.name == *name) {
+                let cure = columns_cure(name, index);
+                return Err(InputError::UnknownColumn {
+                    key,
+                    column: name.clone(),
+                    cure,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The row's id, and its prompt or the reason why it has none.
+    pub(super) fn build(
+        &self,
+        row: RowId,
+        record: &dyn Record,
+    ) -> (String, Result<Prompt, BadRow>) {
+        match self.id(row, record) {
+            Ok(id) => (id, self.prompt(record)),
+            Err(bad) => (row.to_string(), Err(bad)),
+        }
+    }
+
+    fn id(&self, row: RowId, record: &dyn Record) -> Result<String, BadRow> {
+        let name = self.columns.id.as_deref().unwrap_or(DEFAULT_ID);
+        match record.cell(name) {
+            Cell::Absent | Cell::Null => Ok(row.to_string()),
+            Cell::Text(id) if id.is_empty() => Ok(row.to_string()),
+            Cell::Text(id) | Cell::Number(id) => Ok(id.into_owned()),
+            Cell::Other(kind) => Err(bad(format!(
+                "id column `{name}` holds {kind}, not a text or a number"
+            ))),
+        }
+    }
+
+    fn prompt(&self, record: &dyn Record) -> Result<Prompt, BadRow> {
+        let text = match (&self.template, self.columns.prompt.as_deref()) {
+            (Some(template), _) => template.render(record)?,
+            (None, Some(name)) => required_text(name, record)?,
+            (None, None) => return Err(bad("the job names no prompt column".to_owned())),
+        };
+        let own_prefix = Self::optional("prefix", self.columns.prefix.as_deref(), record)?;
+        Ok(Prompt {
+            text,
+            prefix: own_prefix.or_else(|| self.prefix.clone()),
+            reference: Self::optional("reference", self.columns.reference.as_deref(), record)?,
+            overrides: self.overrides(record)?,
+        })
+    }
+
+    fn optional(
+        role: &str,
+        name: Option<&str>,
+        record: &dyn Record,
+    ) -> Result<Option<String>, BadRow> {
+        let Some(name) = name else { return Ok(None) };
+        match record.cell(name) {
+            Cell::Absent | Cell::Null => Ok(None),
+            Cell::Text(text) => Ok(Some(text.into_owned())),
+            Cell::Number(number) => Err(bad(format!(
+                "{role} column `{name}` holds the number {number}, not a text"
+            ))),
+            Cell::Other(kind) => Err(bad(format!(
+                "{role} column `{name}` holds {kind}, not a text"
+            ))),
+        }
+    }
+
+    fn overrides(&self, record: &dyn Record) -> Result<Map<String, Value>, BadRow> {
+        let Some(name) = self.columns.generation.as_deref() else {
+            return Ok(Map::new());
+        };
+        let fail = |what: String| bad(format!("generation column `{name}` {what}"));
+        let value = match record.cell(name) {
+            Cell::Absent | Cell::Null => return Ok(Map::new()),
+            Cell::Text(text) => serde_json::from_str(&text)
+                .map_err(|error| fail(format!("holds a text that is no JSON: {error}")))?,
+            _ => record.json(name).map_err(fail)?.unwrap_or_default(),
+        };
+        match value {
+            Value::Null => Ok(Map::new()),
+            Value::Object(map) => Ok(map.into_iter().filter(|(_, v)| !v.is_null()).collect()),
+            _ => Err(fail(
+                "holds neither an object nor a text with one".to_owned(),
+            )),
+        }
+    }
+}
+
+fn required_text(name: &str, record: &dyn Record) -> Result<String, BadRow> {
+    match record.cell(name) {
+        Cell::Absent => Err(bad(format!("the row has no prompt column `{name}`"))),
+        Cell::Null => Err(bad(format!("prompt column `{name}` is null"))),
+        Cell::Text(text) if text.is_empty() => Err(bad(format!("prompt column `{name}` is empty"))),
+        Cell::Text(text) if is_blank(&text) => Err(bad(format!(
+            "prompt column `{name}` holds nothing but white space"
+        ))),
+        Cell::Text(text) => Ok(text.into_owned()),
+        Cell::Number(number) => Err(bad(format!(
+            "prompt column `{name}` holds the number {number}, not a text"
+        ))),
+        Cell::Other(kind) => Err(bad(format!(
+            "prompt column `{name}` holds {kind}, not a text"
+        ))),
+    }
+}
+
+/// Whether a prompt has nothing to answer.
+pub(super) fn is_blank(text: &str) -> bool {
+    text.chars().all(char::is_whitespace)
+}
+
+fn bad(reason: String) -> BadRow {
+    BadRow {
+        stage: Stage::Input,
+        reason,
+    }
+}
+
+fn columns_cure(name: &str, index: &InputIndex) -> String {
+    let names = || index.columns.iter().map(|column| column.name.as_str());
+    if let Some(known) = nearest(name, names()) {
+        return format!("did you mean `{known}`?");
+    }
+    let list: Vec<String> = names().take(20).map(|known| format!("`{known}`")).collect();
+    format!("the input has {}", list.join(", "))
+}
+
+/// The column that the results take as `id`: the job's, else `id` where the input has it.
+pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
+    let known = index.columns.iter().any(|column| column.name == DEFAULT_ID);
+    columns
+        .id
+        .clone()
+        .or_else(|| known.then(|| DEFAULT_ID.to_owned()))
+}
+
+impl ColumnKind {
+    /// The type in words.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Bool => "bool",
+            Self::Int64 => "int64",
+            Self::Float64 => "float64",
+            Self::String => "string",
+            Self::Json => "mixed or nested JSON",
+            Self::Arrow(words) => words,
+        }
+    }
+}

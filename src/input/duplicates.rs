@@ -1,0 +1,90 @@
+//! Ids to how many of them came before, within bounded memory.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Ids that are remembered: 64-bit hashes, so some 40 MB at most.
+const REMEMBERED_IDS: u64 = 4_000_000;
+
+/// Counts ids that were seen before, among the first 4 million.
+///
+/// By 64-bit hash: two different ids count as equal about once in two million such inputs.
+#[derive(Debug)]
+pub struct DuplicateIds {
+    seen: HashSet<u64>,
+    observed: u64,
+    duplicates: u64,
+    limit: u64,
+    first: Option<String>,
+}
+
+impl Default for DuplicateIds {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl DuplicateIds {
+    /// Begins with no id.
+    pub fn new() -> Self {
+        Self::with_limit(REMEMBERED_IDS)
+    }
+
+    fn with_limit(limit: u64) -> Self {
+        Self {
+            seen: HashSet::new(),
+            observed: 0,
+            duplicates: 0,
+            limit,
+            first: None,
+        }
+    }
+
+    /// Takes the next id; says whether it was seen before. After the limit it looks no more.
+    pub fn observe(&mut self, id: &str) -> bool {
+        self.observed += 1;
+        if self.observed > self.limit {
+            return false;
+        }
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let again = !self.seen.insert(hasher.finish());
+        if again {
+            self.duplicates += 1;
+            self.first.get_or_insert_with(|| id.to_owned());
+        }
+        again
+    }
+
+    /// How many ids were seen before.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
+    /// The first id that came twice.
+    pub fn first_duplicate(&self) -> Option<&str> {
+        self.first.as_deref()
+    }
+
+    /// Ids looked at, where that is not all of them.
+    pub fn stopped_after(&self) -> Option<u64> {
+        (self.observed > self.limit).then_some(self.limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DuplicateIds;
+
+    #[test]
+    fn counts_until_the_limit() {
+        let mut ids = DuplicateIds::with_limit(4);
+        for id in ["a", "b", "a", "a"] {
+            ids.observe(id);
+        }
+        assert_eq!((ids.duplicates(), ids.stopped_after()), (2, None));
+        assert_eq!(ids.first_duplicate(), Some("a"));
+        assert!(!ids.observe("b"));
+        assert_eq!((ids.duplicates(), ids.stopped_after()), (2, Some(4)));
+    }
+}

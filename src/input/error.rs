@@ -1,0 +1,175 @@
+//! Why an input cannot be read at all. A bad row is no error: it is [`BadRow`](super::BadRow).
+//!
+//! Every message names the path or the column; the cure stands on its own `hint:` line.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// The input, or the part of the job that names its columns, cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// Files that cannot be opened or are cut short, all of them together.
+    #[error("{}", broken_text(.problems))]
+    Broken {
+        /// One entry a file.
+        problems: Vec<FileProblem>,
+    },
+    /// A path of the job leads nowhere.
+    #[error("input `{}` does not exist{}", .path.display(), hint(.cure))]
+    Missing {
+        /// The path as the job has it.
+        path: PathBuf,
+        /// What to do.
+        cure: String,
+    },
+    /// A glob or folder without a file that could be read.
+    #[error("no input files in `{}`{}", .path.display(), hint(.cure))]
+    NoFiles {
+        /// The glob or folder.
+        path: PathBuf,
+        /// What to do.
+        cure: String,
+    },
+    /// A pattern that is no glob.
+    #[error("input `{pattern}` is not a valid glob: {reason}")]
+    Glob {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Both formats in one input.
+    #[error(
+        "Parquet and JSON lines in one input: `{}` and `{}`\nhint: convert one of them, or run two jobs",
+        .parquet.display(), .jsonl.display()
+    )]
+    MixedFormats {
+        /// The first Parquet file.
+        parquet: PathBuf,
+        /// The first JSONL file.
+        jsonl: PathBuf,
+    },
+    /// One column with types in two files that no common type holds.
+    #[error(
+        "column `{column}` is {first_type} in `{}` and {second_type} in `{}`\nhint: write the files with one type, or read them in two jobs",
+        .first.display(), .second.display()
+    )]
+    SchemaClash {
+        /// Name of the column.
+        column: String,
+        /// The file that had it first.
+        first: PathBuf,
+        /// Its type there.
+        first_type: String,
+        /// The file that clashes.
+        second: PathBuf,
+        /// Its type there.
+        second_type: String,
+    },
+    /// A column that the job names and no row has.
+    #[error("no row has the column `{column}` that `{key}` names{}", hint(.cure))]
+    UnknownColumn {
+        /// Key of the job file.
+        key: &'static str,
+        /// The name.
+        column: String,
+        /// The nearest column that exists, or the list of them.
+        cure: String,
+    },
+    /// A struct column with settings has a field that is no setting.
+    #[error("field `{field}` of column `{column}` is no key of `[generation]` that a row may set{}", hint(.cure))]
+    UnknownSetting {
+        /// The column mapped to `generation`.
+        column: String,
+        /// Its unknown field.
+        field: String,
+        /// The nearest key.
+        cure: String,
+    },
+    /// Neither a prompt column nor a template.
+    #[error(
+        "the job says neither which column holds the prompt nor how to make one\nhint: set `input.columns.prompt` or `prompt.template`"
+    )]
+    NoPrompt,
+    /// The template does not parse.
+    #[error("`prompt.template` does not parse: {reason}")]
+    Template {
+        /// What is wrong and where.
+        reason: String,
+    },
+    /// A file is not what the first pass saw.
+    #[error("`{}` changed since the first pass: {what}\nhint: put the file back as it was, or begin anew with `--restart`", .path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// Reading failed.
+    #[error("cannot read `{}`: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Standard input could not be copied.
+    #[error("cannot copy standard input to `{}`: {source}", .path.display())]
+    Copy {
+        /// The copy.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// One file that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileProblem {
+    /// The file.
+    pub path: PathBuf,
+    /// Why: one line.
+    pub reason: String,
+}
+
+fn broken_text(problems: &[FileProblem]) -> String {
+    use std::fmt::Write as _;
+    let mut text = match problems.len() {
+        1 => "an input file cannot be read".to_owned(),
+        count => format!("{count} input files cannot be read"),
+    };
+    for problem in problems {
+        let _ = write!(text, "\n  `{}`: {}", problem.path.display(), problem.reason);
+    }
+    text.push_str("\nhint: fetch or write these files again, or take them out of `input.path`");
+    text
+}
+
+fn hint(cure: &str) -> String {
+    if cure.is_empty() {
+        String::new()
+    } else {
+        format!("\nhint: {cure}")
+    }
+}
+
+/// One line of an error message of another library.
+pub(super) fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The known word that `word` was probably meant to be.
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| {
+            let score = strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
+            (score, candidate)
+        })
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,374 @@
+//! JSON lines: the first pass over a file, and the reader of windows.
+//!
+//! The first pass reads and hashes one block of lines while rayon parses the block before it. The
+//! reader keeps its place after each window, so that windows read in order unpack a file once.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use rayon::prelude::*;
+use serde_json::value::RawValue;
+
+use super::PromptSource;
+use super::build::PromptBuilder;
+use super::error::InputError;
+use super::lines::{Lines, RowLine, SharedHasher};
+use super::record::{Fields, Seen};
+use super::types::{
+    BadRow, Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
+};
+use super::windows::{Start, Windows};
+use crate::ids::RowId;
+
+/// Lines of a block are parsed while the next block is read.
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// Lines that one task parses in the first pass.
+const TASK_LINES: usize = 64;
+
+/// Readers that wait for the window after their last one.
+const KEPT_READERS: usize = 2;
+
+/// Columns in order of first appearance.
+#[derive(Default)]
+pub(super) struct Columns {
+    order: Vec<(String, Seen)>,
+    places: HashMap<String, usize>,
+}
+
+impl Columns {
+    /// The column of this name. Lines mostly have the same keys in the same order: `guess` is where
+    /// it would then be.
+    fn entry(&mut self, guess: usize, name: &str) -> &mut Seen {
+        let place = if self
+            .order
+            .get(guess)
+            .is_some_and(|(known, _)| known == name)
+        {
+            guess
+        } else if let Some(place) = self.places.get(name) {
+            *place
+        } else {
+            self.order.push((name.to_owned(), Seen::default()));
+            self.places.insert(name.to_owned(), self.order.len() - 1);
+            self.order.len() - 1
+        };
+        &mut self.order[place].1
+    }
+
+    fn merge(&mut self, later: &Self) {
+        for (guess, (name, seen)) in later.order.iter().enumerate() {
+            self.entry(guess, name).merge(*seen);
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<InputColumn> {
+        self.order
+            .into_iter()
+            .map(|(name, seen)| InputColumn {
+                name,
+                kind: seen.kind(),
+            })
+            .collect()
+    }
+}
+
+/// What the first pass gathers over all files.
+pub(super) struct FirstPass<'a> {
+    pub(super) windows: Windows,
+    pub(super) columns: Columns,
+    /// Where set, prompts are built until the first bad row.
+    pub(super) builder: Option<&'a PromptBuilder>,
+    pub(super) first_bad: Option<(Place, BadRow)>,
+}
+
+#[derive(Default)]
+struct Block {
+    arena: Vec<u8>,
+    lines: Vec<RowLine>,
+}
+
+impl Block {
+    fn read(lines: &mut Lines) -> io::Result<Self> {
+        let mut block = Self::default();
+        while block.arena.len() < BLOCK_BYTES {
+            match lines.next_row(&mut block.arena)? {
+                Some(line) => block.lines.push(line),
+                None => break,
+            }
+        }
+        Ok(block)
+    }
+}
+
+/// What some consecutive lines hold.
+#[derive(Default)]
+struct Facts {
+    columns: Columns,
+    first_bad: Option<(u64, BadRow)>,
+}
+
+impl FirstPass<'_> {
+    /// Reads one file to its end and returns its rows.
+    pub(super) fn file(
+        &mut self,
+        path: &Path,
+        file: u32,
+        hasher: Option<SharedHasher>,
+    ) -> io::Result<u64> {
+        let before = self.windows.rows();
+        let mut lines = Lines::open(path, hasher)?;
+        let mut block = Block::read(&mut lines)?;
+        while !block.lines.is_empty() {
+            let builder = self.builder.filter(|_| self.first_bad.is_none());
+            let (facts, next) =
+                rayon::join(|| examine(&block, builder), || Block::read(&mut lines));
+            self.take(&block, file, facts);
+            block = next?;
+        }
+        Ok(self.windows.rows() - before)
+    }
+
+    fn take(&mut self, block: &Block, file: u32, facts: Vec<Facts>) {
+        for line in &block.lines {
+            let start = Start {
+                file,
+                offset: line.offset,
+                line: line.line,
+                row_group: 0,
+            };
+            self.windows.push(start, 1, line.bytes);
+        }
+        for fact in facts {
+            self.columns.merge(&fact.columns);
+            if let (None, Some((line, bad))) = (&self.first_bad, fact.first_bad) {
+                self.first_bad = Some((Place::Line { file, line }, bad));
+            }
+        }
+    }
+}
+
+fn examine(block: &Block, builder: Option<&PromptBuilder>) -> Vec<Facts> {
+    block
+        .lines
+        .par_chunks(TASK_LINES)
+        .map(|lines| {
+            let mut facts = Facts::default();
+            for line in lines {
+                let bad = match Fields::parse(&block.arena[line.start..line.end]) {
+                    Ok(fields) => {
+                        for (guess, (name, value)) in fields.0.iter().enumerate() {
+                            facts.columns.entry(guess, name).add(value);
+                        }
+                        // The id is not kept here: any row number does.
+                        builder.and_then(|builder| builder.build(RowId(0), &fields).1.err())
+                    }
+                    Err(reason) => Some(BadRow {
+                        stage: Stage::Input,
+                        reason,
+                    }),
+                };
+                if let (None, Some(bad)) = (&facts.first_bad, bad) {
+                    facts.first_bad = Some((line.line, bad));
+                }
+            }
+            facts
+        })
+        .collect()
+}
+
+/// Reads windows of JSON lines.
+pub(super) struct JsonlSource {
+    index: Arc<InputIndex>,
+    builder: PromptBuilder,
+    /// Readers that stand behind a window that was read, with their file.
+    kept: Mutex<Vec<(u32, Lines)>>,
+}
+
+/// The lines of a window in one buffer, each with its file.
+struct RawWindow {
+    arena: Vec<u8>,
+    lines: Vec<(u32, RowLine)>,
+}
+
+impl JsonlSource {
+    pub(super) fn new(index: Arc<InputIndex>, builder: PromptBuilder) -> Self {
+        Self {
+            index,
+            builder,
+            kept: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn path(&self, file: u32) -> Option<&Path> {
+        self.index
+            .files
+            .get(file as usize)
+            .map(|file| file.path.as_path())
+    }
+
+    fn failed(&self, file: u32, error: io::Error) -> InputError {
+        let path = self.path(file).map(Path::to_owned).unwrap_or_default();
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let what = "it ends before the place where rows were".to_owned();
+            return InputError::Changed { path, what };
+        }
+        InputError::Io {
+            path,
+            source: error,
+        }
+    }
+
+    /// Refuses a file whose size is not the first pass's: offsets in it would mean nothing.
+    fn check_size(&self, file: u32) -> Result<(), InputError> {
+        let known = &self.index.files[file as usize];
+        let bytes = std::fs::metadata(&known.path)
+            .map_err(|error| self.failed(file, error))?
+            .len();
+        if bytes == known.bytes {
+            return Ok(());
+        }
+        let what = format!("it has {bytes} bytes, it had {}", known.bytes);
+        Err(InputError::Changed {
+            path: known.path.clone(),
+            what,
+        })
+    }
+
+    /// A reader at the window's first line: a kept one that is not past it, else a new one.
+    fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines> {
+        let kept = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let best = kept
+                .iter()
+                .enumerate()
+                .filter(|(_, (file, lines))| *file == span.file && lines.offset <= span.offset)
+                .max_by_key(|(_, (_, lines))| lines.offset)
+                .map(|(place, _)| place);
+            best.map(|place| kept.swap_remove(place).1)
+        };
+        match kept {
+            Some(mut lines) => lines.skip_to(span.offset, span.line).map(|()| lines),
+            None => Lines::open_at(path, span.offset, span.line),
+        }
+    }
+
+    /// A reader at the window's first row in `file`.
+    fn open_for(&self, span: &WindowSpan, file: u32, path: &Path) -> Result<Lines, InputError> {
+        self.check_size(file)?;
+        let opened = if file == span.file {
+            self.reader(span, path)
+        } else {
+            Lines::open(path, None)
+        };
+        opened.map_err(|error| self.failed(file, error))
+    }
+
+    fn keep(&self, file: u32, lines: Lines) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT_READERS {
+            kept.remove(0);
+        }
+        kept.push((file, lines));
+    }
+
+    fn read_lines(&self, span: &WindowSpan) -> Result<RawWindow, InputError> {
+        let mut raw = RawWindow {
+            arena: Vec::new(),
+            lines: Vec::with_capacity(span.rows as usize),
+        };
+        let mut file = span.file;
+        let mut open: Option<Lines> = None;
+        while (raw.lines.len() as u64) < span.rows {
+            let Some(path) = self.path(file) else {
+                let what = format!("window {} ends before its {} rows", span.id, span.rows);
+                let path = self.path(span.file).map(Path::to_owned).unwrap_or_default();
+                return Err(InputError::Changed { path, what });
+            };
+            let mut lines = match open.take() {
+                Some(lines) => lines,
+                None => self.open_for(span, file, path)?,
+            };
+            let next = lines
+                .next_row(&mut raw.arena)
+                .map_err(|error| self.failed(file, error))?;
+            if let Some(line) = next {
+                raw.lines.push((file, line));
+                open = Some(lines);
+            } else {
+                file += 1;
+            }
+        }
+        if let Some(lines) = open {
+            self.keep(file, lines);
+        }
+        Ok(raw)
+    }
+}
+
+/// One parsed row: itself, its raw line, its fields.
+type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
+
+fn parse_row(builder: &PromptBuilder, row: RowId, place: Place, line: &[u8]) -> Parsed {
+    let (id, is_record, outcome, fields) = match Fields::parse(line) {
+        Ok(fields) => {
+            let (id, outcome) = builder.build(row, &fields);
+            let owned = fields
+                .0
+                .into_iter()
+                .map(|(k, v)| (k.into_owned(), v.to_owned()))
+                .collect();
+            (id, true, outcome, owned)
+        }
+        Err(reason) => (
+            row.to_string(),
+            false,
+            Err(BadRow {
+                stage: Stage::Input,
+                reason,
+            }),
+            Vec::new(),
+        ),
+    };
+    (
+        InputRow {
+            row,
+            place,
+            id,
+            is_record,
+            outcome,
+        },
+        (line.to_vec(), fields),
+    )
+}
+
+impl PromptSource for JsonlSource {
+    fn read_window(&self, span: &WindowSpan) -> Result<InputWindow, InputError> {
+        let raw = self.read_lines(span)?;
+        let (rows, (lines, fields)) = raw
+            .lines
+            .par_iter()
+            .enumerate()
+            .map(|(position, (file, line))| {
+                let row = RowId(span.first_row.0 + position as u64);
+                let place = Place::Line {
+                    file: *file,
+                    line: line.line,
+                };
+                parse_row(&self.builder, row, place, &raw.arena[line.start..line.end])
+            })
+            .unzip();
+        Ok(InputWindow {
+            id: span.id,
+            rows,
+            carried: Carried::Json { lines, fields },
+        })
+    }
+
+    fn arrow_schema(&self) -> Option<SchemaRef> {
+        None
+    }
+}

@@ -1,0 +1,141 @@
+//! A row's columns through `prompt.template` to the prompt text.
+//!
+//! Printing, joining or looking into an undefined or null value fails the row; `default` replaces
+//! both, and `if`, `is none` and `is defined` look without failing. A null column and one that the
+//! row does not have are the same to a template, so that JSON lines and Parquet agree.
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
+
+use super::build::{Record, is_blank};
+use super::error::{InputError, one_line};
+use super::types::{BadRow, Stage};
+
+/// Name of the only template; without an ending that would turn escaping on.
+const NAME: &str = "prompt";
+
+/// A compiled template and the columns that it names.
+pub(super) struct Template {
+    environment: Environment<'static>,
+    names: Vec<String>,
+}
+
+impl Template {
+    /// Compiles a template.
+    pub(super) fn new(source: &str) -> Result<Self, InputError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.set_formatter(|out, state, value| {
+            if value.is_none() || value.is_undefined() {
+                return Err(Error::new(
+                    ErrorKind::UndefinedError,
+                    "an undefined or null value is printed",
+                ));
+            }
+            escape_formatter(out, state, value)
+        });
+        environment.add_filter("default", default_filter);
+        environment.add_filter("d", default_filter);
+        environment.add_test("none", |value: &Value| {
+            value.is_none() || value.is_undefined()
+        });
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| InputError::Template {
+                reason: describe(&error),
+            })?;
+        let template = environment
+            .get_template(NAME)
+            .map_err(|error| InputError::Template {
+                reason: describe(&error),
+            })?;
+        let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        names.sort_unstable();
+        Ok(Self { environment, names })
+    }
+
+    /// Columns that the template names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// Fills the template with a row.
+    pub(super) fn render(&self, record: &dyn Record) -> Result<String, BadRow> {
+        let mut columns = Vec::with_capacity(self.names.len());
+        for name in &self.names {
+            match record.json(name) {
+                Ok(None | Some(serde_json::Value::Null)) => {}
+                Ok(Some(value)) => columns.push((name.as_str(), to_value(value))),
+                Err(reason) => return Err(bad(format!("column `{name}`: {reason}"))),
+            }
+        }
+        let empty: Vec<&str> = self
+            .names()
+            .filter(|name| !columns.iter().any(|(known, _)| known == name))
+            .filter(|name| !self.environment.globals().any(|(known, _)| known == *name))
+            .collect();
+        let text = self
+            .environment
+            .get_template(NAME)
+            .and_then(|template| template.render(Value::from_pairs(columns)))
+            .map_err(|error| bad(with_empty(&error, &empty)))?;
+        if is_blank(&text) {
+            return Err(bad("the template gives an empty prompt".to_owned()));
+        }
+        Ok(text)
+    }
+}
+
+/// `default`, for null values too.
+fn default_filter(value: &Value, other: Option<Value>, lax: Option<bool>) -> Value {
+    let missing = value.is_undefined() || value.is_none();
+    if missing || (lax.unwrap_or(false) && !value.is_true()) {
+        other.unwrap_or_else(|| Value::from(""))
+    } else {
+        value.clone()
+    }
+}
+
+fn with_empty(error: &Error, empty: &[&str]) -> String {
+    let mut reason = describe(error);
+    if error.kind() == ErrorKind::UndefinedError && !empty.is_empty() {
+        let list: Vec<String> = empty.iter().map(|name| format!("`{name}`")).collect();
+        reason.push_str("; this row has no ");
+        reason.push_str(&list.join(", "));
+        reason.push_str(", use `default` or `if` where that may be");
+    }
+    reason
+}
+
+fn describe(error: &Error) -> String {
+    let message = match error.detail() {
+        Some(detail) => one_line(detail),
+        None => error.kind().to_string(),
+    };
+    match error.line() {
+        Some(line) => format!("line {line} of the template: {message}"),
+        None => message,
+    }
+}
+
+fn to_value(value: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => Value::from(value),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => Value::from(value),
+            (_, Some(value)) => Value::from(value),
+            _ => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text),
+        Json::Array(values) => values.into_iter().map(to_value).collect(),
+        Json::Object(map) => Value::from_pairs(map.into_iter().map(|(k, v)| (k, to_value(v)))),
+    }
+}
+
+fn bad(reason: String) -> BadRow {
+    BadRow {
+        stage: Stage::Template,
+        reason,
+    }
+}

@@ -1,0 +1,90 @@
+//! Row sizes to windows: consecutive rows under a limit of rows and of bytes, at least one row each.
+
+use super::types::WindowSpan;
+use crate::ids::{RowId, WindowId};
+
+/// Where the first of some rows stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Start {
+    pub(super) file: u32,
+    pub(super) offset: u64,
+    pub(super) line: u64,
+    pub(super) row_group: u32,
+}
+
+/// Cuts the rows of an input into windows as they come.
+pub(super) struct Windows {
+    spans: Vec<WindowSpan>,
+    window_rows: u64,
+    max_bytes: u64,
+    /// Bytes in the last window.
+    used: u64,
+    rows: u64,
+}
+
+impl Windows {
+    pub(super) fn new(window_rows: u32, max_bytes: u64) -> Self {
+        Self {
+            spans: Vec::new(),
+            window_rows: u64::from(window_rows.max(1)),
+            max_bytes,
+            used: 0,
+            rows: 0,
+        }
+    }
+
+    /// Rows so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes `count` rows of `bytes_each`, the first at `start` (first of its row group).
+    pub(super) fn push(&mut self, start: Start, count: u64, bytes_each: u64) {
+        let mut done = 0;
+        while done < count {
+            let mut room = self.room(bytes_each);
+            if room == 0 {
+                self.open(start, done);
+                room = self.room(bytes_each).max(1);
+            }
+            let taken = room.min(count - done);
+            if let Some(span) = self.spans.last_mut() {
+                span.rows += taken;
+            }
+            self.used = self.used.saturating_add(taken.saturating_mul(bytes_each));
+            self.rows += taken;
+            done += taken;
+        }
+    }
+
+    /// Rows that still fit in the last window.
+    fn room(&self, bytes_each: u64) -> u64 {
+        let Some(span) = self.spans.last() else {
+            return 0;
+        };
+        let by_rows = self.window_rows - span.rows;
+        by_rows.min(self.max_bytes.saturating_sub(self.used) / bytes_each.max(1))
+    }
+
+    fn open(&mut self, start: Start, done: u64) {
+        self.used = 0;
+        self.spans.push(WindowSpan {
+            id: WindowId(self.spans.len() as u32),
+            first_row: RowId(self.rows),
+            rows: 0,
+            file: start.file,
+            offset: start.offset,
+            line: start.line,
+            row_group: start.row_group,
+            row_in_group: done,
+        });
+    }
+
+    /// The windows; one empty one where there was no row.
+    pub(super) fn finish(mut self) -> Vec<WindowSpan> {
+        if self.spans.is_empty() {
+            self.open(Start::default(), 0);
+        }
+        self.spans
+    }
+}

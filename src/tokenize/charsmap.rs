@@ -26,7 +26,7 @@ impl Charsmap {
             .split_first_chunk::<4>()
             .ok_or("the character map has no size".to_owned())?;
         let size = u32::from_le_bytes(*size) as usize;
-        if size % 4 != 0 || size > rest.len() {
+        if !size.is_multiple_of(4) || size > rest.len() {
             return Err(format!(
                 "the character map is {} bytes, its trie {size}",
                 rest.len()

@@ -1,5 +1,6 @@
 //! Tests of loading, encoding and decoding with tokenizers small enough to write down.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::LazyLock;
 
@@ -29,7 +30,7 @@ const CONFIG: &str = r#"{"eos_token": "<|endoftext|>", "pad_token": "<|endoftext
 /// A folder with the pieces 4 `▁`, 5 `a`, 6 `b`, 7 `▁a`, 8 `.`, 9 `▁.`.
 fn folder(without: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let added: HashMap<_, _> = ADDED
+    let added: BTreeMap<_, _> = ADDED
         .into_iter()
         .filter(|(content, _)| !without.contains(content))
         .collect();

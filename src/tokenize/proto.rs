@@ -25,7 +25,7 @@ pub(super) struct ModelProto {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Piece {
     #[prost(string, tag = "1")]
-    pub(super) piece: String,
+    pub(super) text: String,
     #[prost(float, tag = "2")]
     pub(super) score: f32,
     #[prost(enumeration = "PieceKind", optional, tag = "3")]
@@ -70,7 +70,7 @@ pub(super) struct NormalizerSpec {
 
 impl Piece {
     /// What the piece is; anything unknown is left unused.
-    pub(super) fn kind(&self) -> PieceKind {
+    pub(super) fn piece_kind(&self) -> PieceKind {
         self.kind.map_or(PieceKind::Normal, |kind| {
             PieceKind::try_from(kind).unwrap_or(PieceKind::Unused)
         })
@@ -134,7 +134,7 @@ mod tests {
 
     fn model(model_type: Option<i32>) -> ModelProto {
         let piece = Piece {
-            piece: "a".to_owned(),
+            text: "a".to_owned(),
             score: 0.0,
             kind: None,
         };
@@ -178,13 +178,13 @@ mod tests {
 
     #[test]
     fn a_piece_without_type_is_normal() {
-        assert_eq!(Piece::default().kind(), PieceKind::Normal);
+        assert_eq!(Piece::default().piece_kind(), PieceKind::Normal);
         assert_eq!(
             Piece {
                 kind: Some(99),
                 ..Piece::default()
             }
-            .kind(),
+            .piece_kind(),
             PieceKind::Unused
         );
     }

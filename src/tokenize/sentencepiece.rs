@@ -3,7 +3,6 @@
 //! The normalizer and the user-defined pieces are handled here, because those of the `tokenizers`
 //! crate work on grapheme clusters and differ in 2% of texts; the merging itself is the crate's BPE.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use tokenizers::Model;
@@ -52,7 +51,7 @@ impl SentencePiece {
             pieces: model
                 .pieces
                 .into_iter()
-                .map(|piece| (piece.piece.as_str().into(), piece.kind()))
+                .map(|piece| (piece.text.as_str().into(), piece.piece_kind()))
                 .collect(),
         })
     }
@@ -137,9 +136,9 @@ impl SentencePiece {
 fn user_defined(model: &ModelProto) -> SpecialSplit {
     let pieces = model.pieces.iter().enumerate();
     let tokens = pieces
-        .filter(|(_, piece)| piece.kind() == PieceKind::UserDefined)
+        .filter(|(_, piece)| piece.piece_kind() == PieceKind::UserDefined)
         .map(|(position, piece)| SpecialToken {
-            content: piece.piece.clone(),
+            content: piece.text.clone(),
             id: position as u32,
             trim_left: false,
             trim_right: false,
@@ -153,10 +152,10 @@ fn words_apart(model: &ModelProto) -> bool {
     let mut normal = model
         .pieces
         .iter()
-        .filter(|piece| piece.kind() == PieceKind::Normal);
+        .filter(|piece| piece.piece_kind() == PieceKind::Normal);
     let mut has_space = false;
     normal.all(|piece| {
-        let mut chars = piece.piece.chars();
+        let mut chars = piece.text.chars();
         has_space |= chars.next() == Some(SPACE) && chars.as_str().is_empty();
         !chars.as_str().contains(SPACE)
     }) && has_space
@@ -166,23 +165,19 @@ fn build_bpe(model: &ModelProto) -> Result<BPE, String> {
     let unknown = model
         .pieces
         .iter()
-        .position(|piece| piece.kind() == PieceKind::Unknown)
+        .position(|piece| piece.piece_kind() == PieceKind::Unknown)
         .ok_or("it has no unknown piece".to_owned())?;
-    let normal: HashMap<&str, u32> = model
-        .pieces
-        .iter()
-        .enumerate()
-        .filter(|(_, piece)| piece.kind() == PieceKind::Normal && !piece.piece.is_empty())
-        .map(|(position, piece)| (piece.piece.as_str(), position as u32))
-        .collect();
-    let unknown_piece = model.pieces[unknown].piece.clone();
-    let mut vocab: Vocab = normal
-        .iter()
-        .map(|(piece, id)| ((*piece).to_owned(), *id))
-        .collect();
+    let mut vocab = Vocab::with_capacity(model.pieces.len());
+    for (position, piece) in model.pieces.iter().enumerate() {
+        if piece.piece_kind() == PieceKind::Normal && !piece.text.is_empty() {
+            vocab.insert(piece.text.clone(), position as u32);
+        }
+    }
+    let merges = merges(model, &vocab);
+    let unknown_piece = model.pieces[unknown].text.clone();
     vocab.insert(unknown_piece.clone(), unknown as u32);
     BPE::builder()
-        .vocab_and_merges(vocab, merges(model, &normal))
+        .vocab_and_merges(vocab, merges)
         .unk_token(unknown_piece)
         .fuse_unk(true)
         .cache_capacity(CACHED_WORDS)
@@ -192,17 +187,17 @@ fn build_bpe(model: &ModelProto) -> Result<BPE, String> {
 
 /// Every way to put a normal piece together from two: the best piece first, within a piece by the
 /// ids of the parts.
-fn merges(model: &ModelProto, normal: &HashMap<&str, u32>) -> Merges {
+fn merges(model: &ModelProto, normal: &Vocab) -> Merges {
     let mut ranked: Vec<&proto::Piece> = model
         .pieces
         .iter()
-        .filter(|piece| piece.kind() == PieceKind::Normal)
+        .filter(|piece| piece.piece_kind() == PieceKind::Normal)
         .collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut merges = Merges::with_capacity(ranked.len() + ranked.len() / 8);
     let mut parts = Vec::new();
     for piece in ranked {
-        let text = piece.piece.as_str();
+        let text = piece.text.as_str();
         parts.extend(text.char_indices().skip(1).filter_map(|(at, _)| {
             let (left, right) = text.split_at(at);
             Some((*normal.get(left)?, *normal.get(right)?, at))
@@ -237,7 +232,7 @@ pub(super) mod tests {
             .chain(normal)
             .enumerate()
             .map(|(position, (text, kind))| Piece {
-                piece: text.to_owned(),
+                text: text.to_owned(),
                 score: -(position as f32),
                 kind: Some(kind as i32),
             });
@@ -288,7 +283,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_piece_across_words_keeps_the_segment_whole() {
-        let model = model(&["a▁b", "▁", "a", "b"]);
+        let model = model(&["a▁b", "▁b", "▁", "a", "b"]);
         assert!(!model.words_apart);
         assert_eq!(pieces(&model, "a b"), ["▁", "a▁b"]);
     }

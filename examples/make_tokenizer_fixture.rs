@@ -6,6 +6,11 @@
 //! line's text, so each merge on the way to the reference's ids is still there, and no other: the
 //! lines encode to the same pieces as with the whole model. Pieces and added tokens are numbered
 //! anew, and the ids of the golden lines with them; texts are copied. The character map is whole.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a tool for the repository"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,7 +40,7 @@ struct Model {
 #[derive(Clone, PartialEq, Message)]
 struct Piece {
     #[prost(string, tag = "1")]
-    piece: String,
+    text: String,
     #[prost(float, tag = "2")]
     score: f32,
     #[prost(int32, optional, tag = "3")]
@@ -127,7 +132,7 @@ fn kept_pieces(pieces: &[Piece], lines: &[Map<String, Value>]) -> Result<Vec<usi
         .iter()
         .enumerate()
         .filter(|(_, piece)| piece.kind.unwrap_or(1) == 1)
-        .map(|(position, piece)| (piece.piece.as_str(), position))
+        .map(|(position, piece)| (piece.text.as_str(), position))
         .collect();
     let mut kept: BTreeSet<usize> = (0..pieces.len())
         .filter(|at| pieces[*at].kind.unwrap_or(1) != 1)
@@ -157,7 +162,7 @@ fn texts(pieces: &[Piece], line: &Map<String, Value>) -> Result<Vec<String>> {
         match pieces.get(id) {
             Some(piece) if piece.kind.unwrap_or(1) == 1 => {
                 let last = texts.len() - 1;
-                texts[last].push_str(&piece.piece);
+                texts[last].push_str(&piece.text);
             }
             _ => texts.push(String::new()),
         }

@@ -101,10 +101,10 @@ pub(super) mod tests {
         units[ab] = label(b'b', true, 1024 ^ ab);
         units[1024] = 2 | (1 << 31);
         let first = 256 ^ 0xc3;
-        units[first] = label(0xc3, false, 1280 ^ first);
-        let second = 1280 ^ 0xa9;
-        units[second] = label(0xa9, true, 1536 ^ second);
-        units[1536] = 5 | (1 << 31);
+        units[first] = label(0xc3, false, 0x500 ^ first);
+        let second = 0x500 ^ 0xa9;
+        units[second] = label(0xa9, true, 0x600 ^ second);
+        units[0x600] = 5 | (1 << 31);
         let mut blob = ((units.len() * 4) as u32).to_le_bytes().to_vec();
         blob.extend(units.iter().flat_map(|unit| unit.to_le_bytes()));
         blob.extend(b"b\0c \0\0");

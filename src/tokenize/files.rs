@@ -134,6 +134,7 @@ impl TokenizerConfig {
 pub(super) type AddedTokens = BTreeMap<String, u32>;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests write plain files")]
 mod tests {
     use super::*;
 

@@ -152,6 +152,10 @@ mod tests {
         sentencepiece().encode_prompt(text, prefix, MaskToken::Mask, limit, overflow)
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "compared with what encoding gives"
+    )]
     fn encoded(ids: &[u32], mask_position: u32, truncated: u32) -> Result<Encoded, String> {
         Ok(Encoded {
             ids: ids.to_vec(),

@@ -11,6 +11,7 @@
 //! Invariant: the ids and the text are those of the reference's Python tokenizer, bit for bit.
 //! The prompts come from `input`; `generate` reads the contexts and decodes the answers.
 
+mod borders;
 mod charsmap;
 mod decode;
 mod error;

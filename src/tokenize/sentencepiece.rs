@@ -8,6 +8,7 @@ use std::path::Path;
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
+use super::borders::Borders;
 use super::error::TokenizeError;
 use super::normalize::{Normalizer, SPACE};
 use super::proto::{self, ModelProto, PieceKind};
@@ -15,9 +16,8 @@ use super::special::{Fragment, SpecialSplit, SpecialToken};
 
 /// What an unknown piece becomes in decoded text, as SentencePiece has it.
 const UNKNOWN_SURFACE: &str = " \u{2047} ";
-/// Words that the crate's BPE remembers a thread. It keeps the first it meets, so more would hold
-/// memory (2 KB for a sentence) without more hits.
-const CACHED_WORDS: usize = 4096;
+/// Parts that the crate's BPE remembers a thread, each of some hundred bytes.
+const CACHED_PARTS: usize = 16_384;
 
 /// A SentencePiece BPE model.
 #[derive(Debug)]
@@ -26,8 +26,7 @@ pub(super) struct SentencePiece {
     user_defined: SpecialSplit,
     bpe: BPE,
     pieces: Vec<(Box<str>, PieceKind)>,
-    /// Whether no piece crosses the start of a word, so that words can be merged one by one.
-    words_apart: bool,
+    borders: Borders,
 }
 
 impl SentencePiece {
@@ -47,7 +46,7 @@ impl SentencePiece {
             normalizer,
             user_defined: user_defined(&model),
             bpe: build_bpe(&model).map_err(damaged)?,
-            words_apart: words_apart(&model),
+            borders: borders(&model),
             pieces: model
                 .pieces
                 .into_iter()
@@ -67,24 +66,12 @@ impl SentencePiece {
     }
 
     fn encode_segment(&self, segment: &str, ids: &mut Vec<u32>) {
-        if !self.words_apart {
-            return self.merge(segment, ids);
-        }
-        let mut rest = segment;
-        while let Some(first) = rest.chars().next() {
-            let inner = &rest[first.len_utf8()..];
-            let end = inner
-                .find(SPACE)
-                .map_or(rest.len(), |at| first.len_utf8() + at);
-            let (word, behind) = rest.split_at(end);
-            self.merge(word, ids);
-            rest = behind;
-        }
+        self.borders.split(segment, |part| self.merge(part, ids));
     }
 
-    fn merge(&self, text: &str, ids: &mut Vec<u32>) {
+    fn merge(&self, part: &str, ids: &mut Vec<u32>) {
         // It fails only where the unknown token has no id, which building ruled out.
-        let tokens = self.bpe.tokenize(text).unwrap_or_default();
+        let tokens = self.bpe.tokenize(part).unwrap_or_default();
         ids.extend(tokens.iter().map(|token| token.id));
     }
 
@@ -146,19 +133,12 @@ fn user_defined(model: &ModelProto) -> SpecialSplit {
     SpecialSplit::new(tokens.collect())
 }
 
-/// Whether `▁` stands only at the start of normal pieces and is a piece itself. Then no merge and
-/// no fused run of unknown characters crosses it.
-fn words_apart(model: &ModelProto) -> bool {
-    let mut normal = model
+fn borders(model: &ModelProto) -> Borders {
+    let normal = model
         .pieces
         .iter()
         .filter(|piece| piece.piece_kind() == PieceKind::Normal);
-    let mut has_space = false;
-    normal.all(|piece| {
-        let mut chars = piece.text.chars();
-        has_space |= chars.next() == Some(SPACE) && chars.as_str().is_empty();
-        !chars.as_str().contains(SPACE)
-    }) && has_space
+    Borders::new(normal.map(|piece| piece.text.as_str()))
 }
 
 fn build_bpe(model: &ModelProto) -> Result<BPE, String> {
@@ -180,7 +160,7 @@ fn build_bpe(model: &ModelProto) -> Result<BPE, String> {
         .vocab_and_merges(vocab, merges)
         .unk_token(unknown_piece)
         .fuse_unk(true)
-        .cache_capacity(CACHED_WORDS)
+        .cache_capacity(CACHED_PARTS)
         .build()
         .map_err(|error| error.to_string())
 }
@@ -263,7 +243,6 @@ pub(super) mod tests {
     #[test]
     fn the_best_piece_merges_first_and_leftmost() {
         let model = model(&["bc", "ab", "▁", "a", "b", "c"]);
-        assert!(model.words_apart);
         assert_eq!(pieces(&model, "abc"), ["▁", "a", "bc"]);
         assert_eq!(pieces(&model, "abab"), ["▁", "ab", "ab"]);
         let model = self::model(&["aa", "▁", "a"]);
@@ -271,21 +250,25 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn words_merge_the_same_apart_and_together() {
-        let mut model = model(&["▁a", "ab", "▁", "a", "b"]);
-        let texts = ["a ab  aab", "ab?? ?a", " ", "a<n>b ab"];
-        let apart: Vec<_> = texts.iter().map(|text| pieces(&model, text)).collect();
-        model.words_apart = false;
-        let together: Vec<_> = texts.iter().map(|text| pieces(&model, text)).collect();
-        assert_eq!(apart, together);
-        assert_eq!(apart[1], ["▁a", "b", "<unk>", "▁", "<unk>", "a"]);
-    }
-
-    #[test]
-    fn a_piece_across_words_keeps_the_segment_whole() {
-        let model = model(&["a▁b", "▁b", "▁", "a", "b"]);
-        assert!(!model.words_apart);
-        assert_eq!(pieces(&model, "a b"), ["▁", "a▁b"]);
+    fn parts_give_the_ids_of_the_whole() {
+        let model = model(&["▁a", "ab", "a▁b", "▁b", "▁", "a", "b"]);
+        for text in ["a ab  aab", "ab?? ?a", "a<n>b ab", "b??b a b", "?? ??"] {
+            let normalized = model.normalizer.normalize(text, &model.user_defined);
+            let mut whole = Vec::new();
+            model
+                .user_defined
+                .split(&normalized, |fragment| match fragment {
+                    Fragment::Token(id) => whole.push(id),
+                    Fragment::Text(segment) => model.merge(segment, &mut whole),
+                });
+            let mut ids = Vec::new();
+            model.encode_fragment(text, &mut ids);
+            assert_eq!(ids, whole, "{text:?}");
+        }
+        assert_eq!(
+            pieces(&model, "ab?? ?a"),
+            ["▁a", "b", "<unk>", "▁", "<unk>", "a"]
+        );
     }
 
     #[test]

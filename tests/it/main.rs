@@ -7,3 +7,4 @@
 )]
 
 mod job_file;
+mod tokenizer_golden;

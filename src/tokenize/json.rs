@@ -1,0 +1,108 @@
+//! A `tokenizer.json`: a fragment of text to ids, and a run of ids to text, by the `tokenizers`
+//! crate.
+//!
+//! Only normalizer, pre-tokenizer, model and decoder of the file are used. Special tokens, the
+//! template and truncation are GLM's own and happen in the neighbours of this file.
+
+use std::path::Path;
+
+use tokenizers::Tokenizer;
+
+use super::error::TokenizeError;
+use super::special::SpecialToken;
+
+/// A character that no vocabulary holds: the last of the private use planes.
+const UNKNOWN_CHARACTER: &str = "\u{10fffd}";
+
+/// A tokenizer of the `tokenizers` crate.
+#[derive(Debug)]
+pub(super) struct JsonTokenizer {
+    tokenizer: Tokenizer,
+}
+
+/// An added token of the file.
+#[derive(Debug)]
+pub(super) struct AddedToken {
+    /// Content, id and trimming.
+    pub(super) token: SpecialToken,
+    /// Whether decoding may skip it.
+    pub(super) special: bool,
+}
+
+impl JsonTokenizer {
+    /// Builds the tokenizer from the bytes of its file.
+    ///
+    /// # Errors
+    /// [`TokenizeError::Damaged`] where it is no such file, [`TokenizeError::Unsupported`] where
+    /// its model cannot take every character.
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, TokenizeError> {
+        let damaged = |reason: String| TokenizeError::Damaged {
+            path: path.to_owned(),
+            reason,
+        };
+        let mut tokenizer =
+            Tokenizer::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| damaged(error.to_string()))?;
+        // What an unknown character does to the model is the only thing that can fail later.
+        if tokenizer.encode_fast(UNKNOWN_CHARACTER, false).is_err() {
+            let found = "a model without a token for unknown text".to_owned();
+            return Err(TokenizeError::Unsupported {
+                path: path.to_owned(),
+                found,
+            });
+        }
+        Ok(Self { tokenizer })
+    }
+
+    /// The file's added tokens, in the order of their ids.
+    pub(super) fn added_tokens(&self) -> Vec<AddedToken> {
+        let mut added: Vec<AddedToken> = self
+            .tokenizer
+            .get_added_tokens_decoder()
+            .into_iter()
+            .map(|(id, token)| AddedToken {
+                special: token.special,
+                token: SpecialToken {
+                    content: token.content,
+                    id,
+                    trim_left: token.lstrip,
+                    trim_right: token.rstrip,
+                },
+            })
+            .collect();
+        added.sort_by_key(|added| added.token.id);
+        added
+    }
+
+    /// Appends the ids of one fragment.
+    pub(super) fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) {
+        // `parse` has tried what can fail.
+        if let Ok(encoding) = self.tokenizer.encode_fast(text, false) {
+            ids.extend_from_slice(encoding.get_ids());
+        }
+    }
+
+    /// Appends the text of a run of ids; ids without a token give nothing.
+    pub(super) fn decode_run(&self, run: &[u32], out: &mut String) {
+        out.push_str(&self.tokenizer.decode(run, false).unwrap_or_default());
+    }
+
+    /// The token of an id.
+    pub(super) fn piece(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// The id of a token.
+    pub(super) fn piece_id(&self, piece: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(piece)
+    }
+
+    /// One more than the highest id.
+    pub(super) fn len(&self) -> usize {
+        let ids = self.tokenizer.get_vocab(true).into_values();
+        ids.max().map_or(0, |id| id as usize + 1)
+    }
+}

@@ -1,2 +1,11 @@
 //! All integration tests, one module a purpose.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod engine;
+mod plan_props;
+mod sampling_golden;

@@ -152,9 +152,10 @@ impl Engine {
         self.slots.len()
     }
 
-    /// Whether the rows that wait would leave slots empty: time for the next window.
+    /// Whether the rows that wait could not fill every slot if all fell free now: time for the next
+    /// window, while the running rows still give time to prepare it.
     pub fn wants_more(&self) -> bool {
-        let mut load = self.load;
+        let mut load = Load::default();
         for job in self.waiting.iter().filter_map(|id| self.jobs.get(id)) {
             let length = job.length(0);
             load.add(length.samples as usize, self.budget.slot_tokens(&length));
@@ -164,7 +165,7 @@ impl Engine {
                 return false;
             }
         }
-        load.slots < self.budget.max_batch_size && load.tokens < self.budget.max_batch_tokens
+        true
     }
 
     /// Forgets the rows that wait; what runs goes on. A row with samples that have not started is

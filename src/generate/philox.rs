@@ -80,12 +80,12 @@ mod tests {
         let others = [
             Draw { seed: 43, ..draw },
             Draw {
-                seed: 42 | 1 << 40,
+                seed: 42 + (1 << 40),
                 ..draw
             },
             Draw { row: 8, ..draw },
             Draw {
-                row: 7 | 1 << 40,
+                row: 7 + (1 << 40),
                 ..draw
             },
             Draw { sample: 2, ..draw },

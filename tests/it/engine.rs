@@ -382,6 +382,25 @@ proptest! {
     }
 }
 
+/// Steps to the end; no decode may leave a slot of four empty while a row waits.
+fn finish_with_full_slots(engine: &mut Engine, log: &Mutex<Log>) -> Vec<Finished> {
+    let mut finished = Vec::new();
+    while !engine.is_idle() {
+        let waiting = engine.waiting();
+        let decodes = log.lock().unwrap().decodes.len();
+        finished.extend(engine.step().unwrap());
+        let log = log.lock().unwrap();
+        if waiting > 0 && log.decodes.len() > decodes {
+            assert_eq!(
+                log.decodes.last(),
+                Some(&4),
+                "a row waited beside an empty slot"
+            );
+        }
+    }
+    finished
+}
+
 #[test]
 fn a_freed_slot_is_taken_before_the_next_decode() {
     let model = FakeModel::default();
@@ -392,22 +411,9 @@ fn a_freed_slot_is_taken_before_the_next_decode() {
         .collect();
     let mut engine = engine(model, BUDGET);
     engine.submit(WindowId(0), rows);
-    while !engine.is_idle() {
-        let waiting = engine.waiting();
-        let decodes = log.lock().unwrap().decodes.len();
-        engine.step().unwrap();
-        let log = log.lock().unwrap();
-        if waiting > 0 && log.decodes.len() > decodes {
-            assert_eq!(
-                log.decodes.last(),
-                Some(&4),
-                "a row waited beside an empty slot"
-            );
-        }
-    }
+    assert_eq!(finish_with_full_slots(&mut engine, &log).len(), 20);
     let statistics = engine.statistics();
-    assert_eq!(statistics.rows, 20);
-    assert_eq!(statistics.peak_slots, 4);
+    assert_eq!((statistics.rows, statistics.peak_slots), (20, 4));
     assert!(statistics.idle_share() < 0.2, "{statistics:?}");
     assert_eq!(statistics.slot_steps, 4 * statistics.decode_steps);
 }
@@ -547,38 +553,26 @@ fn a_later_window_fills_slots_that_the_earlier_one_leaves() {
     let rows = |from: u64| {
         (from..from + 6)
             .map(|row| request(row, 9, 25, &settings))
-            .collect()
+            .collect::<Vec<_>>()
     };
-    let mut engine = engine(FakeModel::default(), BUDGET);
+    let model = FakeModel::default();
+    let log = Arc::clone(&model.log);
+    let mut engine = engine(model, BUDGET);
     assert!(engine.wants_more());
     engine.submit(WindowId(0), rows(0));
     assert!(!engine.wants_more());
     engine.step().unwrap();
-    assert!(
-        engine.wants_more(),
-        "two rows wait for four slots in use, but fill none beside"
-    );
+    assert_eq!((engine.running(), engine.waiting()), (4, 2));
+    assert!(engine.wants_more(), "two rows wait for four slots");
     engine.submit(WindowId(1), rows(100));
-    let mut windows = Vec::new();
-    while !engine.is_idle() {
-        windows.extend(
-            engine
-                .step()
-                .unwrap()
-                .into_iter()
-                .map(|finished| finished.window),
-        );
-    }
-    let statistics = engine.statistics();
-    assert_eq!(windows.len(), 12);
-    assert_eq!(
-        windows
+    let finished = finish_with_full_slots(&mut engine, &log);
+    let of = |window| {
+        finished
             .iter()
-            .filter(|window| **window == WindowId(1))
-            .count(),
-        6
-    );
-    assert_eq!(statistics.peak_slots, 4);
+            .filter(|finished| finished.window == window)
+            .count()
+    };
+    assert_eq!((of(WindowId(0)), of(WindowId(1))), (6, 6));
 }
 
 #[test]

@@ -1,5 +1,42 @@
 //! Encoded contexts to [`Completion`]s: scheduler, slots, sampling, stop rules.
+//!
+//! [`Engine`] keeps the model's slots full with rows from [`crate::plan`]'s order; [`Rules`] say what a
+//! row's settings do to the logits, [`choose`] takes the next token from them, and an answer decides
+//! when it has ended. Invariant: an answer depends on its row's ids, settings, row number and the
+//! logits alone, never on the rows beside it.
 
+mod answer;
+mod choose;
+mod codec;
+mod engine;
+mod job;
+mod philox;
+mod rules;
+mod statistics;
 mod types;
+mod warp;
 
+pub use choose::{Scratch, choose, log_probability};
+pub use codec::TextCodec;
+pub use engine::{Engine, Finished};
+pub use philox::{Draw, philox4x32_10};
+pub use rules::{Endings, Rules, process};
+pub use statistics::EngineStatistics;
 pub use types::*;
+pub use warp::{Candidate, Warp, probabilities};
+
+use crate::model::ModelError;
+
+/// What ends generation as a whole; what ends one row alone is an [`Outcome::Failed`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The model cannot go on.
+    #[error("the model failed while {doing}")]
+    Model {
+        /// What it was doing.
+        doing: &'static str,
+        /// Why.
+        source: ModelError,
+    },
+}

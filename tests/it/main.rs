@@ -8,3 +8,6 @@
 
 mod job_file;
 mod tokenizer_golden;
+mod engine;
+mod plan_props;
+mod sampling_golden;

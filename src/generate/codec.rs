@@ -1,0 +1,19 @@
+//! The seam between generation and the tokenizer: ids to text for answers, text to ids for bad words.
+
+/// Text and ids of one vocabulary.
+pub trait TextCodec: Send + Sync {
+    /// Text of these ids, special tokens left out.
+    fn decode(&self, ids: &[u32]) -> String;
+
+    /// Ids of a text, no token added.
+    fn encode_plain(&self, text: &str) -> Vec<u32>;
+
+    /// Id that starts an answer.
+    fn sop(&self) -> u32;
+
+    /// Id that ends an answer.
+    fn eop(&self) -> u32;
+
+    /// Id that ends a text; it ends an answer too.
+    fn eos(&self) -> u32;
+}

@@ -1,0 +1,460 @@
+//! The scheduler: queued jobs into slots, one prefill group or one decode step at a time.
+//!
+//! Invariant: every submitted row is returned exactly once, or dropped by [`Engine::drop_waiting`];
+//! a slot belongs to one answer, and what the slots cost is what [`crate::plan`] admitted. Memory that
+//! runs out lowers the budget for good and puts rows back in the queue, never out of it, unless a row
+//! alone does not fit. Rows that begin anew choose the same tokens, since nothing but the row keys them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use crate::ids::{RowId, WindowId};
+use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
+use crate::plan::{Budget, GroupRow, Load};
+
+use super::GenerateError;
+use super::answer::{Answer, Progress};
+use super::choose::Scratch;
+use super::codec::TextCodec;
+use super::job::{Job, jobs};
+use super::statistics::EngineStatistics;
+use super::types::{Outcome, Request};
+
+/// A row that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Window that the row was submitted with.
+    pub window: WindowId,
+    /// The row.
+    pub row: RowId,
+    /// Its answers, or why there are none.
+    pub outcome: Outcome,
+}
+
+/// Answers rows with one model, as many at once as the budget allows.
+pub struct Engine {
+    model: Box<dyn TextModel>,
+    codec: Arc<dyn TextCodec>,
+    budget: Budget,
+    jobs: BTreeMap<u64, Job>,
+    /// Jobs with samples that have no slot yet, in order.
+    waiting: VecDeque<u64>,
+    /// Running answers by slot.
+    slots: BTreeMap<usize, Answer>,
+    /// Slots below `fresh` that are empty.
+    free: BTreeSet<usize>,
+    /// The first slot that was never used.
+    fresh: usize,
+    load: Load,
+    next_job: u64,
+    next_admission: u64,
+    statistics: EngineStatistics,
+}
+
+/// Part of a job that is about to start: its samples and their slots, as many as there are samples.
+struct Starting {
+    job: u64,
+    slot_tokens: u64,
+    samples: Vec<u32>,
+    slots: Vec<usize>,
+}
+
+fn is_out_of_memory(error: &ModelError) -> bool {
+    matches!(error, ModelError::OutOfMemory)
+}
+
+impl Engine {
+    /// An engine with nothing to do.
+    pub fn new(model: Box<dyn TextModel>, codec: Arc<dyn TextCodec>, budget: Budget) -> Self {
+        Self {
+            model,
+            codec,
+            budget,
+            jobs: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            slots: BTreeMap::new(),
+            free: BTreeSet::new(),
+            fresh: 0,
+            load: Load::default(),
+            next_job: 0,
+            next_admission: 0,
+            statistics: EngineStatistics::default(),
+        }
+    }
+
+    /// Queues a window's rows behind what waits, in the order of [`crate::plan::order`].
+    ///
+    /// Greedy rows of the window with equal ids, settings and `max_new_tokens` are computed once.
+    pub fn submit(&mut self, window: WindowId, requests: Vec<Request>) {
+        let rows = requests.len();
+        let jobs = jobs(
+            window,
+            requests,
+            self.codec.as_ref(),
+            self.budget.bucket_tokens,
+        );
+        self.statistics.shared_rows += (rows - jobs.len()) as u64;
+        for job in jobs {
+            self.waiting.push_back(self.next_job);
+            self.jobs.insert(self.next_job, job);
+            self.next_job += 1;
+        }
+    }
+
+    /// Reads the next rows into free slots where any fit, else decodes one token in every slot.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::Model`] where the model fails otherwise than for want of memory.
+    pub fn step(&mut self) -> Result<Vec<Finished>, GenerateError> {
+        let jobs = &self.jobs;
+        let waiting = self
+            .waiting
+            .iter()
+            .filter_map(|id| jobs.get(id))
+            .map(|job| job.length(0));
+        let group = self.budget.next_group(self.load, waiting);
+        let finished = if !group.is_empty() {
+            self.prefill(&group)?
+        } else if self.slots.is_empty() {
+            Vec::new()
+        } else {
+            self.decode()?
+        };
+        for row in &finished {
+            match row.outcome {
+                Outcome::Ok(_) => self.statistics.rows += 1,
+                Outcome::Failed(_) => self.statistics.failed_rows += 1,
+            }
+        }
+        Ok(finished)
+    }
+
+    /// Whether no row is left.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Rows that have not started, or not with all their samples.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+            .iter()
+            .filter_map(|id| self.jobs.get(id))
+            .map(Job::rows)
+            .sum()
+    }
+
+    /// Slots in use.
+    pub fn running(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether the rows that wait could not fill every slot if all fell free now: time for the next
+    /// window, while the running rows still give time to prepare it.
+    pub fn wants_more(&self) -> bool {
+        let mut load = Load::default();
+        for job in self.waiting.iter().filter_map(|id| self.jobs.get(id)) {
+            let length = job.length(0);
+            load.add(length.samples as usize, self.budget.slot_tokens(&length));
+            if load.slots >= self.budget.max_batch_size
+                || load.tokens >= self.budget.max_batch_tokens
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Forgets the rows that wait; what runs goes on. A row with samples that have not started is
+    /// forgotten whole. Returns how many rows that is.
+    pub fn drop_waiting(&mut self) -> usize {
+        let rows = self.waiting();
+        for id in std::mem::take(&mut self.waiting) {
+            self.release_job(id);
+            self.jobs.remove(&id);
+        }
+        rows
+    }
+
+    /// The budget as it stands: lower than at the start where memory ran out.
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    /// Counts and times since the engine was made.
+    pub fn statistics(&self) -> EngineStatistics {
+        let token_limit = self.budget.max_batch_tokens;
+        EngineStatistics {
+            token_limit,
+            ..self.statistics.clone()
+        }
+    }
+
+    fn prefill(&mut self, group: &[GroupRow]) -> Result<Vec<Finished>, GenerateError> {
+        let starting = self.starting(group);
+        let attempted: u64 = starting
+            .iter()
+            .map(|s| s.slot_tokens * s.slots.len() as u64)
+            .sum();
+        let begun = Instant::now();
+        let logits = self.read(&starting);
+        let forked = logits.and_then(|logits| self.copy(&starting).map(|()| logits));
+        self.statistics.prefill_seconds += begun.elapsed().as_secs_f64();
+        match forked {
+            Ok(logits) => {
+                let slots = self.occupy(starting);
+                Ok(self.advance(&logits, &slots))
+            }
+            Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&starting, attempted)),
+            Err(source) => Err(GenerateError::Model {
+                doing: "reading prompts",
+                source,
+            }),
+        }
+    }
+
+    /// Pairs the group with the head of the queue and the lowest free slots; nothing is taken yet.
+    fn starting(&self, group: &[GroupRow]) -> Vec<Starting> {
+        let mut free = self.free.iter().copied().chain(self.fresh..);
+        let rows = group.iter().zip(&self.waiting).filter_map(|(row, &id)| {
+            let pending = &self.jobs.get(&id)?.pending;
+            Some(Starting {
+                job: id,
+                slot_tokens: row.slot_tokens,
+                samples: pending.iter().copied().take(row.samples).collect(),
+                slots: free.by_ref().take(row.samples).collect(),
+            })
+        });
+        rows.collect()
+    }
+
+    fn read(&mut self, starting: &[Starting]) -> Result<Logits, ModelError> {
+        let sop = self.codec.sop();
+        let rows: Vec<PrefillRow<'_>> = starting
+            .iter()
+            .map(|row| {
+                let job = &self.jobs[&row.job];
+                PrefillRow {
+                    slot: row.slots[0],
+                    ids: &job.encoded().ids,
+                    start: sop,
+                    mask_position: job.encoded().mask_position,
+                    capacity: job.capacity(),
+                }
+            })
+            .collect();
+        self.model.prefill(&rows)
+    }
+
+    /// Copies the cache of each row's first slot into its others.
+    fn copy(&mut self, starting: &[Starting]) -> Result<(), ModelError> {
+        for row in starting {
+            for &to in &row.slots[1..] {
+                if let Err(error) = self.model.fork(row.slots[0], to) {
+                    self.release_slots(starting);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn release_slots(&mut self, starting: &[Starting]) {
+        for &slot in starting.iter().flat_map(|row| &row.slots) {
+            self.model.release(slot);
+        }
+    }
+
+    /// Takes the started samples out of the queue. Returns their slots, each with its row of logits.
+    fn occupy(&mut self, starting: Vec<Starting>) -> Vec<(usize, usize)> {
+        let bucket = self.budget.bucket_tokens;
+        let sop = self.codec.sop();
+        let mut slots = Vec::new();
+        for (index, row) in starting.into_iter().enumerate() {
+            let Some(job) = self.jobs.get_mut(&row.job) else {
+                continue;
+            };
+            job.pending.drain(..row.samples.len());
+            if job.pending.is_empty() {
+                self.waiting.pop_front();
+            }
+            let context = job.encoded().ids.len() as u32;
+            self.statistics.prompt_tokens += u64::from(context);
+            self.statistics.padded_tokens +=
+                u64::from(crate::plan::padded(context, bucket) - context);
+            self.load.add(row.slots.len(), row.slot_tokens);
+            for (slot, sample) in row.slots.into_iter().zip(row.samples) {
+                let start = job.start(sample, sop);
+                let answer = Answer::new(row.job, row.slot_tokens, self.next_admission, start);
+                self.next_admission += 1;
+                self.free.remove(&slot);
+                self.fresh = self.fresh.max(slot + 1);
+                self.slots.insert(slot, answer);
+                slots.push((slot, index));
+            }
+        }
+        self.statistics.prefill_batches += 1;
+        self.statistics.peak_slots = self.statistics.peak_slots.max(self.load.slots);
+        self.statistics.peak_tokens = self.statistics.peak_tokens.max(self.load.tokens);
+        slots
+    }
+
+    fn decode(&mut self) -> Result<Vec<Finished>, GenerateError> {
+        let rows: Vec<DecodeRow> = self
+            .slots
+            .iter()
+            .map(|(&slot, answer)| answer.decode_row(slot))
+            .collect();
+        let begun = Instant::now();
+        let logits = self.model.decode(&rows);
+        self.statistics.decode_seconds += begun.elapsed().as_secs_f64();
+        match logits {
+            Ok(logits) => {
+                self.statistics.decode_steps += 1;
+                self.statistics.slot_steps += self.statistics.peak_slots as u64;
+                self.statistics.idle_slot_steps += (self.statistics.peak_slots - rows.len()) as u64;
+                let slots: Vec<_> = rows
+                    .iter()
+                    .enumerate()
+                    .map(|(index, row)| (row.slot, index))
+                    .collect();
+                Ok(self.advance(&logits, &slots))
+            }
+            Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&[], 0)),
+            Err(source) => Err(GenerateError::Model {
+                doing: "decoding",
+                source,
+            }),
+        }
+    }
+
+    /// Chooses a token for each of the given slots (with its row of logits); frees what has ended.
+    fn advance(&mut self, logits: &Logits, slots: &[(usize, usize)]) -> Vec<Finished> {
+        let begun = Instant::now();
+        let codec = self.codec.as_ref();
+        let row_of: BTreeMap<usize, usize> = slots.iter().copied().collect();
+        let running: Vec<_> = self
+            .slots
+            .iter_mut()
+            .filter_map(|(slot, answer)| Some((*slot, *row_of.get(slot)?, answer)))
+            .collect();
+        let progress: Vec<(usize, Progress)> = running
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, (slot, row, answer)| {
+                (slot, answer.advance(logits.row(row), codec, scratch))
+            })
+            .collect();
+        self.statistics.sampling_seconds += begun.elapsed().as_secs_f64();
+        let mut finished = Vec::new();
+        for (slot, progress) in progress {
+            finished.extend(self.settle(slot, progress));
+        }
+        finished
+    }
+
+    fn settle(&mut self, slot: usize, progress: Progress) -> Vec<Finished> {
+        match progress {
+            Progress::Running => {
+                self.statistics.completion_tokens += 1;
+                Vec::new()
+            }
+            Progress::Ended(sample) => {
+                self.statistics.completion_tokens += 1;
+                let Some(answer) = self.free_slot(slot) else {
+                    return Vec::new();
+                };
+                let Some(job) = self.jobs.get_mut(&answer.job) else {
+                    return Vec::new();
+                };
+                if !job.keep(answer.sample(), sample) {
+                    return Vec::new();
+                }
+                self.jobs
+                    .remove(&answer.job)
+                    .map(Job::finish)
+                    .unwrap_or_default()
+            }
+            // Another sample of the same row may have failed it in this very step.
+            Progress::Failed(reason) => {
+                let job = self.slots.get(&slot).map(|answer| answer.job);
+                job.map(|job| self.fail_job(job, &reason))
+                    .unwrap_or_default()
+            }
+        }
+    }
+
+    fn free_slot(&mut self, slot: usize) -> Option<Answer> {
+        let answer = self.slots.remove(&slot)?;
+        self.model.release(slot);
+        self.free.insert(slot);
+        self.load.remove(1, answer.slot_tokens);
+        Some(answer)
+    }
+
+    fn fail_job(&mut self, id: u64, reason: &str) -> Vec<Finished> {
+        self.release_job(id);
+        self.waiting.retain(|&waiting| waiting != id);
+        self.jobs
+            .remove(&id)
+            .map(|job| job.fail(reason))
+            .unwrap_or_default()
+    }
+
+    fn release_job(&mut self, id: u64) {
+        let of_job = |(&slot, answer): (&usize, &Answer)| (answer.job == id).then_some(slot);
+        let slots: Vec<usize> = self.slots.iter().filter_map(of_job).collect();
+        for slot in slots {
+            self.free_slot(slot);
+        }
+    }
+
+    /// Halves the budget and puts rows back until what runs is under it; a row that was alone fails.
+    ///
+    /// `starting` is what could not start, of `attempted` tokens; none where decoding ran out.
+    fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
+        let started: usize = starting.iter().map(|row| row.slots.len()).sum();
+        if self.slots.len() + started <= 1 {
+            let alone = starting.first().map(|row| row.job);
+            let alone = alone.or_else(|| self.slots.values().next().map(|answer| answer.job));
+            return alone.map(|job| self.fail_alone(job)).unwrap_or_default();
+        }
+        self.statistics.oom_retries += 1;
+        self.budget = self.budget.halved(self.load.tokens + attempted);
+        if starting.is_empty() {
+            while self.slots.len() > 1 && self.load.tokens > self.budget.max_batch_tokens {
+                self.put_back_last();
+            }
+        }
+        Vec::new()
+    }
+
+    fn fail_alone(&mut self, id: u64) -> Vec<Finished> {
+        let tokens = self.jobs.get(&id).map(Job::capacity).unwrap_or_default();
+        let reason = format!(
+            "out of memory with this row alone ({tokens} tokens of context and answer); a smaller \
+             `max_length` or `max_new_tokens` may fit"
+        );
+        self.fail_job(id, &reason)
+    }
+
+    /// The answer that was admitted last begins anew later.
+    fn put_back_last(&mut self) {
+        let last = self.slots.iter().max_by_key(|(_, answer)| answer.admission);
+        let Some(slot) = last.map(|(&slot, _)| slot) else {
+            return;
+        };
+        let Some(answer) = self.free_slot(slot) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&answer.job) else {
+            return;
+        };
+        job.pending.push_front(answer.sample());
+        if self.waiting.front() != Some(&answer.job) && !self.waiting.contains(&answer.job) {
+            self.waiting.push_front(answer.job);
+        }
+    }
+}

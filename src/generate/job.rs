@@ -1,0 +1,205 @@
+//! One window's [`Request`]s to jobs in the order they run, identical greedy rows joined in one.
+//!
+//! Invariant: every row stands in exactly one job, and a job's rows get the same samples.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::ids::{RowId, WindowId};
+use crate::input::{BadRow, Stage};
+use crate::plan::{RowLength, order};
+use crate::spec::GenerationSpec;
+use crate::tokenize::Encoded;
+
+use super::answer::Start;
+use super::codec::TextCodec;
+use super::engine::Finished;
+use super::rules::Rules;
+use super::types::{Completion, Outcome, Request, Sample};
+
+/// A row, and what is its own where its answers are shared.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    row: RowId,
+    truncated: u32,
+}
+
+/// Rows that are answered together, and the samples they have so far.
+#[derive(Debug)]
+pub(super) struct Job {
+    window: WindowId,
+    /// The first is the one whose number keys the draw; more only where nothing is drawn.
+    members: Vec<Member>,
+    encoded: Encoded,
+    rules: Arc<Rules>,
+    max_new_tokens: u32,
+    samples: Vec<Option<Sample>>,
+    /// Samples that have no slot yet.
+    pub(super) pending: VecDeque<u32>,
+}
+
+impl Job {
+    fn new(window: WindowId, request: Request, rules: Arc<Rules>) -> Self {
+        let samples = request.settings.num_return_sequences.max(1);
+        Self {
+            window,
+            members: vec![Member {
+                row: request.row,
+                truncated: request.encoded.truncated,
+            }],
+            encoded: request.encoded,
+            rules,
+            max_new_tokens: request.max_new_tokens.max(1),
+            samples: vec![None; samples as usize],
+            pending: (0..samples).collect(),
+        }
+    }
+
+    /// Rows that wait for this job.
+    pub(super) fn rows(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Its context, without the start token.
+    pub(super) fn encoded(&self) -> &Encoded {
+        &self.encoded
+    }
+
+    /// Tokens that each of its slots must hold.
+    pub(super) fn capacity(&self) -> usize {
+        self.encoded.ids.len() + self.reserve() as usize
+    }
+
+    /// The start token and the longest answer.
+    fn reserve(&self) -> u32 {
+        self.max_new_tokens.saturating_add(1)
+    }
+
+    /// What planning knows of it: the samples that have no slot yet.
+    pub(super) fn length(&self, index: usize) -> RowLength {
+        RowLength {
+            index,
+            context: self.encoded.ids.len() as u32,
+            reserve: self.reserve(),
+            samples: self.pending.len() as u32,
+        }
+    }
+
+    /// The beginning of one sample.
+    pub(super) fn start(&self, sample: u32, sop: u32) -> Start {
+        let mut history = Vec::with_capacity(self.capacity());
+        history.extend_from_slice(&self.encoded.ids);
+        history.push(sop);
+        Start {
+            history,
+            mask_position: self.encoded.mask_position,
+            rules: Arc::clone(&self.rules),
+            max_new_tokens: self.max_new_tokens,
+            row: self.members[0].row.0,
+            sample,
+        }
+    }
+
+    /// Keeps a sample; true once all are there.
+    pub(super) fn keep(&mut self, index: u32, sample: Sample) -> bool {
+        self.samples[index as usize] = Some(sample);
+        self.samples.iter().all(Option::is_some)
+    }
+
+    /// Its rows with their answers.
+    pub(super) fn finish(self) -> Vec<Finished> {
+        let samples: Vec<Sample> = self.samples.into_iter().flatten().collect();
+        let prompt_tokens = self.encoded.ids.len() as u32;
+        let finished = |member: Member| Finished {
+            window: self.window,
+            row: member.row,
+            outcome: Outcome::Ok(Completion {
+                prompt_tokens,
+                truncated: member.truncated,
+                samples: samples.clone(),
+            }),
+        };
+        self.members.into_iter().map(finished).collect()
+    }
+
+    /// Its rows with the reason why they have no answer.
+    pub(super) fn fail(self, reason: &str) -> Vec<Finished> {
+        let bad = BadRow {
+            stage: Stage::Generate,
+            reason: reason.to_owned(),
+        };
+        let failed = |member: Member| Finished {
+            window: self.window,
+            row: member.row,
+            outcome: Outcome::Failed(bad.clone()),
+        };
+        self.members.into_iter().map(failed).collect()
+    }
+}
+
+/// The jobs of one window, in the order they run.
+pub(super) fn jobs(
+    window: WindowId,
+    requests: Vec<Request>,
+    codec: &dyn TextCodec,
+    bucket_tokens: u32,
+) -> Vec<Job> {
+    let mut compiled: HashMap<*const GenerationSpec, Arc<Rules>> = HashMap::new();
+    let mut rules_of = |settings: &Arc<GenerationSpec>| {
+        let rules = compiled
+            .entry(Arc::as_ptr(settings))
+            .or_insert_with(|| Arc::new(Rules::new(settings, codec)));
+        Arc::clone(rules)
+    };
+    // The pointers above are keys only as long as nothing else can take their place.
+    let alive: Vec<Arc<GenerationSpec>> =
+        requests.iter().map(|r| Arc::clone(&r.settings)).collect();
+
+    let mut jobs: Vec<Job> = Vec::with_capacity(requests.len());
+    let mut leaders: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
+    for request in requests {
+        let rules = rules_of(&request.settings);
+        if request.settings.do_sample {
+            jobs.push(Job::new(window, request, rules));
+            continue;
+        }
+        let same_ids = leaders.entry(request.encoded.ids.clone()).or_default();
+        let leader = same_ids
+            .iter()
+            .find(|&&leader| is_same(&jobs[leader], &request, &rules));
+        if let Some(&leader) = leader {
+            let truncated = request.encoded.truncated;
+            jobs[leader].members.push(Member {
+                row: request.row,
+                truncated,
+            });
+        } else {
+            same_ids.push(jobs.len());
+            jobs.push(Job::new(window, request, rules));
+        }
+    }
+    drop(alive);
+    in_order(jobs, bucket_tokens)
+}
+
+/// Whether a greedy row with the ids of a greedy job gets the same answer. The seed alone may differ.
+fn is_same(job: &Job, request: &Request, rules: &Arc<Rules>) -> bool {
+    job.encoded.mask_position == request.encoded.mask_position
+        && job.max_new_tokens == request.max_new_tokens.max(1)
+        && job.samples.len() == request.settings.num_return_sequences.max(1) as usize
+        && (Arc::ptr_eq(&job.rules, rules) || job.rules.same_but_for_seed(rules))
+}
+
+fn in_order(jobs: Vec<Job>, bucket_tokens: u32) -> Vec<Job> {
+    let lengths: Vec<RowLength> = jobs
+        .iter()
+        .enumerate()
+        .map(|(index, job)| job.length(index))
+        .collect();
+    let mut jobs: Vec<Option<Job>> = jobs.into_iter().map(Some).collect();
+    let order = order(&lengths, bucket_tokens);
+    order
+        .into_iter()
+        .filter_map(|position| jobs[position].take())
+        .collect()
+}

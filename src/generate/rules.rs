@@ -1,0 +1,269 @@
+//! A row's settings to [`Rules`], and rules to what they do to the logits before a token is chosen.
+//!
+//! # Source
+//!
+//! The logits processors of transformers 4.25 to 4.30, in their order: repetition penalty, no-repeat
+//! n-gram, bad words, minimum answer. All look at the whole sequence: prompt, special tokens, start
+//! token and answer. Departures: `<|endoftext|>` ends an answer too, so the minimum answer bars it as
+//! well, and a bad word that is only an ending token is dropped for both.
+
+use crate::spec::GenerationSpec;
+
+use super::codec::TextCodec;
+use super::warp::Warp;
+
+/// Ids that end an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endings {
+    /// `<|endofpiece|>`
+    pub eop: u32,
+    /// `<|endoftext|>`
+    pub eos: u32,
+}
+
+impl Endings {
+    /// Whether this id ends an answer.
+    pub fn contains(self, id: u32) -> bool {
+        id == self.eop || id == self.eos
+    }
+}
+
+/// What one row's settings mean, ready to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// Ids that end an answer.
+    pub endings: Endings,
+    /// Logits of ids in the sequence are divided (positive) or multiplied (negative) by this.
+    pub repetition_penalty: f32,
+    /// No n-gram of this size twice; 0 is off.
+    pub no_repeat_ngram_size: usize,
+    /// Ids that are never chosen.
+    pub barred: Vec<u32>,
+    /// Sequences of two and more ids whose last is not chosen after the others.
+    pub barred_sequences: Vec<Vec<u32>>,
+    /// Ending ids are barred before this many answer tokens.
+    pub min_new_tokens: usize,
+    /// How to draw; `None` takes the likeliest.
+    pub warp: Option<Warp>,
+    /// Seed of the draw.
+    pub seed: u64,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    /// Whether log-probabilities are kept.
+    pub logprobs: bool,
+}
+
+impl Rules {
+    /// The rules of these settings; bad words become ids.
+    pub fn new(settings: &GenerationSpec, codec: &dyn TextCodec) -> Self {
+        let endings = Endings {
+            eop: codec.eop(),
+            eos: codec.eos(),
+        };
+        let (mut barred, mut barred_sequences) = (Vec::new(), Vec::new());
+        for word in &settings.bad_words {
+            match codec.encode_plain(word).as_slice() {
+                [] => {}
+                [id] if endings.contains(*id) => {}
+                [id] => barred.push(*id),
+                ids => barred_sequences.push(ids.to_vec()),
+            }
+        }
+        Self {
+            endings,
+            repetition_penalty: settings.repetition_penalty as f32,
+            no_repeat_ngram_size: settings.no_repeat_ngram_size as usize,
+            barred,
+            barred_sequences,
+            min_new_tokens: settings.min_new_tokens as usize,
+            warp: settings.do_sample.then(|| Warp::new(settings)),
+            seed: settings.seed,
+            stop: settings
+                .stop
+                .iter()
+                .filter(|text| !text.is_empty())
+                .cloned()
+                .collect(),
+            logprobs: settings.logprobs,
+        }
+    }
+
+    /// Whether both do the same where nothing is drawn.
+    pub fn same_but_for_seed(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                seed: self.seed,
+                ..other.clone()
+            }
+    }
+
+    /// Whether [`process`] would change logits after this many answer tokens.
+    pub fn changes_logits(&self, answered: usize) -> bool {
+        self.repetition_penalty != 1.0
+            || self.no_repeat_ngram_size > 0
+            || !self.barred.is_empty()
+            || !self.barred_sequences.is_empty()
+            || answered < self.min_new_tokens
+    }
+}
+
+/// Applies a row's rules to its logits; what may not be chosen becomes negative infinity.
+///
+/// `history` is the whole sequence: context, start token and the `answered` answer tokens.
+pub fn process(rules: &Rules, history: &[u32], answered: usize, logits: &mut [f32]) {
+    if rules.repetition_penalty != 1.0 {
+        penalize(history, rules.repetition_penalty, logits);
+    }
+    if rules.no_repeat_ngram_size > 0 {
+        bar_repeated(history, rules.no_repeat_ngram_size, logits);
+    }
+    for &id in &rules.barred {
+        bar(id, logits);
+    }
+    for sequence in &rules.barred_sequences {
+        if let Some((&last, before)) = sequence.split_last()
+            && history.ends_with(before)
+        {
+            bar(last, logits);
+        }
+    }
+    if answered < rules.min_new_tokens {
+        bar(rules.endings.eop, logits);
+        bar(rules.endings.eos, logits);
+    }
+}
+
+fn bar(id: u32, logits: &mut [f32]) {
+    if let Some(logit) = logits.get_mut(id as usize) {
+        *logit = f32::NEG_INFINITY;
+    }
+}
+
+/// Each distinct id once, however often it stands in the sequence.
+fn penalize(history: &[u32], penalty: f32, logits: &mut [f32]) {
+    let mut seen = history.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for id in seen {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = if *logit < 0.0 {
+                *logit * penalty
+            } else {
+                *logit / penalty
+            };
+        }
+    }
+}
+
+fn bar_repeated(history: &[u32], size: usize, logits: &mut [f32]) {
+    if history.len() + 1 < size {
+        return;
+    }
+    let current = &history[history.len() + 1 - size..];
+    for ngram in history.windows(size) {
+        if &ngram[..size - 1] == current {
+            bar(ngram[size - 1], logits);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::generate::warp::tests::SETTINGS;
+
+    /// Letters a to z are 0 to 25; 26 and up are special and decode to nothing.
+    pub(crate) struct Letters;
+
+    impl TextCodec for Letters {
+        fn decode(&self, ids: &[u32]) -> String {
+            ids.iter()
+                .filter(|&&id| id < 26)
+                .map(|&id| char::from(b'a' + id as u8))
+                .collect()
+        }
+        fn encode_plain(&self, text: &str) -> Vec<u32> {
+            text.bytes()
+                .map(|byte| {
+                    if byte == b'#' {
+                        31
+                    } else {
+                        u32::from(byte - b'a')
+                    }
+                })
+                .collect()
+        }
+        fn sop(&self) -> u32 {
+            30
+        }
+        fn eop(&self) -> u32 {
+            31
+        }
+        fn eos(&self) -> u32 {
+            29
+        }
+    }
+
+    fn rules(change: impl FnOnce(&mut GenerationSpec)) -> Rules {
+        let mut settings = SETTINGS;
+        change(&mut settings);
+        Rules::new(&settings, &Letters)
+    }
+
+    fn barred(rules: &Rules, history: &[u32], answered: usize) -> Vec<usize> {
+        let mut logits = vec![0.5; 32];
+        process(rules, history, answered, &mut logits);
+        (0..32)
+            .filter(|&id| logits[id] == f32::NEG_INFINITY)
+            .collect()
+    }
+
+    #[test]
+    fn default_settings_leave_logits_alone() {
+        let rules = rules(|_| {});
+        assert!(!rules.changes_logits(0));
+        assert_eq!(barred(&rules, &[1, 2, 30], 0), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn the_penalty_counts_an_id_once_and_turns_with_the_sign() {
+        let rules = rules(|settings| settings.repetition_penalty = 2.0);
+        let mut logits = vec![1.0, -1.0, 3.0, 0.0];
+        process(&rules, &[0, 1, 0, 1, 3, 99], 0, &mut logits);
+        assert_eq!(logits, [0.5, -2.0, 3.0, 0.0]);
+    }
+
+    #[test]
+    fn ngrams_are_looked_for_in_the_whole_sequence() {
+        let two = rules(|settings| settings.no_repeat_ngram_size = 2);
+        assert_eq!(barred(&two, &[5, 6, 7, 5, 8, 5], 0), [6, 8]);
+        let three = rules(|settings| settings.no_repeat_ngram_size = 3);
+        assert_eq!(barred(&three, &[5, 6, 7, 5, 6], 0), [7]);
+        assert_eq!(barred(&three, &[5], 0), Vec::<usize>::new());
+        let one = rules(|settings| settings.no_repeat_ngram_size = 1);
+        assert_eq!(barred(&one, &[5, 6], 0), [5, 6]);
+    }
+
+    #[test]
+    fn bad_words_are_ids_or_sequences_and_never_an_ending() {
+        let rules = rules(|settings| {
+            settings.bad_words = ["c", "abd", "", "#"].map(str::to_owned).to_vec();
+        });
+        assert_eq!(barred(&rules, &[7], 0), [2]);
+        assert_eq!(barred(&rules, &[7, 0, 1], 0), [2, 3]);
+        assert_eq!(barred(&rules, &[0, 1, 7], 0), [2]);
+        assert_eq!(
+            barred(&rules, &[1], 0),
+            [2],
+            "a sequence longer than the history"
+        );
+    }
+
+    #[test]
+    fn the_minimum_bars_both_endings() {
+        let rules = rules(|settings| settings.min_new_tokens = 2);
+        assert_eq!(barred(&rules, &[7], 1), [29, 31]);
+        assert_eq!(barred(&rules, &[7], 2), Vec::<usize>::new());
+        assert!(rules.changes_logits(1) && !rules.changes_logits(2));
+    }
+}

@@ -1,0 +1,87 @@
+//! What the engine counts while it runs.
+
+use serde::{Deserialize, Serialize};
+
+/// Counts and times of one engine since it was made.
+///
+/// # Units
+///
+/// Times are wall-clock seconds. Slot steps are slots times decode steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineStatistics {
+    /// Rows that have an answer.
+    pub rows: u64,
+    /// Rows that failed here.
+    pub failed_rows: u64,
+    /// Rows that took the answer of an identical one.
+    pub shared_rows: u64,
+    /// Context tokens that the model read, without padding and start tokens. A context that is read
+    /// again counts again; one that is shared counts once.
+    pub prompt_tokens: u64,
+    /// Tokens chosen, ending tokens included.
+    pub completion_tokens: u64,
+    /// Padding up to the bucket beside the context tokens, tokens.
+    pub padded_tokens: u64,
+    /// Prefill calls.
+    pub prefill_batches: u64,
+    /// Decode steps.
+    pub decode_steps: u64,
+    /// Time in the model's prefill and in copies of its cache.
+    pub prefill_seconds: f64,
+    /// Time in the model's decode.
+    pub decode_seconds: f64,
+    /// Time in choosing tokens and looking for stop strings.
+    pub sampling_seconds: f64,
+    /// The most slots used so far, summed over decode steps: all slots that could have been in use.
+    pub slot_steps: u64,
+    /// Those of them that were empty.
+    pub idle_slot_steps: u64,
+    /// Most slots in use at once.
+    pub peak_slots: usize,
+    /// Most tokens reserved at once: padded contexts and answers.
+    pub peak_tokens: u64,
+    /// Times the device ran out of memory and fewer rows were tried.
+    pub oom_retries: u64,
+    /// The budget's tokens as they stand: less than at the start where memory ran out.
+    pub token_limit: u64,
+}
+
+impl EngineStatistics {
+    /// Padding as a share of all prefilled tokens.
+    pub fn padding_share(&self) -> f64 {
+        share(self.padded_tokens, self.padded_tokens + self.prompt_tokens)
+    }
+
+    /// Empty slots as a share of all slots, over all decode steps.
+    pub fn idle_share(&self) -> f64 {
+        share(self.idle_slot_steps, self.slot_steps)
+    }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_nothing_are_zero() {
+        let none = EngineStatistics::default();
+        assert_eq!((none.padding_share(), none.idle_share()), (0.0, 0.0));
+        let some = EngineStatistics {
+            padded_tokens: 1,
+            prompt_tokens: 3,
+            slot_steps: 8,
+            idle_slot_steps: 2,
+            ..none
+        };
+        assert_eq!((some.padding_share(), some.idle_share()), (0.25, 0.25));
+    }
+}

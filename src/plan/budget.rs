@@ -1,0 +1,340 @@
+//! Memory and the job's `[batch]` to a [`Budget`], and a budget and a queue to the next prefill group.
+//!
+//! Invariant: the slots in use never cost more than the budget, unless one row alone does; that row
+//! then runs with nothing beside it, so that every row gets its turn.
+
+use crate::spec::BatchSpec;
+
+use super::order::{RowLength, padded};
+
+/// Rows in flight on a CPU where the job does not say: matrix products gain little beyond.
+pub const CPU_BATCH_SIZE: usize = 64;
+
+/// Rows in flight on a GPU where the job does not say.
+pub const DEVICE_BATCH_SIZE: usize = 256;
+
+/// Padded tokens of one prefill call, unless a single row is longer.
+///
+/// Prefill is compute-bound long before this, and activations grow with it (about 128 KiB a token at
+/// the 350M size), so larger groups would cost memory and gain no time.
+pub const PREFILL_TOKENS: u64 = 4096;
+
+/// Padded lengths are multiples of this on a CPU, where padding is not computed.
+const CPU_BUCKET_TOKENS: u32 = 8;
+
+/// Padded lengths are multiples of this on a GPU, where shapes are padded to the bucket.
+const DEVICE_BUCKET_TOKENS: u32 = 32;
+
+/// The cache may take one part in this of the memory that is left: the rest is for activations,
+/// windows, and whatever else runs on the machine.
+const MEMORY_PARTS: u64 = 2;
+
+/// Tokens of a budget where a device does not tell its memory; running out halves it.
+const UNKNOWN_MEMORY_TOKENS: u64 = 1 << 18;
+
+/// What may be in flight at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Slots.
+    pub max_batch_size: usize,
+    /// Padded context plus reserve of all slots, tokens.
+    pub max_batch_tokens: u64,
+    /// Padded lengths are multiples of this.
+    pub bucket_tokens: u32,
+}
+
+/// Memory of the machine, as measured by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes free on the machine or device.
+    pub free_bytes: u64,
+    /// Bytes left under the cgroup limit; `None` where there is none.
+    pub cgroup_bytes: Option<u64>,
+    /// Bytes that are not taken yet but will be: weights still to be loaded.
+    pub claimed_bytes: u64,
+}
+
+/// What is in flight now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Slots in use.
+    pub slots: usize,
+    /// What they cost, tokens.
+    pub tokens: u64,
+}
+
+impl Load {
+    /// Takes slots of equal cost.
+    pub fn add(&mut self, slots: usize, slot_tokens: u64) {
+        self.slots += slots;
+        self.tokens += slots as u64 * slot_tokens;
+    }
+
+    /// Frees slots of equal cost.
+    pub fn remove(&mut self, slots: usize, slot_tokens: u64) {
+        self.slots -= slots;
+        self.tokens -= slots as u64 * slot_tokens;
+    }
+}
+
+/// One row of a prefill group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    /// Samples that start now; less than the row asks for where not all fit at once.
+    pub samples: usize,
+    /// Cost of each of its slots, tokens.
+    pub slot_tokens: u64,
+}
+
+/// The budget on a CPU: the job's numbers, and what memory allows where it says `auto`.
+///
+/// `cache_bytes_per_token` is what one cached token takes in all layers.
+pub fn cpu_budget(batch: &BatchSpec, memory: &Memory, cache_bytes_per_token: usize) -> Budget {
+    let tokens = tokens_in(memory, cache_bytes_per_token);
+    resolve(batch, CPU_BATCH_SIZE, tokens, CPU_BUCKET_TOKENS)
+}
+
+/// The budget on a GPU; `memory` is `None` where the device does not tell.
+pub fn device_budget(
+    batch: &BatchSpec,
+    memory: Option<&Memory>,
+    cache_bytes_per_token: usize,
+) -> Budget {
+    let tokens = memory.map_or(UNKNOWN_MEMORY_TOKENS, |memory| {
+        tokens_in(memory, cache_bytes_per_token)
+    });
+    resolve(batch, DEVICE_BATCH_SIZE, tokens, DEVICE_BUCKET_TOKENS)
+}
+
+fn tokens_in(memory: &Memory, cache_bytes_per_token: usize) -> u64 {
+    let free = memory
+        .cgroup_bytes
+        .map_or(memory.free_bytes, |limit| limit.min(memory.free_bytes));
+    let room = free.saturating_sub(memory.claimed_bytes) / MEMORY_PARTS;
+    (room / (cache_bytes_per_token.max(1) as u64)).max(1)
+}
+
+fn resolve(batch: &BatchSpec, size: usize, tokens: u64, bucket: u32) -> Budget {
+    Budget {
+        max_batch_size: batch
+            .max_batch_size
+            .map_or(size, |rows| rows as usize)
+            .max(1),
+        max_batch_tokens: batch.max_batch_tokens.unwrap_or(tokens).max(1),
+        bucket_tokens: batch.bucket_tokens.unwrap_or(bucket).max(1),
+    }
+}
+
+impl Budget {
+    /// What each slot of this row costs: padded context plus reserve.
+    pub fn slot_tokens(&self, row: &RowLength) -> u64 {
+        u64::from(padded(row.context, self.bucket_tokens)) + u64::from(row.reserve)
+    }
+
+    /// How many of `samples` slots of this cost can run at once with nothing else; at least 1.
+    pub fn samples_at_once(&self, samples: u32, slot_tokens: u64) -> usize {
+        let by_tokens = self.max_batch_tokens / slot_tokens.max(1);
+        (samples as usize)
+            .min(self.max_batch_size)
+            .min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
+            .max(1)
+    }
+
+    /// Whether so many slots of this cost fit beside what is in flight.
+    ///
+    /// One slot always fits where nothing is in flight.
+    pub fn admits(&self, load: Load, slots: usize, slot_tokens: u64) -> bool {
+        let tokens = load
+            .tokens
+            .saturating_add((slots as u64).saturating_mul(slot_tokens));
+        let fits = load.slots + slots <= self.max_batch_size && tokens <= self.max_batch_tokens;
+        fits || (load.slots == 0 && slots == 1)
+    }
+
+    /// The rows at the head of the queue that are read together now.
+    ///
+    /// They are of one bucket, fit beside `load`, and stay under [`PREFILL_TOKENS`] (a single row
+    /// may pass it). The queue is never jumped: where its head does not fit, the group is empty. A
+    /// row whose samples start only in part ends the group.
+    pub fn next_group(
+        &self,
+        mut load: Load,
+        waiting: impl IntoIterator<Item = RowLength>,
+    ) -> Vec<GroupRow> {
+        let mut group = Vec::new();
+        let mut bucket = None;
+        let mut prefill_tokens = 0;
+        for row in waiting {
+            let width = padded(row.context, self.bucket_tokens);
+            prefill_tokens += u64::from(width);
+            let other_bucket = bucket.is_some_and(|first| first != width);
+            if other_bucket || (bucket.is_some() && prefill_tokens > PREFILL_TOKENS) {
+                break;
+            }
+            let slot_tokens = self.slot_tokens(&row);
+            let samples = self.samples_at_once(row.samples.max(1), slot_tokens);
+            if !self.admits(load, samples, slot_tokens) {
+                break;
+            }
+            load.add(samples, slot_tokens);
+            bucket = Some(width);
+            group.push(GroupRow {
+                samples,
+                slot_tokens,
+            });
+            if samples < row.samples as usize {
+                break;
+            }
+        }
+        group
+    }
+
+    /// The budget after `attempted` tokens at once turned out to be too many: half of them.
+    #[must_use]
+    pub fn halved(&self, attempted: u64) -> Self {
+        let limit = self.max_batch_tokens.min(attempted) / 2;
+        Self {
+            max_batch_tokens: limit.max(1),
+            ..*self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTO: BatchSpec = BatchSpec {
+        max_batch_size: None,
+        max_batch_tokens: None,
+        window_rows: 8192,
+        bucket_tokens: None,
+    };
+    const BUDGET: Budget = Budget {
+        max_batch_size: 4,
+        max_batch_tokens: 100,
+        bucket_tokens: 8,
+    };
+
+    fn row(context: u32, reserve: u32, samples: u32) -> RowLength {
+        RowLength {
+            index: 0,
+            context,
+            reserve,
+            samples,
+        }
+    }
+
+    #[test]
+    fn the_smaller_of_free_memory_and_cgroup_decides() {
+        let memory = Memory {
+            free_bytes: 9000,
+            cgroup_bytes: Some(5000),
+            claimed_bytes: 1000,
+        };
+        assert_eq!(cpu_budget(&AUTO, &memory, 10).max_batch_tokens, 200);
+        let free = Memory {
+            cgroup_bytes: None,
+            ..memory
+        };
+        assert_eq!(cpu_budget(&AUTO, &free, 10).max_batch_tokens, 400);
+        let full = Memory {
+            claimed_bytes: 10_000,
+            ..memory
+        };
+        assert_eq!(
+            cpu_budget(&AUTO, &full, 10).max_batch_tokens,
+            1,
+            "one row at a time"
+        );
+    }
+
+    #[test]
+    fn the_job_wins_over_auto() {
+        let batch = BatchSpec {
+            max_batch_size: Some(7),
+            max_batch_tokens: Some(99),
+            bucket_tokens: Some(16),
+            ..AUTO
+        };
+        let expected = Budget {
+            max_batch_size: 7,
+            max_batch_tokens: 99,
+            bucket_tokens: 16,
+        };
+        assert_eq!(device_budget(&batch, None, 10), expected);
+        assert_eq!(device_budget(&AUTO, None, 10).bucket_tokens, 32);
+    }
+
+    #[test]
+    fn a_group_is_of_one_bucket_and_under_the_budget() {
+        let queue = [row(15, 10, 1), row(9, 10, 1), row(8, 10, 1)];
+        assert_eq!(BUDGET.next_group(Load::default(), queue).len(), 2);
+        let load = Load {
+            slots: 1,
+            tokens: 60,
+        };
+        assert_eq!(BUDGET.next_group(load, queue).len(), 1);
+        let load = Load {
+            slots: 4,
+            tokens: 60,
+        };
+        assert_eq!(BUDGET.next_group(load, queue), []);
+    }
+
+    #[test]
+    fn a_row_over_the_budget_waits_until_it_is_alone() {
+        let queue = [row(200, 10, 1), row(200, 10, 1)];
+        assert_eq!(
+            BUDGET.next_group(
+                Load {
+                    slots: 1,
+                    tokens: 1
+                },
+                queue
+            ),
+            []
+        );
+        assert_eq!(BUDGET.next_group(Load::default(), queue).len(), 1);
+    }
+
+    #[test]
+    fn samples_that_do_not_fit_together_start_in_parts() {
+        let group = BUDGET.next_group(Load::default(), [row(8, 10, 9), row(8, 10, 1)]);
+        assert_eq!(
+            group,
+            [GroupRow {
+                samples: 4,
+                slot_tokens: 18
+            }]
+        );
+        let group = BUDGET.next_group(Load::default(), [row(24, 10, 3)]);
+        assert_eq!(
+            group,
+            [GroupRow {
+                samples: 2,
+                slot_tokens: 34
+            }]
+        );
+    }
+
+    #[test]
+    fn a_prefill_call_is_bounded() {
+        let wide = Budget {
+            max_batch_size: 99,
+            max_batch_tokens: 1 << 40,
+            bucket_tokens: 8,
+        };
+        let queue = vec![row(1024, 8, 1); 9];
+        assert_eq!(wide.next_group(Load::default(), queue).len(), 4);
+        let longer = vec![row(5000, 8, 1); 9];
+        assert_eq!(wide.next_group(Load::default(), longer).len(), 1);
+    }
+
+    #[test]
+    fn halving_looks_at_what_was_tried() {
+        assert_eq!(BUDGET.halved(60).max_batch_tokens, 30);
+        assert_eq!(BUDGET.halved(1000).max_batch_tokens, 50);
+        assert_eq!(BUDGET.halved(0).max_batch_tokens, 1);
+    }
+}

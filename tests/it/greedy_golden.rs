@@ -1,0 +1,284 @@
+//! Answers of the reference's models, token for token: the engine and the network together, alone and
+//! in any batch.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use glm_batch::generate::{Completion, Engine, Outcome, Request, TextCodec};
+use glm_batch::ids::{RowId, WindowId};
+use glm_batch::model::{Glm, Precision};
+use glm_batch::plan::Budget;
+use glm_batch::spec::GenerationSpec;
+use glm_batch::tokenize::Encoded;
+use serde_json::Value;
+
+/// Ids of the nano models.
+const NANO: Numbers = Numbers {
+    sop: 506,
+    eop: 507,
+    eos: 500,
+    masks: [503, 508, 509],
+};
+/// Ids of the Chinese models.
+const CHINESE: Numbers = Numbers {
+    sop: 50006,
+    eop: 50007,
+    eos: 50000,
+    masks: [50003, 50008, 50009],
+};
+
+/// No tokenizer: a word is a number.
+#[derive(Clone, Copy)]
+struct Numbers {
+    sop: u32,
+    eop: u32,
+    eos: u32,
+    masks: [u32; 3],
+}
+
+impl TextCodec for Numbers {
+    fn decode(&self, ids: &[u32]) -> String {
+        ids.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+    fn encode_plain(&self, text: &str) -> Vec<u32> {
+        text.split(' ').map(|word| word.parse().unwrap()).collect()
+    }
+    fn sop(&self) -> u32 {
+        self.sop
+    }
+    fn eop(&self) -> u32 {
+        self.eop
+    }
+    fn eos(&self) -> u32 {
+        self.eos
+    }
+}
+
+struct Case {
+    request: Request,
+    expected: Vec<u32>,
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn settings(kwargs: &Value, context: usize) -> GenerationSpec {
+    let whole = |key: &str| kwargs[key].as_u64().unwrap_or(0) as u32;
+    let bad_words = kwargs["bad_words_ids"].as_array().into_iter().flatten();
+    // `min_length` counts the context and the start token.
+    let min_length = whole("min_length").saturating_sub(context as u32 + 1);
+    GenerationSpec {
+        do_sample: false,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: kwargs["repetition_penalty"].as_f64().unwrap_or(1.0),
+        no_repeat_ngram_size: whole("no_repeat_ngram_size"),
+        min_new_tokens: whole("min_new_tokens").max(min_length),
+        max_new_tokens: None,
+        num_return_sequences: 1,
+        bad_words: bad_words.map(|word| NANO.decode(&ids(word))).collect(),
+        stop: Vec::new(),
+        seed: 0,
+        logprobs: false,
+    }
+}
+
+fn request(row: usize, prompt: Vec<u32>, most: &Value, settings: GenerationSpec) -> Request {
+    let masks = [NANO.masks, CHINESE.masks].concat();
+    let mask = prompt.iter().position(|id| masks.contains(id)).unwrap();
+    Request {
+        row: RowId(row as u64),
+        settings: Arc::new(settings),
+        encoded: Encoded {
+            ids: prompt,
+            mask_position: mask as u32,
+            truncated: 0,
+        },
+        max_new_tokens: most.as_u64().unwrap() as u32,
+    }
+}
+
+fn cases(goldens: &Value) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [
+        "greedy_single",
+        "greedy_processors",
+        "greedy_min_new_tokens",
+    ] {
+        for golden in goldens[kind].as_array().into_iter().flatten() {
+            let most = &golden["max_gen_length"];
+            let prompt = ids(&golden["prompt"]);
+            let settings = settings(&golden["kwargs"], prompt.len());
+            let request = request(cases.len(), prompt, most, settings);
+            cases.push(Case {
+                request,
+                expected: ids(&golden["generated"]),
+            });
+        }
+    }
+    // Left padding shifts the reference's positions; only right padding is a batch of the same rows.
+    let batches = goldens["greedy_batch"].as_array().into_iter().flatten();
+    for golden in batches.filter(|golden| golden["padding_side"] == "right") {
+        let prompts: Vec<Vec<u32>> = golden["prompts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(ids)
+            .collect();
+        let width = prompts.iter().map(Vec::len).max().unwrap() + 1;
+        for (prompt, sequence) in prompts
+            .into_iter()
+            .zip(golden["sequences"].as_array().unwrap())
+        {
+            let answer = &ids(sequence)[width..];
+            let end = answer
+                .iter()
+                .position(|&id| id == NANO.eop)
+                .map_or(answer.len(), |end| end + 1);
+            let settings = settings(&Value::Null, prompt.len());
+            let request = request(cases.len(), prompt, &golden["max_gen_length"], settings);
+            cases.push(Case {
+                request,
+                expected: answer[..end].to_vec(),
+            });
+        }
+    }
+    cases
+}
+
+fn run(
+    folder: &Path,
+    codec: Numbers,
+    rows: Vec<Request>,
+    budget: Budget,
+) -> BTreeMap<RowId, Completion> {
+    let model = Glm::load(folder, &Device::Cpu, Precision::F32).unwrap();
+    let mut engine = Engine::new(Box::new(model), Arc::new(codec), budget);
+    engine.submit(WindowId(0), rows);
+    let mut answers = BTreeMap::new();
+    while !engine.is_idle() {
+        for finished in engine.step().unwrap() {
+            let Outcome::Ok(completion) = finished.outcome else {
+                panic!("{finished:?}")
+            };
+            answers.insert(finished.row, completion);
+        }
+    }
+    answers
+}
+
+fn budget((slots, tokens, bucket): (usize, u64, u32)) -> Budget {
+    Budget {
+        max_batch_size: slots,
+        max_batch_tokens: tokens,
+        bucket_tokens: bucket,
+    }
+}
+
+fn check(folder: &Path, codec: Numbers, cases: &[Case], budgets: &[(usize, u64, u32)]) {
+    assert!(!cases.is_empty(), "{}", folder.display());
+    for &limits in budgets {
+        let rows = cases.iter().map(|case| case.request.clone()).collect();
+        let answers = run(folder, codec, rows, budget(limits));
+        assert_eq!(answers.len(), cases.len());
+        for case in cases {
+            let row = case.request.row;
+            assert_eq!(
+                answers[&row].samples[0].token_ids, case.expected,
+                "row {row}, {limits:?}"
+            );
+        }
+    }
+}
+
+fn fixtures(folder: &str) -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/fixtures")).join(folder);
+    if !path.exists() {
+        eprintln!("skipped: no {}", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+#[test]
+fn answers_are_those_of_the_reference_for_all_nano_models() {
+    let Some(nano) = fixtures("nano") else { return };
+    let budgets = [
+        (1, 10_000, 1),
+        (7, 10_000, 8),
+        (64, 10_000, 32),
+        (64, 300, 8),
+    ];
+    for model in ["base", "scale8", "len64"] {
+        let folder = nano.join(model);
+        let text = fs::read(folder.join("goldens.json")).unwrap();
+        check(
+            &folder,
+            NANO,
+            &cases(&serde_json::from_slice(&text).unwrap()),
+            &budgets,
+        );
+    }
+}
+
+#[test]
+fn answers_are_those_of_the_reference_for_the_trained_model() {
+    let Some(folder) = fixtures("glm-tiny-zh") else {
+        return;
+    };
+    let text = fs::read_to_string(folder.join("reference_greedy.jsonl")).unwrap();
+    let mut cases = Vec::new();
+    for line in text.lines() {
+        let golden: Value = serde_json::from_str(line).unwrap();
+        let mut prompt = ids(&golden["input_ids"]);
+        assert_eq!(prompt.pop(), Some(CHINESE.sop));
+        let settings = settings(&Value::Null, prompt.len());
+        let request = request(cases.len(), prompt, &Value::from(24), settings);
+        cases.push(Case {
+            request,
+            expected: ids(&golden["generated"]),
+        });
+    }
+    check(&folder, CHINESE, &cases, &[(64, 10_000, 8)]);
+}
+
+#[test]
+fn draws_and_log_probabilities_are_the_same_bits_in_any_batch() {
+    let Some(nano) = fixtures("nano") else { return };
+    let folder = nano.join("base");
+    let text = fs::read(folder.join("goldens.json")).unwrap();
+    let rows: Vec<Request> = cases(&serde_json::from_slice(&text).unwrap())
+        .into_iter()
+        .map(|case| {
+            let settings = GenerationSpec {
+                do_sample: true,
+                temperature: 1.3,
+                top_p: 0.95,
+                num_return_sequences: 2,
+                logprobs: true,
+                ..GenerationSpec::clone(&case.request.settings)
+            };
+            Request {
+                settings: Arc::new(settings),
+                ..case.request
+            }
+        })
+        .collect();
+    let alone = run(&folder, NANO, rows.clone(), budget((1, 1, 1)));
+    for limits in [(7, 10_000, 8), (64, 10_000, 32), (64, 300, 8)] {
+        assert_eq!(
+            run(&folder, NANO, rows.clone(), budget(limits)),
+            alone,
+            "{limits:?}"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! Properties of the planner: no row lost or doubled, the budget kept, the result independent of the
+//! input order.
+
+use std::collections::BTreeMap;
+
+use glm_batch::plan::{
+    Budget, Load, RowLength, order, padded, schedule, simulate, simulate_windows,
+};
+use proptest::prelude::*;
+
+fn rows(longest: u32) -> impl Strategy<Value = Vec<RowLength>> {
+    let row = (1..longest, 1..200_u32, 1..6_u32);
+    prop::collection::vec(row, 0..60).prop_map(|rows| {
+        rows.into_iter()
+            .enumerate()
+            .map(|(index, (context, reserve, samples))| RowLength {
+                index,
+                context,
+                reserve,
+                samples,
+            })
+            .collect()
+    })
+}
+
+fn budget() -> impl Strategy<Value = Budget> {
+    (1..20_usize, 1..4000_u64, 1..40_u32).prop_map(|(slots, tokens, bucket)| Budget {
+        max_batch_size: slots,
+        max_batch_tokens: tokens,
+        bucket_tokens: bucket,
+    })
+}
+
+fn permuted() -> impl Strategy<Value = (Vec<RowLength>, Vec<RowLength>)> {
+    rows(600).prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle()))
+}
+
+proptest! {
+    #[test]
+    fn the_order_is_a_permutation_longest_bucket_first(rows in rows(600), bucket in 1..40_u32) {
+        let order = order(&rows, bucket);
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        prop_assert_eq!(sorted, (0..rows.len()).collect::<Vec<_>>());
+        let width = |position: usize| padded(rows[position].context, bucket);
+        prop_assert!(order.windows(2).all(|pair| width(pair[0]) >= width(pair[1])));
+    }
+
+    #[test]
+    fn every_sample_starts_exactly_once(rows in rows(600), budget in budget()) {
+        let mut started = BTreeMap::new();
+        for (index, samples) in schedule(&rows, &budget).into_iter().flat_map(|group| group.rows) {
+            *started.entry(index).or_insert(0) += samples;
+        }
+        let expected: BTreeMap<_, _> =
+            rows.iter().map(|row| (row.index, row.samples as usize)).collect();
+        prop_assert_eq!(started, expected);
+    }
+
+    #[test]
+    fn the_budget_is_kept_unless_a_row_alone_is_over_it(rows in rows(6000), budget in budget()) {
+        for group in schedule(&rows, &budget) {
+            prop_assert!(group.load.slots <= budget.max_batch_size);
+            prop_assert!(
+                group.load.tokens <= budget.max_batch_tokens || group.load.slots == 1,
+                "{:?}", group
+            );
+        }
+    }
+
+    #[test]
+    fn a_group_is_of_one_bucket_and_bounded(rows in rows(6000), budget in budget()) {
+        for group in schedule(&rows, &budget) {
+            for (index, _) in &group.rows {
+                prop_assert_eq!(padded(rows[*index].context, budget.bucket_tokens), group.bucket);
+            }
+            let tokens = group.rows.len() as u64 * u64::from(group.bucket);
+            prop_assert!(tokens <= glm_batch::plan::PREFILL_TOKENS || group.rows.len() == 1);
+        }
+    }
+
+    #[test]
+    fn what_fits_is_never_left_waiting(rows in rows(600), budget in budget(), slots in 0..4_usize) {
+        let load = Load { slots, tokens: slots as u64 * 100 };
+        let group = budget.next_group(load, rows.iter().copied());
+        if let Some(first) = rows.first() {
+            let cost = budget.slot_tokens(first);
+            let at_once = budget.samples_at_once(first.samples, cost);
+            prop_assert_eq!(!group.is_empty(), budget.admits(load, at_once, cost));
+        } else {
+            prop_assert!(group.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_input_order_does_not_matter((rows, shuffled) in permuted(), budget in budget()) {
+        prop_assert_eq!(simulate(&rows, &budget), simulate(&shuffled, &budget));
+    }
+
+    #[test]
+    fn the_counts_add_up(rows in rows(600), budget in budget()) {
+        let statistics = simulate(&rows, &budget);
+        prop_assert_eq!(statistics.rows as usize, rows.len());
+        let tokens: u64 = rows.iter().map(|row| u64::from(row.context)).sum();
+        prop_assert_eq!(statistics.prompt_tokens, tokens);
+        prop_assert_eq!(statistics.buckets.iter().map(|bucket| bucket.rows).sum::<u64>(), statistics.rows);
+        prop_assert_eq!(statistics.histogram.iter().map(|bin| bin.rows).sum::<u64>(), statistics.rows);
+        prop_assert!((0.0..=1.0).contains(&statistics.slot_use));
+        prop_assert!((0.0..1.0).contains(&statistics.padding_share));
+    }
+
+    #[test]
+    fn windows_follow_each_other(rows in rows(600), budget in budget(), cut in 0.0..1.0_f64) {
+        let (first, second) = rows.split_at((rows.len() as f64 * cut) as usize);
+        let both = simulate_windows([first, second], &budget);
+        let apart = simulate(first, &budget).decode_steps + simulate(second, &budget).decode_steps;
+        prop_assert_eq!(both.rows as usize, rows.len());
+        prop_assert!(both.decode_steps <= apart);
+    }
+}

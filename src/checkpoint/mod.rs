@@ -1,1 +1,37 @@
-//! Journal, manifest, commit, locks, resume.
+//! Durable progress of a job: what is recorded, journalled, committed, locked, checked and mended.
+//!
+//! Invariant: whatever stops the program, at whatever instant, the output folder holds every row that
+//! was journalled exactly once, and going on gives the same files as an unbroken run. A window counts as
+//! done when, and only when, its shard's manifest names its part.
+//!
+//! `record` is `job.json`, `journal` an open window's rows, `manifest` what is committed, `commit` the step
+//! from one to the other, `lock` keeps second writers out; `verify`, `repair`, `status` and `restart`
+//! work from the files alone. `sink/` writes the parts' content, `fsio` makes it durable.
+
+mod commit;
+mod error;
+mod folder;
+mod journal;
+mod line;
+mod lock;
+mod manifest;
+mod owner;
+mod record;
+mod repair;
+mod restart;
+mod seal;
+mod status;
+mod verify;
+
+pub use commit::{Commit, check_sizes, clean_leftovers, commit_window};
+pub use error::CheckpointError;
+pub use folder::OutputFolder;
+pub use journal::{Cut, Journal, OpenedJournal};
+pub use lock::{JobLock, LockOptions, LockTiming, ShardLock};
+pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals};
+pub use owner::Owner;
+pub use record::{Comparison, Difference, JobRecord, ModelFile, RECORD_VERSION, Resolved};
+pub use repair::{RepairReport, repair};
+pub use restart::{discard, restart};
+pub use status::{OwnerStatus, ShardStatus, Status, status};
+pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify};

@@ -1,1 +1,72 @@
-//! Completions to result files.
+//! [`Outcome`]s to result files: a window's rows in input order become one part.
+//!
+//! Invariant: the bytes of a part depend on the job, the window and its outcomes alone, and all parts
+//! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
+//!
+//! `columns` decides which columns there are, `lines` which lines; `jsonl` and `parquet` write them,
+//! `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
+
+mod arrow_json;
+mod carried;
+mod columns;
+mod error;
+mod failed;
+mod jsonl;
+mod lines;
+mod parquet;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use arrow::datatypes::Schema;
+
+use crate::generate::Outcome;
+use crate::ids::RowId;
+use crate::input::{InputIndex, InputWindow};
+use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
+
+pub use error::SinkError;
+pub use failed::write_failed;
+
+/// Version of the results' layout. A resume with another one is refused, since one job has one layout.
+pub const RESULTS_FORMAT: u32 = 1;
+
+/// Writes parts in one file format.
+pub trait ResultSink: Send + Sync {
+    /// Ending of the part's file name, without the dot.
+    fn extension(&self) -> &'static str;
+
+    /// Writes all lines of a window in input order.
+    ///
+    /// A row without an entry in `outcomes` must be a bad one: it is written as failed.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError`], where a row has no outcome or the file cannot be written.
+    fn write_part(
+        &self,
+        window: &InputWindow,
+        outcomes: &BTreeMap<RowId, Outcome>,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), SinkError>;
+}
+
+/// Makes the sink of a job: `id_column` is the input column that is written as `id`, `arrow_schema` the
+/// schema that all Parquet files share.
+///
+/// # Errors
+///
+/// [`SinkError`], where a column is unknown, two have one name, or a type cannot be written.
+pub fn new_sink(
+    output: &OutputSpec,
+    generation: &GenerationSpec,
+    index: &InputIndex,
+    id_column: Option<&str>,
+    arrow_schema: Option<&Schema>,
+) -> Result<Box<dyn ResultSink>, SinkError> {
+    let layout = columns::Layout::new(output, generation, index, id_column)?;
+    Ok(match output.format {
+        OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout, arrow_schema)?),
+        OutputFormat::Parquet => Box::new(parquet::ParquetSink::new(layout, arrow_schema)?),
+    })
+}

@@ -1,0 +1,203 @@
+//! A finished window to a committed one, and what is left over of commits that were interrupted.
+//!
+//! Order: the part and the failed rows are written and synced, then the manifest names them, then the
+//! journal goes. Stopped anywhere before the manifest, the journal still has every row and the next run
+//! writes the same files again; stopped after it, the journal is a leftover.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::fsio::{self, FileDigest, FsError};
+use crate::generate::Outcome;
+use crate::ids::RowId;
+use crate::input::{InputFile, InputWindow};
+use crate::sink::{ResultSink, SinkError, write_failed};
+
+use super::lock::ShardLock;
+use super::manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals};
+use super::{CheckpointError, OutputFolder};
+
+/// A window whose every row has an outcome.
+#[derive(Clone, Copy)]
+pub struct Commit<'a> {
+    /// The window.
+    pub window: &'a InputWindow,
+    /// First row of the window, also where it has none.
+    pub first_row: RowId,
+    /// How its rows ended; bad rows may be left out.
+    pub outcomes: &'a BTreeMap<RowId, Outcome>,
+    /// Writes the part.
+    pub sink: &'a dyn ResultSink,
+    /// The input's files, for `failed/`.
+    pub files: &'a [InputFile],
+    /// Counts for the manifest.
+    pub totals: Totals,
+    /// Rows for the manifest.
+    pub examples: &'a [Example],
+}
+
+/// Makes a window's results durable and counts it as done.
+///
+/// # Errors
+///
+/// [`CheckpointError::TakenOver`], where another writer has the shard; [`CheckpointError::DiskFull`];
+/// [`CheckpointError::Sink`]; those of [`Manifest::commit`]. The window is not committed then, and its journal
+/// stands.
+pub fn commit_window(
+    folder: &OutputFolder,
+    lock: &ShardLock,
+    manifest: &mut Manifest,
+    commit: &Commit<'_>,
+) -> Result<(), CheckpointError> {
+    lock.ensure_mine()?;
+    let part = write_part(folder, commit)?;
+    let failed = write_failed_rows(folder, commit)?;
+    lock.ensure_mine()?;
+    let window = CommittedWindow {
+        window: commit.window.id,
+        first_row: commit.first_row.0,
+        rows: commit.window.rows.len() as u64,
+        part,
+        failed,
+        totals: commit.totals,
+        examples: commit.examples.to_vec(),
+    };
+    manifest.commit(folder, window)?;
+    fsio::remove_synced(&folder.journal(commit.window.id))?;
+    Ok(())
+}
+
+fn write_part(folder: &OutputFolder, commit: &Commit<'_>) -> Result<FileEntry, CheckpointError> {
+    let path = folder.part(commit.window.id, commit.sink.extension());
+    let mut refused = None;
+    let written = fsio::write_atomic(&path, |out| {
+        let mut out = Noting { out, failure: None };
+        match commit
+            .sink
+            .write_part(commit.window, commit.outcomes, &mut out)
+        {
+            Ok(()) => Ok(()),
+            // Formats wrap the system's error in their own; the wrapped one says whether the disk is full.
+            Err(error) => Err(out.failure.unwrap_or_else(|| {
+                refused = Some(error);
+                io::ErrorKind::Other.into()
+            })),
+        }
+    });
+    match refused {
+        Some(SinkError::Io(cause)) => Err(FsError::new("write", &path, cause).into()),
+        Some(error) => Err(CheckpointError::Sink(error)),
+        None => Ok(entry(folder, &path, written?)),
+    }
+}
+
+fn write_failed_rows(
+    folder: &OutputFolder,
+    commit: &Commit<'_>,
+) -> Result<Option<FileEntry>, CheckpointError> {
+    let Commit {
+        window,
+        outcomes,
+        files,
+        ..
+    } = *commit;
+    let path = folder.failed(window.id);
+    let is_failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    if !window.rows.iter().any(|row| {
+        outcomes
+            .get(&row.row)
+            .map_or(row.outcome.is_err(), is_failed)
+    }) {
+        if path.exists() {
+            fsio::remove_synced(&path)?;
+        }
+        return Ok(None);
+    }
+    let digest = fsio::write_atomic(&path, |out| {
+        write_failed(window, outcomes, files, out).map(drop)
+    })?;
+    Ok(Some(entry(folder, &path, digest)))
+}
+
+fn entry(folder: &OutputFolder, path: &Path, digest: FileDigest) -> FileEntry {
+    FileEntry {
+        name: folder.name_of(path),
+        digest,
+    }
+}
+
+/// A writer that remembers what the system said.
+struct Noting<'a, W> {
+    out: &'a mut W,
+    failure: Option<io::Error>,
+}
+
+impl<W: Write> Noting<'_, W> {
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            let copy = error.raw_os_error().map_or_else(
+                || io::Error::new(error.kind(), error.to_string()),
+                io::Error::from_raw_os_error,
+            );
+            self.failure.get_or_insert(copy);
+        })
+    }
+}
+
+impl<W: Write> Write for Noting<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.out.write(bytes);
+        self.note(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.out.flush();
+        self.note(result)
+    }
+}
+
+/// Removes what an interrupted run of this shard left: half-written files, and journals of windows that are
+/// committed. To be called by the holder of the shard's lock.
+///
+/// # Errors
+///
+/// [`CheckpointError::Fs`].
+pub fn clean_leftovers(folder: &OutputFolder, manifest: &Manifest) -> Result<(), CheckpointError> {
+    for path in folder.temporary_files(manifest.shard(), manifest.shards()) {
+        fsio::remove_synced(&path)?;
+    }
+    for window in folder.journalled_windows() {
+        if manifest.contains(window) {
+            fsio::remove_synced(&folder.journal(window))?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks by stat that every committed file is there in its size.
+///
+/// # Errors
+///
+/// [`CheckpointError::Changed`] names the first that is not.
+pub fn check_sizes(folder: &OutputFolder, manifest: &Manifest) -> Result<(), CheckpointError> {
+    for window in manifest.windows().values() {
+        for file in [Some(&window.part), window.failed.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let path = folder.entry(&file.name);
+            let found = std::fs::metadata(&path).ok().filter(Metadata::is_file);
+            let found = found.map(|metadata| metadata.len());
+            if found != Some(file.digest.bytes) {
+                return Err(CheckpointError::Changed {
+                    path,
+                    expected: file.digest.bytes,
+                    found,
+                });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! What can stop a job from recording its progress.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::fsio::FsError;
+use crate::ids::{RowId, ShardId, WindowId};
+use crate::sink::SinkError;
+
+use super::owner::Owner;
+
+/// A checkpoint that cannot be written, read or gone on from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The disk or the quota is full; what is committed and journalled stays valid.
+    #[error("{0}")]
+    DiskFull(FsError),
+    /// A file operation failed.
+    #[error("{0}")]
+    Fs(FsError),
+    /// The output folder cannot be written.
+    #[error(
+        "cannot write to the output folder `{}`: {cause}\nhint: check its permissions, or choose another `output.path`",
+        .path.display()
+    )]
+    Unwritable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The folder holds no job.
+    #[error(
+        "`{}` is not the output folder of a job: it has no `job.json`\nhint: give the folder that `output.path` names",
+        .path.display()
+    )]
+    NoJob {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A part cannot be written.
+    #[error("{0}")]
+    Sink(SinkError),
+    /// A file of the checkpoint does not hold what was written.
+    #[error("`{}` is damaged: {reason}\nhint: {cure}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// A file was written by a version of the program that this one does not know.
+    #[error(
+        "`{}` has version `{found}`, which this program does not know\nhint: run the version of glm-batch that wrote it, or a newer one",
+        .path.display()
+    )]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+    },
+    /// Somebody else is writing.
+    #[error(
+        "{} is being written{}\nhint: wait until it has ended, then run the same command again",
+        locked(.shard.as_ref()), by(.owner.as_ref())
+    )]
+    Locked {
+        /// The shard; `None` where the job itself is being set up.
+        shard: Option<ShardId>,
+        /// Who writes it, where that is known.
+        owner: Option<Owner>,
+    },
+    /// Somebody else has taken over the shard.
+    #[error(
+        "shard {shard} has been taken over{}\nhint: this process stops here, what it committed stays valid",
+        by(.owner.as_ref())
+    )]
+    TakenOver {
+        /// The shard.
+        shard: ShardId,
+        /// Who has it now.
+        owner: Option<Owner>,
+    },
+    /// A signal came while waiting for a lock.
+    #[error("interrupted while waiting for a lock\nhint: run the same command again")]
+    Interrupted,
+    /// A window does not belong to the shard.
+    #[error("window {window} does not belong to shard {shard}")]
+    Foreign {
+        /// The window.
+        window: WindowId,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A window's rows are committed already.
+    #[error("window {window} overlaps window {other}, which is committed already")]
+    Overlap {
+        /// The window.
+        window: WindowId,
+        /// The committed one.
+        other: WindowId,
+    },
+    /// A row came twice.
+    #[error("row {row} is in the journal `{}` already", .path.display())]
+    DoubledRow {
+        /// The row.
+        row: RowId,
+        /// The journal.
+        path: PathBuf,
+    },
+    /// A committed file is gone or has another size.
+    #[error(
+        "the committed file `{}` {}, it was written with {expected} bytes\nhint: `verify --repair` takes it out, the next run makes it again",
+        .path.display(), what_is_there(.found.as_ref())
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the manifest names.
+        expected: u64,
+        /// Bytes that are there; `None` where the file is gone.
+        found: Option<u64>,
+    },
+}
+
+impl From<FsError> for CheckpointError {
+    fn from(error: FsError) -> Self {
+        if error.is_full() {
+            Self::DiskFull(error)
+        } else {
+            Self::Fs(error)
+        }
+    }
+}
+
+impl CheckpointError {
+    pub(super) fn read(path: &Path, cause: io::Error) -> Self {
+        FsError::new("read", path, cause).into()
+    }
+
+    /// Whether the same command may succeed later: somebody else is at work, or a signal came.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked { .. } | Self::TakenOver { .. } | Self::Interrupted
+        )
+    }
+}
+
+fn locked(shard: Option<&ShardId>) -> String {
+    shard.map_or_else(|| "the job".to_owned(), |shard| format!("shard {shard}"))
+}
+
+fn by(owner: Option<&Owner>) -> String {
+    owner.map_or_else(String::new, |owner| format!(" by {owner}"))
+}
+
+fn what_is_there(bytes: Option<&u64>) -> String {
+    bytes.map_or_else(
+        || "is gone".to_owned(),
+        |bytes| format!("has {bytes} bytes"),
+    )
+}

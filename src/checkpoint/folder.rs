@@ -1,0 +1,295 @@
+//! The output folder: where everything of a job stands.
+//!
+//! Invariant: a file's name tells its window or shard, so that one shard never touches what belongs to
+//! another.
+
+use std::path::{Path, PathBuf};
+
+use crate::fsio;
+use crate::ids::{ShardId, WindowId};
+
+use super::CheckpointError;
+
+const JOB_FILE: &str = "job.json";
+const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
+
+/// Paths of one job's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputFolder {
+    root: PathBuf,
+}
+
+impl OutputFolder {
+    /// Makes the folder and those in it, and tries whether it can be written.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Unwritable`]; [`CheckpointError::DiskFull`].
+    pub fn open(root: &Path) -> Result<Self, CheckpointError> {
+        let folder = Self::at(root);
+        for name in FOLDERS {
+            let path = root.join(name);
+            fsio::create_dir_all(&path).map_err(|cause| unwritable(root, cause))?;
+        }
+        folder.probe()?;
+        Ok(folder)
+    }
+
+    /// Names a folder without touching it.
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+        }
+    }
+
+    /// Names the folder of a job that has been started.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NoJob`].
+    pub fn existing(root: &Path) -> Result<Self, CheckpointError> {
+        let folder = Self::at(root);
+        if folder.job_file().is_file() {
+            Ok(folder)
+        } else {
+            Err(CheckpointError::NoJob {
+                path: root.to_path_buf(),
+            })
+        }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `job.json`
+    pub fn job_file(&self) -> PathBuf {
+        self.root.join(JOB_FILE)
+    }
+
+    /// Copy of standard input.
+    pub fn standard_input(&self) -> PathBuf {
+        self.root.join("input").join("stdin.jsonl")
+    }
+
+    /// Journal of an open window.
+    pub fn journal(&self, window: WindowId) -> PathBuf {
+        self.journals()
+            .join(format!("window-{:06}.jsonl", window.0))
+    }
+
+    /// Folder of the journals.
+    pub fn journals(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// Results of a window.
+    pub fn part(&self, window: WindowId, extension: &str) -> PathBuf {
+        self.parts()
+            .join(format!("part-{:06}.{extension}", window.0))
+    }
+
+    /// Folder of the results.
+    pub fn parts(&self) -> PathBuf {
+        self.root.join("parts")
+    }
+
+    /// Bad and failed rows of a window.
+    pub fn failed(&self, window: WindowId) -> PathBuf {
+        self.root
+            .join("failed")
+            .join(format!("window-{:06}.jsonl", window.0))
+    }
+
+    /// What a shard has committed.
+    pub fn manifest(&self, shard: ShardId) -> PathBuf {
+        self.root
+            .join("manifest")
+            .join(format!("shard-{shard}.json"))
+    }
+
+    /// A shard's times, tokens and waste.
+    pub fn report(&self, shard: ShardId) -> PathBuf {
+        self.root.join("report").join(format!("shard-{shard}.json"))
+    }
+
+    /// Folder of the locks.
+    pub fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    /// File that is locked while a shard is written.
+    pub fn shard_lock(&self, shard: ShardId) -> PathBuf {
+        self.locks().join(format!("shard-{shard}"))
+    }
+
+    /// File that says who writes a shard.
+    pub fn owner(&self, shard: ShardId) -> PathBuf {
+        self.locks().join(format!("shard-{shard}.json"))
+    }
+
+    /// File that is locked while the job is set up.
+    pub fn job_lock(&self) -> PathBuf {
+        self.locks().join("job")
+    }
+
+    /// What `verify --repair` took out.
+    pub fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
+    }
+
+    /// Path of a file that a manifest names, relative to the folder and with `/`.
+    pub(super) fn entry(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Name under which a manifest knows a file of this folder.
+    pub(super) fn name_of(&self, path: &Path) -> String {
+        let relative = path.strip_prefix(&self.root).unwrap_or(path);
+        relative.to_string_lossy().replace('\\', "/")
+    }
+
+    /// Shards that have, or had, a writer.
+    pub(super) fn locked_shards(&self) -> Vec<ShardId> {
+        let mut shards: Vec<ShardId> = names(&self.locks())
+            .iter()
+            .filter_map(|name| number(name, "shard-"))
+            .map(ShardId)
+            .collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+
+    /// Windows that have a journal, in order.
+    pub(super) fn journalled_windows(&self) -> Vec<WindowId> {
+        let mut windows: Vec<WindowId> = names(&self.journals())
+            .iter()
+            .filter_map(|name| number(name, "window-"))
+            .map(WindowId)
+            .collect();
+        windows.sort_unstable();
+        windows
+    }
+
+    /// Half-written files of one shard, left by a process that was killed.
+    pub(super) fn temporary_files(&self, shard: ShardId, shards: u32) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for folder in FOLDERS.map(|name| self.root.join(name)) {
+            for name in names(&folder) {
+                let Some(target) = fsio::temporary_target(&name) else {
+                    continue;
+                };
+                let window = number(target, "part-").or_else(|| number(target, "window-"));
+                let owner = window
+                    .map(|window| WindowId(window).shard(shards))
+                    .or_else(|| number(target, "shard-").map(ShardId));
+                if owner == Some(shard) {
+                    found.push(folder.join(name));
+                }
+            }
+        }
+        found
+    }
+
+    /// Half-written `job.json` files.
+    pub(super) fn temporary_job_files(&self) -> Vec<PathBuf> {
+        names(&self.root)
+            .into_iter()
+            .filter(|name| fsio::temporary_target(name) == Some(JOB_FILE))
+            .map(|name| self.root.join(name))
+            .collect()
+    }
+
+    fn probe(&self) -> Result<(), CheckpointError> {
+        let path = self.locks().join(format!("probe-{}", std::process::id()));
+        let written =
+            fsio::write_atomic(&path, |_| Ok(())).and_then(|_| fsio::remove_synced(&path));
+        written.map_err(|error| match error {
+            error if error.is_full() => CheckpointError::DiskFull(error),
+            error => unwritable(&self.root, error.cause),
+        })
+    }
+}
+
+fn unwritable(root: &Path, cause: std::io::Error) -> CheckpointError {
+    if fsio::is_full(&cause) {
+        return CheckpointError::DiskFull(fsio::FsError::new("create", root, cause));
+    }
+    CheckpointError::Unwritable {
+        path: root.to_path_buf(),
+        cause,
+    }
+}
+
+/// Names in a folder; none where it cannot be read.
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+/// The number in a name like `window-000012.jsonl`.
+fn number(name: &str, prefix: &str) -> Option<u32> {
+    let rest = name.strip_prefix(prefix)?;
+    rest.split_once('.')
+        .map_or(rest, |(number, _)| number)
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_numbers() {
+        let folder = OutputFolder::at(Path::new("/out"));
+        let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(
+            name(folder.part(WindowId(12), "parquet")),
+            "part-000012.parquet"
+        );
+        assert_eq!(
+            number(&name(folder.journal(WindowId(1_234_567))), "window-"),
+            Some(1_234_567)
+        );
+        assert_eq!(number(&name(folder.owner(ShardId(3))), "shard-"), Some(3));
+        assert_eq!(
+            folder.name_of(&folder.failed(WindowId(0))),
+            "failed/window-000000.jsonl"
+        );
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named_with_the_cure() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("out");
+        std::fs::write(&root, "not a folder").unwrap();
+        let error = OutputFolder::open(&root).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot write to the output folder"),
+            "{error}"
+        );
+        assert!(error.contains("\nhint: "), "{error}");
+    }
+
+    #[test]
+    fn temporary_files_belong_to_one_shard() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(parent.path()).unwrap();
+        for name in [
+            "parts/.part-000003.jsonl.7.tmp",
+            "manifest/.shard-1.json.7.tmp",
+        ] {
+            std::fs::write(folder.root().join(name), "half").unwrap();
+        }
+        assert_eq!(folder.temporary_files(ShardId(1), 2).len(), 2);
+        assert_eq!(folder.temporary_files(ShardId(0), 2), Vec::<PathBuf>::new());
+    }
+}

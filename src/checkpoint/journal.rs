@@ -1,0 +1,214 @@
+//! Finished rows of an open window to a file that survives anything: a sealed JSON line a row.
+//!
+//! Invariant: the sound lines before the first wrong or incomplete one are exactly the rows that were
+//! synced, each once; opening cuts the rest off, so that what follows is never read by mistake.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::fsio;
+use crate::generate::Outcome;
+use crate::ids::RowId;
+use crate::input::WindowSpan;
+
+use super::{CheckpointError, OutputFolder, line};
+
+/// Journal of one open window.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// Bytes of synced lines.
+    length: u64,
+    /// Lines that are not written yet.
+    pending: Vec<u8>,
+    rows: BTreeSet<RowId>,
+}
+
+/// A journal, the rows in it, and what was cut off.
+pub type OpenedJournal = (Journal, BTreeMap<RowId, Outcome>, Option<Cut>);
+
+/// Lines that were cut off a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The journal.
+    pub path: PathBuf,
+    /// Number of the first line that was cut, from 1.
+    pub line: u64,
+    /// What was wrong with it.
+    pub reason: String,
+    /// Bytes that were cut.
+    pub bytes: u64,
+    /// Whether it was the unfinished last line, as a process that is killed leaves it.
+    pub is_tail: bool,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            line,
+            reason,
+            bytes,
+            ..
+        } = self;
+        write!(
+            f,
+            "journal `{}`: line {line} is wrong ({reason}); {bytes} bytes from there on are cut and their rows computed again",
+            path.display()
+        )
+    }
+}
+
+/// What a journal holds.
+pub(super) struct Content {
+    pub(super) outcomes: BTreeMap<RowId, Outcome>,
+    pub(super) sound_bytes: u64,
+    pub(super) wrong: Option<Cut>,
+}
+
+impl Journal {
+    /// Opens the journal of a window, makes it if need be, and gives the rows in it and what was cut.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Fs`], [`CheckpointError::DiskFull`].
+    pub fn open(
+        folder: &OutputFolder,
+        window: &WindowSpan,
+    ) -> Result<OpenedJournal, CheckpointError> {
+        let path = folder.journal(window.id);
+        let content = read(&path, window)?;
+        let mut file = fsio::open_append(&path)?;
+        if content.wrong.is_some() {
+            fsio::truncate_synced(&mut file, &path, content.sound_bytes)?;
+        }
+        let journal = Self {
+            path,
+            file,
+            length: content.sound_bytes,
+            pending: Vec::new(),
+            rows: content.outcomes.keys().copied().collect(),
+        };
+        Ok((journal, content.outcomes, content.wrong))
+    }
+
+    /// Adds a row, which is durable after the next [`Journal::sync`].
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::DoubledRow`], where the journal has it already.
+    pub fn append(&mut self, row: RowId, outcome: &Outcome) -> Result<(), CheckpointError> {
+        if !self.rows.insert(row) {
+            return Err(CheckpointError::DoubledRow {
+                row,
+                path: self.path.clone(),
+            });
+        }
+        let line = line::write(row, outcome)
+            .map_err(|error| CheckpointError::read(&self.path, error.into()))?;
+        self.pending.extend_from_slice(line.as_bytes());
+        self.pending.push(b'\n');
+        Ok(())
+    }
+
+    /// Makes all rows durable that were added.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Fs`], [`CheckpointError::DiskFull`]: the rows stay pending, so that a later call can
+    /// still make them durable.
+    pub fn sync(&mut self) -> Result<(), CheckpointError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        fsio::append_synced(&mut self.file, &self.path, self.length, &self.pending)?;
+        self.length += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Rows in the journal, pending ones too.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether rows are pending.
+    pub fn is_dirty(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Removes the journal of a window that is committed.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Fs`].
+    pub fn remove(self) -> Result<(), CheckpointError> {
+        Ok(fsio::remove_synced(&self.path)?)
+    }
+}
+
+/// Reads a journal up to its first wrong line; one that is not there is empty.
+pub(super) fn read(path: &Path, window: &WindowSpan) -> Result<Content, CheckpointError> {
+    let mut content = Content {
+        outcomes: BTreeMap::new(),
+        sound_bytes: 0,
+        wrong: None,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(content),
+        Err(cause) => return Err(CheckpointError::read(path, cause)),
+    };
+    let size = file
+        .metadata()
+        .map_err(|cause| CheckpointError::read(path, cause))?
+        .len();
+    let mut reader = BufReader::new(file);
+    let mut text = Vec::new();
+    for number in 1.. {
+        text.clear();
+        let length = reader
+            .read_until(b'\n', &mut text)
+            .map_err(|cause| CheckpointError::read(path, cause))?;
+        if length == 0 {
+            break;
+        }
+        if let Err((reason, is_tail)) = take(&text, window, &mut content.outcomes) {
+            content.wrong = Some(Cut {
+                path: path.to_path_buf(),
+                line: number,
+                reason,
+                bytes: size.saturating_sub(content.sound_bytes),
+                is_tail,
+            });
+            break;
+        }
+        content.sound_bytes += length as u64;
+    }
+    Ok(content)
+}
+
+/// Takes a line's row, or says what is wrong and whether the line has no end.
+fn take(
+    text: &[u8],
+    window: &WindowSpan,
+    outcomes: &mut BTreeMap<RowId, Outcome>,
+) -> Result<(), (String, bool)> {
+    let line = text
+        .strip_suffix(b"\n")
+        .ok_or_else(|| ("it is incomplete".to_owned(), true))?;
+    let (row, outcome) = line::read(line).map_err(|reason| (reason, false))?;
+    let range = window.first_row.0..window.first_row.0 + window.rows;
+    if !range.contains(&row.0) {
+        return Err((format!("row {row} is not in window {}", window.id), false));
+    }
+    if outcomes.contains_key(&row) {
+        return Err((format!("row {row} stands above already"), false));
+    }
+    outcomes.insert(row, outcome);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! `job.json`: what the first run decided, and whether a later run may go on from it.
+//!
+//! Invariant: created once, complete from its first instant, never changed. Everything that alters a
+//! result stands in it, so that a job that would give other results is refused with the difference.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsio;
+use crate::input::InputIndex;
+use crate::spec::JobSpec;
+
+use super::{CheckpointError, OutputFolder, seal};
+
+const CURE: &str = "start anew with `run --restart`";
+
+/// Version of `job.json`.
+pub const RECORD_VERSION: &str = "1";
+
+/// What the first run decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Version of this file: [`RECORD_VERSION`].
+    pub version: String,
+    /// Version of the program.
+    pub program: String,
+    /// Version of the results' layout.
+    pub results_format: u32,
+    /// Version of the order in which the arithmetic is done.
+    pub arithmetic: String,
+    /// The job.
+    pub spec: JobSpec,
+    /// What `auto` and the model folder came to.
+    pub resolved: Resolved,
+    /// The input as the first pass saw it.
+    pub input: InputIndex,
+}
+
+/// What `auto` and the model folder came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// Precision.
+    pub dtype: String,
+    /// Kind of device: `cpu`, `cuda`, `metal`.
+    pub device: String,
+    /// Kind of CPU: instruction set and cache sizes.
+    pub cpu: String,
+    /// Context plus answer, tokens.
+    pub max_length: u32,
+    /// Fingerprint of the tokenizer.
+    pub tokenizer: String,
+    /// Fingerprint of the weights.
+    pub weights: String,
+    /// Files of the model; while they agree, the fingerprints are not computed again.
+    pub model_files: Vec<ModelFile>,
+}
+
+/// A file of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub modified_ns: u64,
+}
+
+/// What a later run has otherwise than the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Differences that alter results: the job may not go on.
+    pub refused: Vec<Difference>,
+    /// Differences that the user should know of.
+    pub warnings: Vec<String>,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Key of the job file, or what else it is about.
+    pub key: String,
+    /// Value of the first run.
+    pub first: String,
+    /// Value now.
+    pub now: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "`{}` was `{}`, is now `{}`",
+            self.key, self.first, self.now
+        )
+    }
+}
+
+impl JobRecord {
+    /// Reads `job.json`; `None` where the job has not been set up.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
+    pub fn load(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
+        seal::read_file(&folder.job_file(), CURE)
+    }
+
+    /// Writes `job.json` unless there is one: true where this call did.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Fs`], [`CheckpointError::DiskFull`].
+    pub fn create(&self, folder: &OutputFolder) -> Result<bool, CheckpointError> {
+        let path = folder.job_file();
+        let text =
+            seal::seal_file(self).map_err(|error| CheckpointError::read(&path, error.into()))?;
+        let created = fsio::create_exclusive(&path, text.as_bytes())?;
+        for leftover in folder.temporary_job_files() {
+            fsio::remove_synced(&leftover)?;
+        }
+        Ok(created)
+    }
+
+    /// Compares the first run's record with what a later run would do; the differences of the job file come
+    /// from the caller as (key, first, now).
+    #[must_use]
+    pub fn compare(
+        &self,
+        now: &Self,
+        spec_differences: Vec<(String, String, String)>,
+    ) -> Comparison {
+        let mut refused: Vec<Difference> = spec_differences
+            .into_iter()
+            .map(|(key, first, now)| Difference { key, first, now })
+            .collect();
+        let (a, b) = (&self.resolved, &now.resolved);
+        for (key, first, now) in [
+            ("model.dtype", &a.dtype, &b.dtype),
+            ("model.device", &a.device, &b.device),
+            (
+                "prompt.max_length",
+                &a.max_length.to_string(),
+                &b.max_length.to_string(),
+            ),
+            ("tokenizer", &a.tokenizer, &b.tokenizer),
+            ("weights", &a.weights, &b.weights),
+            (
+                "version of the arithmetic",
+                &self.arithmetic,
+                &now.arithmetic,
+            ),
+            (
+                "version of the results",
+                &self.results_format.to_string(),
+                &now.results_format.to_string(),
+            ),
+        ] {
+            let is_known = refused.iter().any(|difference| difference.key == key);
+            if first != now && !is_known {
+                refused.push(difference(key, first, now));
+            }
+        }
+        refused.extend(input_differences(&self.input, &now.input));
+        Comparison {
+            refused,
+            warnings: self.warnings(now),
+        }
+    }
+
+    fn warnings(&self, now: &Self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.program != now.program {
+            warnings.push(format!(
+                "the job was started with glm-batch {}, this is {}",
+                self.program, now.program
+            ));
+        }
+        let (first, cpu) = (&self.resolved.cpu, &now.resolved.cpu);
+        if first != cpu && now.resolved.device == "cpu" {
+            warnings.push(format!(
+                "the job was started on another kind of CPU (`{first}`, this is `{cpu}`): the last bits of new rows may differ"
+            ));
+        }
+        warnings
+    }
+}
+
+fn difference(key: &str, first: &str, now: &str) -> Difference {
+    Difference {
+        key: key.to_owned(),
+        first: first.to_owned(),
+        now: now.to_owned(),
+    }
+}
+
+/// Files count by content and order: the same ones under another path are the same input.
+fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
+    if first.files.len() != now.files.len() {
+        let count = |index: &InputIndex| format!("{} files", index.files.len());
+        return vec![difference("input.path", &count(first), &count(now))];
+    }
+    let changed = first
+        .files
+        .iter()
+        .zip(&now.files)
+        .filter(|(a, b)| a.fingerprint != b.fingerprint);
+    let mut differences: Vec<Difference> = changed
+        .map(|(a, b)| {
+            let describe = |file: &crate::input::InputFile| {
+                format!(
+                    "{} bytes, fingerprint {}",
+                    file.bytes,
+                    short(&file.fingerprint)
+                )
+            };
+            difference(
+                &format!("input file {}", b.path.display()),
+                &describe(a),
+                &describe(b),
+            )
+        })
+        .collect();
+    if differences.is_empty() && first.format != now.format {
+        let format = |index: &InputIndex| format!("{:?}", index.format).to_lowercase();
+        differences.push(difference("input format", &format(first), &format(now)));
+    }
+    differences
+}
+
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..12).unwrap_or(fingerprint)
+}

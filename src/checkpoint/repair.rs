@@ -1,0 +1,131 @@
+//! A report of damage to a folder without it: what is wrong moves to `damaged/`, its windows leave the
+//! manifest, and the next run makes them again.
+//!
+//! A window leaves the manifest before its file moves: stopped between, the file is a leftover that the
+//! next run replaces.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::fsio;
+use crate::ids::{ShardId, WindowId};
+
+use super::lock::{JobLock, LockOptions, claim};
+use super::{
+    CheckpointError, JobRecord, Manifest, OutputFolder, Problem, ProblemKind, VerifyReport,
+};
+
+/// What was mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairReport {
+    /// Files that were moved or cut, and where their damaged content is now.
+    pub moved: Vec<(PathBuf, PathBuf)>,
+    /// Windows that the next run makes again.
+    pub windows: Vec<WindowId>,
+}
+
+/// Moves what a report names out of the way.
+///
+/// # Errors
+///
+/// [`CheckpointError::Locked`], while any shard is written; [`CheckpointError::Damaged`], where `job.json` itself
+/// is, which only `run --restart` cures; [`CheckpointError::Fs`].
+pub fn repair(
+    folder: &OutputFolder,
+    report: &VerifyReport,
+    options: &LockOptions<'_>,
+) -> Result<RepairReport, CheckpointError> {
+    let Some(record) = JobRecord::load(folder)? else {
+        return Err(CheckpointError::NoJob {
+            path: folder.root().to_path_buf(),
+        });
+    };
+    let shards = record.spec.shards;
+    let _job = JobLock::acquire(folder, options)?;
+    let _claims = (0..shards)
+        .map(|shard| claim(folder, ShardId(shard), options))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut repaired = RepairReport::default();
+    for problem in &report.problems {
+        if let ProblemKind::Manifest(shard) = problem.kind {
+            repaired.move_away(folder, &problem.path)?;
+            let lost = record.input.windows.iter().map(|span| span.id);
+            repaired
+                .windows
+                .extend(lost.filter(|window| window.shard(shards) == shard));
+        }
+    }
+    for shard in (0..shards).map(ShardId) {
+        repaired.take_out(folder, &report.problems, shard, shards)?;
+    }
+    for problem in &report.problems {
+        match problem.kind {
+            ProblemKind::Committed(_) => repaired.move_away(folder, &problem.path)?,
+            ProblemKind::Journal { sound_bytes } => {
+                repaired.cut_journal(folder, &problem.path, sound_bytes)?;
+            }
+            ProblemKind::Job | ProblemKind::Manifest(_) => {}
+        }
+    }
+    Ok(repaired)
+}
+
+impl RepairReport {
+    fn take_out(
+        &mut self,
+        folder: &OutputFolder,
+        problems: &[Problem],
+        shard: ShardId,
+        shards: u32,
+    ) -> Result<(), CheckpointError> {
+        let mut windows: Vec<WindowId> = problems
+            .iter()
+            .filter_map(|problem| match problem.kind {
+                ProblemKind::Committed(window) if window.shard(shards) == shard => Some(window),
+                _ => None,
+            })
+            .collect();
+        windows.dedup();
+        if !windows.is_empty() {
+            Manifest::load_or_new(folder, shard, shards)?.take_out(folder, &windows)?;
+            self.windows.extend(windows);
+        }
+        Ok(())
+    }
+
+    fn move_away(&mut self, folder: &OutputFolder, path: &Path) -> Result<(), CheckpointError> {
+        if path.exists() {
+            let to = free_name(folder, path)?;
+            fsio::rename_synced(path, &to)?;
+            self.moved.push((path.to_path_buf(), to));
+        }
+        Ok(())
+    }
+
+    /// Keeps the whole journal in `damaged/` and its sound lines in their place.
+    fn cut_journal(
+        &mut self,
+        folder: &OutputFolder,
+        path: &Path,
+        sound_bytes: u64,
+    ) -> Result<(), CheckpointError> {
+        let content = std::fs::read(path).map_err(|cause| CheckpointError::read(path, cause))?;
+        let to = free_name(folder, path)?;
+        fsio::write_atomic(&to, |out| out.write_all(&content))?;
+        let mut file = fsio::open_append(path)?;
+        fsio::truncate_synced(&mut file, path, sound_bytes)?;
+        self.moved.push((path.to_path_buf(), to));
+        Ok(())
+    }
+}
+
+/// A name in `damaged/` that is not taken: the file's folder and name, then a number.
+fn free_name(folder: &OutputFolder, path: &Path) -> Result<PathBuf, CheckpointError> {
+    let damaged = folder.damaged();
+    fsio::create_dir_all(&damaged)
+        .map_err(|cause| fsio::FsError::new("create", &damaged, cause))?;
+    let name = folder.name_of(path).replace('/', "-");
+    Ok(fsio::free_path(|number| {
+        damaged.join(format!("{name}.{number}"))
+    }))
+}

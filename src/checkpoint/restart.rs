@@ -1,0 +1,73 @@
+//! An output folder moved away, or removed where it was a trial, so that the job can begin anew.
+//!
+//! Nothing moves while anybody writes: the job's lock and all shards' locks are held meanwhile.
+
+use std::path::{Path, PathBuf};
+
+use crate::fsio::{self, FsError};
+
+use super::lock::{Claim, JobLock, LockOptions, claim};
+use super::{CheckpointError, OutputFolder};
+
+/// Moves a job's folder to the first free `OUT.old-N` and says where; `None` where no job has begun there.
+///
+/// # Errors
+///
+/// [`CheckpointError::Locked`], while any lock is held; [`CheckpointError::Fs`].
+pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>, CheckpointError> {
+    let folder = OutputFolder::at(root);
+    let Some(_locks) = lock_all(&folder, options)? else {
+        return Ok(None);
+    };
+    let to = fsio::free_path(|number| beside(root, &format!(".old-{number}")));
+    fsio::rename_synced(root, &to)?;
+    let moved = OutputFolder::at(&to);
+    for shard in moved.locked_shards() {
+        fsio::remove_synced(&moved.owner(shard))?;
+    }
+    Ok(Some(to))
+}
+
+/// Removes the folder of a trial, if there is one.
+///
+/// # Errors
+///
+/// [`CheckpointError::Locked`], while any lock is held; [`CheckpointError::Fs`].
+pub fn discard(root: &Path, options: &LockOptions<'_>) -> Result<(), CheckpointError> {
+    if lock_all(&OutputFolder::at(root), options)?.is_some() {
+        std::fs::remove_dir_all(root).map_err(|cause| FsError::new("remove", root, cause))?;
+    }
+    Ok(())
+}
+
+/// Takes every lock of a folder; `None` where it is not the folder of a job.
+fn lock_all(
+    folder: &OutputFolder,
+    options: &LockOptions<'_>,
+) -> Result<Option<(JobLock, Vec<Claim>)>, CheckpointError> {
+    // Somebody's other folder must never be moved: only one that a job has marked as its own.
+    if ![folder.locks(), folder.parts(), folder.journals()]
+        .iter()
+        .all(|path| path.is_dir())
+    {
+        return Ok(None);
+    }
+    let Some(job) = JobLock::try_acquire(folder)? else {
+        return Err(CheckpointError::Locked {
+            shard: None,
+            owner: None,
+        });
+    };
+    let claims = folder
+        .locked_shards()
+        .into_iter()
+        .map(|shard| claim(folder, shard, options));
+    Ok(Some((job, claims.collect::<Result<_, _>>()?)))
+}
+
+/// `OUT` with an ending after its whole name.
+fn beside(root: &Path, ending: &str) -> PathBuf {
+    let mut name = root.file_name().unwrap_or_default().to_owned();
+    name.push(ending);
+    root.with_file_name(name)
+}

@@ -1,0 +1,205 @@
+//! Carried input values to Arrow columns: their output types, and the values of the chosen rows.
+//!
+//! Types lose their metadata at every depth, since it belongs to the input's files; values never change.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayData, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
+    make_array,
+};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::error::ArrowError;
+use serde::de::{Deserialize, Deserializer, Visitor};
+use serde_json::value::RawValue;
+
+use crate::input::{ColumnKind, InputRow};
+
+use super::SinkError;
+use super::columns::CarriedColumn;
+use super::lines::Line;
+
+type Record = Vec<(String, Box<RawValue>)>;
+
+/// A field of a record as it stood; `None` where the record does not have it.
+pub(super) fn raw<'a>(record: &'a Record, name: &str) -> Option<&'a RawValue> {
+    record
+        .iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.as_ref())
+}
+
+/// Type of a carried JSON column in Parquet.
+pub(super) fn json_type(kind: &ColumnKind) -> DataType {
+    match kind {
+        ColumnKind::Bool => DataType::Boolean,
+        ColumnKind::Int64 => DataType::Int64,
+        ColumnKind::Float64 => DataType::Float64,
+        ColumnKind::String | ColumnKind::Json | ColumnKind::Arrow(_) => DataType::Utf8,
+    }
+}
+
+/// One JSON column of the given lines.
+pub(super) fn json_column(
+    column: &CarriedColumn,
+    records: &[Record],
+    lines: &[Line<'_>],
+) -> Result<ArrayRef, SinkError> {
+    let cells = Cells {
+        column,
+        records,
+        lines,
+    };
+    Ok(match column.kind {
+        ColumnKind::Bool => Arc::new(BooleanArray::from(
+            cells.parse("true or false", |text| text.parse().ok())?,
+        )),
+        ColumnKind::Int64 => Arc::new(Int64Array::from(
+            cells.parse("whole number", |text| text.parse().ok())?,
+        )),
+        ColumnKind::Float64 => Arc::new(Float64Array::from(
+            cells.parse("number", |text| text.parse().ok())?,
+        )),
+        ColumnKind::String => Arc::new(StringArray::from(cells.parse("text", string)?)),
+        ColumnKind::Json | ColumnKind::Arrow(_) => Arc::new(StringArray::from(
+            cells.parse("value", |text| Some(text.to_owned()))?,
+        )),
+    })
+}
+
+struct Cells<'a> {
+    column: &'a CarriedColumn,
+    records: &'a [Record],
+    lines: &'a [Line<'a>],
+}
+
+impl Cells<'_> {
+    fn parse<T>(
+        &self,
+        kind: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, SinkError> {
+        let cell = |line: &Line<'_>| {
+            let text = raw(&self.records[line.position], &self.column.source).map(RawValue::get);
+            match text {
+                None | Some("null") => Ok(None),
+                Some(text) => parse(text)
+                    .map(Some)
+                    .ok_or_else(|| self.wrong_value(line.row, kind)),
+            }
+        };
+        self.lines.iter().map(cell).collect()
+    }
+
+    fn wrong_value(&self, row: &InputRow, kind: &'static str) -> SinkError {
+        SinkError::Value {
+            row: row.row,
+            column: self.column.source.clone(),
+            kind,
+        }
+    }
+}
+
+/// A JSON string. Lone surrogates, which JSON allows and text does not, become U+FFFD.
+fn string(text: &str) -> Option<String> {
+    serde_json::from_str(text).ok().or_else(|| {
+        let Lossy(text) = serde_json::from_str(text).ok()?;
+        Some(text)
+    })
+}
+
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(LossyVisitor)
+    }
+}
+
+struct LossyVisitor;
+
+impl Visitor<'_> for LossyVisitor {
+    type Value = Lossy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Lossy, E> {
+        Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Lossy, E> {
+        Ok(Lossy(text.to_owned()))
+    }
+}
+
+/// Type of a carried Parquet column: its own without metadata.
+pub(super) fn plain_type(from: &DataType) -> DataType {
+    match from {
+        DataType::List(item) => DataType::List(plain_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
+        DataType::ListView(item) => DataType::ListView(plain_field(item)),
+        DataType::LargeListView(item) => DataType::LargeListView(plain_field(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain_field(item), *size),
+        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(plain_field).collect::<Fields>())
+        }
+        DataType::Dictionary(key, value) => {
+            DataType::Dictionary(key.clone(), Box::new(plain_type(value)))
+        }
+        other => other.clone(),
+    }
+}
+
+fn plain_field(field: &FieldRef) -> FieldRef {
+    Arc::new(Field::new(
+        field.name(),
+        plain_type(field.data_type()),
+        field.is_nullable(),
+    ))
+}
+
+/// One Parquet column of the given lines, in its plain type.
+pub(super) fn arrow_column(
+    array: &dyn Array,
+    to: &DataType,
+    lines: &[Line<'_>],
+) -> Result<ArrayRef, ArrowError> {
+    let positions = UInt64Array::from_iter_values(lines.iter().map(|line| line.position as u64));
+    let taken = arrow::compute::take(array, &positions, None)?;
+    if taken.data_type() == to {
+        return Ok(taken);
+    }
+    Ok(make_array(retype(&taken.to_data(), to)?))
+}
+
+/// Gives values a type that differs from theirs in metadata alone; the builder checks that it fits.
+fn retype(data: &ArrayData, to: &DataType) -> Result<ArrayData, ArrowError> {
+    let children = child_types(to)
+        .into_iter()
+        .zip(data.child_data())
+        .map(|(to, child)| retype(child, to))
+        .collect::<Result<Vec<_>, _>>()?;
+    data.clone()
+        .into_builder()
+        .data_type(to.clone())
+        .child_data(children)
+        .build()
+}
+
+fn child_types(of: &DataType) -> Vec<&DataType> {
+    match of {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => vec![item.data_type()],
+        DataType::Struct(fields) => fields.iter().map(|field| field.data_type()).collect(),
+        DataType::Dictionary(_, value) => vec![value],
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,189 @@
+//! Job and input columns to the columns of the results, clashes refused.
+//!
+//! Invariant: no two result columns of a [`Layout`] have one name. Pure: no files, no values.
+
+use std::collections::BTreeMap;
+
+use crate::input::{ColumnKind, InputIndex};
+use crate::spec::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout};
+
+use super::SinkError;
+
+/// Names less alike than this are no suggestion.
+const ALIKE: f64 = 0.7;
+
+/// Which columns a line has, in the order in which they are written.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Input columns, between `id` and `sample`.
+    pub(super) carried: Vec<CarriedColumn>,
+    /// A line a row with lists over the samples, instead of a line a sample.
+    pub(super) nested: bool,
+    /// Whether `logprob` and `token_logprobs` are written.
+    pub(super) logprobs: bool,
+    /// Whether `token_ids` is written.
+    pub(super) token_ids: bool,
+}
+
+/// One input column as it is carried through.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CarriedColumn {
+    /// Name in the input.
+    pub(super) source: String,
+    /// Name in the results.
+    pub(super) name: String,
+    /// Type in the input.
+    pub(super) kind: ColumnKind,
+}
+
+impl Layout {
+    /// Selects, renames and checks the columns of a job.
+    pub(super) fn new(
+        output: &OutputSpec,
+        generation: &GenerationSpec,
+        index: &InputIndex,
+        id_column: Option<&str>,
+    ) -> Result<Self, SinkError> {
+        let mut layout = Self {
+            carried: Vec::new(),
+            nested: output.samples == SampleLayout::Nested,
+            logprobs: generation.logprobs,
+            token_ids: output.token_ids,
+        };
+        for name in selected(&output.columns, index)? {
+            if Some(name) != id_column {
+                layout.carried.push(carried(name, index, &output.rename)?);
+            }
+        }
+        check_renames(&output.rename, &layout.carried, index, id_column)?;
+        layout.check_names()?;
+        Ok(layout)
+    }
+
+    /// Names of our own columns after the carried ones.
+    pub(super) fn result_names(&self) -> Vec<&'static str> {
+        let mut names = vec!["sample"];
+        if self.nested {
+            names.clear();
+        }
+        names.extend(["status", "error", "completion", "finish_reason"]);
+        names.extend(["prompt_tokens", "completion_tokens"]);
+        if self.logprobs {
+            names.extend(["logprob", "token_logprobs"]);
+        }
+        if self.token_ids {
+            names.push("token_ids");
+        }
+        names
+    }
+
+    fn check_names(&self) -> Result<(), SinkError> {
+        let ours: Vec<&str> = ["row", "id"]
+            .into_iter()
+            .chain(self.result_names())
+            .collect();
+        let mut seen = BTreeMap::new();
+        for column in &self.carried {
+            if ours.contains(&column.name.as_str()) {
+                return Err(SinkError::Clash {
+                    column: column.name.clone(),
+                    source_column: column.source.clone(),
+                });
+            }
+            if let Some(first) = seen.insert(&column.name, &column.source) {
+                return Err(SinkError::TwoOfOneName {
+                    column: column.name.clone(),
+                    first: first.clone(),
+                    second: column.source.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn selected<'a>(
+    columns: &'a CarriedColumns,
+    index: &'a InputIndex,
+) -> Result<Vec<&'a str>, SinkError> {
+    match columns {
+        CarriedColumns::All => Ok(index
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect()),
+        CarriedColumns::None => Ok(Vec::new()),
+        CarriedColumns::Names(names) => names
+            .iter()
+            .map(|name| kind(name, index, "output.columns").map(|_| name.as_str()))
+            .collect(),
+    }
+}
+
+fn carried(
+    name: &str,
+    index: &InputIndex,
+    rename: &[(String, String)],
+) -> Result<CarriedColumn, SinkError> {
+    let renamed = rename
+        .iter()
+        .find(|(from, _)| from == name)
+        .map(|(_, to)| to.as_str());
+    Ok(CarriedColumn {
+        source: name.to_owned(),
+        name: renamed.unwrap_or(name).to_owned(),
+        kind: kind(name, index, "output.columns")?.clone(),
+    })
+}
+
+fn check_renames(
+    rename: &[(String, String)],
+    carried: &[CarriedColumn],
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<(), SinkError> {
+    for (from, _) in rename {
+        kind(from, index, "output.rename")?;
+        if Some(from.as_str()) == id_column {
+            return Err(SinkError::IdRenamed {
+                column: from.clone(),
+            });
+        }
+        if !carried.iter().any(|column| column.source == *from) {
+            return Err(SinkError::NotCarried {
+                column: from.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn kind<'a>(
+    name: &str,
+    index: &'a InputIndex,
+    key: &'static str,
+) -> Result<&'a ColumnKind, SinkError> {
+    if let Some(column) = index.columns.iter().find(|column| column.name == name) {
+        return Ok(&column.kind);
+    }
+    let known: Vec<String> = index
+        .columns
+        .iter()
+        .map(|column| column.name.clone())
+        .collect();
+    Err(SinkError::UnknownColumn {
+        key,
+        column: name.to_owned(),
+        nearest: nearest(name, &known),
+        known,
+    })
+}
+
+fn nearest(word: &str, known: &[String]) -> Option<String> {
+    known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(word, name), name))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.clone())
+}

@@ -1,0 +1,101 @@
+//! Bad and failed rows of a window to the lines of `failed/`.
+//!
+//! Each says where the row stands and why it has no result, and holds the raw record, so that the
+//! rows can be mended and run again on their own. Broken lines stand here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use arrow::array::RecordBatch;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::generate::Outcome;
+use crate::ids::RowId;
+use crate::input::{Carried, InputFile, InputWindow, Place};
+
+use super::arrow_json::{JsonColumn, end_line, options, write_json, write_key};
+use super::lines::row_outcome;
+
+/// Writes a JSON line for each row of the window without a result; gives their number.
+///
+/// # Errors
+///
+/// The writer's.
+pub fn write_failed(
+    window: &InputWindow,
+    outcomes: &BTreeMap<RowId, Outcome>,
+    files: &[InputFile],
+    out: &mut dyn Write,
+) -> io::Result<u64> {
+    let mut count = 0;
+    let mut line = Vec::new();
+    for (position, row) in window.rows.iter().enumerate() {
+        let Some(Err(bad)) = row_outcome(row, outcomes) else {
+            continue;
+        };
+        line.push(b'{');
+        field("row", &row.row, &mut line);
+        field("id", &row.id, &mut line);
+        write_place(&row.place, files, &mut line);
+        field("stage", &bad.stage, &mut line);
+        field("reason", &bad.reason, &mut line);
+        write_record(&window.carried, position, &mut line)?;
+        end_line(&mut line, out)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn write_place(place: &Place, files: &[InputFile], out: &mut Vec<u8>) {
+    let path = |file: u32| {
+        files
+            .get(file as usize)
+            .map(|file| file.path.to_string_lossy())
+    };
+    match *place {
+        Place::Line { file, line } => {
+            field("file", &path(file), out);
+            field("line", &line, out);
+        }
+        Place::RowGroup {
+            file,
+            row_group,
+            row,
+        } => {
+            field("file", &path(file), out);
+            field("row_group", &row_group, out);
+            field("row_in_group", &row, out);
+        }
+    }
+}
+
+fn write_record(carried: &Carried, position: usize, out: &mut Vec<u8>) -> io::Result<()> {
+    match carried {
+        Carried::Json { lines, .. } => match std::str::from_utf8(&lines[position]) {
+            Ok(text) => field("raw", text, out),
+            Err(_) => field("raw_base64", &STANDARD.encode(&lines[position]), out),
+        },
+        Carried::Arrow(batch) => field("raw", &record_text(batch, position)?, out),
+    }
+    Ok(())
+}
+
+/// A Parquet row as a JSON object.
+fn record_text(batch: &RecordBatch, position: usize) -> io::Result<String> {
+    let options = options();
+    let mut record = vec![b'{'];
+    for (column, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        write_key(column.name(), &mut record);
+        JsonColumn::new(column, array, &options)
+            .map_err(io::Error::other)?
+            .write(position, &mut record);
+    }
+    record.push(b'}');
+    String::from_utf8(record).map_err(io::Error::other)
+}
+
+fn field<T: serde::Serialize + ?Sized>(name: &str, value: &T, out: &mut Vec<u8>) {
+    write_key(name, out);
+    write_json(value, out);
+}

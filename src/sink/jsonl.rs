@@ -1,0 +1,205 @@
+//! Lines of a window to JSON, fields in a fixed order.
+//!
+//! Values of JSON input stand as they stood there, those of Parquet as [`super::arrow_json`] writes
+//! them; a field that a row does not have is null.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, new_empty_array};
+use arrow::datatypes::{FieldRef, Schema};
+use arrow::json::writer::EncoderOptions;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::generate::{Outcome, Sample};
+use crate::ids::RowId;
+use crate::input::{Carried, InputWindow};
+
+use super::arrow_json::{JsonColumn, end_line, options, write_json, write_key};
+use super::columns::{CarriedColumn, Layout};
+use super::lines::{Line, lines, logprob};
+use super::{ResultSink, SinkError};
+
+/// Writes parts as JSON lines.
+#[derive(Debug)]
+pub(super) struct JsonlSink {
+    layout: Layout,
+}
+
+impl JsonlSink {
+    /// Checks that every carried column has a JSON form.
+    pub(super) fn new(layout: Layout, schema: Option<&Schema>) -> Result<Self, SinkError> {
+        let options = options();
+        for column in &layout.carried {
+            let Some(field) = schema.and_then(|schema| schema.field_with_name(&column.source).ok())
+            else {
+                continue;
+            };
+            let array = new_empty_array(field.data_type());
+            let field = Arc::new(field.clone());
+            JsonColumn::new(&field, &array, &options).map_err(|error| SinkError::Unsupported {
+                column: column.source.clone(),
+                kind: field.data_type().to_string(),
+                format: "JSON",
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(Self { layout })
+    }
+
+    fn write_results(&self, line: &Line<'_>, out: &mut Vec<u8>) {
+        if !self.layout.nested {
+            field("sample", &line.sample_number(), out);
+        }
+        field("status", line.status(), out);
+        field("error", &line.error(), out);
+        self.per_sample("completion", line, |sample| sample.text.as_str(), out);
+        self.per_sample(
+            "finish_reason",
+            line,
+            |sample| sample.finish_reason.as_str(),
+            out,
+        );
+        field("prompt_tokens", &line.prompt_tokens(), out);
+        self.per_sample(
+            "completion_tokens",
+            line,
+            |sample| sample.token_ids.len(),
+            out,
+        );
+        if self.layout.logprobs {
+            self.per_sample("logprob", line, logprob, out);
+            self.per_sample("token_logprobs", line, |sample| &sample.token_logprobs, out);
+        }
+        if self.layout.token_ids {
+            self.per_sample("token_ids", line, |sample| &sample.token_ids, out);
+        }
+    }
+
+    fn per_sample<'a, T: Serialize>(
+        &self,
+        name: &str,
+        line: &Line<'a>,
+        value: impl Fn(&'a Sample) -> T,
+        out: &mut Vec<u8>,
+    ) {
+        match line.samples() {
+            Some(samples) if self.layout.nested => {
+                field(name, &samples.iter().map(value).collect::<Vec<_>>(), out);
+            }
+            samples => field(name, &samples.and_then(<[_]>::first).map(value), out),
+        }
+    }
+}
+
+impl ResultSink for JsonlSink {
+    fn extension(&self) -> &'static str {
+        "jsonl"
+    }
+
+    fn write_part(
+        &self,
+        window: &InputWindow,
+        outcomes: &BTreeMap<RowId, Outcome>,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), SinkError> {
+        let lines = lines(window, outcomes, self.layout.nested)?;
+        let options = options();
+        let arrow = arrow_columns(&self.layout.carried, &window.carried)?;
+        let mut columns = Columns::new(&self.layout.carried, &window.carried, &arrow, &options)?;
+        let mut buffer = Vec::new();
+        for line in &lines {
+            buffer.push(b'{');
+            field("row", &line.row.row, &mut buffer);
+            field("id", &line.row.id, &mut buffer);
+            columns.write(line.position, &mut buffer);
+            self.write_results(line, &mut buffer);
+            end_line(&mut buffer, out)?;
+        }
+        Ok(())
+    }
+}
+
+fn field<T: Serialize + ?Sized>(name: &str, value: &T, out: &mut Vec<u8>) {
+    write_key(name, out);
+    write_json(value, out);
+}
+
+/// The carried columns of one window.
+enum Columns<'a> {
+    Json(&'a [CarriedColumn], &'a [Vec<(String, Box<RawValue>)>]),
+    Arrow(Vec<(&'a str, JsonColumn<'a>)>),
+}
+
+impl<'a> Columns<'a> {
+    fn new(
+        carried: &'a [CarriedColumn],
+        window: &'a Carried,
+        arrow: &'a [(FieldRef, ArrayRef)],
+        options: &'a EncoderOptions,
+    ) -> Result<Self, SinkError> {
+        if let Carried::Json { fields, .. } = window {
+            return Ok(Self::Json(carried, fields));
+        }
+        let columns = carried.iter().zip(arrow).map(|(column, (field, array))| {
+            Ok((
+                column.name.as_str(),
+                JsonColumn::new(field, array, options)?,
+            ))
+        });
+        Ok(Self::Arrow(columns.collect::<Result<_, SinkError>>()?))
+    }
+
+    fn write(&mut self, position: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Json(carried, fields) => {
+                for column in *carried {
+                    write_key(&column.name, out);
+                    write_raw(super::carried::raw(&fields[position], &column.source), out);
+                }
+            }
+            Self::Arrow(columns) => {
+                for (name, column) in columns {
+                    write_key(name, out);
+                    column.write(position, out);
+                }
+            }
+        }
+    }
+}
+
+fn arrow_columns(
+    carried: &[CarriedColumn],
+    window: &Carried,
+) -> Result<Vec<(FieldRef, ArrayRef)>, SinkError> {
+    let Carried::Arrow(batch) = window else {
+        return Ok(Vec::new());
+    };
+    carried
+        .iter()
+        .map(|column| arrow_column(batch, &column.source))
+        .collect()
+}
+
+fn arrow_column(batch: &RecordBatch, name: &str) -> Result<(FieldRef, ArrayRef), SinkError> {
+    let index = batch.schema_ref().index_of(name)?;
+    Ok((
+        Arc::clone(&batch.schema_ref().fields()[index]),
+        Arc::clone(batch.column(index)),
+    ))
+}
+
+/// Writes a value as it stood. Outside strings a carriage return is mere space in JSON, but many readers
+/// take it for a line end.
+fn write_raw(value: Option<&RawValue>, out: &mut Vec<u8>) {
+    let text = value.map_or("null", RawValue::get);
+    out.extend(text.bytes().map(|byte| {
+        if matches!(byte, b'\r' | b'\n') {
+            b' '
+        } else {
+            byte
+        }
+    }));
+}

@@ -1,0 +1,132 @@
+//! A window and its outcomes to the lines of its part.
+//!
+//! Invariant: lines stand in input order, then in sample order; a row that is a record has at least
+//! one line, a broken line has none.
+
+use std::collections::BTreeMap;
+
+use crate::generate::{Completion, Outcome, Sample};
+use crate::ids::RowId;
+use crate::input::{BadRow, InputRow, InputWindow};
+
+use super::SinkError;
+
+/// One line of the results.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line<'a> {
+    /// Position of the row in its window.
+    pub(super) position: usize,
+    /// The row.
+    pub(super) row: &'a InputRow,
+    /// What the line says.
+    pub(super) content: Content<'a>,
+}
+
+/// What generation, or its absence, fills in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a> {
+    /// One sample of a row.
+    Flat(&'a Completion, i32, &'a Sample),
+    /// All samples of a row.
+    Nested(&'a Completion),
+    /// No result.
+    Failed(&'a BadRow),
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn status(&self) -> &'static str {
+        if matches!(self.content, Content::Failed(_)) {
+            "failed"
+        } else {
+            "ok"
+        }
+    }
+
+    pub(super) fn error(&self) -> Option<String> {
+        match self.content {
+            Content::Failed(bad) => Some(format!("{}: {}", bad.stage, bad.reason)),
+            Content::Flat(..) | Content::Nested(_) => None,
+        }
+    }
+
+    pub(super) fn prompt_tokens(&self) -> Option<u32> {
+        match self.content {
+            Content::Flat(completion, ..) | Content::Nested(completion) => {
+                Some(completion.prompt_tokens)
+            }
+            Content::Failed(_) => None,
+        }
+    }
+
+    pub(super) fn sample_number(&self) -> Option<i32> {
+        match self.content {
+            Content::Flat(_, number, _) => Some(number),
+            Content::Nested(_) | Content::Failed(_) => None,
+        }
+    }
+
+    /// The samples that the line shows; `None` where the row failed.
+    pub(super) fn samples(&self) -> Option<&'a [Sample]> {
+        match self.content {
+            Content::Flat(_, _, sample) => Some(std::slice::from_ref(sample)),
+            Content::Nested(completion) => Some(&completion.samples),
+            Content::Failed(_) => None,
+        }
+    }
+}
+
+/// Sum of a sample's log-probabilities.
+pub(super) fn logprob(sample: &Sample) -> f32 {
+    sample
+        .token_logprobs
+        .iter()
+        .map(|&value| f64::from(value))
+        .sum::<f64>() as f32
+}
+
+/// All lines of a window.
+pub(super) fn lines<'a>(
+    window: &'a InputWindow,
+    outcomes: &'a BTreeMap<RowId, Outcome>,
+    nested: bool,
+) -> Result<Vec<Line<'a>>, SinkError> {
+    let mut lines = Vec::with_capacity(window.rows.len());
+    for (position, row) in window
+        .rows
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| row.is_record)
+    {
+        let line = |content| Line {
+            position,
+            row,
+            content,
+        };
+        match row_outcome(row, outcomes) {
+            Some(Err(bad)) => lines.push(line(Content::Failed(bad))),
+            Some(Ok(completion)) if completion.samples.is_empty() => {
+                return Err(SinkError::MissingOutcome { row: row.row });
+            }
+            Some(Ok(completion)) if nested => lines.push(line(Content::Nested(completion))),
+            Some(Ok(completion)) => lines.extend(
+                (0..)
+                    .zip(&completion.samples)
+                    .map(|(n, s)| line(Content::Flat(completion, n, s))),
+            ),
+            None => return Err(SinkError::MissingOutcome { row: row.row }),
+        }
+    }
+    Ok(lines)
+}
+
+/// How a row ended: what was recorded, else why it is bad.
+pub(super) fn row_outcome<'a>(
+    row: &'a InputRow,
+    outcomes: &'a BTreeMap<RowId, Outcome>,
+) -> Option<Result<&'a Completion, &'a BadRow>> {
+    match outcomes.get(&row.row) {
+        Some(Outcome::Ok(completion)) => Some(Ok(completion)),
+        Some(Outcome::Failed(bad)) => Some(Err(bad)),
+        None => row.outcome.as_ref().err().map(Err),
+    }
+}

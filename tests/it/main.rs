@@ -1,2 +1,7 @@
 //! All integration tests, one module a purpose.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests"
+)]

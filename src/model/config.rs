@@ -51,7 +51,10 @@ impl GlmConfig {
             block_position_encoding: keys.flag("block_position_encoding", true)?,
             attention_scale: keys.number("attention_scale", 1.0)?,
         };
-        if config.hidden_size % config.num_attention_heads != 0 {
+        if !config
+            .hidden_size
+            .is_multiple_of(config.num_attention_heads)
+        {
             let reason = format!(
                 "{} heads do not divide `hidden_size` {}",
                 config.num_attention_heads, config.hidden_size

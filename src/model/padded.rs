@@ -378,11 +378,11 @@ impl Attend for DecodeCall<'_> {
         let mut seen = Vec::with_capacity(2);
         for (cached, new) in [(&cached.keys, keys), (&cached.values, values)] {
             cached.scatter_set(&self.columns, &new.index_select(&self.sources, 0)?, 2)?;
-            let cached = cached.narrow(2, 0, self.visible)?;
-            seen.push(match &self.gather {
+            let cached = match &self.gather {
                 Some(slots) => cached.index_select(slots, 0)?,
-                None => cached,
-            });
+                None => cached.clone(),
+            };
+            seen.push(cached.narrow(2, 0, self.visible)?);
         }
         self.cache.weigh(&query, &seen[0], &seen[1], &self.mask)
     }

@@ -5,3 +5,8 @@
     clippy::print_stderr,
     reason = "tests"
 )]
+
+mod batch_invariance;
+mod model_files;
+mod model_golden;
+mod nano;

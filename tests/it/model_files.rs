@@ -60,7 +60,8 @@ fn converting_rounds_the_weights_and_keeps_the_rest() {
     // f16 weights read as f32 are what rounding at load gives.
     let prompt = [502, 20, 21, 501, 503, 500];
     let row = nano.ids().prefill(0, &prompt, 1);
-    let rounded = load(&nano, Precision::F16, Backend::Packed)
+    let rounded = Glm::load(&nano.folder, &Device::Cpu, Precision::F16)
+        .unwrap()
         .prefill(&[row])
         .unwrap();
     let mut read = Glm::load(&half, &Device::Cpu, Precision::F32).unwrap();

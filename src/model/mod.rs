@@ -1,14 +1,30 @@
 //! The GLM network: configuration, weights, forward pass, KV cache.
+//!
+//! A Hugging Face folder becomes a [`Glm`], which answers through [`TextModel`] (prefill, decode,
+//! slots) or computes the reference's forward pass ([`Glm::forward`]). A layer does not know where
+//! it runs: products, norms and embeddings come from `kernels`, and attention with its cache is one
+//! type a backend behind [`cache::Attend`] and [`cache::Cache`]. Nothing here knows of jobs.
 
+mod cache;
+mod config;
+mod convert;
+mod device;
+mod error;
+mod files;
+mod glm;
+mod layer;
+mod network;
+mod padded;
+mod ragged;
+mod reference;
 mod text_model;
+mod weights;
 
+pub use config::GlmConfig;
+pub use convert::convert;
+pub use device::{Backend, DeviceChoice, Precision, open_device};
+pub use error::ModelError;
+pub use files::{weight_files, weights_fingerprint};
+pub use glm::Glm;
+pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
-
-/// What can go wrong with a model.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ModelError {
-    /// The device has no room for this call.
-    #[error("out of device memory")]
-    OutOfMemory,
-}

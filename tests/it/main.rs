@@ -11,3 +11,7 @@ mod tokenizer_golden;
 mod engine;
 mod plan_props;
 mod sampling_golden;
+mod batch_invariance;
+mod model_files;
+mod model_golden;
+mod nano;

@@ -1,0 +1,116 @@
+//! The one linear layer of the network: packed weights on the CPU, candle's matmul elsewhere.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::host::{from_host, with_host};
+use super::packed::{Epilogue, PackedLinear};
+
+/// y = x W^T + b.
+///
+/// # Shapes
+///
+/// Inputs are (rows, in) and outputs (rows, out). On the CPU both are f32; on a device the input may have any
+/// float dtype and the output has the weight's.
+#[derive(Debug)]
+pub struct Linear(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Packed(PackedLinear),
+    Device {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+}
+
+impl Linear {
+    /// A layer on the CPU.
+    pub fn packed(layer: PackedLinear) -> Self {
+        Self(Kind::Packed(layer))
+    }
+
+    /// A layer on a device; the weight is (out, in).
+    pub fn device(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self(Kind::Device { weight, bias })
+    }
+
+    /// The product with bias.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Kind::Packed(layer) => packed(layer, x, Epilogue::None),
+            Kind::Device { weight, bias } => product(weight, bias.as_ref(), x),
+        }
+    }
+
+    /// The exact GELU of the product with bias.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Kind::Packed(layer) => packed(layer, x, Epilogue::Gelu),
+            Kind::Device { weight, bias } => product(weight, bias.as_ref(), x)?.gelu_erf(),
+        }
+    }
+
+    /// The product with bias, added to `residual` in f32.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Kind::Packed(layer) => {
+                with_host(residual, |rows| packed(layer, x, Epilogue::Add(rows)))?
+            }
+            Kind::Device { weight, bias } => {
+                residual + product(weight, bias.as_ref(), x)?.to_dtype(DType::F32)?
+            }
+        }
+    }
+
+    /// The product with bias, on the host in f32.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub fn forward_host(&self, x: &Tensor) -> Result<Vec<f32>> {
+        match &self.0 {
+            Kind::Packed(layer) => packed_values(layer, x, Epilogue::None),
+            Kind::Device { weight, bias } => {
+                let y = product(weight, bias.as_ref(), x)?.to_dtype(DType::F32)?;
+                y.flatten_all()?.to_vec1()
+            }
+        }
+    }
+}
+
+fn packed(layer: &PackedLinear, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
+    let rows = x.dim(0)?;
+    from_host(
+        packed_values(layer, x, epilogue)?,
+        (rows, layer.width_out()),
+    )
+}
+
+fn packed_values(layer: &PackedLinear, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Vec<f32>> {
+    let rows = x.dim(0)?;
+    with_host(x, |values| {
+        let mut out = vec![0.0; rows * layer.width_out()];
+        layer.forward(values, &mut out, epilogue);
+        out
+    })
+}
+
+fn product(weight: &Tensor, bias: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {
+    let y = x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}

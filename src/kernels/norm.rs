@@ -1,0 +1,119 @@
+//! LayerNorm: rows of activations to rows of mean 0 and variance 1, scaled and shifted.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use super::host::{from_host, with_host};
+use super::simd::{multiversion, sum_by};
+
+/// Rows below this many values are not worth a thread.
+const PARALLEL_VALUES: usize = 1 << 15;
+
+/// LayerNorm with weights on the host or on a device; sums in f32 on both.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weights: Weights,
+    epsilon: f32,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Host { scale: Vec<f32>, shift: Vec<f32> },
+    Device { scale: Tensor, shift: Tensor },
+}
+
+impl LayerNorm {
+    /// Takes weights on the host.
+    pub fn host(scale: Vec<f32>, shift: Vec<f32>, epsilon: f32) -> Self {
+        Self {
+            weights: Weights::Host { scale, shift },
+            epsilon,
+        }
+    }
+
+    /// Takes f32 weights on a device.
+    pub fn device(scale: Tensor, shift: Tensor, epsilon: f32) -> Self {
+        Self {
+            weights: Weights::Device { scale, shift },
+            epsilon,
+        }
+    }
+
+    /// Normalises each row.
+    ///
+    /// # Shapes
+    ///
+    /// (..., hidden) to the same, f32.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Host { scale, shift } => {
+                let out = with_host(x, |values| {
+                    let mut out = vec![0.0; values.len()];
+                    layer_norm(values, scale, shift, self.epsilon, &mut out);
+                    out
+                })?;
+                from_host(out, x.shape().clone())
+            }
+            Weights::Device { scale, shift } => {
+                candle_nn::ops::layer_norm(&x.contiguous()?, scale, shift, self.epsilon)
+            }
+        }
+    }
+}
+
+/// Normalises rows of `scale.len()` values from `x` into `out`.
+pub fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mut [f32]) {
+    let width = scale.len();
+    if x.len() < PARALLEL_VALUES {
+        for (row, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            norm_row(row, scale, shift, epsilon, out);
+        }
+    } else {
+        out.par_chunks_exact_mut(width)
+            .zip(x.par_chunks_exact(width))
+            .for_each(|(out, row)| norm_row(row, scale, shift, epsilon, out));
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "body of a multiversion function")]
+fn norm_row_body(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mut [f32]) {
+    let count = x.len() as f32;
+    let mean = sum_by(x, |v| v) / count;
+    let variance = sum_by(x, |v| (v - mean) * (v - mean)) / count;
+    let inverse = 1.0 / (variance + epsilon).sqrt();
+    for (((out, &v), &scale), &shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+        *out = (v - mean) * inverse * scale + shift;
+    }
+}
+
+multiversion! {
+    fn norm_row(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mut [f32]) = norm_row_body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiny_values_are_held_down_by_epsilon() {
+        let x: Vec<f32> = (0..50).map(|i| ((i * 7) % 11) as f32 * 1e-3).collect();
+        let (scale, shift) = (vec![2.0; 50], vec![0.5; 50]);
+        let mut out = vec![0.0; 50];
+        layer_norm(&x, &scale, &shift, 1e-5, &mut out);
+        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / 50.0;
+        let variance = x
+            .iter()
+            .map(|&v| (f64::from(v) - mean).powi(2))
+            .sum::<f64>()
+            / 50.0;
+        for (&v, &got) in x.iter().zip(&out) {
+            let want = (f64::from(v) - mean) / (variance + 1e-5).sqrt() * 2.0 + 0.5;
+            assert!((f64::from(got) - want).abs() < 1e-5);
+        }
+    }
+}

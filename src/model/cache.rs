@@ -1,0 +1,68 @@
+//! The seam between the network and its caches: one implementation a backend.
+
+use candle_core::{Result as TensorResult, Tensor};
+
+use super::network::Network;
+use super::{DecodeRow, ModelError, PrefillRow};
+
+/// Attention of one layer over the tokens of one call.
+pub(super) trait Attend {
+    /// Puts the tokens' keys and values where they belong and attends with their queries.
+    ///
+    /// # Shapes
+    ///
+    /// (tokens, 3 hidden), queries then keys then values, to (tokens, hidden).
+    fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor>;
+}
+
+/// Keys and values of running answers, in slots.
+pub(super) trait Cache: Send {
+    /// Bytes of one token's keys and values in all layers.
+    fn bytes_per_token(&self) -> usize;
+
+    /// Reads contexts into their slots; the hidden states after the start tokens, (rows, hidden).
+    fn prefill(&mut self, network: &Network, rows: &[PrefillRow<'_>])
+    -> Result<Tensor, ModelError>;
+
+    /// Feeds one token a row; the hidden states after them, (rows, hidden).
+    ///
+    /// The slots' lengths stay until [`Cache::advance`], so that a step that fails later can be repeated.
+    fn decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError>;
+
+    /// Keeps the tokens of the last decode.
+    fn advance(&mut self, rows: &[DecodeRow]);
+
+    /// Copies a slot.
+    fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError>;
+
+    /// Empties a slot.
+    fn release(&mut self, slot: usize);
+}
+
+/// A row's tokens and room, checked before anything is touched.
+pub(super) fn check_prefill(rows: &[PrefillRow<'_>]) -> Result<(), ModelError> {
+    let mut slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
+    slots.sort_unstable();
+    if slots.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(ModelError::Call("a slot is named twice".to_owned()));
+    }
+    for row in rows {
+        if row.ids.is_empty() || row.ids.len() + 1 > row.capacity {
+            let (context, capacity) = (row.ids.len(), row.capacity);
+            return Err(ModelError::Call(format!(
+                "a context of {context} tokens and a start token do not fit a slot of {capacity}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The error for a slot that holds nothing.
+pub(super) fn empty_slot(slot: usize) -> ModelError {
+    ModelError::Call(format!("slot {slot} is empty"))
+}
+
+/// The error for a slot without room.
+pub(super) fn full_slot(slot: usize, capacity: usize) -> ModelError {
+    ModelError::Call(format!("slot {slot} is full at {capacity} tokens"))
+}

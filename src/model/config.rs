@@ -1,0 +1,175 @@
+//! `config.json` of a model folder, checked key by key.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::ModelError;
+
+/// Sizes and flags of a GLM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GlmConfig {
+    /// Number of blocks.
+    pub num_layers: usize,
+    /// Rows of the embedding and width of the logits.
+    pub vocab_size: usize,
+    /// Width of a hidden state.
+    pub hidden_size: usize,
+    /// Attention heads of a block.
+    pub num_attention_heads: usize,
+    /// Limit of context positions, and on its own of answer positions.
+    pub max_sequence_length: usize,
+    /// Whether positions have a second part, counted inside the answer.
+    pub block_position_encoding: bool,
+    /// A factor that the reference divides out and multiplies back; it alters nothing but rounding.
+    pub attention_scale: f64,
+}
+
+impl GlmConfig {
+    /// Reads `config.json` of a model folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Io`] without the file, [`ModelError::Config`] naming the key that is missing or wrong.
+    pub fn load(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+        Self::parse(&text, &path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
+        let keys: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| ModelError::file(path, format!("is no JSON object: {error}")))?;
+        let keys = Keys { keys: &keys, path };
+        keys.refuse_other_models()?;
+        let config = Self {
+            num_layers: keys.size("num_layers")?,
+            vocab_size: keys.size("vocab_size")?,
+            hidden_size: keys.size("hidden_size")?,
+            num_attention_heads: keys.size("num_attention_heads")?,
+            max_sequence_length: keys.size("max_sequence_length")?,
+            block_position_encoding: keys.flag("block_position_encoding", true)?,
+            attention_scale: keys.number("attention_scale", 1.0)?,
+        };
+        if !config
+            .hidden_size
+            .is_multiple_of(config.num_attention_heads)
+        {
+            let reason = format!(
+                "{} heads do not divide `hidden_size` {}",
+                config.num_attention_heads, config.hidden_size
+            );
+            return Err(keys.wrong("num_attention_heads", reason));
+        }
+        Ok(config)
+    }
+
+    /// Width of an attention head.
+    pub fn head_size(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Rows of the position tables.
+    pub fn position_rows(&self) -> usize {
+        self.max_sequence_length + usize::from(self.block_position_encoding)
+    }
+}
+
+struct Keys<'a> {
+    keys: &'a Map<String, Value>,
+    path: &'a Path,
+}
+
+impl Keys<'_> {
+    fn wrong(&self, key: &str, reason: impl Into<String>) -> ModelError {
+        ModelError::Config {
+            path: self.path.to_owned(),
+            key: key.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<usize, ModelError> {
+        let value = self
+            .keys
+            .get(key)
+            .ok_or_else(|| self.wrong(key, "is missing"))?;
+        match value.as_u64() {
+            Some(size) if (1..=1 << 32).contains(&size) => Ok(size as usize),
+            _ => Err(self.wrong(key, format!("must be a positive integer, not `{value}`"))),
+        }
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        match self.keys.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => Err(self.wrong(key, format!("must be true or false, not `{value}`"))),
+        }
+    }
+
+    fn number(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        match self.keys.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .ok_or_else(|| self.wrong(key, format!("must be a number, not `{value}`"))),
+        }
+    }
+
+    fn refuse_other_models(&self) -> Result<(), ModelError> {
+        match self.keys.get("model_type") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(kind)) if kind == "glm" => {}
+            Some(kind) => return Err(self.wrong("model_type", format!("is {kind}, not \"glm\""))),
+        }
+        if self.flag("relative_encoding", false)? {
+            return Err(self.wrong("relative_encoding", "true is not supported"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"model_type": "glm", "num_layers": 2, "vocab_size": 512, "hidden_size": 64,
+        "num_attention_heads": 4, "max_sequence_length": 128}"#;
+
+    fn parse(text: &str) -> Result<GlmConfig, String> {
+        GlmConfig::parse(text, Path::new("m/config.json")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_and_sizes() {
+        let config = parse(GOOD).unwrap();
+        assert!(config.block_position_encoding);
+        assert_eq!((config.head_size(), config.position_rows()), (16, 129));
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        let cases = [
+            (
+                GOOD.replace("\"num_layers\": 2,", ""),
+                "`m/config.json`: `num_layers`: is missing",
+            ),
+            (
+                GOOD.replace("512", "\"many\""),
+                "`m/config.json`: `vocab_size`: must be a positive integer, not `\"many\"`",
+            ),
+            (
+                GOOD.replace("heads\": 4", "heads\": 5"),
+                "`m/config.json`: `num_attention_heads`: 5 heads do not divide `hidden_size` 64",
+            ),
+            (
+                GOOD.replace("\"glm\"", "\"bert\""),
+                "`m/config.json`: `model_type`: is \"bert\", not \"glm\"",
+            ),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse(&text).unwrap_err(), want);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A model folder into a safetensors folder of another precision.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use half::{bf16, f16};
+use serde_json::{Map, Value, json};
+
+use super::files::weight_files;
+use super::network::expected;
+use super::weights::WeightStore;
+use super::{GlmConfig, ModelError, Precision};
+
+/// Endings of files that hold weights or list them; all others are copied.
+const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5"];
+
+/// Writes the model of folder `from` into folder `to` as one `model.safetensors` of the given precision,
+/// with the configuration and the tokenizer's files beside it.
+///
+/// # Errors
+///
+/// As for loading; [`ModelError::File`] where `to` holds weights already or is `from`.
+pub fn convert(from: &Path, to: &Path, precision: Precision) -> Result<(), ModelError> {
+    let config = GlmConfig::load(from)?;
+    let store = WeightStore::open(from, precision)?;
+    store.check(&expected(&config))?;
+    std::fs::create_dir_all(to).map_err(ModelError::io(to))?;
+    if weight_files(to).is_ok() {
+        return Err(ModelError::file(
+            to,
+            "holds weights already\nhint: name an empty folder",
+        ));
+    }
+    copy_others(from, to)?;
+    write_config(from, to, precision)?;
+    // The weights come last: a folder that was cut short is then not taken for a model.
+    write_file(&to.join("model.safetensors"), |out| {
+        write_weights(&store, precision, out)
+    })
+}
+
+fn copy_others(from: &Path, to: &Path) -> Result<(), ModelError> {
+    for entry in std::fs::read_dir(from).map_err(ModelError::io(from))? {
+        let path = entry.map_err(ModelError::io(from))?.path();
+        let Some(name) = path.file_name() else {
+            continue;
+        };
+        if !path.is_file() || name == "config.json" || is_weights(&path) {
+            continue;
+        }
+        let content = std::fs::read(&path).map_err(ModelError::io(&path))?;
+        write_file(&to.join(name), |out| {
+            out.write_all(&content).map_err(ModelError::io(&path))
+        })?;
+    }
+    Ok(())
+}
+
+fn is_weights(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    WEIGHT_ENDINGS.contains(&ending) || name.ends_with(".index.json")
+}
+
+fn write_config(from: &Path, to: &Path, precision: Precision) -> Result<(), ModelError> {
+    let path = from.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+    let mut keys: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|error| ModelError::file(&path, format!("is no JSON object: {error}")))?;
+    let name = match precision {
+        Precision::F32 => "float32",
+        Precision::F16 => "float16",
+        Precision::Bf16 => "bfloat16",
+    };
+    keys.insert("torch_dtype".to_owned(), json!(name));
+    let path = to.join("config.json");
+    write_file(&path, |out| {
+        serde_json::to_writer_pretty(&mut *out, &keys)
+            .map_err(std::io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(ModelError::io(&path))
+    })
+}
+
+/// Header, then one tensor after the other, so that memory holds one at a time.
+fn write_weights(
+    store: &WeightStore,
+    precision: Precision,
+    out: &mut BufWriter<File>,
+) -> Result<(), ModelError> {
+    let kind = match precision {
+        Precision::F32 => "F32",
+        Precision::F16 => "F16",
+        Precision::Bf16 => "BF16",
+    };
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
+    let mut end = 0;
+    for (_, name, shape) in store.tensors() {
+        let start = end;
+        end += shape.iter().product::<usize>() * precision.dtype().size_in_bytes();
+        let entry = json!({"dtype": kind, "shape": shape, "data_offsets": [start, end]});
+        header.insert(name.to_owned(), entry);
+    }
+    let mut header = Value::Object(header).to_string();
+    // The format wants the data aligned; spaces are allowed behind the header.
+    header.extend(std::iter::repeat_n(
+        ' ',
+        header.len().next_multiple_of(8) - header.len(),
+    ));
+    let failed = || ModelError::io(Path::new("model.safetensors"));
+    out.write_all(&(header.len() as u64).to_le_bytes())
+        .map_err(failed())?;
+    out.write_all(header.as_bytes()).map_err(failed())?;
+    for (plain, _, _) in store.tensors() {
+        let values = store.values(plain)?;
+        write_values(&values, precision, out).map_err(failed())?;
+    }
+    store.check_finite()
+}
+
+fn write_values(values: &[f32], precision: Precision, out: &mut impl Write) -> std::io::Result<()> {
+    match precision {
+        Precision::F32 => values
+            .iter()
+            .try_for_each(|v| out.write_all(&v.to_le_bytes())),
+        Precision::F16 => values
+            .iter()
+            .try_for_each(|&v| out.write_all(&f16::from_f32(v).to_le_bytes())),
+        Precision::Bf16 => values
+            .iter()
+            .try_for_each(|&v| out.write_all(&bf16::from_f32(v).to_le_bytes())),
+    }
+}
+
+/// Creates a file, lets `write` fill it, and syncs it; an existing one is an error.
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    let mut out = BufWriter::new(file.map_err(ModelError::io(path))?);
+    write(&mut out)?;
+    let file = out
+        .into_inner()
+        .map_err(|error| ModelError::io(path)(error.into_error()))?;
+    file.sync_all().map_err(ModelError::io(path))
+}

@@ -1,0 +1,141 @@
+//! What can go wrong with a model, from its folder to its forward pass.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong with a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The device has no room for this call.
+    #[error("out of device memory")]
+    OutOfMemory,
+    /// A file cannot be read or written.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The folder has no weights.
+    #[error(
+        "`{}` holds no weights\nhint: `model.path` must name a folder with `config.json` and \
+         `model.safetensors` or `pytorch_model.bin` (or their shards with an index)",
+        folder.display()
+    )]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A key of `config.json` is missing or wrong.
+    #[error("`{}`: `{key}`: {reason}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A weight file is cut short, damaged, or of a form that cannot be read.
+    #[error("`{}`: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Tensors are missing or have another shape than the configuration says.
+    #[error(
+        "weights in `{}` do not fit its `config.json`:\n  {}\nhint: the folder may mix files of two \
+         models, or a download may be incomplete",
+        folder.display(),
+        problems.join("\n  ")
+    )]
+    Weights {
+        /// The model's folder.
+        folder: PathBuf,
+        /// One line a tensor: its name, the expected and the found shape.
+        problems: Vec<String>,
+    },
+    /// Tensors hold NaN or infinity.
+    #[error(
+        "weights in `{}` are not finite as {precision}: {}\nhint: the file may be damaged; a value \
+         above 65504 does not fit f16, use f32 or bf16",
+        folder.display(),
+        tensors.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    )]
+    NotFinite {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The type that the weights were to have.
+        precision: &'static str,
+        /// Names of the tensors.
+        tensors: Vec<String>,
+    },
+    /// The wanted device is not there.
+    #[error("device `{device}` cannot be used: {reason}")]
+    Device {
+        /// The device as asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The model cannot do what was asked.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A call breaks the rules of `TextModel`: unknown slot, full slot, id or position out of range.
+    #[error("wrong model call: {0}")]
+    Call(String),
+    /// The tensor library failed.
+    #[error("tensor computation failed: {0}")]
+    Tensor(candle_core::Error),
+}
+
+/// Marks of an allocation that failed, in the messages of CUDA, Metal and the drivers below them.
+const OUT_OF_MEMORY: [&str; 3] = ["out of memory", "out_of_memory", "outofmemory"];
+
+impl From<candle_core::Error> for ModelError {
+    fn from(error: candle_core::Error) -> Self {
+        let text = error.to_string().to_lowercase();
+        if OUT_OF_MEMORY.iter().any(|mark| text.contains(mark)) {
+            Self::OutOfMemory
+        } else {
+            Self::Tensor(error)
+        }
+    }
+}
+
+impl ModelError {
+    /// Puts the path to an I/O error.
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    /// A file that cannot be used.
+    pub(super) fn file(path: &Path, reason: impl Into<String>) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn driver_messages_about_memory_become_out_of_memory() {
+        for text in [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "Metal error FailedToCreateResource: Out of memory",
+        ] {
+            let error = ModelError::from(candle_core::Error::Msg(text.to_owned()));
+            assert!(matches!(error, ModelError::OutOfMemory), "{text}");
+        }
+        let other = ModelError::from(candle_core::Error::Msg("shape mismatch".to_owned()));
+        assert!(matches!(other, ModelError::Tensor(_)));
+    }
+}

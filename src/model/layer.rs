@@ -1,0 +1,50 @@
+//! One block: LayerNorm, attention, LayerNorm, MLP, each half added to what came in.
+
+use candle_core::{Result, Tensor};
+
+use crate::kernels::{LayerNorm, Linear};
+
+use super::cache::Attend;
+
+/// A pre-LayerNorm transformer block.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) input_norm: LayerNorm,
+    pub(super) query_key_value: Linear,
+    pub(super) dense: Linear,
+    pub(super) post_attention_norm: LayerNorm,
+    pub(super) mlp_up: Linear,
+    pub(super) mlp_down: Linear,
+}
+
+impl Layer {
+    /// Hidden states in, hidden states out.
+    ///
+    /// # Shapes
+    ///
+    /// (tokens, hidden), f32; which tokens see which is the business of `attention`.
+    pub(super) fn forward(
+        &self,
+        number: usize,
+        x: &Tensor,
+        attention: &mut dyn Attend,
+    ) -> Result<Tensor> {
+        let projected = self.project(x)?;
+        let attended = attention.attend(number, &projected)?;
+        self.finish(&attended, x)
+    }
+
+    /// Queries, keys and values side by side: (tokens, 3 hidden).
+    pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
+        self.query_key_value.forward(&self.input_norm.forward(x)?)
+    }
+
+    /// What follows attention.
+    pub(super) fn finish(&self, attended: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let x = self.dense.forward_add(attended, x)?;
+        let inner = self
+            .mlp_up
+            .forward_gelu(&self.post_attention_norm.forward(&x)?)?;
+        self.mlp_down.forward_add(&inner, &x)
+    }
+}

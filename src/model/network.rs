@@ -1,0 +1,294 @@
+//! The whole network: embeddings, layers, final norm, logits tied to the word embedding.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::kernels::{Embedding, HostTable, LayerNorm, Linear, PackedLinear};
+
+use super::cache::Attend;
+use super::layer::Layer;
+use super::weights::WeightStore;
+use super::{Backend, GlmConfig, ModelError, Precision};
+
+/// The reference's epsilon, the same in every norm.
+const EPSILON: f32 = 1e-5;
+
+/// Tokens of one call with both parts of their positions, in the order of the tensor rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tokens {
+    pub(super) ids: Vec<u32>,
+    pub(super) positions: Vec<u32>,
+    pub(super) block_positions: Vec<u32>,
+}
+
+impl Tokens {
+    /// Appends one token.
+    pub(super) fn push(&mut self, id: u32, position: u32, block_position: u32) {
+        self.ids.push(id);
+        self.positions.push(position);
+        self.block_positions.push(block_position);
+    }
+}
+
+/// A GLM's weights, ready to compute.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) device: Device,
+    pub(super) dtype: DType,
+    pub(super) layers: Vec<Layer>,
+    words: Embedding,
+    positions: Embedding,
+    block_positions: Option<Embedding>,
+    final_norm: LayerNorm,
+    logits: Linear,
+}
+
+impl Network {
+    /// Loads the weights of a folder.
+    pub(super) fn load(
+        folder: &Path,
+        config: &GlmConfig,
+        device: &Device,
+        precision: Precision,
+        backend: Backend,
+    ) -> Result<Self, ModelError> {
+        let store = WeightStore::open(folder, precision)?;
+        store.check(&expected(config))?;
+        let loader = Loader {
+            store: &store,
+            config,
+            device,
+            precision,
+            backend,
+        };
+        let network = loader.network()?;
+        store.check_finite()?;
+        Ok(network)
+    }
+
+    /// Sums the embeddings of tokens: (tokens, hidden), f32.
+    pub(super) fn embed(&self, tokens: &Tokens) -> TensorResult<Tensor> {
+        let x = (self.words.forward(&tokens.ids)? + self.positions.forward(&tokens.positions)?)?;
+        match &self.block_positions {
+            Some(table) => x + table.forward(&tokens.block_positions)?,
+            None => Ok(x),
+        }
+    }
+
+    /// Runs the layers: (tokens, hidden) before the final norm.
+    pub(super) fn forward(
+        &self,
+        tokens: &Tokens,
+        attention: &mut dyn Attend,
+    ) -> TensorResult<Tensor> {
+        let mut x = self.embed(tokens)?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(number, &x, attention)?;
+        }
+        Ok(x)
+    }
+
+    /// The final norm of (rows, hidden).
+    pub(super) fn normalize(&self, hidden: &Tensor) -> TensorResult<Tensor> {
+        self.final_norm.forward(hidden)
+    }
+
+    /// Logits of normalised (rows, hidden) on the host, row-major.
+    pub(super) fn logits(&self, normalized: &Tensor) -> TensorResult<Vec<f32>> {
+        self.logits.forward_host(normalized)
+    }
+}
+
+/// Every tensor that a configuration needs, with its shape.
+pub(super) fn expected(config: &GlmConfig) -> Vec<(String, Vec<usize>)> {
+    let hidden = config.hidden_size;
+    let mut all = vec![
+        (
+            "word_embeddings.weight".to_owned(),
+            vec![config.vocab_size, hidden],
+        ),
+        (
+            "transformer.position_embeddings.weight".to_owned(),
+            vec![config.position_rows(), hidden],
+        ),
+    ];
+    if config.block_position_encoding {
+        all.push((
+            "transformer.block_position_embeddings.weight".to_owned(),
+            vec![config.position_rows(), hidden],
+        ));
+    }
+    let mut pair = |name: String, weight: Vec<usize>| {
+        let width = weight[0];
+        all.push((format!("{name}.weight"), weight));
+        all.push((format!("{name}.bias"), vec![width]));
+    };
+    for layer in 0..config.num_layers {
+        let name = |part: &str| format!("transformer.layers.{layer}.{part}");
+        pair(name("input_layernorm"), vec![hidden]);
+        pair(name("attention.query_key_value"), vec![3 * hidden, hidden]);
+        pair(name("attention.dense"), vec![hidden, hidden]);
+        pair(name("post_attention_layernorm"), vec![hidden]);
+        pair(name("mlp.dense_h_to_4h"), vec![4 * hidden, hidden]);
+        pair(name("mlp.dense_4h_to_h"), vec![hidden, 4 * hidden]);
+    }
+    pair("transformer.final_layernorm".to_owned(), vec![hidden]);
+    all
+}
+
+struct Loader<'a> {
+    store: &'a WeightStore,
+    config: &'a GlmConfig,
+    device: &'a Device,
+    precision: Precision,
+    backend: Backend,
+}
+
+impl Loader<'_> {
+    fn network(&self) -> Result<Network, ModelError> {
+        let (words, layers) = match self.backend {
+            // The largest matrix and the layers are packed side by side.
+            Backend::Packed => rayon::join(|| self.words(), || self.packed_layers()),
+            // A device is driven by one thread.
+            Backend::Padded => (
+                self.words(),
+                (0..self.config.num_layers).map(|i| self.layer(i)).collect(),
+            ),
+        };
+        let (words, logits) = words?;
+        let block_positions = if self.config.block_position_encoding {
+            Some(self.embedding("transformer.block_position_embeddings.weight")?)
+        } else {
+            None
+        };
+        Ok(Network {
+            device: self.device.clone(),
+            dtype: self.precision.dtype(),
+            layers: layers?,
+            words,
+            positions: self.embedding("transformer.position_embeddings.weight")?,
+            block_positions,
+            final_norm: self.norm("transformer.final_layernorm")?,
+            logits,
+        })
+    }
+
+    fn packed_layers(&self) -> Result<Vec<Layer>, ModelError> {
+        (0..self.config.num_layers)
+            .into_par_iter()
+            .map(|i| self.layer(i))
+            .collect()
+    }
+
+    fn layer(&self, number: usize) -> Result<Layer, ModelError> {
+        let hidden = self.config.hidden_size;
+        let name = |part: &str| format!("transformer.layers.{number}.{part}");
+        Ok(Layer {
+            input_norm: self.norm(&name("input_layernorm"))?,
+            query_key_value: self.linear(&name("attention.query_key_value"), 3 * hidden, hidden)?,
+            dense: self.linear(&name("attention.dense"), hidden, hidden)?,
+            post_attention_norm: self.norm(&name("post_attention_layernorm"))?,
+            mlp_up: self.linear(&name("mlp.dense_h_to_4h"), 4 * hidden, hidden)?,
+            mlp_down: self.linear(&name("mlp.dense_4h_to_h"), hidden, 4 * hidden)?,
+        })
+    }
+
+    /// The word embedding and the logits, which share their weight.
+    fn words(&self) -> Result<(Embedding, Linear), ModelError> {
+        let name = "word_embeddings.weight";
+        let (rows, width) = (self.config.vocab_size, self.config.hidden_size);
+        match self.backend {
+            Backend::Packed => {
+                let table = self.embedding(name)?;
+                let logits = self.pack(name, rows, width, None)?;
+                Ok((table, Linear::packed(logits)))
+            }
+            Backend::Padded => {
+                let weight = self.tensor(name, &[rows, width])?;
+                Ok((
+                    Embedding::device(weight.clone())?,
+                    Linear::device(weight, None),
+                ))
+            }
+        }
+    }
+
+    fn embedding(&self, name: &str) -> Result<Embedding, ModelError> {
+        let rows = match name {
+            "word_embeddings.weight" => self.config.vocab_size,
+            _ => self.config.position_rows(),
+        };
+        let width = self.config.hidden_size;
+        match self.backend {
+            Backend::Packed => Ok(Embedding::host(self.table(name)?, rows, width)),
+            Backend::Padded => Ok(Embedding::device(self.tensor(name, &[rows, width])?)?),
+        }
+    }
+
+    fn table(&self, name: &str) -> Result<HostTable, ModelError> {
+        let values = self.store.values(name)?;
+        Ok(match self.store.narrowest(name) {
+            Precision::F32 => HostTable::F32(values),
+            Precision::F16 => HostTable::F16(values.into_iter().map(f16::from_f32).collect()),
+            Precision::Bf16 => HostTable::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+        })
+    }
+
+    fn linear(&self, name: &str, out: usize, width: usize) -> Result<Linear, ModelError> {
+        let weight = format!("{name}.weight");
+        let bias = format!("{name}.bias");
+        match self.backend {
+            Backend::Packed => {
+                let bias = self.store.values(&bias)?;
+                Ok(Linear::packed(self.pack(
+                    &weight,
+                    out,
+                    width,
+                    Some(bias),
+                )?))
+            }
+            Backend::Padded => {
+                let bias = self.tensor(&bias, &[out])?;
+                Ok(Linear::device(
+                    self.tensor(&weight, &[out, width])?,
+                    Some(bias),
+                ))
+            }
+        }
+    }
+
+    fn pack(
+        &self,
+        name: &str,
+        out: usize,
+        width: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<PackedLinear, ModelError> {
+        let weight = self.store.weight(name)?;
+        let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
+        Ok(PackedLinear::pack(out, width, bias, &fill))
+    }
+
+    fn norm(&self, name: &str) -> Result<LayerNorm, ModelError> {
+        let scale = self.store.values(&format!("{name}.weight"))?;
+        let shift = self.store.values(&format!("{name}.bias"))?;
+        match self.backend {
+            Backend::Packed => Ok(LayerNorm::host(scale, shift, EPSILON)),
+            Backend::Padded => {
+                let scale = Tensor::new(scale, self.device)?;
+                let shift = Tensor::new(shift, self.device)?;
+                Ok(LayerNorm::device(scale, shift, EPSILON))
+            }
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let values = Tensor::from_vec(self.store.values(name)?, shape, &Device::Cpu)?;
+        Ok(values
+            .to_dtype(self.precision.dtype())?
+            .to_device(self.device)?)
+    }
+}

@@ -1,0 +1,367 @@
+//! The CPU's cache: each slot holds its row's true length, and attention runs over that alone.
+//!
+//! Tokens of all rows lie one behind the other, without padding. A query's sums run over its own
+//! slot's keys in order, so neither neighbours nor slot numbers nor threads can alter its bits.
+
+use candle_core::{Device, Result as TensorResult, Tensor};
+use rayon::prelude::*;
+
+use crate::kernels::{HeadCache, attend, from_host, with_host};
+
+use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
+use super::network::{Network, Tokens};
+use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+
+/// Capacities are multiples of this, so that a freed slot's memory fits more of the next rows.
+const CAPACITY_STEP: usize = 16;
+/// A used buffer serves a row that needs at least this share of it: 4/5.
+const LEAST_USE: (usize, usize) = (4, 5);
+
+/// Keys and values of all slots, in f32.
+pub(super) struct RaggedCache {
+    shape: Shape,
+    slots: Vec<Option<Slot>>,
+    pool: Pool,
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    layers: usize,
+    heads: usize,
+    head_size: usize,
+}
+
+/// One row's keys and values: (layer, key or value, head, capacity, head size).
+struct Slot {
+    values: Vec<f32>,
+    capacity: usize,
+    length: usize,
+}
+
+/// Buffers of freed slots, never more than has been in use at once.
+#[derive(Default)]
+struct Pool {
+    free: Vec<Vec<f32>>,
+    used: usize,
+    peak: usize,
+}
+
+/// Where a token's keys go and how far its query sees.
+#[derive(Clone, Copy)]
+struct Place {
+    slot: usize,
+    at: usize,
+    visible: usize,
+}
+
+struct RaggedCall<'a> {
+    cache: &'a mut RaggedCache,
+    places: Vec<Place>,
+}
+
+impl RaggedCache {
+    pub(super) fn new(config: &GlmConfig) -> Self {
+        let shape = Shape {
+            layers: config.num_layers,
+            heads: config.num_attention_heads,
+            head_size: config.head_size(),
+        };
+        Self {
+            shape,
+            slots: Vec::new(),
+            pool: Pool::default(),
+        }
+    }
+
+    fn slot(&self, slot: usize) -> Result<&Slot, ModelError> {
+        self.slots
+            .get(slot)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| empty_slot(slot))
+    }
+
+    fn allocate(&mut self, slot: usize, capacity: usize) {
+        self.release(slot);
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        let capacity = capacity.next_multiple_of(CAPACITY_STEP);
+        let values = self.pool.take(self.shape.values_per_token() * capacity);
+        self.slots[slot] = Some(Slot {
+            values,
+            capacity,
+            length: 0,
+        });
+    }
+
+    fn set_length(&mut self, slot: usize, length: usize) {
+        if let Some(Some(slot)) = self.slots.get_mut(slot) {
+            slot.length = length;
+        }
+    }
+
+    fn run(
+        &mut self,
+        network: &Network,
+        tokens: &Tokens,
+        places: Vec<Place>,
+    ) -> Result<Tensor, ModelError> {
+        Ok(network.forward(
+            tokens,
+            &mut RaggedCall {
+                cache: self,
+                places,
+            },
+        )?)
+    }
+}
+
+impl Cache for RaggedCache {
+    fn bytes_per_token(&self) -> usize {
+        self.shape.values_per_token() * size_of::<f32>()
+    }
+
+    fn prefill(
+        &mut self,
+        network: &Network,
+        rows: &[PrefillRow<'_>],
+    ) -> Result<Tensor, ModelError> {
+        check_prefill(rows)?;
+        let mut tokens = Tokens::default();
+        let mut places = Vec::new();
+        let mut last = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.allocate(row.slot, row.capacity);
+            let length = row.ids.len();
+            for (at, &id) in row.ids.iter().enumerate() {
+                tokens.push(id, at as u32, 0);
+                places.push(Place {
+                    slot: row.slot,
+                    at,
+                    visible: length,
+                });
+            }
+            tokens.push(row.start, row.mask_position, 1);
+            places.push(Place {
+                slot: row.slot,
+                at: length,
+                visible: length + 1,
+            });
+            last.push(tokens.ids.len() as u32 - 1);
+        }
+        let hidden = self.run(network, &tokens, places).and_then(|hidden| {
+            let last = Tensor::from_vec(last, rows.len(), &Device::Cpu)?;
+            Ok(hidden.index_select(&last, 0)?)
+        });
+        for row in rows {
+            if hidden.is_ok() {
+                self.set_length(row.slot, row.ids.len() + 1);
+            } else {
+                self.release(row.slot);
+            }
+        }
+        hidden
+    }
+
+    fn decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
+        let mut tokens = Tokens::default();
+        let mut places = Vec::with_capacity(rows.len());
+        for row in rows {
+            let slot = self.slot(row.slot)?;
+            if slot.length == slot.capacity {
+                return Err(full_slot(row.slot, slot.capacity));
+            }
+            tokens.push(row.id, row.mask_position, row.block_position);
+            let at = slot.length;
+            places.push(Place {
+                slot: row.slot,
+                at,
+                visible: at + 1,
+            });
+        }
+        self.run(network, &tokens, places)
+    }
+
+    fn advance(&mut self, rows: &[DecodeRow]) {
+        for row in rows {
+            if let Some(Some(slot)) = self.slots.get_mut(row.slot) {
+                slot.length += 1;
+            }
+        }
+    }
+
+    fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
+        let (capacity, length) = {
+            let slot = self.slot(from)?;
+            (slot.capacity, slot.length)
+        };
+        if from == to {
+            return Ok(());
+        }
+        self.allocate(to, capacity);
+        let mut target = self.slots[to].take().ok_or_else(|| empty_slot(to))?;
+        let row = self.shape.head_size;
+        let source = self.slot(from)?;
+        let stride = capacity * row;
+        let pairs = target
+            .values
+            .chunks_exact_mut(stride)
+            .zip(source.values.chunks_exact(stride));
+        for (target, source) in pairs.take(self.shape.heads_of_all_layers()) {
+            target[..length * row].copy_from_slice(&source[..length * row]);
+        }
+        target.length = length;
+        self.slots[to] = Some(target);
+        Ok(())
+    }
+
+    fn release(&mut self, slot: usize) {
+        if let Some(slot) = self.slots.get_mut(slot).and_then(Option::take) {
+            self.pool.give(slot.values);
+        }
+    }
+}
+
+impl Shape {
+    fn heads_of_all_layers(self) -> usize {
+        self.layers * 2 * self.heads
+    }
+
+    fn values_per_token(self) -> usize {
+        self.heads_of_all_layers() * self.head_size
+    }
+
+    fn hidden(self) -> usize {
+        self.heads * self.head_size
+    }
+}
+
+impl Slot {
+    /// Start of a head's keys (`part` 0) or values (`part` 1).
+    fn start(&self, shape: Shape, layer: usize, part: usize, head: usize) -> usize {
+        ((layer * 2 + part) * shape.heads + head) * self.capacity * shape.head_size
+    }
+
+    fn write(&mut self, shape: Shape, layer: usize, at: usize, keys_and_values: &[f32]) {
+        let size = shape.head_size;
+        for (number, values) in keys_and_values.chunks_exact(size).enumerate() {
+            let (part, head) = (number / shape.heads, number % shape.heads);
+            let start = self.start(shape, layer, part, head) + at * size;
+            self.values[start..start + size].copy_from_slice(values);
+        }
+    }
+
+    fn head(&self, shape: Shape, layer: usize, head: usize, visible: usize) -> HeadCache<'_> {
+        let count = visible * shape.head_size;
+        let part = |part: usize| {
+            let start = self.start(shape, layer, part, head);
+            &self.values[start..start + count]
+        };
+        HeadCache {
+            keys: part(0),
+            values: part(1),
+        }
+    }
+}
+
+impl Pool {
+    /// A buffer of at least `count` values.
+    fn take(&mut self, count: usize) -> Vec<f32> {
+        let fits = |buffer: &Vec<f32>| {
+            buffer.len() >= count && buffer.len() * LEAST_USE.0 <= count * LEAST_USE.1
+        };
+        let best = (0..self.free.len())
+            .filter(|&i| fits(&self.free[i]))
+            .min_by_key(|&i| self.free[i].len());
+        let buffer = match best {
+            Some(i) => self.free.swap_remove(i),
+            None => vec![0.0; count],
+        };
+        self.used += buffer.len();
+        self.peak = self.peak.max(self.used);
+        self.shrink();
+        buffer
+    }
+
+    fn give(&mut self, buffer: Vec<f32>) {
+        self.used -= buffer.len();
+        self.free.push(buffer);
+    }
+
+    /// Drops free buffers, oldest first, until used and free together are below the peak of use.
+    fn shrink(&mut self) {
+        let mut held = self.used + self.free.iter().map(Vec::len).sum::<usize>();
+        while held > self.peak && !self.free.is_empty() {
+            held -= self.free.remove(0).len();
+        }
+    }
+}
+
+impl RaggedCall<'_> {
+    fn write(&mut self, layer: usize, projected: &[f32]) {
+        let shape = self.cache.shape;
+        let hidden = shape.hidden();
+        for (place, row) in self.places.iter().zip(projected.chunks_exact(3 * hidden)) {
+            if let Some(Some(slot)) = self.cache.slots.get_mut(place.slot) {
+                slot.write(shape, layer, place.at, &row[hidden..]);
+            }
+        }
+    }
+
+    fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
+        let shape = self.cache.shape;
+        let (hidden, size) = (shape.hidden(), shape.head_size);
+        let mut out = vec![0.0; self.places.len() * hidden];
+        out.par_chunks_exact_mut(size).enumerate().for_each_init(
+            Vec::new,
+            |scores, (number, out)| {
+                let (token, head) = (number / shape.heads, number % shape.heads);
+                let place = self.places[token];
+                if let Some(Some(slot)) = self.cache.slots.get(place.slot) {
+                    let start = token * 3 * hidden + head * size;
+                    let query = &projected[start..start + size];
+                    attend(
+                        query,
+                        slot.head(shape, layer, head, place.visible),
+                        scores,
+                        out,
+                    );
+                }
+            },
+        );
+        out
+    }
+}
+
+impl Attend for RaggedCall<'_> {
+    fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
+        let out = with_host(projected, |projected| {
+            self.write(layer, projected);
+            self.attend_all(layer, projected)
+        })?;
+        from_host(out, (self.places.len(), self.cache.shape.hidden()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_reuses_and_stays_below_the_peak() {
+        let mut pool = Pool::default();
+        let large: Vec<_> = (0..4).map(|_| pool.take(1000)).collect();
+        let address = large[3].as_ptr();
+        for buffer in large {
+            pool.give(buffer);
+        }
+        assert_eq!(pool.take(900).len(), 1000);
+        let mut small = Vec::new();
+        for _ in 0..30 {
+            small.push(pool.take(100));
+            let held = pool.used + pool.free.iter().map(Vec::len).sum::<usize>();
+            assert!(held <= pool.peak && pool.peak == 4000);
+        }
+        assert!(pool.free.is_empty() && !address.is_null());
+    }
+}

@@ -1,0 +1,177 @@
+//! The nano models and their goldens: the committed one, and the full set where it is present.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use glm_batch::model::{DecodeRow, ModelError, PrefillRow, TextModel};
+use serde_json::Value;
+
+/// A model folder with its goldens.
+pub(crate) struct Nano {
+    pub(crate) folder: PathBuf,
+    pub(crate) goldens: Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+/// Ids that the tests need.
+#[derive(Clone, Copy)]
+pub(crate) struct Ids {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) masks: [u32; 3],
+}
+
+/// The committed model.
+pub(crate) fn committed() -> Nano {
+    Nano::open(Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/nano"
+    )))
+}
+
+/// A folder of the full fixtures, or a note that it is not there.
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/fixtures"));
+    let folder = root.join(path);
+    if folder.exists() {
+        return Some(folder);
+    }
+    eprintln!("skipped: the full fixtures are not beside the repository");
+    None
+}
+
+/// A nano model of the full fixtures.
+pub(crate) fn full(name: &str) -> Option<Nano> {
+    shared(&format!("nano/{name}")).map(|folder| Nano::open(&folder))
+}
+
+impl Nano {
+    fn open(folder: &Path) -> Self {
+        let text = std::fs::read_to_string(folder.join("goldens.json")).unwrap();
+        let tensors = folder.join("goldens.safetensors");
+        Self {
+            folder: folder.to_owned(),
+            goldens: serde_json::from_str(&text).unwrap(),
+            tensors: candle_core::safetensors::load(tensors, &Device::Cpu).unwrap(),
+        }
+    }
+
+    pub(crate) fn tensor(&self, name: &Value) -> &Tensor {
+        &self.tensors[name.as_str().unwrap()]
+    }
+
+    pub(crate) fn cases(&self, key: &str) -> &[Value] {
+        self.goldens[key].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn ids(&self) -> Ids {
+        let id = |name: &str| self.goldens["special_ids"][name].as_u64().unwrap() as u32;
+        Ids {
+            start: id("sop"),
+            end: id("eop"),
+            masks: [id("mask"), id("smask"), id("gmask")],
+        }
+    }
+}
+
+impl Ids {
+    pub(crate) fn mask_position(&self, ids: &[u32]) -> u32 {
+        ids.iter().position(|id| self.masks.contains(id)).unwrap() as u32
+    }
+
+    pub(crate) fn prefill<'a>(&self, slot: usize, ids: &'a [u32], new: usize) -> PrefillRow<'a> {
+        PrefillRow {
+            slot,
+            ids,
+            start: self.start,
+            mask_position: self.mask_position(ids),
+            capacity: ids.len() + 1 + new,
+        }
+    }
+}
+
+pub(crate) fn list(value: &Value) -> Vec<u32> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
+}
+
+pub(crate) fn lists(value: &Value) -> Vec<Vec<u32>> {
+    value.as_array().unwrap().iter().map(list).collect()
+}
+
+/// The largest difference of two tensors of one shape.
+pub(crate) fn distance(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let a = a.to_dtype(DType::F32).unwrap();
+    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+    difference.max(0).unwrap().to_scalar().unwrap()
+}
+
+/// Index of the highest value, the lowest of equals.
+pub(crate) fn argmax(row: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, &value) in row.iter().enumerate() {
+        if value > row[best] {
+            best = id;
+        }
+    }
+    best as u32
+}
+
+/// log softmax of one id, in f64.
+pub(crate) fn log_probability(row: &[f32], id: u32) -> f64 {
+    let highest = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
+    let total: f64 = row.iter().map(|&v| (f64::from(v) - highest).exp()).sum();
+    f64::from(row[id as usize]) - highest - total.ln()
+}
+
+/// Greedy answers of prompts that run together, each in its own slot; the end is kept.
+pub(crate) fn greedy(
+    model: &mut dyn TextModel,
+    ids: Ids,
+    prompts: &[Vec<u32>],
+    new: usize,
+    stop: bool,
+) -> Result<Vec<Vec<u32>>, ModelError> {
+    let rows: Vec<_> = prompts
+        .iter()
+        .enumerate()
+        .map(|(slot, prompt)| ids.prefill(slot, prompt, new))
+        .collect();
+    let logits = model.prefill(&rows)?;
+    let mut answers: Vec<Vec<u32>> = (0..rows.len())
+        .map(|row| vec![argmax(logits.row(row))])
+        .collect();
+    loop {
+        let running =
+            |answer: &Vec<u32>| answer.len() < new && !(stop && answer.last() == Some(&ids.end));
+        let slots: Vec<usize> = (0..rows.len())
+            .filter(|&slot| running(&answers[slot]))
+            .collect();
+        if slots.is_empty() {
+            break;
+        }
+        let step: Vec<DecodeRow> = slots
+            .iter()
+            .map(|&slot| DecodeRow {
+                slot,
+                id: *answers[slot].last().unwrap(),
+                mask_position: rows[slot].mask_position,
+                block_position: answers[slot].len() as u32 + 1,
+            })
+            .collect();
+        let logits = model.decode(&step)?;
+        for (row, slot) in slots.into_iter().enumerate() {
+            answers[slot].push(argmax(logits.row(row)));
+        }
+    }
+    for slot in 0..rows.len() {
+        model.release(slot);
+    }
+    Ok(answers)
+}

@@ -106,6 +106,7 @@ fn main() -> Result<()> {
 }
 
 /// Writes `config.json`, `model.safetensors` in f16 and `tokenizer.json`.
+#[expect(clippy::disallowed_methods, reason = "an example is not durable")]
 fn save(folder: &Path, trained: &Trained, tokenizer: &Tokenizer, padding: u32) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
     let config = serde_json::to_string_pretty(&config(&trained.sizes, padding))? + "\n";

@@ -1,2 +1,3 @@
 //! All integration tests, one module a purpose.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+mod demo_data;

@@ -15,3 +15,5 @@ mod batch_invariance;
 mod model_files;
 mod model_golden;
 mod nano;
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+mod demo_data;

@@ -1,6 +1,8 @@
 //! `show`: result rows in readable form.
 
+use std::fs::DirEntry;
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use minijinja::{Environment, Expression};
@@ -26,7 +28,7 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .transpose()?;
     let mut out = std::io::stdout().lock();
     let mut shown = 0;
-    for path in folder.result_files() {
+    for path in parts(&folder)? {
         for row in sink::read_part(&path).map_err(Error::from)? {
             let row = row.map_err(Error::from)?;
             if !wanted(args, filter.as_ref(), &row)? {
@@ -46,6 +48,16 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Paths of the parts, in order of their rows; files that are being written are hidden.
+fn parts(folder: &OutputFolder) -> anyhow::Result<Vec<PathBuf>> {
+    let found = std::fs::read_dir(folder.parts())?.collect::<std::io::Result<Vec<_>>>()?;
+    let is_hidden = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let mut paths: Vec<PathBuf> =
+        found.iter().filter(|entry| !is_hidden(entry)).map(DirEntry::path).collect();
+    paths.sort();
+    Ok(paths)
+}
+
 fn wanted(
     args: &ShowArgs,
     filter: Option<&Expression<'_, '_>>,
@@ -58,7 +70,7 @@ fn wanted(
         return Ok(false);
     }
     match filter {
-        Some(filter) => Ok(filter.eval(row)?.is_true()),
+        Some(filter) => Ok(filter.eval(minijinja::Value::from_serialize(row))?.is_true()),
         None => Ok(true),
     }
 }

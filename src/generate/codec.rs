@@ -1,5 +1,7 @@
 //! The seam between generation and the tokenizer: ids to text for answers, text to ids for bad words.
 
+use crate::tokenize::GlmTokenizer;
+
 /// Text and ids of one vocabulary.
 pub trait TextCodec: Send + Sync {
     /// Text of these ids, special tokens left out.
@@ -16,4 +18,26 @@ pub trait TextCodec: Send + Sync {
 
     /// Id that ends a text; it ends an answer too.
     fn eos(&self) -> u32;
+}
+
+impl TextCodec for GlmTokenizer {
+    fn decode(&self, ids: &[u32]) -> String {
+        GlmTokenizer::decode(self, ids, true)
+    }
+
+    fn encode_plain(&self, text: &str) -> Vec<u32> {
+        self.encode(text)
+    }
+
+    fn sop(&self) -> u32 {
+        self.special().sop
+    }
+
+    fn eop(&self) -> u32 {
+        self.special().eop
+    }
+
+    fn eos(&self) -> u32 {
+        self.special().eos
+    }
 }

@@ -21,6 +21,8 @@ pub struct GlmConfig {
     pub max_sequence_length: usize,
     /// Whether positions have a second part, counted inside the answer.
     pub block_position_encoding: bool,
+    /// What the model's maker wants its users to read, printed with every summary; our own key.
+    pub notice: Option<String>,
     /// A factor that the reference divides out and multiplies back; it alters nothing but rounding.
     pub attention_scale: f64,
 }
@@ -49,6 +51,7 @@ impl GlmConfig {
             num_attention_heads: keys.size("num_attention_heads")?,
             max_sequence_length: keys.size("max_sequence_length")?,
             block_position_encoding: keys.flag("block_position_encoding", true)?,
+            notice: keys.keys.get("notice").and_then(Value::as_str).map(str::to_owned),
             attention_scale: keys.number("attention_scale", 1.0)?,
         };
         if !config
@@ -62,6 +65,33 @@ impl GlmConfig {
             return Err(keys.wrong("num_attention_heads", reason));
         }
         Ok(config)
+    }
+
+    /// Weights that take part in products for each token, logits included.
+    pub fn matrix_weights(&self) -> usize {
+        12 * self.num_layers * self.hidden_size * self.hidden_size
+            + self.vocab_size * self.hidden_size
+    }
+
+    /// Numbers that one cached token takes: keys and values of all layers.
+    pub fn cached_numbers_per_token(&self) -> usize {
+        2 * self.num_layers * self.hidden_size
+    }
+
+    /// Refuses a model that can read but not answer yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Unsupported`], where `block_position_encoding` is false.
+    pub fn check_generation(&self) -> Result<(), ModelError> {
+        if self.block_position_encoding {
+            return Ok(());
+        }
+        Err(ModelError::Unsupported(
+            "generation with a model whose `block_position_encoding` is false is not available yet\n\
+             hint: use a model with `\"block_position_encoding\": true` in its `config.json`"
+                .to_owned(),
+        ))
     }
 
     /// Width of an attention head.

@@ -74,17 +74,6 @@ impl Glm {
         &self.network.device
     }
 
-    fn check_generation(&self) -> Result<(), ModelError> {
-        if self.config.block_position_encoding {
-            return Ok(());
-        }
-        Err(ModelError::Unsupported(
-            "generation with a model whose `block_position_encoding` is false is not available yet\n\
-             hint: use a model with `\"block_position_encoding\": true` in its `config.json`"
-                .to_owned(),
-        ))
-    }
-
     fn check_token(&self, id: u32, position: u32, block_position: u32) -> Result<(), ModelError> {
         let rows = self.config.position_rows();
         if id as usize >= self.config.vocab_size {
@@ -128,7 +117,7 @@ impl TextModel for Glm {
     }
 
     fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
-        self.check_generation()?;
+        self.config.check_generation()?;
         if rows.is_empty() {
             return Ok(self.no_logits());
         }

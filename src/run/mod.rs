@@ -8,7 +8,7 @@
 //! ```
 
 mod feed;
-mod memory;
+mod machine;
 mod plan;
 mod prepare;
 mod shard;

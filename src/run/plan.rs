@@ -146,7 +146,7 @@ impl Rows {
             match encoded {
                 Ok(request) => {
                     self.truncated += u64::from(request.encoded.truncated > 0);
-                    lengths.push(request.length(lengths.len()));
+                    lengths.push(length(request, lengths.len()));
                 }
                 Err(bad) => {
                     self.bad += 1;
@@ -158,6 +158,16 @@ impl Rows {
             }
         }
         self.lengths.push(lengths);
+    }
+}
+
+/// What the engine will reserve for a row.
+fn length(request: &Request, index: usize) -> RowLength {
+    RowLength {
+        index,
+        context: request.encoded.ids.len() as u32,
+        reserve: request.max_new_tokens + 1,
+        samples: request.settings.num_return_sequences,
     }
 }
 

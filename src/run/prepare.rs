@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
-use super::{RunOptions, StopFlag};
+use super::{RunOptions, StopFlag, machine};
 use crate::checkpoint::{
-    JobLock, JobRecord, Manifest, OutputFolder, Resolved, program_version,
+    JobLock, JobRecord, LockOptions, Manifest, ModelFile, OutputFolder, RECORD_VERSION, Resolved,
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
@@ -20,9 +20,6 @@ use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::spec::{self, DeviceSpec, DtypeSpec, JobSpec, Lengths};
 use crate::tokenize::GlmTokenizer;
-
-/// Version of the results' layout; a resume with another one is refused.
-const RESULTS_FORMAT: u32 = 1;
 
 /// Version of the order in which the arithmetic is done; a resume with another one is refused.
 const ARITHMETIC: &str = "1";
@@ -77,7 +74,7 @@ impl Prepared {
             &spec.generation,
             &read.index,
             input::id_column(&spec.input.columns, &read.index).as_deref(),
-            read.source.arrow_schema(),
+            read.source.arrow_schema().as_deref(),
         )?;
         let record = establish(&folder, record, first, observer)?;
         drop(lock);
@@ -140,7 +137,7 @@ impl ModelFacts {
         let path = &spec.model.path;
         let config = GlmConfig::load(path)?;
         let tokenizer = GlmTokenizer::load(path)?;
-        model::check_generation(&config)?;
+        config.check_generation()?;
         let lengths =
             Lengths::new(&spec.prompt, &spec.generation, config.max_sequence_length as u32)?;
         let device = model::open_device(device_choice(spec.model.device))?;
@@ -164,8 +161,8 @@ impl ModelFacts {
         };
         let resolved = Resolved {
             dtype: self.precision.name().to_owned(),
-            device: model::Backend::of(&self.device).name().to_owned(),
-            cpu: model::cpu_description(),
+            device: self.device_name().to_owned(),
+            cpu: machine::cpu_kind(),
             max_length: self.lengths.max_length,
             tokenizer: self.tokenizer.fingerprint().to_owned(),
             weights,
@@ -174,7 +171,7 @@ impl ModelFacts {
         Ok(JobRecord {
             version: RECORD_VERSION.to_owned(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            results_format: RESULTS_FORMAT,
+            results_format: sink::RESULTS_FORMAT,
             arithmetic: ARITHMETIC.to_owned(),
             spec: spec.clone(),
             resolved,
@@ -187,7 +184,11 @@ impl ModelFacts {
     }
 
     pub(super) fn device_name(&self) -> &'static str {
-        model::Backend::of(&self.device).name()
+        match self.device.location() {
+            DeviceLocation::Cpu => "cpu",
+            DeviceLocation::Cuda { .. } => "cuda",
+            DeviceLocation::Metal { .. } => "metal",
+        }
     }
 
     pub(super) fn precision_name(&self) -> &'static str {
@@ -196,7 +197,7 @@ impl ModelFacts {
 
     /// Bytes that one cached token takes on the job's device.
     pub(super) fn cache_bytes_per_token(&self) -> usize {
-        self.config.cache_bytes_per_token(self.element_bytes())
+        self.config.cached_numbers_per_token() * self.element_bytes()
     }
 
     /// Bytes of the weights once loaded.

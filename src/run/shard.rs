@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::feed::{self, FedWindow};
 use super::prepare::{Prepared, place_text};
-use super::{RunEnd, StopFlag, memory, summary};
+use super::{RunEnd, StopFlag, machine, summary};
 use crate::checkpoint::{self, Commit, Manifest, ShardLock};
 use crate::error::{Error, Result};
 use crate::generate::{Engine, EngineStatistics, Finished, Outcome};
@@ -142,7 +142,7 @@ pub(super) fn budget(
     claimed_bytes: u64,
 ) -> Budget {
     if device.is_cpu() {
-        plan::cpu_budget(batch, &memory::measure(claimed_bytes), cache_bytes_per_token)
+        plan::cpu_budget(batch, &machine::memory(claimed_bytes), cache_bytes_per_token)
     } else {
         plan::device_budget(batch, None, cache_bytes_per_token)
     }

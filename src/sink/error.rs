@@ -116,6 +116,12 @@ impl From<ParquetError> for SinkError {
     }
 }
 
+impl From<serde_json::Error> for SinkError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Io(error.into())
+    }
+}
+
 impl From<io::Error> for SinkError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)

@@ -14,6 +14,7 @@ mod failed;
 mod jsonl;
 mod lines;
 mod parquet;
+mod read;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,6 +28,7 @@ use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
 
 pub use error::SinkError;
 pub use failed::write_failed;
+pub use read::{ResultRow, read_part};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
 pub const RESULTS_FORMAT: u32 = 1;

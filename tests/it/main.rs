@@ -1,19 +1,18 @@
 //! All integration tests, one module a purpose.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
-mod job_file;
-mod tokenizer_golden;
-mod engine;
-mod plan_props;
-mod sampling_golden;
 mod batch_invariance;
+mod cli;
+mod demo_data;
+mod end_to_end;
+mod engine;
+mod job_file;
+mod layering;
 mod model_files;
 mod model_golden;
 mod nano;
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
-mod demo_data;
+mod plan_props;
+mod resume;
+mod sampling_golden;
+mod support;
+mod tokenizer_golden;

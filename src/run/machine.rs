@@ -1,4 +1,4 @@
-//! How much memory this process may still take.
+//! The machine that this process runs on: the memory that is left, the kind of CPU.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ const UNKNOWN_FREE_BYTES: u64 = 4 << 30;
 /// What this process may still take, from `/proc/meminfo` and the control groups' files.
 ///
 /// `claimed_bytes` is what it will take for other things first.
-pub(super) fn measure(claimed_bytes: u64) -> Memory {
+pub(super) fn memory(claimed_bytes: u64) -> Memory {
     Memory {
         free_bytes: available().unwrap_or(UNKNOWN_FREE_BYTES),
         cgroup_bytes: control_group_left(),
@@ -41,10 +41,44 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// The kind of CPU: what decides the last bits of a sum, the instruction sets and the cache sizes.
+pub(super) fn cpu_kind() -> String {
+    let mut kind = std::env::consts::ARCH.to_owned();
+    for feature in instruction_sets() {
+        kind.push(' ');
+        kind.push_str(feature);
+    }
+    for index in 0..4 {
+        let cache = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
+        let read = |name: &str| fs::read_to_string(format!("{cache}/{name}")).ok();
+        if let (Some(level), Some(size)) = (read("level"), read("size")) {
+            kind.push_str(&format!(" L{}:{}", level.trim(), size.trim()));
+        }
+    }
+    kind
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instruction_sets() -> Vec<&'static str> {
+    let sets = [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+        ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+    ];
+    sets.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_sets() -> Vec<&'static str> {
+    Vec::new()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn some_memory_is_free() {
-        assert!(super::measure(0).free_bytes > 1 << 20);
+        assert!(super::memory(0).free_bytes > 1 << 20);
     }
 }

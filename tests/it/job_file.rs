@@ -226,6 +226,11 @@ fn values_out_of_range() {
                 instead("path = \"out", "path = \".\"")
             ),
             (
+                "output over the input",
+                instead("path = [", "path = \"out/questions/*.jsonl\"")
+            ),
+            ("a home folder", instead("path = \"out", "path = \"~/out\"")),
+            (
                 "output over the model",
                 instead("path = \"out", "path = \"models\"")
             ),

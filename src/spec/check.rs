@@ -1,96 +1,29 @@
 //! File form to [`JobSpec`]: ranges, keys that need one another, absolute paths.
 //!
 //! The last step of reading a job; what comes out cannot be wrong in itself. Places of what is
-//! wrong come from the tree. [`check_generation`] also checks the settings of one row.
+//! wrong come from the tree; `[generation]` has its own file, because rows use it too.
 
 use std::path::Path;
 
-use super::error::{Hint, Place, SpecError};
+use super::error::SpecError;
 use super::file::{
-    BatchSection, CheckpointSection, GenerationSection, InputSection, JobFile, MAX_SAMPLES,
-    ModelSection, OutputSection, PromptSection,
+    BatchSection, CheckpointSection, InputSection, JobFile, ModelSection, OutputSection,
+    PromptSection,
 };
+use super::flaw::{Checked, Flaw, at_least_one, not_empty};
+use super::generation::check_generation;
 use super::paths;
 use super::source::Node;
 use super::suggest::nearest;
 use super::types::{
-    BatchSpec, CarriedColumns, CheckpointSpec, GenerationSpec, InputSpec, JobSpec, MaxNewTokens,
-    ModelSpec, OutputSpec, PromptSpec,
+    BatchSpec, CarriedColumns, CheckpointSpec, InputSpec, JobSpec, MaxNewTokens, ModelSpec,
+    OutputSpec, PromptSpec,
 };
 
 /// Padded lengths beyond this would pad every row to the model's limit.
 const MAX_BUCKET: u64 = 4096;
 /// A day: later is never, for a checkpoint.
 const MAX_INTERVAL: f64 = 86_400.0;
-
-/// A key whose value is wrong, before its place is known.
-#[derive(Debug, PartialEq)]
-pub(super) struct Flaw {
-    key: String,
-    reason: String,
-    /// `reason` is something that a later version will have.
-    not_yet: bool,
-    hint: Option<String>,
-}
-
-type Checked<T> = Result<T, Flaw>;
-
-impl Flaw {
-    pub(super) fn new(key: &str, reason: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            reason: reason.into(),
-            not_yet: false,
-            hint: None,
-        }
-    }
-
-    pub(super) fn hint(mut self, text: impl Into<String>) -> Self {
-        self.hint = Some(text.into());
-        self
-    }
-
-    fn not_yet(key: &str, what: &str, hint: &str) -> Self {
-        Self {
-            not_yet: true,
-            ..Self::new(key, what).hint(hint)
-        }
-    }
-
-    fn under(mut self, section: &str) -> Self {
-        self.key = format!("{section}.{}", self.key);
-        self
-    }
-
-    /// The reason in one line, as a failed row carries it.
-    pub(super) fn into_reason(self) -> String {
-        let (key, reason) = (self.key, self.reason);
-        if self.not_yet {
-            return format!("`{key}`: {reason} not available in this version yet");
-        }
-        format!("`{key}` {reason}")
-    }
-
-    fn into_error(self, tree: &Node) -> SpecError {
-        let place = tree.place_of(&self.key).or_else(|| tree.place.clone());
-        let place = place.unwrap_or_else(Place::unknown);
-        let (key, hint) = (self.key, Hint(self.hint.map(Into::into)));
-        if self.not_yet {
-            return SpecError::NotYet {
-                place,
-                key,
-                what: self.reason,
-                hint,
-            };
-        }
-        SpecError::Invalid {
-            place,
-            key,
-            reason: self.reason,
-            hint,
-        }
-    }
-}
 
 /// Checks a whole file; `tree` is what it was read from, `base` where relative paths start.
 pub(super) fn check(
@@ -219,108 +152,6 @@ fn prompt(section: PromptSection) -> Checked<PromptSpec> {
     })
 }
 
-/// Checks `[generation]`, or the effective settings of one row.
-pub(super) fn check_generation(section: GenerationSection) -> Checked<GenerationSpec> {
-    check_numbers(&section)?;
-    check_counts(&section)?;
-    check_beams(&section)?;
-    check_texts(&section)?;
-    Ok(GenerationSpec {
-        do_sample: section.do_sample,
-        temperature: section.temperature,
-        top_k: section.top_k,
-        top_p: section.top_p,
-        min_p: section.min_p,
-        repetition_penalty: section.repetition_penalty,
-        no_repeat_ngram_size: section.no_repeat_ngram_size,
-        min_new_tokens: section.min_new_tokens,
-        max_new_tokens: section.max_new_tokens,
-        num_return_sequences: section.num_return_sequences,
-        bad_words: section.bad_words,
-        stop: section.stop,
-        seed: section.seed,
-        logprobs: section.logprobs,
-    })
-}
-
-fn check_numbers(section: &GenerationSection) -> Checked<()> {
-    let out_of = |key: &str, range: &str, value: f64| {
-        Err(Flaw::new(key, format!("must be {range}, and is {value}")))
-    };
-    for (key, value) in [
-        ("temperature", section.temperature),
-        ("repetition_penalty", section.repetition_penalty),
-    ] {
-        if !(value > 0.0 && value.is_finite()) {
-            let flaw = out_of(key, "above 0", value);
-            return match key {
-                "temperature" if value == 0.0 => flaw.map_err(|flaw| {
-                    flaw.hint("for the likeliest token, write `do_sample = false`")
-                }),
-                _ => flaw,
-            };
-        }
-    }
-    // Written so that NaN fails too.
-    if !(section.top_p > 0.0 && section.top_p <= 1.0) {
-        return out_of("top_p", "above 0 and at most 1", section.top_p);
-    }
-    if !(0.0..=1.0).contains(&section.min_p) {
-        return out_of("min_p", "from 0 to 1", section.min_p);
-    }
-    Ok(())
-}
-
-fn check_counts(section: &GenerationSection) -> Checked<()> {
-    if let Some(MaxNewTokens::Count(most)) = section.max_new_tokens {
-        at_least_one("max_new_tokens", most)?;
-        let least = section.min_new_tokens;
-        if least > most {
-            let reason = format!("is {least}, above `max_new_tokens` ({most})");
-            return Err(Flaw::new("min_new_tokens", reason));
-        }
-    }
-    at_least_one("num_return_sequences", section.num_return_sequences)?;
-    if section.num_return_sequences > MAX_SAMPLES {
-        let reason = format!(
-            "must be at most {MAX_SAMPLES}, and is {}",
-            section.num_return_sequences
-        );
-        return Err(Flaw::new("num_return_sequences", reason));
-    }
-    if section.num_return_sequences > 1 && !section.do_sample {
-        let flaw = Flaw::new("num_return_sequences", "above 1 needs `do_sample = true`");
-        return Err(flaw.hint("without it every sample would be the same"));
-    }
-    Ok(())
-}
-
-fn check_beams(section: &GenerationSection) -> Checked<()> {
-    at_least_one("num_beams", section.num_beams)?;
-    if section.num_beams > 1 {
-        return Err(Flaw::not_yet("num_beams", "beams are", "leave it at 1"));
-    }
-    if section.length_penalty != 1.0 {
-        let what = "beams, and `length_penalty` with them, are";
-        return Err(Flaw::not_yet("length_penalty", what, "leave it at 1.0"));
-    }
-    if section.early_stopping {
-        let what = "beams, and `early_stopping` with them, are";
-        return Err(Flaw::not_yet("early_stopping", what, "leave it at `false`"));
-    }
-    Ok(())
-}
-
-fn check_texts(section: &GenerationSection) -> Checked<()> {
-    for (key, texts) in [("bad_words", &section.bad_words), ("stop", &section.stop)] {
-        if texts.iter().any(String::is_empty) {
-            let flaw = Flaw::new(key, "holds an empty text");
-            return Err(flaw.hint(format!("take it out; without any, write `{key} = []`")));
-        }
-    }
-    Ok(())
-}
-
 fn batch(section: &BatchSection) -> Checked<BatchSpec> {
     at_least_one("window_rows", section.window_rows)?;
     let within = |key: &str, value: Option<u64>, most: u64| match value {
@@ -414,19 +245,4 @@ fn checkpoint(section: &CheckpointSection) -> Checked<CheckpointSpec> {
     Ok(CheckpointSpec {
         interval_seconds: seconds,
     })
-}
-
-fn at_least_one(key: &str, value: u32) -> Checked<()> {
-    if value > 0 {
-        Ok(())
-    } else {
-        Err(Flaw::new(key, "must be at least 1, and is 0"))
-    }
-}
-
-fn not_empty(key: &str, text: Option<&str>) -> Checked<()> {
-    match text {
-        Some("") => Err(Flaw::new(key, "is empty")),
-        _ => Ok(()),
-    }
 }

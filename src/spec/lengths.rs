@@ -85,8 +85,8 @@ impl Lengths {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::check_generation;
     use super::super::file::GenerationSection;
+    use super::super::generation::check_generation;
     use super::*;
     use crate::spec::{MaskToken, Overflow};
 

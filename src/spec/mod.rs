@@ -1,22 +1,27 @@
 //! Job TOML to a validated [`JobSpec`].
 //!
-//! Text becomes a tree that remembers where each value stands ([`source`]), `--set` and `${NAME}`
-//! are worked in, keys of later versions are answered ([`later`]), the tree is read into the
-//! structs of the file form ([`file`], through [`de`]), and [`check`] turns those into a
-//! [`JobSpec`]: every range kept, every path absolute. The same structs give the JSON Schema and,
-//! through [`row`], the settings of one row. Invariant: no text, however broken, panics; every
-//! error names the place, the key and, where there is one, the cure.
+//! Text becomes a tree that remembers where each value stands (`source`), `--set` and `${NAME}`
+//! are worked in (`overrides`, `environment`), keys of later versions are answered (`later`), the
+//! tree is read into the structs of the file form (`file`, through `de`), and `check` turns those
+//! into a [`JobSpec`]: every range kept, every path absolute. The same structs give the JSON
+//! Schema and, through `row`, the settings of one row. Invariant: no text, however broken,
+//! panics; every error names the place, the key and, where there is one, the cure.
 //!
 //! Neighbours: imports nothing of ours; every later stage reads [`JobSpec`].
 
 mod check;
 mod de;
 mod difference;
+mod environment;
 mod error;
 mod file;
+mod flaw;
+mod generation;
 mod later;
 mod lengths;
+mod overrides;
 mod paths;
+mod problem;
 mod row;
 mod scalars;
 mod schema;
@@ -112,11 +117,11 @@ fn parse_with(
 ) -> Result<JobSpec, SpecError> {
     let mut tree = source::parse(text, source)?;
     for argument in overrides {
-        source::apply_override(&mut tree, argument)?;
+        overrides::apply_override(&mut tree, argument)?;
     }
-    source::expand_environment(&mut tree, environment)?;
+    environment::expand_environment(&mut tree, environment)?;
     later::refuse(&tree)?;
-    let file: file::JobFile = de::read(&tree).map_err(de::Problem::into_error)?;
+    let file: file::JobFile = de::read(&tree).map_err(problem::Problem::into_error)?;
     check::check(file, &tree, source, base)
 }
 

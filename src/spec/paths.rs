@@ -5,7 +5,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::check::Flaw;
+use super::flaw::Flaw;
 
 /// Standard input among the input paths.
 const STDIN: &str = "-";

@@ -5,9 +5,11 @@
 
 use serde_json::{Map, Value};
 
-use super::check::{Flaw, check_generation};
-use super::de::{Problem, read_at, shown};
+use super::de::read_at;
 use super::file::GenerationSection;
+use super::flaw::Flaw;
+use super::generation::check_generation;
+use super::problem::{Problem, shown};
 use super::source::Node;
 use super::suggest::nearest;
 use super::types::GenerationSpec;

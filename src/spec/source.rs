@@ -1,4 +1,4 @@
-//! Job text, `--set` arguments and the environment to one tree of values.
+//! Job text to a tree of values that know where they stand.
 //!
 //! Each node knows its line or its `--set` argument, so that later steps can say where a value
 //! stands. Tables keep the order of the text, so that the first error is the topmost one. [`super::de`]
@@ -8,9 +8,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::de::shown;
 use super::error::{Hint, Place, SpecError};
-use super::suggest::join;
 
 /// Deepest table or list; a job needs four levels.
 const MAX_DEPTH: usize = 16;
@@ -47,7 +45,7 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    fn new(place: Option<Place>, value: Value) -> Self {
+    pub(super) fn new(place: Option<Place>, value: Value) -> Self {
         Self {
             place,
             value,
@@ -204,7 +202,8 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
     .map(|(_, hint)| *hint)
 }
 
-type Lines<'a> = &'a dyn Fn(usize) -> Place;
+/// Gives the place of a byte of the text.
+pub(super) type Lines<'a> = &'a dyn Fn(usize) -> Place;
 
 fn entries(table: DeTable<'_>, line: Lines<'_>, depth: usize) -> Result<Vec<Entry>, SpecError> {
     let mut read = Vec::with_capacity(table.len());
@@ -224,7 +223,12 @@ fn entries(table: DeTable<'_>, line: Lines<'_>, depth: usize) -> Result<Vec<Entr
     Ok(read.into_iter().map(|(_, entry)| entry).collect())
 }
 
-fn node(value: Spanned<DeValue<'_>>, line: Lines<'_>, depth: usize) -> Result<Node, SpecError> {
+/// A value of the TOML parser, with its place.
+pub(super) fn node(
+    value: Spanned<DeValue<'_>>,
+    line: Lines<'_>,
+    depth: usize,
+) -> Result<Node, SpecError> {
     let place = line(value.span().start);
     if depth > MAX_DEPTH {
         let message = format!("nested more than {MAX_DEPTH} levels deep");
@@ -260,294 +264,9 @@ fn node(value: Spanned<DeValue<'_>>, line: Lines<'_>, depth: usize) -> Result<No
     Ok(Node::new(Some(place), value))
 }
 
-/// Puts `key=value` of `--set` into the tree, over what stands there.
-pub(super) fn apply_override(root: &mut Node, argument: &str) -> Result<(), SpecError> {
-    let place = Place::Set {
-        argument: argument.into(),
-    };
-    let wrong = |message: &str, hint: &str| SpecError::Syntax {
-        place: place.clone(),
-        message: message.into(),
-        hint: Hint::some(hint),
-    };
-    let (key, text) = split_override(argument).ok_or_else(|| {
-        wrong(
-            "not `key=value`",
-            "for example `--set generation.top_p=0.9`",
-        )
-    })?;
-    let path = key_path(key).ok_or_else(|| {
-        wrong(
-            "the key is not a dotted key",
-            "for example `generation.top_p`",
-        )
-    })?;
-    let node = set_value(text.trim(), &place)?;
-    insert(root, &path, node, &place)
-}
-
-/// Splits at the first `=` outside quotes: a quoted part of a key may hold one.
-fn split_override(argument: &str) -> Option<(&str, &str)> {
-    let mut quote = None;
-    for (at, char) in argument.char_indices() {
-        match (quote, char) {
-            (None, '=') => return Some((&argument[..at], &argument[at + 1..])),
-            (None, '"' | '\'') => quote = Some(char),
-            (Some(open), _) if open == char => quote = None,
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The parts of a dotted key, read by the TOML parser, so that quoted parts work.
-fn key_path(key: &str) -> Option<Vec<String>> {
-    let key = key.trim();
-    if key.starts_with('[') || key.contains(['\n', '\r']) {
-        return None;
-    }
-    let text = format!("{key} = 0");
-    let mut table = DeTable::parse(&text).ok()?.into_inner();
-    let mut path = Vec::new();
-    loop {
-        if table.len() != 1 {
-            return None;
-        }
-        let (key, value) = table.into_iter().next()?;
-        path.push(key.into_inner().into_owned());
-        match value.into_inner() {
-            DeValue::Table(inner) => table = inner,
-            DeValue::Integer(_) => return Some(path),
-            _ => return None,
-        }
-    }
-}
-
-/// A `--set` value: TOML where it is, else a bare word; in a list bare words too.
-fn set_value(text: &str, place: &Place) -> Result<Node, SpecError> {
-    let here = |_| place.clone();
-    let mut read = if let Ok(value) = DeValue::parse(text) {
-        node(value, &here, 0)?
-    } else if let Some(items) = bare_list(text) {
-        let items = items.map(|item| set_value(item, place));
-        Node::new(
-            Some(place.clone()),
-            Value::Array(items.collect::<Result<_, _>>()?),
-        )
-    } else if text.starts_with(['"', '\'']) {
-        let shell = "put the whole argument in single quotes, so that the shell keeps it";
-        return Err(SpecError::Syntax {
-            place: place.clone(),
-            message: format!("the text `{}` is not closed", shown(text)),
-            hint: Hint::some(shell),
-        });
-    } else {
-        Node::new(Some(place.clone()), Value::String(text.to_string()))
-    };
-    let string = matches!(read.value, Value::String(_));
-    read.raw = (!string).then(|| text.to_string());
-    Ok(read)
-}
-
-/// The items of `[a, b]` without quotes.
-fn bare_list(text: &str) -> Option<impl Iterator<Item = &str>> {
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    let bare = !inner.contains(['[', ']', '{', '}', '"', '\'']);
-    let items = inner
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty());
-    bare.then_some(items)
-}
-
-fn insert(root: &mut Node, path: &[String], node: Node, place: &Place) -> Result<(), SpecError> {
-    let Some((last, sections)) = path.split_last() else {
-        return Ok(());
-    };
-    let mut here = root;
-    let mut name = String::new();
-    for section in sections {
-        let entry = slot(here, section, place).ok_or_else(|| no_table(&name, place))?;
-        here = &mut entry.node;
-        name = join(&name, section);
-    }
-    let entry = slot(here, last, place).ok_or_else(|| no_table(&name, place))?;
-    entry.place = Some(place.clone());
-    entry.node = node;
-    Ok(())
-}
-
-/// The entry of `key` in a table, made as an empty table where there is none; `None`: no table.
-fn slot<'a>(table: &'a mut Node, key: &str, place: &Place) -> Option<&'a mut Entry> {
-    let Value::Table(entries) = &mut table.value else {
-        return None;
-    };
-    let at = entries
-        .iter()
-        .position(|entry| entry.key == key)
-        .unwrap_or(entries.len());
-    if at == entries.len() {
-        let node = Node::new(Some(place.clone()), Value::Table(Vec::new()));
-        entries.push(Entry {
-            key: key.into(),
-            place: Some(place.clone()),
-            node,
-        });
-    }
-    Some(&mut entries[at])
-}
-
-fn no_table(key: &str, place: &Place) -> SpecError {
-    SpecError::Invalid {
-        place: place.clone(),
-        key: key.into(),
-        reason: "has no keys of its own".into(),
-        hint: Hint(None),
-    }
-}
-
-/// Puts environment variables in for `${NAME}` in every string; `$${` stands for `${`.
-pub(super) fn expand_environment(
-    node: &mut Node,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), SpecError> {
-    expand_below(node, "", environment)
-}
-
-fn expand_below(
-    node: &mut Node,
-    key: &str,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), SpecError> {
-    match &mut node.value {
-        Value::String(text) if text.contains("${") => {
-            *text = expand(text, environment).map_err(|(reason, hint)| SpecError::Invalid {
-                place: node.place.clone().unwrap_or_else(Place::unknown),
-                key: key.into(),
-                reason,
-                hint: Hint::some(hint),
-            })?;
-        }
-        Value::Array(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
-                expand_below(item, &format!("{key}[{index}]"), environment)?;
-            }
-        }
-        Value::Table(entries) => {
-            for entry in entries {
-                expand_below(&mut entry.node, &join(key, &entry.key), environment)?;
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Why a string cannot be expanded, and the cure.
-type Flaw = (String, String);
-
-fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, Flaw> {
-    let literal = "write `$${` where the text itself holds `${`";
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        if let Some(before) = rest[..at].strip_suffix('$') {
-            out.push_str(before);
-            out.push_str("${");
-            rest = &rest[at + 2..];
-            continue;
-        }
-        out.push_str(&rest[..at]);
-        let after = &rest[at + 2..];
-        let name = after
-            .split_once('}')
-            .map(|(name, _)| name)
-            .filter(|name| is_name(name));
-        let Some(name) = name else {
-            return Err((
-                "holds a `${` without a variable name and `}`".into(),
-                literal.into(),
-            ));
-        };
-        let value = environment(name).ok_or_else(|| {
-            let reason = format!("needs the environment variable `{name}`, which is not set");
-            (reason, format!("set it: `export {name}=...`, or {literal}"))
-        })?;
-        out.push_str(&value);
-        rest = &after[name.len() + 1..];
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-fn is_name(name: &str) -> bool {
-    let first = name.chars().next();
-    first.is_some_and(|char| char.is_ascii_alphabetic() || char == '_')
-        && name
-            .chars()
-            .all(|char| char.is_ascii_alphanumeric() || char == '_')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn environment(name: &str) -> Option<String> {
-        (name == "DATA").then(|| "/data".to_string())
-    }
-
-    #[test]
-    fn variables_are_expanded_and_escaped() {
-        for (text, expected) in [
-            ("${DATA}/x", "/data/x"),
-            ("a${DATA}b${DATA}", "a/datab/data"),
-            ("$${DATA}", "${DATA}"),
-            ("$5 and $DATA", "$5 and $DATA"),
-            ("$$${DATA}", "$${DATA}"),
-        ] {
-            assert_eq!(expand(text, &environment).unwrap(), expected, "{text}");
-        }
-        for text in ["${", "${}", "${1A}", "${NONE}", "${DATA", "${ DATA }"] {
-            assert!(expand(text, &environment).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn set_values_are_toml_or_bare_words() {
-        let place = Place::Set {
-            argument: "".into(),
-        };
-        let read = |text: &str| set_value(text, &place).unwrap();
-        assert_eq!(read("0.9").value, Value::Float(0.9));
-        assert_eq!(read("0x10").value, Value::Integer(16));
-        assert_eq!(read("true").value, Value::Boolean(true));
-        assert_eq!(read("out/run 1").value, Value::String("out/run 1".into()));
-        assert_eq!(read("\"1\"").value, Value::String("1".into()));
-        assert_eq!(read("").value, Value::String(String::new()));
-        assert_eq!(read("2024").raw.as_deref(), Some("2024"));
-        let Value::Array(items) = read("[a.jsonl, b.jsonl]").value else {
-            panic!("no list")
-        };
-        assert_eq!(items[1].value, Value::String("b.jsonl".into()));
-        let Value::Array(items) = read("[\"a, b\"]").value else {
-            panic!("no list")
-        };
-        assert_eq!(items[0].value, Value::String("a, b".into()));
-        assert_eq!(read("{{ q }}").value, Value::String("{{ q }}".into()));
-        assert!(set_value("\"a", &place).is_err());
-        assert!(set_value("\"a\"\nb = 1", &place).is_err());
-    }
-
-    #[test]
-    fn set_keys_may_hold_quoted_parts() {
-        let path = key_path("output.rename.\"a.b\"").unwrap();
-        assert_eq!(path, ["output", "rename", "a.b"]);
-        assert_eq!(split_override("a.\"b=c\"=d"), Some(("a.\"b=c\"", "d")));
-        assert_eq!(key_path("a\nb"), None);
-        assert_eq!(key_path("a = 1\nb"), None);
-        assert_eq!(key_path("[a]\nb"), None);
-        assert_eq!(key_path(""), None);
-    }
 
     #[test]
     fn lines_are_counted_from_one() {

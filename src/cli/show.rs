@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use minijinja::value::Serde;
 use minijinja::{Environment, Expression};
 use serde_json::{Map, Value};
 
@@ -70,7 +71,7 @@ fn wanted(
         return Ok(false);
     }
     match filter {
-        Some(filter) => Ok(filter.eval(minijinja::Value::from_serialize(row))?.is_true()),
+        Some(filter) => Ok(filter.eval(Serde(row))?.is_true()),
         None => Ok(true),
     }
 }

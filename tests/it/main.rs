@@ -1,7 +1,4 @@
 //! All integration tests, one module a purpose.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod input;

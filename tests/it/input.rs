@@ -1123,4 +1123,32 @@ proptest! {
         let rows = job.template("{{ prompt }}").rows();
         prop_assert_eq!(rows.len(), expected);
     }
+    #[test]
+    fn any_damage_to_parquet_is_an_error_or_bad_rows(
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..4),
+        window_rows in 1u32..40,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        write_parquet(&path, &questions(0..30), groups(11));
+        let mut bytes = fs::read(&path).unwrap();
+        for (place, mask) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] ^= mask;
+        }
+        fs::write(&path, &bytes).unwrap();
+        let job = Job::new(&[&path]).window_rows(window_rows);
+        let (source, index) = match job.open() {
+            Ok(opened) => opened,
+            Err(error) => {
+                prop_assert!(!error.to_string().is_empty());
+                return Ok(());
+            }
+        };
+        let mut rows = 0;
+        for span in &index.windows {
+            rows += source.read_window(span).unwrap().rows.len() as u64;
+        }
+        prop_assert_eq!(rows, index.rows);
+    }
 }

@@ -316,7 +316,7 @@ fn nested_columns_reach_a_template() {
     assert_eq!(by_column.len(), 1933);
     assert!(by_column.iter().all(|row| row.outcome.is_ok()));
     let template = "{{ meta.source }}|{{ messages | length }}|{{ n_chars + 1 }}|{{ source }}|\
-                    {{ messages[-1].content }}";
+                    {{ messages[0].content }}";
     let rows = Job::new(&[&path])
         .template(template)
         .window_rows(500)

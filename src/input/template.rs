@@ -1,8 +1,8 @@
 //! A row's columns through `prompt.template` to the prompt text.
 //!
-//! Printing, joining or looking into an undefined or null value fails the row; `default` replaces
-//! both, and `if`, `is none` and `is defined` look without failing. A null column and one that the
-//! row does not have are the same to a template, so that JSON lines and Parquet agree.
+//! Printing an undefined or null value fails the row, and so does joining or looking into a column
+//! that is either; `default` replaces both, and `if` and `is none` look without failing. A null column
+//! and one that the row does not have are both undefined, so that JSON lines and Parquet agree.
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 

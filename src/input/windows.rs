@@ -88,3 +88,44 @@ impl Windows {
         self.spans
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Start, Windows};
+
+    #[test]
+    fn rows_of_groups_are_cut_by_rows_and_by_bytes() {
+        let mut windows = Windows::new(100, 1000);
+        let group = |row_group| Start {
+            row_group,
+            ..Start::default()
+        };
+        windows.push(group(0), 150, 1);
+        windows.push(group(1), 3, 5000);
+        windows.push(group(2), 20, 60);
+        windows.push(group(3), 0, 0);
+        let spans = windows.finish();
+        let cuts: Vec<_> = spans
+            .iter()
+            .map(|s| (s.first_row.0, s.rows, s.row_group, s.row_in_group))
+            .collect();
+        assert_eq!(
+            cuts,
+            [
+                (0, 100, 0, 0),
+                (100, 50, 0, 100),
+                (150, 1, 1, 0),
+                (151, 1, 1, 1),
+                (152, 1, 1, 2),
+                (153, 16, 2, 0),
+                (169, 4, 2, 16),
+            ]
+        );
+    }
+
+    #[test]
+    fn no_rows_give_one_empty_window() {
+        let spans = Windows::new(8, 8).finish();
+        assert_eq!((spans.len(), spans[0].rows), (1, 0));
+    }
+}

@@ -16,3 +16,4 @@ mod resume;
 mod sampling_golden;
 mod support;
 mod tokenizer_golden;
+mod input;

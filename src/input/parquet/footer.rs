@@ -8,8 +8,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::ParquetMetaData;
 
+use super::group::guarded;
 use super::schema::Unifier;
-use crate::input::error::{FileProblem, InputError, one_line};
+use crate::input::error::{FileProblem, InputError};
 use crate::input::types::{ColumnKind, InputColumn};
 use crate::input::windows::{Start, Windows};
 
@@ -92,12 +93,41 @@ pub(super) fn open_footer(path: &Path) -> Result<ArrowReaderMetadata, String> {
             "no Parquet footer: the file has {length} bytes; it is cut short"
         ));
     }
-    ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| {
-        format!(
-            "no Parquet footer: {}; the file is cut short or no Parquet",
-            one_line(&error.to_string())
-        )
+    let footer = guarded(|| {
+        ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| e.to_string())
     })
+    .map_err(|reason| {
+        format!("no Parquet footer: {reason}; the file is cut short or no Parquet")
+    })?;
+    check_counts(footer.metadata())?;
+    Ok(footer)
+}
+
+/// Refuses a footer that contradicts itself: its row numbers decide how much is read.
+fn check_counts(metadata: &ParquetMetaData) -> Result<(), String> {
+    let mut total = 0_i64;
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let rows = group.num_rows();
+        // Every row has at least one entry in every column.
+        if rows < 0
+            || group
+                .columns()
+                .iter()
+                .any(|column| column.num_values() < rows)
+        {
+            return Err(format!(
+                "the Parquet footer is damaged: row group {number} cannot have {rows} rows"
+            ));
+        }
+        total = total.saturating_add(rows);
+    }
+    let stated = metadata.file_metadata().num_rows();
+    if stated == total {
+        return Ok(());
+    }
+    Err(format!(
+        "the Parquet footer is damaged: it states {stated} rows and lists {total}"
+    ))
 }
 
 /// blake3 of size and footer, in hex.

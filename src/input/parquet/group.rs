@@ -109,7 +109,7 @@ impl GroupReader {
 }
 
 /// Runs a decoder, which may panic on damaged bytes.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
         .map_err(|reason| one_line(&reason))

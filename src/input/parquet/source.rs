@@ -1,6 +1,7 @@
 //! Windows of Parquet rows.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -104,11 +105,32 @@ impl ParquetSource {
             return Ok(footer.clone());
         }
         let path = self.path(file);
+        self.check_size(file)?;
         let footer = open_footer(&path).map_err(|reason| InputError::Broken {
             problems: vec![FileProblem { path, reason }],
         })?;
         *last = Some((file, footer.clone()));
         Ok(footer)
+    }
+
+    /// Refuses a file whose size is not the first pass's.
+    fn check_size(&self, file: u32) -> Result<(), InputError> {
+        let known = &self.index.files[file as usize];
+        let path = || known.path.clone();
+        let bytes = match std::fs::metadata(&known.path) {
+            Ok(found) => found.len(),
+            Err(source) => {
+                return Err(InputError::Io {
+                    path: path(),
+                    source,
+                });
+            }
+        };
+        if bytes == known.bytes {
+            return Ok(());
+        }
+        let what = format!("it has {bytes} bytes, it had {}", known.bytes);
+        Err(InputError::Changed { path: path(), what })
     }
 
     /// The window's batch and where its rows stand.
@@ -135,6 +157,10 @@ impl ParquetSource {
                 let read = self.read_group(&footer, (file, group), row, rows);
                 let (batch, damage) = match read {
                     Ok(batch) => (Ok(batch), None),
+                    Err(reason) if is_machine_error(&reason) => {
+                        let (path, source) = (self.path(file), io::Error::other(reason));
+                        return Err(InputError::Io { path, source });
+                    }
                     Err(reason) => (nulls(&self.schema, rows as usize), Some(reason)),
                 };
                 batches.push(batch.map_err(|error| self.odd(file, &error))?);
@@ -204,6 +230,12 @@ impl ParquetSource {
         }
         let result = GroupReader::open(&self.path(id.0), footer, id.1, 0, &self.schema)
             .and_then(|reader| reader.check(rows));
+        if result
+            .as_ref()
+            .is_err_and(|reason| is_machine_error(reason))
+        {
+            return result;
+        }
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         checked.insert(id, result.clone().err());
         result
@@ -276,6 +308,12 @@ impl PromptSource for ParquetSource {
     fn arrow_schema(&self) -> Option<SchemaRef> {
         Some(Arc::clone(&self.schema))
     }
+}
+
+/// Whether the machine failed and not the bytes: the rows must not fail for it. The decoder passes on
+/// nothing but text; the standard library ends errors of the system so.
+fn is_machine_error(reason: &str) -> bool {
+    reason.contains("(os error ")
 }
 
 /// Refuses a struct of settings with a field that is none.

@@ -330,5 +330,4 @@ fn special_ids(added: &HashMap<u32, String>) -> Result<SpecialIds, Vec<String>> 
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests write plain files")]
-#[path = "glm_tests.rs"]
 pub(super) mod tests;

@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use glm_batch::spec::{MaskToken, Overflow};
 use glm_batch::tokenize::GlmTokenizer;
+use proptest::prelude::*;
 use serde_json::Value;
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizer");
@@ -261,4 +263,26 @@ fn a_long_text_is_encoded_whole() {
         start.elapsed()
     );
     assert_eq!(tokenizer.decode(&ids, false), text.replace('？', "?"));
+}
+
+static SMALL_TOKENIZER: LazyLock<GlmTokenizer> =
+    LazyLock::new(|| GlmTokenizer::load(Path::new(SMALL)).unwrap());
+
+proptest! {
+    /// With the published character map, any text and any cut of it.
+    #[test]
+    fn any_text_becomes_a_context(text in "(\\PC|[ ▁是的，？]|\\[MASK\\]|<n>|[\u{0}-\u{a0}])*", limit in 0u32..40) {
+        let tokenizer = &*SMALL_TOKENIZER;
+        let fits = |ids: &[u32]| ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size());
+        prop_assert!(fits(&tokenizer.encode(&text)));
+        for overflow in [Overflow::Truncate, Overflow::Fail] {
+            let context = tokenizer.encode_prompt(&text, Some("答："), MaskToken::Mask, limit, overflow);
+            let Ok(context) = context else { continue };
+            prop_assert!(context.ids.len() <= limit as usize && fits(&context.ids));
+            prop_assert!(overflow == Overflow::Truncate || context.truncated == 0);
+            let mask = context.ids[context.mask_position as usize];
+            prop_assert!(tokenizer.token(mask).unwrap().ends_with("MASK]"));
+            prop_assert!(!tokenizer.decode(&context.ids, true).contains("[CLS]") || text.contains("[CLS]"));
+        }
+    }
 }

@@ -5,14 +5,16 @@
 
 use super::philox::Draw;
 use super::rules::{Rules, process};
-use super::warp::Candidate;
+use super::warp::{Buffers, Candidate};
+
+/// Logits that are compared side by side.
+const LANES: usize = 16;
 
 /// Buffers of one choice, reused by the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
     logits: Vec<f32>,
-    kept: Vec<Candidate>,
-    sorted: Vec<Candidate>,
+    warp: Buffers,
 }
 
 /// The next token of an answer.
@@ -40,8 +42,8 @@ pub fn choose(
     let Some(warp) = &rules.warp else {
         return likeliest(&scratch.logits)?.ok_or_else(nothing_allowed);
     };
-    warp.keep(&scratch.logits, &mut scratch.kept, &mut scratch.sorted);
-    take(&scratch.kept, draw.uniform()).ok_or_else(nothing_allowed)
+    let kept = warp.keep(&scratch.logits, &mut scratch.warp);
+    take(kept, draw.uniform()).ok_or_else(nothing_allowed)
 }
 
 fn nothing_allowed() -> String {
@@ -51,20 +53,7 @@ fn nothing_allowed() -> String {
 
 /// The lowest id of the largest logit; `None` where all are negative infinity.
 fn likeliest(logits: &[f32]) -> Result<Option<u32>, String> {
-    let mut best = None;
-    let mut top = f32::NEG_INFINITY;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > top {
-            top = logit;
-            best = Some(id as u32);
-        } else if logit.is_nan() {
-            return Err(
-                "the model's logits are not numbers (NaN): its weights or the \
-                        arithmetic in this dtype are broken"
-                    .to_owned(),
-            );
-        }
-    }
+    let top = largest(logits)?;
     if top == f32::INFINITY {
         return Err(
             "the model's logits are infinite: its weights or the arithmetic in this dtype \
@@ -72,7 +61,39 @@ fn likeliest(logits: &[f32]) -> Result<Option<u32>, String> {
                 .to_owned(),
         );
     }
-    Ok(best)
+    let id = logits
+        .iter()
+        .position(|&logit| logit == top && logit != f32::NEG_INFINITY);
+    Ok(id.map(|id| id as u32))
+}
+
+/// The largest logit, in lanes that the compiler turns into vector instructions.
+fn largest(logits: &[f32]) -> Result<f32, String> {
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let mut broken = [0_u32; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            tops[lane] = if chunk[lane] > tops[lane] {
+                chunk[lane]
+            } else {
+                tops[lane]
+            };
+            broken[lane] |= u32::from(chunk[lane].is_nan());
+        }
+    }
+    if broken.iter().any(|&lane| lane != 0) || rest.iter().any(|logit| logit.is_nan()) {
+        return Err(
+            "the model's logits are not numbers (NaN): its weights or the arithmetic in \
+                    this dtype are broken"
+                .to_owned(),
+        );
+    }
+    Ok(tops
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max))
 }
 
 /// The token at `uniform` of the cumulative distribution, in id order.
@@ -135,6 +156,13 @@ mod tests {
     fn greedy_takes_the_lowest_id_of_a_tie() {
         assert_eq!(pick(&SETTINGS, &[0.0, 2.0, 1.0, 2.0], 0), Ok(1));
         assert_eq!(pick(&SETTINGS, &[-3.0, f32::NEG_INFINITY], 0), Ok(0));
+        for top in 0..70 {
+            let mut logits = [-1.0; 70];
+            logits[top..].fill(2.0);
+            assert_eq!(pick(&SETTINGS, &logits, 0), Ok(top as u32));
+            logits[top] = f32::NAN;
+            assert!(pick(&SETTINGS, &logits, 0).is_err());
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use philox::{Draw, philox4x32_10};
 pub use rules::{Endings, Rules, process};
 pub use statistics::EngineStatistics;
 pub use types::*;
-pub use warp::{Candidate, Warp, probabilities};
+pub use warp::{Buffers, Candidate, Warp, probabilities};
 
 use crate::model::ModelError;
 

@@ -17,8 +17,11 @@ use std::cmp::Ordering;
 
 use crate::spec::GenerationSpec;
 
-/// Tokens of a first partial sort for top-p; most distributions need no more.
+/// Tokens that top-p sorts first; most distributions need no more.
 const FIRST_SORTED: usize = 256;
+
+/// Values that are gathered before the smallest are thrown away, when the k-th largest is looked for.
+const GATHERED: usize = 2048;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +47,14 @@ pub struct Candidate {
     pub weight: f64,
 }
 
+/// Buffers of one choice, reused by the next.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    kept: Vec<Candidate>,
+    sorted: Vec<Candidate>,
+    values: Vec<f32>,
+}
+
 impl Warp {
     /// The warp of these settings.
     pub fn new(settings: &GenerationSpec) -> Self {
@@ -55,52 +66,81 @@ impl Warp {
         }
     }
 
-    /// Fills `kept` with the tokens that may be drawn, in id order.
+    /// The tokens that may be drawn, in id order.
     ///
-    /// `logits` must not hold NaN or positive infinity. `kept` is empty only where every logit is
-    /// negative infinity. `sorted` is a buffer.
-    pub fn keep(&self, logits: &[f32], kept: &mut Vec<Candidate>, sorted: &mut Vec<Candidate>) {
-        open(logits, kept);
-        if self.top_k > 0 && self.top_k < kept.len() {
-            keep_top_k(self.top_k, kept, sorted);
-        }
+    /// `logits` must not hold NaN or positive infinity. The result is empty only where every logit
+    /// is negative infinity.
+    pub fn keep<'a>(&self, logits: &[f32], buffers: &'a mut Buffers) -> &'a [Candidate] {
+        let Buffers {
+            kept,
+            sorted,
+            values,
+        } = buffers;
+        let least = match self.top_k {
+            0 => f32::NEG_INFINITY,
+            k => kth_largest(logits.iter().copied(), k, values),
+        };
+        open(logits, least, kept);
         weigh(kept, self.temperature);
         if self.top_p < 1.0 {
-            keep_top_p(self.top_p, kept, sorted);
+            keep_top_p(self.top_p, kept, sorted, values);
         }
         if self.min_p > 0.0 {
             kept.retain(|candidate| candidate.weight >= self.min_p);
         }
+        kept
     }
 }
 
-/// All tokens that are not barred.
-fn open(logits: &[f32], kept: &mut Vec<Candidate>) {
+/// All tokens that are not barred and have at least this logit.
+fn open(logits: &[f32], least: f32, kept: &mut Vec<Candidate>) {
     kept.clear();
-    let open = logits
-        .iter()
-        .enumerate()
-        .filter(|&(_, &logit)| logit != f32::NEG_INFINITY);
-    kept.extend(open.map(|(id, &logit)| Candidate {
-        id: id as u32,
-        logit,
-        weight: 0.0,
-    }));
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit >= least && logit != f32::NEG_INFINITY {
+            kept.push(Candidate {
+                id: id as u32,
+                logit,
+                weight: 0.0,
+            });
+        }
+    }
 }
 
-/// Likeliest first, ties by the lowest id: a total order, so that partial sorts agree with full ones.
+/// The k-th largest value; negative infinity where there are fewer.
+///
+/// One pass that keeps a few thousand values: what is not above the k-th so far cannot change it.
+fn kth_largest(all: impl Iterator<Item = f32>, k: usize, values: &mut Vec<f32>) -> f32 {
+    let most = GATHERED.max(2 * k);
+    let mut least = f32::NEG_INFINITY;
+    values.clear();
+    for value in all {
+        if value > least {
+            values.push(value);
+            if values.len() == most {
+                least = select(k, values);
+                values.truncate(k);
+            }
+        }
+    }
+    if values.len() < k {
+        f32::NEG_INFINITY
+    } else {
+        select(k, values)
+    }
+}
+
+fn select(k: usize, values: &mut [f32]) -> f32 {
+    *values
+        .select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a))
+        .1
+}
+
+/// Likeliest first, ties by the lowest id: a total order.
 fn likeliest_first(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit
         .partial_cmp(&a.logit)
         .unwrap_or(Ordering::Equal)
         .then(a.id.cmp(&b.id))
-}
-
-fn keep_top_k(k: usize, kept: &mut Vec<Candidate>, sorted: &mut Vec<Candidate>) {
-    sorted.clone_from(kept);
-    let (_, kth, _) = sorted.select_nth_unstable_by(k - 1, likeliest_first);
-    let least = kth.logit;
-    kept.retain(|candidate| candidate.logit >= least);
 }
 
 /// Softmax without its denominator.
@@ -117,46 +157,48 @@ fn weigh(kept: &mut [Candidate], temperature: f64) {
 /// A token stays while the likelier ones sum to less than `top_p`; the likeliest always stays.
 ///
 /// This is transformers' rule (ascending, cumulative sum at most `1 - top_p` goes) seen from the
-/// other end: the cumulative sum of a token is 1 less what is likelier. Only the head is sorted.
-fn keep_top_p(top_p: f64, kept: &mut Vec<Candidate>, sorted: &mut Vec<Candidate>) {
+/// other end: the cumulative sum of a token is 1 less what is likelier. Only the head is sorted, and
+/// a longer one where that does not reach `top_p`.
+fn keep_top_p(
+    top_p: f64,
+    kept: &mut Vec<Candidate>,
+    sorted: &mut Vec<Candidate>,
+    values: &mut Vec<f32>,
+) {
     let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
-    let limit = top_p * total;
-    sorted.clone_from(kept);
-    let mut likelier = 0.0;
-    let mut last = None;
-    let mut start = 0;
     let mut head = FIRST_SORTED;
-    while start < sorted.len() {
-        let end = head.min(sorted.len());
-        if end < sorted.len() {
-            sorted[start..].select_nth_unstable_by(end - start - 1, likeliest_first);
+    loop {
+        let least = kth_largest(kept.iter().map(|candidate| candidate.logit), head, values);
+        sorted.clear();
+        sorted.extend(kept.iter().filter(|candidate| candidate.logit >= least));
+        sorted.sort_unstable_by(likeliest_first);
+        if let Some(last) = last_within(top_p * total, sorted) {
+            kept.retain(|candidate| likeliest_first(candidate, &last) != Ordering::Greater);
+            return;
         }
-        sorted[start..end].sort_unstable_by(likeliest_first);
-        for candidate in &sorted[start..end] {
-            if last.is_some() && likelier >= limit {
-                retain_down_to(last, kept);
-                return;
-            }
-            likelier += candidate.weight;
-            last = Some(*candidate);
+        if sorted.len() == kept.len() {
+            return;
         }
-        start = end;
         head *= 4;
     }
 }
 
-fn retain_down_to(last: Option<Candidate>, kept: &mut Vec<Candidate>) {
-    if let Some(last) = last {
-        kept.retain(|candidate| likeliest_first(candidate, &last) != Ordering::Greater);
-    }
+/// The last token before which the weights sum to less than `limit`; `None` where that may be further
+/// down.
+fn last_within(limit: f64, sorted: &[Candidate]) -> Option<Candidate> {
+    let mut likelier = 0.0;
+    sorted.iter().copied().find(|candidate| {
+        likelier += candidate.weight;
+        likelier >= limit
+    })
 }
 
 /// The probability of every id under this warp: what a draw follows.
 ///
 /// For tests and reports; generation draws from the candidates and never fills such a vector.
 pub fn probabilities(warp: &Warp, logits: &[f32]) -> Vec<f32> {
-    let (mut kept, mut sorted) = (Vec::new(), Vec::new());
-    warp.keep(logits, &mut kept, &mut sorted);
+    let mut buffers = Buffers::default();
+    let kept = warp.keep(logits, &mut buffers);
     let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
     let mut probabilities = vec![0.0; logits.len()];
     for candidate in kept {
@@ -195,9 +237,10 @@ pub(super) mod tests {
     };
 
     fn kept(warp: Warp, logits: &[f32]) -> Vec<u32> {
-        let (mut kept, mut sorted) = (Vec::new(), Vec::new());
-        warp.keep(logits, &mut kept, &mut sorted);
-        kept.iter().map(|candidate| candidate.id).collect()
+        warp.keep(logits, &mut Buffers::default())
+            .iter()
+            .map(|candidate| candidate.id)
+            .collect()
     }
 
     /// Logits whose softmax is these probabilities.
@@ -300,6 +343,21 @@ pub(super) mod tests {
             ..OPEN
         };
         assert_eq!(probabilities(&warp, &[1.0, 30.0, 29.0]), [0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_kth_largest_is_that_of_a_sort() {
+        let all: Vec<f32> = (0..9000_u32).map(|i| (i * 7919 % 1013) as f32).collect();
+        let mut sorted = all.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        for k in [1, 7, 1000, 3000, 9000] {
+            let found = kth_largest(all.iter().copied(), k, &mut Vec::new());
+            assert_eq!(found, sorted[k - 1], "{k}");
+        }
+        assert_eq!(
+            kth_largest(all.iter().copied(), 9001, &mut Vec::new()),
+            f32::NEG_INFINITY
+        );
     }
 
     #[test]

@@ -5,3 +5,8 @@
     clippy::print_stderr,
     reason = "tests"
 )]
+
+mod checkpoint;
+mod manifest_compat;
+mod sink;
+mod windows;

@@ -451,6 +451,7 @@ fn failpoint(name: &'static str, path: &Path) -> Result<(), FsError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use super::*;
 

@@ -340,9 +340,9 @@ mod tests {
         }
     }
 
-    fn quick<'a>(is_interrupted: &'a dyn Fn() -> bool) -> LockOptions<'a> {
+    fn quick(is_interrupted: &dyn Fn() -> bool) -> LockOptions<'_> {
         let timing = LockTiming {
-            heartbeat: Duration::from_secs(3600),
+            heartbeat: Duration::from_hours(1),
             stale_after: Duration::from_micros(3),
             poll: Duration::ZERO,
         };

@@ -106,6 +106,7 @@ fn check_version(path: &Path, text: &[u8]) -> Result<(), CheckpointError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use serde_json::json;
 

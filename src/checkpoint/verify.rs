@@ -153,7 +153,8 @@ impl VerifyReport {
         {
             self.check_file(folder, window.window, file)?;
         }
-        let span = windows.iter().find(|span| span.id == window.window);
+        let span = windows.binary_search_by_key(&window.window, |span| span.id);
+        let span = span.ok().map(|at| &windows[at]);
         if span.is_none_or(|s| (s.first_row.0, s.rows) != (window.first_row, window.rows)) {
             self.problems.push(Problem {
                 path: folder.entry(&window.part.name),

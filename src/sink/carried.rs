@@ -135,8 +135,16 @@ impl Visitor<'_> for LossyVisitor {
     }
 }
 
-/// Type of a carried Parquet column: its own without metadata.
-pub(super) fn plain_type(from: &DataType) -> DataType {
+/// Type of a carried Parquet column: its own without metadata. The three forms of text in memory are one
+/// type in Parquet, so they become one, the one that text from JSON has.
+pub(super) fn output_type(from: &DataType) -> DataType {
+    match from {
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        other => plain_type(other),
+    }
+}
+
+fn plain_type(from: &DataType) -> DataType {
     match from {
         DataType::List(item) => DataType::List(plain_field(item)),
         DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
@@ -162,7 +170,7 @@ fn plain_field(field: &FieldRef) -> FieldRef {
     ))
 }
 
-/// One Parquet column of the given lines, in its plain type.
+/// One Parquet column of the given lines, in its output type.
 pub(super) fn arrow_column(
     array: &dyn Array,
     to: &DataType,
@@ -172,6 +180,9 @@ pub(super) fn arrow_column(
     let taken = arrow::compute::take(array, &positions, None)?;
     if taken.data_type() == to {
         return Ok(taken);
+    }
+    if matches!(taken.data_type(), DataType::LargeUtf8 | DataType::Utf8View) {
+        return arrow::compute::cast(&taken, to);
     }
     Ok(make_array(retype(&taken.to_data(), to)?))
 }

@@ -21,7 +21,7 @@ use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow};
 
-use super::carried::{arrow_column, json_column, json_type, plain_type};
+use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
 use super::lines::{Line, lines, logprob};
 use super::{ResultSink, SinkError};
@@ -119,7 +119,7 @@ impl ResultSink for ParquetSink {
 
 fn carried_field(column: &CarriedColumn, schema: Option<&Schema>) -> Result<Field, SinkError> {
     let kind = match schema {
-        Some(schema) => plain_type(schema.field_with_name(&column.source)?.data_type()),
+        Some(schema) => output_type(schema.field_with_name(&column.source)?.data_type()),
         None => json_type(&column.kind),
     };
     Ok(Field::new(&column.name, kind, true))

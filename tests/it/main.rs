@@ -17,3 +17,14 @@ mod sampling_golden;
 mod support;
 mod tokenizer_golden;
 mod input;
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod checkpoint;
+mod manifest_compat;
+mod sink;
+mod windows;

@@ -1,0 +1,107 @@
+//! Every version of the manifest and of `job.json` that was ever written keeps loading.
+#![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
+
+use std::path::Path;
+
+use glm_batch::checkpoint::{
+    CommittedWindow, Example, FileEntry, JobRecord, Manifest, OutputFolder, Totals,
+};
+use glm_batch::fsio::FileDigest;
+use glm_batch::ids::{ShardId, WindowId};
+
+use crate::windows::record;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// What the fixtures of version 1 hold.
+fn committed() -> CommittedWindow {
+    let entry = |name: &str, bytes| FileEntry {
+        name: name.to_owned(),
+        digest: FileDigest {
+            bytes,
+            blake3: "ab".repeat(32),
+        },
+    };
+    CommittedWindow {
+        window: WindowId(1),
+        first_row: 4,
+        rows: 4,
+        part: entry("parts/part-000001.parquet", 1234),
+        failed: Some(entry("failed/window-000001.jsonl", 56)),
+        totals: Totals {
+            rows: 4,
+            ok: 2,
+            failed: 1,
+            bad: 1,
+            truncated: 1,
+            prompt_tokens: 40,
+            completion_tokens: 8,
+            referenced: 2,
+            exact: 1,
+        },
+        examples: vec![Example {
+            question: "首都？".to_owned(),
+            completion: "北京".to_owned(),
+            reference: "北京".to_owned(),
+        }],
+    }
+}
+
+/// A fixture's text; with `UPDATE_FIXTURES` set it is written from what this version writes.
+fn fixture(name: &str, written_now: &Path) -> Vec<u8> {
+    let path = Path::new(FIXTURES).join(name);
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        std::fs::copy(written_now, &path).unwrap();
+    }
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn manifest_version_1() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let mut manifest = Manifest::new(ShardId(1), 2);
+    manifest.commit(&folder, committed()).unwrap();
+    let path = folder.manifest(ShardId(1));
+    let text = fixture("manifests/v1.json", &path);
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        text,
+        "the current version is version 1"
+    );
+    std::fs::write(&path, text).unwrap();
+    let loaded = Manifest::load_or_new(&folder, ShardId(1), 2).unwrap();
+    assert_eq!(loaded.windows()[&WindowId(1)], committed());
+}
+
+#[test]
+fn record_version_1() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
+    assert!(expected.create(&folder).unwrap());
+    let text = fixture("checkpoint/job-v1.json", &folder.job_file());
+    std::fs::write(folder.job_file(), text).unwrap();
+    assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
+}
+
+#[test]
+fn a_newer_version_is_refused_with_the_cure() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let text = r#"{
+  "version": "2"
+}
+"#;
+    let crc = crc32c::crc32c(text.as_bytes());
+    let sealed = text.replace("\n}\n", &format!(",\n  \"crc\": \"{crc:08x}\"\n}}\n"));
+    std::fs::write(folder.manifest(ShardId(0)), sealed).unwrap();
+    let error = Manifest::load_or_new(&folder, ShardId(0), 1)
+        .unwrap_err()
+        .to_string();
+    let error = error.replace(&parent.path().display().to_string(), "OUT");
+    insta::assert_snapshot!(error, @"
+    `OUT/manifest/shard-0.json` has version `2`, which this program does not know
+    hint: run the version of glm-batch that wrote it, or a newer one
+    ");
+}

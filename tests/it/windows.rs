@@ -1,0 +1,260 @@
+//! Windows, outcomes and jobs made by hand, for the tests of results and checkpoints.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use glm_batch::checkpoint::{JobRecord, RECORD_VERSION, Resolved};
+use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
+use glm_batch::ids::{RowId, WindowId};
+use glm_batch::input::{
+    BadRow, Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow,
+    InputWindow, Place, Prompt, Stage, WindowSpan,
+};
+use glm_batch::spec::{
+    BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, DeviceSpec, DtypeSpec, GenerationSpec,
+    InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
+    Overflow, PromptSpec, SampleLayout,
+};
+use serde_json::value::RawValue;
+
+pub(crate) fn output(format: OutputFormat) -> OutputSpec {
+    OutputSpec {
+        path: PathBuf::from("/out"),
+        format,
+        columns: CarriedColumns::All,
+        rename: Vec::new(),
+        samples: SampleLayout::Flat,
+        token_ids: false,
+        max_failed: None,
+    }
+}
+
+pub(crate) fn generation() -> GenerationSpec {
+    GenerationSpec {
+        do_sample: false,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        no_repeat_ngram_size: 0,
+        min_new_tokens: 0,
+        max_new_tokens: Some(MaxNewTokens::Count(8)),
+        num_return_sequences: 1,
+        bad_words: Vec::new(),
+        stop: Vec::new(),
+        seed: 42,
+        logprobs: false,
+    }
+}
+
+pub(crate) fn index(columns: &[(&str, ColumnKind)]) -> InputIndex {
+    let column = |(name, kind): &(&str, ColumnKind)| InputColumn {
+        name: (*name).to_owned(),
+        kind: kind.clone(),
+    };
+    InputIndex {
+        format: InputFormat::Jsonl,
+        files: vec![input_file()],
+        rows: 0,
+        windows: vec![span(0, 0, 0)],
+        columns: columns.iter().map(column).collect(),
+    }
+}
+
+pub(crate) fn input_file() -> InputFile {
+    InputFile {
+        path: PathBuf::from("/data/questions.jsonl"),
+        bytes: 100,
+        modified_ns: 5,
+        fingerprint: "0123456789abcdef".to_owned(),
+        rows: 0,
+    }
+}
+
+pub(crate) fn span(id: u32, first_row: u64, rows: u64) -> WindowSpan {
+    WindowSpan {
+        id: WindowId(id),
+        first_row: RowId(first_row),
+        rows,
+        file: 0,
+        offset: 0,
+        line: first_row + 1,
+        row_group: 0,
+        row_in_group: 0,
+    }
+}
+
+fn row(number: u64, id: &str) -> InputRow {
+    let prompt = Prompt {
+        text: "?".to_owned(),
+        prefix: None,
+        reference: None,
+        overrides: serde_json::Map::new(),
+    };
+    InputRow {
+        row: RowId(number),
+        place: Place::Line {
+            file: 0,
+            line: number + 1,
+        },
+        id: id.to_owned(),
+        is_record: true,
+        outcome: Ok(prompt),
+    }
+}
+
+/// A window of JSON lines; a line that is no object becomes a broken one.
+pub(crate) fn json_window(id: u32, first_row: u64, lines: &[&str]) -> InputWindow {
+    let mut window = InputWindow {
+        id: WindowId(id),
+        rows: Vec::new(),
+        carried: Carried::Json {
+            lines: Vec::new(),
+            fields: Vec::new(),
+        },
+    };
+    let Carried::Json {
+        lines: raw_lines,
+        fields,
+    } = &mut window.carried
+    else {
+        unreachable!()
+    };
+    for (number, line) in (first_row..).zip(lines) {
+        let record: Option<BTreeMap<String, Box<RawValue>>> = serde_json::from_str(line).ok();
+        let mut row = row(number, &format!("q{number}"));
+        if record.is_none() {
+            row.is_record = false;
+            let reason = "broken JSON".to_owned();
+            row.outcome = Err(BadRow {
+                stage: Stage::Input,
+                reason,
+            });
+        }
+        window.rows.push(row);
+        raw_lines.push(line.as_bytes().to_vec());
+        fields.push(record.unwrap_or_default().into_iter().collect());
+    }
+    window
+}
+
+/// A window of Parquet rows.
+pub(crate) fn arrow_window(id: u32, batch: arrow::array::RecordBatch) -> InputWindow {
+    let rows = (0..batch.num_rows() as u64)
+        .map(|number| InputRow {
+            place: Place::RowGroup {
+                file: 0,
+                row_group: 0,
+                row: number,
+            },
+            ..row(number, &format!("q{number}"))
+        })
+        .collect();
+    InputWindow {
+        id: WindowId(id),
+        rows,
+        carried: Carried::Arrow(batch),
+    }
+}
+
+pub(crate) fn sample(text: &str) -> Sample {
+    Sample {
+        text: text.to_owned(),
+        finish_reason: FinishReason::Stop,
+        token_ids: vec![7, 50_007],
+        token_logprobs: vec![-0.5, -0.25],
+    }
+}
+
+pub(crate) fn answered(texts: &[&str]) -> Outcome {
+    let samples = texts.iter().map(|text| sample(text)).collect();
+    Outcome::Ok(Completion {
+        prompt_tokens: 9,
+        truncated: 0,
+        samples,
+    })
+}
+
+pub(crate) fn failed(reason: &str) -> Outcome {
+    Outcome::Failed(BadRow {
+        stage: Stage::Generate,
+        reason: reason.to_owned(),
+    })
+}
+
+/// Every row that has a prompt answered with its own number.
+pub(crate) fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
+    let rows = window.rows.iter().filter(|row| row.outcome.is_ok());
+    rows.map(|row| (row.row, answered(&[&format!("答 {}", row.row)])))
+        .collect()
+}
+
+/// A job over windows of the given sizes.
+pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
+    let mut index = index(&[("n", ColumnKind::Int64)]);
+    index.windows.clear();
+    for (id, &rows) in (0..).zip(sizes) {
+        index.windows.push(span(id, index.rows, rows));
+        index.rows += rows;
+    }
+    index.files[0].rows = index.rows;
+    JobRecord {
+        version: RECORD_VERSION.to_owned(),
+        program: "0.1.0".to_owned(),
+        results_format: 1,
+        arithmetic: "1".to_owned(),
+        spec: job(root, shards),
+        resolved: Resolved {
+            dtype: "f32".to_owned(),
+            device: "cpu".to_owned(),
+            cpu: "avx512".to_owned(),
+            max_length: 512,
+            tokenizer: "t1".to_owned(),
+            weights: "w1".to_owned(),
+            model_files: Vec::new(),
+        },
+        input: index,
+    }
+}
+
+fn job(root: &Path, shards: u32) -> JobSpec {
+    JobSpec {
+        name: "test".to_owned(),
+        shards,
+        model: ModelSpec {
+            path: PathBuf::from("/model"),
+            device: DeviceSpec::Auto,
+            dtype: DtypeSpec::Auto,
+        },
+        input: InputSpec {
+            path: vec!["/data/questions.jsonl".to_owned()],
+            columns: ColumnSpec {
+                prompt: Some("question".to_owned()),
+                ..ColumnSpec::default()
+            },
+            on_bad_row: OnBadRow::Record,
+        },
+        prompt: PromptSpec {
+            template: None,
+            prefix: None,
+            mask: MaskToken::Mask,
+            max_length: None,
+            overflow: Overflow::Truncate,
+        },
+        generation: generation(),
+        batch: BatchSpec {
+            max_batch_size: None,
+            max_batch_tokens: None,
+            window_rows: 4,
+            bucket_tokens: None,
+        },
+        output: OutputSpec {
+            path: root.to_path_buf(),
+            ..output(OutputFormat::Jsonl)
+        },
+        checkpoint: CheckpointSpec {
+            interval_seconds: 5.0,
+        },
+    }
+}

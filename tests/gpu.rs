@@ -10,6 +10,7 @@
 )]
 
 #[path = "it/nano.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
 mod nano;
 
 use std::time::Instant;

@@ -19,6 +19,8 @@ const PIECE_VALUES: usize = 1 << 22;
 const PIECE_COLUMNS: usize = 64;
 /// Rows that are multiplied at once; bounds the scratch space of long prefills.
 const ROWS_AT_ONCE: usize = 512;
+/// Values of a block below this number are stored by one thread.
+const PARALLEL_VALUES: usize = 1 << 14;
 /// Side of the square tiles in which columns are turned into rows.
 const TILE: usize = 16;
 
@@ -137,11 +139,12 @@ impl PackedLinear {
         }
         SCRATCH.set(scratch);
         if matches!(epilogue, Epilogue::Gelu) {
-            let chunk = out
-                .len()
-                .div_ceil(rayon::current_num_threads())
-                .max(1 << 12);
-            out.par_chunks_mut(chunk).for_each(gelu);
+            if out.len() < PARALLEL_VALUES {
+                gelu(out);
+            } else {
+                let chunk = out.len().div_ceil(rayon::current_num_threads());
+                out.par_chunks_mut(chunk).for_each(gelu);
+            }
         }
     }
 
@@ -160,29 +163,33 @@ impl PackedLinear {
         };
         let bias = self.bias.as_ref().map(|bias| &bias[columns.clone()]);
         let width = self.width_out;
+        let store_rows = |first: usize, out: &mut [f32]| {
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                let out = &mut out[columns.clone()];
+                // The residual goes in first as a plain copy.
+                if let Some(residual) = residual {
+                    let start = (first + row) * width + columns.start;
+                    out.copy_from_slice(&residual[start..start + out.len()]);
+                } else {
+                    out.fill(0.0);
+                }
+            }
+            Block {
+                product,
+                rows,
+                first,
+                bias,
+            }
+            .add_to(out, columns.start, width);
+        };
+        if product.len() < PARALLEL_VALUES {
+            store_rows(0, out);
+            return;
+        }
         let group = rows.div_ceil(rayon::current_num_threads()).clamp(1, TILE);
         out.par_chunks_mut(group * width)
             .enumerate()
-            .for_each(|(number, out)| {
-                let first = number * group;
-                let block = Block {
-                    product,
-                    rows,
-                    first,
-                    bias,
-                };
-                for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                    let start = (first + row) * width + columns.start;
-                    let out = &mut out[columns.clone()];
-                    // The residual goes in first as a plain copy; sums keep the order value, bias, residual.
-                    if let Some(residual) = residual {
-                        out.copy_from_slice(&residual[start..start + out.len()]);
-                    } else {
-                        out.fill(0.0);
-                    }
-                }
-                block.add_to(out, columns.start, width);
-            });
+            .for_each(|(number, out)| store_rows(number * group, out));
     }
 }
 

@@ -3,7 +3,7 @@
 //! A Hugging Face folder becomes a [`Glm`], which answers through [`TextModel`] (prefill, decode,
 //! slots) or computes the reference's forward pass ([`Glm::forward`]). A layer does not know where
 //! it runs: products, norms and embeddings come from `kernels`, and attention with its cache is one
-//! type a backend behind [`cache::Attend`] and [`cache::Cache`]. Nothing here knows of jobs.
+//! type a backend behind `cache::Attend` and `cache::Cache`. Nothing here knows of jobs.
 
 mod cache;
 mod config;

@@ -229,11 +229,11 @@ impl Loader<'_> {
     }
 
     fn table(&self, name: &str) -> Result<HostTable, ModelError> {
-        let values = self.store.values(name)?;
-        Ok(match self.store.narrowest(name) {
-            Precision::F32 => HostTable::F32(values),
-            Precision::F16 => HostTable::F16(values.into_iter().map(f16::from_f32).collect()),
-            Precision::Bf16 => HostTable::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+        let store = self.store;
+        Ok(match store.narrowest(name) {
+            Precision::F32 => HostTable::F32(store.values(name)?),
+            Precision::F16 => HostTable::F16(store.map_values(name, f16::from_f32)?),
+            Precision::Bf16 => HostTable::Bf16(store.map_values(name, bf16::from_f32)?),
         })
     }
 

@@ -14,6 +14,8 @@ use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
 
 /// Capacities are multiples of this, so that a freed slot's memory fits more of the next rows.
 const CAPACITY_STEP: usize = 16;
+/// Products of one layer's attention below this number are not worth a second thread.
+const PARALLEL_PRODUCTS: usize = 1 << 16;
 /// A used buffer serves a row that needs at least this share of it: 4/5.
 const LEAST_USE: (usize, usize) = (4, 5);
 
@@ -106,13 +108,12 @@ impl RaggedCache {
         tokens: &Tokens,
         places: Vec<Place>,
     ) -> Result<Tensor, ModelError> {
-        Ok(network.forward(
-            tokens,
-            &mut RaggedCall {
-                cache: self,
-                places,
-            },
-        )?)
+        let mut call = RaggedCall {
+            cache: self,
+            places,
+        };
+        // Entering the thread pool once a step is cheaper than once a kernel.
+        Ok(rayon::scope(|_| network.forward(tokens, &mut call))?)
     }
 }
 
@@ -312,23 +313,31 @@ impl RaggedCall<'_> {
         let shape = self.cache.shape;
         let (hidden, size) = (shape.hidden(), shape.head_size);
         let mut out = vec![0.0; self.places.len() * hidden];
-        out.par_chunks_exact_mut(size).enumerate().for_each_init(
-            Vec::new,
-            |scores, (number, out)| {
-                let (token, head) = (number / shape.heads, number % shape.heads);
-                let place = self.places[token];
-                if let Some(Some(slot)) = self.cache.slots.get(place.slot) {
-                    let start = token * 3 * hidden + head * size;
-                    let query = &projected[start..start + size];
-                    attend(
-                        query,
-                        slot.head(shape, layer, head, place.visible),
-                        scores,
-                        out,
-                    );
-                }
-            },
-        );
+        let one = |scores: &mut Vec<f32>, (number, out): (usize, &mut [f32])| {
+            let (token, head) = (number / shape.heads, number % shape.heads);
+            let place = self.places[token];
+            if let Some(Some(slot)) = self.cache.slots.get(place.slot) {
+                let start = token * 3 * hidden + head * size;
+                let query = &projected[start..start + size];
+                attend(
+                    query,
+                    slot.head(shape, layer, head, place.visible),
+                    scores,
+                    out,
+                );
+            }
+        };
+        let products = hidden * self.places.iter().map(|place| place.visible).sum::<usize>();
+        if products < PARALLEL_PRODUCTS {
+            let mut scores = Vec::new();
+            for task in out.chunks_exact_mut(size).enumerate() {
+                one(&mut scores, task);
+            }
+        } else {
+            out.par_chunks_exact_mut(size)
+                .enumerate()
+                .for_each_init(Vec::new, one);
+        }
         out
     }
 }

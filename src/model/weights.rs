@@ -190,6 +190,23 @@ impl WeightStore {
         Ok(values)
     }
 
+    /// A whole tensor, each value turned into something narrower.
+    pub(super) fn map_values<T>(
+        &self,
+        name: &str,
+        narrow: impl Fn(f32) -> T,
+    ) -> Result<Vec<T>, ModelError> {
+        let weight = self.weight(name)?;
+        let mut all = Vec::with_capacity(weight.count);
+        let mut values = [0.0; CHUNK];
+        for start in (0..weight.count).step_by(CHUNK) {
+            let values = &mut values[..CHUNK.min(weight.count - start)];
+            self.fill(name, &weight, start, values);
+            all.extend(values.iter().map(|&value| narrow(value)));
+        }
+        Ok(all)
+    }
+
     /// Writes values of a tensor from number `start` on, and remembers it if one is not finite.
     pub(super) fn fill(&self, name: &str, weight: &Weight<'_>, start: usize, out: &mut [f32]) {
         if !weight.fill(start, out) {

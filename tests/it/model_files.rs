@@ -1,6 +1,7 @@
 //! Model folders: pickles, other names, conversion, and what damaged ones are told.
 #![allow(clippy::disallowed_methods, reason = "tests spoil copies of files")]
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Device;
@@ -163,4 +164,39 @@ fn damaged_files_are_named() {
     );
     let error = spoiled(|folder| std::fs::remove_file(folder.join("config.json")).unwrap());
     assert!(error.starts_with("`MODEL/config.json`: "), "{error}");
+}
+
+#[test]
+fn shards_give_the_same_network() {
+    let nano = committed();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        nano.folder.join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    let all = candle_core::safetensors::load(nano.folder.join("model.safetensors"), &Device::Cpu);
+    let mut map = serde_json::Map::new();
+    let mut parts = [HashMap::new(), HashMap::new()];
+    for (number, (name, tensor)) in all.unwrap().into_iter().enumerate() {
+        map.insert(
+            name.clone(),
+            format!("part-{}.safetensors", number % 2).into(),
+        );
+        parts[number % 2].insert(name, tensor);
+    }
+    for (number, part) in parts.iter().enumerate() {
+        let path = folder.path().join(format!("part-{number}.safetensors"));
+        candle_core::safetensors::save(part, path).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+
+    let prompt = [502, 20, 21, 501, 503, 500];
+    let row = nano.ids().prefill(0, &prompt, 1);
+    let logits = |folder: &Path| {
+        let mut model = Glm::load(folder, &Device::Cpu, Precision::F32).unwrap();
+        model.prefill(&[row]).unwrap().values
+    };
+    assert_eq!(logits(folder.path()), logits(&nano.folder));
 }

@@ -198,18 +198,26 @@ impl TrainingGlm {
     }
 
     fn linear(&self, input: &Tensor, name: &str) -> Result<Tensor> {
-        input
-            .matmul(&self.weight(&format!("{name}.weight"))?.t()?)?
-            .broadcast_add(self.weight(&format!("{name}.bias"))?)
+        let weight = self.weight(&format!("{name}.weight"))?;
+        let bias = self.repeated(&format!("{name}.bias"), input.dim(0)?)?;
+        input.matmul(&weight.t()?)? + bias
     }
 
     fn layer_norm(&self, input: &Tensor, name: &str) -> Result<Tensor> {
         let centred = input.broadcast_sub(&input.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        centred
-            .broadcast_div(&(variance + LAYER_NORM_EPSILON)?.sqrt()?)?
-            .broadcast_mul(self.weight(&format!("{name}.weight"))?)?
-            .broadcast_add(self.weight(&format!("{name}.bias"))?)
+        let normed = centred.broadcast_div(&(variance + LAYER_NORM_EPSILON)?.sqrt()?)?;
+        let count = input.dim(0)?;
+        let scaled = (normed * self.repeated(&format!("{name}.weight"), count)?)?;
+        scaled + self.repeated(&format!("{name}.bias"), count)?
+    }
+
+    /// A vector once for each of `count` rows, as a product with a column of ones.
+    ///
+    /// The gradient is then a product too; candle sums that of a broadcast one value at a time.
+    fn repeated(&self, name: &str, count: usize) -> Result<Tensor> {
+        let vector = self.weight(name)?.unsqueeze(0)?;
+        Tensor::ones((count, 1), vector.dtype(), vector.device())?.matmul(&vector)
     }
 
     fn attention(&self, input: &Tensor, rows: &PaddedRows, name: &str) -> Result<Tensor> {

@@ -47,13 +47,13 @@ struct Arguments {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Most passes over the facts.
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 40)]
     epochs: usize,
     /// Facts a step.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 24)]
     batch_rows: usize,
     /// Highest learning rate.
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 2e-3)]
     learning_rate: f64,
     /// Training ends once every right token leads by this many logits.
     #[arg(long, default_value_t = 4.0)]

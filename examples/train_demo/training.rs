@@ -1,11 +1,10 @@
 //! Trains the weights on the examples until every answer is right by a clear margin.
 //!
-//! The same seed gives the same batches and first weights. A batch is computed as two halves on two
-//! threads; their gradients are added in a fixed order.
+//! The same seed gives the same first weights and the same batches.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
@@ -139,6 +138,8 @@ fn share(step: usize, steps: usize) -> f64 {
 }
 
 /// Mean loss of a batch and its gradients.
+///
+/// Short rows and long ones are computed apart: that saves half of the padding.
 fn gradients(model: &TrainingGlm, batch: &[&Example], padding: u32) -> Result<(f32, GradStore)> {
     let tokens = batch
         .iter()
@@ -147,29 +148,29 @@ fn gradients(model: &TrainingGlm, batch: &[&Example], padding: u32) -> Result<(f
     let mut sorted = batch.to_vec();
     sorted.sort_by_key(|example| example.row.ids.len());
     let (short, long) = sorted.split_at(even_split(&sorted));
-    let half = |half: &[&Example]| -> Result<(f32, GradStore)> {
-        let loss = (loss(model, half, padding)? / tokens)?;
+    let part = |part: &[&Example]| -> Result<(f32, GradStore)> {
+        let loss = (loss(model, part, padding)? / tokens)?;
         Ok((loss.to_scalar()?, loss.backward()?))
     };
-    let (first, second) = rayon::join(|| half(short), || half(long));
-    let ((short_loss, mut sum), (long_loss, long_gradients)) = (first?, second?);
-    sum.extend(long_gradients)?;
+    let (long_loss, mut sum) = part(long)?;
+    if short.is_empty() {
+        return Ok((long_loss, sum));
+    }
+    let (short_loss, short_gradients) = part(short)?;
+    sum.extend(short_gradients)?;
     Ok((short_loss + long_loss, sum))
 }
 
-/// Where to cut rows sorted by length so that both halves hold about as many padded tokens.
+/// Where to cut rows sorted by length so that both parts hold about as many padded tokens.
 fn even_split(sorted: &[&Example]) -> usize {
     let length = |at: usize| sorted[at].row.ids.len();
     let larger =
         |at: usize| (at * length(at - 1)).max((sorted.len() - at) * length(sorted.len() - 1));
-    (1..sorted.len())
-        .min_by_key(|&at| larger(at))
-        .unwrap_or(sorted.len())
+    (1..sorted.len()).min_by_key(|&at| larger(at)).unwrap_or(0)
 }
 
 /// Summed loss over the answers' tokens; the context and the padding count for nothing.
 fn loss(model: &TrainingGlm, examples: &[&Example], padding: u32) -> Result<Tensor> {
-    ensure!(!examples.is_empty(), "a batch needs at least two rows");
     let rows = PaddedRows::new(
         &examples.iter().map(|e| &e.row).collect::<Vec<_>>(),
         padding,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow};
 use tokenizers::decoders::fuse::Fuse;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::facts::Fact;
@@ -47,9 +47,7 @@ pub(crate) fn build(facts: &[Fact]) -> Result<Tokenizer> {
         );
     }
     let pieces = std::iter::once(UNKNOWN.to_owned()).chain(characters.iter().map(char::to_string));
-    let vocabulary = pieces
-        .zip(0_u32..)
-        .collect::<std::collections::HashMap<_, _>>();
+    let vocabulary = pieces.zip(0_u32..).collect::<Vocab>();
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, Vec::new())
         .unk_token(UNKNOWN.to_owned())

@@ -48,7 +48,9 @@ pub enum Error {
         cure: &'static str,
     },
     /// A bad row, where the job stops at the first.
-    #[error("{place}: row {row} is bad at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it")]
+    #[error(
+        "{place}: row {row} is bad at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it"
+    )]
     BadRow {
         /// File and line, or file, row group and row.
         place: String,

@@ -1,6 +1,11 @@
 //! Stops the real process before and after every durable step, goes on, and wants each row exactly
 //! once and the same bytes as an unbroken run. Needs the feature `failpoints`.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 #[path = "it/support.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
@@ -29,7 +34,10 @@ fn job() -> Job {
 }
 
 fn run_with(job: &Job, failpoints: &str) -> Output {
-    job.command(&["run", "job.toml", "--quiet"]).env("FAILPOINTS", failpoints).output().unwrap()
+    job.command(&["run", "job.toml", "--quiet"])
+        .env("FAILPOINTS", failpoints)
+        .output()
+        .unwrap()
 }
 
 /// Stops at the failpoint's n-th hit in every way; true where the run came to that hit.
@@ -39,11 +47,22 @@ fn stops(unbroken: &Job, point: &str, hit: usize, action: &str) -> bool {
     let stopped = run_with(&job, &setting);
     let end = job.run(&["--quiet"]);
     assert_eq!(end.status.code(), Some(0), "{setting}: {}", both(&end));
-    assert!(job.files("parts") == unbroken.files("parts"), "{setting}: parts differ");
-    assert!(job.files("failed") == unbroken.files("failed"), "{setting}: failed rows differ");
+    assert!(
+        job.files("parts") == unbroken.files("parts"),
+        "{setting}: parts differ"
+    );
+    assert!(
+        job.files("failed") == unbroken.files("failed"),
+        "{setting}: failed rows differ"
+    );
     assert_eq!(job.files("journal"), [], "{setting}");
     let verified = job.command(&["verify", "out"]).output().unwrap();
-    assert_eq!(verified.status.code(), Some(0), "{setting}: {}", both(&verified));
+    assert_eq!(
+        verified.status.code(),
+        Some(0),
+        "{setting}: {}",
+        both(&verified)
+    );
     stopped.status.code() != Some(0)
 }
 
@@ -63,8 +82,17 @@ fn every_durable_step_may_be_the_last() {
         }
     }
     reached.dedup();
-    eprintln!("{stops_made} stops at {} of {} failpoints", reached.len(), FAILPOINTS.len());
-    for point in ["write-before-rename", "write-after", "append-before-sync", "create-after-link"] {
+    eprintln!(
+        "{stops_made} stops at {} of {} failpoints",
+        reached.len(),
+        FAILPOINTS.len()
+    );
+    for point in [
+        "write-before-rename",
+        "write-after",
+        "append-before-sync",
+        "create-after-link",
+    ] {
         assert!(reached.contains(&point), "no run came to `{point}`");
     }
 }

@@ -179,7 +179,9 @@ pub fn command() -> clap::Command {
 }
 
 fn shard(text: &str) -> Result<(u32, u32), String> {
-    let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    let parsed = text
+        .split_once('/')
+        .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     parsed.ok_or_else(|| "give the shard's number and how many there are, as in `0/4`".to_owned())
 }
 

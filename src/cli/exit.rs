@@ -95,15 +95,18 @@ fn advice(error: &anyhow::Error) -> (u8, &'static str) {
         Some(error) if error.is_temporary() => {
             (75, "the checkpoint is valid, run the same command again")
         }
-        Some(Error::Generate(_)) | None if error.downcast_ref::<std::io::Error>().is_none() => {
-            (1, "unexpected: please report it with the command and the lines above")
-        }
+        Some(Error::Generate(_)) | None if error.downcast_ref::<std::io::Error>().is_none() => (
+            1,
+            "unexpected: please report it with the command and the lines above",
+        ),
         _ => (2, "a retry without a change cannot help"),
     }
 }
 
 /// Whether a reader such as `head` has had enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let kind = error
+        .downcast_ref::<std::io::Error>()
+        .map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)
 }

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Cli, Command};
 pub use args::command;
+use args::{Cli, Command};
 use exit::Exit;
 
 /// Parses the arguments, runs the command, reports its end.
@@ -28,10 +28,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
             // A closed terminal is nobody's loss.
             let _ = error.print();
-            return if asked { ExitCode::SUCCESS } else { Exit::Refused.code() };
+            return if asked {
+                ExitCode::SUCCESS
+            } else {
+                Exit::Refused.code()
+            };
         }
     };
     start_log(cli.verbose);

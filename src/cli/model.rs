@@ -54,14 +54,22 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
             Ok(tokens) => serde_json::to_writer(&mut out, &tokens)?,
             Err(error) => {
                 failures += 1;
-                serde_json::to_writer(&mut out, &Failure { line: number + 1, error })?;
+                serde_json::to_writer(
+                    &mut out,
+                    &Failure {
+                        line: number + 1,
+                        error,
+                    },
+                )?;
             }
         }
         out.write_all(b"\n")?;
     }
     out.flush()?;
     if failures > 0 {
-        say(&format!("warning: {failures} lines have an `error` instead of ids"));
+        say(&format!(
+            "warning: {failures} lines have an `error` instead of ids"
+        ));
         return Ok(Exit::Refused);
     }
     Ok(Exit::Done)

@@ -43,7 +43,11 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
 
 fn print_status(status: &Status) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let state = if status.is_finished { "finished" } else { "not finished" };
+    let state = if status.is_finished {
+        "finished"
+    } else {
+        "not finished"
+    };
     let done = status.totals.rows + status.journalled_rows;
     writeln!(
         out,

@@ -25,7 +25,11 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let filter = args
         .filter
         .as_deref()
-        .map(|text| environment.compile_expression(text).with_context(|| format!("`--where {text}`")))
+        .map(|text| {
+            environment
+                .compile_expression(text)
+                .with_context(|| format!("`--where {text}`"))
+        })
         .transpose()?;
     let mut out = std::io::stdout().lock();
     let mut shown = 0;
@@ -53,8 +57,11 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
 fn parts(folder: &OutputFolder) -> anyhow::Result<Vec<PathBuf>> {
     let found = std::fs::read_dir(folder.parts())?.collect::<std::io::Result<Vec<_>>>()?;
     let is_hidden = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with('.');
-    let mut paths: Vec<PathBuf> =
-        found.iter().filter(|entry| !is_hidden(entry)).map(DirEntry::path).collect();
+    let mut paths: Vec<PathBuf> = found
+        .iter()
+        .filter(|entry| !is_hidden(entry))
+        .map(DirEntry::path)
+        .collect();
     paths.sort();
     Ok(paths)
 }
@@ -67,7 +74,11 @@ fn wanted(
     if args.failed && row.get("status").and_then(Value::as_str) != Some("failed") {
         return Ok(false);
     }
-    if args.id.as_deref().is_some_and(|id| row.get("id").and_then(Value::as_str) != Some(id)) {
+    if args
+        .id
+        .as_deref()
+        .is_some_and(|id| row.get("id").and_then(Value::as_str) != Some(id))
+    {
         return Ok(false);
     }
     match filter {
@@ -81,7 +92,9 @@ fn print(out: &mut impl Write, row: &Map<String, Value>, json: bool) -> std::io:
         serde_json::to_writer(&mut *out, row)?;
         return out.write_all(b"\n");
     }
-    let heading = HEADING.iter().filter_map(|&name| Some((name, row.get(name)?)));
+    let heading = HEADING
+        .iter()
+        .filter_map(|&name| Some((name, row.get(name)?)));
     let heading: Vec<String> = heading
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| format!("{name} {}", text(value)))

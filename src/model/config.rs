@@ -51,7 +51,11 @@ impl GlmConfig {
             num_attention_heads: keys.size("num_attention_heads")?,
             max_sequence_length: keys.size("max_sequence_length")?,
             block_position_encoding: keys.flag("block_position_encoding", true)?,
-            notice: keys.keys.get("notice").and_then(Value::as_str).map(str::to_owned),
+            notice: keys
+                .keys
+                .get("notice")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             attention_scale: keys.number("attention_scale", 1.0)?,
         };
         if !config

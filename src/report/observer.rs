@@ -75,7 +75,9 @@ pub fn observer_for(quiet: bool) -> Box<dyn Observer> {
     } else if std::io::stderr().is_terminal() {
         Box::new(Bar::new())
     } else {
-        Box::new(Plain { last: Instant::now() })
+        Box::new(Plain {
+            last: Instant::now(),
+        })
     }
 }
 

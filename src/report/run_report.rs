@@ -79,7 +79,11 @@ pub struct RunReport {
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let totals = &self.totals;
-        let state = if self.finished { "finished" } else { "not finished" };
+        let state = if self.finished {
+            "finished"
+        } else {
+            "not finished"
+        };
         writeln!(f, "{}: {state}", self.job)?;
         if let Some(notice) = &self.notice {
             line(f, "note", notice)?;
@@ -116,7 +120,11 @@ impl fmt::Display for RunReport {
 impl RunReport {
     fn rows_text(&self) -> String {
         let totals = &self.totals;
-        let mut text = format!("{} of {} done", grouped(totals.rows), grouped(self.job_rows));
+        let mut text = format!(
+            "{} of {} done",
+            grouped(totals.rows),
+            grouped(self.job_rows)
+        );
         for (count, what) in [
             (totals.failed + totals.bad, "failed"),
             (totals.truncated, "with a prompt cut to fit"),
@@ -127,7 +135,10 @@ impl RunReport {
             }
         }
         if let Some(rows) = self.duplicates_counted_to {
-            text.push_str(&format!(" (ids compared among the first {} rows)", grouped(rows)));
+            text.push_str(&format!(
+                " (ids compared among the first {} rows)",
+                grouped(rows)
+            ));
         }
         text
     }
@@ -196,7 +207,9 @@ fn exact_match(totals: &Totals) -> String {
 /// Most memory that this process has held, bytes; `None` where the system does not say.
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -207,7 +220,11 @@ mod tests {
 
     #[test]
     fn a_job_without_references_says_nothing_of_them() {
-        let report = RunReport { job: "x".into(), finished: true, ..RunReport::default() };
+        let report = RunReport {
+            job: "x".into(),
+            finished: true,
+            ..RunReport::default()
+        };
         let text = report.to_string();
         assert!(text.starts_with("x: finished\n"), "{text}");
         assert!(!text.contains("reference"), "{text}");
@@ -215,8 +232,18 @@ mod tests {
 
     #[test]
     fn failures_are_counted_in_words() {
-        let totals = Totals { rows: 1_200, failed: 1, bad: 2, truncated: 1, ..Totals::default() };
-        let report = RunReport { job_rows: 1_300, totals, ..RunReport::default() };
+        let totals = Totals {
+            rows: 1_200,
+            failed: 1,
+            bad: 2,
+            truncated: 1,
+            ..Totals::default()
+        };
+        let report = RunReport {
+            job_rows: 1_300,
+            totals,
+            ..RunReport::default()
+        };
         assert_eq!(
             report.rows_text(),
             "1,200 of 1,300 done, 3 failed, 1 with a prompt cut to fit"

@@ -19,11 +19,20 @@ pub fn grouped(number: u64) -> String {
 ///
 /// Line ends inside a text become spaces, so that a row stays a line.
 pub fn table(rows: &[Vec<String>], widest: usize) -> String {
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|text| shorten(text, widest)).collect()).collect();
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|text| shorten(text, widest)).collect())
+        .collect();
     let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
-        .map(|c| cells.iter().filter_map(|row| row.get(c)).map(|t| t.width()).max().unwrap_or(0))
+        .map(|c| {
+            cells
+                .iter()
+                .filter_map(|row| row.get(c))
+                .map(|t| t.width())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for row in &cells {
@@ -41,13 +50,20 @@ pub fn table(rows: &[Vec<String>], widest: usize) -> String {
 
 /// Question, answer and reference side by side, with a head.
 pub fn side_by_side(rows: impl IntoIterator<Item = [String; 3]>) -> String {
-    let mut all = vec![vec!["question".to_owned(), "answer".to_owned(), "reference".to_owned()]];
+    let mut all = vec![vec![
+        "question".to_owned(),
+        "answer".to_owned(),
+        "reference".to_owned(),
+    ]];
     all.extend(rows.into_iter().map(Vec::from));
     table(&all, 36)
 }
 
 fn shorten(text: &str, widest: usize) -> String {
-    let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let flat: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let flat = flat.trim();
     if flat.width() <= widest {
         return flat.to_owned();
@@ -77,8 +93,10 @@ mod tests {
     #[test]
     fn aligns_wide_and_narrow_text() {
         let rows = [["法国的首都", "巴黎"], ["3+5", "8"]];
-        let rows: Vec<Vec<String>> =
-            rows.iter().map(|r| r.iter().map(|t| (*t).to_owned()).collect()).collect();
+        let rows: Vec<Vec<String>> = rows
+            .iter()
+            .map(|r| r.iter().map(|t| (*t).to_owned()).collect())
+            .collect();
         assert_eq!(table(&rows, 20), "  法国的首都  巴黎\n  3+5         8\n");
     }
 

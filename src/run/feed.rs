@@ -93,7 +93,8 @@ fn feed_window(prepared: &Prepared, span: &WindowSpan) -> Result<FedWindow> {
                 if spec.input.on_bad_row == OnBadRow::Stop {
                     fed.stop_at.get_or_insert(position);
                 }
-                fed.outcomes.insert(fed.window.rows[position].row, Outcome::Failed(bad));
+                fed.outcomes
+                    .insert(fed.window.rows[position].row, Outcome::Failed(bad));
             }
             None => {}
         }
@@ -114,7 +115,10 @@ impl RowEncoder<'_> {
     /// A row's request, or why it has none.
     pub(super) fn encode(&self, row: &InputRow) -> std::result::Result<Request, BadRow> {
         let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
-        let input = |reason| BadRow { stage: Stage::Input, reason };
+        let input = |reason| BadRow {
+            stage: Stage::Input,
+            reason,
+        };
         let settings = self.settings_of(prompt).map_err(input)?;
         let limit = self.lengths.context_limit(&settings).map_err(input)?;
         let encoded = self
@@ -126,15 +130,27 @@ impl RowEncoder<'_> {
                 limit,
                 self.prompt.overflow,
             )
-            .map_err(|reason| BadRow { stage: Stage::Tokenize, reason })?;
-        let max_new_tokens = self.lengths.max_new_tokens(&settings, encoded.ids.len() as u32);
-        Ok(Request { row: row.row, encoded, settings, max_new_tokens })
+            .map_err(|reason| BadRow {
+                stage: Stage::Tokenize,
+                reason,
+            })?;
+        let max_new_tokens = self
+            .lengths
+            .max_new_tokens(&settings, encoded.ids.len() as u32);
+        Ok(Request {
+            row: row.row,
+            encoded,
+            settings,
+            max_new_tokens,
+        })
     }
 
     fn settings_of(&self, prompt: &Prompt) -> std::result::Result<Arc<GenerationSpec>, String> {
         if prompt.overrides.is_empty() {
             return Ok(Arc::clone(&self.settings));
         }
-        self.settings.with_overrides(&prompt.overrides).map(Arc::new)
+        self.settings
+            .with_overrides(&prompt.overrides)
+            .map(Arc::new)
     }
 }

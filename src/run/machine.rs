@@ -20,18 +20,28 @@ pub(super) fn memory(claimed_bytes: u64) -> Memory {
 
 fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
 fn control_group_left() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let path = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or("/");
     let v2 = [format!("/sys/fs/cgroup{path}"), "/sys/fs/cgroup".to_owned()];
-    let v2 = v2.iter().map(|at| (format!("{at}/memory.max"), format!("{at}/memory.current")));
+    let v2 = v2
+        .iter()
+        .map(|at| (format!("{at}/memory.max"), format!("{at}/memory.current")));
     let v1 = "/sys/fs/cgroup/memory/memory";
-    let v1 = (format!("{v1}.limit_in_bytes"), format!("{v1}.usage_in_bytes"));
+    let v1 = (
+        format!("{v1}.limit_in_bytes"),
+        format!("{v1}.usage_in_bytes"),
+    );
     v2.chain([v1])
         .filter_map(|(limit, used)| Some(number(&limit)?.saturating_sub(number(&used)?)))
         .min()
@@ -64,10 +74,18 @@ fn instruction_sets() -> Vec<&'static str> {
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
         ("fma", std::arch::is_x86_feature_detected!("fma")),
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-        ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
-        ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+        (
+            "avx512bf16",
+            std::arch::is_x86_feature_detected!("avx512bf16"),
+        ),
+        (
+            "avx512vnni",
+            std::arch::is_x86_feature_detected!("avx512vnni"),
+        ),
     ];
-    sets.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
+    sets.into_iter()
+        .filter_map(|(name, present)| present.then_some(name))
+        .collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -125,7 +125,9 @@ pub fn run(
 }
 
 fn check_shard(spec: &JobSpec, options: &RunOptions) -> Result<()> {
-    let Some((shard, shards)) = options.shard else { return Ok(()) };
+    let Some((shard, shards)) = options.shard else {
+        return Ok(());
+    };
     if shards != spec.shards {
         return Err(Error::Usage(format!(
             "`--shard {shard}/{shards}` does not fit a job with `shards = {}`\nhint: set `shards = {shards}` in the job file before its first run",
@@ -184,19 +186,21 @@ fn run_shards(
             Ok(ShardEnd::AlreadyFinished) => {}
             Ok(ShardEnd::Finished) => already = false,
             Ok(ShardEnd::Stopped(end)) => return Ok(end),
-            Err(Error::Checkpoint(CheckpointError::Locked { shard: Some(shard), .. }))
-                if options.shard.is_none() && shards.len() > 1 =>
-            {
+            Err(Error::Checkpoint(CheckpointError::Locked {
+                shard: Some(shard), ..
+            })) if options.shard.is_none() && shards.len() > 1 => {
                 held_elsewhere.get_or_insert(shard);
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(match (held_elsewhere, prepared.shard_that_all_failed(&shards)?) {
-        (Some(shard), _) => RunEnd::Locked(shard),
-        (None, Some(shard)) => RunEnd::AllFailed(shard),
-        (None, None) => RunEnd::Finished { already },
-    })
+    Ok(
+        match (held_elsewhere, prepared.shard_that_all_failed(&shards)?) {
+            (Some(shard), _) => RunEnd::Locked(shard),
+            (None, Some(shard)) => RunEnd::AllFailed(shard),
+            (None, None) => RunEnd::Finished { already },
+        },
+    )
 }
 
 fn run_shard(

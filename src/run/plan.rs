@@ -80,7 +80,12 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let rows = Rows::collect(spec, &model, &read)?;
     let weight_bytes = model.weight_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
-    let budget = budget(&spec.batch, model.device(), cache_bytes_per_token, weight_bytes);
+    let budget = budget(
+        &spec.batch,
+        model.device(),
+        cache_bytes_per_token,
+        weight_bytes,
+    );
     let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     Ok(PlanReport {
@@ -126,7 +131,11 @@ impl Rows {
         let mut rows = Self::default();
         for span in &read.index.windows {
             let window = read.source.read_window(span)?;
-            let encoded: Vec<_> = window.rows.par_iter().map(|row| encoder.encode(row)).collect();
+            let encoded: Vec<_> = window
+                .rows
+                .par_iter()
+                .map(|row| encoder.encode(row))
+                .collect();
             rows.add(&window, &encoded, read);
         }
         Ok(rows)
@@ -152,7 +161,8 @@ impl Rows {
                     self.bad += 1;
                     if self.first_bad.len() < SHOWN_BAD_ROWS {
                         let place = place_text(&row.place, &read.index.files);
-                        self.first_bad.push(format!("{place}: {}: {}", bad.stage, bad.reason));
+                        self.first_bad
+                            .push(format!("{place}: {}: {}", bad.stage, bad.reason));
                     }
                 }
             }
@@ -229,12 +239,18 @@ impl PlanReport {
             }
         }
         if let Some(rows) = self.duplicates_counted_to {
-            writeln!(f, "              ids compared among the first {} rows", grouped(rows))?;
+            writeln!(
+                f,
+                "              ids compared among the first {} rows",
+                grouped(rows)
+            )?;
         }
         for bad in &self.first_bad_rows {
             writeln!(f, "              {bad}")?;
         }
-        let unnamed = self.bad_rows.saturating_sub(self.first_bad_rows.len() as u64);
+        let unnamed = self
+            .bad_rows
+            .saturating_sub(self.first_bad_rows.len() as u64);
         if unnamed > 0 {
             writeln!(f, "              and {} more", grouped(unnamed))?;
         }
@@ -248,7 +264,11 @@ impl PlanReport {
             .iter()
             .map(|bin| {
                 let cells = (bin.rows * BAR_CELLS).div_ceil(most) as usize;
-                vec![format!("{}-{}", bin.from, bin.to), grouped(bin.rows), "#".repeat(cells)]
+                vec![
+                    format!("{}-{}", bin.from, bin.to),
+                    grouped(bin.rows),
+                    "#".repeat(cells),
+                ]
             })
             .collect();
         table(&rows, BAR_CELLS as usize + 1)

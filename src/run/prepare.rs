@@ -14,7 +14,9 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
-use crate::input::{self, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions};
+use crate::input::{
+    self, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
+};
 use crate::model::{self, DeviceChoice, GlmConfig, Precision};
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
@@ -54,7 +56,10 @@ impl Prepared {
         let started = Instant::now();
         let first = JobRecord::load(&folder)?;
         let is_interrupted = || stop.is_requested();
-        let waiting = LockOptions { is_interrupted: &is_interrupted, ..LockOptions::default() };
+        let waiting = LockOptions {
+            is_interrupted: &is_interrupted,
+            ..LockOptions::default()
+        };
         let lock = match first {
             Some(_) => None,
             None => Some(JobLock::acquire(&folder, &waiting)?),
@@ -96,7 +101,11 @@ impl Prepared {
 
     /// What a shard has committed.
     pub(super) fn manifest(&self, shard: ShardId) -> Result<Manifest> {
-        Ok(Manifest::load_or_new(&self.folder, shard, self.record.spec.shards)?)
+        Ok(Manifest::load_or_new(
+            &self.folder,
+            shard,
+            self.record.spec.shards,
+        )?)
     }
 
     /// All shards of the job.
@@ -108,7 +117,10 @@ impl Prepared {
     pub(super) fn shard_rows(&self, shard: ShardId) -> u64 {
         let shards = self.record.spec.shards;
         let windows = self.index.windows.iter();
-        windows.filter(|span| span.id.shard(shards) == shard).map(|span| span.rows).sum()
+        windows
+            .filter(|span| span.id.shard(shards) == shard)
+            .map(|span| span.rows)
+            .sum()
     }
 
     /// The first of these shards that has rows, all of which failed.
@@ -138,11 +150,20 @@ impl ModelFacts {
         let config = GlmConfig::load(path)?;
         let tokenizer = GlmTokenizer::load(path)?;
         config.check_generation()?;
-        let lengths =
-            Lengths::new(&spec.prompt, &spec.generation, config.max_sequence_length as u32)?;
+        let lengths = Lengths::new(
+            &spec.prompt,
+            &spec.generation,
+            config.max_sequence_length as u32,
+        )?;
         let device = model::open_device(device_choice(spec.model.device))?;
         let precision = precision(spec.model.dtype, &device);
-        Ok(Self { config, tokenizer, lengths, device, precision })
+        Ok(Self {
+            config,
+            tokenizer,
+            lengths,
+            device,
+            precision,
+        })
     }
 
     /// The job as this run sees it. Hashes of the weights are taken over from the first run while
@@ -154,7 +175,9 @@ impl ModelFacts {
         first: Option<&JobRecord>,
     ) -> Result<JobRecord> {
         let files = model_files(&model::weight_files(&spec.model.path)?);
-        let known = first.map(|first| &first.resolved).filter(|known| known.model_files == files);
+        let known = first
+            .map(|first| &first.resolved)
+            .filter(|known| known.model_files == files);
         let weights = match known {
             Some(known) => known.weights.clone(),
             None => model::weights_fingerprint(&spec.model.path)?,
@@ -220,7 +243,11 @@ fn model_files(paths: &[PathBuf]) -> Vec<ModelFile> {
         let found = std::fs::metadata(path).ok()?;
         let modified = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         let modified_ns = modified.as_nanos() as u64;
-        Some(ModelFile { path: path.clone(), bytes: found.len(), modified_ns })
+        Some(ModelFile {
+            path: path.clone(),
+            bytes: found.len(),
+            modified_ns,
+        })
     };
     paths.iter().filter_map(stat).collect()
 }
@@ -259,10 +286,15 @@ impl ReadInput {
     ) -> Result<Self> {
         let files = files(spec, folder, first, observer)?;
         let read = Self::open(spec, &files, first.map(|first| &first.input))?;
-        let Some(selection) = options.trial else { return Ok(read) };
+        let Some(selection) = options.trial else {
+            return Ok(read);
+        };
         let (source, index) =
             input::select(read.source, &read.index, selection, spec.batch.window_rows);
-        Ok(Self { index: Arc::new(index), source })
+        Ok(Self {
+            index: Arc::new(index),
+            source,
+        })
     }
 
     /// Reads the input once and opens it.
@@ -309,7 +341,12 @@ fn files(
     }
     let found = input::resolve_files(&spec.input, &spec.output.path)?;
     let Some(first) = first else { return Ok(found) };
-    let known: Vec<PathBuf> = first.input.files.iter().map(|file| file.path.clone()).collect();
+    let known: Vec<PathBuf> = first
+        .input
+        .files
+        .iter()
+        .map(|file| file.path.clone())
+        .collect();
     if !known.iter().all(|path| path.exists()) {
         // The same files may stand elsewhere now; their hashes decide.
         return Ok(found);
@@ -335,7 +372,10 @@ fn establish(
         return Ok(record);
     };
     let differences = spec::differences(&first.spec, &record.spec);
-    let differences = differences.into_iter().map(|d| (d.key, d.first, d.now)).collect();
+    let differences = differences
+        .into_iter()
+        .map(|d| (d.key, d.first, d.now))
+        .collect();
     let comparison = first.compare(&record, differences);
     for warning in &comparison.warnings {
         observer.note(&format!("warning: {warning}"));
@@ -344,8 +384,11 @@ fn establish(
         // The index keeps the paths of now, the windows and hashes are equal.
         return Ok(record);
     }
-    let lines: Vec<String> =
-        comparison.refused.iter().map(|difference| format!("  {difference}")).collect();
+    let lines: Vec<String> = comparison
+        .refused
+        .iter()
+        .map(|difference| format!("  {difference}"))
+        .collect();
     Err(Error::Refused {
         folder: folder.root().display().to_string(),
         differences: lines.join("\n"),
@@ -356,11 +399,17 @@ fn establish(
 /// Where a row stands, in words.
 pub(super) fn place_text(place: &Place, files: &[InputFile]) -> String {
     let path = |file: u32| {
-        files.get(file as usize).map_or_else(String::new, |file| file.path.display().to_string())
+        files
+            .get(file as usize)
+            .map_or_else(String::new, |file| file.path.display().to_string())
     };
     match place {
         Place::Line { file, line } => format!("{}:{line}", path(*file)),
-        Place::RowGroup { file, row_group, row } => {
+        Place::RowGroup {
+            file,
+            row_group,
+            row,
+        } => {
             format!("{}: row group {row_group}, row {row}", path(*file))
         }
     }

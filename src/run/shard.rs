@@ -85,7 +85,10 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn engine_statistics(&self) -> EngineStatistics {
-        self.engine.as_ref().map(Engine::statistics).unwrap_or_default()
+        self.engine
+            .as_ref()
+            .map(Engine::statistics)
+            .unwrap_or_default()
     }
 
     /// Answers what is left of a shard.
@@ -96,8 +99,10 @@ impl<'a> Worker<'a> {
         shard: ShardId,
     ) -> Result<ShardEnd> {
         let prepared = self.prepared;
-        let windows: Vec<WindowSpan> =
-            manifest.remaining(&prepared.index.windows).cloned().collect();
+        let windows: Vec<WindowSpan> = manifest
+            .remaining(&prepared.index.windows)
+            .cloned()
+            .collect();
         let mut engine = match self.engine.take() {
             Some(engine) => engine,
             None => self.load_engine()?,
@@ -129,8 +134,17 @@ impl<'a> Worker<'a> {
         let started = Instant::now();
         let model = Glm::load(&self.spec.model.path, &prepared.device, prepared.precision)?;
         self.load_seconds += started.elapsed().as_secs_f64();
-        let budget = budget(&self.spec.batch, &prepared.device, model.cache_bytes_per_token(), 0);
-        Ok(Engine::new(Box::new(model), prepared.tokenizer.clone(), budget))
+        let budget = budget(
+            &self.spec.batch,
+            &prepared.device,
+            model.cache_bytes_per_token(),
+            0,
+        );
+        Ok(Engine::new(
+            Box::new(model),
+            prepared.tokenizer.clone(),
+            budget,
+        ))
     }
 }
 
@@ -142,7 +156,11 @@ pub(super) fn budget(
     claimed_bytes: u64,
 ) -> Budget {
     if device.is_cpu() {
-        plan::cpu_budget(batch, &machine::memory(claimed_bytes), cache_bytes_per_token)
+        plan::cpu_budget(
+            batch,
+            &machine::memory(claimed_bytes),
+            cache_bytes_per_token,
+        )
     } else {
         plan::device_budget(batch, None, cache_bytes_per_token)
     }
@@ -220,7 +238,8 @@ impl ShardWork<'_, '_> {
         if let Some(cut) = fed.cut.as_ref().filter(|cut| !cut.is_tail) {
             worker.observer.note(&format!("warning: {cut}"));
         }
-        self.engine.submit(fed.window.id, std::mem::take(&mut fed.requests));
+        self.engine
+            .submit(fed.window.id, std::mem::take(&mut fed.requests));
         let stop_at = fed.stop_at;
         let id = fed.window.id;
         self.open.insert(id, fed);
@@ -238,7 +257,12 @@ impl ShardWork<'_, '_> {
             _ => (Stage::Input, String::new()),
         };
         let place = place_text(&row.place, &self.worker.prepared.index.files);
-        Error::BadRow { place, row: row.row.to_string(), stage, reason }
+        Error::BadRow {
+            place,
+            row: row.row.to_string(),
+            stage,
+            reason,
+        }
     }
 
     fn step(&mut self) -> Result<()> {
@@ -252,8 +276,15 @@ impl ShardWork<'_, '_> {
     }
 
     fn record(&mut self, finished: Vec<Finished>) -> Result<()> {
-        for Finished { window, row, outcome } in finished {
-            let Some(fed) = self.open.get_mut(&window) else { continue };
+        for Finished {
+            window,
+            row,
+            outcome,
+        } in finished
+        {
+            let Some(fed) = self.open.get_mut(&window) else {
+                continue;
+            };
             fed.journal.append(row, &outcome)?;
             self.worker.rows_now += 1;
             self.worker.failed_now += u64::from(matches!(outcome, Outcome::Failed(_)));
@@ -274,11 +305,17 @@ impl ShardWork<'_, '_> {
 
     fn commit_complete(&mut self) -> Result<()> {
         let is_complete = |fed: &FedWindow| fed.outcomes.len() == fed.window.rows.len();
-        let complete: Vec<WindowId> =
-            self.open.iter().filter(|(_, fed)| is_complete(fed)).map(|(&id, _)| id).collect();
+        let complete: Vec<WindowId> = self
+            .open
+            .iter()
+            .filter(|(_, fed)| is_complete(fed))
+            .map(|(&id, _)| id)
+            .collect();
         for id in complete {
             let started = Instant::now();
-            let Some(fed) = self.open.remove(&id) else { continue };
+            let Some(fed) = self.open.remove(&id) else {
+                continue;
+            };
             self.commit(&fed)?;
             self.worker.write_seconds += started.elapsed().as_secs_f64();
         }
@@ -298,7 +335,9 @@ impl ShardWork<'_, '_> {
             examples: &examples,
         };
         let (folder, manifest) = (&prepared.folder, &mut self.manifest);
-        Ok(checkpoint::commit_window(folder, &self.lock, manifest, &commit)?)
+        Ok(checkpoint::commit_window(
+            folder, &self.lock, manifest, &commit,
+        )?)
     }
 
     /// Lets what is in flight end, as long as the grace allows; the rest is computed again.
@@ -313,7 +352,10 @@ impl ShardWork<'_, '_> {
 
     fn failed(&self) -> u64 {
         let is_failed = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(_));
-        let open = self.open.values().map(|fed| fed.outcomes.values().filter(is_failed).count());
+        let open = self
+            .open
+            .values()
+            .map(|fed| fed.outcomes.values().filter(is_failed).count());
         let committed = self.manifest.totals();
         committed.failed + committed.bad + open.sum::<usize>() as u64
     }

@@ -32,10 +32,17 @@ pub(super) fn of_window(
         let outcome = outcomes.get(&row.row);
         count(&mut totals, outcome);
         let Ok(prompt) = &row.outcome else { continue };
-        let Some(reference) = &prompt.reference else { continue };
+        let Some(reference) = &prompt.reference else {
+            continue;
+        };
         totals.referenced += 1;
-        let Some(Outcome::Ok(completion)) = outcome else { continue };
-        let answer = completion.samples.first().map_or("", |sample| sample.text.trim());
+        let Some(Outcome::Ok(completion)) = outcome else {
+            continue;
+        };
+        let answer = completion
+            .samples
+            .first()
+            .map_or("", |sample| sample.text.trim());
         totals.exact += u64::from(answer == as_the_model_writes(&prepared.tokenizer, reference));
         if shows && examples.len() < KEPT_EXAMPLES {
             examples.push(Example {
@@ -62,12 +69,19 @@ fn count(totals: &mut Totals, outcome: Option<&Outcome>) {
 }
 
 fn completion_tokens(completion: &Completion) -> u64 {
-    completion.samples.iter().map(|sample| sample.token_ids.len() as u64).sum()
+    completion
+        .samples
+        .iter()
+        .map(|sample| sample.token_ids.len() as u64)
+        .sum()
 }
 
 /// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
 fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
-    tokenizer.decode(&tokenizer.encode(reference), true).trim().to_owned()
+    tokenizer
+        .decode(&tokenizer.encode(reference), true)
+        .trim()
+        .to_owned()
 }
 
 /// The report of a run: the whole job's counts, this run's times.
@@ -100,7 +114,12 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
         let manifest = prepared.manifest(shard)?;
         totals += manifest.totals();
         rows += prepared.shard_rows(shard);
-        examples.extend(manifest.windows().values().flat_map(|window| window.examples.clone()));
+        examples.extend(
+            manifest
+                .windows()
+                .values()
+                .flat_map(|window| window.examples.clone()),
+        );
     }
     let mut finished = true;
     for &shard in shards {
@@ -111,7 +130,11 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
     Ok(RunReport {
         job: spec.name.clone(),
         program: prepared.record.program.clone(),
-        results: format!("{} ({})", prepared.folder.parts().display(), prepared.sink.extension()),
+        results: format!(
+            "{} ({})",
+            prepared.folder.parts().display(),
+            prepared.sink.extension()
+        ),
         finished,
         job_rows: rows,
         totals,

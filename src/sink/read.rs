@@ -26,9 +26,13 @@ pub fn read_part(
     path: &Path,
 ) -> Result<Box<dyn Iterator<Item = Result<ResultRow, SinkError>>>, SinkError> {
     let file = File::open(path)?;
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        let reader =
-            ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH_ROWS).build()?;
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "parquet")
+    {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)?
+            .with_batch_size(BATCH_ROWS)
+            .build()?;
         return Ok(Box::new(reader.flat_map(|batch| {
             let lines = batch.and_then(|batch| json_lines(&batch));
             match lines {
@@ -38,7 +42,9 @@ pub fn read_part(
         })));
     }
     let lines = BufReader::new(file).split(b'\n');
-    Ok(Box::new(lines.map(|line| Ok(serde_json::from_slice(&line?)?))))
+    Ok(Box::new(
+        lines.map(|line| Ok(serde_json::from_slice(&line?)?)),
+    ))
 }
 
 fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, SinkError>> {

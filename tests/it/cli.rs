@@ -4,7 +4,8 @@ use std::process::Command;
 
 use crate::support::{Job, both, demo_model, demo_questions, shared, some_questions, stderr};
 
-const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n";
+const MORE: &str =
+    "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n";
 
 /// An output with everything replaced that differs from run to run.
 fn filtered(job: &Job, text: &str) -> String {
@@ -32,8 +33,14 @@ fn every_message_names_place_and_cure() {
         ("no model", vec!["--set", "model.path=nowhere"]),
         ("no input", vec!["--set", "input.path=nowhere.jsonl"]),
         ("empty folder", vec!["--set", "input.path=."]),
-        ("missing column", vec!["--set", "input.columns.prompt=questoin"]),
-        ("no room for a prompt", vec!["--set", "generation.max_new_tokens=96"]),
+        (
+            "missing column",
+            vec!["--set", "input.columns.prompt=questoin"],
+        ),
+        (
+            "no room for a prompt",
+            vec!["--set", "generation.max_new_tokens=96"],
+        ),
         ("wrong shard", vec!["--shard", "0/2"]),
     ] {
         texts.push(format!("# {what}\n{}", refused(&job, &args)));
@@ -57,7 +64,10 @@ fn a_model_folder_with_a_file_missing_is_named() {
         }
         let job = Job::of_model(&model, &input, "columns = { prompt = \"question\" }", MORE);
         let text = refused(&job, &[]);
-        texts.push(format!("# {missing}\n{}", text.replace(&folder.path().display().to_string(), "[models]")));
+        texts.push(format!(
+            "# {missing}\n{}",
+            text.replace(&folder.path().display().to_string(), "[models]")
+        ));
     }
     insta::assert_snapshot!(texts.join("\n"));
 }
@@ -73,7 +83,12 @@ fn a_weight_file_cut_short_is_named() {
     let weights = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    let job = Job::of_model(folder.path(), &input, "columns = { prompt = \"question\" }", MORE);
+    let job = Job::of_model(
+        folder.path(),
+        &input,
+        "columns = { prompt = \"question\" }",
+        MORE,
+    );
     let text = refused(&job, &[]);
     assert!(text.contains("model.safetensors"), "{text}");
 }
@@ -94,7 +109,10 @@ fn bad_rows_are_recorded_and_good_ones_answered() {
     let job = Job::new(&input, MORE);
     job.run_ok(&[]);
     let rows = job.rows();
-    let numbers: Vec<i64> = rows.iter().map(|row| row["row"].as_i64().unwrap()).collect();
+    let numbers: Vec<i64> = rows
+        .iter()
+        .map(|row| row["row"].as_i64().unwrap())
+        .collect();
     assert_eq!(numbers, [0, 1, 3, 4]);
     let failed = String::from_utf8(job.files("failed")[0].1.clone()).unwrap();
     insta::assert_snapshot!(failed.replace(&folder.path().display().to_string(), "[input]"));
@@ -109,9 +127,10 @@ fn bad_rows_are_recorded_and_good_ones_answered() {
 
 #[test]
 fn dirty_lines_each_give_what_they_must() {
-    let (Some(input), Some(expected)) =
-        (shared("data/dirty.jsonl"), shared("data/dirty.expected.json"))
-    else {
+    let (Some(input), Some(expected)) = (
+        shared("data/dirty.jsonl"),
+        shared("data/dirty.expected.json"),
+    ) else {
         return;
     };
     let expected: serde_json::Value =
@@ -126,9 +145,16 @@ fn dirty_lines_each_give_what_they_must() {
         .filter(|row| row["status"] == "ok")
         .map(|row| row["id"].as_str().unwrap().to_owned())
         .collect();
-    let plain = expected["ok_plain"].as_array().unwrap().iter().map(|entry| &entry[1]);
+    let plain = expected["ok_plain"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry[1]);
     let odd = expected["lines_not_plain"].as_array().unwrap();
-    let odd = odd.iter().filter(|line| line["class"] == "ok").map(|line| &line["id"]);
+    let odd = odd
+        .iter()
+        .filter(|line| line["class"] == "ok")
+        .map(|line| &line["id"]);
     let mut wanted = 0;
     for id in plain.chain(odd).map(|id| id.as_str().unwrap()) {
         assert!(ids.iter().any(|found| found == id), "no result for `{id}`");
@@ -138,30 +164,49 @@ fn dirty_lines_each_give_what_they_must() {
     let failed = String::from_utf8(job.files("failed")[0].1.clone()).unwrap();
     let lines: Vec<u64> = failed
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["line"].as_u64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["line"]
+                .as_u64()
+                .unwrap()
+        })
         .collect();
     for bad in expected["bad_lines"].as_array().unwrap() {
-        assert!(lines.contains(&bad.as_u64().unwrap()), "line {bad} was not refused");
+        assert!(
+            lines.contains(&bad.as_u64().unwrap()),
+            "line {bad} was not refused"
+        );
     }
 }
 
 #[test]
 fn plan_status_show_and_verify_speak_plainly() {
-    let job = Job::new(&demo_questions(), &format!("{MORE}[batch]\nmax_batch_size = 8\nmax_batch_tokens = 4096\n"));
+    let job = Job::new(
+        &demo_questions(),
+        &format!("{MORE}[batch]\nmax_batch_size = 8\nmax_batch_tokens = 4096\n"),
+    );
     let plan = job.command(&["plan", "job.toml"]).output().unwrap();
     assert_eq!(plan.status.code(), Some(0), "{}", both(&plan));
-    insta::assert_snapshot!("plan", filtered(&job, &String::from_utf8_lossy(&plan.stdout)));
+    insta::assert_snapshot!(
+        "plan",
+        filtered(&job, &String::from_utf8_lossy(&plan.stdout))
+    );
     assert!(!job.path("out").exists(), "`plan` wrote something");
     job.run_ok(&[]);
     for (name, args) in [
         ("status", vec!["status", "out"]),
         ("show", vec!["show", "out", "--limit", "2"]),
-        ("show_where", vec!["show", "out", "--where", "completion_tokens > 8", "-n", "1"]),
+        (
+            "show_where",
+            vec!["show", "out", "--where", "completion_tokens > 8", "-n", "1"],
+        ),
         ("verify", vec!["verify", "out"]),
     ] {
         let output = job.command(&args).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", both(&output));
-        insta::assert_snapshot!(name, filtered(&job, &String::from_utf8_lossy(&output.stdout)));
+        insta::assert_snapshot!(
+            name,
+            filtered(&job, &String::from_utf8_lossy(&output.stdout))
+        );
     }
 }
 
@@ -200,12 +245,19 @@ fn tokenize_prints_a_line_for_a_line() {
         .spawn()
         .unwrap();
     let lines = "{\"text\": \"3+5\", \"prefix\": \"答案：\"}\n{\"text\": \"3+5\", \"prefix\": null}\nrubbish\n";
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));
     let printed = String::from_utf8(output.stdout).unwrap();
-    let rows: Vec<serde_json::Value> =
-        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<serde_json::Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(rows.len(), 3);
     assert_eq!(rows[0]["tokens"][0], "[CLS]");
     assert!(rows[0]["ids"].as_array().unwrap().len() > rows[1]["ids"].as_array().unwrap().len());

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::support::{Job, as_parquet, demo_questions, rows, shared, some_questions};
 
-const COLUMNS: &str = "columns = { prompt = \"prompt\", prefix = \"prefix\", reference = \"answer\" }";
+const COLUMNS: &str =
+    "columns = { prompt = \"prompt\", prefix = \"prefix\", reference = \"answer\" }";
 
 fn more(format: &str, batch: u32, window: u32) -> String {
     format!(
@@ -13,18 +14,32 @@ fn more(format: &str, batch: u32, window: u32) -> String {
 }
 
 fn joined(job: &Job) -> Vec<u8> {
-    job.files("parts").into_iter().flat_map(|(_, bytes)| bytes).collect()
+    job.files("parts")
+        .into_iter()
+        .flat_map(|(_, bytes)| bytes)
+        .collect()
 }
 
 #[test]
 fn the_demonstration_is_all_right() {
     let columns =
         "columns = { prompt = \"question\", prefix = \"prefix\", reference = \"answer\" }";
-    let job = Job::of_model(&crate::support::demo_model(), &demo_questions(), columns, &more("jsonl", 16, 8192));
+    let job = Job::of_model(
+        &crate::support::demo_model(),
+        &demo_questions(),
+        columns,
+        &more("jsonl", 16, 8192),
+    );
     let output = job.run_ok(&["--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(report["totals"]["referenced"].as_u64().unwrap() >= 200, "{report}");
-    assert_eq!(report["totals"]["exact"], report["totals"]["referenced"], "{report}");
+    assert!(
+        report["totals"]["referenced"].as_u64().unwrap() >= 200,
+        "{report}"
+    );
+    assert_eq!(
+        report["totals"]["exact"], report["totals"]["referenced"],
+        "{report}"
+    );
     assert_eq!(report["totals"]["rows"], report["job_rows"], "{report}");
 }
 
@@ -51,7 +66,10 @@ fn bytes_do_not_depend_on_the_input_format() {
         from_jsonl.run_ok(&[]);
         let from_parquet = Job::new(&parquet, &more(format, 16, 100));
         from_parquet.run_ok(&[]);
-        assert!(from_jsonl.files("parts") == from_parquet.files("parts"), "{format}");
+        assert!(
+            from_jsonl.files("parts") == from_parquet.files("parts"),
+            "{format}"
+        );
     }
 }
 
@@ -62,7 +80,10 @@ fn rows_do_not_depend_on_the_window() {
     let many = Job::new(&demo_questions(), &more("jsonl", 16, 50));
     many.run_ok(&[]);
     assert!(many.files("parts").len() > 2);
-    assert!(joined(&whole) == joined(&many), "JSON lines joined in order differ");
+    assert!(
+        joined(&whole) == joined(&many),
+        "JSON lines joined in order differ"
+    );
     let parquet = Job::new(&demo_questions(), &more("parquet", 16, 50));
     parquet.run_ok(&[]);
     assert_eq!(parquet.rows(), whole.rows());
@@ -72,11 +93,23 @@ fn rows_do_not_depend_on_the_window() {
 fn shards_give_the_same_parts() {
     let whole = Job::new(&demo_questions(), &more("jsonl", 16, 40));
     whole.run_ok(&[]);
-    let sharded = Job::new(&demo_questions(), &more("jsonl", 16, 40).replacen("format", "format", 1));
+    let sharded = Job::new(
+        &demo_questions(),
+        &more("jsonl", 16, 40).replacen("format", "format", 1),
+    );
     let text = std::fs::read_to_string(sharded.path("job.toml")).unwrap();
-    std::fs::write(sharded.path("job.toml"), text.replace("name =", "shards = 3\nname =")).unwrap();
+    std::fs::write(
+        sharded.path("job.toml"),
+        text.replace("name =", "shards = 3\nname ="),
+    )
+    .unwrap();
     let mut workers: Vec<_> = (0..3)
-        .map(|i| sharded.command(&["run", "job.toml", "--quiet", "--shard", &format!("{i}/3")]).spawn().unwrap())
+        .map(|i| {
+            sharded
+                .command(&["run", "job.toml", "--quiet", "--shard", &format!("{i}/3")])
+                .spawn()
+                .unwrap()
+        })
         .collect();
     for worker in &mut workers {
         assert!(worker.wait().unwrap().success());
@@ -99,8 +132,10 @@ fn samples_and_trials_keep_row_numbers() {
     for row in &some {
         assert!(all.contains(row), "a trial answers otherwise: {row}");
     }
-    let texts: std::collections::BTreeSet<&str> =
-        all.iter().map(|row| row["completion"].as_str().unwrap()).collect();
+    let texts: std::collections::BTreeSet<&str> = all
+        .iter()
+        .map(|row| row["completion"].as_str().unwrap())
+        .collect();
     assert!(texts.len() > 50, "samples hardly differ");
     assert!(!trial.path("out").exists());
 }
@@ -108,7 +143,10 @@ fn samples_and_trials_keep_row_numbers() {
 #[test]
 fn equal_prompts_are_answered_once_and_written_for_each() {
     let folder = tempfile::tempdir().unwrap();
-    let count = std::fs::read_to_string(demo_questions()).unwrap().lines().count();
+    let count = std::fs::read_to_string(demo_questions())
+        .unwrap()
+        .lines()
+        .count();
     let twice = some_questions(folder.path(), 2 * count);
     let job = Job::new(&twice, &more("jsonl", 16, 8192));
     let output = job.run_ok(&["--json"]);
@@ -124,15 +162,25 @@ fn equal_prompts_are_answered_once_and_written_for_each() {
 /// Every question of the trained model: the reference's own greedy ids.
 #[test]
 fn trained_model_gives_the_reference_ids() {
-    let Some(model) = shared("fixtures/glm-tiny-zh") else { return };
+    let Some(model) = shared("fixtures/glm-tiny-zh") else {
+        return;
+    };
     let reference = std::fs::read_to_string(model.join("reference_greedy.jsonl")).unwrap();
-    let wanted: Vec<Value> = reference.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let wanted: Vec<Value> = reference
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
     let folder = tempfile::tempdir().unwrap();
     let questions = model.join("qa.jsonl");
     let parquet = folder.path().join("qa.parquet");
     as_parquet(&questions, &parquet);
     let mut first: Option<Vec<(String, Vec<u8>)>> = None;
-    for (input, batch) in [(&questions, 64), (&questions, 7), (&questions, 1), (&parquet, 64)] {
+    for (input, batch) in [
+        (&questions, 64),
+        (&questions, 7),
+        (&questions, 1),
+        (&parquet, 64),
+    ] {
         let job = Job::of_model(&model, input, COLUMNS, &more("parquet", batch, 8192));
         job.run_ok(&[]);
         let rows = job.rows();
@@ -141,6 +189,10 @@ fn trained_model_gives_the_reference_ids() {
             assert_eq!(row["token_ids"], wanted["generated"], "{}", row["id"]);
         }
         let files = job.files("parts");
-        assert!(*first.get_or_insert(files.clone()) == files, "batch {batch} of {}", input.display());
+        assert!(
+            *first.get_or_insert(files.clone()) == files,
+            "batch {batch} of {}",
+            input.display()
+        );
     }
 }

@@ -25,7 +25,10 @@ const NO_JOBS: &[&str] = &["kernels", "model"];
 const JOB_STAGES: &[&str] = &["spec", "input", "tokenize", "plan"];
 
 fn levels() -> BTreeMap<&'static str, u8> {
-    LEVELS.iter().flat_map(|(level, names)| names.iter().map(|name| (*name, *level))).collect()
+    LEVELS
+        .iter()
+        .flat_map(|(level, names)| names.iter().map(|name| (*name, *level)))
+        .collect()
 }
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -42,16 +45,27 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The stage that a file of `src/` belongs to.
 fn stage(path: &Path, src: &Path) -> String {
     let first = path.strip_prefix(src).unwrap().components().next().unwrap();
-    Path::new(first.as_os_str()).with_extension("").display().to_string()
+    Path::new(first.as_os_str())
+        .with_extension("")
+        .display()
+        .to_string()
 }
 
 /// Stages that a file names by `crate::`, tests left out.
 fn imports(text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]").next().unwrap();
     let mut stages = Vec::new();
-    for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+    for line in code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+    {
         for part in line.split("crate::").skip(1) {
-            stages.push(part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned());
+            stages.push(
+                part.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap()
+                    .to_owned(),
+            );
         }
     }
     stages
@@ -67,7 +81,9 @@ fn imports_go_up_only() {
     let mut wrong = Vec::new();
     for file in &files {
         let from = stage(file, &src);
-        let is_test = file.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
+        let is_test = file
+            .file_stem()
+            .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
         if ["lib", "main"].contains(&from.as_str()) || is_test {
             continue;
         }
@@ -80,13 +96,15 @@ fn imports_go_up_only() {
                 wrong.push(format!("{}: `{to}` is in no level", file.display()));
                 continue;
             };
-            let knows_jobs =
-                NO_JOBS.contains(&from.as_str()) && JOB_STAGES.contains(&to.as_str());
+            let knows_jobs = NO_JOBS.contains(&from.as_str()) && JOB_STAGES.contains(&to.as_str());
             if a <= b || knows_jobs {
                 wrong.push(format!("{}: `{from}` imports `{to}`", file.display()));
             }
         }
     }
-    assert!(seen > 20, "only {seen} imports found: the test has gone blind");
+    assert!(
+        seen > 20,
+        "only {seen} imports found: the test has gone blind"
+    );
     assert_eq!(wrong, Vec::<String>::new());
 }

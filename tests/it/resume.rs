@@ -12,14 +12,19 @@ struct Moments(u64);
 
 impl Moments {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
 
 /// Runs the job, kills it after a while, again and again, then lets it end.
 fn run_with_kills(job: &Job, kills: usize, longest: Duration) -> usize {
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     let mut moments = Moments(seed.as_nanos() as u64);
     eprintln!("seed of the kills: {}", moments.0);
     let mut killed = 0;
@@ -30,7 +35,8 @@ fn run_with_kills(job: &Job, kills: usize, longest: Duration) -> usize {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let until = Instant::now() + Duration::from_micros(moments.below(longest.as_micros() as u64));
+        let until =
+            Instant::now() + Duration::from_micros(moments.below(longest.as_micros() as u64));
         while Instant::now() < until && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
@@ -55,7 +61,10 @@ fn a_killed_run_ends_with_the_same_bytes() {
         let killed = run_with_kills(&broken, 10, took);
         assert!(killed > 0, "no run lived long enough to be killed");
         assert!(broken.files("parts") == unbroken.files("parts"), "{format}");
-        assert!(broken.files("failed") == unbroken.files("failed"), "{format}");
+        assert!(
+            broken.files("failed") == unbroken.files("failed"),
+            "{format}"
+        );
         assert_eq!(broken.files("journal"), []);
         let verified = broken.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
@@ -65,9 +74,10 @@ fn a_killed_run_ends_with_the_same_bytes() {
 /// Real prompts, all of them, killed at random moments, whole and in three shards at once.
 #[test]
 fn real_prompts_survive_kills_and_shards() {
-    let (Some(input), Some(model)) =
-        (shared("data/zh_questions.parquet"), shared("fixtures/glm-tiny-zh"))
-    else {
+    let (Some(input), Some(model)) = (
+        shared("data/zh_questions.parquet"),
+        shared("fixtures/glm-tiny-zh"),
+    ) else {
         return;
     };
     let columns = "columns = { prompt = \"prompt\", prefix = \"prefix\" }";
@@ -80,24 +90,40 @@ fn real_prompts_survive_kills_and_shards() {
         let took = started.elapsed();
         let rows = unbroken.rows();
         assert_eq!(rows.len(), 7_382);
-        assert!(rows.iter().enumerate().all(|(at, row)| row["row"] == at), "rows out of order");
+        assert!(
+            rows.iter().enumerate().all(|(at, row)| row["row"] == at),
+            "rows out of order"
+        );
         let broken = Job::of_model(&model, &input, columns, &more);
         let killed = run_with_kills(&broken, 10, took / 3);
         assert!(killed > 0, "no run lived long enough to be killed");
-        assert!(broken.files("parts") == unbroken.files("parts"), "{format}: killed");
+        assert!(
+            broken.files("parts") == unbroken.files("parts"),
+            "{format}: killed"
+        );
         let sharded = Job::of_model(&model, &input, columns, &more);
         let text = std::fs::read_to_string(sharded.path("job.toml")).unwrap();
-        std::fs::write(sharded.path("job.toml"), text.replace("name =", "shards = 3\nname =")).unwrap();
+        std::fs::write(
+            sharded.path("job.toml"),
+            text.replace("name =", "shards = 3\nname ="),
+        )
+        .unwrap();
         let mut workers: Vec<_> = (0..3)
             .map(|i| {
                 let shard = format!("{i}/3");
-                sharded.command(&["run", "job.toml", "--quiet", "--shard", &shard]).spawn().unwrap()
+                sharded
+                    .command(&["run", "job.toml", "--quiet", "--shard", &shard])
+                    .spawn()
+                    .unwrap()
             })
             .collect();
         for worker in &mut workers {
             assert!(worker.wait().unwrap().success());
         }
-        assert!(sharded.files("parts") == unbroken.files("parts"), "{format}: three shards");
+        assert!(
+            sharded.files("parts") == unbroken.files("parts"),
+            "{format}: three shards"
+        );
     }
 }
 
@@ -106,7 +132,12 @@ fn real_prompts_survive_kills_and_shards() {
 fn a_signal_ends_with_75_and_keeps_what_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let input = some_questions(folder.path(), 20_000);
-    let job = Job::new(&input, &MORE.replace("window_rows = 50", "window_rows = 20000").replace("[generation]", "[generation]\ndo_sample = true"));
+    let job = Job::new(
+        &input,
+        &MORE
+            .replace("window_rows = 50", "window_rows = 20000")
+            .replace("[generation]", "[generation]\ndo_sample = true"),
+    );
     let child = job
         .command(&["run", "job.toml", "--quiet", "--grace", "0"])
         .stderr(Stdio::piped())
@@ -117,12 +148,17 @@ fn a_signal_ends_with_75_and_keeps_what_is_done() {
     while std::fs::metadata(&journal).map_or(0, |found| found.len()) == 0 {
         std::thread::yield_now();
     }
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", both(&output));
-    assert!(stderr(&output).ends_with(
-        "exit 75: interrupted, the checkpoint is valid: run the same command again\n"
-    ));
+    assert!(
+        stderr(&output).ends_with(
+            "exit 75: interrupted, the checkpoint is valid: run the same command again\n"
+        )
+    );
     let status = job.command(&["status", "out", "--json"]).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert!(status["journalled_rows"].as_u64().unwrap() > 0, "{status}");
@@ -136,7 +172,11 @@ fn a_finished_job_is_a_no_op() {
     job.run_ok(&[]);
     let before = job.files("parts");
     let again = job.run_ok(&[]);
-    assert!(stderr(&again).contains("finished already"), "{}", both(&again));
+    assert!(
+        stderr(&again).contains("finished already"),
+        "{}",
+        both(&again)
+    );
     assert!(String::from_utf8_lossy(&again.stdout).contains("finished"));
     assert!(job.files("parts") == before);
 }
@@ -148,7 +188,10 @@ fn a_changed_job_is_refused_with_the_difference() {
     let changed = job.run(&["--set", "generation.repetition_penalty=1.5"]);
     assert_eq!(changed.status.code(), Some(2));
     let text = stderr(&changed);
-    assert!(text.contains("`generation.repetition_penalty` was `1`, is now `1.5`"), "{text}");
+    assert!(
+        text.contains("`generation.repetition_penalty` was `1`, is now `1.5`"),
+        "{text}"
+    );
     assert!(text.contains("--restart"), "{text}");
     job.run_ok(&["--set", "batch.max_batch_size=3", "--set", "name=other"]);
     job.run_ok(&["--restart", "--set", "generation.repetition_penalty=1.5"]);
@@ -165,7 +208,11 @@ fn changed_input_is_refused() {
     std::fs::write(&input, text.replacen("?", "!", 1).replacen('？', "！", 1)).unwrap();
     let changed = job.run(&[]);
     assert_eq!(changed.status.code(), Some(2), "{}", both(&changed));
-    assert!(stderr(&changed).contains("questions.jsonl"), "{}", both(&changed));
+    assert!(
+        stderr(&changed).contains("questions.jsonl"),
+        "{}",
+        both(&changed)
+    );
 }
 
 #[test]
@@ -176,7 +223,10 @@ fn moved_input_with_equal_content_goes_on() {
     job.run_ok(&[]);
     let moved = folder.path().join("elsewhere.jsonl");
     std::fs::rename(&input, &moved).unwrap();
-    job.run_ok(&["--set", &format!("input.path={:?}", moved.display().to_string())]);
+    job.run_ok(&[
+        "--set",
+        &format!("input.path={:?}", moved.display().to_string()),
+    ]);
 }
 
 #[test]
@@ -187,9 +237,16 @@ fn a_lost_part_is_named_and_repaired() {
     std::fs::remove_file(job.path("out/parts/part-000001.jsonl")).unwrap();
     let lost = job.run(&[]);
     assert_eq!(lost.status.code(), Some(2), "{}", both(&lost));
-    assert!(stderr(&lost).contains("part-000001.jsonl"), "{}", both(&lost));
+    assert!(
+        stderr(&lost).contains("part-000001.jsonl"),
+        "{}",
+        both(&lost)
+    );
     assert!(stderr(&lost).contains("verify --repair"), "{}", both(&lost));
-    let repaired = job.command(&["verify", "out", "--repair"]).output().unwrap();
+    let repaired = job
+        .command(&["verify", "out", "--repair"])
+        .output()
+        .unwrap();
     assert_eq!(repaired.status.code(), Some(75), "{}", both(&repaired));
     job.run_ok(&[]);
     assert!(job.files("parts") == before);
@@ -201,8 +258,13 @@ fn a_second_writer_is_refused() {
     let input = some_questions(folder.path(), 20_000);
     let more = MORE.replace("[generation]", "[generation]\ndo_sample = true");
     let job = Job::new(&input, &more);
-    let mut first = job.command(&["run", "job.toml", "--quiet"]).spawn().unwrap();
-    while !job.path("out/locks").join("shard-0.owner").exists() && first.try_wait().unwrap().is_none() {
+    let mut first = job
+        .command(&["run", "job.toml", "--quiet"])
+        .spawn()
+        .unwrap();
+    while !job.path("out/locks").join("shard-0.owner").exists()
+        && first.try_wait().unwrap().is_none()
+    {
         std::thread::yield_now();
     }
     let second = job.run(&["--quiet"]);

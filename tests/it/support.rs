@@ -8,7 +8,9 @@ use tempfile::TempDir;
 
 /// The folder that large fixtures stand in, where there is one beside the checkout.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared")
+        .join(path);
     if found.exists() {
         return Some(found);
     }
@@ -32,7 +34,12 @@ pub struct Job {
 impl Job {
     /// A job of the demonstration model over `input`, with more keys as TOML.
     pub fn new(input: &Path, more: &str) -> Self {
-        Self::of_model(&demo_model(), input, "columns = { prompt = \"question\", prefix = \"prefix\" }", more)
+        Self::of_model(
+            &demo_model(),
+            input,
+            "columns = { prompt = \"question\", prefix = \"prefix\" }",
+            more,
+        )
     }
 
     pub fn of_model(model: &Path, input: &Path, columns: &str, more: &str) -> Self {
@@ -57,7 +64,9 @@ impl Job {
 
     /// `run job.toml` with more arguments.
     pub fn run(&self, args: &[&str]) -> Output {
-        self.command(&[&["run", "job.toml"], args].concat()).output().unwrap()
+        self.command(&[&["run", "job.toml"], args].concat())
+            .output()
+            .unwrap()
     }
 
     /// As [`Job::run`], which must end with 0.
@@ -79,11 +88,16 @@ impl Job {
 }
 
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
     let mut found: Vec<_> = entries
         .map(|entry| {
             let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap())
+            (
+                path.file_name().unwrap().to_string_lossy().into_owned(),
+                std::fs::read(&path).unwrap(),
+            )
         })
         .collect();
     found.sort();
@@ -127,7 +141,10 @@ pub fn as_parquet(jsonl: &Path, to: &Path) {
 
     use arrow::array::{ArrayRef, RecordBatch, StringArray};
     let text = std::fs::read_to_string(jsonl).unwrap();
-    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let names: Vec<String> = rows[0].as_object().unwrap().keys().cloned().collect();
     let columns = names.iter().map(|name| {
         let values: StringArray = rows.iter().map(|row| row[name].as_str()).collect();

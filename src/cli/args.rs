@@ -56,6 +56,10 @@ pub(super) struct JobArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) job: JobArgs,

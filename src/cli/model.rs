@@ -15,7 +15,7 @@ use crate::tokenize::GlmTokenizer;
 /// A line of `tokenize`'s input.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Text {
+struct InputLine {
     text: String,
     #[serde(default)]
     prefix: Option<String>,
@@ -25,7 +25,7 @@ struct Text {
 
 /// A line of its output.
 #[derive(Serialize)]
-struct Tokens {
+struct OutputLine {
     ids: Vec<u32>,
     tokens: Vec<String>,
     decoded: String,
@@ -40,12 +40,11 @@ struct Failure {
 
 pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     let tokenizer = GlmTokenizer::load(&args.model).map_err(Error::from)?;
-    let limit = match args.max_length {
-        Some(limit) => limit,
-        None => {
-            let config = GlmConfig::load(&args.model).map_err(Error::from)?;
-            config.max_sequence_length as u32 + 1
-        }
+    let limit = if let Some(limit) = args.max_length {
+        limit
+    } else {
+        let config = GlmConfig::load(&args.model).map_err(Error::from)?;
+        config.max_sequence_length as u32 + 1
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut failures = 0_u64;
@@ -75,18 +74,18 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn encode(tokenizer: &GlmTokenizer, line: &[u8], limit: u32) -> Result<Tokens, String> {
-    let text: Text = serde_json::from_slice(line).map_err(|error| {
+fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLine, String> {
+    let line: InputLine = serde_json::from_slice(json).map_err(|error| {
         format!("not a line of the form {{\"text\": ..., \"prefix\": ..., \"max_length\": ...}}: {error}")
     })?;
     let encoded = tokenizer.encode_prompt(
-        &text.text,
-        text.prefix.as_deref(),
+        &line.text,
+        line.prefix.as_deref(),
         MaskToken::Mask,
-        text.max_length.unwrap_or(limit),
+        line.max_length.unwrap_or(limit),
         Overflow::Truncate,
     )?;
-    Ok(Tokens {
+    Ok(OutputLine {
         tokens: tokenizer.tokens(&encoded.ids),
         decoded: tokenizer.decode(&encoded.ids, false),
         ids: encoded.ids,

@@ -120,27 +120,27 @@ impl fmt::Display for RunReport {
 impl RunReport {
     fn rows_text(&self) -> String {
         let totals = &self.totals;
-        let mut text = format!(
+        let mut parts = vec![format!(
             "{} of {} done",
             grouped(totals.rows),
             grouped(self.job_rows)
-        );
+        )];
         for (count, what) in [
             (totals.failed + totals.bad, "failed"),
             (totals.truncated, "with a prompt cut to fit"),
             (self.duplicate_ids, "with an id seen before"),
         ] {
             if count > 0 {
-                text.push_str(&format!(", {} {what}", grouped(count)));
+                parts.push(format!("{} {what}", grouped(count)));
             }
         }
         if let Some(rows) = self.duplicates_counted_to {
-            text.push_str(&format!(
-                " (ids compared among the first {} rows)",
+            parts.push(format!(
+                "ids compared among the first {} rows",
                 grouped(rows)
             ));
         }
-        text
+        parts.join(", ")
     }
 
     fn this_run(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! The machine that this process runs on: the memory that is left, the kind of CPU.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use crate::plan::Memory;
@@ -62,7 +63,7 @@ pub(super) fn cpu_kind() -> String {
         let cache = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
         let read = |name: &str| fs::read_to_string(format!("{cache}/{name}")).ok();
         if let (Some(level), Some(size)) = (read("level"), read("size")) {
-            kind.push_str(&format!(" L{}:{}", level.trim(), size.trim()));
+            let _ = write!(kind, " L{}:{}", level.trim(), size.trim());
         }
     }
     kind

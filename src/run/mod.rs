@@ -162,10 +162,10 @@ fn open_folder(
         checkpoint::discard(&trial, &LockOptions::default())?;
         return Ok(OutputFolder::open(&trial)?);
     }
-    if options.restart {
-        if let Some(old) = checkpoint::restart(path, &LockOptions::default())? {
-            observer.note(&format!("the old results are in `{}` now", old.display()));
-        }
+    if options.restart
+        && let Some(old) = checkpoint::restart(path, &LockOptions::default())?
+    {
+        observer.note(&format!("the old results are in `{}` now", old.display()));
     }
     Ok(OutputFolder::open(path)?)
 }

@@ -180,6 +180,10 @@ struct ShardWork<'w, 'a> {
 }
 
 impl ShardWork<'_, '_> {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "dropping the receiver ends the feeder"
+    )]
     fn run(mut self, receiver: Receiver<Fed>) -> Result<ShardEnd> {
         let end = self.work(&receiver);
         // Whatever ended the work, what is finished is made durable first.

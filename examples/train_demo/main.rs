@@ -47,7 +47,7 @@ struct Arguments {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Most passes over the facts.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 60)]
     epochs: usize,
     /// Facts a step.
     #[arg(long, default_value_t = 24)]

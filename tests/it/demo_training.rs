@@ -154,10 +154,10 @@ fn training_layers_equal_prefill_and_decode() {
             first.row(slot),
             &format!("row {slot}, start"),
         );
-        for token in row.context + 1..row.ids.len() {
+        for (token, &id) in row.ids.iter().enumerate().skip(row.context + 1) {
             let step = DecodeRow {
                 slot,
-                id: row.ids[token],
+                id,
                 mask_position: row.mask_position,
                 block_position: (token - row.context + 1) as u32,
             };

@@ -1,6 +1,7 @@
 //! All integration tests, one module a purpose.
 #![allow(
     missing_docs,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::print_stderr,
     clippy::disallowed_methods,

@@ -205,7 +205,7 @@ fn changed_input_is_refused() {
     let job = Job::new(&input, MORE);
     job.run_ok(&[]);
     let text = std::fs::read_to_string(&input).unwrap();
-    std::fs::write(&input, text.replacen("?", "!", 1).replacen('？', "！", 1)).unwrap();
+    std::fs::write(&input, text.replacen('?', "!", 1).replacen('？', "！", 1)).unwrap();
     let changed = job.run(&[]);
     assert_eq!(changed.status.code(), Some(2), "{}", both(&changed));
     assert!(

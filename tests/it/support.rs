@@ -44,8 +44,9 @@ impl Job {
 
     pub fn of_model(model: &Path, input: &Path, columns: &str, more: &str) -> Self {
         let folder = TempDir::new().unwrap();
+        let (model, input) = (model.display(), input.display());
         let text = format!(
-            "version = 1\nname = \"test\"\n[model]\npath = {model:?}\ndevice = \"cpu\"\n[input]\npath = {input:?}\n{columns}\n[output]\npath = \"out\"\n{more}"
+            "version = 1\nname = \"test\"\n[model]\npath = \"{model}\"\ndevice = \"cpu\"\n[input]\npath = \"{input}\"\n{columns}\n[output]\npath = \"out\"\n{more}"
         );
         std::fs::write(folder.path().join("job.toml"), text).unwrap();
         Self { folder }

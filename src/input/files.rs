@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::error::{InputError, nearest};
+use super::error::InputError;
 use super::types::InputFormat;
-use crate::spec::InputSpec;
+use crate::spec::{InputSpec, nearest};
 
 /// Endings of the files that are taken from a folder.
 const KNOWN_ENDINGS: [&str; 7] = [

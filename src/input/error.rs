@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::fsio::FsError;
+
 /// The input, or the part of the job that names its columns, cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -117,13 +119,8 @@ pub enum InputError {
         source: io::Error,
     },
     /// Standard input could not be copied.
-    #[error("cannot copy standard input to `{}`: {source}", .path.display())]
-    Copy {
-        /// The copy.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error("cannot copy standard input: {0}")]
+    Copy(FsError),
 }
 
 /// One file that cannot be used, and why.

@@ -27,7 +27,7 @@ const KNOWN_ENDINGS: [&str; 7] = [
 ];
 
 /// Name of the copy of standard input in the output folder.
-pub const STDIN_COPY: &str = "stdin.jsonl";
+pub const STDIN_COPY: &str = "input/stdin.jsonl";
 
 /// Turns files, globs and folders into the list of files, in reading order.
 ///

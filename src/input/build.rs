@@ -7,11 +7,11 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::error::{InputError, nearest};
+use super::error::InputError;
 use super::template::Template;
 use super::types::{BadRow, ColumnKind, InputIndex, Prompt, Stage};
 use crate::ids::RowId;
-use crate::spec::{ColumnSpec, PromptSpec};
+use crate::spec::{ColumnSpec, PromptSpec, nearest};
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";

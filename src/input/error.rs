@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::fsio::FsError;
+
 /// The input, or the part of the job that names its columns, cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -117,13 +119,8 @@ pub enum InputError {
         source: io::Error,
     },
     /// Standard input could not be copied.
-    #[error("cannot copy standard input to `{}`: {source}", .path.display())]
-    Copy {
-        /// The copy.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error("cannot copy standard input: {0}")]
+    Copy(FsError),
 }
 
 /// One file that cannot be used, and why.
@@ -159,17 +156,4 @@ fn hint(cure: &str) -> String {
 /// One line of an error message of another library.
 pub(super) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The known word that `word` was probably meant to be.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|candidate| {
-            let score = strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
-            (score, candidate)
-        })
-        .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }

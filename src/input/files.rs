@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::error::{InputError, nearest};
+use super::error::InputError;
 use super::types::InputFormat;
-use crate::spec::InputSpec;
+use crate::spec::{InputSpec, nearest};
 
 /// Endings of the files that are taken from a folder.
 const KNOWN_ENDINGS: [&str; 7] = [
@@ -27,7 +27,7 @@ const KNOWN_ENDINGS: [&str; 7] = [
 ];
 
 /// Name of the copy of standard input in the output folder.
-pub const STDIN_COPY: &str = "stdin.jsonl";
+pub const STDIN_COPY: &str = "input/stdin.jsonl";
 
 /// Turns files, globs and folders into the list of files, in reading order.
 ///

@@ -2,7 +2,8 @@
 //!
 //! Printing an undefined or null value fails the row, and so does joining or looking into a column
 //! that is either; `default` replaces both, and `if` and `is none` look without failing. A null column
-//! and one that the row does not have are both undefined, so that JSON lines and Parquet agree.
+//! and one that the row does not have are both undefined, and so are nulls inside a column, so that
+//! JSON lines and Parquet agree.
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
@@ -117,10 +118,12 @@ fn describe(error: &Error) -> String {
     }
 }
 
+/// A null inside a column is undefined as the column itself would be: joined with `~`, a plain null
+/// would be printed as `none`.
 fn to_value(value: serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match value {
-        Json::Null => Value::from(()),
+        Json::Null => Value::UNDEFINED,
         Json::Bool(value) => Value::from(value),
         Json::Number(number) => match (number.as_i64(), number.as_u64()) {
             (Some(value), _) => Value::from(value),

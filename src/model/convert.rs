@@ -1,8 +1,8 @@
 //! A model folder into a safetensors folder of another precision.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -12,6 +12,7 @@ use super::files::weight_files;
 use super::network::expected;
 use super::weights::WeightStore;
 use super::{GlmConfig, ModelError, Precision};
+use crate::fsio;
 
 /// Endings of files that hold weights or list them; all others are copied.
 const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5"];
@@ -26,7 +27,7 @@ pub fn convert(from: &Path, to: &Path, precision: Precision) -> Result<(), Model
     let config = GlmConfig::load(from)?;
     let store = WeightStore::open(from, precision)?;
     store.check(&expected(&config))?;
-    std::fs::create_dir_all(to).map_err(ModelError::io(to))?;
+    fsio::create_dir_all(to).map_err(ModelError::io(to))?;
     if weight_files(to).is_ok() {
         return Err(ModelError::file(
             to,
@@ -37,7 +38,8 @@ pub fn convert(from: &Path, to: &Path, precision: Precision) -> Result<(), Model
     write_config(from, to, precision)?;
     // The weights come last: a folder that was cut short is then not taken for a model.
     write_file(&to.join("model.safetensors"), |out| {
-        write_weights(&store, precision, out)
+        write_weights(&store, precision, out)?;
+        store.check_finite().map_err(io::Error::other)
     })
 }
 
@@ -50,10 +52,8 @@ fn copy_others(from: &Path, to: &Path) -> Result<(), ModelError> {
         if !path.is_file() || name == "config.json" || is_weights(&path) {
             continue;
         }
-        let content = std::fs::read(&path).map_err(ModelError::io(&path))?;
-        write_file(&to.join(name), |out| {
-            out.write_all(&content).map_err(ModelError::io(&path))
-        })?;
+        let mut file = File::open(&path).map_err(ModelError::io(&path))?;
+        write_file(&to.join(name), |out| io::copy(&mut file, out).map(drop))?;
     }
     Ok(())
 }
@@ -75,12 +75,9 @@ fn write_config(from: &Path, to: &Path, precision: Precision) -> Result<(), Mode
         Precision::Bf16 => "bfloat16",
     };
     keys.insert("torch_dtype".to_owned(), json!(name));
-    let path = to.join("config.json");
-    write_file(&path, |out| {
-        serde_json::to_writer_pretty(&mut *out, &keys)
-            .map_err(std::io::Error::from)
-            .and_then(|()| out.write_all(b"\n"))
-            .map_err(ModelError::io(&path))
+    write_file(&to.join("config.json"), |out| {
+        serde_json::to_writer_pretty(&mut *out, &keys)?;
+        out.write_all(b"\n")
     })
 }
 
@@ -88,8 +85,8 @@ fn write_config(from: &Path, to: &Path, precision: Precision) -> Result<(), Mode
 fn write_weights(
     store: &WeightStore,
     precision: Precision,
-    out: &mut BufWriter<File>,
-) -> Result<(), ModelError> {
+    out: &mut impl Write,
+) -> io::Result<()> {
     let kind = match precision {
         Precision::F32 => "F32",
         Precision::F16 => "F16",
@@ -110,18 +107,16 @@ fn write_weights(
         ' ',
         header.len().next_multiple_of(8) - header.len(),
     ));
-    let failed = || ModelError::io(Path::new("model.safetensors"));
-    out.write_all(&(header.len() as u64).to_le_bytes())
-        .map_err(failed())?;
-    out.write_all(header.as_bytes()).map_err(failed())?;
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
     for (plain, _, _) in store.tensors() {
-        let values = store.values(plain)?;
-        write_values(&values, precision, out).map_err(failed())?;
+        let values = store.values(plain).map_err(io::Error::other)?;
+        write_values(&values, precision, out)?;
     }
-    store.check_finite()
+    Ok(())
 }
 
-fn write_values(values: &[f32], precision: Precision, out: &mut impl Write) -> std::io::Result<()> {
+fn write_values(values: &[f32], precision: Precision, out: &mut impl Write) -> io::Result<()> {
     match precision {
         Precision::F32 => values
             .iter()
@@ -135,16 +130,23 @@ fn write_values(values: &[f32], precision: Precision, out: &mut impl Write) -> s
     }
 }
 
-/// Creates a file, lets `write` fill it, and syncs it; an existing one is an error.
+/// Writes a file that is not there yet; its name stands only once all is there.
 fn write_file(
     path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), ModelError> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
-    let mut out = BufWriter::new(file.map_err(ModelError::io(path))?);
-    write(&mut out)?;
-    let file = out
-        .into_inner()
-        .map_err(|error| ModelError::io(path)(error.into_error()))?;
-    file.sync_all().map_err(ModelError::io(path))
+    if path.symlink_metadata().is_ok() {
+        return Err(ModelError::file(
+            path,
+            "is there already\nhint: name an empty folder",
+        ));
+    }
+    let written = fsio::write_atomic(path, write);
+    // What went wrong with the weights that were read travels inside the writer's error.
+    written
+        .map(drop)
+        .map_err(|error| match error.cause.downcast::<ModelError>() {
+            Ok(own) => own,
+            Err(cause) => ModelError::io(path)(cause),
+        })
 }

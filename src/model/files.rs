@@ -86,7 +86,7 @@ pub fn weights_fingerprint(folder: &Path) -> Result<String, ModelError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "tests write their own files")]
+#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
     use super::*;
 

@@ -5,12 +5,9 @@
 use std::collections::BTreeMap;
 
 use crate::input::{ColumnKind, InputIndex};
-use crate::spec::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout};
+use crate::spec::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout, nearest};
 
 use super::SinkError;
-
-/// Names less alike than this are no suggestion.
-const ALIKE: f64 = 0.7;
 
 /// Which columns a line has, in the order in which they are written.
 #[derive(Clone, Debug)]
@@ -166,24 +163,11 @@ fn kind<'a>(
     if let Some(column) = index.columns.iter().find(|column| column.name == name) {
         return Ok(&column.kind);
     }
-    let known: Vec<String> = index
-        .columns
-        .iter()
-        .map(|column| column.name.clone())
-        .collect();
+    let known = || index.columns.iter().map(|column| column.name.as_str());
     Err(SinkError::UnknownColumn {
         key,
         column: name.to_owned(),
-        nearest: nearest(name, &known),
-        known,
+        nearest: nearest(name, known()).map(str::to_owned),
+        known: known().map(str::to_owned).collect(),
     })
-}
-
-fn nearest(word: &str, known: &[String]) -> Option<String> {
-    known
-        .iter()
-        .map(|name| (strsim::jaro_winkler(word, name), name))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name.clone())
 }

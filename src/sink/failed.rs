@@ -12,9 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::generate::Outcome;
 use crate::ids::RowId;
-use crate::input::{Carried, InputFile, InputWindow, Place};
+use crate::input::{Carried, InputFile, InputWindow, Place, json_lines};
 
-use super::arrow_json::{JsonColumn, end_line, options, write_json, write_key};
+use super::arrow_json::{end_line, field};
 use super::lines::row_outcome;
 
 /// Writes a JSON line for each row of the window without a result; gives their number.
@@ -81,21 +81,9 @@ fn write_record(carried: &Carried, position: usize, out: &mut Vec<u8>) -> io::Re
     Ok(())
 }
 
-/// A Parquet row as a JSON object.
+/// A Parquet row as a JSON object; all null where its row group is damaged.
 fn record_text(batch: &RecordBatch, position: usize) -> io::Result<String> {
-    let options = options();
-    let mut record = vec![b'{'];
-    for (column, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        write_key(column.name(), &mut record);
-        JsonColumn::new(column, array, &options)
-            .map_err(io::Error::other)?
-            .write(position, &mut record);
-    }
-    record.push(b'}');
+    let mut record = json_lines(&batch.slice(position, 1)).map_err(io::Error::other)?;
+    record.pop();
     String::from_utf8(record).map_err(io::Error::other)
-}
-
-fn field<T: serde::Serialize + ?Sized>(name: &str, value: &T, out: &mut Vec<u8>) {
-    write_key(name, out);
-    write_json(value, out);
 }

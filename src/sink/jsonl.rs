@@ -15,9 +15,9 @@ use serde_json::value::RawValue;
 
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
-use crate::input::{Carried, InputWindow};
+use crate::input::{Carried, InputWindow, json_options};
 
-use super::arrow_json::{JsonColumn, end_line, options, write_json, write_key};
+use super::arrow_json::{JsonColumn, end_line, field, write_key};
 use super::columns::{CarriedColumn, Layout};
 use super::lines::{Line, lines, logprob};
 use super::{ResultSink, SinkError};
@@ -31,7 +31,7 @@ pub(super) struct JsonlSink {
 impl JsonlSink {
     /// Checks that every carried column has a JSON form.
     pub(super) fn new(layout: Layout, schema: Option<&Schema>) -> Result<Self, SinkError> {
-        let options = options();
+        let options = json_options();
         for column in &layout.carried {
             let Some(field) = schema.and_then(|schema| schema.field_with_name(&column.source).ok())
             else {
@@ -106,7 +106,7 @@ impl ResultSink for JsonlSink {
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError> {
         let lines = lines(window, outcomes, self.layout.nested)?;
-        let options = options();
+        let options = json_options();
         let arrow = arrow_columns(&self.layout.carried, &window.carried)?;
         let mut columns = Columns::new(&self.layout.carried, &window.carried, &arrow, &options)?;
         let mut buffer = Vec::new();
@@ -120,11 +120,6 @@ impl ResultSink for JsonlSink {
         }
         Ok(())
     }
-}
-
-fn field<T: Serialize + ?Sized>(name: &str, value: &T, out: &mut Vec<u8>) {
-    write_key(name, out);
-    write_json(value, out);
 }
 
 /// The carried columns of one window.

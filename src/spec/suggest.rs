@@ -1,6 +1,6 @@
 //! The nearest known word to a mistyped one.
 //!
-//! Pure; used for keys here and for column names by the input stage.
+//! Pure; used for keys here, and by the stages that know the columns for those.
 
 /// Names that other tools use for keys of ours.
 const ALIASES: [(&str, &str); 13] = [

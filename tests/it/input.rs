@@ -928,10 +928,10 @@ fn templates_fail_rows_that_print_nothing() {
     let path = file(
         &folder,
         "a.jsonl",
-        r#"{"q": "one", "n": 3, "l": [{"t": "deep"}]}
-{"q": null, "n": null}
+        r#"{"q": "one", "n": 3, "l": [{"t": "deep"}], "m": {"a": "x"}}
+{"q": null, "n": null, "m": {"a": null}}
 {}
-{"q": " "}
+{"q": " ", "m": {}}
 "#,
     );
     let parquet = folder.path().join("a.parquet");
@@ -945,14 +945,14 @@ fn templates_fail_rows_that_print_nothing() {
         .build(std::io::BufReader::new(fs::File::open(&path).unwrap()))
         .unwrap();
     write_parquet(&parquet, &reader.next().unwrap().unwrap(), groups(2));
+    let texts = |path: &Path, template: &str| -> Vec<Result<String, BadRow>> {
+        let rows = Job::new(&[path]).template(template).rows();
+        rows.into_iter()
+            .map(|row| row.outcome.map(|prompt| prompt.text))
+            .collect()
+    };
     let run = |template: &str| -> Vec<Result<String, BadRow>> {
-        let texts = |path: &Path| -> Vec<Result<String, BadRow>> {
-            let rows = Job::new(&[path]).template(template).rows();
-            rows.into_iter()
-                .map(|row| row.outcome.map(|prompt| prompt.text))
-                .collect()
-        };
-        let (from_lines, from_parquet) = (texts(&path), texts(&parquet));
+        let (from_lines, from_parquet) = (texts(&path, template), texts(&parquet, template));
         assert_eq!(from_lines, from_parquet, "{template}");
         from_lines
     };
@@ -989,6 +989,20 @@ fn templates_fail_rows_that_print_nothing() {
     assert_eq!(run("{{ l[0].t }}")[0], Ok("deep".to_owned()));
     assert_eq!(good(&run("{{ l[0].t }}")), [true, false, false, false]);
     assert_eq!(good(&run("{{ other }}")), [false; 4]);
+
+    // A null inside a column is like a field that is not there.
+    for path in [&path, &parquet] {
+        for template in ["{{ m.a }}", "{{ 'a' ~ m.a }}", "{{ m.a.b }}"] {
+            let rows = good(&texts(path, template));
+            assert_eq!(rows[1..], [false; 3], "{template}");
+        }
+        let joined = texts(path, "{{ 'a' ~ m.a | d('-') }}");
+        assert_eq!(joined[0], Ok("ax".to_owned()));
+        assert_eq!(joined[1], Ok("a-".to_owned()));
+        assert_eq!(joined[3], Ok("a-".to_owned()));
+        let whole = texts(path, "{{ m | tojson }}");
+        assert_eq!(whole[1], Ok(r#"{"a": null}"#.to_owned()));
+    }
 }
 
 #[test]
@@ -1081,7 +1095,8 @@ fn standard_input_is_copied_whole() {
     let files = resolve_files(&job.input, folder.path()).unwrap();
     copy_stdin(lines(0..3).as_bytes(), &files[0]).unwrap();
     assert_eq!(fs::read_to_string(&files[0]).unwrap(), lines(0..3));
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let beside = files[0].parent().unwrap();
+    assert_eq!(fs::read_dir(beside).unwrap().count(), 1);
 }
 
 fn any_line() -> impl Strategy<Value = Vec<u8>> {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use candle_core::Device;
 use glm_batch::model::{
-    AttentionMask, ForwardInput, Glm, GlmConfig, Positions, Precision, TextModel, convert,
-    weights_fingerprint,
+    AttentionMask, ForwardInput, Glm, GlmConfig, ModelError, Positions, Precision, TextModel,
+    convert, weights_fingerprint,
 };
 
 use crate::nano::{committed, distance, full, lists};
@@ -72,6 +72,37 @@ fn converting_rounds_the_weights_and_keeps_the_rest() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("holds weights already"), "{error}");
+}
+
+#[test]
+fn converting_replaces_nothing() {
+    let nano = committed();
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().join("README.md");
+    std::fs::write(&path, "mine").unwrap();
+    let error = convert(&nano.folder, target.path(), Precision::F16)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("README.md`: is there already"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    assert!(!target.path().join("model.safetensors").exists());
+}
+
+#[test]
+fn converting_weights_that_are_not_finite_leaves_no_model() {
+    let target = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(committed().folder.join(name), folder.path().join(name)).unwrap();
+    }
+    edit(&folder.path().join("model.safetensors"), |content| {
+        let end = content.len();
+        content[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let error = convert(folder.path(), target.path(), Precision::F16).unwrap_err();
+    assert!(matches!(error, ModelError::NotFinite { .. }), "{error}");
+    let left: Vec<_> = std::fs::read_dir(target.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 /// A copy of the committed model that a test may spoil.

@@ -109,6 +109,9 @@ impl GroupReader {
 }
 
 /// Runs a decoder, which may panic on damaged bytes.
+///
+/// The panic becomes a reason like any other. Its message still goes to standard error: only a hook for
+/// the whole process could hold it back, and that is for the program to set, not for a library.
 pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))

@@ -1,4 +1,6 @@
-//! Rows of a batch to JSON text, as arrow-json writes them, but binary values as base64.
+//! Arrow values to JSON text: as arrow-json writes them, but binary as base64. NaN is null.
+//!
+//! The sinks write single columns by the same [`json_options`], so that a value has one JSON form.
 
 use std::sync::Arc;
 
@@ -10,6 +12,13 @@ use arrow::json::writer::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+
+/// How values are written: nulls inside structs too, so that all rows have the same fields.
+pub fn json_options() -> EncoderOptions {
+    EncoderOptions::default()
+        .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(BinaryAsBase64))
+}
 
 /// Writes one JSON object a row, each ended by `\n`; nulls stand as `null`, NaN too.
 ///

@@ -12,5 +12,5 @@ mod schema;
 mod source;
 
 pub(super) use footer::first_pass;
-pub use json::json_lines;
+pub use json::{json_lines, json_options};
 pub(super) use source::ParquetSource;

@@ -19,30 +19,11 @@ use super::schema::nulls;
 use crate::ids::RowId;
 use crate::input::PromptSource;
 use crate::input::build::PromptBuilder;
-use crate::input::error::{FileProblem, InputError, nearest, one_line};
+use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::types::{
     BadRow, Carried, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
 };
-
-/// Settings that a row may have.
-const ROW_SETTINGS: [&str; 16] = [
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "min_new_tokens",
-    "max_new_tokens",
-    "num_return_sequences",
-    "num_beams",
-    "length_penalty",
-    "early_stopping",
-    "bad_words",
-    "stop",
-    "seed",
-];
+use crate::spec::{GenerationSpec, nearest};
 
 /// Readers that wait for the window after their last one.
 const KEPT_READERS: usize = 2;
@@ -325,12 +306,13 @@ fn check_settings(schema: &SchemaRef, column: Option<&str>) -> Result<(), InputE
     let DataType::Struct(fields) = field.data_type() else {
         return Ok(());
     };
+    let known = GenerationSpec::ROW_KEYS;
     for inner in fields {
         let name = inner.name().as_str();
-        if !ROW_SETTINGS.contains(&name) {
-            let cure = match nearest(name, ROW_SETTINGS) {
-                Some(known) => format!("did you mean `{known}`?"),
-                None => format!("known keys: {}", ROW_SETTINGS.join(", ")),
+        if !known.contains(&name) {
+            let cure = match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known keys: {}", known.join(", ")),
             };
             return Err(InputError::UnknownSetting {
                 column: column.to_owned(),

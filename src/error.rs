@@ -49,13 +49,11 @@ pub enum Error {
     },
     /// A bad row, where the job stops at the first.
     #[error(
-        "{place}: row {row} is bad at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it"
+        "{place}: bad row, refused at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it"
     )]
     BadRow {
-        /// File and line, or file, row group and row.
+        /// File and line, or file, row group and row; the number of the row where it is known.
         place: String,
-        /// Number of the row.
-        row: String,
         /// Stage that refused it.
         stage: crate::input::Stage,
         /// Reason.

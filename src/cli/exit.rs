@@ -83,7 +83,7 @@ pub(super) fn report(ended: anyhow::Result<Exit>) -> ExitCode {
             if is_closed_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
-            say(&format!("error: {error:#}"));
+            say(&format!("error: {error}"));
             say(&format!("exit {number}: {advice}"));
             ExitCode::from(number)
         }

@@ -35,7 +35,14 @@ impl GlmConfig {
     /// [`ModelError::Io`] without the file, [`ModelError::Config`] naming the key that is missing or wrong.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => ModelError::file(
+                &path,
+                "does not exist\nhint: `model.path` must name a model folder in Hugging Face layout: \
+                 `config.json`, weights, tokenizer",
+            ),
+            _ => ModelError::io(&path)(error),
+        })?;
         Self::parse(&text, &path)
     }
 

@@ -312,15 +312,14 @@ impl ReadInput {
             previous,
         })?;
         let index = Arc::new(scan.index);
+        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
         if let Some((place, bad)) = scan.first_bad {
             return Err(Error::BadRow {
                 place: place_text(&place, &index.files),
-                row: "of the input".to_owned(),
                 stage: bad.stage,
                 reason: bad.reason,
             });
         }
-        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
         Ok(Self { index, source })
     }
 }

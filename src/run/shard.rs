@@ -261,9 +261,9 @@ impl ShardWork<'_, '_> {
             _ => (Stage::Input, String::new()),
         };
         let place = place_text(&row.place, &self.worker.prepared.index.files);
+        let place = format!("{place} (row {})", row.row);
         Error::BadRow {
             place,
-            row: row.row.to_string(),
             stage,
             reason,
         }

@@ -1,10 +1,12 @@
 //! Result files back to rows, for people and tools that look at them.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::input::json_lines;
@@ -42,15 +44,29 @@ pub fn read_part(
         })));
     }
     let lines = BufReader::new(file).split(b'\n');
-    Ok(Box::new(
-        lines.map(|line| Ok(serde_json::from_slice(&line?)?)),
-    ))
+    Ok(Box::new(lines.map(|line| row_of(&line?))))
+}
+
+/// A line as a row. Carried values stand in the file as they came, so a number may be out of the range
+/// of any type here: it is given as its text.
+fn row_of(line: &[u8]) -> Result<ResultRow, SinkError> {
+    if let Ok(row) = serde_json::from_slice(line) {
+        return Ok(row);
+    }
+    let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(line)?;
+    let value = |text: &RawValue| {
+        serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get()))
+    };
+    Ok(raw
+        .into_iter()
+        .map(|(name, text)| (name, value(&text)))
+        .collect())
 }
 
 fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, SinkError>> {
     lines
         .split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty())
-        .map(|line| Ok(serde_json::from_slice(line)?))
+        .map(row_of)
         .collect()
 }

@@ -31,6 +31,9 @@ use training::{Schedule, Trained};
 
 /// Smallest accepted lead of a right token, in logits: far above what rounding and summation order move.
 const SMALLEST_MARGIN: f32 = 2.0;
+/// What every summary of a job with this model says.
+const NOTICE: &str = "demonstration model: it knows the questions of examples/demo and nothing else; \
+    for a real one put its folder in `model.path`";
 /// Longest answer that the final check lets the model give.
 const ANSWER_LIMIT: usize = 24;
 
@@ -146,5 +149,6 @@ fn config(sizes: &Sizes, padding: u32) -> serde_json::Value {
         "torch_dtype": "float16",
         "vocab_size": sizes.vocab,
         "pad_token_id": padding,
+        "notice": NOTICE,
     })
 }

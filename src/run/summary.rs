@@ -15,7 +15,7 @@ use crate::input::{InputWindow, Stage};
 use crate::report::{RunReport, RunTimes, peak_memory_bytes};
 use crate::tokenize::GlmTokenizer;
 
-/// Rows that the first window of a shard keeps for the table.
+/// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
 
 /// Counts of a window, and a few of its rows beside their references.
@@ -26,8 +26,9 @@ pub(super) fn of_window(
 ) -> (Totals, Vec<Example>) {
     let mut totals = Totals::default();
     let mut examples = Vec::new();
+    let stride = window.rows.len().div_ceil(KEPT_EXAMPLES).max(1);
     let shows = window.id.0 < prepared.record.spec.shards;
-    for row in &window.rows {
+    for (position, row) in window.rows.iter().enumerate() {
         totals.rows += 1;
         let outcome = outcomes.get(&row.row);
         count(&mut totals, outcome);
@@ -44,7 +45,7 @@ pub(super) fn of_window(
             .first()
             .map_or("", |sample| sample.text.trim());
         totals.exact += u64::from(answer == as_the_model_writes(&prepared.tokenizer, reference));
-        if shows && examples.len() < KEPT_EXAMPLES {
+        if shows && position.is_multiple_of(stride) {
             examples.push(Example {
                 question: prompt.text.clone(),
                 completion: answer.to_owned(),

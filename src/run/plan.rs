@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::feed::RowEncoder;
+use super::machine;
 use super::prepare::{ModelFacts, ReadInput, place_text};
 use super::shard::budget;
 use crate::error::{Error, Result};
@@ -55,9 +56,11 @@ pub struct PlanReport {
     pub max_batch_size: usize,
     /// Padded context and reserved answers in flight at most, tokens.
     pub max_batch_tokens: u64,
-    /// Multiply-adds of the whole job, times two, where every answer is as long as it may be.
-    pub flops: f64,
-    /// Seconds, from `flops` and a rate that this machine was seen to reach; absent without one.
+    /// Floating-point operations of the products, where every answer is as long as it may be.
+    pub operations: f64,
+    /// Operations a second that products reach on this machine, measured just now; absent on a GPU.
+    pub operations_per_second: Option<f64>,
+    /// Seconds of the whole job at that rate: an upper bound as far as answers end early.
     pub estimated_seconds: Option<f64>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
@@ -88,6 +91,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     );
     let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
+    let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;
+    let rate = model.device().is_cpu().then(machine::product_rate);
     Ok(PlanReport {
         job: spec.name.clone(),
         files: files.len(),
@@ -104,8 +109,9 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         cache_bytes: statistics.peak_tokens * cache_bytes_per_token as u64,
         max_batch_size: budget.max_batch_size,
         max_batch_tokens: budget.max_batch_tokens,
-        flops: 2.0 * model.config.matrix_weights() as f64 * tokens as f64,
-        estimated_seconds: None,
+        operations,
+        operations_per_second: rate,
+        estimated_seconds: rate.map(|rate| operations / rate),
         statistics,
     })
 }
@@ -218,10 +224,7 @@ impl fmt::Display for PlanReport {
             self.device,
             grouped(self.cache_bytes >> 20)
         )?;
-        match self.estimated_seconds {
-            Some(seconds) => writeln!(f, "  time        about {seconds:.0} s")?,
-            None => writeln!(f, "  work        {:.2} TFLOP at most", self.flops / 1e12)?,
-        }
+        self.write_time(f)?;
         writeln!(f, "\n  prompt tokens and rows")?;
         f.write_str(&self.histogram())
     }
@@ -255,6 +258,22 @@ impl PlanReport {
             writeln!(f, "              and {} more", grouped(unnamed))?;
         }
         Ok(())
+    }
+
+    fn write_time(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "  work        {:.2} TFLOP if every answer is as long as it may be",
+            self.operations / 1e12
+        )?;
+        match (self.estimated_seconds, self.operations_per_second) {
+            (Some(seconds), Some(rate)) => writeln!(
+                f,
+                "\n  time        {seconds:.0} s for it at the {:.0} GFLOP/s that products reach here now",
+                rate / 1e9
+            ),
+            _ => writeln!(f),
+        }
     }
 
     fn histogram(&self) -> String {

@@ -11,7 +11,18 @@ const MORE: &str =
 fn filtered(job: &Job, text: &str) -> String {
     let root = job.folder.path().display().to_string();
     let project = env!("CARGO_MANIFEST_DIR");
-    text.replace(&root, "[job]").replace(project, "[project]")
+    let text = text.replace(&root, "[job]").replace(project, "[project]");
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            if line.contains("s for it at the") {
+                "  time        [time]"
+            } else {
+                line
+            }
+        })
+        .collect();
+    lines.join("\n")
 }
 
 fn refused(job: &Job, args: &[&str]) -> String {

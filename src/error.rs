@@ -62,6 +62,9 @@ pub enum Error {
     /// The command asks for what the job does not have.
     #[error("{0}")]
     Usage(String),
+    /// The thread that reads and encodes rows ended before its time.
+    #[error("the reading thread ended early")]
+    ReaderEnded,
     /// A signal came before there was anything to keep.
     #[error("interrupted")]
     Interrupted,

@@ -13,6 +13,8 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -353,13 +355,24 @@ pub fn temporary_target(name: &str) -> Option<&str> {
         .then_some(target)
 }
 
-/// Name beside `path` for the time of writing. It holds the process id, so that two processes never
-/// write into one file.
+/// Name beside `path` for the time of writing. It holds a number of this process, so that two
+/// processes never write into one file: in containers on many hosts every process may have one id.
 fn temporary_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}{TEMPORARY_ENDING}", std::process::id()));
+    name.push(format!(".{}{TEMPORARY_ENDING}", process_number()));
     path.with_file_name(name)
+}
+
+/// A number that no other process has: its id and the time of its first call.
+pub fn process_number() -> u128 {
+    static NUMBER: OnceLock<u128> = OnceLock::new();
+    *NUMBER.get_or_init(|| {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u128::from(std::process::id()) * 10_u128.pow(20) + now.as_nanos() % 10_u128.pow(20)
+    })
 }
 
 fn write_synced(

@@ -1,4 +1,21 @@
-//! Offline batch runner for GLM.
+//! Offline batch runner for GLM: prompt files in, answers out, resumable at any instant.
+//!
+//! ```text
+//! job.toml -> spec -> input -> tokenize -> plan -> generate -> sink + checkpoint -> report
+//!             JobSpec  Prompt   Encoded    order   Completion   Part, Manifest      RunReport
+//! ```
+//!
+//! The binary `glm-batch` is [`cli::main`]; a program of its own calls [`run()`]:
+//!
+//! ```no_run
+//! use glm_batch::report::Silent;
+//! use glm_batch::{RunOptions, StopFlag, run, spec};
+//!
+//! let job = spec::load("jobs/demo.toml".as_ref(), &[])?;
+//! let (report, end) = run(&job, &RunOptions::default(), &StopFlag::default(), &mut Silent)?;
+//! println!("{report}{end:?}");
+//! # Ok::<(), glm_batch::Error>(())
+//! ```
 
 pub mod checkpoint;
 pub mod cli;
@@ -15,3 +32,6 @@ pub mod run;
 pub mod sink;
 pub mod spec;
 pub mod tokenize;
+
+pub use error::{Error, Result};
+pub use run::{RunEnd, RunOptions, StopFlag, run};

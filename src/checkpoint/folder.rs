@@ -95,6 +95,11 @@ impl OutputFolder {
         self.root.join("parts")
     }
 
+    /// Folder of the failed rows.
+    pub fn failures(&self) -> PathBuf {
+        self.root.join("failed")
+    }
+
     /// Bad and failed rows of a window.
     pub fn failed(&self, window: WindowId) -> PathBuf {
         self.root
@@ -203,7 +208,9 @@ impl OutputFolder {
     }
 
     fn probe(&self) -> Result<(), CheckpointError> {
-        let path = self.locks().join(format!("probe-{}", std::process::id()));
+        let path = self
+            .locks()
+            .join(format!("probe-{}", fsio::process_number()));
         let written =
             fsio::write_atomic(&path, |_| Ok(())).and_then(|_| fsio::remove_synced(&path));
         written.map_err(|error| match error {

@@ -13,9 +13,6 @@ use crate::model::Precision;
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
-    /// Say more on standard error; twice for details
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub(super) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,10 +67,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with_all = ["limit", "sample"])]
     pub(super) shard: Option<(u32, u32)>,
     /// A trial of the first N rows, written anew each time to `OUT.trial`
-    #[arg(long, value_name = "N", conflicts_with = "sample")]
+    #[arg(long, value_name = "N", conflicts_with = "sample", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) limit: Option<u64>,
     /// A trial of N rows drawn at random, the same ones for the same seed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) sample: Option<u64>,
     /// Seconds that rows in flight may go on after the first signal
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]

@@ -21,6 +21,8 @@ pub(super) enum Exit {
     Unfinished,
     /// What was checked is damaged.
     Damaged,
+    /// The record of the job itself is damaged.
+    Lost,
 }
 
 impl Exit {
@@ -31,7 +33,7 @@ impl Exit {
     fn number(self) -> u8 {
         match self {
             Self::Done | Self::Run(RunEnd::Finished { .. }) => 0,
-            Self::Refused | Self::Damaged => 2,
+            Self::Refused | Self::Damaged | Self::Lost => 2,
             Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => 3,
             Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
         }
@@ -53,15 +55,19 @@ impl Exit {
                 "another process works on shard {shard}: run the same command again when it has ended"
             ),
             Self::Run(RunEnd::TooManyFailed { failed, allowed }) => format!(
-                "{} rows failed, {} may: look at `show OUT --failed`, then mend the input or raise `output.max_failed`",
+                "{} rows failed, {} may: mend them, or raise `output.max_failed` and run the job again",
                 grouped(failed),
                 grouped(allowed)
             ),
             Self::Run(RunEnd::AllFailed(shard)) => format!(
                 "every row of shard {shard} failed: look at `show OUT --failed`, then mend the job or its input"
             ),
-            Self::Refused => "a retry cannot help".to_owned(),
+            Self::Refused => "a retry without a change cannot help".to_owned(),
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
+            Self::Lost => {
+                "`job.json` is damaged: only `run JOB --restart` helps, the results are kept beside"
+                    .to_owned()
+            }
             Self::Damaged => {
                 "damaged: `verify OUT --repair` takes it out, then run the job again".to_owned()
             }
@@ -95,10 +101,14 @@ fn advice(error: &anyhow::Error) -> (u8, &'static str) {
         Some(error) if error.is_temporary() => {
             (75, "the checkpoint is valid, run the same command again")
         }
-        Some(Error::Generate(_)) | None if error.downcast_ref::<std::io::Error>().is_none() => (
-            1,
-            "unexpected: please report it with the command and the lines above",
-        ),
+        Some(Error::Generate(_) | Error::ReaderEnded) | None
+            if error.downcast_ref::<std::io::Error>().is_none() =>
+        {
+            (
+                1,
+                "unexpected: please report it with the command and the lines above",
+            )
+        }
         _ => (2, "a retry without a change cannot help"),
     }
 }

@@ -37,11 +37,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if asked {
                 ExitCode::SUCCESS
             } else {
-                Exit::Refused.code()
+                exit::report(Ok(Exit::Refused))
             };
         }
     };
-    start_log(cli.verbose);
     let ended = dispatch(cli.command);
     exit::report(ended)
 }
@@ -66,19 +65,4 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Completions { shell } => reference::completions(shell),
         Command::Man => reference::man(),
     }
-}
-
-fn start_log(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let level = match verbose {
-        0 => "warn",
-        1 => "glm_batch=info,warn",
-        _ => "glm_batch=debug,info",
-    };
-    let filter = EnvFilter::try_from_env("GLM_BATCH_LOG").unwrap_or_else(|_| level.into());
-    // A second call, as in tests, keeps the first log.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
 }

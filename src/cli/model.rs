@@ -50,7 +50,7 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     let mut failures = 0_u64;
     for (number, line) in std::io::stdin().lock().split(b'\n').enumerate() {
         match encode(&tokenizer, &line?, limit) {
-            Ok(tokens) => serde_json::to_writer(&mut out, &tokens)?,
+            Ok(tokens) => serde_json::to_writer(&mut out, &tokens).map_err(std::io::Error::from)?,
             Err(error) => {
                 failures += 1;
                 serde_json::to_writer(
@@ -59,7 +59,8 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
                         line: number + 1,
                         error,
                     },
-                )?;
+                )
+                .map_err(std::io::Error::from)?;
             }
         }
         out.write_all(b"\n")?;

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::args::{StatusArgs, VerifyArgs};
 use super::exit::Exit;
-use crate::checkpoint::{self, LockOptions, OutputFolder, ShardStatus, Soundness, Status};
+use crate::checkpoint::{
+    self, LockOptions, OutputFolder, ProblemKind, ShardStatus, Soundness, Status, VerifyReport,
+};
 use crate::error::Error;
 use crate::report::grouped;
 
@@ -87,6 +89,40 @@ fn shard_line(shard: &ShardStatus) -> String {
 pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
     let report = checkpoint::verify(&folder).map_err(Error::from)?;
+    // What was found decides the exit code, whether somebody reads it or not.
+    if let Err(error) = print_report(&report) {
+        say(&format!(
+            "warning: the report could not be printed: {error}"
+        ));
+    }
+    let soundness = report.soundness();
+    if report
+        .problems
+        .iter()
+        .any(|problem| problem.kind == ProblemKind::Job)
+    {
+        return Ok(Exit::Lost);
+    }
+    if soundness == Soundness::Damaged && args.repair {
+        let options = LockOptions::default();
+        let repaired = checkpoint::repair(&folder, &report, &options).map_err(Error::from)?;
+        for (from, to) in &repaired.moved {
+            say(&format!("moved `{}` to `{}`", from.display(), to.display()));
+        }
+        say(&format!(
+            "{} windows will be made again",
+            repaired.windows.len()
+        ));
+        return Ok(Exit::Unfinished);
+    }
+    Ok(match soundness {
+        Soundness::Finished => Exit::Done,
+        Soundness::SoFar => Exit::Unfinished,
+        Soundness::Damaged => Exit::Damaged,
+    })
+}
+
+fn print_report(report: &VerifyReport) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     for problem in &report.problems {
         writeln!(out, "wrong: {problem}")?;
@@ -101,20 +137,5 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
         grouped(report.windows),
         grouped(report.rows),
         grouped(report.journalled_rows),
-    )?;
-    let soundness = report.soundness();
-    if soundness == Soundness::Damaged && args.repair {
-        let options = LockOptions::default();
-        let repaired = checkpoint::repair(&folder, &report, &options).map_err(Error::from)?;
-        for (from, to) in &repaired.moved {
-            writeln!(out, "moved: `{}` to `{}`", from.display(), to.display())?;
-        }
-        writeln!(out, "{} windows will be made again", repaired.windows.len())?;
-        return Ok(Exit::Unfinished);
-    }
-    Ok(match soundness {
-        Soundness::Finished => Exit::Done,
-        Soundness::SoFar => Exit::Unfinished,
-        Soundness::Damaged => Exit::Damaged,
-    })
+    )
 }

@@ -8,7 +8,7 @@ use signal_hook::flag;
 
 use super::args::{JobArgs, PlanArgs, RunArgs};
 use super::exit::Exit;
-use super::output::print_json;
+use super::output::{print_json, say};
 use crate::error::Error;
 use crate::input::Selection;
 use crate::report::observer_for;
@@ -32,10 +32,18 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         end,
         RunEnd::Finished { .. } | RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)
     );
-    if args.json {
-        print_json(&report)?;
+    let printed = if args.json {
+        print_json(&report)
     } else if says_so {
-        write!(std::io::stdout(), "{report}")?;
+        write!(std::io::stdout(), "{report}")
+    } else {
+        Ok(())
+    };
+    // How the run ended matters more than whether somebody reads the summary.
+    if let Err(error) = printed {
+        say(&format!(
+            "warning: the summary could not be printed: {error}"
+        ));
     }
     Ok(Exit::Run(end))
 }

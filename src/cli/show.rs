@@ -4,7 +4,6 @@ use std::fs::DirEntry;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use minijinja::value::Serde;
 use minijinja::{Environment, Expression};
 use serde_json::{Map, Value};
@@ -14,6 +13,7 @@ use super::exit::Exit;
 use super::output::say;
 use crate::checkpoint::OutputFolder;
 use crate::error::Error;
+use crate::fsio::FsError;
 use crate::sink;
 
 /// Columns that a row's heading shows.
@@ -28,12 +28,12 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .map(|text| {
             environment
                 .compile_expression(text)
-                .with_context(|| format!("`--where {text}`"))
+                .map_err(|error| wrong_filter(text, &error))
         })
         .transpose()?;
     let mut out = std::io::stdout().lock();
     let mut shown = 0;
-    for path in parts(&folder)? {
+    for path in files(&folder, args.failed)? {
         for row in sink::read_part(&path).map_err(Error::from)? {
             let row = row.map_err(Error::from)?;
             if !wanted(args, filter.as_ref(), &row)? {
@@ -53,9 +53,23 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Paths of the parts, in order of their rows; files that are being written are hidden.
-fn parts(folder: &OutputFolder) -> anyhow::Result<Vec<PathBuf>> {
-    let found = std::fs::read_dir(folder.parts())?.collect::<std::io::Result<Vec<_>>>()?;
+fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
+    Error::Usage(format!(
+        "`--where {text}`: {error}\nhint: for example `--where 'completion_tokens > 100'`"
+    ))
+}
+
+/// Paths of the parts, in order of their rows, or of the failed rows, which hold those too that have
+/// no line in a part. Files that are being written are hidden.
+fn files(folder: &OutputFolder, failed: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let path = if failed {
+        folder.failures()
+    } else {
+        folder.parts()
+    };
+    let found = std::fs::read_dir(&path)
+        .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
+        .map_err(|error| Error::Fs(FsError::new("read", &path, error)))?;
     let is_hidden = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with('.');
     let mut paths: Vec<PathBuf> = found
         .iter()
@@ -71,9 +85,6 @@ fn wanted(
     filter: Option<&Expression<'_, '_>>,
     row: &Map<String, Value>,
 ) -> anyhow::Result<bool> {
-    if args.failed && row.get("status").and_then(Value::as_str) != Some("failed") {
-        return Ok(false);
-    }
     if args
         .id
         .as_deref()
@@ -82,7 +93,13 @@ fn wanted(
         return Ok(false);
     }
     match filter {
-        Some(filter) => Ok(filter.eval(Serde(row))?.is_true()),
+        Some(filter) => {
+            let text = args.filter.as_deref().unwrap_or_default();
+            let value = filter
+                .eval(Serde(row))
+                .map_err(|error| wrong_filter(text, &error))?;
+            Ok(value.is_true())
+        }
         None => Ok(true),
     }
 }

@@ -84,7 +84,7 @@ pub fn open_device(choice: DeviceChoice) -> Result<Device, ModelError> {
 
 fn cuda(number: usize) -> Result<Device, String> {
     if !cfg!(feature = "cuda") {
-        return Err("this program was built without the `cuda` feature".to_owned());
+        return Err("this program was built without the `cuda` feature\nhint: build with `--features cuda`, or set `model.device = \"cpu\"`".to_owned());
     }
     Device::new_cuda(number).map_err(|error| error.to_string())
 }

@@ -26,7 +26,7 @@ pub struct Progress {
     pub tokens: u64,
     /// Tokens computed a second, over this run.
     pub tokens_per_second: f64,
-    /// Share of computed tokens that were padding, 0 to 1.
+    /// Share of the buckets' tokens that are padding, 0 to 1; a CPU reserves it and does not compute it.
     pub padding_share: f64,
     /// Rows in flight.
     pub slots_used: usize,

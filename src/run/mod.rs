@@ -114,7 +114,7 @@ pub fn run(
 ) -> Result<(RunReport, RunEnd)> {
     let started = Instant::now();
     check_shard(spec, options)?;
-    let folder = open_folder(spec, options, observer)?;
+    let folder = open_folder(spec, options, stop, observer)?;
     let prepared = Prepared::new(spec, options, folder, stop, observer)?;
     let mut worker = Worker::new(&prepared, spec, stop, options.grace, observer);
     let end = run_shards(&prepared, options, &mut worker);
@@ -152,18 +152,25 @@ fn check_shard(spec: &JobSpec, options: &RunOptions) -> Result<()> {
 fn open_folder(
     spec: &JobSpec,
     options: &RunOptions,
+    stop: &StopFlag,
     observer: &mut dyn Observer,
 ) -> Result<OutputFolder> {
+    let is_interrupted = || stop.is_requested();
+    let locks = LockOptions {
+        break_lock: options.break_lock,
+        is_interrupted: &is_interrupted,
+        ..LockOptions::default()
+    };
     let path = &spec.output.path;
     if options.trial.is_some() {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".trial");
         let trial = path.with_file_name(name);
-        checkpoint::discard(&trial, &LockOptions::default())?;
+        checkpoint::discard(&trial, &locks)?;
         return Ok(OutputFolder::open(&trial)?);
     }
     if options.restart
-        && let Some(old) = checkpoint::restart(path, &LockOptions::default())?
+        && let Some(old) = checkpoint::restart(path, &locks)?
     {
         observer.note(&format!("the old results are in `{}` now", old.display()));
     }
@@ -180,23 +187,28 @@ fn run_shards(
         None => (0..prepared.record.spec.shards).map(ShardId).collect(),
     };
     let mut already = true;
-    let mut held_elsewhere = None;
-    for &shard in &shards {
-        match run_shard(prepared, options, worker, shard) {
-            Ok(ShardEnd::AlreadyFinished) => {}
-            Ok(ShardEnd::Finished) => already = false,
-            Ok(ShardEnd::Stopped(end)) => return Ok(end),
-            Err(Error::Checkpoint(CheckpointError::Locked {
-                shard: Some(shard), ..
-            })) if options.shard.is_none() && shards.len() > 1 => {
-                held_elsewhere.get_or_insert(shard);
+    let mut waiting = shards.clone();
+    // A shard that another process held may be free, or finished, by the time the others are done.
+    for _ in 0..2 {
+        let mut held = Vec::new();
+        for shard in waiting {
+            match run_shard(prepared, options, worker, shard) {
+                Ok(ShardEnd::AlreadyFinished) => {}
+                Ok(ShardEnd::Finished) => already = false,
+                Ok(ShardEnd::Stopped(end)) => return Ok(end),
+                Err(Error::Checkpoint(CheckpointError::Locked { .. }))
+                    if options.shard.is_none() && shards.len() > 1 =>
+                {
+                    held.push(shard);
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
+        waiting = held;
     }
     Ok(
-        match (held_elsewhere, prepared.shard_that_all_failed(&shards)?) {
-            (Some(shard), _) => RunEnd::Locked(shard),
+        match (waiting.first(), prepared.shard_that_all_failed(&shards)?) {
+            (Some(&shard), _) => RunEnd::Locked(shard),
             (None, Some(shard)) => RunEnd::AllFailed(shard),
             (None, None) => RunEnd::Finished { already },
         },
@@ -212,7 +224,14 @@ fn run_shard(
     let manifest = prepared.manifest(shard)?;
     if manifest.remaining(&prepared.index.windows).next().is_none() {
         checkpoint::check_sizes(&prepared.folder, &manifest)?;
-        return Ok(ShardEnd::AlreadyFinished);
+        let totals = manifest.totals();
+        let failed = totals.failed + totals.bad;
+        return Ok(match worker.max_failed() {
+            Some(allowed) if failed > allowed => {
+                ShardEnd::Stopped(RunEnd::TooManyFailed { failed, allowed })
+            }
+            _ => ShardEnd::AlreadyFinished,
+        });
     }
     let stop = worker.stop.clone();
     let is_interrupted = || stop.is_requested();
@@ -229,5 +248,5 @@ fn run_shard(
     let manifest = prepared.manifest(shard)?;
     checkpoint::check_sizes(&prepared.folder, &manifest)?;
     checkpoint::clean_leftovers(&prepared.folder, &manifest)?;
-    worker.run(lock, manifest, shard)
+    worker.run(&lock, manifest, shard)
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
 
+use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
@@ -10,7 +11,8 @@ use candle_core::{Device, DeviceLocation};
 
 use super::{RunOptions, StopFlag, machine};
 use crate::checkpoint::{
-    JobLock, JobRecord, LockOptions, Manifest, ModelFile, OutputFolder, RECORD_VERSION, Resolved,
+    CheckpointError, JobLock, JobRecord, LockOptions, Manifest, ModelFile, OutputFolder,
+    RECORD_VERSION, Resolved,
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
@@ -174,10 +176,12 @@ impl ModelFacts {
         index: &Arc<InputIndex>,
         first: Option<&JobRecord>,
     ) -> Result<JobRecord> {
-        let files = model_files(&model::weight_files(&spec.model.path)?);
+        let mut paths = model::weight_files(&spec.model.path)?;
+        paths.push(spec.model.path.join("config.json"));
+        let files = model_files(&paths);
         let known = first
             .map(|first| &first.resolved)
-            .filter(|known| known.model_files == files);
+            .filter(|known| files.len() == paths.len() && known.model_files == files);
         let weights = match known {
             Some(known) => known.weights.clone(),
             None => model::weights_fingerprint(&spec.model.path)?,
@@ -332,11 +336,7 @@ fn files(
     observer: &mut dyn Observer,
 ) -> Result<Vec<PathBuf>> {
     if spec.input.path == ["-"] {
-        let copy = folder.standard_input();
-        if !copy.exists() {
-            input::copy_stdin(std::io::stdin().lock(), &copy)?;
-        }
-        return Ok(vec![copy]);
+        return Ok(vec![standard_input(folder, first)?]);
     }
     let found = input::resolve_files(&spec.input, &spec.output.path)?;
     let Some(first) = first else { return Ok(found) };
@@ -346,7 +346,7 @@ fn files(
         .iter()
         .map(|file| file.path.clone())
         .collect();
-    if !known.iter().all(|path| path.exists()) {
+    if spec.input.path != first.spec.input.path || !known.iter().all(|path| path.exists()) {
         // The same files may stand elsewhere now; their hashes decide.
         return Ok(found);
     }
@@ -359,6 +359,18 @@ fn files(
     Ok(known)
 }
 
+/// The copy of standard input: made by the first run, read again by the others.
+fn standard_input(folder: &OutputFolder, first: Option<&JobRecord>) -> Result<PathBuf> {
+    let copy = folder.standard_input();
+    let mut input = std::io::stdin().lock();
+    // A copy without a job is what a refused run left; new input replaces it.
+    let is_stale = first.is_none() && input.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+    if is_stale || !copy.exists() {
+        input::copy_stdin(input, &copy)?;
+    }
+    Ok(copy)
+}
+
 /// Writes `job.json`, or holds this run against the one that is there.
 fn establish(
     folder: &OutputFolder,
@@ -366,9 +378,13 @@ fn establish(
     first: Option<JobRecord>,
     observer: &mut dyn Observer,
 ) -> Result<JobRecord> {
-    let Some(first) = first else {
-        record.create(folder)?;
-        return Ok(record);
+    let first = match first {
+        Some(first) => first,
+        None if record.create(folder)? => return Ok(record),
+        // Another host was faster, where locks do not reach from one to the other.
+        None => JobRecord::load(folder)?.ok_or_else(|| CheckpointError::NoJob {
+            path: folder.root().to_path_buf(),
+        })?,
     };
     let differences = spec::differences(&first.spec, &record.spec);
     let differences = differences

@@ -25,6 +25,9 @@ use crate::spec::{BatchSpec, JobSpec};
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
 const OPEN_WINDOWS: usize = 2;
 
+/// Failed rows that are named where a run stops at too many.
+const NAMED_ROWS: usize = 5;
+
 /// What the feeder sends.
 type Fed = Result<Box<FedWindow>>;
 
@@ -79,6 +82,11 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Failed rows that the job allows in a shard.
+    pub(super) fn max_failed(&self) -> Option<u64> {
+        self.spec.output.max_failed
+    }
+
     /// Time since the work began.
     pub(super) fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -94,7 +102,7 @@ impl<'a> Worker<'a> {
     /// Answers what is left of a shard.
     pub(super) fn run(
         &mut self,
-        lock: ShardLock,
+        lock: &ShardLock,
         manifest: Manifest,
         shard: ShardId,
     ) -> Result<ShardEnd> {
@@ -170,7 +178,7 @@ pub(super) fn budget(
 struct ShardWork<'w, 'a> {
     worker: &'w mut Worker<'a>,
     engine: &'w mut Engine,
-    lock: ShardLock,
+    lock: &'w ShardLock,
     manifest: Manifest,
     /// Windows that the feeder has not handed over yet.
     unfed: usize,
@@ -206,6 +214,9 @@ impl ShardWork<'_, '_> {
             if self.worker.stop.is_requested() {
                 self.wind_down()?;
                 return Ok(ShardEnd::Stopped(RunEnd::Interrupted));
+            }
+            if self.open.is_empty() && self.engine.is_idle() {
+                return Err(Error::ReaderEnded);
             }
             self.step()?;
         }
@@ -299,6 +310,10 @@ impl ShardWork<'_, '_> {
 
     fn sync(&mut self) -> Result<()> {
         let started = Instant::now();
+        if self.open.values().any(|fed| fed.journal.is_dirty()) {
+            // Whoever has taken the shard over writes these journals now.
+            self.lock.ensure_mine()?;
+        }
         for fed in self.open.values_mut().filter(|fed| fed.journal.is_dirty()) {
             fed.journal.sync()?;
         }
@@ -320,7 +335,10 @@ impl ShardWork<'_, '_> {
             let Some(fed) = self.open.remove(&id) else {
                 continue;
             };
-            self.commit(&fed)?;
+            if let Err(error) = self.commit(&fed) {
+                self.open.insert(id, fed);
+                return Err(error);
+            }
             self.worker.write_seconds += started.elapsed().as_secs_f64();
         }
         Ok(())
@@ -340,7 +358,7 @@ impl ShardWork<'_, '_> {
         };
         let (folder, manifest) = (&prepared.folder, &mut self.manifest);
         Ok(checkpoint::commit_window(
-            folder, &self.lock, manifest, &commit,
+            folder, self.lock, manifest, &commit,
         )?)
     }
 
@@ -364,10 +382,34 @@ impl ShardWork<'_, '_> {
         committed.failed + committed.bad + open.sum::<usize>() as u64
     }
 
-    fn over_the_limit(&self) -> Option<RunEnd> {
+    fn over_the_limit(&mut self) -> Option<RunEnd> {
         let allowed = self.worker.spec.output.max_failed?;
         let failed = self.failed();
-        (failed > allowed).then_some(RunEnd::TooManyFailed { failed, allowed })
+        if failed <= allowed {
+            return None;
+        }
+        self.name_failed_rows();
+        Some(RunEnd::TooManyFailed { failed, allowed })
+    }
+
+    /// Names the first failed rows of the open windows, which no file names yet.
+    fn name_failed_rows(&mut self) {
+        let files = &self.worker.prepared.index.files;
+        let rows = self
+            .open
+            .values()
+            .flat_map(|fed| fed.window.rows.iter().map(move |row| (fed, row)));
+        let failed = rows.filter_map(|(fed, row)| match fed.outcomes.get(&row.row) {
+            Some(Outcome::Failed(bad)) => Some((row, bad)),
+            _ => None,
+        });
+        for (row, bad) in failed.take(NAMED_ROWS) {
+            let place = place_text(&row.place, files);
+            let (number, stage, reason) = (row.row, bad.stage, &bad.reason);
+            self.worker.observer.note(&format!(
+                "failed: {place} (row {number}): {stage}: {reason}"
+            ));
+        }
     }
 
     fn tell_progress(&mut self) {

@@ -1,6 +1,7 @@
 //! What can go wrong between a window's outcomes and its part.
 
 use std::io;
+use std::path::PathBuf;
 
 use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
@@ -99,6 +100,14 @@ pub enum SinkError {
     /// The Parquet writer failed.
     #[error("cannot write the part: {0}")]
     Parquet(ParquetError),
+    /// A part that was written cannot be read back.
+    #[error("cannot read `{}`: {reason}\nhint: `glm-batch verify OUT` says what is wrong, `--repair` takes it out", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The file could not be written.
     #[error("cannot write the part: {0}")]
     Io(io::Error),
@@ -113,12 +122,6 @@ impl From<ArrowError> for SinkError {
 impl From<ParquetError> for SinkError {
     fn from(error: ParquetError) -> Self {
         Self::Parquet(error)
-    }
-}
-
-impl From<serde_json::Error> for SinkError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Io(error.into())
     }
 }
 

@@ -19,41 +19,57 @@ const BATCH_ROWS: usize = 1024;
 /// A result row by column.
 pub type ResultRow = Map<String, Value>;
 
-/// Reads a part of either format, row by row.
+/// Rows of one file.
+type Rows = Box<dyn Iterator<Item = Result<ResultRow, SinkError>>>;
+
+/// Reads a part of either format, or a file of failed rows, row by row.
 ///
 /// # Errors
 ///
-/// [`SinkError`], where the file cannot be opened; each row may fail on its own.
-pub fn read_part(
-    path: &Path,
-) -> Result<Box<dyn Iterator<Item = Result<ResultRow, SinkError>>>, SinkError> {
-    let file = File::open(path)?;
+/// [`SinkError::Read`], where the file cannot be opened; each row may fail on its own.
+pub fn read_part(path: &Path) -> Result<Rows, SinkError> {
+    let place = path.to_path_buf();
+    let wrong = move |reason: String| SinkError::Read {
+        path: place.clone(),
+        reason,
+    };
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
     if path
         .extension()
         .is_some_and(|extension| extension == "parquet")
     {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)?
-            .with_batch_size(BATCH_ROWS)
-            .build()?;
-        return Ok(Box::new(reader.flat_map(|batch| {
-            let lines = batch.and_then(|batch| json_lines(&batch));
-            match lines {
-                Ok(lines) => rows_of(&lines),
-                Err(error) => vec![Err(error.into())],
-            }
-        })));
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .and_then(|reader| reader.with_batch_size(BATCH_ROWS).build())
+            .map_err(|error| wrong(error.to_string()))?;
+        let lines = reader.map(|batch| batch.and_then(|batch| json_lines(&batch)));
+        let rows = lines.flat_map(|lines| match lines {
+            Ok(lines) => rows_of(&lines),
+            Err(error) => vec![Err(error.to_string())],
+        });
+        return Ok(Box::new(rows.map(move |row| row.map_err(&wrong))));
     }
     let lines = BufReader::new(file).split(b'\n');
-    Ok(Box::new(lines.map(|line| row_of(&line?))))
+    Ok(Box::new(lines.map(move |line| {
+        let line = line.map_err(|error| wrong(error.to_string()))?;
+        row_of(&line).map_err(&wrong)
+    })))
+}
+
+fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, String>> {
+    let lines = lines
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
+    lines.map(row_of).collect()
 }
 
 /// A line as a row. Carried values stand in the file as they came, so a number may be out of the range
 /// of any type here: it is given as its text.
-fn row_of(line: &[u8]) -> Result<ResultRow, SinkError> {
+fn row_of(line: &[u8]) -> Result<ResultRow, String> {
     if let Ok(row) = serde_json::from_slice(line) {
         return Ok(row);
     }
-    let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(line)?;
+    let raw: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let value = |text: &RawValue| {
         serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get()))
     };
@@ -61,12 +77,4 @@ fn row_of(line: &[u8]) -> Result<ResultRow, SinkError> {
         .into_iter()
         .map(|(name, text)| (name, value(&text)))
         .collect())
-}
-
-fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, SinkError>> {
-    lines
-        .split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(row_of)
-        .collect()
 }

@@ -126,6 +126,7 @@ impl<'a> Worker<'a> {
             manifest,
             open: BTreeMap::new(),
             synced: Instant::now(),
+            reader_ended: false,
         };
         let end = std::thread::scope(|scope| {
             scope.spawn(move || feed::feed(prepared, to_feed, stop, &sender));
@@ -185,6 +186,8 @@ struct ShardWork<'w, 'a> {
     rows_total: u64,
     open: BTreeMap<WindowId, Box<FedWindow>>,
     synced: Instant,
+    /// The feeder hung up although windows are left.
+    reader_ended: bool,
 }
 
 impl ShardWork<'_, '_> {
@@ -215,7 +218,7 @@ impl ShardWork<'_, '_> {
                 self.wind_down()?;
                 return Ok(ShardEnd::Stopped(RunEnd::Interrupted));
             }
-            if self.open.is_empty() && self.engine.is_idle() {
+            if self.reader_ended {
                 return Err(Error::ReaderEnded);
             }
             self.step()?;
@@ -227,7 +230,9 @@ impl ShardWork<'_, '_> {
         while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.engine.wants_more() {
             let fed = if self.engine.is_idle() && self.open.is_empty() {
                 // Nothing else to do; a feeder that stops early hangs up.
-                receiver.recv().ok()
+                let fed = receiver.recv();
+                self.reader_ended = fed.is_err();
+                fed.ok()
             } else {
                 receiver.try_recv().ok()
             };

@@ -38,8 +38,9 @@ fn run_with_kills(job: &Job, kills: usize, longest: Duration) -> usize {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let until =
-            Instant::now() + Duration::from_micros(moments.below(longest.as_micros() as u64));
+        // Well inside the run, so that the first one at least is killed.
+        let moment = moments.below(longest.as_micros() as u64 / 3);
+        let until = Instant::now() + Duration::from_micros(moment);
         while Instant::now() < until && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }

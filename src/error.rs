@@ -65,6 +65,9 @@ pub enum Error {
     /// The thread that reads and encodes rows ended before its time.
     #[error("the reading thread ended early")]
     ReaderEnded,
+    /// Committed windows were taken out while this run found nothing left to do.
+    #[error("windows were taken out of the checkpoint meanwhile")]
+    Reopened,
     /// A signal came before there was anything to keep.
     #[error("interrupted")]
     Interrupted,
@@ -78,7 +81,16 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Checkpoint(error) => error.is_temporary(),
-            Self::Interrupted => true,
+            Self::Interrupted | Self::Input(InputError::Interrupted) | Self::Reopened => true,
+            _ => false,
+        }
+    }
+
+    /// Whether no input and no machine should ever lead to it.
+    pub fn is_unexpected(&self) -> bool {
+        match self {
+            Self::Checkpoint(error) => error.is_unexpected(),
+            Self::Generate(_) | Self::ReaderEnded => true,
             _ => false,
         }
     }

@@ -334,6 +334,14 @@ pub fn remove_synced(path: &Path) -> Result<(), FsError> {
     failpoint(REMOVE_AFTER, path)
 }
 
+/// Whether nothing stands at a path, or a folder without entries.
+pub fn is_empty_or_absent(path: &Path) -> bool {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// The first of numbered paths, from 1, that is not taken.
 pub fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
     let mut number = 1;

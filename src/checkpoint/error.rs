@@ -39,6 +39,15 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
+    /// What stands where a trial would be written is no trial.
+    #[error(
+        "`{}` is in the way: a trial is written there, and it is none\nhint: move it away, or choose another `output.path`",
+        .path.display()
+    )]
+    NoTrial {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A part cannot be written.
     #[error("{0}")]
     Sink(SinkError),
@@ -140,6 +149,14 @@ impl From<FsError> for CheckpointError {
 impl CheckpointError {
     pub(super) fn read(path: &Path, cause: io::Error) -> Self {
         FsError::new("read", path, cause).into()
+    }
+
+    /// Whether no input and no machine should ever lead to it.
+    pub fn is_unexpected(&self) -> bool {
+        matches!(
+            self,
+            Self::Foreign { .. } | Self::Overlap { .. } | Self::DoubledRow { .. }
+        )
     }
 
     /// Whether the same command may succeed later: somebody else is at work, or a signal came.

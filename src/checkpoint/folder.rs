@@ -139,13 +139,19 @@ impl OutputFolder {
         self.locks().join("job")
     }
 
+    /// Whether nothing but the empty folders of a job stands here.
+    pub(super) fn is_untouched(&self) -> bool {
+        let is_ours = |name: &String| FOLDERS.contains(&name.as_str()) || name == "input";
+        names(&self.root).iter().all(is_ours) && fsio::is_empty_or_absent(&self.parts())
+    }
+
     /// What `verify --repair` took out.
     pub fn damaged(&self) -> PathBuf {
         self.root.join("damaged")
     }
 
     /// Path of a file that a manifest names, relative to the folder and with `/`.
-    pub(super) fn entry(&self, name: &str) -> PathBuf {
+    pub(crate) fn entry(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 

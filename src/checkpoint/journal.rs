@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::fsio;
 use crate::generate::Outcome;
-use crate::ids::RowId;
+use crate::ids::{RowId, WindowId};
 use crate::input::WindowSpan;
 
 use super::{CheckpointError, OutputFolder, line};
@@ -81,7 +82,8 @@ impl Journal {
         window: &WindowSpan,
     ) -> Result<OpenedJournal, CheckpointError> {
         let path = folder.journal(window.id);
-        let content = read(&path, window)?;
+        let rows = window.first_row.0..window.first_row.0 + window.rows;
+        let content = read(&path, window.id, rows)?;
         let mut file = fsio::open_append(&path)?;
         if content.wrong.is_some() {
             fsio::truncate_synced(&mut file, &path, content.sound_bytes)?;
@@ -152,7 +154,11 @@ impl Journal {
 }
 
 /// Reads a journal up to its first wrong line; one that is not there is empty.
-pub(super) fn read(path: &Path, window: &WindowSpan) -> Result<Content, CheckpointError> {
+pub(super) fn read(
+    path: &Path,
+    window: WindowId,
+    rows: Range<u64>,
+) -> Result<Content, CheckpointError> {
     let mut content = Content {
         outcomes: BTreeMap::new(),
         sound_bytes: 0,
@@ -177,7 +183,7 @@ pub(super) fn read(path: &Path, window: &WindowSpan) -> Result<Content, Checkpoi
         if length == 0 {
             break;
         }
-        if let Err((reason, is_tail)) = take(&text, window, &mut content.outcomes) {
+        if let Err((reason, is_tail)) = take(&text, window, &rows, &mut content.outcomes) {
             content.wrong = Some(Cut {
                 path: path.to_path_buf(),
                 line: number,
@@ -195,16 +201,16 @@ pub(super) fn read(path: &Path, window: &WindowSpan) -> Result<Content, Checkpoi
 /// Takes a line's row, or says what is wrong and whether the line has no end.
 fn take(
     text: &[u8],
-    window: &WindowSpan,
+    window: WindowId,
+    rows: &Range<u64>,
     outcomes: &mut BTreeMap<RowId, Outcome>,
 ) -> Result<(), (String, bool)> {
     let line = text
         .strip_suffix(b"\n")
         .ok_or_else(|| ("it is incomplete".to_owned(), true))?;
     let (row, outcome) = line::read(line).map_err(|reason| (reason, false))?;
-    let range = window.first_row.0..window.first_row.0 + window.rows;
-    if !range.contains(&row.0) {
-        return Err((format!("row {row} is not in window {}", window.id), false));
+    if !rows.contains(&row.0) {
+        return Err((format!("row {row} is not in window {window}"), false));
     }
     if outcomes.contains_key(&row) {
         return Err((format!("row {row} stands above already"), false));

@@ -14,7 +14,7 @@ use crate::fsio::{self, FileDigest};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 
-use super::{CheckpointError, OutputFolder, seal};
+use super::{CheckpointError, JobRecord, OutputFolder, seal};
 
 const CURE: &str = "`verify --repair` moves it away, the next run makes its windows again";
 
@@ -24,6 +24,8 @@ pub struct Manifest {
     shard: ShardId,
     shards: u32,
     windows: BTreeMap<WindowId, CommittedWindow>,
+    /// Sum over `windows`.
+    totals: Totals,
 }
 
 /// The manifest as it stands on disk.
@@ -124,6 +126,7 @@ impl Manifest {
             shard,
             shards,
             windows: BTreeMap::new(),
+            totals: Totals::default(),
         }
     }
 
@@ -162,6 +165,7 @@ impl Manifest {
                 .map_err(|error| damaged(error.to_string()))?;
             manifest.windows.insert(window.window, window);
         }
+        manifest.add_up();
         Ok(manifest)
     }
 
@@ -197,11 +201,14 @@ impl Manifest {
 
     /// Sum over the committed windows.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        self.totals
+    }
+
+    fn add_up(&mut self) {
+        self.totals = Totals::default();
         for window in self.windows.values() {
-            totals += window.totals;
+            self.totals += window.totals;
         }
-        totals
     }
 
     /// Adds a window and makes it durable: from here on it counts as done.
@@ -218,9 +225,11 @@ impl Manifest {
         self.check(&window)?;
         let id = window.window;
         self.windows.insert(id, window);
-        self.save(folder).inspect_err(|_| {
+        let saved = self.save(folder).inspect_err(|_| {
             self.windows.remove(&id);
-        })
+        });
+        self.add_up();
+        saved
     }
 
     /// Takes windows out and makes that durable: they will be made again.
@@ -230,6 +239,7 @@ impl Manifest {
         windows: &[WindowId],
     ) -> Result<(), CheckpointError> {
         self.windows.retain(|id, _| !windows.contains(id));
+        self.add_up();
         self.save(folder)
     }
 
@@ -273,6 +283,28 @@ impl Manifest {
         fsio::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
         Ok(())
     }
+}
+
+/// Committed windows of all shards of a job, in order of their rows.
+///
+/// # Errors
+///
+/// [`CheckpointError::NoJob`]; those of [`Manifest::load_or_new`].
+pub fn committed_windows(folder: &OutputFolder) -> Result<Vec<CommittedWindow>, CheckpointError> {
+    let record = JobRecord::load(folder)?.ok_or_else(|| CheckpointError::NoJob {
+        path: folder.root().to_path_buf(),
+    })?;
+    let shards = record.spec.shards;
+    let mut committed = Vec::new();
+    for shard in (0..shards).map(ShardId) {
+        committed.extend(
+            Manifest::load_or_new(folder, shard, shards)?
+                .windows
+                .into_values(),
+        );
+    }
+    committed.sort_by_key(|window| window.window);
+    Ok(committed)
 }
 
 #[cfg(test)]

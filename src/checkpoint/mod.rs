@@ -28,7 +28,7 @@ pub use error::CheckpointError;
 pub use folder::OutputFolder;
 pub use journal::{Cut, Journal, OpenedJournal};
 pub use lock::{JobLock, LockOptions, LockTiming, ShardLock};
-pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals};
+pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
 pub use owner::Owner;
 pub use record::{Comparison, Difference, JobRecord, ModelFile, RECORD_VERSION, Resolved};
 pub use repair::{RepairReport, repair};

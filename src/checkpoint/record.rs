@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fsio;
-use crate::input::InputIndex;
+use crate::input::{InputIndex, Selection};
 use crate::spec::JobSpec;
 
 use super::{CheckpointError, OutputFolder, seal};
@@ -31,6 +31,9 @@ pub struct JobRecord {
     pub arithmetic: String,
     /// The job.
     pub spec: JobSpec,
+    /// Rows of a trial; `None` for a job in earnest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Selection>,
     /// What `auto` and the model folder came to.
     pub resolved: Resolved,
     /// The input as the first pass saw it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::fsio::{self, FsError};
 
 use super::lock::{Claim, JobLock, LockOptions, claim};
-use super::{CheckpointError, OutputFolder};
+use super::{CheckpointError, JobRecord, OutputFolder};
 
 /// Moves a job's folder to the first free `OUT.old-N` and says where; `None` where no job has begun there.
 ///
@@ -32,11 +32,30 @@ pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Locked`], while any lock is held; [`CheckpointError::Fs`].
+/// [`CheckpointError::NoTrial`], where the folder holds anything else; [`CheckpointError::Locked`], while any lock is
+/// held; [`CheckpointError::Fs`].
 pub fn discard(root: &Path, options: &LockOptions<'_>) -> Result<(), CheckpointError> {
-    if lock_all(&OutputFolder::at(root), options)?.is_some() {
-        std::fs::remove_dir_all(root).map_err(|cause| FsError::new("remove", root, cause))?;
+    let folder = OutputFolder::at(root);
+    if fsio::is_empty_or_absent(root) {
+        return Ok(());
     }
+    let Some(_locks) = lock_all(&folder, options)? else {
+        return Err(CheckpointError::NoTrial {
+            path: root.to_path_buf(),
+        });
+    };
+    let is_trial = match JobRecord::load(&folder) {
+        Ok(Some(record)) => record.trial.is_some(),
+        // A trial that ended before it had read the input.
+        Ok(None) => folder.is_untouched(),
+        Err(_) => false,
+    };
+    if !is_trial {
+        return Err(CheckpointError::NoTrial {
+            path: root.to_path_buf(),
+        });
+    }
+    std::fs::remove_dir_all(root).map_err(|cause| FsError::new("remove", root, cause))?;
     Ok(())
 }
 

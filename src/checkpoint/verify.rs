@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::fsio;
@@ -133,10 +134,20 @@ pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
             report.check_window(folder, window, windows)?;
         }
         for span in manifest.remaining(windows) {
-            report.check_journal(folder, span)?;
+            let rows = match record.trial {
+                None => span.first_row.0..span.first_row.0 + span.rows,
+                Some(_) => rows_of_trial(span, windows),
+            };
+            report.check_journal(folder, span.id, rows)?;
         }
     }
     Ok(report)
+}
+
+/// Numbers that the rows of a trial's window may have: its rows need not follow one another.
+fn rows_of_trial(span: &WindowSpan, windows: &[WindowSpan]) -> Range<u64> {
+    let next = windows.iter().find(|later| later.id > span.id);
+    span.first_row.0..next.map_or(u64::MAX, |next| next.first_row.0)
 }
 
 impl VerifyReport {
@@ -203,10 +214,11 @@ impl VerifyReport {
     fn check_journal(
         &mut self,
         folder: &OutputFolder,
-        span: &WindowSpan,
+        window: WindowId,
+        rows: Range<u64>,
     ) -> Result<(), CheckpointError> {
-        let path = folder.journal(span.id);
-        let content = journal::read(&path, span)?;
+        let path = folder.journal(window);
+        let content = journal::read(&path, window, rows)?;
         self.journalled_rows += content.outcomes.len() as u64;
         match content.wrong {
             None => {}

@@ -11,8 +11,10 @@ use super::output::say;
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Nothing more to say.
-    Done,
+    /// Nothing more to say: what was asked for was printed.
+    Printed,
+    /// What was asked for is done, in a few words.
+    Done(&'static str),
     /// A run ended in one of the ways that are no error.
     Run(RunEnd),
     /// A retry cannot help.
@@ -32,7 +34,7 @@ impl Exit {
 
     fn number(self) -> u8 {
         match self {
-            Self::Done | Self::Run(RunEnd::Finished { .. }) => 0,
+            Self::Printed | Self::Done(_) | Self::Run(RunEnd::Finished { .. }) => 0,
             Self::Refused | Self::Damaged | Self::Lost => 2,
             Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => 3,
             Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
@@ -41,7 +43,8 @@ impl Exit {
 
     fn last_line(self) -> Option<String> {
         Some(match self {
-            Self::Done => return None,
+            Self::Printed => return None,
+            Self::Done(words) => words.to_owned(),
             Self::Run(RunEnd::Finished { already: false }) => {
                 "every row has a result or a recorded failure".to_owned()
             }
@@ -101,15 +104,12 @@ fn advice(error: &anyhow::Error) -> (u8, &'static str) {
         Some(error) if error.is_temporary() => {
             (75, "the checkpoint is valid, run the same command again")
         }
-        Some(Error::Generate(_) | Error::ReaderEnded) | None
-            if error.downcast_ref::<std::io::Error>().is_none() =>
-        {
-            (
-                1,
-                "unexpected: please report it with the command and the lines above",
-            )
-        }
-        _ => (2, "a retry without a change cannot help"),
+        Some(error) if !error.is_unexpected() => (2, "a retry without a change cannot help"),
+        None if error.is::<std::io::Error>() => (2, "a retry without a change cannot help"),
+        _ => (
+            1,
+            "unexpected: please report it with the command and the lines above",
+        ),
     }
 }
 

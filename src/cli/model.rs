@@ -72,7 +72,7 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
         ));
         return Ok(Exit::Refused);
     }
-    Ok(Exit::Done)
+    Ok(Exit::Printed)
 }
 
 fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLine, String> {
@@ -96,5 +96,5 @@ fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLin
 pub(super) fn convert(args: &ConvertArgs) -> anyhow::Result<Exit> {
     model::convert(&args.model, &args.output, args.dtype.into()).map_err(Error::from)?;
     say(&format!("wrote `{}`", args.output.display()));
-    Ok(Exit::Done)
+    Ok(Exit::Done("the model is converted"))
 }

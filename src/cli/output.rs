@@ -37,7 +37,11 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
             print_status(&status)?;
         }
         if !args.watch || status.is_finished {
-            return Ok(Exit::Done);
+            return Ok(Exit::Done(if status.is_finished {
+                "the job is finished"
+            } else {
+                "the job is not finished: run it again to go on"
+            }));
         }
         std::thread::sleep(WATCH_INTERVAL);
     }
@@ -116,7 +120,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Unfinished);
     }
     Ok(match soundness {
-        Soundness::Finished => Exit::Done,
+        Soundness::Finished => Exit::Done("sound and finished"),
         Soundness::SoFar => Exit::Unfinished,
         Soundness::Damaged => Exit::Damaged,
     })

@@ -10,19 +10,19 @@ use super::output::print_json;
 
 pub(super) fn schema() -> anyhow::Result<Exit> {
     print_json(&crate::spec::json_schema())?;
-    Ok(Exit::Done)
+    Ok(Exit::Printed)
 }
 
 pub(super) fn completions(shell: Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "glm-batch", &mut script);
     std::io::stdout().write_all(&script)?;
-    Ok(Exit::Done)
+    Ok(Exit::Printed)
 }
 
 pub(super) fn man() -> anyhow::Result<Exit> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command()).render(&mut page)?;
     std::io::stdout().write_all(&page)?;
-    Ok(Exit::Done)
+    Ok(Exit::Printed)
 }

@@ -55,7 +55,7 @@ pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
     } else {
         write!(std::io::stdout(), "{plan}")?;
     }
-    Ok(Exit::Done)
+    Ok(Exit::Done("nothing was run: `glm-batch run` does"))
 }
 
 fn load(args: &JobArgs) -> Result<JobSpec, Error> {

@@ -1,6 +1,5 @@
 //! `show`: result rows in readable form.
 
-use std::fs::DirEntry;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -11,9 +10,8 @@ use serde_json::{Map, Value};
 use super::args::ShowArgs;
 use super::exit::Exit;
 use super::output::say;
-use crate::checkpoint::OutputFolder;
+use crate::checkpoint::{self, CommittedWindow, OutputFolder};
 use crate::error::Error;
-use crate::fsio::FsError;
 use crate::sink;
 
 /// Columns that a row's heading shows.
@@ -41,7 +39,7 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
             }
             if args.limit > 0 && shown == args.limit {
                 say(&format!("the first {shown} rows; `--limit 0` shows all"));
-                return Ok(Exit::Done);
+                return Ok(Exit::Printed);
             }
             shown += 1;
             print(&mut out, &row, args.json)?;
@@ -50,7 +48,7 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     if shown == 0 {
         say("no such row");
     }
-    Ok(Exit::Done)
+    Ok(Exit::Printed)
 }
 
 fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
@@ -59,25 +57,19 @@ fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
     ))
 }
 
-/// Paths of the parts, in order of their rows, or of the failed rows, which hold those too that have
-/// no line in a part. Files that are being written are hidden.
-fn files(folder: &OutputFolder, failed: bool) -> anyhow::Result<Vec<PathBuf>> {
-    let path = if failed {
-        folder.failures()
-    } else {
-        folder.parts()
+/// Paths of the committed parts, in order of their rows, or of the failed rows, which hold those too
+/// that have no line in a part.
+fn files(folder: &OutputFolder, failed: bool) -> Result<Vec<PathBuf>, Error> {
+    let committed = checkpoint::committed_windows(folder)?;
+    let file = |window: &CommittedWindow| {
+        if failed {
+            window.failed.clone()
+        } else {
+            Some(window.part.clone())
+        }
     };
-    let found = std::fs::read_dir(&path)
-        .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
-        .map_err(|error| Error::Fs(FsError::new("read", &path, error)))?;
-    let is_hidden = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with('.');
-    let mut paths: Vec<PathBuf> = found
-        .iter()
-        .filter(|entry| !is_hidden(entry))
-        .map(DirEntry::path)
-        .collect();
-    paths.sort();
-    Ok(paths)
+    let entries = committed.iter().filter_map(file);
+    Ok(entries.map(|entry| folder.entry(&entry.name)).collect())
 }
 
 fn wanted(

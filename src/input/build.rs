@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::error::InputError;
 use super::template::Template;
-use super::types::{BadRow, ColumnKind, InputIndex, Prompt, Stage};
+use super::types::{BadRow, InputIndex, Prompt, Stage};
 use crate::ids::RowId;
 use crate::spec::{ColumnSpec, PromptSpec, nearest};
 
@@ -37,6 +37,27 @@ pub(super) trait Record {
     fn cell(&self, name: &str) -> Cell<'_>;
     /// The value of a column as JSON; `None` where the row has no such column.
     fn json(&self, name: &str) -> Result<Option<Value>, String>;
+}
+
+/// A record as the job's columns see it.
+pub(super) struct Built {
+    /// The row's id, else its number.
+    pub(super) id: String,
+    /// The expected answer; a row that is bad otherwise has it too.
+    pub(super) reference: Option<String>,
+    /// The prompt, or why there is none.
+    pub(super) outcome: Result<Prompt, BadRow>,
+}
+
+impl Built {
+    /// A row that could not be read.
+    pub(super) fn bad(row: RowId, reason: String) -> Self {
+        Self {
+            id: row.to_string(),
+            reference: None,
+            outcome: Err(bad(reason)),
+        }
+    }
 }
 
 /// Makes prompts from records.
@@ -105,15 +126,22 @@ impl PromptBuilder {
         Ok(())
     }
 
-    /// The row's id, and its prompt or the reason why it has none.
-    pub(super) fn build(
-        &self,
-        row: RowId,
-        record: &dyn Record,
-    ) -> (String, Result<Prompt, BadRow>) {
-        match self.id(row, record) {
+    /// The row's id and reference, and its prompt or the reason why it has none.
+    pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
+        let id = self.id(row, record);
+        let reference = Self::optional("reference", self.columns.reference.as_deref(), record);
+        let (id, outcome) = match id {
             Ok(id) => (id, self.prompt(record)),
             Err(bad) => (row.to_string(), Err(bad)),
+        };
+        let (reference, outcome) = match reference {
+            Ok(reference) => (reference, outcome),
+            Err(bad) => (None, outcome.and(Err(bad))),
+        };
+        Built {
+            id,
+            reference,
+            outcome,
         }
     }
 
@@ -139,7 +167,6 @@ impl PromptBuilder {
         Ok(Prompt {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
-            reference: Self::optional("reference", self.columns.reference.as_deref(), record)?,
             overrides: self.overrides(record)?,
         })
     }
@@ -229,18 +256,4 @@ pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
         .id
         .clone()
         .or_else(|| known.then(|| DEFAULT_ID.to_owned()))
-}
-
-impl ColumnKind {
-    /// The type in words.
-    pub fn words(&self) -> &str {
-        match self {
-            Self::Bool => "bool",
-            Self::Int64 => "int64",
-            Self::Float64 => "float64",
-            Self::String => "string",
-            Self::Json => "mixed or nested JSON",
-            Self::Arrow(words) => words,
-        }
-    }
 }

@@ -15,7 +15,6 @@ pub struct DuplicateIds {
     observed: u64,
     duplicates: u64,
     limit: u64,
-    first: Option<String>,
 }
 
 impl Default for DuplicateIds {
@@ -36,7 +35,6 @@ impl DuplicateIds {
             observed: 0,
             duplicates: 0,
             limit,
-            first: None,
         }
     }
 
@@ -51,7 +49,6 @@ impl DuplicateIds {
         let again = !self.seen.insert(hasher.finish());
         if again {
             self.duplicates += 1;
-            self.first.get_or_insert_with(|| id.to_owned());
         }
         again
     }
@@ -59,11 +56,6 @@ impl DuplicateIds {
     /// How many ids were seen before.
     pub fn duplicates(&self) -> u64 {
         self.duplicates
-    }
-
-    /// The first id that came twice.
-    pub fn first_duplicate(&self) -> Option<&str> {
-        self.first.as_deref()
     }
 
     /// Ids looked at, where that is not all of them.
@@ -83,7 +75,6 @@ mod tests {
             ids.observe(id);
         }
         assert_eq!((ids.duplicates(), ids.stopped_after()), (2, None));
-        assert_eq!(ids.first_duplicate(), Some("a"));
         assert!(!ids.observe("b"));
         assert_eq!((ids.duplicates(), ids.stopped_after()), (2, Some(4)));
     }

@@ -19,6 +19,9 @@ pub enum InputError {
         /// One entry a file.
         problems: Vec<FileProblem>,
     },
+    /// A signal came while the input was read.
+    #[error("interrupted while reading the input")]
+    Interrupted,
     /// A path of the job leads nowhere.
     #[error("input `{}` does not exist{}", .path.display(), hint(.cure))]
     Missing {

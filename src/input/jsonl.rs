@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde_json::value::RawValue;
 
 use super::PromptSource;
-use super::build::PromptBuilder;
+use super::build::{Built, PromptBuilder};
 use super::error::InputError;
 use super::lines::{Lines, RowLine, SharedHasher};
 use super::record::{Fields, Seen};
@@ -83,6 +83,8 @@ pub(super) struct FirstPass<'a> {
     /// Where set, prompts are built until the first bad row.
     pub(super) builder: Option<&'a PromptBuilder>,
     pub(super) first_bad: Option<(Place, BadRow)>,
+    /// Says that the pass should end early; what it has by then is of no use.
+    pub(super) is_interrupted: &'a dyn Fn() -> bool,
 }
 
 #[derive(Default)]
@@ -122,7 +124,7 @@ impl FirstPass<'_> {
         let before = self.windows.rows();
         let mut lines = Lines::open(path, hasher)?;
         let mut block = Block::read(&mut lines)?;
-        while !block.lines.is_empty() {
+        while !block.lines.is_empty() && !(self.is_interrupted)() {
             let builder = self.builder.filter(|_| self.first_bad.is_none());
             let (facts, next) =
                 rayon::join(|| examine(&block, builder), || Block::read(&mut lines));
@@ -164,7 +166,7 @@ fn examine(block: &Block, builder: Option<&PromptBuilder>) -> Vec<Facts> {
                             facts.columns.entry(guess, name).add(value);
                         }
                         // The id is not kept here: any row number does.
-                        builder.and_then(|builder| builder.build(RowId(0), &fields).1.err())
+                        builder.and_then(|builder| builder.build(RowId(0), &fields).outcome.err())
                     }
                     Err(reason) => Some(BadRow {
                         stage: Stage::Input,
@@ -313,31 +315,29 @@ impl JsonlSource {
 type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
 
 fn parse_row(builder: &PromptBuilder, row: RowId, place: Place, line: &[u8]) -> Parsed {
-    let (id, is_record, outcome, fields) = match Fields::parse(line) {
+    let (built, is_record, fields) = match Fields::parse(line) {
         Ok(fields) => {
-            let (id, outcome) = builder.build(row, &fields);
+            let built = builder.build(row, &fields);
             let owned = fields
                 .0
                 .into_iter()
                 .map(|(k, v)| (k.into_owned(), v.to_owned()))
                 .collect();
-            (id, true, outcome, owned)
+            (built, true, owned)
         }
-        Err(reason) => (
-            row.to_string(),
-            false,
-            Err(BadRow {
-                stage: Stage::Input,
-                reason,
-            }),
-            Vec::new(),
-        ),
+        Err(reason) => (Built::bad(row, reason), false, Vec::new()),
     };
+    let Built {
+        id,
+        reference,
+        outcome,
+    } = built;
     (
         InputRow {
             row,
             place,
             id,
+            reference,
             is_record,
             outcome,
         },

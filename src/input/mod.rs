@@ -99,22 +99,3 @@ pub fn open(
         }
     })
 }
-
-impl InputWindow {
-    /// The record as it came: the raw line, or the Parquet row as JSON. Empty where a Parquet row
-    /// cannot be read or written.
-    pub fn raw_record(&self, position: usize) -> Vec<u8> {
-        match &self.carried {
-            Carried::Json { lines, .. } => lines.get(position).cloned().unwrap_or_default(),
-            Carried::Arrow(batch) => {
-                let record = self.rows.get(position).is_some_and(|row| row.is_record);
-                if !record || position >= batch.num_rows() {
-                    return Vec::new();
-                }
-                let mut line = json_lines(&batch.slice(position, 1)).unwrap_or_default();
-                line.pop();
-                line
-            }
-        }
-    }
-}

@@ -17,7 +17,6 @@ use crate::spec::{InputSpec, OnBadRow, PromptSpec};
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
 
 /// What the first pass needs to know.
-#[derive(Debug)]
 pub struct ScanOptions<'a> {
     /// `[input]`
     pub spec: &'a InputSpec,
@@ -31,6 +30,8 @@ pub struct ScanOptions<'a> {
     pub max_window_bytes: u64,
     /// An earlier index: what it knows of a file holds while path, size and time agree.
     pub previous: Option<&'a InputIndex>,
+    /// Says that reading should end.
+    pub is_interrupted: &'a dyn Fn() -> bool,
 }
 
 /// What the first pass found.
@@ -91,7 +92,7 @@ impl Stat {
 ///
 /// # Errors
 /// [`InputError::Broken`] names all files that cannot be read; [`InputError::SchemaClash`],
-/// [`InputError::MixedFormats`]; with `on_bad_row = "stop"` also what the prompt settings get wrong.
+/// [`InputError::MixedFormats`]; [`InputError::Interrupted`]; with `on_bad_row = "stop"` also what the prompt settings get wrong.
 pub fn scan(options: &ScanOptions<'_>) -> Result<Scan, InputError> {
     let stats = stat_all(options.files)?;
     if let Some(index) = unchanged(options, &stats) {
@@ -142,9 +143,7 @@ fn unchanged(options: &ScanOptions<'_>, stats: &[Stat]) -> Option<InputIndex> {
         .windows
         .iter()
         .all(|span| span.rows <= u64::from(options.window_rows));
-    // A job that stops at bad rows wants to hear of them before any work.
-    let quiet = options.spec.on_bad_row == OnBadRow::Record;
-    (same_files && fits && quiet).then(|| previous.clone())
+    (same_files && fits).then(|| previous.clone())
 }
 
 fn scan_parquet(
@@ -185,10 +184,14 @@ fn scan_jsonl(
         columns: Columns::default(),
         builder: builder.as_ref(),
         first_bad: None,
+        is_interrupted: options.is_interrupted,
     };
     let mut problems = Vec::new();
     let mut files = Vec::with_capacity(stats.len());
     for (number, stat) in stats.into_iter().enumerate() {
+        if (options.is_interrupted)() {
+            return Err(InputError::Interrupted);
+        }
         let known = known_fingerprint(options.previous, &stat);
         let hasher = known
             .is_none()
@@ -208,6 +211,9 @@ fn scan_jsonl(
                 });
             }
         }
+    }
+    if (options.is_interrupted)() {
+        return Err(InputError::Interrupted);
     }
     if !problems.is_empty() {
         return Err(InputError::Broken { problems });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 
 use super::PromptSource;
 use super::error::{FileProblem, InputError, one_line};
@@ -16,7 +17,8 @@ use super::types::{Carried, InputIndex, InputWindow, WindowSpan};
 use crate::ids::WindowId;
 
 /// Which rows a trial takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Selection {
     /// The first rows.
     First(u64),

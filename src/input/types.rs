@@ -116,6 +116,8 @@ pub struct InputRow {
     pub place: Place,
     /// Identifier as written out. The row number where the input has none.
     pub id: String,
+    /// Expected answer.
+    pub reference: Option<String>,
     /// False for a broken line, which is no record: it has no line in the results.
     pub is_record: bool,
     /// The prompt, or why the row is bad.
@@ -165,8 +167,6 @@ pub struct Prompt {
     pub text: String,
     /// Text that the answer begins with: the row's, else the job's.
     pub prefix: Option<String>,
-    /// Expected answer.
-    pub reference: Option<String>,
     /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
     pub overrides: serde_json::Map<String, serde_json::Value>,
 }

@@ -38,7 +38,7 @@ impl GlmConfig {
         let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => ModelError::file(
                 &path,
-                "does not exist\nhint: `model.path` must name a model folder in Hugging Face layout: \
+                "does not exist\nhint: give a model folder (`model.path` in a job file) in Hugging Face layout: \
                  `config.json`, weights, tokenizer",
             ),
             _ => ModelError::io(&path)(error),

@@ -8,7 +8,6 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
-use super::files::weight_files;
 use super::network::expected;
 use super::weights::WeightStore;
 use super::{GlmConfig, ModelError, Precision};
@@ -22,16 +21,16 @@ const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h
 ///
 /// # Errors
 ///
-/// As for loading; [`ModelError::File`] where `to` holds weights already or is `from`.
+/// As for loading; [`ModelError::File`] where `to` is not an empty folder.
 pub fn convert(from: &Path, to: &Path, precision: Precision) -> Result<(), ModelError> {
     let config = GlmConfig::load(from)?;
     let store = WeightStore::open(from, precision)?;
     store.check(&expected(&config))?;
     fsio::create_dir_all(to).map_err(ModelError::io(to))?;
-    if weight_files(to).is_ok() {
+    if !fsio::is_empty_or_absent(to) {
         return Err(ModelError::file(
             to,
-            "holds weights already\nhint: name an empty folder",
+            "is not empty\nhint: name an empty folder, or one that is not there",
         ));
     }
     copy_others(from, to)?;

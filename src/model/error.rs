@@ -19,7 +19,7 @@ pub enum ModelError {
     },
     /// The folder has no weights.
     #[error(
-        "`{}` holds no weights\nhint: `model.path` must name a folder with `config.json` and \
+        "`{}` holds no weights\nhint: give a folder (`model.path` in a job file) with `config.json` and \
          `model.safetensors` or `pytorch_model.bin` (or their shards with an index)",
         folder.display()
     )]

@@ -17,6 +17,9 @@ use safetensors::{Dtype, SafeTensors};
 use super::files::weight_files;
 use super::{ModelError, Precision};
 
+/// What helps against a file that came only in part.
+const AGAIN: &str = "hint: download the file again";
+
 /// Values that are converted at once; small enough for the first-level cache.
 const CHUNK: usize = 4096;
 /// Starts of the files that `torch.save` writes: a zip archive, or what came before torch 1.6.
@@ -87,16 +90,13 @@ impl WeightStore {
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             ModelError::file(
                 path,
-                format!("is cut short or no safetensors file: {error}"),
+                format!("is cut short or no safetensors file: {error}\n{AGAIN}"),
             )
         })?;
         let start = header + size_of::<u64>();
         let end = start + metadata.data_len();
         if map.len() < end {
-            let reason = format!(
-                "is cut short: {} bytes of {end}\nhint: download the file again",
-                map.len()
-            );
+            let reason = format!("is cut short: {} bytes of {end}\n{AGAIN}", map.len());
             return Err(ModelError::file(path, reason));
         }
         for (name, info) in metadata.tensors() {
@@ -118,8 +118,9 @@ impl WeightStore {
 
     fn add_pickle(&mut self, path: &Path) -> Result<(), ModelError> {
         check_zip(path)?;
-        let tensors = PthTensors::new(path, None)
-            .map_err(|error| ModelError::file(path, format!("is cut short or damaged: {error}")))?;
+        let tensors = PthTensors::new(path, None).map_err(|error| {
+            ModelError::file(path, format!("is cut short or damaged: {error}\n{AGAIN}"))
+        })?;
         for (name, info) in tensors.tensor_infos() {
             if !matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16) {
                 continue;
@@ -367,7 +368,10 @@ fn check_zip(path: &Path) -> Result<(), ModelError> {
 
 fn read_pickled(path: &Path, tensors: &PthTensors, name: &str) -> Result<Vec<f32>, ModelError> {
     let damaged = |error: candle_core::Error| {
-        ModelError::file(path, format!("`{name}` is cut short or damaged: {error}"))
+        ModelError::file(
+            path,
+            format!("`{name}` is cut short or damaged: {error}\n{AGAIN}"),
+        )
     };
     let tensor = tensors.get(name).map_err(damaged)?;
     let tensor = tensor.ok_or_else(|| ModelError::file(path, format!("has no `{name}`")))?;

@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use rayon::prelude::*;
 
 use super::StopFlag;
-use super::prepare::Prepared;
+use super::prepare::{ModelFacts, Prepared};
 use crate::checkpoint::{Cut, Journal};
 use crate::error::Result;
 use crate::generate::{Outcome, Request};
@@ -40,6 +40,7 @@ pub(super) struct FedWindow {
 /// Reads and encodes the given windows in order, until all are sent or nobody listens.
 pub(super) fn feed(
     prepared: &Prepared,
+    model: &ModelFacts,
     windows: &[WindowSpan],
     stop: &StopFlag,
     sender: &Sender<Result<Box<FedWindow>>>,
@@ -48,7 +49,7 @@ pub(super) fn feed(
         if stop.is_requested() {
             return;
         }
-        let fed = feed_window(prepared, span);
+        let fed = feed_window(prepared, model, span);
         let failed = fed.is_err();
         if sender.send(fed.map(Box::new)).is_err() || failed {
             return;
@@ -56,7 +57,7 @@ pub(super) fn feed(
     }
 }
 
-fn feed_window(prepared: &Prepared, span: &WindowSpan) -> Result<FedWindow> {
+fn feed_window(prepared: &Prepared, model: &ModelFacts, span: &WindowSpan) -> Result<FedWindow> {
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, span)?;
     let started = Instant::now();
     let window = prepared.source.read_window(span)?;
@@ -64,8 +65,8 @@ fn feed_window(prepared: &Prepared, span: &WindowSpan) -> Result<FedWindow> {
     let started = Instant::now();
     let spec = &prepared.record.spec;
     let encoder = RowEncoder {
-        tokenizer: &prepared.tokenizer,
-        lengths: prepared.lengths,
+        tokenizer: &model.tokenizer,
+        lengths: model.lengths,
         prompt: &spec.prompt,
         settings: Arc::new(spec.generation.clone()),
     };

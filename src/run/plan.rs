@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::feed::RowEncoder;
-use super::machine;
 use super::prepare::{ModelFacts, ReadInput, place_text};
 use super::shard::budget;
+use super::{StopFlag, machine};
 use crate::error::{Error, Result};
 use crate::generate::Request;
 use crate::input::{self, BadRow, DuplicateIds, InputWindow};
@@ -79,20 +79,20 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         ));
     }
     let files = input::resolve_files(&spec.input, &spec.output.path)?;
-    let read = ReadInput::open(spec, &files, None)?;
+    let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
     let rows = Rows::collect(spec, &model, &read)?;
     let weight_bytes = model.weight_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
     let budget = budget(
         &spec.batch,
-        model.device(),
+        &model.device,
         cache_bytes_per_token,
         weight_bytes,
     );
     let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;
-    let rate = model.device().is_cpu().then(machine::product_rate);
+    let rate = model.device.is_cpu().then(machine::product_rate);
     Ok(PlanReport {
         job: spec.name.clone(),
         files: files.len(),

@@ -3,7 +3,7 @@
 //! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
 
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::{
-    self, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
+    self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
 };
 use crate::model::{self, DeviceChoice, GlmConfig, Precision};
 use crate::report::Observer;
@@ -35,11 +35,8 @@ pub(super) struct Prepared {
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Box<dyn PromptSource>,
     pub(super) sink: Box<dyn ResultSink>,
-    pub(super) tokenizer: Arc<GlmTokenizer>,
-    pub(super) config: GlmConfig,
-    pub(super) lengths: Lengths,
-    pub(super) device: Device,
-    pub(super) precision: Precision,
+    /// `None` where nothing is left to do: a finished job needs neither device nor tokenizer.
+    pub(super) model: Option<ModelFacts>,
     pub(super) scan_seconds: f64,
     pub(super) load_seconds: f64,
 }
@@ -52,11 +49,14 @@ impl Prepared {
         stop: &StopFlag,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
+        let first = JobRecord::load(&folder)?;
         let started = Instant::now();
-        let model = ModelFacts::load(spec)?;
+        let model = match &first {
+            Some(first) if is_done(spec, options, &folder, first)? => None,
+            _ => Some(ModelFacts::load(spec)?),
+        };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let first = JobRecord::load(&folder)?;
         let is_interrupted = || stop.is_requested();
         let waiting = LockOptions {
             is_interrupted: &is_interrupted,
@@ -71,10 +71,20 @@ impl Prepared {
             Some(first) => Some(first),
             None => JobRecord::load(&folder)?,
         };
-        let read = ReadInput::new(spec, options, &folder, first.as_ref(), observer)?;
-        let record = model.record(spec, &read.index, first.as_ref())?;
+        let read = ReadInput::new(spec, options, &folder, first.as_ref(), stop, observer)?;
+        let resolved = match (&model, &first) {
+            (None, Some(first)) => first.resolved.clone(),
+            (None, None) => ModelFacts::load(spec)?.resolved(spec, None)?,
+            (Some(model), first) => {
+                model.resolved(spec, first.as_ref().map(|first| &first.resolved))?
+            }
+        };
+        let record = new_record(spec, options, resolved, &read.index);
         if stop.is_requested() {
             return Err(Error::Interrupted);
+        }
+        if read.index.rows == 0 {
+            observer.note("warning: the input has no rows");
         }
         let sink = sink::new_sink(
             &spec.output,
@@ -91,14 +101,18 @@ impl Prepared {
             index: read.index,
             source: read.source,
             sink,
-            tokenizer: Arc::new(model.tokenizer),
-            config: model.config,
-            lengths: model.lengths,
-            device: model.device,
-            precision: model.precision,
+            model,
             scan_seconds: started.elapsed().as_secs_f64(),
             load_seconds,
         })
+    }
+
+    /// What the model says about itself, for the summary.
+    pub(super) fn notice(&self) -> Option<String> {
+        match &self.model {
+            Some(model) => model.config.notice.clone(),
+            None => GlmConfig::load(&self.record.spec.model.path).ok()?.notice,
+        }
     }
 
     /// What a shard has committed.
@@ -140,17 +154,17 @@ impl Prepared {
 /// What the model's folder says, without its weights being loaded.
 pub(super) struct ModelFacts {
     pub(super) config: GlmConfig,
-    pub(super) tokenizer: GlmTokenizer,
+    pub(super) tokenizer: Arc<GlmTokenizer>,
     pub(super) lengths: Lengths,
-    device: Device,
-    precision: Precision,
+    pub(super) device: Device,
+    pub(super) precision: Precision,
 }
 
 impl ModelFacts {
     pub(super) fn load(spec: &JobSpec) -> Result<Self> {
         let path = &spec.model.path;
         let config = GlmConfig::load(path)?;
-        let tokenizer = GlmTokenizer::load(path)?;
+        let tokenizer = Arc::new(GlmTokenizer::load(path)?);
         config.check_generation()?;
         let lengths = Lengths::new(
             &spec.prompt,
@@ -168,25 +182,18 @@ impl ModelFacts {
         })
     }
 
-    /// The job as this run sees it. Hashes of the weights are taken over from the first run while
-    /// size and time of every file agree.
-    fn record(
-        &self,
-        spec: &JobSpec,
-        index: &Arc<InputIndex>,
-        first: Option<&JobRecord>,
-    ) -> Result<JobRecord> {
+    /// What the model comes to on this machine. Hashes of the weights are taken over from the first
+    /// run while size and time of every file agree.
+    fn resolved(&self, spec: &JobSpec, first: Option<&Resolved>) -> Result<Resolved> {
         let mut paths = model::weight_files(&spec.model.path)?;
         paths.push(spec.model.path.join("config.json"));
-        let files = model_files(&paths);
-        let known = first
-            .map(|first| &first.resolved)
-            .filter(|known| files.len() == paths.len() && known.model_files == files);
+        let files: Vec<ModelFile> = paths.iter().filter_map(|path| model_file(path)).collect();
+        let known = first.filter(|known| files.len() == paths.len() && known.model_files == files);
         let weights = match known {
             Some(known) => known.weights.clone(),
             None => model::weights_fingerprint(&spec.model.path)?,
         };
-        let resolved = Resolved {
+        Ok(Resolved {
             dtype: self.precision.name().to_owned(),
             device: self.device_name().to_owned(),
             cpu: machine::cpu_kind(),
@@ -194,20 +201,7 @@ impl ModelFacts {
             tokenizer: self.tokenizer.fingerprint().to_owned(),
             weights,
             model_files: files,
-        };
-        Ok(JobRecord {
-            version: RECORD_VERSION.to_owned(),
-            program: env!("CARGO_PKG_VERSION").to_owned(),
-            results_format: sink::RESULTS_FORMAT,
-            arithmetic: ARITHMETIC.to_owned(),
-            spec: spec.clone(),
-            resolved,
-            input: InputIndex::clone(index),
         })
-    }
-
-    pub(super) fn device(&self) -> &Device {
-        &self.device
     }
 
     pub(super) fn device_name(&self) -> &'static str {
@@ -242,18 +236,62 @@ impl ModelFacts {
     }
 }
 
-fn model_files(paths: &[PathBuf]) -> Vec<ModelFile> {
-    let stat = |path: &PathBuf| {
-        let found = std::fs::metadata(path).ok()?;
-        let modified = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        let modified_ns = modified.as_nanos() as u64;
-        Some(ModelFile {
-            path: path.clone(),
-            bytes: found.len(),
-            modified_ns,
-        })
-    };
-    paths.iter().filter_map(stat).collect()
+/// The job as this run sees it.
+fn new_record(
+    spec: &JobSpec,
+    options: &RunOptions,
+    resolved: Resolved,
+    index: &Arc<InputIndex>,
+) -> JobRecord {
+    JobRecord {
+        version: RECORD_VERSION.to_owned(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        results_format: sink::RESULTS_FORMAT,
+        arithmetic: ARITHMETIC.to_owned(),
+        spec: spec.clone(),
+        trial: options.trial,
+        resolved,
+        input: InputIndex::clone(index),
+    }
+}
+
+/// Whether nothing is left to do, so that the model need not be looked at: every asked-for window is
+/// committed, and no file of the model has changed. One that is gone does not matter any more.
+fn is_done(
+    spec: &JobSpec,
+    options: &RunOptions,
+    folder: &OutputFolder,
+    first: &JobRecord,
+) -> Result<bool> {
+    if spec.model.path != first.spec.model.path {
+        return Ok(false);
+    }
+    let known = &first.resolved.model_files;
+    if known
+        .iter()
+        .any(|known| model_file(&known.path).is_some_and(|file| file != *known))
+    {
+        return Ok(false);
+    }
+    let shards = first.spec.shards;
+    for shard in (0..shards).filter(|&at| options.shard.is_none_or(|(asked, _)| asked == at)) {
+        let manifest = Manifest::load_or_new(folder, ShardId(shard), shards)?;
+        if manifest.remaining(&first.input.windows).next().is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What identifies a file of the model; `None` where it is not there.
+fn model_file(path: &Path) -> Option<ModelFile> {
+    let found = std::fs::metadata(path).ok()?;
+    let modified = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(ModelFile {
+        path: path.to_path_buf(),
+        bytes: found.len(),
+        modified_ns: modified.as_nanos() as u64,
+    })
 }
 
 fn device_choice(device: DeviceSpec) -> DeviceChoice {
@@ -286,13 +324,16 @@ impl ReadInput {
         options: &RunOptions,
         folder: &OutputFolder,
         first: Option<&JobRecord>,
+        stop: &StopFlag,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let files = files(spec, folder, first, observer)?;
-        let read = Self::open(spec, &files, first.map(|first| &first.input))?;
+        let files = files(spec, folder, first, stop, observer)?;
+        let previous = first.map(|first| &first.input);
         let Some(selection) = options.trial else {
-            return Ok(read);
+            return Self::open(spec, &files, previous, stop);
         };
+        // A bad row may be none of the trial's; its own ones are met when they are read.
+        let (read, _) = Self::scan(spec, &files, previous, stop)?;
         let (source, index) =
             input::select(read.source, &read.index, selection, spec.batch.window_rows);
         Ok(Self {
@@ -301,12 +342,30 @@ impl ReadInput {
         })
     }
 
-    /// Reads the input once and opens it.
+    /// Reads the input once and opens it; with `on_bad_row = "stop"` a bad row ends it here.
     pub(super) fn open(
         spec: &JobSpec,
         files: &[PathBuf],
         previous: Option<&InputIndex>,
+        stop: &StopFlag,
     ) -> Result<Self> {
+        let (read, first_bad) = Self::scan(spec, files, previous, stop)?;
+        match first_bad {
+            None => Ok(read),
+            Some((place, bad)) => Err(Error::BadRow {
+                place: place_text(&place, &read.index.files),
+                stage: bad.stage,
+                reason: bad.reason,
+            }),
+        }
+    }
+
+    fn scan(
+        spec: &JobSpec,
+        files: &[PathBuf],
+        previous: Option<&InputIndex>,
+        stop: &StopFlag,
+    ) -> Result<(Self, Option<(Place, BadRow)>)> {
         let scan = input::scan(&ScanOptions {
             spec: &spec.input,
             prompt: &spec.prompt,
@@ -314,17 +373,11 @@ impl ReadInput {
             window_rows: spec.batch.window_rows,
             max_window_bytes: MAX_WINDOW_BYTES,
             previous,
+            is_interrupted: &|| stop.is_requested(),
         })?;
         let index = Arc::new(scan.index);
         let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
-        if let Some((place, bad)) = scan.first_bad {
-            return Err(Error::BadRow {
-                place: place_text(&place, &index.files),
-                stage: bad.stage,
-                reason: bad.reason,
-            });
-        }
-        Ok(Self { index, source })
+        Ok((Self { index, source }, scan.first_bad))
     }
 }
 
@@ -333,10 +386,11 @@ fn files(
     spec: &JobSpec,
     folder: &OutputFolder,
     first: Option<&JobRecord>,
+    stop: &StopFlag,
     observer: &mut dyn Observer,
 ) -> Result<Vec<PathBuf>> {
     if spec.input.path == ["-"] {
-        return Ok(vec![standard_input(folder, first)?]);
+        return Ok(vec![standard_input(folder, first, stop)?]);
     }
     let found = input::resolve_files(&spec.input, &spec.output.path)?;
     let Some(first) = first else { return Ok(found) };
@@ -360,13 +414,17 @@ fn files(
 }
 
 /// The copy of standard input: made by the first run, read again by the others.
-fn standard_input(folder: &OutputFolder, first: Option<&JobRecord>) -> Result<PathBuf> {
+fn standard_input(
+    folder: &OutputFolder,
+    first: Option<&JobRecord>,
+    stop: &StopFlag,
+) -> Result<PathBuf> {
     let copy = folder.standard_input();
     let mut input = std::io::stdin().lock();
     // A copy without a job is what a refused run left; new input replaces it.
     let is_stale = first.is_none() && input.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
     if is_stale || !copy.exists() {
-        input::copy_stdin(input, &copy)?;
+        input::copy_stdin(input, &copy, &|| stop.is_requested())?;
     }
     Ok(copy)
 }

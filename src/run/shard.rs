@@ -10,9 +10,9 @@ use candle_core::Device;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::feed::{self, FedWindow};
-use super::prepare::{Prepared, place_text};
+use super::prepare::{ModelFacts, Prepared, place_text};
 use super::{RunEnd, StopFlag, machine, summary};
-use crate::checkpoint::{self, Commit, Manifest, ShardLock};
+use crate::checkpoint::{self, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
 use crate::generate::{Engine, EngineStatistics, Finished, Outcome};
 use crate::ids::{ShardId, WindowId};
@@ -21,6 +21,7 @@ use crate::model::{Glm, TextModel};
 use crate::plan::{self, Budget};
 use crate::report::{Observer, Progress};
 use crate::spec::{BatchSpec, JobSpec};
+use crate::tokenize::GlmTokenizer;
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
 const OPEN_WINDOWS: usize = 2;
@@ -50,6 +51,8 @@ pub(super) struct Worker<'a> {
     pub(super) duplicates: DuplicateIds,
     pub(super) rows_now: u64,
     pub(super) failed_now: u64,
+    /// Finished rows of windows that were still open when the last shard's work ended.
+    pub(super) unfinished: Totals,
     pub(super) load_seconds: f64,
     pub(super) read_seconds: f64,
     pub(super) tokenize_seconds: f64,
@@ -75,6 +78,7 @@ impl<'a> Worker<'a> {
             duplicates: DuplicateIds::new(),
             rows_now: 0,
             failed_now: 0,
+            unfinished: Totals::default(),
             load_seconds: prepared.load_seconds,
             read_seconds: 0.0,
             tokenize_seconds: 0.0,
@@ -107,20 +111,25 @@ impl<'a> Worker<'a> {
         shard: ShardId,
     ) -> Result<ShardEnd> {
         let prepared = self.prepared;
+        let Some(model) = &prepared.model else {
+            return Err(Error::Reopened);
+        };
         let windows: Vec<WindowSpan> = manifest
             .remaining(&prepared.index.windows)
             .cloned()
             .collect();
         let mut engine = match self.engine.take() {
             Some(engine) => engine,
-            None => self.load_engine()?,
+            None => self.load_engine(model)?,
         };
         let (sender, receiver) = bounded(1);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
+        self.unfinished = Totals::default();
         let work = ShardWork {
             unfed: windows.len(),
             rows_total: prepared.shard_rows(shard),
             worker: self,
+            tokenizer: &model.tokenizer,
             engine: &mut engine,
             lock,
             manifest,
@@ -129,7 +138,7 @@ impl<'a> Worker<'a> {
             reader_ended: false,
         };
         let end = std::thread::scope(|scope| {
-            scope.spawn(move || feed::feed(prepared, to_feed, stop, &sender));
+            scope.spawn(move || feed::feed(prepared, model, to_feed, stop, &sender));
             // The receiver goes with `run`, so that a feeder that waits to send ends too.
             work.run(receiver)
         });
@@ -138,20 +147,15 @@ impl<'a> Worker<'a> {
         end
     }
 
-    fn load_engine(&mut self) -> Result<Engine> {
-        let prepared = self.prepared;
+    fn load_engine(&mut self, facts: &ModelFacts) -> Result<Engine> {
         let started = Instant::now();
-        let model = Glm::load(&self.spec.model.path, &prepared.device, prepared.precision)?;
+        let model = Glm::load(&self.spec.model.path, &facts.device, facts.precision)?;
         self.load_seconds += started.elapsed().as_secs_f64();
-        let budget = budget(
-            &self.spec.batch,
-            &prepared.device,
-            model.cache_bytes_per_token(),
-            0,
-        );
+        let cache = model.cache_bytes_per_token();
+        let budget = budget(&self.spec.batch, &facts.device, cache, 0);
         Ok(Engine::new(
             Box::new(model),
-            prepared.tokenizer.clone(),
+            facts.tokenizer.clone(),
             budget,
         ))
     }
@@ -178,6 +182,7 @@ pub(super) fn budget(
 /// The work on one shard while its lock is held.
 struct ShardWork<'w, 'a> {
     worker: &'w mut Worker<'a>,
+    tokenizer: &'w GlmTokenizer,
     engine: &'w mut Engine,
     lock: &'w ShardLock,
     manifest: Manifest,
@@ -199,6 +204,12 @@ impl ShardWork<'_, '_> {
         let end = self.work(&receiver);
         // Whatever ended the work, what is finished is made durable first.
         let synced = self.sync();
+        for fed in self.open.values() {
+            let prepared = self.worker.prepared;
+            let (totals, _) =
+                summary::of_window(prepared, self.tokenizer, &fed.window, &fed.outcomes);
+            self.worker.unfinished += totals;
+        }
         let end = end?;
         synced?;
         Ok(end)
@@ -351,7 +362,8 @@ impl ShardWork<'_, '_> {
 
     fn commit(&mut self, fed: &FedWindow) -> Result<()> {
         let prepared = self.worker.prepared;
-        let (totals, examples) = summary::of_window(prepared, &fed.window, &fed.outcomes);
+        let (totals, examples) =
+            summary::of_window(prepared, self.tokenizer, &fed.window, &fed.outcomes);
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,

@@ -18,9 +18,10 @@ use crate::tokenize::GlmTokenizer;
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
 
-/// Counts of a window, and a few of its rows beside their references.
+/// Counts of the rows of a window that have an outcome, and a few of them beside their references.
 pub(super) fn of_window(
     prepared: &Prepared,
+    tokenizer: &GlmTokenizer,
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
 ) -> (Totals, Vec<Example>) {
@@ -29,22 +30,23 @@ pub(super) fn of_window(
     let stride = window.rows.len().div_ceil(KEPT_EXAMPLES).max(1);
     let shows = window.id.0 < prepared.record.spec.shards;
     for (position, row) in window.rows.iter().enumerate() {
+        let Some(outcome) = outcomes.get(&row.row) else {
+            continue;
+        };
         totals.rows += 1;
-        let outcome = outcomes.get(&row.row);
         count(&mut totals, outcome);
-        let Ok(prompt) = &row.outcome else { continue };
-        let Some(reference) = &prompt.reference else {
+        let Some(reference) = &row.reference else {
             continue;
         };
         totals.referenced += 1;
-        let Some(Outcome::Ok(completion)) = outcome else {
+        let (Ok(prompt), Outcome::Ok(completion)) = (&row.outcome, outcome) else {
             continue;
         };
         let answer = completion
             .samples
             .first()
             .map_or("", |sample| sample.text.trim());
-        totals.exact += u64::from(answer == as_the_model_writes(&prepared.tokenizer, reference));
+        totals.exact += u64::from(answer == as_the_model_writes(tokenizer, reference));
         if shows && position.is_multiple_of(stride) {
             examples.push(Example {
                 question: prompt.text.clone(),
@@ -56,16 +58,16 @@ pub(super) fn of_window(
     (totals, examples)
 }
 
-fn count(totals: &mut Totals, outcome: Option<&Outcome>) {
+fn count(totals: &mut Totals, outcome: &Outcome) {
     match outcome {
-        Some(Outcome::Ok(completion)) => {
+        Outcome::Ok(completion) => {
             totals.ok += 1;
             totals.truncated += u64::from(completion.truncated > 0);
             totals.prompt_tokens += u64::from(completion.prompt_tokens);
             totals.completion_tokens += completion_tokens(completion);
         }
-        Some(Outcome::Failed(bad)) if bad.stage == Stage::Generate => totals.failed += 1,
-        _ => totals.bad += 1,
+        Outcome::Failed(bad) if bad.stage == Stage::Generate => totals.failed += 1,
+        Outcome::Failed(_) => totals.bad += 1,
     }
 }
 
@@ -108,11 +110,13 @@ pub(super) fn write_shard(prepared: &Prepared, worker: &Worker<'_>, shard: Shard
 }
 
 fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Result<RunReport> {
-    let mut totals = Totals::default();
+    let mut totals = worker.unfinished;
     let mut examples = Vec::new();
     let mut rows = 0;
+    let mut finished = true;
     for &shard in shards {
         let manifest = prepared.manifest(shard)?;
+        finished &= manifest.remaining(&prepared.index.windows).next().is_none();
         totals += manifest.totals();
         rows += prepared.shard_rows(shard);
         examples.extend(
@@ -121,11 +125,6 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
                 .values()
                 .flat_map(|window| window.examples.clone()),
         );
-    }
-    let mut finished = true;
-    for &shard in shards {
-        let manifest = prepared.manifest(shard)?;
-        finished &= manifest.remaining(&prepared.index.windows).next().is_none();
     }
     let spec = &prepared.record.spec;
     Ok(RunReport {
@@ -147,7 +146,7 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
         peak_memory_bytes: peak_memory_bytes(),
         compares: spec.input.columns.reference.is_some(),
         examples,
-        notice: prepared.config.notice.clone(),
+        notice: prepared.notice(),
     })
 }
 

@@ -74,7 +74,7 @@ impl fmt::Display for Hint {
 #[non_exhaustive]
 pub enum SpecError {
     /// The job file cannot be opened or read.
-    #[error("cannot read job file `{}`: {source}", path.display())]
+    #[error("cannot read job file `{}`: {source}\nhint: give the path of a TOML file; `jobs/demo.toml` of the repository is one", path.display())]
     Read {
         /// The job file.
         path: PathBuf,

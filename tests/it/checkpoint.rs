@@ -649,14 +649,21 @@ fn restart_moves_the_folder_unless_somebody_writes() {
 }
 
 #[test]
-fn only_the_folder_of_a_job_is_discarded() {
+fn only_the_folder_of_a_trial_is_discarded() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("out.trial");
     std::fs::create_dir(&root).unwrap();
     std::fs::write(root.join("thesis.txt"), "mine").unwrap();
-    discard(&root, &LockOptions::default()).unwrap();
-    assert!(root.join("thesis.txt").exists());
-    OutputFolder::open(&root).unwrap();
+    for _ in 0..2 {
+        let refused = discard(&root, &LockOptions::default());
+        assert!(
+            matches!(refused, Err(CheckpointError::NoTrial { .. })),
+            "{refused:?}"
+        );
+        assert!(root.join("thesis.txt").exists());
+        OutputFolder::open(&root).unwrap();
+    }
+    std::fs::remove_file(root.join("thesis.txt")).unwrap();
     discard(&root, &LockOptions::default()).unwrap();
     assert!(!root.exists());
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Job, as_parquet, demo_questions, rows, shared, some_questions};
+use crate::support::{self, Job, as_parquet, demo_questions, rows, shared, some_questions};
 
 const COLUMNS: &str =
     "columns = { prompt = \"prompt\", prefix = \"prefix\", reference = \"answer\" }";
@@ -135,6 +135,58 @@ fn samples_and_trials_keep_row_numbers() {
         .collect();
     assert!(texts.len() > 50, "samples hardly differ");
     assert!(!trial.path("out").exists());
+}
+
+#[test]
+fn a_trial_takes_nobody_elses_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = support::some_questions(folder.path(), 5);
+    let job = Job::new(&input, "");
+    // A job in earnest, written where the trial would go.
+    job.run_ok(&["--set", "output.path=out.trial"]);
+    let kept = support::files(&job.path("out.trial/parts"));
+    let output = job.run(&["--limit", "2"]);
+    assert_eq!(output.status.code(), Some(2), "{}", support::both(&output));
+    assert!(support::stderr(&output).contains("is in the way"));
+    assert_eq!(support::files(&job.path("out.trial/parts")), kept);
+
+    std::fs::remove_dir_all(job.path("out.trial")).unwrap();
+    std::fs::create_dir(job.path("out.trial")).unwrap();
+    std::fs::write(job.path("out.trial/notes.txt"), "mine").unwrap();
+    assert_eq!(job.run(&["--limit", "2"]).status.code(), Some(2));
+
+    std::fs::remove_file(job.path("out.trial/notes.txt")).unwrap();
+    job.run_ok(&["--limit", "2"]);
+    job.run_ok(&["--sample", "3"]);
+    assert_eq!(support::rows(&job.path("out.trial")).len(), 3);
+}
+
+#[test]
+fn a_failed_row_with_a_reference_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("q.jsonl");
+    let lines = "{\"question\": \"法国的首都是哪座城市？\", \"answer\": \"巴黎\"}\n{\"question\": null, \"answer\": \"巴黎\"}\n{\"question\": null, \"answer\": null}\n";
+    std::fs::write(&input, lines).unwrap();
+    let columns = "columns = { prompt = \"question\", reference = \"answer\" }";
+    let more = "[prompt]\nprefix = \"答：\"\n";
+    let job = Job::of_model(&support::demo_model(), &input, columns, more);
+    let output = job.run_ok(&["--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["totals"]["referenced"], 2, "{report}");
+}
+
+#[test]
+fn a_run_that_stops_at_failed_rows_counts_the_open_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = support::some_questions(folder.path(), 40);
+    let mut text = std::fs::read_to_string(&input).unwrap();
+    text.push_str("{\"question\": null}\n");
+    std::fs::write(&input, text).unwrap();
+    let job = Job::new(&input, "max_failed = 0\n");
+    let output = job.run(&["--json"]);
+    assert_eq!(output.status.code(), Some(3), "{}", support::both(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["totals"]["bad"], 1, "{report}");
 }
 
 #[test]

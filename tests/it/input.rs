@@ -14,8 +14,8 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::input::{
     BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputWindow, MAX_WINDOW_BYTES,
-    Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, open, resolve_files,
-    scan, select,
+    Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
+    resolve_files, scan, select,
 };
 use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec};
 use parquet::arrow::ArrowWriter;
@@ -29,6 +29,17 @@ struct Job {
     prompt: PromptSpec,
     window_rows: u32,
     max_bytes: u64,
+}
+
+/// A row as it came: the raw line, or the Parquet row as JSON.
+fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
+    match &window.carried {
+        Carried::Json { lines, .. } => lines[position].clone(),
+        Carried::Arrow(batch) => json_lines(&batch.slice(position, 1))
+            .unwrap()
+            .trim_ascii_end()
+            .to_vec(),
+    }
 }
 
 impl Job {
@@ -81,6 +92,7 @@ impl Job {
             window_rows: self.window_rows,
             max_window_bytes: self.max_bytes,
             previous,
+            is_interrupted: &|| false,
         })
     }
 
@@ -478,7 +490,7 @@ fn fields_stand_as_they_were() {
     );
     assert_eq!(windows[0].rows[0].outcome.as_ref().unwrap().text, "新");
     assert!(lines[0].ends_with(b"}"));
-    assert_eq!(windows[0].raw_record(1), b"[1]");
+    assert_eq!(raw_record(&windows[0], 1), b"[1]");
     assert_eq!(
         reason(&windows[0].rows[1]),
         (Stage::Input, "the line holds an array, not an object")
@@ -801,7 +813,7 @@ fn schemas_meet_by_name() {
             .is_empty()
     );
     let raw: Vec<String> = (0..2)
-        .map(|i| String::from_utf8(windows[0].raw_record(i)).unwrap())
+        .map(|i| String::from_utf8(raw_record(&windows[0], i)).unwrap())
         .collect();
     assert_eq!(
         raw[0],
@@ -1029,7 +1041,7 @@ fn prefix_reference_and_settings_follow_the_row() {
     let rows = job.rows();
     let first = rows[0].outcome.as_ref().unwrap();
     assert_eq!(
-        (first.prefix.as_deref(), first.reference.as_deref()),
+        (first.prefix.as_deref(), rows[0].reference.as_deref()),
         (Some("own"), Some("ref"))
     );
     assert_eq!(
@@ -1038,7 +1050,7 @@ fn prefix_reference_and_settings_follow_the_row() {
     );
     let second = rows[1].outcome.as_ref().unwrap();
     assert_eq!(
-        (second.prefix.as_deref(), second.reference.as_deref()),
+        (second.prefix.as_deref(), rows[1].reference.as_deref()),
         (Some("job"), None)
     );
     assert_eq!(second.overrides["top_p"], 0.5);
@@ -1076,7 +1088,7 @@ fn a_trial_reads_chosen_rows_under_their_numbers() {
                 for (position, row) in window.rows.iter().enumerate() {
                     let number = row.row.0 as usize;
                     assert_eq!(seen(std::slice::from_ref(row))[0], all[number]);
-                    let raw = String::from_utf8(window.raw_record(position)).unwrap();
+                    let raw = String::from_utf8(raw_record(&window, position)).unwrap();
                     assert!(raw.contains(&format!("\"q{number}\"")), "{raw}");
                     numbers.push(number);
                 }
@@ -1093,7 +1105,7 @@ fn standard_input_is_copied_whole() {
     let mut job = Job::new(&[]);
     job.input.path = vec!["-".to_owned()];
     let files = resolve_files(&job.input, folder.path()).unwrap();
-    copy_stdin(lines(0..3).as_bytes(), &files[0]).unwrap();
+    copy_stdin(lines(0..3).as_bytes(), &files[0], &|| false).unwrap();
     assert_eq!(fs::read_to_string(&files[0]).unwrap(), lines(0..3));
     let beside = files[0].parent().unwrap();
     assert_eq!(fs::read_dir(beside).unwrap().count(), 1);

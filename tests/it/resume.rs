@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use glm_batch::checkpoint::OutputFolder;
 use glm_batch::ids::ShardId;
 
-use crate::support::{Job, both, demo_questions, shared, some_questions, stderr};
+use crate::support::{self, Job, both, demo_questions, shared, some_questions, stderr};
 
 const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n[batch]\nmax_batch_size = 8\nwindow_rows = 50\n[checkpoint]\ninterval_seconds = 0.05\n";
 
@@ -183,6 +183,34 @@ fn a_finished_job_is_a_no_op() {
     );
     assert!(String::from_utf8_lossy(&again.stdout).contains("finished"));
     assert!(job.files("parts") == before);
+}
+
+#[test]
+fn a_finished_job_needs_its_model_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for (name, bytes) in support::files(&support::demo_model()) {
+        std::fs::write(model.join(name), bytes).unwrap();
+    }
+    let input = support::some_questions(folder.path(), 5);
+    let columns = "columns = { prompt = \"question\", prefix = \"prefix\" }";
+    let job = Job::of_model(&model, &input, columns, "");
+    job.run_ok(&[]);
+
+    // Another tokenizer is another job, finished or not.
+    let config = std::fs::read(model.join("config.json")).unwrap();
+    std::fs::write(model.join("config.json"), [&config[..], b"\n"].concat()).unwrap();
+    let output = job.run(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", support::both(&output));
+
+    std::fs::remove_dir_all(&model).unwrap();
+    let output = job.run_ok(&[]);
+    assert!(
+        support::stderr(&output).contains("finished already"),
+        "{}",
+        support::both(&output)
+    );
 }
 
 #[test]

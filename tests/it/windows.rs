@@ -89,7 +89,6 @@ fn row(number: u64, id: &str) -> InputRow {
     let prompt = Prompt {
         text: "?".to_owned(),
         prefix: None,
-        reference: None,
         overrides: serde_json::Map::new(),
     };
     InputRow {
@@ -99,6 +98,7 @@ fn row(number: u64, id: &str) -> InputRow {
             line: number + 1,
         },
         id: id.to_owned(),
+        reference: None,
         is_record: true,
         outcome: Ok(prompt),
     }
@@ -200,6 +200,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
     }
     index.files[0].rows = index.rows;
     JobRecord {
+        trial: None,
         version: RECORD_VERSION.to_owned(),
         program: "0.1.0".to_owned(),
         results_format: 1,

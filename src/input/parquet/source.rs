@@ -18,11 +18,9 @@ use super::group::GroupReader;
 use super::schema::nulls;
 use crate::ids::RowId;
 use crate::input::PromptSource;
-use crate::input::build::PromptBuilder;
+use crate::input::build::{Built, PromptBuilder};
 use crate::input::error::{FileProblem, InputError, one_line};
-use crate::input::types::{
-    BadRow, Carried, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
-};
+use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::spec::{GenerationSpec, nearest};
 
 /// Readers that wait for the window after their last one.
@@ -239,23 +237,19 @@ impl ParquetSource {
             row_group,
             row: slice.first + at,
         };
-        let (id, outcome) = match &slice.damage {
+        let Built {
+            id,
+            reference,
+            outcome,
+        } = match &slice.damage {
             None => self.builder.build(row, &cells.row(position)),
-            Some(damage) => {
-                let reason = format!("row group {row_group} is damaged: {damage}");
-                (
-                    row.to_string(),
-                    Err(BadRow {
-                        stage: Stage::Input,
-                        reason,
-                    }),
-                )
-            }
+            Some(damage) => Built::bad(row, format!("row group {row_group} is damaged: {damage}")),
         };
         InputRow {
             row,
             place,
             id,
+            reference,
             is_record: slice.damage.is_none(),
             outcome,
         }

@@ -31,6 +31,8 @@ pub(super) enum Command {
     Tokenize(TokenizeArgs),
     /// Write a model folder in another precision
     Convert(ConvertArgs),
+    /// Measure a model's speed beside the limits of this machine
+    Bench(BenchArgs),
     /// Print the JSON Schema of job files
     Schema,
     /// Print a completion script
@@ -155,6 +157,32 @@ pub(super) struct ConvertArgs {
     /// Precision to write
     #[arg(long, value_enum)]
     pub(super) dtype: WeightType,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Model folder
+    pub(super) model: PathBuf,
+    /// Precision of the weights
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(super) dtype: WeightType,
+    /// Rows in flight, one measurement each
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,4,8,16,32,64,128",
+        value_name = "ROWS"
+    )]
+    pub(super) batch: Vec<usize>,
+    /// Tokens of each context
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    pub(super) context: usize,
+    /// Decode steps of each measurement
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(super) steps: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

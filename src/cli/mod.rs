@@ -4,6 +4,7 @@
 //! the last line there says how the command ended and what to do next.
 
 mod args;
+mod bench;
 mod exit;
 mod model;
 mod output;
@@ -61,6 +62,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Verify(args) => output::verify(&args),
         Command::Tokenize(args) => model::tokenize(&args),
         Command::Convert(args) => model::convert(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Schema => reference::schema(),
         Command::Completions { shell } => reference::completions(shell),
         Command::Man => reference::man(),

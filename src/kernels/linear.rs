@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::host::{from_host, with_host};
-use super::packed::{Epilogue, PackedLinear};
+use super::packed::{Epilogue, PackedLinear, Storage};
 
 /// y = x W^T + b.
 ///
@@ -32,6 +32,14 @@ impl Linear {
     /// A layer on a device; the weight is (out, in).
     pub fn device(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self(Kind::Device { weight, bias })
+    }
+
+    /// What packed weights are stored as; `None` on a device.
+    pub fn storage(&self) -> Option<Storage> {
+        match &self.0 {
+            Kind::Packed(layer) => Some(layer.storage()),
+            Kind::Device { .. } => None,
+        }
     }
 
     /// The product with bias.

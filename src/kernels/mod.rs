@@ -13,6 +13,7 @@ mod linear;
 mod math;
 mod norm;
 mod packed;
+mod product;
 mod simd;
 
 pub use attention::{HeadCache, attend};
@@ -21,4 +22,4 @@ pub use host::{from_host, with_host};
 pub use linear::Linear;
 pub use math::gelu;
 pub use norm::{LayerNorm, layer_norm};
-pub use packed::{Epilogue, PackedLinear};
+pub use packed::{Epilogue, PackedLinear, Storage};

@@ -1,32 +1,24 @@
 //! Products with weights that were packed once.
 //!
-//! `gemmkit` sums each output over k ascending, in blocks whose borders depend on the weight's shape
-//! alone. It writes its output column by column; the pass that turns it into rows adds bias and
-//! residual on the way.
+//! Weights are stored in the narrowest type that holds them all exactly, and multiplied in f32: 16 bits
+//! take half the memory and half the time to read, and give the same bits.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
-use gemmkit::{MatMut, MatRef, PackedRhs, Parallelism, gemm_packed_b, prepack_rhs};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::math::gelu;
+use super::product::{Layout, Weight, multiply, pack_rows, pack_weights};
 
-/// Weights are unpacked and packed in pieces of this many values (16 MiB), so that loading needs
-/// little memory beside the result and large matrices are packed by several threads.
-const PIECE_VALUES: usize = 1 << 22;
-/// Columns of a piece are a multiple of this, so that no piece ends inside a register tile.
-const PIECE_COLUMNS: usize = 64;
-/// Rows that are multiplied at once; bounds the scratch space of long prefills.
-const ROWS_AT_ONCE: usize = 512;
-/// Values of a block below this number are stored by one thread.
-const PARALLEL_VALUES: usize = 1 << 14;
-/// Side of the square tiles in which columns are turned into rows.
-const TILE: usize = 16;
+/// Outputs that one task computes; a multiple of every panel.
+const TASK_OUTPUTS: usize = 64;
+/// Most rows that one task computes: their tiles of one block stay in the second cache.
+const TASK_ROWS: usize = 96;
 
 thread_local! {
-    /// Column-major output, kept between calls because fresh pages cost more than the pass itself.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Rows laid out in tiles, kept between calls because fresh pages cost more than the pass itself.
+    static TILES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What happens to a product before it is stored.
@@ -40,17 +32,41 @@ pub enum Epilogue<'a> {
     Add(&'a [f32]),
 }
 
-/// A linear layer in f32 whose weight is packed for the CPU.
+/// What packed weights are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// 32 bits.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Storage {
+    /// Bytes of a weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A linear layer whose weight is packed for the CPU; it computes in f32.
 pub struct PackedLinear {
     width_in: usize,
     width_out: usize,
-    pieces: Vec<Piece>,
+    layout: Layout,
+    weights: Weights,
     bias: Option<Vec<f32>>,
 }
 
-struct Piece {
-    columns: Range<usize>,
-    weight: PackedRhs<f32>,
+/// The weights of each task.
+enum Weights {
+    F32(Vec<Vec<f32>>),
+    F16(Vec<Vec<f16>>),
+    Bf16(Vec<Vec<bf16>>),
 }
 
 impl std::fmt::Debug for PackedLinear {
@@ -58,6 +74,7 @@ impl std::fmt::Debug for PackedLinear {
         f.debug_struct("PackedLinear")
             .field("in", &self.width_in)
             .field("out", &self.width_out)
+            .field("layout", &self.layout)
             .field("bias", &self.bias.is_some())
             .finish_non_exhaustive()
     }
@@ -65,33 +82,41 @@ impl std::fmt::Debug for PackedLinear {
 
 impl PackedLinear {
     /// Packs a weight of (out, in) values, row-major; `fill(start, buffer)` writes the values from
-    /// number `start` on into the buffer.
+    /// number `start` on into the buffer. Values that `storage` does not hold are rounded to it.
     pub fn pack(
         width_out: usize,
         width_in: usize,
+        storage: Storage,
         bias: Option<Vec<f32>>,
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Self {
-        let columns = (PIECE_VALUES / width_in.max(1)).next_multiple_of(PIECE_COLUMNS);
-        let starts: Vec<usize> = (0..width_out).step_by(columns.max(PIECE_COLUMNS)).collect();
-        let pieces = starts
-            .into_par_iter()
-            .map(|start| {
-                let columns = start..width_out.min(start + columns);
-                let mut values = vec![0.0; columns.len() * width_in];
-                fill(start * width_in, &mut values);
-                let view = MatRef::from_col_major(&values, width_in, columns.len());
-                Piece {
-                    columns,
-                    weight: prepack_rhs(view),
-                }
-            })
-            .collect();
+        let layout = Layout::of_machine();
+        let source = Source {
+            width_out,
+            width_in,
+            layout,
+            fill,
+        };
+        let weights = match storage {
+            Storage::F32 => Weights::F32(source.pack()),
+            Storage::F16 => Weights::F16(source.pack()),
+            Storage::Bf16 => Weights::Bf16(source.pack()),
+        };
         Self {
             width_in,
             width_out,
-            pieces,
+            layout,
+            weights,
             bias,
+        }
+    }
+
+    /// What the weights are stored as.
+    pub fn storage(&self) -> Storage {
+        match self.weights {
+            Weights::F32(_) => Storage::F32,
+            Weights::F16(_) => Storage::F16,
+            Weights::Bf16(_) => Storage::Bf16,
         }
     }
 
@@ -106,124 +131,118 @@ impl PackedLinear {
     ///
     /// `x` is (rows, in), `out` (rows, out), both row-major.
     pub fn forward(&self, x: &[f32], out: &mut [f32], epilogue: Epilogue<'_>) {
-        let inputs = x.chunks(ROWS_AT_ONCE * self.width_in);
-        let outputs = out.chunks_mut(ROWS_AT_ONCE * self.width_out);
-        for (number, (x, out)) in inputs.zip(outputs).enumerate() {
-            let start = number * ROWS_AT_ONCE * self.width_out;
-            let epilogue = match epilogue {
-                Epilogue::Add(rows) => Epilogue::Add(&rows[start..start + out.len()]),
-                other => other,
-            };
-            self.forward_block(x, out, epilogue);
+        let mut tiles = TILES.take();
+        if tiles.len() < x.len() {
+            tiles.resize(x.len(), 0.0);
         }
+        let packed = &mut tiles[..x.len()];
+        let groups = packed.chunks_mut(TASK_ROWS * self.width_in);
+        for (x, tiles) in x.chunks(TASK_ROWS * self.width_in).zip(groups) {
+            pack_rows(self.layout, self.width_in, x, tiles);
+        }
+        match &self.weights {
+            Weights::F32(weights) => self.forward_tiles(weights, packed, out, epilogue),
+            Weights::F16(weights) => self.forward_tiles(weights, packed, out, epilogue),
+            Weights::Bf16(weights) => self.forward_tiles(weights, packed, out, epilogue),
+        }
+        TILES.set(tiles);
     }
 
-    fn forward_block(&self, x: &[f32], out: &mut [f32], epilogue: Epilogue<'_>) {
-        let rows = x.len() / self.width_in;
-        let mut scratch = SCRATCH.take();
-        for piece in &self.pieces {
-            let count = piece.columns.len();
-            if scratch.len() < rows * count {
-                scratch.resize(rows * count, 0.0);
-            }
-            let product = &mut scratch[..rows * count];
-            gemm_packed_b(
-                1.0,
-                MatRef::from_row_major(x, rows, self.width_in),
-                &piece.weight,
-                0.0,
-                MatMut::from_col_major(product, rows, count),
-                threads(),
-            );
-            self.store(piece.columns.clone(), product, rows, out, epilogue);
-        }
-        SCRATCH.set(scratch);
-        if matches!(epilogue, Epilogue::Gelu) {
-            if out.len() < PARALLEL_VALUES {
-                gelu(out);
-            } else {
-                let chunk = out.len().div_ceil(rayon::current_num_threads());
-                out.par_chunks_mut(chunk).for_each(gelu);
-            }
-        }
-    }
-
-    /// Turns the columns of a product into parts of rows, adding bias and residual.
-    fn store(
+    fn forward_tiles<W: Weight>(
         &self,
-        columns: Range<usize>,
-        product: &[f32],
-        rows: usize,
+        weights: &[Vec<W>],
+        tiles: &[f32],
         out: &mut [f32],
         epilogue: Epilogue<'_>,
     ) {
-        let residual = match epilogue {
-            Epilogue::Add(rows) => Some(rows),
-            _ => None,
+        let rows = out.len() / self.width_out;
+        let groups = rows.div_ceil(TASK_ROWS);
+        // Tasks of the same weights follow one another, so that memory is read once.
+        let mut tasks = Vec::with_capacity(weights.len() * groups);
+        for (output, weights) in weights.iter().enumerate() {
+            for (group, tiles) in tiles.chunks(TASK_ROWS * self.width_in).enumerate() {
+                tasks.push(Task {
+                    first_row: group * TASK_ROWS,
+                    first_output: output * TASK_OUTPUTS,
+                    weights: weights.as_slice(),
+                    tiles,
+                    out: Vec::with_capacity(tiles.len() / self.width_in),
+                });
+            }
+        }
+        for (row, out) in out.chunks_exact_mut(self.width_out).enumerate() {
+            for (output, part) in out.chunks_mut(TASK_OUTPUTS).enumerate() {
+                tasks[output * groups + row / TASK_ROWS].out.push(part);
+            }
+        }
+        let work = |mut task: Task<'_, W>| {
+            let Task {
+                weights,
+                tiles,
+                out,
+                ..
+            } = &mut task;
+            multiply(self.layout, self.width_in, weights, tiles, out);
+            self.finish(task, epilogue);
         };
-        let bias = self.bias.as_ref().map(|bias| &bias[columns.clone()]);
-        let width = self.width_out;
-        let store_rows = |first: usize, out: &mut [f32]| {
-            for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                let out = &mut out[columns.clone()];
-                // The residual goes in first as a plain copy.
-                if let Some(residual) = residual {
-                    let start = (first + row) * width + columns.start;
-                    out.copy_from_slice(&residual[start..start + out.len()]);
-                } else {
-                    out.fill(0.0);
+        if rayon::current_num_threads() == 1 {
+            tasks.into_iter().for_each(work);
+        } else {
+            tasks.into_par_iter().for_each(work);
+        }
+    }
+
+    /// Adds the bias to a task's outputs, and does what the epilogue says.
+    fn finish<W>(&self, task: Task<'_, W>, epilogue: Epilogue<'_>) {
+        let first = task.first_output;
+        for (row, out) in (task.first_row..).zip(task.out) {
+            if let Some(bias) = &self.bias {
+                for (out, bias) in out.iter_mut().zip(&bias[first..]) {
+                    *out += bias;
                 }
             }
-            Block {
-                product,
-                rows,
-                first,
-                bias,
-            }
-            .add_to(out, columns.start, width);
-        };
-        if product.len() < PARALLEL_VALUES {
-            store_rows(0, out);
-            return;
-        }
-        let group = rows.div_ceil(rayon::current_num_threads()).clamp(1, TILE);
-        out.par_chunks_mut(group * width)
-            .enumerate()
-            .for_each(|(number, out)| store_rows(number * group, out));
-    }
-}
-
-/// Some rows of a column-major product.
-struct Block<'a> {
-    product: &'a [f32],
-    rows: usize,
-    first: usize,
-    bias: Option<&'a [f32]>,
-}
-
-impl Block<'_> {
-    fn add_to(&self, out: &mut [f32], first_column: usize, width: usize) {
-        let columns = self.product.len() / self.rows;
-        let count = out.len() / width;
-        for tile in (0..columns).step_by(TILE) {
-            let end = columns.min(tile + TILE);
-            for row in 0..count {
-                let start = row * width + first_column;
-                let out = &mut out[start + tile..start + end];
-                for (out, column) in out.iter_mut().zip(tile..end) {
-                    let value = self.product[column * self.rows + self.first + row];
-                    *out += value + self.bias.map_or(0.0, |bias| bias[column]);
+            match epilogue {
+                Epilogue::None => {}
+                Epilogue::Gelu => gelu(out),
+                Epilogue::Add(residual) => {
+                    let start = row * self.width_out + first;
+                    for (out, residual) in out.iter_mut().zip(&residual[start..]) {
+                        *out += residual;
+                    }
                 }
             }
         }
     }
 }
 
-/// The current pool's threads, so that a caller's pool is respected.
-fn threads() -> Parallelism {
-    match rayon::current_num_threads() {
-        1 => Parallelism::Serial,
-        count => Parallelism::Rayon(count),
+/// Some outputs of some rows.
+struct Task<'a, W> {
+    first_row: usize,
+    first_output: usize,
+    weights: &'a [W],
+    tiles: &'a [f32],
+    out: Vec<&'a mut [f32]>,
+}
+
+/// A weight matrix to be packed.
+struct Source<'a> {
+    width_out: usize,
+    width_in: usize,
+    layout: Layout,
+    fill: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+}
+
+impl Source<'_> {
+    /// Each task's weights, packed one by one so that little memory is needed beside the result.
+    fn pack<W: Weight>(&self) -> Vec<Vec<W>> {
+        let starts: Vec<usize> = (0..self.width_out).step_by(TASK_OUTPUTS).collect();
+        let pack = |start: usize| {
+            let outputs = TASK_OUTPUTS.min(self.width_out - start);
+            let mut values = vec![0.0; outputs * self.width_in];
+            (self.fill)(start * self.width_in, &mut values);
+            pack_weights(self.layout, self.width_in, &values)
+        };
+        starts.into_par_iter().map(pack).collect()
     }
 }
 
@@ -246,7 +265,8 @@ mod tests {
         let fill = |start: usize, out: &mut [f32]| {
             out.copy_from_slice(&weight[start..start + out.len()]);
         };
-        let packed = PackedLinear::pack(width_out, width_in, Some(bias.clone()), &fill);
+        let packed =
+            PackedLinear::pack(width_out, width_in, Storage::F32, Some(bias.clone()), &fill);
         (packed, weight, bias)
     }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use crate::kernels::Storage;
+
 use super::cache::Cache;
 use super::network::Network;
 use super::padded::PaddedCache;
@@ -67,6 +69,11 @@ impl Glm {
     /// Sizes and flags.
     pub fn config(&self) -> &GlmConfig {
         &self.config
+    }
+
+    /// What the weights are stored as once loaded.
+    pub fn weight_storage(&self) -> Storage {
+        self.network.storage()
     }
 
     /// Where the network runs.

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::{Embedding, HostTable, LayerNorm, Linear, PackedLinear};
+use crate::kernels::{Embedding, HostTable, LayerNorm, Linear, PackedLinear, Storage};
 
 use super::cache::Attend;
 use super::layer::Layer;
@@ -94,6 +94,16 @@ impl Network {
     /// The final norm of (rows, hidden).
     pub(super) fn normalize(&self, hidden: &Tensor) -> TensorResult<Tensor> {
         self.final_norm.forward(hidden)
+    }
+
+    /// What the logits' weights, and so most others, are stored as.
+    pub(super) fn storage(&self) -> Storage {
+        let of_device = match self.dtype {
+            DType::F32 => Storage::F32,
+            DType::BF16 => Storage::Bf16,
+            _ => Storage::F16,
+        };
+        self.logits.storage().unwrap_or(of_device)
     }
 
     /// Logits of normalised (rows, hidden) on the host, row-major.
@@ -269,7 +279,12 @@ impl Loader<'_> {
     ) -> Result<PackedLinear, ModelError> {
         let weight = self.store.weight(name)?;
         let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
-        Ok(PackedLinear::pack(out, width, bias, &fill))
+        let storage = match self.store.narrowest(name) {
+            Precision::F32 => Storage::F32,
+            Precision::F16 => Storage::F16,
+            Precision::Bf16 => Storage::Bf16,
+        };
+        Ok(PackedLinear::pack(out, width, storage, bias, &fill))
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm, ModelError> {

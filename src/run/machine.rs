@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::kernels::{Epilogue, PackedLinear};
+use crate::kernels::{Epilogue, PackedLinear, Storage};
 use crate::plan::Memory;
 
 /// Width of the products that are timed for an estimate; near that of a real layer.
@@ -67,9 +67,15 @@ fn number(path: &str) -> Option<u64> {
 ///
 /// The best of the products that fit into [`PROBE_TIME`]: other work on the machine only slows them.
 pub(super) fn product_rate() -> f64 {
-    let layer = PackedLinear::pack(PROBE_WIDTH, PROBE_WIDTH, None, &|_, values| {
-        values.fill(0.5);
-    });
+    let layer = PackedLinear::pack(
+        PROBE_WIDTH,
+        PROBE_WIDTH,
+        Storage::F32,
+        None,
+        &|_, values| {
+            values.fill(0.5);
+        },
+    );
     let rows = vec![0.5; PROBE_ROWS * PROBE_WIDTH];
     let mut products = vec![0.0; PROBE_ROWS * PROBE_WIDTH];
     let operations = (2 * PROBE_ROWS * PROBE_WIDTH * PROBE_WIDTH) as f64;

@@ -7,6 +7,7 @@
 //! summary   manifests and counts -> RunReport                 once
 //! ```
 
+mod bench;
 mod feed;
 mod machine;
 mod plan;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub use bench::{BatchSpeed, BenchOptions, BenchReport, bench};
 pub use plan::{PlanReport, plan};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardLock};

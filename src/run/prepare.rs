@@ -26,7 +26,7 @@ use crate::spec::{self, DeviceSpec, DtypeSpec, JobSpec, Lengths};
 use crate::tokenize::GlmTokenizer;
 
 /// Version of the order in which the arithmetic is done; a resume with another one is refused.
-const ARITHMETIC: &str = "1";
+const ARITHMETIC: &str = "2";
 
 /// A job that is ready to run.
 pub(super) struct Prepared {
@@ -158,6 +158,8 @@ pub(super) struct ModelFacts {
     pub(super) lengths: Lengths,
     pub(super) device: Device,
     pub(super) precision: Precision,
+    /// Size of the weight files.
+    file_bytes: u64,
 }
 
 impl ModelFacts {
@@ -173,7 +175,10 @@ impl ModelFacts {
         )?;
         let device = model::open_device(device_choice(spec.model.device))?;
         let precision = precision(spec.model.dtype, &device);
+        let files = model::weight_files(path)?;
+        let sizes = files.iter().filter_map(|path| model_file(path));
         Ok(Self {
+            file_bytes: sizes.map(|file| file.bytes).sum(),
             config,
             tokenizer,
             lengths,
@@ -216,22 +221,22 @@ impl ModelFacts {
         self.precision.name()
     }
 
-    /// Bytes that one cached token takes on the job's device.
+    /// Bytes that one cached token takes: on a CPU keys and values have 32 bits.
     pub(super) fn cache_bytes_per_token(&self) -> usize {
-        self.config.cached_numbers_per_token() * self.element_bytes()
+        let bytes = match self.precision {
+            Precision::F16 | Precision::Bf16 if !self.device.is_cpu() => 2,
+            _ => 4,
+        };
+        self.config.cached_numbers_per_token() * bytes
     }
 
-    /// Bytes of the weights once loaded.
+    /// Bytes of the weights once loaded: on a CPU 16-bit files keep their 16 bits.
     pub(super) fn weight_bytes(&self) -> u64 {
-        (self.config.matrix_weights() * self.element_bytes()) as u64
-    }
-
-    /// Bytes of a number: on a CPU every precision computes in 32 bits.
-    fn element_bytes(&self) -> usize {
+        let values = self.config.matrix_weights() as u64;
+        let has_halves = self.device.is_cpu() && self.file_bytes < 3 * values;
         match self.precision {
-            _ if self.device.is_cpu() => 4,
-            Precision::F32 => 4,
-            Precision::F16 | Precision::Bf16 => 2,
+            Precision::F32 if !has_halves => 4 * values,
+            _ => 2 * values,
         }
     }
 }

@@ -1,0 +1,459 @@
+//! The one product of the CPU: rows times packed weights, in plain Rust that the compiler vectorises.
+//!
+//! Every output is summed the same way whatever the number of rows: over k ascending in blocks of
+//! [`BLOCK`], each block from zero with fused multiply-adds, the block sums added in order. The number of
+//! rows chooses only how many outputs are computed side by side, so a row's bits never depend on its
+//! neighbours; and all instruction sets give the same bits.
+
+#![expect(
+    clippy::inline_always,
+    reason = "bodies must be compiled into the version of each instruction set"
+)]
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+/// Values of k that are summed before their sum is added to the output.
+const BLOCK: usize = 256;
+
+/// Fewer rows than this stay near the registers while a panel is read from end to end; from here on blocks
+/// are the outer loop, and 16-bit weights are widened once a block instead of once a tile.
+const MANY_ROWS: usize = 16;
+
+/// How weights are laid out, and how many rows a tile takes: what the registers hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Panels of 16 outputs, one row at a time: for processors without fused multiply-adds.
+    Plain,
+    /// Panels of 16 outputs, tiles of 6 rows: 16 registers of 8 values, or 32 of 4.
+    Narrow,
+    /// Panels of 32 outputs, tiles of 8 rows: 32 registers of 16 values.
+    Wide,
+}
+
+impl Layout {
+    /// The layout that suits this machine.
+    pub(super) fn of_machine() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected;
+            if !is_x86_feature_detected!("fma") || !is_x86_feature_detected!("avx2") {
+                return Self::Plain;
+            }
+            if is_x86_feature_detected!("avx512f") {
+                return Self::Wide;
+            }
+        }
+        Self::Narrow
+    }
+
+    /// Outputs of a panel.
+    pub(super) fn panel(self) -> usize {
+        match self {
+            Self::Plain | Self::Narrow => 16,
+            Self::Wide => 32,
+        }
+    }
+
+    /// Most rows of a tile.
+    fn tile(self) -> usize {
+        match self {
+            Self::Plain => 1,
+            Self::Narrow => 6,
+            Self::Wide => 8,
+        }
+    }
+}
+
+/// A number that weights are stored as; every one of them is an f32 exactly.
+pub(super) trait Weight: Copy + Default + Send + Sync {
+    /// Whether widening is work.
+    const IS_NARROW: bool;
+
+    /// The value.
+    fn widen(self) -> f32;
+
+    /// The nearest number to a value.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Weight for f32 {
+    const IS_NARROW: bool = false;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Weight for bf16 {
+    const IS_NARROW: bool = true;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+impl Weight for f16 {
+    const IS_NARROW: bool = true;
+
+    /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite
+    /// number, subnormal ones too. Written in whole numbers, because only so it is vectorised.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        let spread = i32::from(self.to_bits() as i16) << 13;
+        f32::from_bits(spread as u32 & 0x8fff_ffff) * f32::from_bits(0x7780_0000)
+    }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+/// Lays rows out tile by tile, each with the values of one k side by side.
+///
+/// # Shapes
+///
+/// `x` is (rows, k), row-major; so is `tiles`, which holds the same values afterwards in another order.
+pub(super) fn pack_rows(layout: Layout, k: usize, x: &[f32], tiles: &mut [f32]) {
+    let rows = x.len() / k;
+    for tile in tiles_of(rows, layout.tile()) {
+        let values = tile.start * k..tile.end * k;
+        let (x, out) = (&x[values.clone()], &mut tiles[values]);
+        for (row, x) in x.chunks_exact(k).enumerate() {
+            for (&value, out) in x.iter().zip(out[row..].iter_mut().step_by(tile.len())) {
+                *out = value;
+            }
+        }
+    }
+}
+
+/// The rows of each tile: as few tiles as there can be, as even as they can be.
+#[inline(always)]
+fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(most);
+    (0..count).map(move |tile| rows * tile / count..rows * (tile + 1) / count)
+}
+
+/// Lays weights out panel by panel, each with the values of one k side by side; zeros fill the last panel.
+///
+/// # Shapes
+///
+/// `weights` is (outputs, k), row-major; the result is (panels, k, outputs of a panel).
+pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32]) -> Vec<W> {
+    let width = layout.panel();
+    let panels = (weights.len() / k).div_ceil(width);
+    let mut packed = vec![W::default(); panels * width * k];
+    let sources = weights.chunks(width * k);
+    for (source, panel) in sources.zip(packed.chunks_exact_mut(width * k)) {
+        for (output, source) in source.chunks_exact(k).enumerate() {
+            for (&value, out) in source.iter().zip(panel[output..].iter_mut().step_by(width)) {
+                *out = W::narrow(value);
+            }
+        }
+    }
+    packed
+}
+
+/// Multiplies rows with some panels of weights.
+///
+/// # Shapes
+///
+/// `weights` comes from [`pack_weights`], `tiles` from [`pack_rows`]; `out` has a slice for each row, as
+/// wide as the outputs of the panels that are no filling.
+pub(super) fn multiply<W: Weight>(
+    layout: Layout,
+    k: usize,
+    weights: &[W],
+    tiles: &[f32],
+    out: &mut [&mut [f32]],
+) {
+    match layout {
+        Layout::Plain => panels::<W, 1, 16>(k, weights, tiles, out),
+        Layout::Narrow => narrow(k, weights, tiles, out),
+        Layout::Wide => wide(k, weights, tiles, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls the version whose features are there")]
+fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+        panels::<W, 6, 16>(k, weights, tiles, out);
+    }
+    assert!(
+        Layout::of_machine() != Layout::Plain,
+        "the layout is for AVX2"
+    );
+    // SAFETY: `Plain` stands for a machine without the features of `avx2`.
+    unsafe { avx2(k, weights, tiles, out) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+    panels::<W, 6, 16>(k, weights, tiles, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls the version whose features are there")]
+fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+    #[target_feature(enable = "avx512f,fma")]
+    fn avx512<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+        panels::<W, 8, 32>(k, weights, tiles, out);
+    }
+    if Layout::of_machine() == Layout::Wide {
+        // SAFETY: `Wide` stands for a machine with the features of `avx512`.
+        unsafe { avx512(k, weights, tiles, out) }
+    } else {
+        wide_elsewhere(k, weights, tiles, out);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+    wide_elsewhere(k, weights, tiles, out);
+}
+
+/// The wide layout where registers do not suit it: only tests have it there.
+#[cfg(test)]
+fn wide_elsewhere<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+    panels::<W, 8, 32>(k, weights, tiles, out);
+}
+
+#[cfg(not(test))]
+fn wide_elsewhere<W: Weight>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]]) {
+    unreachable!("the wide layout is chosen for AVX-512 alone");
+}
+
+/// The body of [`multiply`]: `TILE` rows and `PANEL` outputs at a time.
+#[inline(always)]
+fn panels<W: Weight, const TILE: usize, const PANEL: usize>(
+    k: usize,
+    weights: &[W],
+    tiles: &[f32],
+    out: &mut [&mut [f32]],
+) {
+    let (weights, _) = weights.as_chunks::<PANEL>();
+    let count = weights.len() / k;
+    let rows = out.len();
+    if rows < MANY_ROWS {
+        let mut panel = 0;
+        while panel < count {
+            let side_by_side = match rows {
+                1 if count - panel >= 4 => 4,
+                2 | 3 if TILE > 1 && count - panel >= 2 => 2,
+                _ => 1,
+            };
+            for from in (0..k).step_by(BLOCK) {
+                let to = k.min(from + BLOCK);
+                let at = |number: usize| &weights[(panel + number) * k..][from..to];
+                let column = panel * PANEL;
+                if side_by_side == 4 {
+                    let four = [at(0), at(1), at(2), at(3)];
+                    sum::<W, 1, 4, PANEL>(&tiles[from..to], four, out, column, from);
+                } else if TILE > 1 && side_by_side == 2 {
+                    let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
+                    if rows == 2 {
+                        sum::<W, 2, 2, PANEL>(tile, two, out, column, from);
+                    } else {
+                        sum::<W, 3, 2, PANEL>(tile, two, out, column, from);
+                    }
+                } else {
+                    rows_of_tiles::<W, TILE, PANEL>(k, tiles, at(0), out, column, from);
+                }
+            }
+            panel += side_by_side;
+        }
+        return;
+    }
+    let mut wide = [[0.0; PANEL]; BLOCK];
+    for from in (0..k).step_by(BLOCK) {
+        let to = k.min(from + BLOCK);
+        for panel in 0..count {
+            let block = &weights[panel * k..][from..to];
+            let column = panel * PANEL;
+            if W::IS_NARROW {
+                let wide = &mut wide[..to - from];
+                for (wide, number) in wide.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
+                    *wide = number.widen();
+                }
+                let block = &*wide;
+                rows_of_tiles::<f32, TILE, PANEL>(k, tiles, block, out, column, from);
+            } else {
+                rows_of_tiles::<W, TILE, PANEL>(k, tiles, block, out, column, from);
+            }
+        }
+    }
+}
+
+/// All rows with one block of one panel.
+#[inline(always)]
+fn rows_of_tiles<W: Weight, const TILE: usize, const PANEL: usize>(
+    k: usize,
+    tiles: &[f32],
+    block: &[[W; PANEL]],
+    out: &mut [&mut [f32]],
+    column: usize,
+    from: usize,
+) {
+    let to = from + block.len();
+    for tile in tiles_of(out.len(), TILE) {
+        let rows = tile.len();
+        let start = tile.start * k;
+        let out = &mut out[tile];
+        let tile = &tiles[start + rows * from..start + rows * to];
+        if rows == TILE {
+            sum::<W, TILE, 1, PANEL>(tile, [block], out, column, from);
+            continue;
+        }
+        // The constant halves of the conditions keep tiles that cannot be from being compiled.
+        if rows == 1 {
+            sum::<W, 1, 1, PANEL>(tile, [block], out, column, from);
+        } else if TILE > 2 && rows == 2 {
+            sum::<W, 2, 1, PANEL>(tile, [block], out, column, from);
+        } else if TILE > 3 && rows == 3 {
+            sum::<W, 3, 1, PANEL>(tile, [block], out, column, from);
+        } else if TILE > 4 && rows == 4 {
+            sum::<W, 4, 1, PANEL>(tile, [block], out, column, from);
+        } else if TILE > 5 && rows == 5 {
+            sum::<W, 5, 1, PANEL>(tile, [block], out, column, from);
+        } else if TILE > 6 && rows == 6 {
+            sum::<W, 6, 1, PANEL>(tile, [block], out, column, from);
+        } else if TILE > 7 && rows == 7 {
+            sum::<W, 7, 1, PANEL>(tile, [block], out, column, from);
+        }
+    }
+}
+
+/// One block of k for `ROWS` rows and `PANELS` panels: the sums start at zero in registers, and are the
+/// output's first or are added to it.
+#[inline(always)]
+fn sum<W: Weight, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
+    tile: &[f32],
+    blocks: [&[[W; PANEL]]; PANELS],
+    out: &mut [&mut [f32]],
+    column: usize,
+    from: usize,
+) {
+    let (tile, _) = tile.as_chunks::<ROWS>();
+    let blocks = blocks.map(|block| &block[..tile.len()]);
+    let mut sums = [[[0.0f32; PANEL]; PANELS]; ROWS];
+    for (at, x) in tile.iter().enumerate() {
+        for (panel, block) in blocks.iter().enumerate() {
+            let weights = block[at].map(W::widen);
+            for (sums, &x) in sums.iter_mut().zip(x) {
+                for (sum, &weight) in sums[panel].iter_mut().zip(&weights) {
+                    *sum = x.mul_add(weight, *sum);
+                }
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        for (out, sums) in out[column..].chunks_mut(PANEL).zip(sums) {
+            if from == 0 {
+                out.copy_from_slice(&sums[..out.len()]);
+            } else {
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out += sum;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// The order of the module's documentation, one output at a time.
+    fn output(x: &[f32], weights: &[f32]) -> f32 {
+        let blocks = x.chunks(BLOCK).zip(weights.chunks(BLOCK));
+        let sums = blocks.map(|(x, weights)| {
+            let pairs = x.iter().zip(weights);
+            pairs.fold(0.0, |sum: f32, (x, weight)| x.mul_add(*weight, sum))
+        });
+        sums.reduce(|all, sum| all + sum).unwrap()
+    }
+
+    fn check<W: Weight>(layout: Layout, k: usize, outputs: usize) {
+        // Without its instructions a fused multiply-add is a slow call.
+        let most = if layout == Layout::Plain { 20 } else { 130 };
+        let round = |value: &f32| W::narrow(*value).widen();
+        let weights: Vec<f32> = noise(outputs * k, 3).iter().map(round).collect();
+        let x = noise(most * k, 5);
+        let packed = pack_weights::<W>(layout, k, &weights);
+        let want: Vec<u32> = x
+            .chunks_exact(k)
+            .flat_map(|x| weights.chunks_exact(k).map(|weights| output(x, weights)))
+            .map(f32::to_bits)
+            .collect();
+        for rows in 1..=most {
+            let x = &x[(most - rows) * k..];
+            let mut tiles = vec![0.0; x.len()];
+            pack_rows(layout, k, x, &mut tiles);
+            let mut out = vec![7.0; rows * outputs];
+            let mut parts: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
+            multiply(layout, k, &packed, &tiles, &mut parts);
+            let bits: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
+            let want = &want[(most - rows) * outputs..];
+            assert!(
+                bits == want,
+                "{layout:?}, k {k}, {outputs} outputs, {rows} rows"
+            );
+        }
+    }
+
+    /// Those that this machine can run; the wide one runs anywhere in tests.
+    fn layouts() -> Vec<Layout> {
+        let mut layouts = vec![Layout::Plain, Layout::Wide];
+        if Layout::of_machine() != Layout::Plain {
+            layouts.push(Layout::Narrow);
+        }
+        layouts
+    }
+
+    #[test]
+    fn every_number_of_rows_sums_in_the_documented_order() {
+        for layout in layouts() {
+            for (k, outputs) in [(1, 1), (40, 16), (256, 33), (300, 100), (700, 70)] {
+                check::<f32>(layout, k, outputs);
+                check::<f16>(layout, k, outputs);
+                check::<bf16>(layout, k, outputs);
+            }
+        }
+    }
+
+    #[test]
+    fn halves_widen_exactly() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(Weight::widen(half).to_bits(), half.to_f32().to_bits());
+            }
+            let half = bf16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(Weight::widen(half).to_bits(), half.to_f32().to_bits());
+            }
+        }
+    }
+}

@@ -98,7 +98,7 @@ impl fmt::Display for RunReport {
                 grouped(totals.completion_tokens)
             ),
         )?;
-        if self.compares {
+        if self.compares && self.totals.referenced > 0 {
             line(f, "exact match", &exact_match(totals))?;
         }
         if self.rows_now > 0 {

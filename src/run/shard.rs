@@ -143,8 +143,11 @@ impl<'a> Worker<'a> {
             work.run(receiver)
         });
         self.engine = Some(engine);
-        summary::write_shard(prepared, self, shard)?;
-        end
+        let written = summary::write_shard(prepared, self, shard);
+        // Why the work ended matters more than that its report could not be written.
+        let end = end?;
+        written?;
+        Ok(end)
     }
 
     fn load_engine(&mut self, facts: &ModelFacts) -> Result<Engine> {

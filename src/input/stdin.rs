@@ -27,10 +27,15 @@ pub fn copy_stdin(
     let copied = fsio::write_atomic(to, |out| {
         let mut block = vec![0; BLOCK_BYTES];
         loop {
-            let length = reader.read(&mut block)?;
+            let read = reader.read(&mut block);
             if is_interrupted() {
                 return Err(io::Error::other("interrupted"));
             }
+            let length = match read {
+                // Another signal than ours: nothing is lost, the read begins again.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if length == 0 {
                 return Ok(());
             }

@@ -23,3 +23,14 @@ pub use linear::Linear;
 pub use math::gelu;
 pub use norm::{LayerNorm, layer_norm};
 pub use packed::{Epilogue, PackedLinear, Storage};
+
+/// Values between -1 and 1, the same for the same seed.
+#[cfg(test)]
+fn noise(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}

@@ -249,15 +249,7 @@ impl Source<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::kernels::noise;
 
     fn layer(width_out: usize, width_in: usize) -> (PackedLinear, Vec<f32>, Vec<f32>) {
         let weight = noise(width_out * width_in, 7);

@@ -375,15 +375,7 @@ fn sum<W: Weight, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::kernels::noise;
 
     /// The order of the module's documentation, one output at a time.
     fn output(x: &[f32], weights: &[f32]) -> f32 {

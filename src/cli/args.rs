@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::Precision;
+use crate::model::{FloatType, Precision};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -154,9 +154,9 @@ pub(super) struct ConvertArgs {
     pub(super) model: PathBuf,
     /// Folder to write
     pub(super) output: PathBuf,
-    /// Precision to write
+    /// Type of the weights to write
     #[arg(long, value_enum)]
-    pub(super) dtype: WeightType,
+    pub(super) dtype: FileType,
 }
 
 #[derive(Debug, Args)]
@@ -165,7 +165,7 @@ pub(super) struct BenchArgs {
     pub(super) model: PathBuf,
     /// Precision of the weights
     #[arg(long, value_enum, default_value = "f32")]
-    pub(super) dtype: WeightType,
+    pub(super) dtype: ModelType,
     /// Rows in flight, one measurement each
     #[arg(
         long,
@@ -186,18 +186,37 @@ pub(super) struct BenchArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum WeightType {
+pub(super) enum FileType {
     F32,
     F16,
     Bf16,
 }
 
-impl From<WeightType> for Precision {
-    fn from(dtype: WeightType) -> Self {
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ModelType {
+    F32,
+    F16,
+    Bf16,
+    Q8,
+}
+
+impl From<FileType> for FloatType {
+    fn from(dtype: FileType) -> Self {
         match dtype {
-            WeightType::F32 => Self::F32,
-            WeightType::F16 => Self::F16,
-            WeightType::Bf16 => Self::Bf16,
+            FileType::F32 => Self::F32,
+            FileType::F16 => Self::F16,
+            FileType::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+impl From<ModelType> for Precision {
+    fn from(dtype: ModelType) -> Self {
+        match dtype {
+            ModelType::F32 => Self::F32,
+            ModelType::F16 => Self::F16,
+            ModelType::Bf16 => Self::Bf16,
+            ModelType::Q8 => Self::Q8,
         }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::host::{from_host, with_host};
-use super::packed::{Epilogue, PackedLinear, Storage};
+use super::packed::{Epilogue, PackedLinear};
 
 /// y = x W^T + b.
 ///
@@ -34,10 +34,10 @@ impl Linear {
         Self(Kind::Device { weight, bias })
     }
 
-    /// What packed weights are stored as; `None` on a device.
-    pub fn storage(&self) -> Option<Storage> {
+    /// The layer on the CPU; `None` on a device.
+    pub fn as_packed(&self) -> Option<&PackedLinear> {
         match &self.0 {
-            Kind::Packed(layer) => Some(layer.storage()),
+            Kind::Packed(layer) => Some(layer),
             Kind::Device { .. } => None,
         }
     }

@@ -13,7 +13,9 @@ mod linear;
 mod math;
 mod norm;
 mod packed;
+mod pages;
 mod product;
+mod quantized;
 mod simd;
 
 pub use attention::{HeadCache, attend};
@@ -23,6 +25,7 @@ pub use linear::Linear;
 pub use math::gelu;
 pub use norm::{LayerNorm, layer_norm};
 pub use packed::{Epilogue, PackedLinear, Storage};
+pub use pages::Pages;
 
 /// Values between -1 and 1, the same for the same seed.
 #[cfg(test)]

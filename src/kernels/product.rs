@@ -1,4 +1,4 @@
-//! The one product of the CPU: rows times packed weights, in plain Rust that the compiler vectorises.
+//! The product of the CPU in floats: rows times packed weights.
 //!
 //! Every output is summed the same way whatever the number of rows: over k ascending in blocks of
 //! [`BLOCK`], each block from zero with fused multiply-adds, the block sums added in order. The number of
@@ -10,8 +10,16 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256, __m512, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_cvtph_ps,
+    _mm512_fmadd_ps, _mm512_set1_ps,
+};
 use std::ops::Range;
 
+use bytemuck::Pod;
+#[cfg(target_arch = "x86_64")]
+use bytemuck::must_cast;
 use half::{bf16, f16};
 
 /// Values of k that are summed before their sum is added to the output.
@@ -38,7 +46,10 @@ impl Layout {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected;
-            if !is_x86_feature_detected!("fma") || !is_x86_feature_detected!("avx2") {
+            if !is_x86_feature_detected!("fma")
+                || !is_x86_feature_detected!("avx2")
+                || !is_x86_feature_detected!("f16c")
+            {
                 return Self::Plain;
             }
             if is_x86_feature_detected!("avx512f") {
@@ -67,7 +78,7 @@ impl Layout {
 }
 
 /// A number that weights are stored as; every one of them is an f32 exactly.
-pub(super) trait Weight: Copy + Default + Send + Sync {
+pub(super) trait Weight: Pod + Send + Sync {
     /// Whether widening is work.
     const IS_NARROW: bool;
 
@@ -76,6 +87,14 @@ pub(super) trait Weight: Copy + Default + Send + Sync {
 
     /// The nearest number to a value.
     fn narrow(value: f32) -> Self;
+
+    /// Eight values in a register; only for bodies that are compiled for AVX2 and F16C.
+    #[cfg(target_arch = "x86_64")]
+    fn eight(weights: [Self; 8]) -> __m256;
+
+    /// Sixteen values in a register; only for bodies that are compiled for AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    fn sixteen(weights: [Self; 16]) -> __m512;
 }
 
 impl Weight for f32 {
@@ -89,6 +108,18 @@ impl Weight for f32 {
     fn narrow(value: f32) -> Self {
         value
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn eight(weights: [Self; 8]) -> __m256 {
+        must_cast(weights)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn sixteen(weights: [Self; 16]) -> __m512 {
+        must_cast(weights)
+    }
 }
 
 impl Weight for bf16 {
@@ -101,6 +132,18 @@ impl Weight for bf16 {
 
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn eight(weights: [Self; 8]) -> __m256 {
+        must_cast(weights.map(Self::widen))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn sixteen(weights: [Self; 16]) -> __m512 {
+        must_cast(weights.map(Self::widen))
     }
 }
 
@@ -117,6 +160,146 @@ impl Weight for f16 {
 
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn eight(weights: [Self; 8]) -> __m256 {
+        // SAFETY: the bodies that call this run where F16C was detected.
+        unsafe { _mm256_cvtph_ps(must_cast(weights)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn sixteen(weights: [Self; 16]) -> __m512 {
+        // SAFETY: the bodies that call this run where AVX-512 was detected.
+        unsafe { _mm512_cvtph_ps(must_cast(weights)) }
+    }
+}
+
+/// The registers that hold the values of one panel.
+///
+/// They are named, not left to the compiler, which at times fills them with rows instead of outputs.
+trait Registers<const PANEL: usize> {
+    /// A panel's values.
+    type Values: Copy;
+
+    /// Zeros.
+    fn zero() -> Self::Values;
+
+    /// Weights as values.
+    fn load<W: Weight>(weights: &[W; PANEL]) -> Self::Values;
+
+    /// `sum + x * values`, rounded once.
+    fn add(sum: Self::Values, x: f32, values: Self::Values) -> Self::Values;
+
+    /// Values in memory.
+    fn store(values: Self::Values) -> [f32; PANEL];
+}
+
+/// Whatever the compiler takes.
+struct Any;
+
+impl<const PANEL: usize> Registers<PANEL> for Any {
+    type Values = [f32; PANEL];
+
+    #[inline(always)]
+    fn zero() -> Self::Values {
+        [0.0; PANEL]
+    }
+
+    #[inline(always)]
+    fn load<W: Weight>(weights: &[W; PANEL]) -> Self::Values {
+        weights.map(W::widen)
+    }
+
+    #[inline(always)]
+    fn add(mut sum: Self::Values, x: f32, values: Self::Values) -> Self::Values {
+        for (sum, value) in sum.iter_mut().zip(values) {
+            *sum = x.mul_add(value, *sum);
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn store(values: Self::Values) -> [f32; PANEL] {
+        values
+    }
+}
+
+/// Two registers of eight.
+#[cfg(target_arch = "x86_64")]
+struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Registers<16> for Avx2 {
+    type Values = [__m256; 2];
+
+    #[inline(always)]
+    fn zero() -> Self::Values {
+        must_cast([0.0f32; 16])
+    }
+
+    #[inline(always)]
+    fn load<W: Weight>(weights: &[W; 16]) -> Self::Values {
+        must_cast::<_, [[W; 8]; 2]>(*weights).map(W::eight)
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn add([low, high]: Self::Values, x: f32, values: Self::Values) -> Self::Values {
+        // SAFETY: the bodies that name `Avx2` run where AVX2 and FMA were detected.
+        unsafe {
+            let x = _mm256_set1_ps(x);
+            [
+                _mm256_fmadd_ps(x, values[0], low),
+                _mm256_fmadd_ps(x, values[1], high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store(values: Self::Values) -> [f32; 16] {
+        must_cast(values)
+    }
+}
+
+/// Two registers of sixteen.
+#[cfg(target_arch = "x86_64")]
+struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+impl Registers<32> for Avx512 {
+    type Values = [__m512; 2];
+
+    #[inline(always)]
+    fn zero() -> Self::Values {
+        must_cast([0.0f32; 32])
+    }
+
+    #[inline(always)]
+    fn load<W: Weight>(weights: &[W; 32]) -> Self::Values {
+        must_cast::<_, [[W; 16]; 2]>(*weights).map(W::sixteen)
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn add([low, high]: Self::Values, x: f32, values: Self::Values) -> Self::Values {
+        // SAFETY: the bodies that name `Avx512` run where AVX-512 was detected.
+        unsafe {
+            let x = _mm512_set1_ps(x);
+            [
+                _mm512_fmadd_ps(x, values[0], low),
+                _mm512_fmadd_ps(x, values[1], high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store(values: Self::Values) -> [f32; 32] {
+        must_cast(values)
     }
 }
 
@@ -140,7 +323,7 @@ pub(super) fn pack_rows(layout: Layout, k: usize, x: &[f32], tiles: &mut [f32]) 
 
 /// The rows of each tile: as few tiles as there can be, as even as they can be.
 #[inline(always)]
-fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(most);
     (0..count).map(move |tile| rows * tile / count..rows * (tile + 1) / count)
 }
@@ -149,11 +332,9 @@ fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
 ///
 /// # Shapes
 ///
-/// `weights` is (outputs, k), row-major; the result is (panels, k, outputs of a panel).
-pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32]) -> Vec<W> {
+/// `weights` is (outputs, k), row-major; `packed` is (panels, k, outputs of a panel), all zeros at first.
+pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
     let width = layout.panel();
-    let panels = (weights.len() / k).div_ceil(width);
-    let mut packed = vec![W::default(); panels * width * k];
     let sources = weights.chunks(width * k);
     for (source, panel) in sources.zip(packed.chunks_exact_mut(width * k)) {
         for (output, source) in source.chunks_exact(k).enumerate() {
@@ -162,7 +343,6 @@ pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32])
             }
         }
     }
-    packed
 }
 
 /// Multiplies rows with some panels of weights.
@@ -179,7 +359,7 @@ pub(super) fn multiply<W: Weight>(
     out: &mut [&mut [f32]],
 ) {
     match layout {
-        Layout::Plain => panels::<W, 1, 16>(k, weights, tiles, out),
+        Layout::Plain => panels::<W, Any, 1, 16>(k, weights, tiles, out),
         Layout::Narrow => narrow(k, weights, tiles, out),
         Layout::Wide => wide(k, weights, tiles, out),
     }
@@ -188,9 +368,9 @@ pub(super) fn multiply<W: Weight>(
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
 fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn avx2<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-        panels::<W, 6, 16>(k, weights, tiles, out);
+        panels::<W, Avx2, 6, 16>(k, weights, tiles, out);
     }
     assert!(
         Layout::of_machine() != Layout::Plain,
@@ -202,15 +382,15 @@ fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f3
 
 #[cfg(not(target_arch = "x86_64"))]
 fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    panels::<W, 6, 16>(k, weights, tiles, out);
+    panels::<W, Any, 6, 16>(k, weights, tiles, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
 fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    #[target_feature(enable = "avx512f,fma")]
+    #[target_feature(enable = "avx512f,fma,f16c")]
     fn avx512<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-        panels::<W, 8, 32>(k, weights, tiles, out);
+        panels::<W, Avx512, 8, 32>(k, weights, tiles, out);
     }
     if Layout::of_machine() == Layout::Wide {
         // SAFETY: `Wide` stands for a machine with the features of `avx512`.
@@ -228,7 +408,7 @@ fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]
 /// The wide layout where registers do not suit it: only tests have it there.
 #[cfg(test)]
 fn wide_elsewhere<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    panels::<W, 8, 32>(k, weights, tiles, out);
+    panels::<W, Any, 8, 32>(k, weights, tiles, out);
 }
 
 #[cfg(not(test))]
@@ -238,7 +418,7 @@ fn wide_elsewhere<W: Weight>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]])
 
 /// The body of [`multiply`]: `TILE` rows and `PANEL` outputs at a time.
 #[inline(always)]
-fn panels<W: Weight, const TILE: usize, const PANEL: usize>(
+fn panels<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>(
     k: usize,
     weights: &[W],
     tiles: &[f32],
@@ -261,16 +441,16 @@ fn panels<W: Weight, const TILE: usize, const PANEL: usize>(
                 let column = panel * PANEL;
                 if side_by_side == 4 {
                     let four = [at(0), at(1), at(2), at(3)];
-                    sum::<W, 1, 4, PANEL>(&tiles[from..to], four, out, column, from);
+                    sum::<W, R, 1, 4, PANEL>(&tiles[from..to], four, out, column, from);
                 } else if TILE > 1 && side_by_side == 2 {
                     let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
                     if rows == 2 {
-                        sum::<W, 2, 2, PANEL>(tile, two, out, column, from);
+                        sum::<W, R, 2, 2, PANEL>(tile, two, out, column, from);
                     } else {
-                        sum::<W, 3, 2, PANEL>(tile, two, out, column, from);
+                        sum::<W, R, 3, 2, PANEL>(tile, two, out, column, from);
                     }
                 } else {
-                    rows_of_tiles::<W, TILE, PANEL>(k, tiles, at(0), out, column, from);
+                    rows_of_tiles::<W, R, TILE, PANEL>(k, tiles, at(0), out, column, from);
                 }
             }
             panel += side_by_side;
@@ -285,13 +465,13 @@ fn panels<W: Weight, const TILE: usize, const PANEL: usize>(
             let column = panel * PANEL;
             if W::IS_NARROW {
                 let wide = &mut wide[..to - from];
-                for (wide, number) in wide.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
-                    *wide = number.widen();
+                for (wide, weights) in wide.iter_mut().zip(block) {
+                    *wide = R::store(R::load(weights));
                 }
                 let block = &*wide;
-                rows_of_tiles::<f32, TILE, PANEL>(k, tiles, block, out, column, from);
+                rows_of_tiles::<f32, R, TILE, PANEL>(k, tiles, block, out, column, from);
             } else {
-                rows_of_tiles::<W, TILE, PANEL>(k, tiles, block, out, column, from);
+                rows_of_tiles::<W, R, TILE, PANEL>(k, tiles, block, out, column, from);
             }
         }
     }
@@ -299,7 +479,7 @@ fn panels<W: Weight, const TILE: usize, const PANEL: usize>(
 
 /// All rows with one block of one panel.
 #[inline(always)]
-fn rows_of_tiles<W: Weight, const TILE: usize, const PANEL: usize>(
+fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>(
     k: usize,
     tiles: &[f32],
     block: &[[W; PANEL]],
@@ -314,24 +494,24 @@ fn rows_of_tiles<W: Weight, const TILE: usize, const PANEL: usize>(
         let out = &mut out[tile];
         let tile = &tiles[start + rows * from..start + rows * to];
         if rows == TILE {
-            sum::<W, TILE, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, TILE, 1, PANEL>(tile, [block], out, column, from);
             continue;
         }
         // The constant halves of the conditions keep tiles that cannot be from being compiled.
         if rows == 1 {
-            sum::<W, 1, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 1, 1, PANEL>(tile, [block], out, column, from);
         } else if TILE > 2 && rows == 2 {
-            sum::<W, 2, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 2, 1, PANEL>(tile, [block], out, column, from);
         } else if TILE > 3 && rows == 3 {
-            sum::<W, 3, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 3, 1, PANEL>(tile, [block], out, column, from);
         } else if TILE > 4 && rows == 4 {
-            sum::<W, 4, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 4, 1, PANEL>(tile, [block], out, column, from);
         } else if TILE > 5 && rows == 5 {
-            sum::<W, 5, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 5, 1, PANEL>(tile, [block], out, column, from);
         } else if TILE > 6 && rows == 6 {
-            sum::<W, 6, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 6, 1, PANEL>(tile, [block], out, column, from);
         } else if TILE > 7 && rows == 7 {
-            sum::<W, 7, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 7, 1, PANEL>(tile, [block], out, column, from);
         }
     }
 }
@@ -339,7 +519,13 @@ fn rows_of_tiles<W: Weight, const TILE: usize, const PANEL: usize>(
 /// One block of k for `ROWS` rows and `PANELS` panels: the sums start at zero in registers, and are the
 /// output's first or are added to it.
 #[inline(always)]
-fn sum<W: Weight, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
+fn sum<
+    W: Weight,
+    R: Registers<PANEL>,
+    const ROWS: usize,
+    const PANELS: usize,
+    const PANEL: usize,
+>(
     tile: &[f32],
     blocks: [&[[W; PANEL]]; PANELS],
     out: &mut [&mut [f32]],
@@ -348,19 +534,17 @@ fn sum<W: Weight, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
 ) {
     let (tile, _) = tile.as_chunks::<ROWS>();
     let blocks = blocks.map(|block| &block[..tile.len()]);
-    let mut sums = [[[0.0f32; PANEL]; PANELS]; ROWS];
+    let mut sums = [[R::zero(); PANELS]; ROWS];
     for (at, x) in tile.iter().enumerate() {
         for (panel, block) in blocks.iter().enumerate() {
-            let weights = block[at].map(W::widen);
+            let weights = R::load(&block[at]);
             for (sums, &x) in sums.iter_mut().zip(x) {
-                for (sum, &weight) in sums[panel].iter_mut().zip(&weights) {
-                    *sum = x.mul_add(weight, *sum);
-                }
+                sums[panel] = R::add(sums[panel], x, weights);
             }
         }
     }
-    for (out, sums) in out.iter_mut().zip(&sums) {
-        for (out, sums) in out[column..].chunks_mut(PANEL).zip(sums) {
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sums) in out[column..].chunks_mut(PANEL).zip(sums.map(R::store)) {
             if from == 0 {
                 out.copy_from_slice(&sums[..out.len()]);
             } else {
@@ -393,7 +577,8 @@ mod tests {
         let round = |value: &f32| W::narrow(*value).widen();
         let weights: Vec<f32> = noise(outputs * k, 3).iter().map(round).collect();
         let x = noise(most * k, 5);
-        let packed = pack_weights::<W>(layout, k, &weights);
+        let mut packed = vec![W::zeroed(); outputs.next_multiple_of(layout.panel()) * k];
+        pack_weights(layout, k, &weights, &mut packed);
         let want: Vec<u32> = x
             .chunks_exact(k)
             .flat_map(|x| weights.chunks_exact(k).map(|weights| output(x, weights)))

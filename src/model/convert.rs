@@ -1,4 +1,4 @@
-//! A model folder into a safetensors folder of another precision.
+//! A model folder into a safetensors folder of another type.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,21 +10,21 @@ use serde_json::{Map, Value, json};
 
 use super::network::expected;
 use super::weights::WeightStore;
-use super::{GlmConfig, ModelError, Precision};
+use super::{FloatType, GlmConfig, ModelError};
 use crate::fsio;
 
 /// Endings of files that hold weights or list them; all others are copied.
 const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5"];
 
-/// Writes the model of folder `from` into folder `to` as one `model.safetensors` of the given precision,
+/// Writes the model of folder `from` into folder `to` as one `model.safetensors` of the given type,
 /// with the configuration and the tokenizer's files beside it.
 ///
 /// # Errors
 ///
 /// As for loading; [`ModelError::File`] where `to` is not an empty folder.
-pub fn convert(from: &Path, to: &Path, precision: Precision) -> Result<(), ModelError> {
+pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelError> {
     let config = GlmConfig::load(from)?;
-    let store = WeightStore::open(from, precision)?;
+    let store = WeightStore::open(from, float)?;
     store.check(&expected(&config))?;
     fsio::create_dir_all(to).map_err(ModelError::io(to))?;
     if !fsio::is_empty_or_absent(to) {
@@ -34,10 +34,10 @@ pub fn convert(from: &Path, to: &Path, precision: Precision) -> Result<(), Model
         ));
     }
     copy_others(from, to)?;
-    write_config(from, to, precision)?;
+    write_config(from, to, float)?;
     // The weights come last: a folder that was cut short is then not taken for a model.
     write_file(&to.join("model.safetensors"), |out| {
-        write_weights(&store, precision, out)?;
+        write_weights(&store, float, out)?;
         store.check_finite().map_err(io::Error::other)
     })
 }
@@ -63,15 +63,15 @@ fn is_weights(path: &Path) -> bool {
     WEIGHT_ENDINGS.contains(&ending) || name.ends_with(".index.json")
 }
 
-fn write_config(from: &Path, to: &Path, precision: Precision) -> Result<(), ModelError> {
+fn write_config(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelError> {
     let path = from.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
     let mut keys: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|error| ModelError::file(&path, format!("is no JSON object: {error}")))?;
-    let name = match precision {
-        Precision::F32 => "float32",
-        Precision::F16 => "float16",
-        Precision::Bf16 => "bfloat16",
+    let name = match float {
+        FloatType::F32 => "float32",
+        FloatType::F16 => "float16",
+        FloatType::Bf16 => "bfloat16",
     };
     keys.insert("torch_dtype".to_owned(), json!(name));
     write_file(&to.join("config.json"), |out| {
@@ -81,22 +81,18 @@ fn write_config(from: &Path, to: &Path, precision: Precision) -> Result<(), Mode
 }
 
 /// Header, then one tensor after the other, so that memory holds one at a time.
-fn write_weights(
-    store: &WeightStore,
-    precision: Precision,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let kind = match precision {
-        Precision::F32 => "F32",
-        Precision::F16 => "F16",
-        Precision::Bf16 => "BF16",
+fn write_weights(store: &WeightStore, float: FloatType, out: &mut impl Write) -> io::Result<()> {
+    let kind = match float {
+        FloatType::F32 => "F32",
+        FloatType::F16 => "F16",
+        FloatType::Bf16 => "BF16",
     };
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;
     for (_, name, shape) in store.tensors() {
         let start = end;
-        end += shape.iter().product::<usize>() * precision.dtype().size_in_bytes();
+        end += shape.iter().product::<usize>() * float.dtype().size_in_bytes();
         let entry = json!({"dtype": kind, "shape": shape, "data_offsets": [start, end]});
         header.insert(name.to_owned(), entry);
     }
@@ -110,20 +106,20 @@ fn write_weights(
     out.write_all(header.as_bytes())?;
     for (plain, _, _) in store.tensors() {
         let values = store.values(plain).map_err(io::Error::other)?;
-        write_values(&values, precision, out)?;
+        write_values(&values, float, out)?;
     }
     Ok(())
 }
 
-fn write_values(values: &[f32], precision: Precision, out: &mut impl Write) -> io::Result<()> {
-    match precision {
-        Precision::F32 => values
+fn write_values(values: &[f32], float: FloatType, out: &mut impl Write) -> io::Result<()> {
+    match float {
+        FloatType::F32 => values
             .iter()
             .try_for_each(|v| out.write_all(&v.to_le_bytes())),
-        Precision::F16 => values
+        FloatType::F16 => values
             .iter()
             .try_for_each(|&v| out.write_all(&f16::from_f32(v).to_le_bytes())),
-        Precision::Bf16 => values
+        FloatType::Bf16 => values
             .iter()
             .try_for_each(|&v| out.write_all(&bf16::from_f32(v).to_le_bytes())),
     }

@@ -17,7 +17,19 @@ pub enum DeviceChoice {
     Metal,
 }
 
-/// Precision of the weights. On the CPU they are rounded to it and computed with in f32.
+/// What a file or a tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatType {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// Precision of the weights. On the CPU they are rounded to floats of it and computed with in f32; only
+/// with [`Precision::Q8`] the products themselves are in whole numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// 32-bit floats.
@@ -26,6 +38,8 @@ pub enum Precision {
     F16,
     /// bfloat16.
     Bf16,
+    /// 8-bit whole numbers with scales; CPU only.
+    Q8,
 }
 
 /// Which implementation of the network runs.
@@ -37,7 +51,7 @@ pub enum Backend {
     Padded,
 }
 
-impl Precision {
+impl FloatType {
     /// The tensor type.
     pub fn dtype(self) -> DType {
         match self {
@@ -47,12 +61,47 @@ impl Precision {
         }
     }
 
-    /// Its name in a configuration and in messages.
+    /// Its name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl Precision {
+    /// What everything is held as that is not in the products.
+    pub fn float(self) -> FloatType {
+        match self {
+            Self::F32 | Self::Q8 => FloatType::F32,
+            Self::F16 => FloatType::F16,
+            Self::Bf16 => FloatType::Bf16,
+        }
+    }
+
+    /// Refuses a device that cannot compute in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Unsupported`] for 8-bit weights anywhere but on the CPU.
+    pub fn check(self, device: &Device) -> Result<(), ModelError> {
+        if self == Self::Q8 && !device.is_cpu() {
+            return Err(ModelError::Unsupported(
+                "8-bit weights need the CPU\nhint: set `model.device = \"cpu\"`, or \
+                 `model.dtype = \"f16\"` for the GPU"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Its name in a configuration and in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q8 => "q8",
+            other => other.float().name(),
         }
     }
 }

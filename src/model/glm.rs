@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::kernels::Storage;
+use crate::kernels::{PackedLinear, Storage};
 
 use super::cache::Cache;
 use super::network::Network;
@@ -53,6 +53,12 @@ impl Glm {
                 "packed weights need the CPU".to_owned(),
             ));
         }
+        if backend == Backend::Padded && precision == Precision::Q8 {
+            return Err(ModelError::Unsupported(
+                "8-bit weights need to be packed".to_owned(),
+            ));
+        }
+        precision.check(device)?;
         let config = GlmConfig::load(folder)?;
         let network = Network::load(folder, &config, device, precision, backend)?;
         let cache: Box<dyn Cache> = match backend {
@@ -74,6 +80,11 @@ impl Glm {
     /// What the weights are stored as once loaded.
     pub fn weight_storage(&self) -> Storage {
         self.network.storage()
+    }
+
+    /// The layers of a step that multiply with packed weights, in their order; none on a device.
+    pub fn packed_layers(&self) -> Vec<&PackedLinear> {
+        self.network.packed().collect()
     }
 
     /// Where the network runs.

@@ -34,6 +34,16 @@ impl Layer {
         self.finish(&attended, x)
     }
 
+    /// The linear layers in their order.
+    pub(super) fn linears(&self) -> [&Linear; 4] {
+        [
+            &self.query_key_value,
+            &self.dense,
+            &self.mlp_up,
+            &self.mlp_down,
+        ]
+    }
+
     /// Queries, keys and values side by side: (tokens, 3 hidden).
     pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         self.query_key_value.forward(&self.input_norm.forward(x)?)

@@ -22,7 +22,7 @@ mod weights;
 
 pub use config::GlmConfig;
 pub use convert::convert;
-pub use device::{Backend, DeviceChoice, Precision, open_device};
+pub use device::{Backend, DeviceChoice, FloatType, Precision, open_device};
 pub use error::ModelError;
 pub use files::{weight_files, weights_fingerprint};
 pub use glm::Glm;

@@ -11,7 +11,7 @@ use crate::kernels::{Embedding, HostTable, LayerNorm, Linear, PackedLinear, Stor
 use super::cache::Attend;
 use super::layer::Layer;
 use super::weights::WeightStore;
-use super::{Backend, GlmConfig, ModelError, Precision};
+use super::{Backend, FloatType, GlmConfig, ModelError, Precision};
 
 /// The reference's epsilon, the same in every norm.
 const EPSILON: f32 = 1e-5;
@@ -55,7 +55,7 @@ impl Network {
         precision: Precision,
         backend: Backend,
     ) -> Result<Self, ModelError> {
-        let store = WeightStore::open(folder, precision)?;
+        let store = WeightStore::open(folder, precision.float())?;
         store.check(&expected(config))?;
         let loader = Loader {
             store: &store,
@@ -103,7 +103,15 @@ impl Network {
             DType::BF16 => Storage::Bf16,
             _ => Storage::F16,
         };
-        self.logits.storage().unwrap_or(of_device)
+        self.logits
+            .as_packed()
+            .map_or(of_device, PackedLinear::storage)
+    }
+
+    /// The layers of a step that multiply with packed weights, in their order; none on a device.
+    pub(super) fn packed(&self) -> impl Iterator<Item = &PackedLinear> {
+        let layers = self.layers.iter().flat_map(Layer::linears);
+        layers.chain([&self.logits]).filter_map(Linear::as_packed)
     }
 
     /// Logits of normalised (rows, hidden) on the host, row-major.
@@ -176,7 +184,7 @@ impl Loader<'_> {
         };
         Ok(Network {
             device: self.device.clone(),
-            dtype: self.precision.dtype(),
+            dtype: self.precision.float().dtype(),
             layers: layers?,
             words,
             positions: self.embedding("transformer.position_embeddings.weight")?,
@@ -241,9 +249,9 @@ impl Loader<'_> {
     fn table(&self, name: &str) -> Result<HostTable, ModelError> {
         let store = self.store;
         Ok(match store.narrowest(name) {
-            Precision::F32 => HostTable::F32(store.values(name)?),
-            Precision::F16 => HostTable::F16(store.map_values(name, f16::from_f32)?),
-            Precision::Bf16 => HostTable::Bf16(store.map_values(name, bf16::from_f32)?),
+            FloatType::F32 => HostTable::F32(store.values(name)?),
+            FloatType::F16 => HostTable::F16(store.map_values(name, f16::from_f32)?),
+            FloatType::Bf16 => HostTable::Bf16(store.map_values(name, bf16::from_f32)?),
         })
     }
 
@@ -279,12 +287,13 @@ impl Loader<'_> {
     ) -> Result<PackedLinear, ModelError> {
         let weight = self.store.weight(name)?;
         let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
-        let storage = match self.store.narrowest(name) {
-            Precision::F32 => Storage::F32,
-            Precision::F16 => Storage::F16,
-            Precision::Bf16 => Storage::Bf16,
+        let storage = match (self.precision, self.store.narrowest(name)) {
+            (Precision::Q8, _) => Storage::Q8,
+            (_, FloatType::F32) => Storage::F32,
+            (_, FloatType::F16) => Storage::F16,
+            (_, FloatType::Bf16) => Storage::Bf16,
         };
-        Ok(PackedLinear::pack(out, width, storage, bias, &fill))
+        PackedLinear::pack(out, width, storage, bias, &fill).map_err(|_| ModelError::OutOfMemory)
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm, ModelError> {
@@ -303,7 +312,7 @@ impl Loader<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let values = Tensor::from_vec(self.store.values(name)?, shape, &Device::Cpu)?;
         Ok(values
-            .to_dtype(self.precision.dtype())?
+            .to_dtype(self.precision.float().dtype())?
             .to_device(self.device)?)
     }
 }

@@ -6,7 +6,7 @@
 use candle_core::{Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::{HeadCache, attend, from_host, with_host};
+use crate::kernels::{HeadCache, Pages, attend, from_host, with_host};
 
 use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
 use super::network::{Network, Tokens};
@@ -35,7 +35,7 @@ struct Shape {
 
 /// One row's keys and values: (layer, key or value, head, capacity, head size).
 struct Slot {
-    values: Vec<f32>,
+    values: Pages<f32>,
     capacity: usize,
     length: usize,
 }
@@ -43,7 +43,7 @@ struct Slot {
 /// Buffers of freed slots, never more than has been in use at once.
 #[derive(Default)]
 struct Pool {
-    free: Vec<Vec<f32>>,
+    free: Vec<Pages<f32>>,
     used: usize,
     peak: usize,
 }
@@ -82,18 +82,19 @@ impl RaggedCache {
             .ok_or_else(|| empty_slot(slot))
     }
 
-    fn allocate(&mut self, slot: usize, capacity: usize) {
+    fn allocate(&mut self, slot: usize, capacity: usize) -> Result<(), ModelError> {
         self.release(slot);
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
         let capacity = capacity.next_multiple_of(CAPACITY_STEP);
-        let values = self.pool.take(self.shape.values_per_token() * capacity);
+        let values = self.pool.take(self.shape.values_per_token() * capacity)?;
         self.slots[slot] = Some(Slot {
             values,
             capacity,
             length: 0,
         });
+        Ok(())
     }
 
     fn set_length(&mut self, slot: usize, length: usize) {
@@ -131,8 +132,14 @@ impl Cache for RaggedCache {
         let mut tokens = Tokens::default();
         let mut places = Vec::new();
         let mut last = Vec::with_capacity(rows.len());
+        let allocate = |row: &PrefillRow<'_>| self.allocate(row.slot, row.capacity);
+        if let Err(error) = rows.iter().try_for_each(allocate) {
+            for row in rows {
+                self.release(row.slot);
+            }
+            return Err(error);
+        }
         for row in rows {
-            self.allocate(row.slot, row.capacity);
             let length = row.ids.len();
             for (at, &id) in row.ids.iter().enumerate() {
                 tokens.push(id, at as u32, 0);
@@ -199,7 +206,7 @@ impl Cache for RaggedCache {
         if from == to {
             return Ok(());
         }
-        self.allocate(to, capacity);
+        self.allocate(to, capacity)?;
         let mut target = self.slots[to].take().ok_or_else(|| empty_slot(to))?;
         let row = self.shape.head_size;
         let source = self.slot(from)?;
@@ -267,8 +274,8 @@ impl Slot {
 
 impl Pool {
     /// A buffer of at least `count` values.
-    fn take(&mut self, count: usize) -> Vec<f32> {
-        let fits = |buffer: &Vec<f32>| {
+    fn take(&mut self, count: usize) -> Result<Pages<f32>, ModelError> {
+        let fits = |buffer: &Pages<f32>| {
             buffer.len() >= count && buffer.len() * LEAST_USE.0 <= count * LEAST_USE.1
         };
         let best = (0..self.free.len())
@@ -276,22 +283,22 @@ impl Pool {
             .min_by_key(|&i| self.free[i].len());
         let buffer = match best {
             Some(i) => self.free.swap_remove(i),
-            None => vec![0.0; count],
+            None => Pages::zeroed(count).map_err(|_| ModelError::OutOfMemory)?,
         };
         self.used += buffer.len();
         self.peak = self.peak.max(self.used);
         self.shrink();
-        buffer
+        Ok(buffer)
     }
 
-    fn give(&mut self, buffer: Vec<f32>) {
+    fn give(&mut self, buffer: Pages<f32>) {
         self.used -= buffer.len();
         self.free.push(buffer);
     }
 
     /// Drops free buffers, oldest first, until used and free together are below the peak of use.
     fn shrink(&mut self) {
-        let mut held = self.used + self.free.iter().map(Vec::len).sum::<usize>();
+        let mut held = self.used + self.free.iter().map(|buffer| buffer.len()).sum::<usize>();
         while held > self.peak && !self.free.is_empty() {
             held -= self.free.remove(0).len();
         }
@@ -359,16 +366,16 @@ mod tests {
     #[test]
     fn the_pool_reuses_and_stays_below_the_peak() {
         let mut pool = Pool::default();
-        let large: Vec<_> = (0..4).map(|_| pool.take(1000)).collect();
+        let large: Vec<_> = (0..4).map(|_| pool.take(1000).unwrap()).collect();
         let address = large[3].as_ptr();
         for buffer in large {
             pool.give(buffer);
         }
-        assert_eq!(pool.take(900).len(), 1000);
+        assert_eq!(pool.take(900).unwrap().len(), 1000);
         let mut small = Vec::new();
         for _ in 0..30 {
-            small.push(pool.take(100));
-            let held = pool.used + pool.free.iter().map(Vec::len).sum::<usize>();
+            small.push(pool.take(100).unwrap());
+            let held = pool.used + pool.free.iter().map(|buffer| buffer.len()).sum::<usize>();
             assert!(held <= pool.peak && pool.peak == 4000);
         }
         assert!(pool.free.is_empty() && !address.is_null());

@@ -15,7 +15,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::files::weight_files;
-use super::{ModelError, Precision};
+use super::{FloatType, ModelError};
 
 /// What helps against a file that came only in part.
 const AGAIN: &str = "hint: download the file again";
@@ -29,7 +29,7 @@ const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a];
 /// All tensors of a model folder, read when asked for.
 pub(super) struct WeightStore {
     folder: PathBuf,
-    precision: Precision,
+    float: FloatType,
     files: Vec<WeightFile>,
     tensors: BTreeMap<String, Stored>,
     not_finite: Mutex<Vec<String>>,
@@ -53,7 +53,7 @@ struct Stored {
 pub(super) struct Weight<'a> {
     data: Data<'a>,
     dtype: DType,
-    precision: Precision,
+    float: FloatType,
     count: usize,
 }
 
@@ -63,11 +63,11 @@ enum Data<'a> {
 }
 
 impl WeightStore {
-    /// Opens the weights of a folder; values will be rounded to `precision`.
-    pub(super) fn open(folder: &Path, precision: Precision) -> Result<Self, ModelError> {
+    /// Opens the weights of a folder; values will be rounded to `float`.
+    pub(super) fn open(folder: &Path, float: FloatType) -> Result<Self, ModelError> {
         let mut store = Self {
             folder: folder.to_owned(),
-            precision,
+            float,
             files: Vec::new(),
             tensors: BTreeMap::new(),
             not_finite: Mutex::new(Vec::new()),
@@ -178,7 +178,7 @@ impl WeightStore {
         Ok(Weight {
             data,
             dtype: stored.dtype,
-            precision: self.precision,
+            float: self.float,
             count,
         })
     }
@@ -225,7 +225,7 @@ impl WeightStore {
             return Ok(());
         }
         tensors.sort();
-        let precision = self.precision.name();
+        let precision = self.float.name();
         Err(ModelError::NotFinite {
             folder: self.folder.clone(),
             precision,
@@ -244,12 +244,12 @@ impl WeightStore {
         })
     }
 
-    /// The narrowest precision that holds a tensor's rounded values exactly.
-    pub(super) fn narrowest(&self, name: &str) -> Precision {
+    /// The narrowest type that holds a tensor's rounded values exactly.
+    pub(super) fn narrowest(&self, name: &str) -> FloatType {
         match self.tensors.get(name).map(|stored| stored.dtype) {
-            Some(DType::F16) if self.precision == Precision::F32 => Precision::F16,
-            Some(DType::BF16) if self.precision == Precision::F32 => Precision::Bf16,
-            _ => self.precision,
+            Some(DType::F16) if self.float == FloatType::F32 => FloatType::F16,
+            Some(DType::BF16) if self.float == FloatType::F32 => FloatType::Bf16,
+            _ => self.float,
         }
     }
 }
@@ -264,8 +264,8 @@ impl Weight<'_> {
                 Data::Bytes(bytes) => decode(self.dtype, bytes, start, out),
                 Data::Floats(values) => out.copy_from_slice(&values[start..start + out.len()]),
             }
-            if self.dtype != self.precision.dtype() {
-                round(self.precision, out);
+            if self.dtype != self.float.dtype() {
+                round(self.float, out);
             }
             finite &= out
                 .iter()
@@ -306,17 +306,17 @@ fn decode(dtype: DType, bytes: &[u8], start: usize, out: &mut [f32]) {
     }
 }
 
-/// Rounds to the precision and back.
-fn round(precision: Precision, values: &mut [f32]) {
-    match precision {
-        Precision::F32 => {}
-        Precision::F16 => {
+/// Rounds to the type and back.
+fn round(float: FloatType, values: &mut [f32]) {
+    match float {
+        FloatType::F32 => {}
+        FloatType::F16 => {
             let mut halves = [f16::ZERO; CHUNK];
             let halves = &mut halves[..values.len()];
             halves.convert_from_f32_slice(values);
             halves.convert_to_f32_slice(values);
         }
-        Precision::Bf16 => {
+        FloatType::Bf16 => {
             for value in values {
                 *value = bf16::from_f32(*value).to_f32();
             }

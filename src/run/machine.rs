@@ -63,19 +63,12 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Floating-point operations a second that products with packed weights reach here now.
+/// Operations a second that products with packed weights reach here now; `None` where memory is short.
 ///
 /// The best of the products that fit into [`PROBE_TIME`]: other work on the machine only slows them.
-pub(super) fn product_rate() -> f64 {
-    let layer = PackedLinear::pack(
-        PROBE_WIDTH,
-        PROBE_WIDTH,
-        Storage::F32,
-        None,
-        &|_, values| {
-            values.fill(0.5);
-        },
-    );
+pub(super) fn product_rate(storage: Storage) -> Option<f64> {
+    let fill = |_, values: &mut [f32]| values.fill(0.5);
+    let layer = PackedLinear::pack(PROBE_WIDTH, PROBE_WIDTH, storage, None, &fill).ok()?;
     let rows = vec![0.5; PROBE_ROWS * PROBE_WIDTH];
     let mut products = vec![0.0; PROBE_ROWS * PROBE_WIDTH];
     let operations = (2 * PROBE_ROWS * PROBE_WIDTH * PROBE_WIDTH) as f64;
@@ -86,7 +79,7 @@ pub(super) fn product_rate() -> f64 {
         layer.forward(&rows, &mut products, Epilogue::None);
         best = best.max(operations / one.elapsed().as_secs_f64().max(1e-9));
     }
-    best
+    Some(best)
 }
 
 /// The kind of CPU: what decides the last bits of a sum, the instruction sets and the cache sizes.

@@ -92,7 +92,11 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;
-    let rate = model.device.is_cpu().then(machine::product_rate);
+    let rate = model
+        .device
+        .is_cpu()
+        .then(|| machine::product_rate(model.storage()))
+        .flatten();
     Ok(PlanReport {
         job: spec.name.clone(),
         files: files.len(),

@@ -19,6 +19,7 @@ use crate::ids::ShardId;
 use crate::input::{
     self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
 };
+use crate::kernels::Storage;
 use crate::model::{self, DeviceChoice, GlmConfig, Precision};
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
@@ -175,6 +176,7 @@ impl ModelFacts {
         )?;
         let device = model::open_device(device_choice(spec.model.device))?;
         let precision = precision(spec.model.dtype, &device);
+        precision.check(&device)?;
         let files = model::weight_files(path)?;
         let sizes = files.iter().filter_map(|path| model_file(path));
         Ok(Self {
@@ -230,14 +232,20 @@ impl ModelFacts {
         self.config.cached_numbers_per_token() * bytes
     }
 
-    /// Bytes of the weights once loaded: on a CPU 16-bit files keep their 16 bits.
-    pub(super) fn weight_bytes(&self) -> u64 {
-        let values = self.config.matrix_weights() as u64;
-        let has_halves = self.device.is_cpu() && self.file_bytes < 3 * values;
+    /// What most weights are stored as once loaded: on a CPU 16-bit files keep their 16 bits.
+    pub(super) fn storage(&self) -> Storage {
+        let has_halves =
+            self.device.is_cpu() && self.file_bytes < 3 * self.config.matrix_weights() as u64;
         match self.precision {
-            Precision::F32 if !has_halves => 4 * values,
-            _ => 2 * values,
+            Precision::Q8 => Storage::Q8,
+            Precision::F32 if !has_halves => Storage::F32,
+            _ => Storage::F16,
         }
+    }
+
+    /// Bytes of the weights once loaded.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.storage().bytes(self.config.matrix_weights()) as u64
     }
 }
 
@@ -314,6 +322,7 @@ fn precision(dtype: DtypeSpec, device: &Device) -> Precision {
         DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
         DtypeSpec::F32 => Precision::F32,
         DtypeSpec::Bf16 => Precision::Bf16,
+        DtypeSpec::Q8 => Precision::Q8,
     }
 }
 

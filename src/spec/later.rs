@@ -6,7 +6,6 @@
 use super::error::{Hint, Place, SpecError};
 use super::file::VERSION;
 use super::source::{Node, Value};
-use super::suggest::any_of;
 
 const LATER_TASKS: [&str; 5] = ["infill", "score", "choose", "reward", "preference"];
 const OBJECT_STORES: [&str; 7] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"];
@@ -30,10 +29,6 @@ pub(super) fn refuse(tree: &Node) -> Result<(), SpecError> {
             &what,
             "`task = \"generate\"` is the one there is",
         );
-    }
-    if text(tree, "model.dtype") == Some("q8") {
-        let hint = format!("take one of {}", any_of(&["auto", "f32", "f16", "bf16"]));
-        return not_yet(tree, "model.dtype", "8-bit weights are", &hint);
     }
     if let Some(device) = text(tree, "model.device")
         && (device.contains(',') || device == "cuda:all")

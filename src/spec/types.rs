@@ -66,6 +66,8 @@ pub enum DtypeSpec {
     F16,
     /// bfloat16; on the CPU rounded weights with 32-bit arithmetic.
     Bf16,
+    /// 8-bit whole numbers; on the CPU alone.
+    Q8,
 }
 
 /// `[input]`: which files, which columns.

@@ -37,13 +37,14 @@ fn bits(row: &[f32]) -> Vec<u32> {
     row.iter().map(|value| value.to_bits()).collect()
 }
 
-fn model() -> (Glm, Ids) {
+fn model(precision: Precision) -> (Glm, Ids) {
     let nano = committed();
-    (
-        Glm::load(&nano.folder, &Device::Cpu, Precision::F32).unwrap(),
-        nano.ids(),
-    )
+    let glm = Glm::load(&nano.folder, &Device::Cpu, precision).unwrap();
+    (glm, nano.ids())
 }
+
+/// Those whose products differ.
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Q8];
 
 /// Logits of each row after the start token and after each answer token.
 fn run(model: &mut Glm, ids: Ids, rows: &[(usize, &Row)]) -> Vec<Vec<Vec<u32>>> {
@@ -75,63 +76,67 @@ fn step_rows(ids: Ids, rows: &[(usize, &Row)], step: usize) -> Vec<DecodeRow> {
 
 #[test]
 fn neighbours_slots_and_reuse_do_not_matter() {
-    let (mut model, ids) = model();
-    let rows = rows(131);
-    let mut alone = Vec::new();
-    for row in &rows[..8] {
-        alone.push(run(&mut model, ids, &[(0, row)]).remove(0));
-        model.release(0);
-    }
-    for count in [2, 3, 5, 8, 17, 32, 33, 64, 100, 131] {
-        // Later slots first, so that each count gives a row another slot, mostly a used one.
-        let batch: Vec<_> = rows[..count]
-            .iter()
-            .enumerate()
-            .map(|(i, row)| ((i * 37) % 131, row))
-            .collect();
-        let together = run(&mut model, ids, &batch);
-        for (number, (got, want)) in together.iter().zip(&alone).enumerate() {
-            assert!(got == want, "row {number} of {count}");
+    for precision in PRECISIONS {
+        let (mut model, ids) = model(precision);
+        let rows = rows(131);
+        let mut alone = Vec::new();
+        for row in &rows[..8] {
+            alone.push(run(&mut model, ids, &[(0, row)]).remove(0));
+            model.release(0);
         }
-        for (slot, _) in batch {
-            model.release(slot);
+        for count in [2, 3, 5, 8, 17, 32, 33, 64, 100, 131] {
+            // Later slots first, so that each count gives a row another slot, mostly a used one.
+            let batch: Vec<_> = rows[..count]
+                .iter()
+                .enumerate()
+                .map(|(i, row)| ((i * 37) % 131, row))
+                .collect();
+            let together = run(&mut model, ids, &batch);
+            for (number, (got, want)) in together.iter().zip(&alone).enumerate() {
+                assert!(got == want, "{precision:?}, row {number} of {count}");
+            }
+            for (slot, _) in batch {
+                model.release(slot);
+            }
         }
     }
 }
 
 #[test]
 fn each_number_of_rows_gives_the_same_bits_in_a_decode_step() {
-    let (mut model, ids) = model();
-    let rows = rows(131);
-    let batch: Vec<_> = rows.iter().enumerate().collect();
-    let prefill: Vec<_> = batch
-        .iter()
-        .map(|&(slot, row)| ids.prefill(slot, &row.ids, 131 + STEPS))
-        .collect();
-    model.prefill(&prefill).unwrap();
-    let all = step_rows(ids, &batch, 0);
-    // A decode step that fails or is repeated on a copy: fork each slot to keep its state.
-    for &(slot, _) in &batch {
-        model.fork(slot, slot + 200).unwrap();
-    }
-    let want = model.decode(&all).unwrap();
-    for count in 1..131 {
-        for &(slot, _) in &batch[..count] {
-            model.fork(slot + 200, slot).unwrap();
+    for precision in PRECISIONS {
+        let (mut model, ids) = model(precision);
+        let rows = rows(131);
+        let batch: Vec<_> = rows.iter().enumerate().collect();
+        let prefill: Vec<_> = batch
+            .iter()
+            .map(|&(slot, row)| ids.prefill(slot, &row.ids, 131 + STEPS))
+            .collect();
+        model.prefill(&prefill).unwrap();
+        let all = step_rows(ids, &batch, 0);
+        // A decode step that fails or is repeated on a copy: fork each slot to keep its state.
+        for &(slot, _) in &batch {
+            model.fork(slot, slot + 200).unwrap();
         }
-        let got = model.decode(&all[..count]).unwrap();
-        for row in 0..count {
-            assert!(
-                bits(got.row(row)) == bits(want.row(row)),
-                "row {row} of {count}"
-            );
+        let want = model.decode(&all).unwrap();
+        for count in 1..131 {
+            for &(slot, _) in &batch[..count] {
+                model.fork(slot + 200, slot).unwrap();
+            }
+            let got = model.decode(&all[..count]).unwrap();
+            for row in 0..count {
+                assert!(
+                    bits(got.row(row)) == bits(want.row(row)),
+                    "{precision:?}, row {row} of {count}"
+                );
+            }
         }
     }
 }
 
 #[test]
 fn a_fork_goes_on_like_a_new_prefill() {
-    let (mut model, ids) = model();
+    let (mut model, ids) = model(Precision::F32);
     let rows = rows(3);
     let want = run(&mut model, ids, &[(0, &rows[0])]).remove(0);
     let other = run(&mut model, ids, &[(4, &rows[1])]).remove(0);
@@ -153,23 +158,28 @@ fn a_fork_goes_on_like_a_new_prefill() {
 
 #[test]
 fn threads_do_not_matter() {
-    let (mut model, ids) = model();
-    let rows = rows(40);
-    let batch: Vec<_> = rows.iter().enumerate().collect();
-    let mut results = Vec::new();
-    for threads in [1, 2, 5] {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
-        results.push(pool.install(|| run(&mut model, ids, &batch)));
+    for precision in PRECISIONS {
+        let (mut model, ids) = model(precision);
+        let rows = rows(40);
+        let batch: Vec<_> = rows.iter().enumerate().collect();
+        let mut results = Vec::new();
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            results.push(pool.install(|| run(&mut model, ids, &batch)));
+        }
+        assert!(
+            results[0] == results[1] && results[0] == results[2],
+            "{precision:?}"
+        );
     }
-    assert!(results[0] == results[1] && results[0] == results[2]);
 }
 
 #[test]
 fn calls_that_break_the_rules_are_refused_and_change_nothing() {
-    let (mut model, ids) = model();
+    let (mut model, ids) = model(Precision::F32);
     let rows = rows(2);
     let want = run(&mut model, ids, &[(0, &rows[0])]).remove(0);
     model

@@ -21,26 +21,23 @@ fn joined(job: &Job) -> Vec<u8> {
 }
 
 #[test]
-fn the_demonstration_is_all_right() {
+fn the_demonstration_is_all_right_in_every_precision() {
     let columns =
         "columns = { prompt = \"question\", prefix = \"prefix\", reference = \"answer\" }";
-    let job = Job::of_model(
-        &crate::support::demo_model(),
-        &demo_questions(),
-        columns,
-        &more("jsonl", 16, 8192),
-    );
-    let output = job.run_ok(&["--json"]);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(
-        report["totals"]["referenced"].as_u64().unwrap() >= 200,
-        "{report}"
-    );
-    assert_eq!(
-        report["totals"]["exact"], report["totals"]["referenced"],
-        "{report}"
-    );
-    assert_eq!(report["totals"]["rows"], report["job_rows"], "{report}");
+    for dtype in ["f32", "f16", "bf16", "q8"] {
+        let job = Job::of_model(
+            &crate::support::demo_model(),
+            &demo_questions(),
+            columns,
+            &more("jsonl", 16, 8192),
+        );
+        let output = job.run_ok(&["--json", "--set", &format!("model.dtype={dtype}")]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let totals = &report["totals"];
+        assert!(totals["referenced"].as_u64().unwrap() >= 200, "{report}");
+        assert_eq!(totals["exact"], totals["referenced"], "{dtype}: {report}");
+        assert_eq!(totals["rows"], report["job_rows"], "{report}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use glm_batch::generate::{Completion, Engine, Outcome, Request, TextCodec};
 use glm_batch::ids::{RowId, WindowId};
-use glm_batch::model::{Glm, Precision};
+use glm_batch::model::{DecodeRow, Glm, Precision, PrefillRow, TextModel};
 use glm_batch::plan::Budget;
 use glm_batch::spec::GenerationSpec;
 use glm_batch::tokenize::Encoded;
@@ -162,6 +162,15 @@ fn run(
     budget: Budget,
 ) -> BTreeMap<RowId, Completion> {
     let model = Glm::load(folder, &Device::Cpu, Precision::F32).unwrap();
+    run_model(model, codec, rows, budget)
+}
+
+fn run_model(
+    model: Glm,
+    codec: Numbers,
+    rows: Vec<Request>,
+    budget: Budget,
+) -> BTreeMap<RowId, Completion> {
     let mut engine = Engine::new(Box::new(model), Arc::new(codec), budget);
     engine.submit(WindowId(0), rows);
     let mut answers = BTreeMap::new();
@@ -230,11 +239,7 @@ fn answers_are_those_of_the_reference_for_all_nano_models() {
     }
 }
 
-#[test]
-fn answers_are_those_of_the_reference_for_the_trained_model() {
-    let Some(folder) = fixtures("glm-tiny-zh") else {
-        return;
-    };
+fn trained_cases(folder: &Path) -> Vec<Case> {
     let text = fs::read_to_string(folder.join("reference_greedy.jsonl")).unwrap();
     let mut cases = Vec::new();
     for line in text.lines() {
@@ -248,7 +253,78 @@ fn answers_are_those_of_the_reference_for_the_trained_model() {
             expected: ids(&golden["generated"]),
         });
     }
+    cases
+}
+
+#[test]
+fn answers_are_those_of_the_reference_for_the_trained_model() {
+    let Some(folder) = fixtures("glm-tiny-zh") else {
+        return;
+    };
+    let cases = trained_cases(&folder);
     check(&folder, CHINESE, &cases, &[(64, 10_000, 8)]);
+}
+
+/// Sum of the log-probabilities of the expected tokens, each after those before it.
+fn log_probability(model: &mut Glm, cases: &[Case]) -> f64 {
+    let mut sum = 0.0;
+    let mut add = |logits: &[f32], id: u32| {
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = logits
+            .iter()
+            .map(|&logit| f64::from(logit - highest).exp())
+            .sum();
+        sum += f64::from(logits[id as usize] - highest) - total.ln();
+    };
+    for case in cases {
+        let encoded = &case.request.encoded;
+        let prefill = PrefillRow {
+            slot: 0,
+            ids: &encoded.ids,
+            start: CHINESE.sop,
+            mask_position: encoded.mask_position,
+            capacity: encoded.ids.len() + 1 + case.expected.len(),
+        };
+        add(model.prefill(&[prefill]).unwrap().row(0), case.expected[0]);
+        for (number, pair) in case.expected.windows(2).enumerate() {
+            let row = DecodeRow {
+                slot: 0,
+                id: pair[0],
+                mask_position: encoded.mask_position,
+                block_position: number as u32 + 2,
+            };
+            add(model.decode(&[row]).unwrap().row(0), pair[1]);
+        }
+        model.release(0);
+    }
+    sum
+}
+
+#[test]
+fn rounded_weights_keep_the_answers_of_the_trained_model() {
+    let Some(folder) = fixtures("glm-tiny-zh") else {
+        return;
+    };
+    let cases = trained_cases(&folder);
+    let load = |precision| Glm::load(&folder, &Device::Cpu, precision).unwrap();
+    let exact = log_probability(&mut load(Precision::F32), &cases);
+    for (precision, tolerance) in [(Precision::Bf16, 0.005), (Precision::Q8, 0.01)] {
+        let rounded = log_probability(&mut load(precision), &cases);
+        let away = (rounded - exact).abs() / exact.abs();
+        let rows = cases.iter().map(|case| case.request.clone()).collect();
+        let answers = run_model(load(precision), CHINESE, rows, budget((64, 10_000, 8)));
+        let differ: Vec<RowId> = cases
+            .iter()
+            .filter(|case| answers[&case.request.row].samples[0].token_ids != case.expected)
+            .map(|case| case.request.row)
+            .collect();
+        eprintln!(
+            "{}: log-probability {rounded:.3}, in f32 {exact:.3}; other answers: {differ:?}",
+            precision.name()
+        );
+        assert!(away < tolerance, "{precision:?}: {rounded} for {exact}");
+        assert!(differ.is_empty(), "{precision:?}: {differ:?}");
+    }
 }
 
 #[test]

@@ -276,10 +276,6 @@ fn what_comes_later() {
             instead("path = \"models", "path = \"m\"\nrevision = \"main\"")
         ),
         (
-            "q8",
-            instead("path = \"models", "path = \"m\"\ndtype = \"q8\"")
-        ),
-        (
             "two devices",
             instead(
                 "path = \"models",

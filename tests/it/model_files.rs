@@ -6,8 +6,8 @@ use std::path::Path;
 
 use candle_core::Device;
 use glm_batch::model::{
-    AttentionMask, ForwardInput, Glm, GlmConfig, ModelError, Positions, Precision, TextModel,
-    convert, weights_fingerprint,
+    AttentionMask, FloatType, ForwardInput, Glm, GlmConfig, ModelError, Positions, Precision,
+    TextModel, convert, weights_fingerprint,
 };
 
 use crate::nano::{committed, distance, full, lists};
@@ -45,7 +45,7 @@ fn converting_rounds_the_weights_and_keeps_the_rest() {
     let nano = committed();
     let target = tempfile::tempdir().unwrap();
     let half = target.path().join("half");
-    convert(&nano.folder, &half, Precision::F16).unwrap();
+    convert(&nano.folder, &half, FloatType::F16).unwrap();
     assert_eq!(
         GlmConfig::load(&half).unwrap(),
         GlmConfig::load(&nano.folder).unwrap()
@@ -68,7 +68,7 @@ fn converting_rounds_the_weights_and_keeps_the_rest() {
     let mut read = Glm::load(&half, &Device::Cpu, Precision::F32).unwrap();
     assert_eq!(rounded.values, read.prefill(&[row]).unwrap().values);
 
-    let error = convert(&nano.folder, &half, Precision::F16)
+    let error = convert(&nano.folder, &half, FloatType::F16)
         .unwrap_err()
         .to_string();
     assert!(error.contains("is not empty"), "{error}");
@@ -80,7 +80,7 @@ fn converting_replaces_nothing() {
     let target = tempfile::tempdir().unwrap();
     let path = target.path().join("README.md");
     std::fs::write(&path, "mine").unwrap();
-    let error = convert(&nano.folder, target.path(), Precision::F16)
+    let error = convert(&nano.folder, target.path(), FloatType::F16)
         .unwrap_err()
         .to_string();
     assert!(error.contains("is not empty"), "{error}");
@@ -99,7 +99,7 @@ fn converting_weights_that_are_not_finite_leaves_no_model() {
         let end = content.len();
         content[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     });
-    let error = convert(folder.path(), target.path(), Precision::F16).unwrap_err();
+    let error = convert(folder.path(), target.path(), FloatType::F16).unwrap_err();
     assert!(matches!(error, ModelError::NotFinite { .. }), "{error}");
     let left: Vec<_> = std::fs::read_dir(target.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "{left:?}");

@@ -1,0 +1,560 @@
+//! The product in 8 bits: whole numbers times whole numbers, scaled once a block.
+//!
+//! Rows and weights are cut into blocks of [`BLOCK`] values of k; each block has a scale of its own, so
+//! that one large value spoils only its neighbours. Within a block the sum is exact, whatever the
+//! instructions; the blocks are added in order. A row's bits therefore depend on that row and the
+//! weights alone, and every machine gives the same.
+
+#![expect(
+    clippy::inline_always,
+    reason = "bodies must be compiled into the version of each instruction set"
+)]
+
+use super::product::tiles_of;
+use super::simd::multiversion;
+
+/// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
+const BLOCK: usize = 256;
+
+/// The largest code; -128 is left out, so that codes are symmetric.
+const LARGEST: f32 = 127.0;
+
+/// Most rows of any tile.
+const MOST_ROWS: usize = 8;
+
+/// Fewer rows than this read the weights from end to end.
+const MANY_ROWS: usize = 16;
+
+/// Adding it rounds to the nearest whole number, ties to even, and leaves that in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// Which instructions multiply, and with them how codes are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dot {
+    /// What any processor has.
+    Portable,
+    /// Pairs of 16-bit numbers.
+    Avx2,
+    /// Fours of 8-bit numbers.
+    Vnni,
+}
+
+impl Dot {
+    /// The fastest of this machine.
+    pub(super) fn of_machine() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected;
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+                return Self::Vnni;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// Values of k that one word of a row holds.
+    fn group(self) -> usize {
+        match self {
+            Self::Portable | Self::Avx2 => 2,
+            Self::Vnni => 4,
+        }
+    }
+
+    /// Outputs that are computed side by side.
+    fn panel(self) -> usize {
+        match self {
+            Self::Portable | Self::Avx2 => 16,
+            Self::Vnni => 32,
+        }
+    }
+
+    /// Most rows of a tile.
+    fn tile(self) -> usize {
+        match self {
+            Self::Portable | Self::Avx2 => 6,
+            Self::Vnni => 8,
+        }
+    }
+
+    /// Words of a row of k values.
+    pub(super) fn words(self, k: usize) -> usize {
+        k.div_ceil(self.group())
+    }
+
+    /// Codes of so many outputs of k values, and their scales.
+    pub(super) fn sizes(self, k: usize, outputs: usize) -> (usize, usize) {
+        let outputs = outputs.next_multiple_of(self.panel());
+        let codes = outputs * self.words(k) * self.group();
+        (codes, outputs * blocks(k) * 2)
+    }
+}
+
+/// Scales of a row of k values.
+pub(super) fn blocks(k: usize) -> usize {
+    k.div_ceil(BLOCK)
+}
+
+/// Rows as codes.
+///
+/// # Shapes
+///
+/// `words` is (rows, [`Dot::words`]) in tiles, each with the words of one group of k side by side; `scales` is
+/// (rows, [`blocks`]).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) scales: &'a [f32],
+}
+
+/// Some panels of weights as codes.
+///
+/// # Shapes
+///
+/// `codes` is (panels, groups of k, outputs of a panel, values of a group). `scales` is (panels, blocks, 2, outputs
+/// of a panel): what a block's codes are worth, and where its sum begins, which takes the shift of a
+/// row's codes out again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panels<'a> {
+    pub(super) dot: Dot,
+    pub(super) k: usize,
+    pub(super) codes: &'a [i8],
+    pub(super) scales: &'a [f32],
+}
+
+/// Codes of up to [`BLOCK`] values, and what one code is worth. A value that is no number, or has no
+/// bound, makes the worth no number, so that it is not lost.
+#[inline(always)]
+fn encode_body(values: &[f32], codes: &mut [i8], scale: &mut f32) {
+    // Without their sign floats are ordered as their bits are, and NaN is above all.
+    let magnitude = |value: &f32| value.to_bits() & 0x7fff_ffff;
+    let largest = f32::from_bits(values.iter().map(magnitude).fold(0, u32::max));
+    let inverse = if largest < f32::MIN_POSITIVE {
+        0.0
+    } else {
+        LARGEST / largest
+    };
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = (value * inverse + ROUND).to_bits() as i8;
+    }
+    *scale = if largest.is_finite() {
+        largest / LARGEST
+    } else {
+        f32::NAN
+    };
+}
+
+multiversion! {
+    fn encode(values: &[f32], codes: &mut [i8], scale: &mut f32) = encode_body
+}
+
+/// Encodes rows of k values.
+///
+/// # Shapes
+///
+/// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
+pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
+    let (rows, width) = (x.len() / k, dot.words(k));
+    for tile in tiles_of(rows, dot.tile()) {
+        let count = tile.len();
+        let words = &mut words[tile.start * width..tile.end * width];
+        for (at, row) in tile.enumerate() {
+            let scales = &mut scales[row * blocks(k)..][..blocks(k)];
+            let mut words = words[at..].iter_mut().step_by(count);
+            for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
+                let mut codes = [0; BLOCK];
+                encode(values, &mut codes, scale);
+                let groups = dot.words(values.len());
+                match dot {
+                    Dot::Portable | Dot::Avx2 => {
+                        let (pairs, _) = codes.as_chunks::<2>();
+                        for (word, pair) in words.by_ref().zip(pairs).take(groups) {
+                            *word = pair_word(*pair);
+                        }
+                    }
+                    Dot::Vnni => {
+                        let (fours, _) = codes.as_chunks::<4>();
+                        for (word, four) in words.by_ref().zip(fours).take(groups) {
+                            *word = four_word(*four);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Two codes, each in 16 bits.
+fn pair_word([first, second]: [i8; 2]) -> u32 {
+    u32::from(i16::from(first) as u16) | u32::from(i16::from(second) as u16) << 16
+}
+
+/// Four codes, each shifted by 128 to be without a sign.
+fn four_word(codes: [i8; 4]) -> u32 {
+    u32::from_ne_bytes(codes.map(|code| (code as u8) ^ 0x80))
+}
+
+/// Encodes weights of some panels.
+///
+/// # Shapes
+///
+/// `weights` is (outputs, k), row-major; `codes` and `scales` are as in [`Panels`], all zeros at first, which
+/// fill the last panel and the last group.
+pub(super) fn encode_weights(
+    dot: Dot,
+    k: usize,
+    weights: &[f32],
+    codes: &mut [i8],
+    scales: &mut [f32],
+) {
+    let (panel, group) = (dot.panel(), dot.group());
+    for (output, weights) in weights.chunks_exact(k).enumerate() {
+        let (number, lane) = (output / panel, output % panel);
+        for (block, values) in weights.chunks(BLOCK).enumerate() {
+            let at = (number * blocks(k) + block) * 2 * panel + lane;
+            let mut encoded = [0; BLOCK];
+            encode(values, &mut encoded, &mut scales[at]);
+            let first = number * dot.words(k) + block * BLOCK / group;
+            for (step, encoded) in encoded[..values.len()].chunks(group).enumerate() {
+                let start = ((first + step) * panel + lane) * group;
+                codes[start..start + encoded.len()].copy_from_slice(encoded);
+            }
+            if dot == Dot::Vnni {
+                let sum: i32 = encoded.iter().map(|&code| i32::from(code)).sum();
+                scales[at + panel] = (-128 * sum) as f32;
+            }
+        }
+    }
+}
+
+impl Panels<'_> {
+    /// Multiplies rows with these panels.
+    ///
+    /// # Shapes
+    ///
+    /// `out` has a slice for each row, as wide as the outputs of the panels that are no filling.
+    pub(super) fn multiply(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        match self.dot {
+            Dot::Portable => self.portable(rows, out),
+            Dot::Avx2 => self.avx2(rows, out),
+            Dot::Vnni => self.vnni(rows, out),
+        }
+    }
+
+    fn portable(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        self.tiles::<16, 32>(rows, out, &portable::<16, 2, 32>);
+    }
+
+    /// The layout of [`Dot::Vnni`] without its instructions: only tests have it there.
+    #[cfg(test)]
+    fn vnni_elsewhere(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        self.tiles::<32, 128>(rows, out, &portable::<32, 4, 128>);
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "as the version of the tests")]
+    fn vnni_elsewhere(&self, _: Rows<'_>, _: &mut [&mut [f32]]) {
+        unreachable!("the layout is chosen for VNNI alone");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calls the version whose features are there")]
+    fn avx2(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        #[target_feature(enable = "avx2")]
+        fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+            panels.tiles(rows, out, &|tile, sums| match sums.len() {
+                1 => x86::avx2::<1>(tile, sums),
+                2 => x86::avx2::<2>(tile, sums),
+                3 => x86::avx2::<3>(tile, sums),
+                4 => x86::avx2::<4>(tile, sums),
+                5 => x86::avx2::<5>(tile, sums),
+                _ => x86::avx2::<6>(tile, sums),
+            });
+        }
+        assert!(Dot::of_machine() != Dot::Portable, "the layout is for AVX2");
+        // SAFETY: `Portable` stands for a machine without the feature of `version`.
+        unsafe { version(*self, rows, out) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calls the version whose features are there")]
+    fn vnni(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+            panels.tiles(rows, out, &|tile, sums| match sums.len() {
+                1 => x86::vnni::<1>(tile, sums),
+                2 => x86::vnni::<2>(tile, sums),
+                3 => x86::vnni::<3>(tile, sums),
+                4 => x86::vnni::<4>(tile, sums),
+                5 => x86::vnni::<5>(tile, sums),
+                6 => x86::vnni::<6>(tile, sums),
+                7 => x86::vnni::<7>(tile, sums),
+                _ => x86::vnni::<8>(tile, sums),
+            });
+        }
+        if Dot::of_machine() == Dot::Vnni {
+            // SAFETY: `Vnni` stands for a machine with the features of `version`.
+            unsafe { version(*self, rows, out) }
+        } else {
+            self.vnni_elsewhere(rows, out);
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn avx2(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        self.portable(rows, out);
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn vnni(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+        self.vnni_elsewhere(rows, out);
+    }
+
+    /// The body of [`Panels::multiply`]: `dot` sums one block of a tile for `PANEL` outputs, of which one
+    /// step holds `STEP` codes.
+    #[inline(always)]
+    fn tiles<const PANEL: usize, const STEP: usize>(
+        &self,
+        rows: Rows<'_>,
+        out: &mut [&mut [f32]],
+        dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut [[i32; PANEL]]),
+    ) {
+        let (width, blocks) = (self.dot.words(self.k), blocks(self.k));
+        let (codes, _) = self.codes.as_chunks::<STEP>();
+        let (scales, _) = self.scales.as_chunks::<PANEL>();
+        let panels = codes.len() / width;
+        let mut sums = [[0; PANEL]; MOST_ROWS];
+        for step in 0..panels * blocks {
+            // Few rows read memory straight on; many keep a block of themselves in the caches.
+            let (panel, block) = if out.len() < MANY_ROWS {
+                (step / blocks, step % blocks)
+            } else {
+                (step % panels, step / panels)
+            };
+            let first = block * self.dot.words(BLOCK);
+            let groups = first..width.min(first + self.dot.words(BLOCK));
+            let codes = &codes[panel * width..][groups.clone()];
+            let at = (panel * blocks + block) * 2;
+            let starts = scales[at + 1].map(|start| start as i32);
+            for tile in tiles_of(out.len(), self.dot.tile()) {
+                let count = tile.len();
+                let words = &rows.words[tile.start * width..];
+                let sums = &mut sums[..count];
+                let part = Tile {
+                    words: &words[groups.start * count..groups.end * count],
+                    codes,
+                    starts: &starts,
+                };
+                dot(&part, sums);
+                for (row, sums) in tile.zip(sums) {
+                    let row_scale = rows.scales[row * blocks + block];
+                    let out = out[row][panel * PANEL..].iter_mut();
+                    for ((out, &sum), scale) in out.zip(&*sums).zip(&scales[at]) {
+                        let value = sum as f32 * (row_scale * scale);
+                        *out = if block == 0 { value } else { *out + value };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One block of some rows and of one panel.
+struct Tile<'a, const PANEL: usize, const STEP: usize> {
+    /// (groups of k, rows).
+    words: &'a [u32],
+    /// (groups of k, outputs, values of a group).
+    codes: &'a [[i8; STEP]],
+    starts: &'a [i32; PANEL],
+}
+
+/// Sums in plain Rust, `GROUP` values of k at a time.
+#[inline(always)]
+fn portable<const PANEL: usize, const GROUP: usize, const STEP: usize>(
+    tile: &Tile<'_, PANEL, STEP>,
+    sums: &mut [[i32; PANEL]],
+) {
+    sums.fill(*tile.starts);
+    for (codes, words) in tile.codes.iter().zip(tile.words.chunks(sums.len())) {
+        let (codes, _) = codes.as_chunks::<GROUP>();
+        for (sums, &word) in sums.iter_mut().zip(words) {
+            let bits = 32 / GROUP;
+            let values: [i32; GROUP] = std::array::from_fn(|at| {
+                let value = word >> (at * bits);
+                if GROUP == 2 {
+                    i32::from(value as i16)
+                } else {
+                    i32::from(value as u8)
+                }
+            });
+            for (sum, codes) in sums.iter_mut().zip(codes) {
+                for (value, &code) in values.iter().zip(codes) {
+                    *sum += value * i32::from(code);
+                }
+            }
+        }
+    }
+}
+
+/// The versions that take instructions by name, because the compiler does not find them by itself.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m128i, __m256i, __m512i, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16,
+        _mm256_set1_epi32, _mm256_setzero_si256, _mm512_dpbusd_epi32, _mm512_set1_epi32,
+    };
+
+    use bytemuck::must_cast;
+
+    use super::Tile;
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 32>, sums: &mut [[i32; 16]]) {
+        let mut all = [[_mm256_setzero_si256(); 2]; ROWS];
+        let (words, _) = tile.words.as_chunks::<ROWS>();
+        for (codes, words) in tile.codes.iter().zip(words) {
+            let codes: [__m128i; 2] = must_cast(*codes);
+            let codes = codes.map(|codes| _mm256_cvtepi8_epi16(codes));
+            for (sums, &word) in all.iter_mut().zip(words) {
+                let values = _mm256_set1_epi32(word as i32);
+                for (sum, &codes) in sums.iter_mut().zip(&codes) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(codes, values));
+                }
+            }
+        }
+        for (sums, all) in sums.iter_mut().zip(all) {
+            *sums = must_cast::<[__m256i; 2], _>(all);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, sums: &mut [[i32; 32]]) {
+        let mut all = [must_cast::<[i32; 32], [__m512i; 2]>(*tile.starts); ROWS];
+        let (words, _) = tile.words.as_chunks::<ROWS>();
+        for (codes, words) in tile.codes.iter().zip(words) {
+            let codes: [__m512i; 2] = must_cast(*codes);
+            for (sums, &word) in all.iter_mut().zip(words) {
+                let values = _mm512_set1_epi32(word as i32);
+                for (sum, &codes) in sums.iter_mut().zip(&codes) {
+                    *sum = _mm512_dpbusd_epi32(*sum, values, codes);
+                }
+            }
+        }
+        for (sums, all) in sums.iter_mut().zip(all) {
+            *sums = must_cast::<[__m512i; 2], _>(all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::noise;
+
+    /// Codes and scale of one block, by the book.
+    fn block(values: &[f32]) -> (Vec<i32>, f32) {
+        let largest = values
+            .iter()
+            .fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        let inverse = if largest == 0.0 {
+            0.0
+        } else {
+            LARGEST / largest
+        };
+        let code = |value: &f32| (value * inverse).round_ties_even() as i32;
+        (values.iter().map(code).collect(), largest / LARGEST)
+    }
+
+    /// The order of the module's documentation, one output at a time.
+    fn output(x: &[f32], weights: &[f32]) -> f32 {
+        let blocks = x.chunks(BLOCK).zip(weights.chunks(BLOCK));
+        let values = blocks.map(|(x, weights)| {
+            let ((x, x_scale), (weights, scale)) = (block(x), block(weights));
+            let sum: i32 = x.iter().zip(&weights).map(|(x, weight)| x * weight).sum();
+            sum as f32 * (x_scale * scale)
+        });
+        values.reduce(|all, value| all + value).unwrap()
+    }
+
+    /// Those that this machine can run; that of VNNI runs anywhere in tests.
+    fn dots() -> Vec<Dot> {
+        let mut dots = vec![Dot::Portable, Dot::Vnni];
+        if Dot::of_machine() != Dot::Portable {
+            dots.push(Dot::Avx2);
+        }
+        dots
+    }
+
+    fn product(dot: Dot, k: usize, weights: &[f32], x: &[f32]) -> Vec<f32> {
+        let (rows, outputs) = (x.len() / k, weights.len() / k);
+        let (codes, scales) = dot.sizes(k, outputs);
+        let (mut codes, mut weight_scales) = (vec![0; codes], vec![0.0; scales]);
+        encode_weights(dot, k, weights, &mut codes, &mut weight_scales);
+        let panels = Panels {
+            dot,
+            k,
+            codes: &codes,
+            scales: &weight_scales,
+        };
+        let mut words = vec![0; rows * dot.words(k)];
+        let mut scales = vec![0.0; rows * blocks(k)];
+        encode_rows(dot, k, x, &mut words, &mut scales);
+        let mut out = vec![7.0; rows * outputs];
+        let rows = Rows {
+            words: &words,
+            scales: &scales,
+        };
+        let mut parts: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
+        panels.multiply(rows, &mut parts);
+        out
+    }
+
+    #[test]
+    fn every_number_of_rows_gives_the_documented_sum() {
+        for (k, outputs) in [(1, 1), (40, 16), (256, 33), (300, 100), (701, 70)] {
+            let weights = noise(outputs * k, 3);
+            let x = noise(130 * k, 5);
+            let want: Vec<u32> = x
+                .chunks_exact(k)
+                .flat_map(|x| weights.chunks_exact(k).map(|weights| output(x, weights)))
+                .map(f32::to_bits)
+                .collect();
+            for dot in dots() {
+                for rows in 1..=130 {
+                    let x = &x[(130 - rows) * k..];
+                    let out = product(dot, k, &weights, x);
+                    let bits: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
+                    let want = &want[(130 - rows) * outputs..];
+                    assert!(
+                        bits == want,
+                        "{dot:?}, k {k}, {outputs} outputs, {rows} rows"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_codes_do_not_overflow() {
+        for dot in dots() {
+            let product = product(dot, BLOCK, &[-1.0; BLOCK], &[2.0; BLOCK]);
+            assert_eq!(product, [-512.0]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_lost() {
+        for dot in dots() {
+            let weights = noise(300, 1);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = noise(600, 2);
+                x[290] = bad;
+                let out = product(dot, 300, &weights, &x);
+                assert!(out[0].is_nan() && out[1].is_finite());
+            }
+            assert_eq!(product(dot, 300, &weights, &[1e-40; 300]), [0.0]);
+        }
+    }
+}

@@ -16,11 +16,15 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
         context: args.context,
         steps: args.steps,
     };
-    let report = run::bench(&args.model, &options)?;
+    let (report, kept) = run::bench(&args.model, &options)?;
     if args.json {
         print_json(&report)?;
     } else {
-        write!(std::io::stdout(), "{report}")?;
+        let mut out = std::io::stdout();
+        write!(out, "{report}")?;
+        if let Some(file) = kept {
+            writeln!(out, "\nkept for `plan` in {}", file.display())?;
+        }
     }
     Ok(Exit::Done("measured"))
 }

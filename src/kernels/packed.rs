@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::math::gelu;
 use super::pages::Pages;
 use super::product::{Layout, Weight, multiply, pack_rows, pack_weights};
-use super::quantized::{Dot, Panels, Rows, blocks, encode_rows, encode_weights};
+use super::quantized::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
 
 /// Outputs that one task computes; a multiple of every panel.
 const TASK_OUTPUTS: usize = 64;
@@ -200,14 +200,14 @@ impl PackedLinear {
     ) {
         let (k, dot) = (self.width_in, weights.dot);
         let rows = x.len() / k;
-        let words = take(&mut scratch.words, rows * dot.words(k));
+        let words = take(&mut scratch.words, rows * groups(k));
         let scales = take(&mut scratch.floats, rows * blocks(k));
-        let (words_at_once, scales_at_once) = (TASK_ROWS * dot.words(k), TASK_ROWS * blocks(k));
+        let (words_at_once, scales_at_once) = (TASK_ROWS * groups(k), TASK_ROWS * blocks(k));
         x.par_chunks(TASK_ROWS * k)
             .zip(words.par_chunks_mut(words_at_once))
             .zip(scales.par_chunks_mut(scales_at_once))
             .for_each(|((x, words), scales)| encode_rows(dot, k, x, words, scales));
-        let groups: Vec<Rows<'_>> = words
+        let rows: Vec<Rows<'_>> = words
             .chunks(words_at_once)
             .zip(scales.chunks(scales_at_once))
             .map(|(words, scales)| Rows { words, scales })
@@ -225,7 +225,7 @@ impl PackedLinear {
             })
             .collect();
         self.tasks(out, epilogue, |task, group, out| {
-            tasks[task].multiply(groups[group], out);
+            tasks[task].multiply(rows[group], out);
         });
     }
 
@@ -237,22 +237,22 @@ impl PackedLinear {
         multiply: impl Fn(usize, usize, &mut [&mut [f32]]) + Sync + Send,
     ) {
         let rows = out.len() / self.width_out;
-        let groups = rows.div_ceil(TASK_ROWS);
+        let parts = rows.div_ceil(TASK_ROWS);
         let outputs = self.width_out.div_ceil(TASK_OUTPUTS);
         // Tasks of the same weights follow one another, so that memory is read once.
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..outputs * groups)
+        let mut tasks: Vec<Vec<&mut [f32]>> = (0..outputs * parts)
             .map(|_| Vec::with_capacity(rows.min(TASK_ROWS)))
             .collect();
         for (row, out) in out.chunks_exact_mut(self.width_out).enumerate() {
             for (output, part) in out.chunks_mut(TASK_OUTPUTS).enumerate() {
-                tasks[output * groups + row / TASK_ROWS].push(part);
+                tasks[output * parts + row / TASK_ROWS].push(part);
             }
         }
         tasks
             .into_par_iter()
             .enumerate()
             .for_each(|(number, mut out)| {
-                let (output, group) = (number / groups, number % groups);
+                let (output, group) = (number / parts, number % parts);
                 multiply(output, group, &mut out);
                 self.finish(group * TASK_ROWS, output * TASK_OUTPUTS, out, epilogue);
             });

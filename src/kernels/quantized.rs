@@ -16,6 +16,9 @@ use super::simd::multiversion;
 /// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
 const BLOCK: usize = 256;
 
+/// Values of k whose codes stand side by side, in one word of a row.
+const GROUP: usize = 4;
+
 /// The largest code; -128 is left out, so that codes are symmetric.
 const LARGEST: f32 = 127.0;
 
@@ -33,9 +36,9 @@ const ROUND: f32 = 12_582_912.0;
 pub(super) enum Dot {
     /// What any processor has.
     Portable,
-    /// Pairs of 16-bit numbers.
+    /// Products in 16 bits, sums in 32.
     Avx2,
-    /// Fours of 8-bit numbers.
+    /// Four products and their sum at once.
     Vnni,
 }
 
@@ -55,14 +58,6 @@ impl Dot {
         Self::Portable
     }
 
-    /// Values of k that one word of a row holds.
-    fn group(self) -> usize {
-        match self {
-            Self::Portable | Self::Avx2 => 2,
-            Self::Vnni => 4,
-        }
-    }
-
     /// Outputs that are computed side by side.
     fn panel(self) -> usize {
         match self {
@@ -74,22 +69,22 @@ impl Dot {
     /// Most rows of a tile.
     fn tile(self) -> usize {
         match self {
-            Self::Portable | Self::Avx2 => 6,
+            Self::Portable | Self::Avx2 => 4,
             Self::Vnni => 8,
         }
-    }
-
-    /// Words of a row of k values.
-    pub(super) fn words(self, k: usize) -> usize {
-        k.div_ceil(self.group())
     }
 
     /// Codes of so many outputs of k values, and their scales.
     pub(super) fn sizes(self, k: usize, outputs: usize) -> (usize, usize) {
         let outputs = outputs.next_multiple_of(self.panel());
-        let codes = outputs * self.words(k) * self.group();
+        let codes = outputs * groups(k) * GROUP;
         (codes, outputs * blocks(k) * 2)
     }
+}
+
+/// Groups of k values, and words of a row of them.
+pub(super) fn groups(k: usize) -> usize {
+    k.div_ceil(GROUP)
 }
 
 /// Scales of a row of k values.
@@ -101,7 +96,7 @@ pub(super) fn blocks(k: usize) -> usize {
 ///
 /// # Shapes
 ///
-/// `words` is (rows, [`Dot::words`]) in tiles, each with the words of one group of k side by side; `scales` is
+/// `words` is (rows, [`groups`]) in tiles, each with the words of one group of k side by side; `scales` is
 /// (rows, [`blocks`]).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows<'a> {
@@ -156,7 +151,9 @@ multiversion! {
 ///
 /// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
 pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
-    let (rows, width) = (x.len() / k, dot.words(k));
+    let (rows, width) = (x.len() / k, groups(k));
+    // VNNI takes the codes of rows without a sign, shifted by 128.
+    let shift = if dot == Dot::Vnni { 0x8080_8080 } else { 0 };
     for tile in tiles_of(rows, dot.tile()) {
         let count = tile.len();
         let words = &mut words[tile.start * width..tile.end * width];
@@ -166,34 +163,13 @@ pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scal
             for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
                 let mut codes = [0; BLOCK];
                 encode(values, &mut codes, scale);
-                let groups = dot.words(values.len());
-                match dot {
-                    Dot::Portable | Dot::Avx2 => {
-                        let (pairs, _) = codes.as_chunks::<2>();
-                        for (word, pair) in words.by_ref().zip(pairs).take(groups) {
-                            *word = pair_word(*pair);
-                        }
-                    }
-                    Dot::Vnni => {
-                        let (fours, _) = codes.as_chunks::<4>();
-                        for (word, four) in words.by_ref().zip(fours).take(groups) {
-                            *word = four_word(*four);
-                        }
-                    }
+                let (fours, _) = codes.as_chunks::<GROUP>();
+                for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
+                    *word = u32::from_ne_bytes(four.map(|code| code as u8)) ^ shift;
                 }
             }
         }
     }
-}
-
-/// Two codes, each in 16 bits.
-fn pair_word([first, second]: [i8; 2]) -> u32 {
-    u32::from(i16::from(first) as u16) | u32::from(i16::from(second) as u16) << 16
-}
-
-/// Four codes, each shifted by 128 to be without a sign.
-fn four_word(codes: [i8; 4]) -> u32 {
-    u32::from_ne_bytes(codes.map(|code| (code as u8) ^ 0x80))
 }
 
 /// Encodes weights of some panels.
@@ -209,16 +185,16 @@ pub(super) fn encode_weights(
     codes: &mut [i8],
     scales: &mut [f32],
 ) {
-    let (panel, group) = (dot.panel(), dot.group());
+    let panel = dot.panel();
     for (output, weights) in weights.chunks_exact(k).enumerate() {
         let (number, lane) = (output / panel, output % panel);
         for (block, values) in weights.chunks(BLOCK).enumerate() {
             let at = (number * blocks(k) + block) * 2 * panel + lane;
             let mut encoded = [0; BLOCK];
             encode(values, &mut encoded, &mut scales[at]);
-            let first = number * dot.words(k) + block * BLOCK / group;
-            for (step, encoded) in encoded[..values.len()].chunks(group).enumerate() {
-                let start = ((first + step) * panel + lane) * group;
+            let first = number * groups(k) + block * groups(BLOCK);
+            for (step, encoded) in encoded[..values.len()].chunks(GROUP).enumerate() {
+                let start = ((first + step) * panel + lane) * GROUP;
                 codes[start..start + encoded.len()].copy_from_slice(encoded);
             }
             if dot == Dot::Vnni {
@@ -244,13 +220,13 @@ impl Panels<'_> {
     }
 
     fn portable(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.tiles::<16, 32>(rows, out, &portable::<16, 2, 32>);
+        self.tiles(rows, out, &portable::<16, 64>);
     }
 
     /// The layout of [`Dot::Vnni`] without its instructions: only tests have it there.
     #[cfg(test)]
     fn vnni_elsewhere(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.tiles::<32, 128>(rows, out, &portable::<32, 4, 128>);
+        self.tiles(rows, out, &shifted::<32, 128>);
     }
 
     #[cfg(not(test))]
@@ -268,9 +244,7 @@ impl Panels<'_> {
                 1 => x86::avx2::<1>(tile, sums),
                 2 => x86::avx2::<2>(tile, sums),
                 3 => x86::avx2::<3>(tile, sums),
-                4 => x86::avx2::<4>(tile, sums),
-                5 => x86::avx2::<5>(tile, sums),
-                _ => x86::avx2::<6>(tile, sums),
+                _ => x86::avx2::<4>(tile, sums),
             });
         }
         assert!(Dot::of_machine() != Dot::Portable, "the layout is for AVX2");
@@ -321,7 +295,7 @@ impl Panels<'_> {
         out: &mut [&mut [f32]],
         dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut [[i32; PANEL]]),
     ) {
-        let (width, blocks) = (self.dot.words(self.k), blocks(self.k));
+        let (width, blocks) = (groups(self.k), blocks(self.k));
         let (codes, _) = self.codes.as_chunks::<STEP>();
         let (scales, _) = self.scales.as_chunks::<PANEL>();
         let panels = codes.len() / width;
@@ -333,8 +307,8 @@ impl Panels<'_> {
             } else {
                 (step % panels, step / panels)
             };
-            let first = block * self.dot.words(BLOCK);
-            let groups = first..width.min(first + self.dot.words(BLOCK));
+            let first = block * groups(BLOCK);
+            let groups = first..width.min(first + groups(BLOCK));
             let codes = &codes[panel * width..][groups.clone()];
             let at = (panel * blocks + block) * 2;
             let starts = scales[at + 1].map(|start| start as i32);
@@ -370,25 +344,35 @@ struct Tile<'a, const PANEL: usize, const STEP: usize> {
     starts: &'a [i32; PANEL],
 }
 
-/// Sums in plain Rust, `GROUP` values of k at a time.
+/// Sums in plain Rust.
 #[inline(always)]
-fn portable<const PANEL: usize, const GROUP: usize, const STEP: usize>(
+fn portable<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
     sums: &mut [[i32; PANEL]],
+) {
+    plain(tile, sums, |byte| i32::from(byte as i8));
+}
+
+/// As [`portable`], for the codes that VNNI takes.
+#[cfg(test)]
+fn shifted<const PANEL: usize, const STEP: usize>(
+    tile: &Tile<'_, PANEL, STEP>,
+    sums: &mut [[i32; PANEL]],
+) {
+    plain(tile, sums, i32::from);
+}
+
+#[inline(always)]
+fn plain<const PANEL: usize, const STEP: usize>(
+    tile: &Tile<'_, PANEL, STEP>,
+    sums: &mut [[i32; PANEL]],
+    value: impl Fn(u8) -> i32,
 ) {
     sums.fill(*tile.starts);
     for (codes, words) in tile.codes.iter().zip(tile.words.chunks(sums.len())) {
         let (codes, _) = codes.as_chunks::<GROUP>();
-        for (sums, &word) in sums.iter_mut().zip(words) {
-            let bits = 32 / GROUP;
-            let values: [i32; GROUP] = std::array::from_fn(|at| {
-                let value = word >> (at * bits);
-                if GROUP == 2 {
-                    i32::from(value as i16)
-                } else {
-                    i32::from(value as u8)
-                }
-            });
+        for (sums, word) in sums.iter_mut().zip(words) {
+            let values = word.to_ne_bytes().map(&value);
             for (sum, codes) in sums.iter_mut().zip(codes) {
                 for (value, &code) in values.iter().zip(codes) {
                     *sum += value * i32::from(code);
@@ -402,25 +386,29 @@ fn portable<const PANEL: usize, const GROUP: usize, const STEP: usize>(
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128i, __m256i, __m512i, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16,
-        _mm256_set1_epi32, _mm256_setzero_si256, _mm512_dpbusd_epi32, _mm512_set1_epi32,
+        __m256i, __m512i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_madd_epi16,
+        _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
+        _mm256_sign_epi8, _mm512_dpbusd_epi32, _mm512_set1_epi32,
     };
 
     use bytemuck::must_cast;
 
     use super::Tile;
 
+    /// The magnitude of a row's code times the weight's with its sign: two such products stay below 2^15.
     #[target_feature(enable = "avx2")]
-    pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 32>, sums: &mut [[i32; 16]]) {
+    pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, sums: &mut [[i32; 16]]) {
+        let ones = _mm256_set1_epi16(1);
         let mut all = [[_mm256_setzero_si256(); 2]; ROWS];
         let (words, _) = tile.words.as_chunks::<ROWS>();
         for (codes, words) in tile.codes.iter().zip(words) {
-            let codes: [__m128i; 2] = must_cast(*codes);
-            let codes = codes.map(|codes| _mm256_cvtepi8_epi16(codes));
+            let codes: [__m256i; 2] = must_cast(*codes);
             for (sums, &word) in all.iter_mut().zip(words) {
                 let values = _mm256_set1_epi32(word as i32);
+                let magnitudes = _mm256_abs_epi8(values);
                 for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(codes, values));
+                    let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(codes, values));
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
                 }
             }
         }
@@ -498,7 +486,7 @@ mod tests {
             codes: &codes,
             scales: &weight_scales,
         };
-        let mut words = vec![0; rows * dot.words(k)];
+        let mut words = vec![0; rows * groups(k)];
         let mut scales = vec![0.0; rows * blocks(k)];
         encode_rows(dot, k, x, &mut words, &mut scales);
         let mut out = vec![7.0; rows * outputs];

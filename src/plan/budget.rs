@@ -7,9 +7,6 @@ use crate::spec::BatchSpec;
 
 use super::order::{RowLength, padded};
 
-/// Rows in flight on a CPU where the job does not say: matrix products gain little beyond.
-pub const CPU_BATCH_SIZE: usize = 64;
-
 /// Rows in flight on a GPU where the job does not say.
 pub const DEVICE_BATCH_SIZE: usize = 256;
 
@@ -86,12 +83,18 @@ pub struct GroupRow {
     pub slot_tokens: u64,
 }
 
-/// The budget on a CPU: the job's numbers, and what memory allows where it says `auto`.
+/// The budget on a CPU: the job's numbers, and what memory and products allow where it says `auto`.
 ///
-/// `cache_bytes_per_token` is what one cached token takes in all layers.
-pub fn cpu_budget(batch: &BatchSpec, memory: &Memory, cache_bytes_per_token: usize) -> Budget {
+/// `cache_bytes_per_token` is what one cached token takes in all layers, `batch_size` the rows beyond which
+/// products gain nothing.
+pub fn cpu_budget(
+    batch: &BatchSpec,
+    batch_size: usize,
+    memory: &Memory,
+    cache_bytes_per_token: usize,
+) -> Budget {
     let tokens = tokens_in(memory, cache_bytes_per_token);
-    resolve(batch, CPU_BATCH_SIZE, tokens, CPU_BUCKET_TOKENS)
+    resolve(batch, batch_size, tokens, CPU_BUCKET_TOKENS)
 }
 
 /// The budget on a GPU; `memory` is `None` where the device does not tell.
@@ -232,18 +235,18 @@ mod tests {
             cgroup_bytes: Some(5000),
             claimed_bytes: 1000,
         };
-        assert_eq!(cpu_budget(&AUTO, &memory, 10).max_batch_tokens, 200);
+        assert_eq!(cpu_budget(&AUTO, 64, &memory, 10).max_batch_tokens, 200);
         let free = Memory {
             cgroup_bytes: None,
             ..memory
         };
-        assert_eq!(cpu_budget(&AUTO, &free, 10).max_batch_tokens, 400);
+        assert_eq!(cpu_budget(&AUTO, 64, &free, 10).max_batch_tokens, 400);
         let full = Memory {
             claimed_bytes: 10_000,
             ..memory
         };
         assert_eq!(
-            cpu_budget(&AUTO, &full, 10).max_batch_tokens,
+            cpu_budget(&AUTO, 64, &full, 10).max_batch_tokens,
             1,
             "one row at a time"
         );

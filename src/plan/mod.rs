@@ -9,8 +9,7 @@ mod order;
 mod simulate;
 
 pub use budget::{
-    Budget, CPU_BATCH_SIZE, DEVICE_BATCH_SIZE, GroupRow, Load, Memory, PREFILL_TOKENS, cpu_budget,
-    device_budget,
+    Budget, DEVICE_BATCH_SIZE, GroupRow, Load, Memory, PREFILL_TOKENS, cpu_budget, device_budget,
 };
 pub use order::{RowLength, order, padded};
 pub use simulate::{

@@ -66,6 +66,8 @@ pub struct RunReport {
     pub times: RunTimes,
     /// What the engine counted in this run.
     pub engine: EngineStatistics,
+    /// Seconds of prefill and decode that `bench` foretells for this run's tokens, where it has measured.
+    pub foretold_seconds: Option<f64>,
     /// Most memory that the process has held, bytes; absent where the system does not say.
     pub peak_memory_bytes: Option<u64>,
     /// Whether the job compares answers with a reference column.
@@ -184,7 +186,16 @@ impl RunReport {
                 times.read,
                 times.tokenize,
             ),
-        )
+        )?;
+        if let Some(foretold) = self.foretold_seconds {
+            let took = times.prefill + times.decode;
+            line(
+                f,
+                "estimate",
+                &format!("{foretold:.1} s of prefill and decode by `bench`, took {took:.1} s"),
+            )?;
+        }
+        Ok(())
     }
 }
 

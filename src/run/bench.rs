@@ -5,12 +5,13 @@
 //! tries, because other work on the machine only slows them.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::calibration::{self, Subject};
 use crate::error::{Error, Result};
 use crate::kernels::{Epilogue, PackedLinear, Pages};
 use crate::model::{
@@ -46,7 +47,7 @@ pub struct BenchOptions {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BenchReport {
     /// Folder of the model.
     pub model: String,
@@ -71,7 +72,7 @@ pub struct BenchReport {
 }
 
 /// Speed of one batch size.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchSpeed {
     /// Rows in flight.
     pub rows: usize,
@@ -85,12 +86,13 @@ pub struct BatchSpeed {
     pub reading: Option<f64>,
 }
 
-/// Measures a model.
+/// Measures a model, and keeps what it found for the estimates of `plan`. The second value is the file
+/// that it is kept in, if it could be written.
 ///
 /// # Errors
 ///
 /// What loading the model would refuse; [`Error::Usage`] where context and steps do not fit the model.
-pub fn bench(folder: &Path, options: &BenchOptions) -> Result<BenchReport> {
+pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Option<PathBuf>)> {
     let config = GlmConfig::load(folder)?;
     let (context, steps) = (options.context, options.steps);
     if context + steps > config.max_sequence_length || context < 2 || steps == 0 {
@@ -117,7 +119,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<BenchReport> {
             reading: read_rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
         });
     }
-    Ok(BenchReport {
+    let report = BenchReport {
         model: folder.display().to_string(),
         device: if device.is_cpu() { "cpu" } else { "gpu" }.to_owned(),
         dtype: options.precision.name().to_owned(),
@@ -128,7 +130,14 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<BenchReport> {
         read_bytes_per_second: read_rate,
         context,
         batches,
-    })
+    };
+    let subject = Subject {
+        config: &config,
+        weight_bytes,
+        on_cpu: device.is_cpu(),
+    };
+    let kept = calibration::keep(&subject, &report);
+    Ok((report, kept))
 }
 
 /// Prefill and decode tokens a second; the fastest of the steps counts.

@@ -2,19 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::{Duration, Instant};
 
-use crate::kernels::{Epilogue, PackedLinear, Storage};
 use crate::plan::Memory;
-
-/// Width of the products that are timed for an estimate; near that of a real layer.
-const PROBE_WIDTH: usize = 1024;
-
-/// Rows of a timed product: a usual batch.
-const PROBE_ROWS: usize = 64;
-
-/// How long products are timed.
-const PROBE_TIME: Duration = Duration::from_millis(150);
 
 /// Bytes taken as free where the system does not say.
 const UNKNOWN_FREE_BYTES: u64 = 4 << 30;
@@ -61,25 +50,6 @@ fn control_group_left() -> Option<u64> {
 
 fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// Operations a second that products with packed weights reach here now; `None` where memory is short.
-///
-/// The best of the products that fit into [`PROBE_TIME`]: other work on the machine only slows them.
-pub(super) fn product_rate(storage: Storage) -> Option<f64> {
-    let fill = |_, values: &mut [f32]| values.fill(0.5);
-    let layer = PackedLinear::pack(PROBE_WIDTH, PROBE_WIDTH, storage, None, &fill).ok()?;
-    let rows = vec![0.5; PROBE_ROWS * PROBE_WIDTH];
-    let mut products = vec![0.0; PROBE_ROWS * PROBE_WIDTH];
-    let operations = (2 * PROBE_ROWS * PROBE_WIDTH * PROBE_WIDTH) as f64;
-    let started = Instant::now();
-    let mut best: f64 = 0.0;
-    while best == 0.0 || started.elapsed() < PROBE_TIME {
-        let one = Instant::now();
-        layer.forward(&rows, &mut products, Epilogue::None);
-        best = best.max(operations / one.elapsed().as_secs_f64().max(1e-9));
-    }
-    Some(best)
 }
 
 /// The kind of CPU: what decides the last bits of a sum, the instruction sets and the cache sizes.

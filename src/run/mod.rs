@@ -8,6 +8,8 @@
 //! ```
 
 mod bench;
+mod calibration;
+mod curve;
 mod feed;
 mod machine;
 mod plan;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::StopFlag;
 use super::feed::RowEncoder;
 use super::prepare::{ModelFacts, ReadInput, place_text};
 use super::shard::budget;
-use super::{StopFlag, machine};
 use crate::error::{Error, Result};
 use crate::generate::Request;
 use crate::input::{self, BadRow, DuplicateIds, InputWindow};
@@ -60,7 +60,9 @@ pub struct PlanReport {
     pub operations: f64,
     /// Operations a second that products reach on this machine, measured just now; absent on a GPU.
     pub operations_per_second: Option<f64>,
-    /// Seconds of the whole job at that rate: an upper bound as far as answers end early.
+    /// Whether `bench` has measured such a model here, so that the estimate stands on its figures.
+    pub calibrated: bool,
+    /// Seconds of the whole job: an upper bound as far as answers end early.
     pub estimated_seconds: Option<f64>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
@@ -83,20 +85,13 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let rows = Rows::collect(spec, &model, &read)?;
     let weight_bytes = model.weight_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
-    let budget = budget(
-        &spec.batch,
-        &model.device,
-        cache_bytes_per_token,
-        weight_bytes,
-    );
+    let curve = model.product_curve();
+    let budget = budget(&spec.batch, &model, curve.as_ref(), weight_bytes);
     let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;
-    let rate = model
-        .device
-        .is_cpu()
-        .then(|| machine::product_rate(model.storage()))
-        .flatten();
+    let rate = curve.map(|curve| curve.best());
+    let calibration = model.calibration();
     Ok(PlanReport {
         job: spec.name.clone(),
         files: files.len(),
@@ -115,7 +110,15 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         max_batch_tokens: budget.max_batch_tokens,
         operations,
         operations_per_second: rate,
-        estimated_seconds: rate.map(|rate| operations / rate),
+        calibrated: calibration.is_some(),
+        estimated_seconds: match calibration {
+            Some(calibration) => Some(calibration.seconds(
+                statistics.prompt_tokens,
+                statistics.reserved_tokens,
+                statistics.peak_slots,
+            )),
+            None => rate.map(|rate| operations / rate),
+        },
         statistics,
     })
 }
@@ -271,6 +274,10 @@ impl PlanReport {
             self.operations / 1e12
         )?;
         match (self.estimated_seconds, self.operations_per_second) {
+            (Some(seconds), _) if self.calibrated => writeln!(
+                f,
+                "\n  time        {seconds:.0} s for it at the speed that `bench` measured here"
+            ),
             (Some(seconds), Some(rate)) => writeln!(
                 f,
                 "\n  time        {seconds:.0} s for it at the {:.0} GFLOP/s that products reach here now",

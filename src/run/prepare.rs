@@ -9,6 +9,8 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use candle_core::{Device, DeviceLocation};
 
+use super::calibration::{Calibration, Subject};
+use super::curve::ProductCurve;
 use super::{RunOptions, StopFlag, machine};
 use crate::checkpoint::{
     CheckpointError, JobLock, JobRecord, LockOptions, Manifest, ModelFile, OutputFolder,
@@ -241,6 +243,23 @@ impl ModelFacts {
             Precision::F32 if !has_halves => Storage::F32,
             _ => Storage::F16,
         }
+    }
+
+    /// What `bench` measured for such a model here, if it has run.
+    pub(super) fn calibration(&self) -> Option<Calibration> {
+        Calibration::load(&Subject {
+            config: &self.config,
+            weight_bytes: self.weight_bytes(),
+            on_cpu: self.device.is_cpu(),
+        })
+    }
+
+    /// How fast products of this model are here; `None` on a GPU, and where memory is short.
+    pub(super) fn product_curve(&self) -> Option<ProductCurve> {
+        if !self.device.is_cpu() {
+            return None;
+        }
+        ProductCurve::measure(self.config.hidden_size, self.storage())
     }
 
     /// Bytes of the weights once loaded.

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use crossbeam_channel::{Receiver, bounded};
 
+use super::curve::{FEWEST_ROWS, ProductCurve};
 use super::feed::{self, FedWindow};
 use super::prepare::{ModelFacts, Prepared, place_text};
 use super::{RunEnd, StopFlag, machine, summary};
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::generate::{Engine, EngineStatistics, Finished, Outcome};
 use crate::ids::{ShardId, WindowId};
 use crate::input::{DuplicateIds, Stage, WindowSpan};
-use crate::model::{Glm, TextModel};
+use crate::model::Glm;
 use crate::plan::{self, Budget};
 use crate::report::{Observer, Progress};
 use crate::spec::{BatchSpec, JobSpec};
@@ -154,8 +154,11 @@ impl<'a> Worker<'a> {
         let started = Instant::now();
         let model = Glm::load(&self.spec.model.path, &facts.device, facts.precision)?;
         self.load_seconds += started.elapsed().as_secs_f64();
-        let cache = model.cache_bytes_per_token();
-        let budget = budget(&self.spec.batch, &facts.device, cache, 0);
+        let curve = match self.spec.batch.max_batch_size {
+            None => facts.product_curve(),
+            Some(_) => None,
+        };
+        let budget = budget(&self.spec.batch, facts, curve.as_ref(), 0);
         Ok(Engine::new(
             Box::new(model),
             facts.tokenizer.clone(),
@@ -164,16 +167,18 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// What may be in flight at once on the job's device.
+/// What may be in flight at once on the job's device; without a curve few rows.
 pub(super) fn budget(
     batch: &BatchSpec,
-    device: &Device,
-    cache_bytes_per_token: usize,
+    facts: &ModelFacts,
+    curve: Option<&ProductCurve>,
     claimed_bytes: u64,
 ) -> Budget {
-    if device.is_cpu() {
+    let cache_bytes_per_token = facts.cache_bytes_per_token();
+    if facts.device.is_cpu() {
         plan::cpu_budget(
             batch,
+            curve.map_or(FEWEST_ROWS, ProductCurve::batch_size),
             &machine::memory(claimed_bytes),
             cache_bytes_per_token,
         )

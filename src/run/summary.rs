@@ -143,11 +143,22 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
         duplicates_counted_to: worker.duplicates.stopped_after(),
         times: times(prepared, worker),
         engine: worker.engine_statistics(),
+        foretold_seconds: foretold_seconds(prepared, worker),
         peak_memory_bytes: peak_memory_bytes(),
         compares: spec.input.columns.reference.is_some(),
         examples,
         notice: prepared.notice(),
     })
+}
+
+fn foretold_seconds(prepared: &Prepared, worker: &Worker<'_>) -> Option<f64> {
+    let calibration = prepared.model.as_ref()?.calibration()?;
+    let engine = worker.engine_statistics();
+    Some(calibration.seconds(
+        engine.prompt_tokens,
+        engine.completion_tokens,
+        engine.peak_slots,
+    ))
 }
 
 fn times(prepared: &Prepared, worker: &Worker<'_>) -> RunTimes {

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::support::{Job, both, demo_model, demo_questions, shared, some_questions, stderr};
 
 const MORE: &str =
@@ -273,4 +275,45 @@ fn tokenize_prints_a_line_for_a_line() {
     assert_eq!(rows[0]["tokens"][0], "[CLS]");
     assert!(rows[0]["ids"].as_array().unwrap().len() > rows[1]["ids"].as_array().unwrap().len());
     assert_eq!(rows[2]["line"], 3);
+}
+
+#[test]
+fn bench_measures_and_plan_and_run_stand_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 40), MORE);
+    let model = demo_model();
+    let bench = |more: &[&str]| {
+        let words = ["bench", model.to_str().unwrap(), "--batch", "1,8"];
+        let steps = ["--context", "8", "--steps", "2"];
+        let mut command = job.command(&[&words, &steps[..], more].concat());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+        output
+    };
+    let calibrated = |dtype: &str| {
+        let dtype = format!("model.dtype={dtype}");
+        let mut command = job.command(&["plan", "job.toml", "--json", "--set", &dtype]);
+        let output = command.output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["calibrated"].as_bool().unwrap()
+    };
+    assert!(!calibrated("f32"));
+
+    let output = bench(&["--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["batches"].as_array().unwrap().len(), 2);
+    for batch in report["batches"].as_array().unwrap() {
+        for rate in ["prefill", "decode", "products", "reading"] {
+            assert!(batch[rate].as_f64().unwrap() > 0.0, "{batch}");
+        }
+    }
+    assert!(calibrated("f32"));
+    let output = job.run_ok(&[]);
+    assert!(both(&output).contains("by `bench`"), "{}", both(&output));
+
+    // Other weights are another matter.
+    assert!(!calibrated("q8"));
+    let output = bench(&["--dtype", "q8"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("kept for `plan`"));
+    assert!(calibrated("q8"));
 }

@@ -60,6 +60,7 @@ impl Job {
         let mut command = Command::new(env!("CARGO_BIN_EXE_glm-batch"));
         command.current_dir(self.folder.path()).args(args);
         command.env_remove("GLM_BATCH_LOG");
+        command.env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
 

@@ -1,0 +1,192 @@
+//! What `bench` measured, kept for the estimates of `plan` and beside the times of a run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::bench::{BatchSpeed, BenchReport};
+use super::machine;
+use crate::fsio;
+use crate::model::GlmConfig;
+
+/// The speed of a model of this shape on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Calibration {
+    /// Context tokens a second, at the best of the measured batches.
+    prefill: f64,
+    /// Answer tokens a second by rows in flight, fewest rows first; not empty.
+    decode: Vec<(usize, f64)>,
+}
+
+/// What decides the speed of a model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) config: &'a GlmConfig,
+    pub(super) weight_bytes: u64,
+    pub(super) on_cpu: bool,
+}
+
+impl Subject<'_> {
+    /// Where its measurements are kept; `None` for a user without a home.
+    fn file(&self, cache: Option<&Path>) -> Option<PathBuf> {
+        let text = format!(
+            "{:?} {} {} {} {}",
+            self.config,
+            self.weight_bytes,
+            self.on_cpu,
+            rayon::current_num_threads(),
+            machine::cpu_kind(),
+        );
+        let name = blake3::hash(text.as_bytes()).to_hex();
+        Some(cache?.join(format!("bench-{}.json", &name[..16])))
+    }
+}
+
+/// The folder for what can be measured again.
+fn cache_folder() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let named = named.filter(|path| path.is_absolute());
+    let folder = named.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
+    Some(folder.join("glm-batch"))
+}
+
+/// Keeps a measurement. Returns its file, or `None` where nothing could be written.
+pub(super) fn keep(subject: &Subject<'_>, report: &BenchReport) -> Option<PathBuf> {
+    keep_in(cache_folder().as_deref(), subject, report)
+}
+
+fn keep_in(cache: Option<&Path>, subject: &Subject<'_>, report: &BenchReport) -> Option<PathBuf> {
+    let file = subject.file(cache)?;
+    fsio::create_dir_all(file.parent()?).ok()?;
+    fsio::write_atomic(&file, |out| {
+        serde_json::to_writer_pretty(&mut *out, report)?;
+        out.write_all(b"\n")
+    })
+    .ok()?;
+    Some(file)
+}
+
+impl Calibration {
+    /// What was kept for such a model; `None` where `bench` has not run, or its file cannot be read.
+    pub(super) fn load(subject: &Subject<'_>) -> Option<Self> {
+        Self::load_from(cache_folder().as_deref(), subject)
+    }
+
+    fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<Self> {
+        let bytes = std::fs::read(subject.file(cache)?).ok()?;
+        let report: BenchReport = serde_json::from_slice(&bytes).ok()?;
+        Self::new(&report.batches)
+    }
+
+    fn new(batches: &[BatchSpeed]) -> Option<Self> {
+        let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
+        if batches
+            .iter()
+            .any(|batch| !is_rate(batch.prefill) || !is_rate(batch.decode))
+        {
+            return None;
+        }
+        let prefill = batches.iter().map(|batch| batch.prefill).reduce(f64::max)?;
+        let mut decode: Vec<_> = batches
+            .iter()
+            .map(|batch| (batch.rows, batch.decode))
+            .collect();
+        decode.sort_unstable_by_key(|&(rows, _)| rows);
+        Some(Self { prefill, decode })
+    }
+
+    /// Seconds of prefill and decode for so many tokens with so many rows in flight.
+    pub(super) fn seconds(&self, prompt_tokens: u64, answer_tokens: u64, rows: usize) -> f64 {
+        prompt_tokens as f64 / self.prefill + answer_tokens as f64 / self.decode_rate(rows)
+    }
+
+    /// Between two measured batches on the straight line between them, else at the nearest one.
+    fn decode_rate(&self, rows: usize) -> f64 {
+        let above = self
+            .decode
+            .partition_point(|&(measured, _)| measured < rows);
+        let last = self.decode.len() - 1;
+        let (low, high) = (
+            self.decode[above.saturating_sub(1)],
+            self.decode[above.min(last)],
+        );
+        if low.0 >= high.0 {
+            return high.1;
+        }
+        let share = (rows.clamp(low.0, high.0) - low.0) as f64 / (high.0 - low.0) as f64;
+        low.1 + (high.1 - low.1) * share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speed(rows: usize, prefill: f64, decode: f64) -> BatchSpeed {
+        BatchSpeed {
+            rows,
+            prefill,
+            decode,
+            products: None,
+            reading: None,
+        }
+    }
+
+    #[test]
+    fn rates_lie_between_those_that_were_measured() {
+        let batches = [
+            speed(64, 100.0, 80.0),
+            speed(1, 50.0, 10.0),
+            speed(4, 90.0, 40.0),
+        ];
+        let calibration = Calibration::new(&batches).unwrap();
+        for (rows, rate) in [
+            (1, 10.0),
+            (2, 20.0),
+            (4, 40.0),
+            (34, 60.0),
+            (64, 80.0),
+            (500, 80.0),
+        ] {
+            assert!(
+                (calibration.decode_rate(rows) - rate).abs() < 1e-9,
+                "{rows}"
+            );
+        }
+        assert!((calibration.decode_rate(0) - 10.0).abs() < 1e-9);
+        assert!((calibration.seconds(1000, 160, 64) - 12.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_is_foretold_from_nothing() {
+        assert_eq!(Calibration::new(&[]), None);
+        assert_eq!(Calibration::new(&[speed(1, 0.0, 1.0)]), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_found_for_the_same_model_alone() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model"));
+        let config = GlmConfig::load(folder).unwrap();
+        let subject = Subject {
+            config: &config,
+            weight_bytes: 10,
+            on_cpu: true,
+        };
+        let report = BenchReport {
+            batches: vec![speed(8, 5.0, 6.0)],
+            ..BenchReport::default()
+        };
+        assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
+        let file = keep_in(Some(cache.path()), &subject, &report).unwrap();
+        let found = Calibration::load_from(Some(cache.path()), &subject);
+        assert_eq!(found, Calibration::new(&report.batches));
+        let other = Subject {
+            weight_bytes: 20,
+            ..subject
+        };
+        assert_eq!(Calibration::load_from(Some(cache.path()), &other), None);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
+        assert_eq!(keep_in(None, &subject, &report), None);
+    }
+}

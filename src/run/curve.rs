@@ -1,0 +1,84 @@
+//! How fast products are on this machine for a number of rows, and how many rows are enough.
+
+use std::time::{Duration, Instant};
+
+use crate::kernels::{Epilogue, PackedLinear, Storage};
+
+/// Rows that are tried: a step computes one row for each answer that is in flight.
+const ROWS: [usize; 5] = [16, 32, 64, 128, 256];
+
+/// Rows in flight where nothing could be timed.
+pub(super) const FEWEST_ROWS: usize = ROWS[0];
+
+/// How long the products are timed, for all numbers of rows together.
+const TIME: Duration = Duration::from_millis(150);
+
+/// The share of the best rate that is enough: more rows would take memory and gain next to nothing.
+const ENOUGH: f64 = 0.97;
+
+/// Operations a second by rows, for one product as a model has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProductCurve {
+    rates: [f64; ROWS.len()],
+}
+
+impl ProductCurve {
+    /// Times the product of a hidden state with the widest matrix of a layer; `None` where memory is short.
+    ///
+    /// The fastest of some tries counts, because other work on the machine only slows them.
+    pub(super) fn measure(hidden: usize, storage: Storage) -> Option<Self> {
+        let fill = |_, values: &mut [f32]| values.fill(0.5);
+        let layer = PackedLinear::pack(4 * hidden, hidden, storage, None, &fill).ok()?;
+        let most = ROWS[ROWS.len() - 1];
+        let x = vec![0.5; most * hidden];
+        let mut out = vec![0.0; most * 4 * hidden];
+        let mut rates = [0.0_f64; ROWS.len()];
+        let started = Instant::now();
+        while rates[0] == 0.0 || started.elapsed() < TIME {
+            for (rate, rows) in rates.iter_mut().zip(ROWS) {
+                let operations = (2 * rows * hidden * 4 * hidden) as f64;
+                let one = Instant::now();
+                let out = &mut out[..rows * 4 * hidden];
+                layer.forward(&x[..rows * hidden], out, Epilogue::None);
+                *rate = rate.max(operations / one.elapsed().as_secs_f64().max(1e-9));
+            }
+        }
+        Some(Self { rates })
+    }
+
+    /// The best rate.
+    pub(super) fn best(&self) -> f64 {
+        self.rates.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// The fewest rows that are nearly as fast as any.
+    pub(super) fn batch_size(&self) -> usize {
+        let enough = ENOUGH * self.best();
+        let pairs = self.rates.iter().zip(ROWS);
+        pairs
+            .filter(|&(&rate, _)| rate >= enough)
+            .map(|(_, rows)| rows)
+            .min()
+            .unwrap_or(FEWEST_ROWS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_batch_is_the_smallest_that_is_nearly_best() {
+        let curve = |rates| ProductCurve { rates };
+        assert_eq!(curve([10.0, 30.0, 39.0, 40.0, 39.9]).batch_size(), 64);
+        assert_eq!(curve([10.0, 20.0, 30.0, 40.0, 50.0]).batch_size(), 256);
+        assert_eq!(curve([50.0, 20.0, 30.0, 40.0, 50.0]).batch_size(), 16);
+        assert!(curve([1.0, 2.0, 5.0, 4.0, 3.0]).best() == 5.0);
+    }
+
+    #[test]
+    fn a_measured_curve_has_a_rate_for_all_rows() {
+        let curve = ProductCurve::measure(32, Storage::Q8).unwrap();
+        assert!(curve.rates.iter().all(|&rate| rate > 0.0));
+    }
+}

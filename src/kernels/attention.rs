@@ -24,13 +24,11 @@ const KEYS_AT_ONCE: usize = 4;
 fn attend_body(query: &[f32], cache: HeadCache<'_>, scores: &mut Vec<f32>, out: &mut [f32]) {
     let size = query.len();
     let scale = 1.0 / (size as f32).sqrt();
-    scores.clear();
-    scores.extend(
-        cache
-            .keys
-            .chunks_exact(size)
-            .map(|key| dot(query, key) * scale),
-    );
+    scores.resize(cache.keys.len() / size, 0.0);
+    // No iterator fills them: its function would be compiled without the wide instructions.
+    for (score, key) in scores.iter_mut().zip(cache.keys.chunks_exact(size)) {
+        *score = dot(query, key) * scale;
+    }
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for score in scores.iter_mut() {
         *score = exp(*score - highest);

@@ -22,6 +22,9 @@ const GROUP: usize = 4;
 /// The largest code; -128 is left out, so that codes are symmetric.
 const LARGEST: f32 = 127.0;
 
+/// A block whose largest value is below this counts as zeros: its scale's inverse would have no bound.
+const SMALLEST: f32 = 1e-36;
+
 /// Most rows of any tile.
 const MOST_ROWS: usize = 8;
 
@@ -126,7 +129,7 @@ fn encode_body(values: &[f32], codes: &mut [i8], scale: &mut f32) {
     // Without their sign floats are ordered as their bits are, and NaN is above all.
     let magnitude = |value: &f32| value.to_bits() & 0x7fff_ffff;
     let largest = f32::from_bits(values.iter().map(magnitude).fold(0, u32::max));
-    let inverse = if largest < f32::MIN_POSITIVE {
+    let inverse = if largest < SMALLEST {
         0.0
     } else {
         LARGEST / largest
@@ -542,7 +545,10 @@ mod tests {
                 let out = product(dot, 300, &weights, &x);
                 assert!(out[0].is_nan() && out[1].is_finite());
             }
-            assert_eq!(product(dot, 300, &weights, &[1e-40; 300]), [0.0]);
+            for small in [1e-40, 1e-37, 1e-35] {
+                let out = product(dot, 300, &weights, &[small; 300]);
+                assert!(out[0].abs() < 1e-32, "{small}: {out:?}");
+            }
         }
     }
 }

@@ -14,6 +14,9 @@ use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
 
 /// Capacities are multiples of this, so that a freed slot's memory fits more of the next rows.
 const CAPACITY_STEP: usize = 16;
+/// Tokens that run through the layers together when contexts are read: products are as fast as with more,
+/// and activations small enough that their memory is used again instead of being fetched anew.
+const PART_TOKENS: usize = 1024;
 /// Products of one layer's attention below this number are not worth a second thread.
 const PARALLEL_PRODUCTS: usize = 1 << 16;
 /// A used buffer serves a row that needs at least this share of it: 4/5.
@@ -103,42 +106,29 @@ impl RaggedCache {
         }
     }
 
-    fn run(
-        &mut self,
-        network: &Network,
-        tokens: &Tokens,
-        places: Vec<Place>,
-    ) -> Result<Tensor, ModelError> {
-        let mut call = RaggedCall {
-            cache: self,
-            places,
-        };
-        // Entering the thread pool once a step is cheaper than once a kernel.
-        Ok(rayon::scope(|_| network.forward(tokens, &mut call))?)
-    }
-}
-
-impl Cache for RaggedCache {
-    fn bytes_per_token(&self) -> usize {
-        self.shape.values_per_token() * size_of::<f32>()
+    /// Hidden states of the rows' start tokens, part by part.
+    fn read(&mut self, network: &Network, rows: &[PrefillRow<'_>]) -> Result<Tensor, ModelError> {
+        for row in rows {
+            self.allocate(row.slot, row.capacity)?;
+        }
+        let mut hidden = Vec::new();
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(rows_of_part(rest));
+            hidden.push(self.read_part(network, part)?);
+            rest = behind;
+        }
+        Ok(Tensor::cat(&hidden, 0)?)
     }
 
-    fn prefill(
+    fn read_part(
         &mut self,
         network: &Network,
         rows: &[PrefillRow<'_>],
     ) -> Result<Tensor, ModelError> {
-        check_prefill(rows)?;
         let mut tokens = Tokens::default();
         let mut places = Vec::new();
         let mut last = Vec::with_capacity(rows.len());
-        let allocate = |row: &PrefillRow<'_>| self.allocate(row.slot, row.capacity);
-        if let Err(error) = rows.iter().try_for_each(allocate) {
-            for row in rows {
-                self.release(row.slot);
-            }
-            return Err(error);
-        }
         for row in rows {
             let length = row.ids.len();
             for (at, &id) in row.ids.iter().enumerate() {
@@ -157,10 +147,48 @@ impl Cache for RaggedCache {
             });
             last.push(tokens.ids.len() as u32 - 1);
         }
-        let hidden = self.run(network, &tokens, places).and_then(|hidden| {
-            let last = Tensor::from_vec(last, rows.len(), &Device::Cpu)?;
-            Ok(hidden.index_select(&last, 0)?)
-        });
+        let hidden = self.run(network, &tokens, places)?;
+        let last = Tensor::from_vec(last, rows.len(), &Device::Cpu)?;
+        Ok(hidden.index_select(&last, 0)?)
+    }
+
+    fn run(
+        &mut self,
+        network: &Network,
+        tokens: &Tokens,
+        places: Vec<Place>,
+    ) -> Result<Tensor, ModelError> {
+        let mut call = RaggedCall {
+            cache: self,
+            places,
+        };
+        // Entering the thread pool once a step is cheaper than once a kernel.
+        Ok(rayon::scope(|_| network.forward(tokens, &mut call))?)
+    }
+}
+
+/// The first rows of a call that are read together: up to [`PART_TOKENS`], but at least one row.
+fn rows_of_part(rows: &[PrefillRow<'_>]) -> usize {
+    let mut tokens = 0;
+    let fits = |row: &&PrefillRow<'_>| {
+        tokens += row.ids.len() + 1;
+        tokens <= PART_TOKENS
+    };
+    rows.iter().take_while(fits).count().max(1)
+}
+
+impl Cache for RaggedCache {
+    fn bytes_per_token(&self) -> usize {
+        self.shape.values_per_token() * size_of::<f32>()
+    }
+
+    fn prefill(
+        &mut self,
+        network: &Network,
+        rows: &[PrefillRow<'_>],
+    ) -> Result<Tensor, ModelError> {
+        check_prefill(rows)?;
+        let hidden = self.read(network, rows);
         for row in rows {
             if hidden.is_ok() {
                 self.set_length(row.slot, row.ids.len() + 1);

@@ -13,8 +13,8 @@ pub(super) const FEWEST_ROWS: usize = ROWS[0];
 /// How long the products are timed, for all numbers of rows together.
 const TIME: Duration = Duration::from_millis(150);
 
-/// The share of the best rate that is enough: more rows would take memory and gain next to nothing.
-const ENOUGH: f64 = 0.97;
+/// The share of the best rate that is enough: more rows would take memory and gain little.
+const ENOUGH: f64 = 0.95;
 
 /// Operations a second by rows, for one product as a model has it.
 #[derive(Clone, Copy, Debug)]

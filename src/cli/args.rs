@@ -1,11 +1,12 @@
 //! What may stand on the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::{FloatType, Precision};
+use crate::model::{DeviceChoice, FloatType, Precision};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -163,9 +164,12 @@ pub(super) struct ConvertArgs {
 pub(super) struct BenchArgs {
     /// Model folder
     pub(super) model: PathBuf,
-    /// Precision of the weights
-    #[arg(long, value_enum, default_value = "f32")]
-    pub(super) dtype: ModelType,
+    /// Where it runs
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) device: BenchDevice,
+    /// Precision of the weights [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long, value_enum)]
+    pub(super) dtype: Option<ModelType>,
     /// Rows in flight, one measurement each
     #[arg(
         long,
@@ -173,7 +177,7 @@ pub(super) struct BenchArgs {
         default_value = "1,4,8,16,32,64,128",
         value_name = "ROWS"
     )]
-    pub(super) batch: Vec<usize>,
+    pub(super) batch: Vec<NonZeroUsize>,
     /// Tokens of each context
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
     pub(super) context: usize,
@@ -190,6 +194,25 @@ pub(super) enum FileType {
     F32,
     F16,
     Bf16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum BenchDevice {
+    Auto,
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl From<BenchDevice> for DeviceChoice {
+    fn from(device: BenchDevice) -> Self {
+        match device {
+            BenchDevice::Auto => Self::Auto,
+            BenchDevice::Cpu => Self::Cpu,
+            BenchDevice::Cuda => Self::Cuda(0),
+            BenchDevice::Metal => Self::Metal,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -5,13 +5,12 @@ use std::io::Write;
 use super::args::BenchArgs;
 use super::exit::Exit;
 use super::output::print_json;
-use crate::model::DeviceChoice;
 use crate::run::{self, BenchOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     let options = BenchOptions {
-        device: DeviceChoice::Auto,
-        precision: args.dtype.into(),
+        device: args.device.into(),
+        precision: args.dtype.map(Into::into),
         batches: args.batch.clone(),
         context: args.context,
         steps: args.steps,

@@ -17,9 +17,6 @@ pub(super) trait Attend {
 
 /// Keys and values of running answers, in slots.
 pub(super) trait Cache: Send {
-    /// Bytes of one token's keys and values in all layers.
-    fn bytes_per_token(&self) -> usize;
-
     /// Reads contexts into their slots; the hidden states after the start tokens, (rows, hidden).
     fn prefill(&mut self, network: &Network, rows: &[PrefillRow<'_>])
     -> Result<Tensor, ModelError>;

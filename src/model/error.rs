@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The device has no room for this call.
-    #[error("out of device memory")]
+    /// The machine or the device has no room for the weights or for this call.
+    #[error("out of memory")]
     OutOfMemory,
     /// A file cannot be read or written.
     #[error("`{}`: {source}", path.display())]

@@ -48,17 +48,17 @@ impl Glm {
         precision: Precision,
         backend: Backend,
     ) -> Result<Self, ModelError> {
-        if backend == Backend::Packed && !device.is_cpu() {
-            return Err(ModelError::Unsupported(
-                "packed weights need the CPU".to_owned(),
-            ));
-        }
+        precision.check(device)?;
         if backend == Backend::Padded && precision == Precision::Q8 {
             return Err(ModelError::Unsupported(
                 "8-bit weights need to be packed".to_owned(),
             ));
         }
-        precision.check(device)?;
+        if backend == Backend::Packed && !device.is_cpu() {
+            return Err(ModelError::Unsupported(
+                "packed weights need the CPU".to_owned(),
+            ));
+        }
         let config = GlmConfig::load(folder)?;
         let network = Network::load(folder, &config, device, precision, backend)?;
         let cache: Box<dyn Cache> = match backend {
@@ -128,10 +128,6 @@ impl Glm {
 impl TextModel for Glm {
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
-    }
-
-    fn cache_bytes_per_token(&self) -> usize {
-        self.cache.bytes_per_token()
     }
 
     fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {

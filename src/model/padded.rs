@@ -291,10 +291,6 @@ impl DecodePlan {
 }
 
 impl Cache for PaddedCache {
-    fn bytes_per_token(&self) -> usize {
-        self.layer_count * 2 * self.heads * self.head_size * self.dtype.size_in_bytes()
-    }
-
     fn prefill(
         &mut self,
         network: &Network,

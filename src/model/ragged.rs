@@ -178,10 +178,6 @@ fn rows_of_part(rows: &[PrefillRow<'_>]) -> usize {
 }
 
 impl Cache for RaggedCache {
-    fn bytes_per_token(&self) -> usize {
-        self.shape.values_per_token() * size_of::<f32>()
-    }
-
     fn prefill(
         &mut self,
         network: &Network,

@@ -10,9 +10,6 @@ pub trait TextModel {
     /// Width of the logits.
     fn vocab_size(&self) -> usize;
 
-    /// Bytes that one cached token takes, keys and values of all layers.
-    fn cache_bytes_per_token(&self) -> usize;
-
     /// Reads contexts, each followed by the start token, into their slots.
     ///
     /// # Shapes

@@ -5,6 +5,7 @@
 //! tries, because other work on the machine only slows them.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::calibration::{self, Subject};
+use super::prepare::auto_precision;
 use crate::error::{Error, Result};
 use crate::kernels::{Epilogue, PackedLinear, Pages};
 use crate::model::{
@@ -39,10 +41,10 @@ const LIMIT_TIME: Duration = Duration::from_millis(400);
 pub struct BenchOptions {
     /// Device of the model.
     pub device: DeviceChoice,
-    /// Precision of the weights.
-    pub precision: Precision,
+    /// Precision of the weights; `None` is that of a job that does not say.
+    pub precision: Option<Precision>,
     /// Rows in flight, one measurement each.
-    pub batches: Vec<usize>,
+    pub batches: Vec<NonZeroUsize>,
     /// Tokens of each row's context.
     pub context: usize,
     /// Decode steps of each measurement.
@@ -98,21 +100,22 @@ pub struct BatchSpeed {
 pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Option<PathBuf>)> {
     let config = GlmConfig::load(folder)?;
     let (context, steps) = (options.context, options.steps);
-    if context + steps > config.max_sequence_length || context < 2 || steps == 0 {
+    let positions = config.max_sequence_length;
+    if context < 2 || steps == 0 || context.saturating_add(steps) > positions {
         return Err(Error::Usage(format!(
-            "{context} context tokens and {steps} steps do not fit a model of {} positions\nhint: lower `--context` or `--steps`",
-            config.max_sequence_length
+            "{context} context tokens and {steps} steps cannot be measured\nhint: at least 2 tokens and 1 step, and no more together than the model's {positions} positions"
         )));
     }
     let device = model::open_device(options.device)?;
+    let precision = options.precision.unwrap_or_else(|| auto_precision(&device));
     let started = Instant::now();
-    let mut glm = Glm::load(folder, &device, options.precision)?;
+    let mut glm = Glm::load(folder, &device, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let storage = glm.weight_storage();
     let weight_bytes = storage.bytes(config.matrix_weights()) as u64;
     let read_rate = device.is_cpu().then(read_rate).flatten();
     let mut batches = Vec::with_capacity(options.batches.len());
-    for &rows in &options.batches {
+    for rows in options.batches.iter().map(|rows| rows.get()) {
         let (prefill, decode) = run_batch(&mut glm, &config, rows, context, steps)?;
         batches.push(BatchSpeed {
             rows,
@@ -125,7 +128,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     let report = BenchReport {
         model: folder.display().to_string(),
         device: if device.is_cpu() { "cpu" } else { "gpu" }.to_owned(),
-        dtype: options.precision.name().to_owned(),
+        dtype: precision.name().to_owned(),
         threads: rayon::current_num_threads(),
         load_seconds,
         weight_bytes,

@@ -29,8 +29,11 @@ impl Subject<'_> {
     /// Where its measurements are kept; `None` for a user without a home.
     fn file(&self, cache: Option<&Path>) -> Option<PathBuf> {
         let text = format!(
-            "{:?} {} {} {} {}",
-            self.config,
+            "{} {} {} {} {} {} {} {}",
+            self.config.num_layers,
+            self.config.hidden_size,
+            self.config.num_attention_heads,
+            self.config.vocab_size,
             self.weight_bytes,
             self.on_cpu,
             rayon::current_num_threads(),
@@ -44,9 +47,9 @@ impl Subject<'_> {
 /// The folder for what can be measured again.
 fn cache_folder() -> Option<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let named = named.filter(|path| path.is_absolute());
-    let folder = named.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
-    Some(folder.join("glm-batch"))
+    let of_home = || Some(std::env::home_dir()?.join(".cache"));
+    let folder = named.filter(|path| path.is_absolute()).or_else(of_home)?;
+    folder.is_absolute().then(|| folder.join("glm-batch"))
 }
 
 /// Keeps a measurement. Returns its file, or `None` where nothing could be written.
@@ -55,6 +58,7 @@ pub(super) fn keep(subject: &Subject<'_>, report: &BenchReport) -> Option<PathBu
 }
 
 fn keep_in(cache: Option<&Path>, subject: &Subject<'_>, report: &BenchReport) -> Option<PathBuf> {
+    Calibration::new(&report.batches)?;
     let file = subject.file(cache)?;
     fsio::create_dir_all(file.parent()?).ok()?;
     fsio::write_atomic(&file, |out| {
@@ -94,9 +98,20 @@ impl Calibration {
         Some(Self { prefill, decode })
     }
 
-    /// Seconds of prefill and decode for so many tokens with so many rows in flight.
-    pub(super) fn seconds(&self, prompt_tokens: u64, answer_tokens: u64, rows: usize) -> f64 {
-        prompt_tokens as f64 / self.prefill + answer_tokens as f64 / self.decode_rate(rows)
+    /// Seconds of prefill and decode for so many tokens with so many rows in flight; `None` where
+    /// nothing near as many rows was measured.
+    pub(super) fn seconds(
+        &self,
+        prompt_tokens: u64,
+        answer_tokens: u64,
+        rows: usize,
+    ) -> Option<f64> {
+        let most = self.decode.last().map_or(0, |&(rows, _)| rows);
+        if rows > 2 * most {
+            return None;
+        }
+        let decode = answer_tokens as f64 / self.decode_rate(rows);
+        Some(prompt_tokens as f64 / self.prefill + decode)
     }
 
     /// Between two measured batches on the straight line between them, else at the nearest one.
@@ -153,7 +168,8 @@ mod tests {
             );
         }
         assert!((calibration.decode_rate(0) - 10.0).abs() < 1e-9);
-        assert!((calibration.seconds(1000, 160, 64) - 12.0).abs() < 1e-9);
+        assert!((calibration.seconds(1000, 160, 64).unwrap() - 12.0).abs() < 1e-9);
+        assert_eq!(calibration.seconds(1000, 160, 129), None);
     }
 
     #[test]
@@ -188,5 +204,9 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
         assert_eq!(keep_in(None, &subject, &report), None);
+        assert_eq!(
+            keep_in(Some(cache.path()), &subject, &BenchReport::default()),
+            None
+        );
     }
 }

@@ -62,7 +62,7 @@ pub struct PlanReport {
     pub operations_per_second: Option<f64>,
     /// Whether `bench` has measured such a model here, so that the estimate stands on its figures.
     pub calibrated: bool,
-    /// Seconds of the whole job: an upper bound as far as answers end early.
+    /// Seconds of the whole job if every answer is as long as it may be.
     pub estimated_seconds: Option<f64>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
@@ -91,7 +91,13 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;
     let rate = curve.map(|curve| curve.best());
-    let calibration = model.calibration();
+    let foretold = model.calibration().and_then(|calibration| {
+        calibration.seconds(
+            statistics.prompt_tokens,
+            statistics.reserved_tokens,
+            (statistics.slot_use * statistics.peak_slots as f64).round() as usize,
+        )
+    });
     Ok(PlanReport {
         job: spec.name.clone(),
         files: files.len(),
@@ -110,15 +116,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         max_batch_tokens: budget.max_batch_tokens,
         operations,
         operations_per_second: rate,
-        calibrated: calibration.is_some(),
-        estimated_seconds: match calibration {
-            Some(calibration) => Some(calibration.seconds(
-                statistics.prompt_tokens,
-                statistics.reserved_tokens,
-                statistics.peak_slots,
-            )),
-            None => rate.map(|rate| operations / rate),
-        },
+        calibrated: foretold.is_some(),
+        estimated_seconds: foretold.or(rate.map(|rate| operations / rate)),
         statistics,
     })
 }

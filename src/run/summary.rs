@@ -154,11 +154,12 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
 fn foretold_seconds(prepared: &Prepared, worker: &Worker<'_>) -> Option<f64> {
     let calibration = prepared.model.as_ref()?.calibration()?;
     let engine = worker.engine_statistics();
-    Some(calibration.seconds(
+    let rows = (1.0 - engine.idle_share()) * engine.peak_slots as f64;
+    calibration.seconds(
         engine.prompt_tokens,
         engine.completion_tokens,
-        engine.peak_slots,
-    ))
+        rows.round() as usize,
+    )
 }
 
 fn times(prepared: &Prepared, worker: &Worker<'_>) -> RunTimes {

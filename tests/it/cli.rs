@@ -283,7 +283,7 @@ fn bench_measures_and_plan_and_run_stand_on_it() {
     let job = Job::new(&some_questions(folder.path(), 40), MORE);
     let model = demo_model();
     let bench = |more: &[&str]| {
-        let words = ["bench", model.to_str().unwrap(), "--batch", "1,8"];
+        let words = ["bench", model.to_str().unwrap(), "--batch", "1,32"];
         let steps = ["--context", "8", "--steps", "2"];
         let mut command = job.command(&[&words, &steps[..], more].concat());
         let output = command.output().unwrap();

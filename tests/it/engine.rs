@@ -140,10 +140,6 @@ impl TextModel for FakeModel {
         VOCABULARY
     }
 
-    fn cache_bytes_per_token(&self) -> usize {
-        1
-    }
-
     fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
         self.check_memory(rows.iter().map(|row| row.capacity).sum())?;
         let lengths = rows.iter().map(|row| row.ids.len()).collect();

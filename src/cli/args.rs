@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
-use crate::model::{DeviceChoice, FloatType, Precision};
+use crate::model::FloatType;
+use crate::spec::{DeviceSpec, DtypeSpec};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -164,12 +166,12 @@ pub(super) struct ConvertArgs {
 pub(super) struct BenchArgs {
     /// Model folder
     pub(super) model: PathBuf,
-    /// Where it runs
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) device: BenchDevice,
-    /// Precision of the weights [default: f16 on a GPU, f32 on the CPU]
-    #[arg(long, value_enum)]
-    pub(super) dtype: Option<ModelType>,
+    /// Where it runs, as `model.device` in a job
+    #[arg(long, value_parser = word::<DeviceSpec>, default_value = "auto")]
+    pub(super) device: DeviceSpec,
+    /// Precision of the weights, as `model.dtype` in a job
+    #[arg(long, value_parser = word::<DtypeSpec>, default_value = "auto")]
+    pub(super) dtype: DtypeSpec,
     /// Rows in flight, one measurement each
     #[arg(
         long,
@@ -196,33 +198,6 @@ pub(super) enum FileType {
     Bf16,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum BenchDevice {
-    Auto,
-    Cpu,
-    Cuda,
-    Metal,
-}
-
-impl From<BenchDevice> for DeviceChoice {
-    fn from(device: BenchDevice) -> Self {
-        match device {
-            BenchDevice::Auto => Self::Auto,
-            BenchDevice::Cpu => Self::Cpu,
-            BenchDevice::Cuda => Self::Cuda(0),
-            BenchDevice::Metal => Self::Metal,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ModelType {
-    F32,
-    F16,
-    Bf16,
-    Q8,
-}
-
 impl From<FileType> for FloatType {
     fn from(dtype: FileType) -> Self {
         match dtype {
@@ -233,15 +208,9 @@ impl From<FileType> for FloatType {
     }
 }
 
-impl From<ModelType> for Precision {
-    fn from(dtype: ModelType) -> Self {
-        match dtype {
-            ModelType::F32 => Self::F32,
-            ModelType::F16 => Self::F16,
-            ModelType::Bf16 => Self::Bf16,
-            ModelType::Q8 => Self::Q8,
-        }
-    }
+/// A word that stands for a value in a job file, too.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, serde::de::value::Error> {
+    T::deserialize(text.into_deserializer())
 }
 
 /// The whole command line, for completions, the manual page and the documentation's own test.

@@ -9,8 +9,8 @@ use crate::run::{self, BenchOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     let options = BenchOptions {
-        device: args.device.into(),
-        precision: args.dtype.map(Into::into),
+        device: args.device,
+        dtype: args.dtype,
         batches: args.batch.clone(),
         context: args.context,
         steps: args.steps,

@@ -13,13 +13,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::calibration::{self, Subject};
-use super::prepare::auto_precision;
+use super::prepare::{device_choice, precision};
 use crate::error::{Error, Result};
 use crate::kernels::{Epilogue, PackedLinear, Pages};
-use crate::model::{
-    self, DecodeRow, DeviceChoice, Glm, GlmConfig, Precision, PrefillRow, TextModel,
-};
+use crate::model::{self, DecodeRow, Glm, GlmConfig, PrefillRow, TextModel};
 use crate::report::{grouped, table};
+use crate::spec::{DeviceSpec, DtypeSpec};
 
 /// Bytes that are read to measure memory; more than caches hold.
 const READ_BYTES: usize = 256 << 20;
@@ -40,9 +39,9 @@ const LIMIT_TIME: Duration = Duration::from_millis(400);
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
     /// Device of the model.
-    pub device: DeviceChoice,
-    /// Precision of the weights; `None` is that of a job that does not say.
-    pub precision: Option<Precision>,
+    pub device: DeviceSpec,
+    /// Precision of the weights.
+    pub dtype: DtypeSpec,
     /// Rows in flight, one measurement each.
     pub batches: Vec<NonZeroUsize>,
     /// Tokens of each row's context.
@@ -106,8 +105,8 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
             "{context} context tokens and {steps} steps cannot be measured\nhint: at least 2 tokens and 1 step, and no more together than the model's {positions} positions"
         )));
     }
-    let device = model::open_device(options.device)?;
-    let precision = options.precision.unwrap_or_else(|| auto_precision(&device));
+    let device = model::open_device(device_choice(options.device))?;
+    let precision = precision(options.dtype, &device);
     let started = Instant::now();
     let mut glm = Glm::load(folder, &device, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();

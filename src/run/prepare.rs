@@ -326,7 +326,7 @@ fn model_file(path: &Path) -> Option<ModelFile> {
     })
 }
 
-fn device_choice(device: DeviceSpec) -> DeviceChoice {
+pub(super) fn device_choice(device: DeviceSpec) -> DeviceChoice {
     match device {
         DeviceSpec::Auto => DeviceChoice::Auto,
         DeviceSpec::Cpu => DeviceChoice::Cpu,
@@ -335,22 +335,13 @@ fn device_choice(device: DeviceSpec) -> DeviceChoice {
     }
 }
 
-fn precision(dtype: DtypeSpec, device: &Device) -> Precision {
+pub(super) fn precision(dtype: DtypeSpec, device: &Device) -> Precision {
     match dtype {
-        DtypeSpec::Auto => auto_precision(device),
-        DtypeSpec::F16 => Precision::F16,
+        DtypeSpec::Auto if device.is_cpu() => Precision::F32,
+        DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
         DtypeSpec::F32 => Precision::F32,
         DtypeSpec::Bf16 => Precision::Bf16,
         DtypeSpec::Q8 => Precision::Q8,
-    }
-}
-
-/// The precision of a job that does not say.
-pub(super) fn auto_precision(device: &Device) -> Precision {
-    if device.is_cpu() {
-        Precision::F32
-    } else {
-        Precision::F16
     }
 }
 

@@ -15,8 +15,8 @@ mod nano;
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use glm_batch::model::{DecodeRow, DeviceChoice, Glm, Precision, TextModel, open_device};
+use candle_core::{DType, Device, Tensor};
+use glm_batch::model::{DecodeRow, DeviceId, Glm, ModelError, Precision, Scores, TextModel};
 
 use nano::{committed, distance, greedy, list, lists};
 
@@ -24,7 +24,7 @@ use nano::{committed, distance, greedy, list, lists};
 const STEPS: usize = 50;
 
 fn device() -> Option<Device> {
-    match open_device(DeviceChoice::Cuda(0)) {
+    match DeviceId::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
             eprintln!("skipped: {error}");
@@ -91,13 +91,84 @@ fn greedy_answers_are_the_references_alone_and_in_a_batch() {
 }
 
 #[test]
+fn the_device_chooses_the_lowest_id_of_the_largest_logit() {
+    let Some(device) = device() else { return };
+    let nano = committed();
+    let mut models: Vec<Glm> = (0..2)
+        .map(|_| Glm::load(&nano.folder, &device, Precision::F16).unwrap())
+        .collect();
+    let case = &nano.cases("greedy_single")[0];
+    let prompt = list(&case["prompt"]);
+    let prefill = [nano.ids().prefill(0, &prompt, 24)];
+    for model in &mut models {
+        model.prefill(&prefill).unwrap();
+    }
+    let mut id = 7;
+    for step in 0..20 {
+        let row = [DecodeRow {
+            slot: 0,
+            id,
+            mask_position: prefill[0].mask_position,
+            block_position: step + 2,
+        }];
+        let logits = models[0].decode(&row).unwrap();
+        let top = logits.row(0).iter().copied().fold(f32::MIN, f32::max);
+        let first = logits.row(0).iter().position(|&logit| logit == top);
+        let Scores::Likeliest(tokens) = models[1].decode_likeliest(&row).unwrap() else {
+            panic!("the device gave logits");
+        };
+        assert_eq!(Some(tokens[0] as usize), first, "step {step}");
+        id = tokens[0];
+    }
+}
+
+/// Rows whose cache no device holds: they must fail as out of memory, and leave the model usable.
+#[test]
+fn memory_that_runs_out_is_given_back() {
+    let Some(device) = device() else { return };
+    let nano = committed();
+    let mut model = Glm::load(&nano.folder, &device, Precision::F16).unwrap();
+    let case = &nano.cases("greedy_single")[0];
+    let prompt = list(&case["prompt"]);
+    let mut row = nano.ids().prefill(0, &prompt, 24);
+    row.capacity = 1 << 31;
+    let error = model.prefill(&[row]).unwrap_err();
+    assert!(matches!(error, ModelError::OutOfMemory), "{error}");
+    let answers = greedy(&mut model, nano.ids(), &[prompt], 24, true).unwrap();
+    assert_eq!(answers.len(), 1);
+}
+
+/// Bytes a second that the device reads, by the sum of a large tensor.
+fn read_rate(device: &Device) -> f64 {
+    let numbers = 1 << 28;
+    let tensor = Tensor::ones(numbers, DType::F32, device).unwrap();
+    let sum = || {
+        let sum: f32 = tensor.sum_all().unwrap().to_scalar().unwrap();
+        assert!(sum > 0.0);
+    };
+    sum();
+    let start = Instant::now();
+    for _ in 0..STEPS {
+        sum();
+    }
+    (4 * numbers * STEPS) as f64 / start.elapsed().as_secs_f64()
+}
+
+#[test]
 fn a_decode_step_reads_the_weights_once_for_all_rows() {
     let Some(device) = device() else { return };
     let Some(folder) = std::env::var_os("GLM_BATCH_GPU_MODEL") else {
         eprintln!("skipped: `GLM_BATCH_GPU_MODEL` names no model folder");
         return;
     };
+    let rate = read_rate(&device);
     let mut model = Glm::load(folder.as_ref(), &device, Precision::F16).unwrap();
+    let bytes = 2 * model.config().matrix_weights();
+    let limit = rate / bytes as f64;
+    eprintln!(
+        "memory is read at {:.0} GB/s: {limit:.0} steps/s at most",
+        rate / 1e9
+    );
     let prompt: Vec<u32> = (0..60).collect();
     for rows in [1, 8, 32, 128] {
         let ids = nano::Ids {
@@ -116,10 +187,11 @@ fn a_decode_step_reads_the_weights_once_for_all_rows() {
                 mask_position: 50,
                 block_position,
             };
-            let logits = model
-                .decode(&(0..rows).map(row).collect::<Vec<_>>())
-                .unwrap();
-            assert!(logits.values.iter().all(|value| value.is_finite()));
+            let scores = model.decode_likeliest(&(0..rows).map(row).collect::<Vec<_>>());
+            let Scores::Likeliest(tokens) = scores.unwrap() else {
+                panic!("the logits are not finite");
+            };
+            assert_eq!(tokens.len(), rows);
         };
         step(&mut model, 2);
         let start = Instant::now();
@@ -127,9 +199,11 @@ fn a_decode_step_reads_the_weights_once_for_all_rows() {
             step(&mut model, number as u32 + 3);
         }
         let seconds = start.elapsed().as_secs_f64();
+        let steps = STEPS as f64 / seconds;
         eprintln!(
-            "{rows} rows: {:.1} tokens/s",
-            (rows * STEPS) as f64 / seconds
+            "{rows} rows: {:.1} tokens/s, {:.0}% of what reading the weights allows",
+            rows as f64 * steps,
+            100.0 * steps / limit
         );
         for slot in 0..rows {
             model.release(slot);

@@ -9,7 +9,7 @@ use crate::run::{self, BenchOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     let options = BenchOptions {
-        device: args.device,
+        device: args.device.clone(),
         dtype: args.dtype,
         batches: args.batch.clone(),
         context: args.context,

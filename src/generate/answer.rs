@@ -91,6 +91,12 @@ impl Answer {
         }
     }
 
+    /// Whether the next token is the likeliest one, and nothing else is wanted of the logits.
+    pub(super) fn takes_likeliest(&self) -> bool {
+        let rules = &self.start.rules;
+        rules.warp.is_none() && !rules.logprobs && !rules.changes_logits(self.ids().len())
+    }
+
     /// Chooses the next token from the logits after the last one.
     pub(super) fn advance(
         &mut self,
@@ -119,6 +125,11 @@ impl Answer {
         if rules.logprobs {
             self.token_logprobs.push(log_probability(logits, id));
         }
+        self.take(id, codec)
+    }
+
+    /// Takes the next token.
+    pub(super) fn take(&mut self, id: u32, codec: &dyn TextCodec) -> Progress {
         self.start.history.push(id);
         self.ended(id, codec)
             .map_or(Progress::Running, Progress::Ended)

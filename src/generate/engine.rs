@@ -1,5 +1,8 @@
 //! The scheduler: queued jobs into slots, one prefill group or one decode step at a time.
 //!
+//! Several engines may take from one queue, each what it starts at once, so that none is left with rows
+//! while another has nothing to do.
+//!
 //! Invariant: every submitted row is returned exactly once, or dropped by [`Engine::drop_waiting`];
 //! a slot belongs to one answer, and what the slots cost is what [`crate::plan`] admitted. Memory that
 //! runs out lowers the budget for good and puts rows back in the queue, never out of it, unless a row
@@ -12,14 +15,15 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use crate::ids::{RowId, WindowId};
-use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
+use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use crate::plan::{Budget, GroupRow, Load};
 
 use super::GenerateError;
 use super::answer::{Answer, Progress};
 use super::choose::Scratch;
 use super::codec::TextCodec;
-use super::job::{Job, jobs};
+use super::job::Job;
+use super::queue::{JobQueue, Phase};
 use super::statistics::EngineStatistics;
 use super::types::{Outcome, Request};
 
@@ -37,10 +41,11 @@ pub struct Finished {
 /// Answers rows with one model, as many at once as the budget allows.
 pub struct Engine {
     model: Box<dyn TextModel>,
-    codec: Arc<dyn TextCodec>,
+    queue: Arc<JobQueue>,
     budget: Budget,
+    /// Jobs that were taken from the queue.
     jobs: BTreeMap<u64, Job>,
-    /// Jobs with samples that have no slot yet, in order.
+    /// Those of them with samples that have no slot yet, in order; they come before the queue.
     waiting: VecDeque<u64>,
     /// Running answers by slot.
     slots: BTreeMap<usize, Answer>,
@@ -69,9 +74,18 @@ fn is_out_of_memory(error: &ModelError) -> bool {
 impl Engine {
     /// An engine with nothing to do.
     pub fn new(model: Box<dyn TextModel>, codec: Arc<dyn TextCodec>, budget: Budget) -> Self {
+        Self::of_queue(model, Arc::new(JobQueue::new(codec)), budget)
+    }
+
+    /// An engine that takes from a queue.
+    pub(super) fn of_queue(
+        model: Box<dyn TextModel>,
+        queue: Arc<JobQueue>,
+        budget: Budget,
+    ) -> Self {
         Self {
             model,
-            codec,
+            queue,
             budget,
             jobs: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -89,19 +103,10 @@ impl Engine {
     ///
     /// Greedy rows of the window with equal ids, settings and `max_new_tokens` are computed once.
     pub fn submit(&mut self, window: WindowId, requests: Vec<Request>) {
-        let rows = requests.len();
-        let jobs = jobs(
-            window,
-            requests,
-            self.codec.as_ref(),
-            self.budget.bucket_tokens,
-        );
-        self.statistics.shared_rows += (rows - jobs.len()) as u64;
-        for job in jobs {
-            self.waiting.push_back(self.next_job);
-            self.jobs.insert(self.next_job, job);
-            self.next_job += 1;
-        }
+        let shared = self
+            .queue
+            .submit(window, requests, self.budget.bucket_tokens);
+        self.statistics.shared_rows += shared as u64;
     }
 
     /// Reads the next rows into free slots where any fit, else decodes one token in every slot.
@@ -110,13 +115,7 @@ impl Engine {
     ///
     /// [`GenerateError::Model`] where the model fails otherwise than for want of memory.
     pub fn step(&mut self) -> Result<Vec<Finished>, GenerateError> {
-        let jobs = &self.jobs;
-        let waiting = self
-            .waiting
-            .iter()
-            .filter_map(|id| jobs.get(id))
-            .map(|job| job.length(0));
-        let group = self.budget.next_group(self.load, waiting);
+        let group = self.next_group();
         let finished = if !group.is_empty() {
             self.prefill(&group)?
         } else if self.slots.is_empty() {
@@ -135,16 +134,23 @@ impl Engine {
 
     /// Whether no row is left.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.queue.rows() == 0
     }
 
     /// Rows that have not started, or not with all their samples.
     pub fn waiting(&self) -> usize {
-        self.waiting
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .map(Job::rows)
-            .sum()
+        let taken: usize = self.taken().map(Job::rows).sum();
+        taken + self.queue.rows()
+    }
+
+    /// What to do now; waits while there is nothing.
+    pub(super) fn phase(&self) -> Phase {
+        self.queue.phase(!self.jobs.is_empty())
+    }
+
+    /// Taken jobs that wait.
+    fn taken(&self) -> impl Iterator<Item = &Job> {
+        self.waiting.iter().filter_map(|id| self.jobs.get(id))
     }
 
     /// Slots in use.
@@ -155,23 +161,19 @@ impl Engine {
     /// Whether the rows that wait could not fill every slot if all fell free now: time for the next
     /// window, while the running rows still give time to prepare it.
     pub fn wants_more(&self) -> bool {
-        let mut load = Load::default();
-        for job in self.waiting.iter().filter_map(|id| self.jobs.get(id)) {
-            let length = job.length(0);
-            load.add(length.samples as usize, self.budget.slot_tokens(&length));
-            if load.slots >= self.budget.max_batch_size
-                || load.tokens >= self.budget.max_batch_tokens
-            {
-                return false;
-            }
-        }
-        true
+        let taken = self.taken().map(|job| job.length(0));
+        self.queue.wants_more(&self.budget, taken)
     }
 
     /// Forgets the rows that wait; what runs goes on. A row with samples that have not started is
     /// forgotten whole. Returns how many rows that is.
     pub fn drop_waiting(&mut self) -> usize {
-        let rows = self.waiting();
+        self.queue.clear() + self.drop_taken()
+    }
+
+    /// As [`Engine::drop_waiting`], for the rows that were taken from the queue.
+    pub(super) fn drop_taken(&mut self) -> usize {
+        let rows = self.taken().map(Job::rows).sum();
         for id in std::mem::take(&mut self.waiting) {
             self.release_job(id);
             self.jobs.remove(&id);
@@ -193,6 +195,24 @@ impl Engine {
         }
     }
 
+    /// The rows that start now; those that are still in the queue are taken from it.
+    fn next_group(&mut self) -> Vec<GroupRow> {
+        let queue = Arc::clone(&self.queue);
+        let mut queue = queue.lock();
+        let waiting = self
+            .taken()
+            .chain(queue.jobs.iter())
+            .map(|job| job.length(0));
+        let group = self.budget.next_group(self.load, waiting);
+        let from_queue = group.len().saturating_sub(self.waiting.len());
+        for job in queue.jobs.drain(..from_queue) {
+            self.waiting.push_back(self.next_job);
+            self.jobs.insert(self.next_job, job);
+            self.next_job += 1;
+        }
+        group
+    }
+
     fn prefill(&mut self, group: &[GroupRow]) -> Result<Vec<Finished>, GenerateError> {
         let starting = self.starting(group);
         let attempted: u64 = starting
@@ -206,7 +226,7 @@ impl Engine {
         match forked {
             Ok(logits) => {
                 let slots = self.occupy(starting);
-                Ok(self.advance(&logits, &slots))
+                Ok(self.advance(&Scores::Logits(logits), &slots))
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&starting, attempted)),
             Err(source) => Err(GenerateError::Model {
@@ -232,7 +252,7 @@ impl Engine {
     }
 
     fn read(&mut self, starting: &[Starting]) -> Result<Logits, ModelError> {
-        let sop = self.codec.sop();
+        let sop = self.queue.codec.sop();
         let rows: Vec<PrefillRow<'_>> = starting
             .iter()
             .map(|row| {
@@ -271,7 +291,7 @@ impl Engine {
     /// Takes the started samples out of the queue. Returns their slots, each with its row of logits.
     fn occupy(&mut self, starting: Vec<Starting>) -> Vec<(usize, usize)> {
         let bucket = self.budget.bucket_tokens;
-        let sop = self.codec.sop();
+        let sop = self.queue.codec.sop();
         let mut slots = Vec::new();
         for (index, row) in starting.into_iter().enumerate() {
             let Some(job) = self.jobs.get_mut(&row.job) else {
@@ -308,11 +328,16 @@ impl Engine {
             .iter()
             .map(|(&slot, answer)| answer.decode_row(slot))
             .collect();
+        let is_greedy = self.slots.values().all(Answer::takes_likeliest);
         let begun = Instant::now();
-        let logits = self.model.decode(&rows);
+        let scores = if is_greedy {
+            self.model.decode_likeliest(&rows)
+        } else {
+            self.model.decode(&rows).map(Scores::Logits)
+        };
         self.statistics.decode_seconds += begun.elapsed().as_secs_f64();
-        match logits {
-            Ok(logits) => {
+        match scores {
+            Ok(scores) => {
                 self.statistics.decode_steps += 1;
                 self.statistics.slot_steps += self.statistics.peak_slots as u64;
                 self.statistics.idle_slot_steps += (self.statistics.peak_slots - rows.len()) as u64;
@@ -321,7 +346,7 @@ impl Engine {
                     .enumerate()
                     .map(|(index, row)| (row.slot, index))
                     .collect();
-                Ok(self.advance(&logits, &slots))
+                Ok(self.advance(&scores, &slots))
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&[], 0)),
             Err(source) => Err(GenerateError::Model {
@@ -331,10 +356,10 @@ impl Engine {
         }
     }
 
-    /// Chooses a token for each of the given slots (with its row of logits); frees what has ended.
-    fn advance(&mut self, logits: &Logits, slots: &[(usize, usize)]) -> Vec<Finished> {
+    /// Chooses a token for each of the given slots (with its row of scores); frees what has ended.
+    fn advance(&mut self, scores: &Scores, slots: &[(usize, usize)]) -> Vec<Finished> {
         let begun = Instant::now();
-        let codec = self.codec.as_ref();
+        let codec = self.queue.codec.as_ref();
         let row_of: BTreeMap<usize, usize> = slots.iter().copied().collect();
         let running: Vec<_> = self
             .slots
@@ -344,7 +369,11 @@ impl Engine {
         let progress: Vec<(usize, Progress)> = running
             .into_par_iter()
             .map_init(Scratch::default, |scratch, (slot, row, answer)| {
-                (slot, answer.advance(logits.row(row), codec, scratch))
+                let progress = match scores {
+                    Scores::Logits(logits) => answer.advance(logits.row(row), codec, scratch),
+                    Scores::Likeliest(tokens) => answer.take(tokens[row], codec),
+                };
+                (slot, progress)
             })
             .collect();
         self.statistics.sampling_seconds += begun.elapsed().as_secs_f64();

@@ -1,6 +1,6 @@
 //! Encoded contexts to [`Completion`]s: scheduler, slots, sampling, stop rules.
 //!
-//! [`Engine`] keeps the model's slots full with rows from [`crate::plan`]'s order; [`Rules`] say what a
+//! [`Crew`] runs an engine for each device. [`Engine`] keeps the model's slots full with rows from [`crate::plan`]'s order; [`Rules`] say what a
 //! row's settings do to the logits, [`choose`] takes the next token from them, and an answer decides
 //! when it has ended. Invariant: an answer depends on its row's ids, settings, row number and the
 //! logits alone, never on the rows beside it.
@@ -8,9 +8,11 @@
 mod answer;
 mod choose;
 mod codec;
+mod crew;
 mod engine;
 mod job;
 mod philox;
+mod queue;
 mod rules;
 mod statistics;
 mod types;
@@ -18,6 +20,7 @@ mod warp;
 
 pub use choose::{Scratch, choose, log_probability};
 pub use codec::TextCodec;
+pub use crew::{Crew, LoadModel};
 pub use engine::{Engine, Finished};
 pub use philox::{Draw, philox4x32_10};
 pub use rules::{Endings, Rules, process};

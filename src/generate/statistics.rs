@@ -48,6 +48,36 @@ pub struct EngineStatistics {
 }
 
 impl EngineStatistics {
+    /// Those of engines that ran side by side: counts are summed, times averaged.
+    pub(super) fn together<'a>(engines: impl Iterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        let mut count = 0.0_f64;
+        for one in engines {
+            count += 1.0;
+            all.rows += one.rows;
+            all.failed_rows += one.failed_rows;
+            all.shared_rows += one.shared_rows;
+            all.prompt_tokens += one.prompt_tokens;
+            all.completion_tokens += one.completion_tokens;
+            all.padded_tokens += one.padded_tokens;
+            all.prefill_batches += one.prefill_batches;
+            all.decode_steps += one.decode_steps;
+            all.prefill_seconds += one.prefill_seconds;
+            all.decode_seconds += one.decode_seconds;
+            all.sampling_seconds += one.sampling_seconds;
+            all.slot_steps += one.slot_steps;
+            all.idle_slot_steps += one.idle_slot_steps;
+            all.peak_slots += one.peak_slots;
+            all.peak_tokens += one.peak_tokens;
+            all.oom_retries += one.oom_retries;
+            all.token_limit = all.token_limit.saturating_add(one.token_limit);
+        }
+        all.prefill_seconds /= count.max(1.0);
+        all.decode_seconds /= count.max(1.0);
+        all.sampling_seconds /= count.max(1.0);
+        all
+    }
+
     /// Padding as a share of all prefilled tokens.
     pub fn padding_share(&self) -> f64 {
         share(self.padded_tokens, self.padded_tokens + self.prompt_tokens)

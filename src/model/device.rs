@@ -1,14 +1,29 @@
 //! Devices and the precision of weights.
 
+use std::fmt;
+
 use candle_core::{DType, Device};
 
 use super::ModelError;
 
-/// Which device a model runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which devices a model may run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPU that this build knows and the machine has, else the CPU.
     Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA devices of these numbers.
+    Cuda(Vec<usize>),
+    /// Every CUDA device of the machine.
+    CudaAll,
+    /// The Metal device.
+    Metal,
+}
+
+/// One device of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceId {
     /// The CPU.
     Cpu,
     /// The CUDA device of this number.
@@ -86,8 +101,8 @@ impl Precision {
     /// # Errors
     ///
     /// [`ModelError::Unsupported`] for 8-bit weights anywhere but on the CPU.
-    pub fn check(self, device: &Device) -> Result<(), ModelError> {
-        if self == Self::Q8 && !device.is_cpu() {
+    pub fn check(self, is_cpu: bool) -> Result<(), ModelError> {
+        if self == Self::Q8 && !is_cpu {
             return Err(ModelError::Unsupported(
                 "8-bit weights need the CPU\nhint: set `model.device = \"cpu\"`, or \
                  `model.dtype = \"f16\"` for the GPU"
@@ -117,39 +132,95 @@ impl Backend {
     }
 }
 
-/// Opens a device.
+impl DeviceId {
+    /// Whether it is the CPU.
+    pub fn is_cpu(self) -> bool {
+        self == Self::Cpu
+    }
+
+    /// What kind it is, in messages and in `job.json`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) => "cuda",
+            Self::Metal => "metal",
+        }
+    }
+
+    /// Opens it, for the thread that will use it: work of several threads on one device has no order.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Device`] where it cannot be used.
+    pub fn open(self) -> Result<Device, ModelError> {
+        let opened = match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(number) => cuda(number),
+            Self::Metal => metal(),
+        };
+        opened.map_err(|reason| ModelError::Device {
+            device: self.to_string(),
+            reason,
+        })
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            other => f.write_str(other.kind()),
+        }
+    }
+}
+
+/// The devices of a choice, at least one; each was opened once to see that it works.
 ///
 /// # Errors
 ///
 /// [`ModelError::Device`] where a named device cannot be used. [`DeviceChoice::Auto`] falls back to the CPU.
-pub fn open_device(choice: DeviceChoice) -> Result<Device, ModelError> {
-    match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(number) => named(&format!("cuda:{number}"), cuda(number)),
-        DeviceChoice::Metal => named("metal", metal()),
-        DeviceChoice::Auto => Ok(cuda(0).or_else(|_| metal()).unwrap_or(Device::Cpu)),
+pub fn find_devices(choice: &DeviceChoice) -> Result<Vec<DeviceId>, ModelError> {
+    let found = match choice {
+        DeviceChoice::Auto => {
+            let works = |device: &DeviceId| device.open().is_ok();
+            let devices = [DeviceId::Cuda(0), DeviceId::Metal, DeviceId::Cpu];
+            return Ok(devices.into_iter().find(works).into_iter().collect());
+        }
+        DeviceChoice::Cpu => vec![DeviceId::Cpu],
+        DeviceChoice::Cuda(numbers) => numbers.iter().copied().map(DeviceId::Cuda).collect(),
+        DeviceChoice::CudaAll => {
+            let first = DeviceId::Cuda(0);
+            first.open()?;
+            let others = (1..).map(DeviceId::Cuda);
+            let others = others.take_while(|device| device.open().is_ok());
+            return Ok([first].into_iter().chain(others).collect());
+        }
+        DeviceChoice::Metal => vec![DeviceId::Metal],
+    };
+    for device in &found {
+        device.open()?;
     }
+    Ok(found)
 }
 
 fn cuda(number: usize) -> Result<Device, String> {
     if !cfg!(feature = "cuda") {
         return Err("this program was built without the `cuda` feature\nhint: build with `--features cuda`, or set `model.device = \"cpu\"`".to_owned());
     }
-    Device::new_cuda(number).map_err(|error| error.to_string())
+    Device::new_cuda(number).map_err(|error| reason(&error))
 }
 
 fn metal() -> Result<Device, String> {
     if !cfg!(feature = "metal") {
         return Err("this program was built without the `metal` feature".to_owned());
     }
-    Device::new_metal(0).map_err(|error| error.to_string())
+    Device::new_metal(0).map_err(|error| reason(&error))
 }
 
-fn named(device: &str, opened: Result<Device, String>) -> Result<Device, ModelError> {
-    opened.map_err(|reason| ModelError::Device {
-        device: device.to_owned(),
-        reason,
-    })
+/// What the driver said, without the backtrace that may follow.
+fn reason(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -158,17 +229,23 @@ mod tests {
 
     #[test]
     fn the_cpu_is_always_there() {
-        assert!(open_device(DeviceChoice::Cpu).unwrap().is_cpu());
-        assert!(open_device(DeviceChoice::Auto).is_ok());
+        assert_eq!(find_devices(&DeviceChoice::Cpu).unwrap(), [DeviceId::Cpu]);
+        assert_eq!(find_devices(&DeviceChoice::Auto).unwrap().len(), 1);
+        assert!(DeviceId::Cpu.open().unwrap().is_cpu());
     }
 
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_device_that_the_build_does_not_know_is_an_error() {
-        let error = open_device(DeviceChoice::Cuda(1)).unwrap_err().to_string();
-        assert!(
-            error.contains("`cuda:1`") && error.contains("feature"),
-            "{error}"
-        );
+        for (choice, named) in [
+            (DeviceChoice::Cuda(vec![1, 0]), "`cuda:1`"),
+            (DeviceChoice::CudaAll, "`cuda:0`"),
+        ] {
+            let error = find_devices(&choice).unwrap_err().to_string();
+            assert!(
+                error.contains(named) && error.contains("feature"),
+                "{error}"
+            );
+        }
     }
 }

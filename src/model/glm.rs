@@ -7,10 +7,14 @@ use candle_core::{Device, Tensor};
 use crate::kernels::{PackedLinear, Storage};
 
 use super::cache::Cache;
+use super::device_memory::{keep_pool, trim_pool};
+use super::likeliest::likeliest;
 use super::network::Network;
 use super::padded::PaddedCache;
 use super::ragged::RaggedCache;
-use super::{Backend, DecodeRow, GlmConfig, Logits, ModelError, Precision, PrefillRow, TextModel};
+use super::{
+    Backend, DecodeRow, GlmConfig, Logits, ModelError, Precision, PrefillRow, Scores, TextModel,
+};
 
 /// A GLM with its KV cache.
 pub struct Glm {
@@ -48,7 +52,7 @@ impl Glm {
         precision: Precision,
         backend: Backend,
     ) -> Result<Self, ModelError> {
-        precision.check(device)?;
+        precision.check(device.is_cpu())?;
         if backend == Backend::Padded && precision == Precision::Q8 {
             return Err(ModelError::Unsupported(
                 "8-bit weights need to be packed".to_owned(),
@@ -60,6 +64,7 @@ impl Glm {
             ));
         }
         let config = GlmConfig::load(folder)?;
+        keep_pool(device);
         let network = Network::load(folder, &config, device, precision, backend)?;
         let cache: Box<dyn Cache> = match backend {
             Backend::Packed => Box::new(RaggedCache::new(&config)),
@@ -117,6 +122,41 @@ impl Glm {
         })
     }
 
+    /// The likeliest tokens, or the logits where there is none.
+    fn scores(&self, hidden: &Tensor) -> Result<Scores, ModelError> {
+        let normalized = self.network.normalize(hidden)?;
+        let logits = self.network.logits_there(&normalized)?;
+        Ok(match likeliest(&logits)? {
+            Some(tokens) => Scores::Likeliest(tokens),
+            None => Scores::Logits(Logits {
+                vocab_size: self.config.vocab_size,
+                values: logits.flatten_all()?.to_vec1()?,
+            }),
+        })
+    }
+
+    /// A result, after memory that only the device's pool still holds was given back where it ran out.
+    fn trimmed<T>(&self, result: Result<T, ModelError>) -> Result<T, ModelError> {
+        result.inspect_err(|error| {
+            if matches!(error, ModelError::OutOfMemory) {
+                trim_pool(&self.network.device);
+            }
+        })
+    }
+
+    /// The hidden states after one token a row; the cache keeps its length.
+    fn hidden(&mut self, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
+        let mut slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
+        slots.sort_unstable();
+        if slots.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(ModelError::Call("a slot is named twice".to_owned()));
+        }
+        for row in rows {
+            self.check_token(row.id, row.mask_position, row.block_position)?;
+        }
+        self.cache.decode(&self.network, rows)
+    }
+
     fn no_logits(&self) -> Logits {
         Logits {
             vocab_size: self.config.vocab_size,
@@ -142,8 +182,9 @@ impl TextModel for Glm {
                 self.check_token(id, 0, 0)?;
             }
         }
-        let hidden = self.cache.prefill(&self.network, rows)?;
-        self.logits(&hidden).inspect_err(|_| {
+        let hidden = self.cache.prefill(&self.network, rows);
+        let logits = hidden.and_then(|hidden| self.logits(&hidden));
+        self.trimmed(logits).inspect_err(|_| {
             for row in rows {
                 self.cache.release(row.slot);
             }
@@ -151,25 +192,30 @@ impl TextModel for Glm {
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
-        self.cache.fork(from, to)
+        let forked = self.cache.fork(from, to);
+        self.trimmed(forked)
     }
 
     fn decode(&mut self, rows: &[DecodeRow]) -> Result<Logits, ModelError> {
         if rows.is_empty() {
             return Ok(self.no_logits());
         }
-        let mut slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
-        slots.sort_unstable();
-        if slots.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(ModelError::Call("a slot is named twice".to_owned()));
-        }
-        for row in rows {
-            self.check_token(row.id, row.mask_position, row.block_position)?;
-        }
-        let hidden = self.cache.decode(&self.network, rows)?;
-        let logits = self.logits(&hidden)?;
+        let hidden = self.hidden(rows);
+        let logits = hidden.and_then(|hidden| self.logits(&hidden));
+        let logits = self.trimmed(logits)?;
         self.cache.advance(rows);
         Ok(logits)
+    }
+
+    fn decode_likeliest(&mut self, rows: &[DecodeRow]) -> Result<Scores, ModelError> {
+        if self.network.is_packed() || rows.is_empty() {
+            return self.decode(rows).map(Scores::Logits);
+        }
+        let hidden = self.hidden(rows);
+        let scores = hidden.and_then(|hidden| self.scores(&hidden));
+        let scores = self.trimmed(scores)?;
+        self.cache.advance(rows);
+        Ok(scores)
     }
 
     fn release(&mut self, slot: usize) {

@@ -108,6 +108,11 @@ impl Network {
             .map_or(of_device, PackedLinear::storage)
     }
 
+    /// Whether the weights are packed for the CPU.
+    pub(super) fn is_packed(&self) -> bool {
+        self.logits.as_packed().is_some()
+    }
+
     /// The layers of a step that multiply with packed weights, in their order; none on a device.
     pub(super) fn packed(&self) -> impl Iterator<Item = &PackedLinear> {
         let layers = self.layers.iter().flat_map(Layer::linears);
@@ -117,6 +122,11 @@ impl Network {
     /// Logits of normalised (rows, hidden) on the host, row-major.
     pub(super) fn logits(&self, normalized: &Tensor) -> TensorResult<Vec<f32>> {
         self.logits.forward_host(normalized)
+    }
+
+    /// Logits of normalised (rows, hidden) where the weights are: (rows, vocabulary), f32.
+    pub(super) fn logits_there(&self, normalized: &Tensor) -> TensorResult<Tensor> {
+        self.logits.forward(normalized)?.to_dtype(DType::F32)
     }
 }
 

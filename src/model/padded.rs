@@ -7,6 +7,7 @@
 use candle_core::{D, DType, Device, Result as TensorResult, Tensor};
 
 use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
+use super::device_memory::trim_pool;
 use super::network::{Network, Tokens};
 use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
 
@@ -117,6 +118,14 @@ impl PaddedCache {
         self.slots.resize(count, None);
         self.columns = columns;
         Ok(())
+    }
+
+    /// Gives all room back; the next prefill takes what it needs.
+    fn clear(&mut self) {
+        self.layers.clear();
+        self.slots.clear();
+        self.columns = 0;
+        trim_pool(&self.device);
     }
 
     /// (rows, tokens, 3 hidden) to queries, keys and values, each (rows, heads, tokens, head size).
@@ -300,7 +309,14 @@ impl Cache for PaddedCache {
         for row in rows {
             self.release(row.slot);
         }
-        let hidden = self.try_prefill(network, rows)?;
+        let hidden = match self.try_prefill(network, rows) {
+            // Room that longer or more rows have left is given back first.
+            Err(ModelError::OutOfMemory) if self.slots.iter().all(Option::is_none) => {
+                self.clear();
+                self.try_prefill(network, rows)?
+            }
+            other => other?,
+        };
         for row in rows {
             let filled = Filled {
                 length: row.ids.len() + 1,

@@ -35,6 +35,18 @@ pub trait TextModel {
     /// As [`TextModel::prefill`]; the slots keep what they held.
     fn decode(&mut self, rows: &[DecodeRow]) -> Result<Logits, ModelError>;
 
+    /// As [`TextModel::decode`], where nothing but the likeliest token of each row is wanted.
+    ///
+    /// A device then copies a number a row to the host instead of its logits. A model may give the logits all
+    /// the same, and does so where they are not finite, so that the caller can say what is wrong with them.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextModel::decode`].
+    fn decode_likeliest(&mut self, rows: &[DecodeRow]) -> Result<Scores, ModelError> {
+        self.decode(rows).map(Scores::Logits)
+    }
+
     /// Frees a slot's cache.
     fn release(&mut self, slot: usize);
 }
@@ -65,6 +77,15 @@ pub struct DecodeRow {
     pub mask_position: u32,
     /// Its block position: 2 for the first answer token (the start token has 1).
     pub block_position: u32,
+}
+
+/// What a decode step found for its rows, in their order.
+#[derive(Clone, Debug)]
+pub enum Scores {
+    /// All logits.
+    Logits(Logits),
+    /// The likeliest token of each row: the lowest id of its largest logit.
+    Likeliest(Vec<u32>),
 }
 
 /// Logits on the host.

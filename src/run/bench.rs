@@ -105,8 +105,15 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
             "{context} context tokens and {steps} steps cannot be measured\nhint: at least 2 tokens and 1 step, and no more together than the model's {positions} positions"
         )));
     }
-    let device = model::open_device(device_choice(options.device))?;
-    let precision = precision(options.dtype, &device);
+    let devices = model::find_devices(&device_choice(&options.device))?;
+    let [device] = devices[..] else {
+        return Err(Error::Usage(format!(
+            "{} devices cannot be measured together\nhint: name one, such as `cuda:0`",
+            devices.len()
+        )));
+    };
+    let device = device.open()?;
+    let precision = precision(options.dtype, device.is_cpu());
     let started = Instant::now();
     let mut glm = Glm::load(folder, &device, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();

@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use candle_core::Device;
+
+use crate::model;
 use crate::plan::Memory;
 
 /// Bytes taken as free where the system does not say.
@@ -17,6 +20,15 @@ pub(super) fn memory(claimed_bytes: u64) -> Memory {
         cgroup_bytes: control_group_left(),
         claimed_bytes,
     }
+}
+
+/// What this process may still take on a GPU; `None` where it does not tell.
+pub(super) fn device_memory(device: &Device, claimed_bytes: u64) -> Option<Memory> {
+    Some(Memory {
+        free_bytes: model::free_bytes(device)?,
+        cgroup_bytes: None,
+        claimed_bytes,
+    })
 }
 
 fn available() -> Option<u64> {

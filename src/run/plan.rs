@@ -86,7 +86,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let weight_bytes = model.weight_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
     let curve = model.product_curve();
-    let budget = budget(&spec.batch, &model, curve.as_ref(), weight_bytes);
+    let memory = model.memory(weight_bytes)?;
+    let budget = budget(&spec.batch, &model, curve.as_ref(), memory.as_ref());
     let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;

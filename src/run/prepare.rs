@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
-use candle_core::{Device, DeviceLocation};
-
 use super::calibration::{Calibration, Subject};
 use super::curve::ProductCurve;
 use super::{RunOptions, StopFlag, machine};
@@ -22,7 +20,8 @@ use crate::input::{
     self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
 };
 use crate::kernels::Storage;
-use crate::model::{self, DeviceChoice, GlmConfig, Precision};
+use crate::model::{self, DeviceChoice, DeviceId, GlmConfig, ModelError, Precision};
+use crate::plan::Memory;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::spec::{self, DeviceSpec, DtypeSpec, JobSpec, Lengths};
@@ -39,7 +38,7 @@ pub(super) struct Prepared {
     pub(super) source: Box<dyn PromptSource>,
     pub(super) sink: Box<dyn ResultSink>,
     /// `None` where nothing is left to do: a finished job needs neither device nor tokenizer.
-    pub(super) model: Option<ModelFacts>,
+    pub(super) model: Option<Arc<ModelFacts>>,
     pub(super) scan_seconds: f64,
     pub(super) load_seconds: f64,
 }
@@ -56,7 +55,7 @@ impl Prepared {
         let started = Instant::now();
         let model = match &first {
             Some(first) if is_done(spec, options, &folder, first)? => None,
-            _ => Some(ModelFacts::load(spec)?),
+            _ => Some(Arc::new(ModelFacts::load(spec)?)),
         };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
@@ -159,7 +158,8 @@ pub(super) struct ModelFacts {
     pub(super) config: GlmConfig,
     pub(super) tokenizer: Arc<GlmTokenizer>,
     pub(super) lengths: Lengths,
-    pub(super) device: Device,
+    /// Devices that share the work, all of one kind; at least one.
+    pub(super) devices: Vec<DeviceId>,
     pub(super) precision: Precision,
     /// Size of the weight files.
     file_bytes: u64,
@@ -176,9 +176,10 @@ impl ModelFacts {
             &spec.generation,
             config.max_sequence_length as u32,
         )?;
-        let device = model::open_device(device_choice(spec.model.device))?;
-        let precision = precision(spec.model.dtype, &device);
-        precision.check(&device)?;
+        let devices = model::find_devices(&device_choice(&spec.model.device))?;
+        let is_cpu = devices.iter().all(|device| device.is_cpu());
+        let precision = precision(spec.model.dtype, is_cpu);
+        precision.check(is_cpu)?;
         let files = model::weight_files(path)?;
         let sizes = files.iter().filter_map(|path| model_file(path));
         Ok(Self {
@@ -186,7 +187,7 @@ impl ModelFacts {
             config,
             tokenizer,
             lengths,
-            device,
+            devices,
             precision,
         })
     }
@@ -214,11 +215,11 @@ impl ModelFacts {
     }
 
     pub(super) fn device_name(&self) -> &'static str {
-        match self.device.location() {
-            DeviceLocation::Cpu => "cpu",
-            DeviceLocation::Cuda { .. } => "cuda",
-            DeviceLocation::Metal { .. } => "metal",
-        }
+        self.devices.first().map_or("cpu", |device| device.kind())
+    }
+
+    pub(super) fn is_cpu(&self) -> bool {
+        self.devices.iter().all(|device| device.is_cpu())
     }
 
     pub(super) fn precision_name(&self) -> &'static str {
@@ -228,7 +229,7 @@ impl ModelFacts {
     /// Bytes that one cached token takes: on a CPU keys and values have 32 bits.
     pub(super) fn cache_bytes_per_token(&self) -> usize {
         let bytes = match self.precision {
-            Precision::F16 | Precision::Bf16 if !self.device.is_cpu() => 2,
+            Precision::F16 | Precision::Bf16 if !self.is_cpu() => 2,
             _ => 4,
         };
         self.config.cached_numbers_per_token() * bytes
@@ -236,8 +237,7 @@ impl ModelFacts {
 
     /// What most weights are stored as once loaded: on a CPU 16-bit files keep their 16 bits.
     pub(super) fn storage(&self) -> Storage {
-        let has_halves =
-            self.device.is_cpu() && self.file_bytes < 3 * self.config.matrix_weights() as u64;
+        let has_halves = self.is_cpu() && self.file_bytes < 3 * self.config.matrix_weights() as u64;
         match self.precision {
             Precision::Q8 => Storage::Q8,
             Precision::F32 if !has_halves => Storage::F32,
@@ -250,16 +250,27 @@ impl ModelFacts {
         Calibration::load(&Subject {
             config: &self.config,
             weight_bytes: self.weight_bytes(),
-            on_cpu: self.device.is_cpu(),
+            on_cpu: self.is_cpu(),
         })
     }
 
     /// How fast products of this model are here; `None` on a GPU, and where memory is short.
     pub(super) fn product_curve(&self) -> Option<ProductCurve> {
-        if !self.device.is_cpu() {
+        if !self.is_cpu() {
             return None;
         }
         ProductCurve::measure(self.config.hidden_size, self.storage())
+    }
+
+    /// What the first device may still take, with `claimed_bytes` set aside; `None` where it does not tell.
+    pub(super) fn memory(
+        &self,
+        claimed_bytes: u64,
+    ) -> std::result::Result<Option<Memory>, ModelError> {
+        match self.devices.first().filter(|device| !device.is_cpu()) {
+            None => Ok(Some(machine::memory(claimed_bytes))),
+            Some(device) => Ok(machine::device_memory(&device.open()?, claimed_bytes)),
+        }
     }
 
     /// Bytes of the weights once loaded.
@@ -326,18 +337,19 @@ fn model_file(path: &Path) -> Option<ModelFile> {
     })
 }
 
-pub(super) fn device_choice(device: DeviceSpec) -> DeviceChoice {
+pub(super) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
     match device {
         DeviceSpec::Auto => DeviceChoice::Auto,
         DeviceSpec::Cpu => DeviceChoice::Cpu,
-        DeviceSpec::Cuda(number) => DeviceChoice::Cuda(number),
+        DeviceSpec::Cuda(numbers) => DeviceChoice::Cuda(numbers.clone()),
+        DeviceSpec::CudaAll => DeviceChoice::CudaAll,
         DeviceSpec::Metal => DeviceChoice::Metal,
     }
 }
 
-pub(super) fn precision(dtype: DtypeSpec, device: &Device) -> Precision {
+pub(super) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
     match dtype {
-        DtypeSpec::Auto if device.is_cpu() => Precision::F32,
+        DtypeSpec::Auto if is_cpu => Precision::F32,
         DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
         DtypeSpec::F32 => Precision::F32,
         DtypeSpec::Bf16 => Precision::Bf16,

@@ -4,6 +4,8 @@
 //! committed when its last row ends; at most two windows are open.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -14,17 +16,20 @@ use super::prepare::{ModelFacts, Prepared, place_text};
 use super::{RunEnd, StopFlag, machine, summary};
 use crate::checkpoint::{self, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
-use crate::generate::{Engine, EngineStatistics, Finished, Outcome};
+use crate::generate::{Crew, EngineStatistics, Finished, LoadModel, Outcome};
 use crate::ids::{ShardId, WindowId};
 use crate::input::{DuplicateIds, Stage, WindowSpan};
-use crate::model::Glm;
-use crate::plan::{self, Budget};
+use crate::model::{DeviceId, Glm, ModelError, TextModel};
+use crate::plan::{self, Budget, Memory};
 use crate::report::{Observer, Progress};
 use crate::spec::{BatchSpec, JobSpec};
 use crate::tokenize::GlmTokenizer;
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
 const OPEN_WINDOWS: usize = 2;
+
+/// How long finished rows are waited for before signals, windows and the journal are looked at again.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Failed rows that are named where a run stops at too many.
 const NAMED_ROWS: usize = 5;
@@ -39,14 +44,14 @@ pub(super) enum ShardEnd {
     Stopped(RunEnd),
 }
 
-/// What goes from shard to shard of one run: the engine with its weights, the counts, the observer.
+/// What goes from shard to shard of one run: the engines with their weights, the counts, the observer.
 pub(super) struct Worker<'a> {
     prepared: &'a Prepared,
     spec: &'a JobSpec,
     pub(super) stop: StopFlag,
     grace: Duration,
     pub(super) observer: &'a mut dyn Observer,
-    engine: Option<Engine>,
+    crew: Option<Crew>,
     started: Instant,
     pub(super) duplicates: DuplicateIds,
     pub(super) rows_now: u64,
@@ -73,7 +78,7 @@ impl<'a> Worker<'a> {
             stop: stop.clone(),
             grace,
             observer,
-            engine: None,
+            crew: None,
             started: Instant::now(),
             duplicates: DuplicateIds::new(),
             rows_now: 0,
@@ -97,10 +102,7 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn engine_statistics(&self) -> EngineStatistics {
-        self.engine
-            .as_ref()
-            .map(Engine::statistics)
-            .unwrap_or_default()
+        self.crew.as_ref().map(Crew::statistics).unwrap_or_default()
     }
 
     /// Answers what is left of a shard.
@@ -118,9 +120,9 @@ impl<'a> Worker<'a> {
             .remaining(&prepared.index.windows)
             .cloned()
             .collect();
-        let mut engine = match self.engine.take() {
-            Some(engine) => engine,
-            None => self.load_engine(model)?,
+        let mut crew = match self.crew.take() {
+            Some(crew) => crew,
+            None => self.start_crew(model)?,
         };
         let (sender, receiver) = bounded(1);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
@@ -130,7 +132,7 @@ impl<'a> Worker<'a> {
             rows_total: prepared.shard_rows(shard),
             worker: self,
             tokenizer: &model.tokenizer,
-            engine: &mut engine,
+            crew: &mut crew,
             lock,
             manifest,
             open: BTreeMap::new(),
@@ -142,7 +144,7 @@ impl<'a> Worker<'a> {
             // The receiver goes with `run`, so that a feeder that waits to send ends too.
             work.run(receiver)
         });
-        self.engine = Some(engine);
+        self.crew = Some(crew);
         let written = summary::write_shard(prepared, self, shard);
         // Why the work ended matters more than that its report could not be written.
         let end = end?;
@@ -150,40 +152,59 @@ impl<'a> Worker<'a> {
         Ok(end)
     }
 
-    fn load_engine(&mut self, facts: &ModelFacts) -> Result<Engine> {
+    /// Loads the model on each device.
+    fn start_crew(&mut self, facts: &Arc<ModelFacts>) -> Result<Crew> {
         let started = Instant::now();
-        let model = Glm::load(&self.spec.model.path, &facts.device, facts.precision)?;
-        self.load_seconds += started.elapsed().as_secs_f64();
-        let curve = match self.spec.batch.max_batch_size {
-            None => facts.product_curve(),
-            Some(_) => None,
+        let load = |&device: &DeviceId| -> LoadModel {
+            let (facts, batch) = (Arc::clone(facts), self.spec.batch.clone());
+            let folder = self.spec.model.path.clone();
+            Box::new(move || load_model(&folder, device, &facts, &batch))
         };
-        let budget = budget(&self.spec.batch, facts, curve.as_ref(), 0);
-        Ok(Engine::new(
-            Box::new(model),
-            facts.tokenizer.clone(),
-            budget,
-        ))
+        let models = facts.devices.iter().map(load).collect();
+        let crew = Crew::start(facts.tokenizer.clone(), models)?;
+        self.load_seconds += started.elapsed().as_secs_f64();
+        Ok(crew)
     }
 }
 
-/// What may be in flight at once on the job's device; without a curve few rows.
+/// Loads the weights; what may be in flight follows from the memory that is left then.
+fn load_model(
+    folder: &Path,
+    device: DeviceId,
+    facts: &ModelFacts,
+    batch: &BatchSpec,
+) -> std::result::Result<(Box<dyn TextModel>, Budget), ModelError> {
+    let device = device.open()?;
+    let model = Glm::load(folder, &device, facts.precision)?;
+    let curve = match batch.max_batch_size {
+        None => facts.product_curve(),
+        Some(_) => None,
+    };
+    let memory = if device.is_cpu() {
+        Some(machine::memory(0))
+    } else {
+        machine::device_memory(&device, 0)
+    };
+    let budget = budget(batch, facts, curve.as_ref(), memory.as_ref());
+    Ok((Box::new(model), budget))
+}
+
+/// What may be in flight at once on each of the job's devices; without a curve few rows.
 pub(super) fn budget(
     batch: &BatchSpec,
     facts: &ModelFacts,
     curve: Option<&ProductCurve>,
-    claimed_bytes: u64,
+    memory: Option<&Memory>,
 ) -> Budget {
     let cache_bytes_per_token = facts.cache_bytes_per_token();
-    if facts.device.is_cpu() {
-        plan::cpu_budget(
+    match memory.filter(|_| facts.is_cpu()) {
+        Some(memory) => plan::cpu_budget(
             batch,
             curve.map_or(FEWEST_ROWS, ProductCurve::batch_size),
-            &machine::memory(claimed_bytes),
+            memory,
             cache_bytes_per_token,
-        )
-    } else {
-        plan::device_budget(batch, None, cache_bytes_per_token)
+        ),
+        None => plan::device_budget(batch, memory, cache_bytes_per_token),
     }
 }
 
@@ -191,7 +212,7 @@ pub(super) fn budget(
 struct ShardWork<'w, 'a> {
     worker: &'w mut Worker<'a>,
     tokenizer: &'w GlmTokenizer,
-    engine: &'w mut Engine,
+    crew: &'w mut Crew,
     lock: &'w ShardLock,
     manifest: Manifest,
     /// Windows that the feeder has not handed over yet.
@@ -246,8 +267,8 @@ impl ShardWork<'_, '_> {
 
     /// Opens windows while the engine has room for their rows.
     fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
-        while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.engine.wants_more() {
-            let fed = if self.engine.is_idle() && self.open.is_empty() {
+        while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.crew.wants_more() {
+            let fed = if self.open.is_empty() {
                 // Nothing else to do; a feeder that stops early hangs up.
                 let fed = receiver.recv();
                 self.reader_ended = fed.is_err();
@@ -277,7 +298,7 @@ impl ShardWork<'_, '_> {
         if let Some(cut) = fed.cut.as_ref().filter(|cut| !cut.is_tail) {
             worker.observer.note(&format!("warning: {cut}"));
         }
-        self.engine
+        self.crew
             .submit(fed.window.id, std::mem::take(&mut fed.requests));
         let stop_at = fed.stop_at;
         let id = fed.window.id;
@@ -305,7 +326,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let finished = self.engine.step()?;
+        let finished = self.crew.finished(LONGEST_WAIT)?;
         self.record(finished)?;
         if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
             self.sync()?;
@@ -390,8 +411,8 @@ impl ShardWork<'_, '_> {
     /// Lets what is in flight end, as long as the grace allows; the rest is computed again.
     fn wind_down(&mut self) -> Result<()> {
         let until = Instant::now() + self.worker.grace;
-        self.engine.drop_waiting();
-        while !self.engine.is_idle() && Instant::now() < until {
+        self.crew.drain();
+        while !self.crew.is_idle() && Instant::now() < until {
             self.step()?;
         }
         Ok(())
@@ -438,7 +459,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn tell_progress(&mut self) {
-        let statistics = self.engine.statistics();
+        let statistics = self.crew.statistics();
         let tokens = statistics.prompt_tokens + statistics.completion_tokens;
         let open: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
         let progress = Progress {
@@ -448,8 +469,8 @@ impl ShardWork<'_, '_> {
             tokens,
             tokens_per_second: tokens as f64 / self.worker.started.elapsed().as_secs_f64(),
             padding_share: statistics.padding_share(),
-            slots_used: self.engine.running(),
-            slots: self.engine.budget().max_batch_size,
+            slots_used: self.crew.running(),
+            slots: self.crew.budget().max_batch_size,
             failed: self.worker.failed_now,
         };
         self.worker.observer.progress(&progress);

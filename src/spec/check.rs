@@ -110,7 +110,7 @@ fn default_name(source: &str) -> String {
 fn model(section: &ModelSection, base: &Path) -> Checked<ModelSpec> {
     Ok(ModelSpec {
         path: paths::absolute("path", &section.path, base)?,
-        device: section.device,
+        device: section.device.clone(),
         dtype: section.dtype,
     })
 }

@@ -75,7 +75,7 @@ pub(super) enum Task {
 pub(super) struct ModelSection {
     /// A folder in Hugging Face layout.
     pub(super) path: String,
-    /// Where to run: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
+    /// Where to run: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,cuda:1`, `cuda:all`, `metal`.
     #[serde(default = "auto_device")]
     pub(super) device: DeviceSpec,
     /// Precision of the weights; `auto` is `f16` on a GPU and `f32` on the CPU, which gives the

@@ -30,17 +30,6 @@ pub(super) fn refuse(tree: &Node) -> Result<(), SpecError> {
             "`task = \"generate\"` is the one there is",
         );
     }
-    if let Some(device) = text(tree, "model.device")
-        && (device.contains(',') || device == "cuda:all")
-    {
-        let hint = "name one, such as `cuda:0`; several processes may share a job by `shards`";
-        return not_yet(
-            tree,
-            "model.device",
-            "several devices in one process are",
-            hint,
-        );
-    }
     stores(tree)
 }
 

@@ -137,15 +137,29 @@ impl DeviceSpec {
         Some(match word {
             "auto" => Self::Auto,
             "cpu" => Self::Cpu,
-            "cuda" => Self::Cuda(0),
+            "cuda" => Self::Cuda(vec![0]),
+            "cuda:all" => Self::CudaAll,
             "metal" => Self::Metal,
-            _ => {
-                let number = word.strip_prefix("cuda:")?;
-                let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-                Self::Cuda(digits.then(|| number.parse().ok())??)
-            }
+            _ => Self::Cuda(cuda_numbers(word)?),
         })
     }
+}
+
+/// The numbers of `cuda:0,cuda:1`.
+fn cuda_numbers(word: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for device in word.split(',') {
+        let digits = device.trim().strip_prefix("cuda:")?;
+        let number = digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| digits.parse().ok())??;
+        if numbers.contains(&number) {
+            return None;
+        }
+        numbers.push(number);
+    }
+    Some(numbers)
 }
 
 impl fmt::Display for DeviceSpec {
@@ -153,7 +167,11 @@ impl fmt::Display for DeviceSpec {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(numbers) => {
+                let words: Vec<String> = numbers.iter().map(|n| format!("cuda:{n}")).collect();
+                f.write_str(&words.join(","))
+            }
+            Self::CudaAll => f.write_str("cuda:all"),
             Self::Metal => f.write_str("metal"),
         }
     }
@@ -173,7 +191,9 @@ impl<'de> Deserialize<'de> for DeviceSpec {
             type Value = DeviceSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`auto`, `cpu`, `cuda`, `cuda:N` or `metal`")
+                f.write_str(
+                    "`auto`, `cpu`, `cuda`, `cuda:N`, `cuda:0,cuda:1`, `cuda:all` or `metal`",
+                )
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<DeviceSpec, E> {
@@ -199,8 +219,8 @@ impl JsonSchema for DeviceSpec {
         json_schema!({
             "type": "string",
             "anyOf": [
-                { "enum": ["auto", "cpu", "cuda", "metal"] },
-                { "pattern": "^cuda:[0-9]+$" },
+                { "enum": ["auto", "cpu", "cuda", "cuda:all", "metal"] },
+                { "pattern": "^cuda:[0-9]+( *, *cuda:[0-9]+)*$" },
             ],
         })
     }
@@ -325,8 +345,13 @@ mod tests {
     fn device_words() {
         for (word, device) in [
             ("auto", Some(DeviceSpec::Auto)),
-            ("cuda", Some(DeviceSpec::Cuda(0))),
-            ("cuda:3", Some(DeviceSpec::Cuda(3))),
+            ("cuda", Some(DeviceSpec::Cuda(vec![0]))),
+            ("cuda:3", Some(DeviceSpec::Cuda(vec![3]))),
+            ("cuda:1, cuda:0", Some(DeviceSpec::Cuda(vec![1, 0]))),
+            ("cuda:all", Some(DeviceSpec::CudaAll)),
+            ("cuda:1,cuda:1", None),
+            ("cuda:0,", None),
+            ("cuda:0,cpu", None),
             ("cuda:", None),
             ("cuda:+3", None),
             ("cuda:99999999999999999999999", None),
@@ -347,7 +372,7 @@ mod tests {
             "\"rest\""
         );
         assert_eq!(
-            json(&|| serde_json::to_value(DeviceSpec::Cuda(1))),
+            json(&|| serde_json::to_value(DeviceSpec::Cuda(vec![1]))),
             "\"cuda:1\""
         );
         assert_eq!(

@@ -41,15 +41,17 @@ pub struct ModelSpec {
     pub dtype: DtypeSpec,
 }
 
-/// A device as written in the job: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where to run, as written in the job: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,cuda:1`, `cuda:all`, `metal`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// The first GPU that the build supports and the machine has, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
+    /// The CUDA devices of these numbers, at least one and none twice.
+    Cuda(Vec<usize>),
+    /// Every CUDA device of the machine.
+    CudaAll,
     /// The first Metal device.
     Metal,
 }

@@ -23,7 +23,7 @@ const EOS: u32 = 62;
 const POISON: u32 = 63;
 
 /// Ids are bytes of UTF-8 text, by way of a small table; specials decode to nothing.
-struct Bytes;
+pub(crate) struct Bytes;
 
 const TEXT: &str = "天空是蓝的abcdefghijklmnopqrstuvwxyz ";
 
@@ -53,17 +53,17 @@ impl TextCodec for Bytes {
 
 /// What the model was asked for.
 #[derive(Default)]
-struct Log {
+pub(crate) struct Log {
     /// Context lengths of each prefill call.
     prefills: Vec<Vec<usize>>,
     forks: usize,
     /// Rows of each decode call.
-    decodes: Vec<usize>,
+    pub(crate) decodes: Vec<usize>,
     /// Most tokens that slots were promised at once.
     peak_capacity: usize,
 }
 
-struct Slot {
+pub(crate) struct Slot {
     fed: Vec<u32>,
     context: usize,
     capacity: usize,
@@ -71,15 +71,15 @@ struct Slot {
 }
 
 #[derive(Default)]
-struct FakeModel {
-    slots: HashMap<usize, Slot>,
-    log: Arc<Mutex<Log>>,
+pub(crate) struct FakeModel {
+    pub(crate) slots: HashMap<usize, Slot>,
+    pub(crate) log: Arc<Mutex<Log>>,
     /// Tokens that slots may be promised in all; more is out of memory.
-    memory: Option<usize>,
+    pub(crate) memory: Option<usize>,
     /// Rows that a decode call may have; more is out of memory.
-    decode_rows: Option<usize>,
+    pub(crate) decode_rows: Option<usize>,
     /// What the ids continue with, in place of the hash.
-    script: HashMap<u32, Vec<u32>>,
+    pub(crate) script: HashMap<u32, Vec<u32>>,
 }
 
 impl FakeModel {
@@ -210,7 +210,7 @@ impl TextModel for FakeModel {
     }
 }
 
-fn greedy() -> GenerationSpec {
+pub(crate) fn greedy() -> GenerationSpec {
     GenerationSpec {
         do_sample: false,
         temperature: 1.0,
@@ -229,7 +229,7 @@ fn greedy() -> GenerationSpec {
     }
 }
 
-fn sampled(samples: u32) -> GenerationSpec {
+pub(crate) fn sampled(samples: u32) -> GenerationSpec {
     GenerationSpec {
         do_sample: true,
         num_return_sequences: samples,
@@ -239,7 +239,12 @@ fn sampled(samples: u32) -> GenerationSpec {
 }
 
 /// A row whose context is `length` ids that no other row has.
-fn request(row: u64, length: usize, most: u32, settings: &Arc<GenerationSpec>) -> Request {
+pub(crate) fn request(
+    row: u64,
+    length: usize,
+    most: u32,
+    settings: &Arc<GenerationSpec>,
+) -> Request {
     let ids = (0..length as u64)
         .map(|i| ((row * 31 + i * 7 + row / 59 * i) % 59) as u32)
         .collect();
@@ -255,7 +260,7 @@ fn request(row: u64, length: usize, most: u32, settings: &Arc<GenerationSpec>) -
     }
 }
 
-const BUDGET: Budget = Budget {
+pub(crate) const BUDGET: Budget = Budget {
     max_batch_size: 4,
     max_batch_tokens: 10_000,
     bucket_tokens: 8,
@@ -290,7 +295,7 @@ fn run(model: FakeModel, budget: Budget, rows: Vec<Request>) -> BTreeMap<RowId, 
     finish(&mut engine)
 }
 
-fn alone(row: &Request) -> Outcome {
+pub(crate) fn alone(row: &Request) -> Outcome {
     let one = Budget {
         max_batch_size: 1,
         max_batch_tokens: 1,
@@ -308,7 +313,7 @@ fn completion(outcome: &Outcome) -> &Completion {
     }
 }
 
-fn requests() -> impl Strategy<Value = Vec<Request>> {
+pub(crate) fn requests() -> impl Strategy<Value = Vec<Request>> {
     let settings = prop_oneof![
         Just(greedy()),
         Just(sampled(1)),

@@ -275,17 +275,6 @@ fn what_comes_later() {
             "revision",
             instead("path = \"models", "path = \"m\"\nrevision = \"main\"")
         ),
-        (
-            "two devices",
-            instead(
-                "path = \"models",
-                "path = \"m\"\ndevice = \"cuda:0,cuda:1\""
-            )
-        ),
-        (
-            "all devices",
-            instead("path = \"models", "path = \"m\"\ndevice = \"cuda:all\"")
-        ),
         ("a task", instead("name", "task = \"infill\"")),
         (
             "an object store for the input",

@@ -11,6 +11,7 @@
 mod batch_invariance;
 mod checkpoint;
 mod cli;
+mod crew;
 mod demo_data;
 mod demo_training;
 mod end_to_end;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use glm_batch::model::{DecodeRow, ModelError, PrefillRow, TextModel};
+use glm_batch::model::{DecodeRow, ModelError, PrefillRow, Scores, TextModel};
 use serde_json::Value;
 
 /// A model folder with its goldens.
@@ -165,9 +165,13 @@ pub(crate) fn greedy(
                 block_position: answers[slot].len() as u32 + 1,
             })
             .collect();
-        let logits = model.decode(&step)?;
+        // A device chooses by itself, the CPU gives its logits.
+        let scores = model.decode_likeliest(&step)?;
         for (row, slot) in slots.into_iter().enumerate() {
-            answers[slot].push(argmax(logits.row(row)));
+            answers[slot].push(match &scores {
+                Scores::Logits(logits) => argmax(logits.row(row)),
+                Scores::Likeliest(tokens) => tokens[row],
+            });
         }
     }
     for slot in 0..rows.len() {

@@ -1,0 +1,274 @@
+//! Engines that share the rows of a run: one for each device, each on a thread of its own.
+//!
+//! A model is loaded, used and dropped on its engine's thread, because a device's work has an order only
+//! within a thread. Invariant: a submitted row is returned once, whichever engine takes it, or counted by
+//! [`Crew::drain`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::ids::WindowId;
+use crate::model::{ModelError, TextModel};
+use crate::plan::Budget;
+
+use super::GenerateError;
+use super::codec::TextCodec;
+use super::engine::{Engine, Finished};
+use super::queue::{JobQueue, Phase};
+use super::statistics::EngineStatistics;
+use super::types::Request;
+
+/// Loads a model and says what it may have in flight; called on the thread that will use it.
+pub type LoadModel = Box<dyn FnOnce() -> Result<(Box<dyn TextModel>, Budget), ModelError> + Send>;
+
+/// Engines with one queue.
+pub struct Crew {
+    queue: Arc<JobQueue>,
+    members: Vec<Member>,
+    reports: Receiver<Report>,
+    /// Rows that were submitted and neither returned nor dropped.
+    rows: usize,
+    shared_rows: u64,
+}
+
+/// One engine, seen from outside.
+struct Member {
+    view: Arc<Mutex<View>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// An engine as it stood after its last step.
+#[derive(Clone)]
+struct View {
+    budget: Budget,
+    running: usize,
+    statistics: EngineStatistics,
+}
+
+/// What an engine tells.
+enum Report {
+    Loaded(Result<(), ModelError>),
+    Finished(Vec<Finished>),
+    Dropped(usize),
+    Failed(GenerateError),
+}
+
+impl Crew {
+    /// Starts an engine for each model and waits until all are loaded.
+    ///
+    /// # Errors
+    ///
+    /// The first model that cannot be loaded.
+    pub fn start(codec: Arc<dyn TextCodec>, models: Vec<LoadModel>) -> Result<Self, ModelError> {
+        let queue = Arc::new(JobQueue::new(codec));
+        let (sender, reports) = unbounded();
+        let members: Vec<Member> = models
+            .into_iter()
+            .map(|load| Member::start(load, Arc::clone(&queue), sender.clone()))
+            .collect();
+        let mut crew = Self {
+            queue,
+            members,
+            reports,
+            rows: 0,
+            shared_rows: 0,
+        };
+        for _ in 0..crew.members.len() {
+            match crew.receive(None) {
+                Some(Report::Loaded(loaded)) => loaded?,
+                _ => break,
+            }
+        }
+        Ok(crew)
+    }
+
+    /// Queues a window's rows behind what waits, as [`Engine::submit`] does.
+    pub fn submit(&mut self, window: WindowId, requests: Vec<Request>) {
+        self.rows += requests.len();
+        let bucket_tokens = self.budget().bucket_tokens;
+        let shared = self.queue.submit(window, requests, bucket_tokens);
+        self.shared_rows += shared as u64;
+    }
+
+    /// Rows that have ended since the last call; waits for some no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::Model`] where an engine had to stop. The others go on until the crew is dropped.
+    pub fn finished(&mut self, timeout: Duration) -> Result<Vec<Finished>, GenerateError> {
+        let mut finished = Vec::new();
+        let mut next = self.receive(Some(timeout));
+        while let Some(report) = next {
+            match report {
+                Report::Finished(rows) => {
+                    self.rows -= rows.len();
+                    finished.extend(rows);
+                }
+                Report::Dropped(rows) => self.rows -= rows,
+                Report::Failed(error) => return Err(error),
+                Report::Loaded(_) => {}
+            }
+            next = self.reports.try_recv().ok();
+        }
+        Ok(finished)
+    }
+
+    /// Whether no row is left.
+    pub fn is_idle(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Whether the rows that wait could not fill every slot; see [`Engine::wants_more`].
+    pub fn wants_more(&self) -> bool {
+        self.queue.wants_more(&self.budget(), std::iter::empty())
+    }
+
+    /// Forgets the rows that have not started; what runs goes on, and nothing can be submitted any more.
+    pub fn drain(&mut self) {
+        self.rows -= self.queue.clear();
+        self.queue.turn(Phase::Draining);
+    }
+
+    /// Slots in use.
+    pub fn running(&self) -> usize {
+        self.members
+            .iter()
+            .map(|member| member.view().running)
+            .sum()
+    }
+
+    /// The budgets of all engines together, as they stand.
+    pub fn budget(&self) -> Budget {
+        let budgets = self.members.iter().map(|member| member.view().budget);
+        let together = |a: Budget, b: Budget| Budget {
+            max_batch_size: a.max_batch_size + b.max_batch_size,
+            max_batch_tokens: a.max_batch_tokens.saturating_add(b.max_batch_tokens),
+            bucket_tokens: a.bucket_tokens,
+        };
+        budgets.reduce(together).unwrap_or(NOTHING)
+    }
+
+    /// Counts of all engines since the start; times are those of an engine on average.
+    pub fn statistics(&self) -> EngineStatistics {
+        let views: Vec<View> = self.members.iter().map(Member::view).collect();
+        let mut all = EngineStatistics::together(views.iter().map(|view| &view.statistics));
+        all.shared_rows += self.shared_rows;
+        all
+    }
+
+    /// The next report; `None` where there is none in time.
+    ///
+    /// # Panics
+    ///
+    /// Where an engine's thread has panicked, with its panic.
+    fn receive(&mut self, timeout: Option<Duration>) -> Option<Report> {
+        loop {
+            let wait = timeout.unwrap_or(Duration::from_millis(100));
+            match self.reports.recv_timeout(wait) {
+                Ok(report) => return Some(report),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.pass_panics_on();
+                    if timeout.is_some() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A row of an engine that is gone would be waited for without end.
+    fn pass_panics_on(&mut self) {
+        for member in &mut self.members {
+            if let Some(thread) = member.thread.take_if(|thread| thread.is_finished())
+                && let Err(panic) = thread.join()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.queue.turn(Phase::Closed);
+        for member in &mut self.members {
+            if let Some(thread) = member.thread.take() {
+                // A panic was told by the thread itself, and this may be the unwinding from it.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Member {
+    fn start(load: LoadModel, queue: Arc<JobQueue>, reports: Sender<Report>) -> Self {
+        let view = Arc::new(Mutex::new(View {
+            budget: NOTHING,
+            running: 0,
+            statistics: EngineStatistics::default(),
+        }));
+        let seen = Arc::clone(&view);
+        let thread = std::thread::spawn(move || {
+            let loaded = load().map(|(model, budget)| Engine::of_queue(model, queue, budget));
+            let engine = match loaded {
+                Ok(engine) => engine,
+                Err(error) => return tell(&reports, Report::Loaded(Err(error))),
+            };
+            show(&engine, &seen);
+            tell(&reports, Report::Loaded(Ok(())));
+            work(engine, &seen, &reports);
+        });
+        Self {
+            view,
+            thread: Some(thread),
+        }
+    }
+
+    fn view(&self) -> View {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.clone()
+    }
+}
+
+/// The budget of no engine.
+const NOTHING: Budget = Budget {
+    max_batch_size: 0,
+    max_batch_tokens: 0,
+    bucket_tokens: 1,
+};
+
+/// Runs an engine until the queue is closed or the model fails.
+fn work(mut engine: Engine, seen: &Mutex<View>, reports: &Sender<Report>) {
+    loop {
+        match engine.phase() {
+            Phase::Open => {}
+            Phase::Draining => match engine.drop_taken() {
+                0 => {}
+                rows => tell(reports, Report::Dropped(rows)),
+            },
+            Phase::Closed => return,
+        }
+        let finished = engine.step();
+        show(&engine, seen);
+        match finished {
+            Ok(rows) if rows.is_empty() => {}
+            Ok(rows) => tell(reports, Report::Finished(rows)),
+            Err(error) => return tell(reports, Report::Failed(error)),
+        }
+    }
+}
+
+/// Nobody listens any more once the crew is being dropped.
+fn tell(reports: &Sender<Report>, report: Report) {
+    drop(reports.send(report));
+}
+
+fn show(engine: &Engine, seen: &Mutex<View>) {
+    let mut view = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    view.budget = engine.budget();
+    view.running = engine.running();
+    view.statistics = engine.statistics();
+}

@@ -1,0 +1,108 @@
+//! Jobs that no engine has taken yet, in their order; engines that share a queue share the work.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::ids::WindowId;
+use crate::plan::{Budget, Load, RowLength};
+
+use super::codec::TextCodec;
+use super::job::{Job, jobs};
+use super::types::Request;
+
+/// What engines are to do with their jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Take more as room allows.
+    #[default]
+    Open,
+    /// Finish what runs, forget what has not started.
+    Draining,
+    /// Stop where they are.
+    Closed,
+}
+
+/// Jobs that wait, first in, first out.
+pub(super) struct JobQueue {
+    pub(super) codec: Arc<dyn TextCodec>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) jobs: VecDeque<Job>,
+    phase: Phase,
+}
+
+impl JobQueue {
+    pub(super) fn new(codec: Arc<dyn TextCodec>) -> Self {
+        Self {
+            codec,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The state, locked. A panic elsewhere leaves it whole: jobs are only pushed and popped.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a window's rows behind what waits. Returns how many take the answer of another.
+    pub(super) fn submit(
+        &self,
+        window: WindowId,
+        requests: Vec<Request>,
+        bucket_tokens: u32,
+    ) -> usize {
+        let rows = requests.len();
+        let jobs = jobs(window, requests, self.codec.as_ref(), bucket_tokens);
+        let shared = rows - jobs.len();
+        self.lock().jobs.extend(jobs);
+        self.changed.notify_all();
+        shared
+    }
+
+    /// Rows that wait.
+    pub(super) fn rows(&self) -> usize {
+        self.lock().jobs.iter().map(Job::rows).sum()
+    }
+
+    /// Forgets all rows; how many that is.
+    pub(super) fn clear(&self) -> usize {
+        let jobs = std::mem::take(&mut self.lock().jobs);
+        jobs.iter().map(Job::rows).sum()
+    }
+
+    /// Tells the engines what to do from now on.
+    pub(super) fn turn(&self, phase: Phase) {
+        self.lock().phase = phase;
+        self.changed.notify_all();
+    }
+
+    /// What to do now; an engine that has nothing waits for a job, or for the end.
+    pub(super) fn phase(&self, is_busy: bool) -> Phase {
+        let has_nothing =
+            |state: &mut State| !is_busy && state.jobs.is_empty() && state.phase != Phase::Closed;
+        let state = self.changed.wait_while(self.lock(), has_nothing);
+        state.unwrap_or_else(PoisonError::into_inner).phase
+    }
+
+    /// Whether rows that wait could not fill the budget: `first` ones and then those of the queue.
+    pub(super) fn wants_more(
+        &self,
+        budget: &Budget,
+        first: impl Iterator<Item = RowLength>,
+    ) -> bool {
+        let mut load = Load::default();
+        let state = self.lock();
+        for length in first.chain(state.jobs.iter().map(|job| job.length(0))) {
+            load.add(length.samples as usize, budget.slot_tokens(&length));
+            if load.slots >= budget.max_batch_size || load.tokens >= budget.max_batch_tokens {
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,84 @@
+//! A GPU's memory: what is free, and the pool that the driver keeps for freed tensors.
+//!
+//! Freed memory stays in the pool, because the driver would otherwise hand it back at every copy to the
+//! host and fetch it again for the next step; it is given back when memory runs out.
+
+use candle_core::Device;
+
+/// Bytes that are free on a device; `None` where it does not tell.
+pub fn free_bytes(device: &Device) -> Option<u64> {
+    driver::free_bytes(device)
+}
+
+/// Lets the driver keep what is freed, for the next step.
+pub(super) fn keep_pool(device: &Device) {
+    driver::keep_pool(device);
+}
+
+/// Waits for the device and gives back what it keeps but does not use.
+pub(super) fn trim_pool(device: &Device) {
+    driver::trim_pool(device);
+}
+
+#[cfg(feature = "cuda")]
+mod driver {
+    use std::ffi::c_void;
+
+    use candle_core::Device;
+    use candle_core::cuda_backend::cudarc::driver::result::mem_pool;
+    use candle_core::cuda_backend::cudarc::driver::sys;
+
+    pub(super) fn free_bytes(device: &Device) -> Option<u64> {
+        let Device::Cuda(device) = device else {
+            return None;
+        };
+        let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+        Some(free as u64)
+    }
+
+    #[expect(unsafe_code, reason = "no safe call sets a pool's threshold")]
+    pub(super) fn keep_pool(device: &Device) {
+        let Some(pool) = pool_of(device) else { return };
+        let mut everything = u64::MAX;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the pool is the device's own and lives as long as it; the attribute is a u64.
+        // Without it the device is slower, and nothing else.
+        _ = unsafe {
+            mem_pool::set_attribute(pool, threshold, (&raw mut everything).cast::<c_void>())
+        };
+    }
+
+    #[expect(unsafe_code, reason = "no safe call trims a pool")]
+    pub(super) fn trim_pool(device: &Device) {
+        let Some(pool) = pool_of(device) else { return };
+        if device.synchronize().is_ok() {
+            // SAFETY: the pool is the device's own and lives as long as it.
+            _ = unsafe { mem_pool::trim_to(pool, 0) };
+        }
+    }
+
+    #[expect(unsafe_code, reason = "no safe call finds a device's pool")]
+    fn pool_of(device: &Device) -> Option<sys::CUmemoryPool> {
+        let Device::Cuda(device) = device else {
+            return None;
+        };
+        let number = device.cuda_stream().context().cu_device();
+        let mut pool = std::ptr::null_mut();
+        // SAFETY: the number is a device's, and `pool` is where the driver writes its pool.
+        let found = unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, number) };
+        (found == sys::CUresult::CUDA_SUCCESS).then_some(pool)
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod driver {
+    use candle_core::Device;
+
+    pub(super) fn free_bytes(_: &Device) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn keep_pool(_: &Device) {}
+
+    pub(super) fn trim_pool(_: &Device) {}
+}

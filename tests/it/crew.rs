@@ -1,0 +1,236 @@
+//! Several engines over one queue: no row lost, none doubled, answers as from one engine.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use glm_batch::generate::{Crew, GenerateError, LoadModel, Outcome, Request};
+use glm_batch::ids::{RowId, WindowId};
+use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use glm_batch::plan::Budget;
+use glm_batch::spec::GenerationSpec;
+
+use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};
+
+const WAIT: Duration = Duration::from_millis(20);
+
+fn member(model: FakeModel, budget: Budget) -> LoadModel {
+    Box::new(move || Ok((Box::new(model) as Box<dyn TextModel>, budget)))
+}
+
+fn finish(crew: &mut Crew) -> BTreeMap<RowId, Outcome> {
+    let mut outcomes = BTreeMap::new();
+    while !crew.is_idle() {
+        for finished in crew.finished(WAIT).unwrap() {
+            let before = outcomes.insert(finished.row, finished.outcome);
+            assert!(before.is_none(), "row {} came twice", finished.row);
+        }
+    }
+    assert_eq!(crew.running(), 0);
+    outcomes
+}
+
+fn rows(count: u64) -> Vec<Request> {
+    let settings = [greedy(), sampled(1), sampled(3)].map(Arc::new);
+    let row = |row: u64| {
+        let length = 1 + (row * 7 % 40) as usize;
+        request(
+            row,
+            length,
+            1 + row as u32 % 12,
+            &settings[row as usize % 3],
+        )
+    };
+    (0..count).map(row).collect()
+}
+
+/// Decodes at a pace that lets every engine have its share, and notes each step.
+struct Slow {
+    model: FakeModel,
+    steps: Arc<Mutex<usize>>,
+}
+
+impl TextModel for Slow {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+    fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
+        self.model.prefill(rows)
+    }
+    fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
+        self.model.fork(from, to)
+    }
+    fn decode(&mut self, rows: &[DecodeRow]) -> Result<Logits, ModelError> {
+        *self.steps.lock().unwrap() += 1;
+        std::thread::sleep(Duration::from_millis(1));
+        self.model.decode(rows)
+    }
+    fn release(&mut self, slot: usize) {
+        self.model.release(slot);
+    }
+}
+
+#[test]
+fn engines_share_the_rows_and_answers_are_those_of_one() {
+    let steps: Vec<Arc<Mutex<usize>>> = (0..3).map(|_| Arc::default()).collect();
+    let models = steps.iter().map(|steps| -> LoadModel {
+        let steps = Arc::clone(steps);
+        Box::new(move || {
+            let model = FakeModel::default();
+            Ok((Box::new(Slow { model, steps }), BUDGET))
+        })
+    });
+    let mut crew = Crew::start(Arc::new(Bytes), models.collect()).unwrap();
+    assert_eq!(crew.budget().max_batch_size, 3 * BUDGET.max_batch_size);
+    let rows = rows(120);
+    for (window, rows) in rows.chunks(40).enumerate() {
+        crew.submit(WindowId(window as u32), rows.to_vec());
+    }
+    let outcomes = finish(&mut crew);
+    assert_eq!(outcomes.len(), rows.len());
+    for row in &rows {
+        assert_eq!(outcomes[&row.row], alone(row), "row {}", row.row);
+    }
+    for steps in &steps {
+        assert!(*steps.lock().unwrap() > 0, "an engine had nothing to do");
+    }
+    let statistics = crew.statistics();
+    assert_eq!(statistics.rows, 120);
+    let decoded: usize = steps.iter().map(|steps| *steps.lock().unwrap()).sum();
+    assert_eq!(statistics.decode_steps as usize, decoded);
+}
+
+#[test]
+fn an_engine_that_is_short_of_memory_loses_no_row() {
+    let small = FakeModel {
+        memory: Some(90),
+        ..FakeModel::default()
+    };
+    let models = vec![member(small, BUDGET), member(FakeModel::default(), BUDGET)];
+    let mut crew = Crew::start(Arc::new(Bytes), models).unwrap();
+    let rows = rows(60);
+    crew.submit(WindowId(0), rows.clone());
+    let outcomes = finish(&mut crew);
+    for row in &rows {
+        assert_eq!(outcomes[&row.row], alone(row), "row {}", row.row);
+    }
+}
+
+#[test]
+fn what_has_not_started_can_be_dropped() {
+    let log = Arc::new(Mutex::new(Log::default()));
+    let model = FakeModel {
+        log: Arc::clone(&log),
+        ..FakeModel::default()
+    };
+    let mut crew = Crew::start(Arc::new(Bytes), vec![member(model, BUDGET)]).unwrap();
+    let settings = Arc::new(sampled(9));
+    let rows: Vec<_> = (0..400).map(|row| request(row, 9, 20, &settings)).collect();
+    crew.submit(WindowId(0), rows);
+    while log.lock().unwrap().decodes.is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    crew.drain();
+    let outcomes = finish(&mut crew);
+    assert!(outcomes.len() < 400, "nothing was dropped");
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_ends_the_start() {
+    let broken: LoadModel = Box::new(|| Err(ModelError::Unsupported("no such model".to_owned())));
+    let models = vec![member(FakeModel::default(), BUDGET), broken];
+    let error = Crew::start(Arc::new(Bytes), models).err().unwrap();
+    assert_eq!(error.to_string(), "no such model");
+}
+
+struct Broken(fn() -> Result<Logits, ModelError>);
+
+impl TextModel for Broken {
+    fn vocab_size(&self) -> usize {
+        1
+    }
+    fn prefill(&mut self, _: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
+        (self.0)()
+    }
+    fn fork(&mut self, _: usize, _: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
+    fn decode(&mut self, _: &[DecodeRow]) -> Result<Logits, ModelError> {
+        (self.0)()
+    }
+    fn release(&mut self, _: usize) {}
+}
+
+fn with_broken(call: fn() -> Result<Logits, ModelError>) -> Result<(), GenerateError> {
+    let broken: LoadModel = Box::new(move || Ok((Box::new(Broken(call)), BUDGET)));
+    let models = vec![member(FakeModel::default(), BUDGET), broken];
+    let mut crew = Crew::start(Arc::new(Bytes), models).unwrap();
+    crew.submit(WindowId(0), rows(200));
+    while !crew.is_idle() {
+        crew.finished(WAIT)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_model_that_fails_ends_the_run_and_hangs_nothing() {
+    let error = with_broken(|| Err(ModelError::Unsupported("gone".to_owned()))).unwrap_err();
+    let GenerateError::Model { source, .. } = error else {
+        panic!("another error");
+    };
+    assert_eq!(source.to_string(), "gone");
+}
+
+#[test]
+#[should_panic(expected = "the model broke")]
+fn a_panic_is_passed_on() {
+    with_broken(|| panic!("the model broke")).unwrap();
+}
+
+/// Says which token is the likeliest instead of giving logits.
+struct Chooser(FakeModel);
+
+impl TextModel for Chooser {
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+    fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
+        self.0.prefill(rows)
+    }
+    fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
+        self.0.fork(from, to)
+    }
+    fn decode(&mut self, _: &[DecodeRow]) -> Result<Logits, ModelError> {
+        panic!("the logits of greedy rows are not needed");
+    }
+    fn decode_likeliest(&mut self, rows: &[DecodeRow]) -> Result<Scores, ModelError> {
+        let logits = self.0.decode(rows)?;
+        let first = |row: &[f32]| {
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter().position(|&logit| logit == top).unwrap() as u32
+        };
+        let rows = 0..rows.len();
+        Ok(Scores::Likeliest(
+            rows.map(|row| first(logits.row(row))).collect(),
+        ))
+    }
+    fn release(&mut self, slot: usize) {
+        self.0.release(slot);
+    }
+}
+
+#[test]
+fn plain_greedy_rows_need_no_logits() {
+    let load: LoadModel = Box::new(|| Ok((Box::new(Chooser(FakeModel::default())), BUDGET)));
+    let mut crew = Crew::start(Arc::new(Bytes), vec![load]).unwrap();
+    let plain = Arc::new(GenerationSpec {
+        logprobs: false,
+        ..greedy()
+    });
+    let rows: Vec<_> = (0..30).map(|row| request(row, 9, 12, &plain)).collect();
+    crew.submit(WindowId(0), rows.clone());
+    let outcomes = finish(&mut crew);
+    for row in &rows {
+        assert_eq!(outcomes[&row.row], alone(row));
+    }
+}

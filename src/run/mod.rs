@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub use bench::{BatchSpeed, BenchOptions, BenchReport, bench};
+pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
 pub use plan::{PlanReport, plan};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardLock};

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use glm_batch::kernels::Storage;
 use serde_json::Value;
 
 use crate::support::{Job, both, demo_model, demo_questions, shared, some_questions, stderr};
@@ -306,6 +307,18 @@ fn bench_measures_and_plan_and_run_stand_on_it() {
         for rate in ["prefill", "decode", "products", "reading"] {
             assert!(batch[rate].as_f64().unwrap() > 0.0, "{batch}");
         }
+    }
+    let peaks = report["product_peaks"].as_array().unwrap();
+    let storages: Vec<&str> = peaks
+        .iter()
+        .map(|peak| peak["storage"].as_str().unwrap())
+        .collect();
+    assert_eq!(storages, Storage::ALL.map(Storage::name));
+    for peak in peaks {
+        assert!(
+            peak["operations_per_second"].as_f64().unwrap() > 0.0,
+            "{peak}"
+        );
     }
     assert!(calibrated("f32"));
     let output = job.run_ok(&[]);

@@ -16,6 +16,7 @@ mod plan;
 mod prepare;
 mod shard;
 mod summary;
+mod workload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
 pub use plan::{PlanReport, plan};
+pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardLock};
 use crate::error::{Error, Result};

@@ -168,7 +168,11 @@ fn text(fields: &Map<String, Value>, name: &str) -> Checked<Option<String>> {
 
 fn out_len(fields: &Map<String, Value>) -> Checked<u32> {
     let Some(value) = fields.get(LENGTH_FIELD) else {
-        return Err(missing(fields, LENGTH_FIELD, "the number of tokens of the answer"));
+        return Err(missing(
+            fields,
+            LENGTH_FIELD,
+            "the number of tokens of the answer",
+        ));
     };
     let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
     count.filter(|&count| count > 0).ok_or_else(|| {

@@ -252,7 +252,10 @@ mod tests {
                 r#"{"text": "x", "prefix": 2}"#,
                 "`prefix` must be a text, and is `2`",
             ),
-            (r#"{"text": "x"}"#, "`out_len` is missing\ngive the tokens"),
+            (
+                r#"{"text": "x"}"#,
+                "`out_len` is missing\ngive the number of tokens",
+            ),
             (
                 r#"{"text": "x", "outlen": 3}"#,
                 "`out_len` is missing\nrename `outlen`",

@@ -1,5 +1,7 @@
 //! The errors of all stages in one, and what each means for who started the job.
 
+use std::path::PathBuf;
+
 use crate::checkpoint::CheckpointError;
 use crate::fsio::FsError;
 use crate::generate::GenerateError;
@@ -58,6 +60,18 @@ pub enum Error {
         stage: crate::input::Stage,
         /// Reason.
         reason: String,
+    },
+    /// A line of a workload that cannot be run as it stands.
+    #[error("{}:{line}: {reason}\nhint: {cure}", .path.display())]
+    WorkloadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, with the name of the field.
+        reason: String,
+        /// What helps.
+        cure: String,
     },
     /// The command asks for what the job does not have.
     #[error("{0}")]

@@ -351,6 +351,39 @@ pub fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
     path(number)
 }
 
+/// A folder for files that nobody keeps: it goes with this value.
+#[derive(Debug)]
+pub struct TemporaryFolder {
+    path: PathBuf,
+}
+
+impl TemporaryFolder {
+    /// Makes one in the system's folder for temporary files; its name begins with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError`].
+    pub fn new(prefix: &str) -> Result<Self, FsError> {
+        let parent = std::env::temp_dir();
+        let process = process_number();
+        let path = free_path(|number| parent.join(format!("{prefix}-{process}-{number}")));
+        std::fs::create_dir(&path).map_err(|cause| FsError::new("create", &path, cause))?;
+        Ok(Self { path })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        // What stays behind is the system's to clean.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
 /// The final name that a temporary file was meant for; `None` where it is no temporary file.
 pub fn temporary_target(name: &str) -> Option<&str> {
     let (target, process) = name
@@ -538,6 +571,17 @@ mod tests {
         assert_eq!(temporary_target(name), Some("part-000001.parquet"));
         assert_eq!(temporary_target("part-000001.parquet"), None);
         assert_eq!(temporary_target(".notes.tmp"), None);
+    }
+
+    #[test]
+    fn a_temporary_folder_goes_with_its_value() {
+        let first = TemporaryFolder::new("glm-batch-test").unwrap();
+        let second = TemporaryFolder::new("glm-batch-test").unwrap();
+        assert_ne!(first.path(), second.path());
+        std::fs::write(first.path().join("file"), "x").unwrap();
+        let path = first.path().to_path_buf();
+        drop(first);
+        assert!(!path.exists() && second.path().is_dir());
     }
 
     #[test]

@@ -186,6 +186,13 @@ pub(super) struct BenchArgs {
     /// Decode steps of each measurement
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub(super) steps: usize,
+    /// Time a whole job instead: JSON lines with `text`, `out_len` (the tokens that the answer gets), and
+    /// where wanted `id` and `prefix`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "context", "steps"])]
+    pub(super) workload: Option<PathBuf>,
+    /// Write a line `{"id", "n_tokens"}` for each answer of the workload
+    #[arg(long, value_name = "OUT", requires = "workload")]
+    pub(super) counts: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -1,13 +1,23 @@
-//! `bench`: a model's speed beside the machine's limits.
+//! `bench`: a model's speed beside the machine's limits, or a whole workload end to end.
 
 use std::io::Write;
+use std::path::Path;
 
 use super::args::BenchArgs;
 use super::exit::Exit;
 use super::output::print_json;
-use crate::run::{self, BenchOptions};
+use super::run::stop_on_signals;
+use crate::report::observer_for;
+use crate::run::{self, BenchOptions, StopFlag, WorkloadOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
+    match &args.workload {
+        Some(file) => workload(args, file),
+        None => steps(args),
+    }
+}
+
+fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
     let options = BenchOptions {
         device: args.device.clone(),
         dtype: args.dtype,
@@ -26,4 +36,33 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done("measured"))
+}
+
+fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
+    if let Some(counts) = &args.counts {
+        // A file that cannot be written is found before the work, not after it.
+        run::write_counts(counts, &[])?;
+    }
+    let options = WorkloadOptions {
+        model: args.model.clone(),
+        file: file.to_path_buf(),
+        device: args.device.clone(),
+        dtype: args.dtype,
+    };
+    let stop = StopFlag::default();
+    stop_on_signals(&stop)?;
+    let report = run::workload(&options, &stop, observer_for(false).as_mut())?;
+    if let Some(counts) = &args.counts {
+        run::write_counts(counts, &report.answers)?;
+    }
+    if args.json {
+        print_json(&report)?;
+    } else {
+        write!(std::io::stdout(), "{report}")?;
+    }
+    Ok(if report.wrong.is_empty() {
+        Exit::Done("measured")
+    } else {
+        Exit::WrongLengths
+    })
 }

@@ -15,6 +15,8 @@ pub(super) enum Exit {
     Printed,
     /// What was asked for is done, in a few words.
     Done(&'static str),
+    /// Answers of a workload do not have the length that they must have.
+    WrongLengths,
     /// A run ended in one of the ways that are no error.
     Run(RunEnd),
     /// A retry cannot help.
@@ -36,7 +38,9 @@ impl Exit {
         match self {
             Self::Printed | Self::Done(_) | Self::Run(RunEnd::Finished { .. }) => 0,
             Self::Refused | Self::Damaged | Self::Lost => 2,
-            Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => 3,
+            Self::WrongLengths | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => {
+                3
+            }
             Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
         }
     }
@@ -45,6 +49,10 @@ impl Exit {
         Some(match self {
             Self::Printed => return None,
             Self::Done(words) => words.to_owned(),
+            Self::WrongLengths => {
+                "some answers do not have their `out_len` tokens: what was measured is not the workload"
+                    .to_owned()
+            }
             Self::Run(RunEnd::Finished { already: false }) => {
                 "every row has a result or a recorded failure".to_owned()
             }
@@ -101,6 +109,7 @@ pub(super) fn report(ended: anyhow::Result<Exit>) -> ExitCode {
 
 fn advice(error: &anyhow::Error) -> (u8, &'static str) {
     match error.downcast_ref::<Error>() {
+        Some(Error::Interrupted) => (75, "run the same command again"),
         Some(error) if error.is_temporary() => {
             (75, "the checkpoint is valid, run the same command again")
         }

@@ -69,7 +69,7 @@ fn trial(args: &RunArgs, spec: &JobSpec) -> Option<Selection> {
 }
 
 /// The first signal asks the run to stop, the second ends the process: the journal is safe either way.
-fn stop_on_signals(stop: &StopFlag) -> std::io::Result<()> {
+pub(super) fn stop_on_signals(stop: &StopFlag) -> std::io::Result<()> {
     const INTERRUPTED: i32 = 75;
     for signal in [SIGTERM, SIGINT] {
         // Registered in this order: the second signal finds the flag already set.

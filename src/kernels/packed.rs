@@ -50,6 +50,19 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Every storage, for whoever measures all of them.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8];
+
+    /// The name, as `model.dtype` of a job has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+        }
+    }
+
     /// Bytes of so many weights.
     pub fn bytes(self, weights: usize) -> usize {
         match self {

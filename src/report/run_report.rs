@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{grouped, side_by_side};
+use super::{grouped, line, side_by_side};
 use crate::checkpoint::{Example, Totals};
 use crate::generate::EngineStatistics;
 
@@ -48,7 +48,7 @@ pub struct RunReport {
     pub job: String,
     /// Version of the program.
     pub program: String,
-    /// Where the results are.
+    /// Where the results are; empty where they are not kept.
     pub results: String,
     /// Whether every window of the job is committed.
     pub finished: bool,
@@ -109,7 +109,9 @@ impl fmt::Display for RunReport {
         if let Some(bytes) = self.peak_memory_bytes {
             line(f, "peak memory", &format!("{} MiB", grouped(bytes >> 20)))?;
         }
-        line(f, "results", &self.results)?;
+        if !self.results.is_empty() {
+            line(f, "results", &self.results)?;
+        }
         if self.compares && !self.examples.is_empty() {
             let rows = self.examples.iter().take(SHOWN_EXAMPLES);
             let rows = rows.map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
@@ -152,7 +154,7 @@ impl RunReport {
             f,
             "this run",
             &format!(
-                "{} rows in {:.1} s: {:.0} tokens/s out; prefill {:.0} tokens/s, decode {:.0} tokens/s",
+                "{} rows in {:.1} s: {:.1} tokens/s out; prefill {:.1} tokens/s, decode {:.1} tokens/s",
                 grouped(self.rows_now),
                 times.wall,
                 per_second(engine.completion_tokens, times.wall),
@@ -197,10 +199,6 @@ impl RunReport {
         }
         Ok(())
     }
-}
-
-fn line(f: &mut fmt::Formatter<'_>, what: &str, text: &str) -> fmt::Result {
-    writeln!(f, "  {what:<12} {text}")
 }
 
 fn exact_match(totals: &Totals) -> String {

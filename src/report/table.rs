@@ -1,5 +1,7 @@
 //! Numbers and columns for people: grouped digits, tables that know wide characters.
 
+use std::fmt;
+
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// A number with its digits in groups of three.
@@ -13,6 +15,15 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Writes a line of a summary: what it is about, then the text.
+///
+/// # Errors
+///
+/// The formatter's.
+pub fn line(f: &mut fmt::Formatter<'_>, what: &str, text: &str) -> fmt::Result {
+    writeln!(f, "  {what:<12} {text}")
 }
 
 /// Rows in aligned columns, two spaces apart; no column wider than `widest` cells.

@@ -1,4 +1,5 @@
-//! How fast products are on this machine for a number of rows, and how many rows are enough.
+//! How fast products are on this machine for a number of rows, how many rows are enough, and the most
+//! that it can do.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,16 @@ const TRIES: usize = 3;
 /// How long the products are timed, for all numbers of rows together.
 const TIME: Duration = Duration::from_millis(150);
 
+/// Hidden size of the layer that gives the machine's peak: that of the 350M size, and wide enough for any
+/// larger one to gain nothing.
+const PEAK_HIDDEN: usize = 1024;
+
+/// Rows of the machine's peak: reading the weights takes no time beside computing so many.
+const PEAK_ROWS: usize = 512;
+
+/// How long the machine's peak is timed, for each storage.
+const PEAK_TIME: Duration = Duration::from_millis(100);
+
 /// The share of the best rate that is enough: more rows would take memory and gain little.
 const ENOUGH: f64 = 0.95;
 
@@ -26,30 +37,9 @@ pub(super) struct ProductCurve {
 }
 
 impl ProductCurve {
-    /// Times the product of a hidden state with the widest matrix of a layer; `None` where memory is short.
-    ///
-    /// The fastest of some tries counts, because other work on the machine only slows them.
+    /// Times the products of a model of this width; `None` where memory is short.
     pub(super) fn measure(hidden: usize, storage: Storage) -> Option<Self> {
-        let fill = |_, values: &mut [f32]| values.fill(0.5);
-        let layer = PackedLinear::pack(4 * hidden, hidden, storage, None, &fill).ok()?;
-        let most = ROWS[ROWS.len() - 1];
-        let x = vec![0.5; most * hidden];
-        let mut out = vec![0.0; most * 4 * hidden];
-        let mut rates = [0.0_f64; ROWS.len()];
-        // The first call fetches the memory that the others use again.
-        layer.forward(&x, &mut out, Epilogue::None);
-        let started = Instant::now();
-        let mut tries = 0;
-        while tries < TRIES || started.elapsed() < TIME {
-            tries += 1;
-            for (rate, rows) in rates.iter_mut().zip(ROWS) {
-                let operations = (2 * rows * hidden * 4 * hidden) as f64;
-                let one = Instant::now();
-                let out = &mut out[..rows * 4 * hidden];
-                layer.forward(&x[..rows * hidden], out, Epilogue::None);
-                *rate = rate.max(operations / one.elapsed().as_secs_f64().max(1e-9));
-            }
-        }
+        let rates = product_rates(hidden, storage, ROWS, TIME)?;
         Some(Self { rates })
     }
 
@@ -68,6 +58,52 @@ impl ProductCurve {
             .min()
             .unwrap_or(FEWEST_ROWS)
     }
+}
+
+/// Operations a second that this machine reaches at best in products with such weights; `None` where
+/// memory is short.
+///
+/// The layer is the same for every model, so that it is the machine's limit and not the model's.
+pub(super) fn peak_rate(storage: Storage) -> Option<f64> {
+    let [rate] = product_rates(PEAK_HIDDEN, storage, [PEAK_ROWS], PEAK_TIME)?;
+    Some(rate)
+}
+
+/// Operations a second of the product of a hidden state with the widest matrix of a layer, for each
+/// number of rows; `None` where memory is short.
+///
+/// The fastest of some tries counts, because other work on the machine only slows them.
+fn product_rates<const N: usize>(
+    hidden: usize,
+    storage: Storage,
+    rows: [usize; N],
+    time: Duration,
+) -> Option<[f64; N]> {
+    let width = 4 * hidden;
+    let fill = |_, values: &mut [f32]| values.fill(0.5);
+    let layer = PackedLinear::pack(width, hidden, storage, None, &fill).ok()?;
+    let most = rows.iter().copied().max()?;
+    let x = vec![0.5; most * hidden];
+    let mut out = vec![0.0; most * width];
+    let mut rates = [0.0_f64; N];
+    // The first call fetches the memory that the others use again.
+    layer.forward(&x, &mut out, Epilogue::None);
+    let started = Instant::now();
+    let mut tries = 0;
+    while tries < TRIES || started.elapsed() < time {
+        tries += 1;
+        for (rate, rows) in rates.iter_mut().zip(rows) {
+            let operations = (2 * rows * hidden * width) as f64;
+            let one = Instant::now();
+            layer.forward(
+                &x[..rows * hidden],
+                &mut out[..rows * width],
+                Epilogue::None,
+            );
+            *rate = rate.max(operations / one.elapsed().as_secs_f64().max(1e-9));
+        }
+    }
+    Some(rates)
 }
 
 #[cfg(test)]

@@ -16,13 +16,15 @@ mod plan;
 mod prepare;
 mod shard;
 mod summary;
+mod workload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub use bench::{BatchSpeed, BenchOptions, BenchReport, bench};
+pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
 pub use plan::{PlanReport, plan};
+pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardLock};
 use crate::error::{Error, Result};

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use glm_batch::kernels::Storage;
+use serde_json::{Value, json};
 
 use crate::support::{Job, both, demo_model, demo_questions, shared, some_questions, stderr};
 
@@ -307,6 +308,18 @@ fn bench_measures_and_plan_and_run_stand_on_it() {
             assert!(batch[rate].as_f64().unwrap() > 0.0, "{batch}");
         }
     }
+    let peaks = report["product_peaks"].as_array().unwrap();
+    let storages: Vec<&str> = peaks
+        .iter()
+        .map(|peak| peak["storage"].as_str().unwrap())
+        .collect();
+    assert_eq!(storages, Storage::ALL.map(Storage::name));
+    for peak in peaks {
+        assert!(
+            peak["operations_per_second"].as_f64().unwrap() > 0.0,
+            "{peak}"
+        );
+    }
     assert!(calibrated("f32"));
     let output = job.run_ok(&[]);
     assert!(both(&output).contains("by `bench`"), "{}", both(&output));
@@ -316,4 +329,112 @@ fn bench_measures_and_plan_and_run_stand_on_it() {
     let output = bench(&["--dtype", "q8"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("kept for `plan`"));
     assert!(calibrated("q8"));
+}
+
+/// Runs `bench` with a workload of these lines.
+fn workload(job: &Job, lines: &[String], more: &[&str]) -> std::process::Output {
+    std::fs::write(job.path("workload.jsonl"), lines.join("\n")).unwrap();
+    let words = ["bench", "--workload", "workload.jsonl", "--device", "cpu"];
+    let model = demo_model();
+    let args = [&words, more, &[model.to_str().unwrap()]].concat();
+    let temporary = job.path("tmp");
+    std::fs::create_dir_all(&temporary).unwrap();
+    let output = job.command(&args).env("TMPDIR", &temporary).output();
+    let left = std::fs::read_dir(&temporary).unwrap().count();
+    assert_eq!(left, 0, "the folder of the workload was left behind");
+    output.unwrap()
+}
+
+/// Lines of a workload, and the length that each answer must have.
+fn workload_lines(count: usize) -> (Vec<String>, Vec<u64>) {
+    let lengths: Vec<u64> = (0..count as u64).map(|row| 1 + row * 7 % 40).collect();
+    let line = |(row, out_len): (usize, &u64)| {
+        let text = format!("{row}+{row}等于几？");
+        json!({ "id": format!("p{row}"), "text": text, "prefix": "答案：", "out_len": out_len, "n": 1 })
+            .to_string()
+    };
+    (lengths.iter().enumerate().map(line).collect(), lengths)
+}
+
+#[test]
+fn a_workload_gets_answers_of_exactly_its_lengths() {
+    let job = Job::new(&demo_questions(), MORE);
+    let (mut lines, mut lengths) = workload_lines(40);
+    lines.insert(3, String::new());
+    lines.push(r#"{"prompt": "3+5等于几？", "out_len": 128}"#.to_owned());
+    lengths.push(128);
+    let output = workload(&job, &lines, &["--json", "--counts", "counts.jsonl"]);
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["wrong"], json!([]));
+    let run = &report["run"];
+    assert_eq!(run["finished"], true);
+    assert_eq!(run["totals"]["ok"], 41);
+    assert_eq!(
+        run["totals"]["completion_tokens"],
+        lengths.iter().sum::<u64>()
+    );
+    for time in ["wall", "prefill", "decode"] {
+        assert!(run["times"][time].as_f64().unwrap() > 0.0, "{run}");
+    }
+    let counts = std::fs::read_to_string(job.path("counts.jsonl")).unwrap();
+    let counts: Vec<Value> = counts
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let expected: Vec<Value> = lengths
+        .iter()
+        .enumerate()
+        .map(|(row, tokens)| {
+            let id = if row < 40 {
+                format!("p{row}")
+            } else {
+                "40".to_owned()
+            };
+            json!({ "id": id, "n_tokens": tokens })
+        })
+        .collect();
+    assert_eq!(counts, expected);
+}
+
+#[test]
+fn a_workload_says_what_it_took() {
+    let job = Job::new(&demo_questions(), MORE);
+    let (lines, _) = workload_lines(12);
+    let output = workload(&job, &lines, &["--dtype", "q8"]);
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d+\.\d+", "[n]");
+    settings.add_filter(r"\d+ MiB", "[n] MiB");
+    settings.bind(|| insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap()));
+}
+
+#[test]
+fn a_line_that_is_no_row_of_a_workload_is_named() {
+    let job = Job::new(&demo_questions(), MORE);
+    let mut texts = Vec::new();
+    for (what, line) in [
+        ("not JSON", r#"{"text": "x", "out_len": 3"#),
+        (
+            "a field under another name",
+            r#"{"text": "x", "outlen": 3}"#,
+        ),
+        ("no prompt", r#"{"id": "a", "out_len": 3}"#),
+        ("a wrong type", r#"{"text": "x", "out_len": "three"}"#),
+        ("too long an answer", r#"{"text": "x", "out_len": 129}"#),
+        (
+            "too long a prompt",
+            &format!(r#"{{"text": "{}", "out_len": 3}}"#, "好".repeat(200)),
+        ),
+    ] {
+        let lines = [r#"{"text": "3+5等于几？", "out_len": 3}"#, "", line].map(str::to_owned);
+        let output = workload(&job, &lines, &[]);
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        assert!(output.stdout.is_empty(), "{}", both(&output));
+        texts.push(format!("# {what}\n{}", stderr(&output)));
+    }
+    let output = workload(&job, &[], &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    texts.push(format!("# no rows\n{}", stderr(&output)));
+    insta::assert_snapshot!(texts.join("\n"));
 }

@@ -1,0 +1,65 @@
+//! A file of questions that the benches make themselves, and the job that reads it.
+
+use std::io::Write;
+use std::path::Path;
+
+use glm_batch::fsio;
+use glm_batch::input::{InputIndex, MAX_WINDOW_BYTES, ScanOptions, resolve_files, scan};
+use glm_batch::spec::{self, JobSpec};
+
+/// Rows of the file: as many as a window has.
+pub(crate) const ROWS: usize = 8192;
+
+/// One row: an id, a question of 20 to 300 characters, a number that is carried through.
+pub(crate) fn row(number: usize) -> (String, String, i64) {
+    let length = 20 + number * 7919 % 281;
+    let question = "法国的首都是哪座城市？".chars().cycle().skip(number % 11);
+    (
+        format!("row-{number}"),
+        question.take(length).collect(),
+        number as i64,
+    )
+}
+
+/// Writes the rows as JSON lines.
+pub(crate) fn write_jsonl(path: &Path) {
+    fsio::write_atomic(path, |out| {
+        for (id, question, number) in (0..ROWS).map(row) {
+            writeln!(
+                out,
+                r#"{{"id":"{id}","question":"{question}","number":{number}}}"#
+            )?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// The job that reads a file of `folder`.
+pub(crate) fn job(folder: &Path, file: &str) -> JobSpec {
+    let text = format!(
+        r#"
+        version = 1
+        model.path = "model"
+        input.path = "{file}"
+        input.columns = {{ id = "id", prompt = "question" }}
+        output.path = "out"
+        "#
+    );
+    spec::parse(&text, "bench", folder, &[]).unwrap()
+}
+
+/// The first pass over the job's input.
+pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
+    let files = resolve_files(&job.input, &job.output.path).unwrap();
+    let options = ScanOptions {
+        spec: &job.input,
+        prompt: &job.prompt,
+        files: &files,
+        window_rows: job.batch.window_rows,
+        max_window_bytes: MAX_WINDOW_BYTES,
+        previous: None,
+        is_interrupted: &|| false,
+    };
+    scan(&options).unwrap().index
+}

@@ -1,0 +1,83 @@
+//! What the machine could do at best: memory, products, and a model's own products.
+//!
+//! Two limits are measured, not looked up. All figures are the best of some tries, because other work on
+//! the machine only slows them.
+
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use super::super::curve;
+use super::report::ProductPeak;
+use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
+use crate::model::Glm;
+
+/// Bytes that are read to measure memory; more than caches hold.
+const READ_BYTES: usize = 256 << 20;
+
+/// Bytes that one task reads.
+const READ_TASK: usize = 1 << 20;
+
+/// How long each limit is measured.
+const LIMIT_TIME: Duration = Duration::from_millis(400);
+
+/// The machine's best rate of products with weights in each storage; those are left out for which memory
+/// is short.
+pub(super) fn product_peaks() -> Vec<ProductPeak> {
+    let peak = |storage: Storage| {
+        Some(ProductPeak {
+            storage: storage.name().to_owned(),
+            operations_per_second: curve::peak_rate(storage)?,
+        })
+    };
+    Storage::ALL.into_iter().filter_map(peak).collect()
+}
+
+/// Tokens a second if a step were its products and nothing else; `None` on a device.
+pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
+    let layers = glm.packed_layers();
+    let widest = |width: fn(&PackedLinear) -> usize| layers.iter().map(|layer| width(layer)).max();
+    let x = vec![0.5; rows * widest(PackedLinear::width_in)?];
+    let mut out = vec![0.0; rows * widest(PackedLinear::width_out)?];
+    let seconds = best(|| {
+        // As in a step: the pool is entered once, not once a product.
+        rayon::scope(|_| {
+            for layer in &layers {
+                let x = &x[..rows * layer.width_in()];
+                let out = &mut out[..rows * layer.width_out()];
+                layer.forward(x, out, Epilogue::None);
+            }
+        });
+    });
+    Some(rows as f64 / seconds)
+}
+
+/// Bytes a second that all threads together read from memory; `None` where too little is left.
+pub(super) fn read_rate() -> Option<f64> {
+    let mut bytes = Pages::<u64>::zeroed(READ_BYTES / size_of::<u64>()).ok()?;
+    bytes.fill(1);
+    let seconds = best(|| {
+        let sum = |part: &[u64]| {
+            part.iter()
+                .fold(0_u64, |sum, &value| sum.wrapping_add(value))
+        };
+        let sum: u64 = bytes
+            .par_chunks(READ_TASK / size_of::<u64>())
+            .map(sum)
+            .sum();
+        std::hint::black_box(sum);
+    });
+    Some(READ_BYTES as f64 / seconds)
+}
+
+/// Seconds of the fastest of the calls that fit into [`LIMIT_TIME`].
+fn best(mut call: impl FnMut()) -> f64 {
+    let started = Instant::now();
+    let mut best = f64::INFINITY;
+    while best.is_infinite() || started.elapsed() < LIMIT_TIME {
+        let one = Instant::now();
+        call();
+        best = best.min(one.elapsed().as_secs_f64().max(1e-9));
+    }
+    best
+}

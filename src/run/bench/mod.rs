@@ -1,0 +1,159 @@
+//! A model's speed on this machine, beside what the machine could do at best.
+//!
+//! `limits` measures what memory and products allow, `report` holds the figures and prints them.
+
+mod limits;
+mod report;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub use report::{BatchSpeed, BenchReport, ProductPeak};
+
+use super::calibration::{self, Subject};
+use super::prepare::{device_choice, precision};
+use crate::error::{Error, Result};
+use crate::model::{self, DecodeRow, Glm, GlmConfig, PrefillRow, TextModel};
+use crate::spec::{DeviceSpec, DtypeSpec};
+
+/// How often contexts are read.
+const PREFILLS: usize = 2;
+
+/// Tokens of contexts that are read at once, as far as the rows have so many; the other rows copy them.
+const PREFILL_TOKENS: usize = 1024;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Device of the model.
+    pub device: DeviceSpec,
+    /// Precision of the weights.
+    pub dtype: DtypeSpec,
+    /// Rows in flight, one measurement each.
+    pub batches: Vec<NonZeroUsize>,
+    /// Tokens of each row's context.
+    pub context: usize,
+    /// Decode steps of each measurement.
+    pub steps: usize,
+}
+
+/// Measures a model, and keeps what it found for the estimates of `plan`. The second value is the file
+/// that it is kept in, if it could be written.
+///
+/// # Errors
+///
+/// What loading the model would refuse; [`Error::Usage`] where context and steps do not fit the model.
+pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Option<PathBuf>)> {
+    let config = GlmConfig::load(folder)?;
+    let (context, steps) = (options.context, options.steps);
+    let positions = config.max_sequence_length;
+    if context < 2 || steps == 0 || context.saturating_add(steps) > positions {
+        return Err(Error::Usage(format!(
+            "{context} context tokens and {steps} steps cannot be measured\nhint: at least 2 tokens and 1 step, and no more together than the model's {positions} positions"
+        )));
+    }
+    let devices = model::find_devices(&device_choice(&options.device))?;
+    let [device] = devices[..] else {
+        return Err(Error::Usage(format!(
+            "{} devices cannot be measured together\nhint: name one, such as `cuda:0`",
+            devices.len()
+        )));
+    };
+    let device = device.open()?;
+    let precision = precision(options.dtype, device.is_cpu());
+    let started = Instant::now();
+    let mut glm = Glm::load(folder, &device, precision)?;
+    let load_seconds = started.elapsed().as_secs_f64();
+    let storage = glm.weight_storage();
+    let weight_bytes = storage.bytes(config.matrix_weights()) as u64;
+    let read_rate = device.is_cpu().then(limits::read_rate).flatten();
+    let product_peaks = if device.is_cpu() {
+        limits::product_peaks()
+    } else {
+        Vec::new()
+    };
+    let mut batches = Vec::with_capacity(options.batches.len());
+    for rows in options.batches.iter().map(|rows| rows.get()) {
+        let (prefill, decode) = run_batch(&mut glm, &config, rows, context, steps)?;
+        batches.push(BatchSpeed {
+            rows,
+            prefill,
+            decode,
+            products: limits::product_rate(&glm, rows),
+            reading: read_rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
+        });
+    }
+    let report = BenchReport {
+        model: folder.display().to_string(),
+        device: if device.is_cpu() { "cpu" } else { "gpu" }.to_owned(),
+        dtype: precision.name().to_owned(),
+        threads: rayon::current_num_threads(),
+        load_seconds,
+        weight_bytes,
+        operations_per_token: 2 * config.matrix_weights() as u64,
+        read_bytes_per_second: read_rate,
+        product_peaks,
+        context,
+        batches,
+    };
+    let subject = Subject {
+        config: &config,
+        weight_bytes,
+        on_cpu: device.is_cpu(),
+    };
+    let kept = calibration::keep(&subject, &report);
+    Ok((report, kept))
+}
+
+/// Prefill and decode tokens a second; the fastest of the steps counts.
+fn run_batch(
+    glm: &mut Glm,
+    config: &GlmConfig,
+    rows: usize,
+    context: usize,
+    steps: usize,
+) -> Result<(f64, f64)> {
+    let ids: Vec<u32> = (0..context)
+        .map(|at| (at * 37 % config.vocab_size) as u32)
+        .collect();
+    let mask_position = context as u32 - 1;
+    let read = rows.min(PREFILL_TOKENS.div_ceil(context));
+    let contexts: Vec<PrefillRow<'_>> = (0..read)
+        .map(|slot| PrefillRow {
+            slot,
+            ids: &ids,
+            start: 0,
+            mask_position,
+            capacity: context + steps + 1,
+        })
+        .collect();
+    let mut prefill_seconds = f64::INFINITY;
+    for _ in 0..PREFILLS {
+        let started = Instant::now();
+        glm.prefill(&contexts)?;
+        prefill_seconds = prefill_seconds.min(started.elapsed().as_secs_f64());
+    }
+    for slot in read..rows {
+        glm.fork(slot % read, slot)?;
+    }
+    let mut step_seconds = f64::INFINITY;
+    for step in 0..steps {
+        let rows: Vec<DecodeRow> = (0..rows)
+            .map(|slot| DecodeRow {
+                slot,
+                id: (slot * 7 % config.vocab_size) as u32,
+                mask_position,
+                block_position: step as u32 + 2,
+            })
+            .collect();
+        let started = Instant::now();
+        glm.decode(&rows)?;
+        step_seconds = step_seconds.min(started.elapsed().as_secs_f64());
+    }
+    for slot in 0..rows {
+        glm.release(slot);
+    }
+    let tokens = (read * context) as f64;
+    Ok((tokens / prefill_seconds, rows as f64 / step_seconds))
+}

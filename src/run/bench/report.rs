@@ -1,0 +1,129 @@
+//! What `bench` measured, and how it is printed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::{grouped, table};
+
+/// What was measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BenchReport {
+    /// Folder of the model.
+    pub model: String,
+    /// Kind of device.
+    pub device: String,
+    /// Precision of the weights.
+    pub dtype: String,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Seconds from the folder to a model that is ready.
+    pub load_seconds: f64,
+    /// Bytes of the weights that every step reads.
+    pub weight_bytes: u64,
+    /// Operations of one token in the products, logits included.
+    pub operations_per_token: u64,
+    /// Bytes a second that memory gives; absent on a device.
+    pub read_bytes_per_second: Option<f64>,
+    /// The machine's best rate of products by what the weights are stored as; empty on a device.
+    #[serde(default)]
+    pub product_peaks: Vec<ProductPeak>,
+    /// Tokens of each context.
+    pub context: usize,
+    /// One entry a batch size.
+    pub batches: Vec<BatchSpeed>,
+}
+
+/// The machine's best rate of products with weights in one storage, all threads together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProductPeak {
+    /// What the weights are stored as.
+    pub storage: String,
+    /// Operations a second.
+    pub operations_per_second: f64,
+}
+
+/// Speed of one batch size.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchSpeed {
+    /// Rows in flight.
+    pub rows: usize,
+    /// Context tokens a second.
+    pub prefill: f64,
+    /// Answer tokens a second.
+    pub decode: f64,
+    /// Answer tokens a second if nothing but the products were done; absent on a device.
+    pub products: Option<f64>,
+    /// Answer tokens a second if nothing but reading the weights took time; absent on a device.
+    pub reading: Option<f64>,
+}
+
+impl fmt::Display for BenchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}: {}, {}, {} threads, ready in {:.2} s",
+            self.model, self.device, self.dtype, self.threads, self.load_seconds
+        )?;
+        writeln!(
+            f,
+            "  a step reads {} MiB of weights, a token takes {:.2} GFLOP of products",
+            grouped(self.weight_bytes >> 20),
+            self.operations_per_token as f64 / 1e9
+        )?;
+        if let Some(rate) = self.read_bytes_per_second {
+            writeln!(f, "  memory is read at {:.1} GB/s", rate / 1e9)?;
+        }
+        if !self.product_peaks.is_empty() {
+            writeln!(f, "  products reach {} GFLOP/s", self.peaks())?;
+        }
+        writeln!(
+            f,
+            "  contexts of {} tokens; tokens a second:\n",
+            self.context
+        )?;
+        let heading = [
+            "rows",
+            "prefill",
+            "decode",
+            "products alone",
+            "reading alone",
+            "share",
+        ];
+        let mut lines = vec![heading.map(str::to_owned).to_vec()];
+        lines.extend(self.batches.iter().map(BatchSpeed::line));
+        f.write_str(&table(&lines, usize::MAX))
+    }
+}
+
+impl BenchReport {
+    fn peaks(&self) -> String {
+        let peaks = self.product_peaks.iter().map(|peak| {
+            let rate = peak.operations_per_second / 1e9;
+            format!("{rate:.1} ({})", peak.storage)
+        });
+        peaks.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl BatchSpeed {
+    fn line(&self) -> Vec<String> {
+        let rate =
+            |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+        let limit = self.products.map(|products| {
+            let reading = self.reading.unwrap_or(f64::INFINITY);
+            products.min(reading)
+        });
+        vec![
+            self.rows.to_string(),
+            rate(Some(self.prefill)),
+            rate(Some(self.decode)),
+            rate(self.products),
+            rate(self.reading),
+            limit.map_or_else(
+                || "-".to_owned(),
+                |limit| format!("{:.0}%", self.decode / limit * 100.0),
+            ),
+        ]
+    }
+}

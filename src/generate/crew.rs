@@ -4,11 +4,13 @@
 //! within a thread. Invariant: a submitted row is returned once, whichever engine takes it, or counted by
 //! [`Crew::drain`].
 
+use std::any::Any;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
@@ -21,6 +23,9 @@ use super::queue::{JobQueue, Phase};
 use super::statistics::EngineStatistics;
 use super::types::Request;
 
+/// How long a model that is being loaded is waited for before its thread is looked at.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
 /// Loads a model and says what it may have in flight; called on the thread that will use it.
 pub type LoadModel = Box<dyn FnOnce() -> Result<(Box<dyn TextModel>, Budget), ModelError> + Send>;
 
@@ -32,6 +37,14 @@ pub struct Crew {
     /// Rows that were submitted and neither returned nor dropped.
     rows: usize,
     shared_rows: u64,
+    /// Why an engine is gone; told once what the others had finished is returned.
+    failure: Option<Failure>,
+}
+
+/// Why an engine is gone.
+enum Failure {
+    Model(GenerateError),
+    Panic(Box<dyn Any + Send>),
 }
 
 /// One engine, seen from outside.
@@ -75,11 +88,22 @@ impl Crew {
             reports,
             rows: 0,
             shared_rows: 0,
+            failure: None,
         };
-        for _ in 0..crew.members.len() {
-            match crew.receive(None) {
-                Some(Report::Loaded(loaded)) => loaded?,
-                _ => break,
+        let mut loading = crew.members.len();
+        while loading > 0 {
+            match crew.reports.recv_timeout(LONGEST_WAIT) {
+                Ok(Report::Loaded(loaded)) => {
+                    loaded?;
+                    loading -= 1;
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    crew.notice_panics();
+                    if let Some(Failure::Panic(panic)) = crew.failure.take() {
+                        resume_unwind(panic);
+                    }
+                }
             }
         }
         Ok(crew)
@@ -97,10 +121,15 @@ impl Crew {
     ///
     /// # Errors
     ///
-    /// [`GenerateError::Model`] where an engine had to stop. The others go on until the crew is dropped.
+    /// [`GenerateError::Model`] where an engine had to stop, once the rows that had ended before are
+    /// returned. The crew takes no more rows then.
+    ///
+    /// # Panics
+    ///
+    /// As an engine did that panicked.
     pub fn finished(&mut self, timeout: Duration) -> Result<Vec<Finished>, GenerateError> {
         let mut finished = Vec::new();
-        let mut next = self.receive(Some(timeout));
+        let mut next = self.reports.recv_timeout(timeout).ok();
         while let Some(report) = next {
             match report {
                 Report::Finished(rows) => {
@@ -108,10 +137,18 @@ impl Crew {
                     finished.extend(rows);
                 }
                 Report::Dropped(rows) => self.rows -= rows,
-                Report::Failed(error) => return Err(error),
+                Report::Failed(error) => self.fail(Failure::Model(error)),
                 Report::Loaded(_) => {}
             }
             next = self.reports.try_recv().ok();
+        }
+        self.notice_panics();
+        if finished.is_empty() {
+            match self.failure.take() {
+                Some(Failure::Model(error)) => return Err(error),
+                Some(Failure::Panic(panic)) => resume_unwind(panic),
+                None => {}
+            }
         }
         Ok(finished)
     }
@@ -126,7 +163,7 @@ impl Crew {
         self.queue.wants_more(&self.budget(), std::iter::empty())
     }
 
-    /// Forgets the rows that have not started; what runs goes on, and nothing can be submitted any more.
+    /// Forgets the rows that have not started; what runs goes on. Nothing may be submitted afterwards.
     pub fn drain(&mut self) {
         self.rows -= self.queue.clear();
         self.queue.turn(Phase::Draining);
@@ -159,35 +196,21 @@ impl Crew {
         all
     }
 
-    /// The next report; `None` where there is none in time.
-    ///
-    /// # Panics
-    ///
-    /// Where an engine's thread has panicked, with its panic.
-    fn receive(&mut self, timeout: Option<Duration>) -> Option<Report> {
-        loop {
-            let wait = timeout.unwrap_or(Duration::from_millis(100));
-            match self.reports.recv_timeout(wait) {
-                Ok(report) => return Some(report),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    self.pass_panics_on();
-                    if timeout.is_some() {
-                        return None;
-                    }
-                }
-            }
+    /// Rows of an engine that is gone would be waited for without end.
+    fn notice_panics(&mut self) {
+        let mut ended = self.members.iter_mut().filter_map(|member| {
+            let thread = member.thread.take_if(|thread| thread.is_finished())?;
+            thread.join().err()
+        });
+        if let Some(panic) = ended.next() {
+            self.fail(Failure::Panic(panic));
         }
     }
 
-    /// A row of an engine that is gone would be waited for without end.
-    fn pass_panics_on(&mut self) {
-        for member in &mut self.members {
-            if let Some(thread) = member.thread.take_if(|thread| thread.is_finished())
-                && let Err(panic) = thread.join()
-            {
-                std::panic::resume_unwind(panic);
-            }
-        }
+    /// Stops the engines that are left; the first failure is the one that is told.
+    fn fail(&mut self, failure: Failure) {
+        self.queue.turn(Phase::Closed);
+        self.failure.get_or_insert(failure);
     }
 }
 
@@ -247,7 +270,10 @@ fn work(mut engine: Engine, seen: &Mutex<View>, reports: &Sender<Report>) {
             Phase::Open => {}
             Phase::Draining => match engine.drop_taken() {
                 0 => {}
-                rows => tell(reports, Report::Dropped(rows)),
+                rows => {
+                    show(&engine, seen);
+                    tell(reports, Report::Dropped(rows));
+                }
             },
             Phase::Closed => return,
         }

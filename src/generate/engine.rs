@@ -1,7 +1,7 @@
 //! The scheduler: queued jobs into slots, one prefill group or one decode step at a time.
 //!
-//! Several engines may take from one queue, each what it starts at once, so that none is left with rows
-//! while another has nothing to do.
+//! Several engines may take from one queue, each what it starts at once; what cannot start for want of memory
+//! goes back, so that none is left with rows while another has nothing to do.
 //!
 //! Invariant: every submitted row is returned exactly once, or dropped by [`Engine::drop_waiting`];
 //! a slot belongs to one answer, and what the slots cost is what [`crate::plan`] admitted. Memory that
@@ -446,9 +446,11 @@ impl Engine {
     fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
         let started: usize = starting.iter().map(|row| row.slots.len()).sum();
         if self.slots.len() + started <= 1 {
-            let alone = starting.first().map(|row| row.job);
-            let alone = alone.or_else(|| self.slots.values().next().map(|answer| answer.job));
-            return alone.map(|job| self.fail_alone(job)).unwrap_or_default();
+            let running = self.slots.values().next().map(|answer| answer.job);
+            let Some(alone) = starting.first().map(|row| row.job).or(running) else {
+                return Vec::new();
+            };
+            return self.fail_or_restart(alone);
         }
         self.statistics.oom_retries += 1;
         self.budget = self.budget.halved(self.load.tokens + attempted);
@@ -457,7 +459,38 @@ impl Engine {
                 self.put_back_last();
             }
         }
+        self.give_back();
         Vec::new()
+    }
+
+    /// A row that ran out of memory alone begins anew once, because a model may give back what longer rows
+    /// have left when it reads; then it fails.
+    fn fail_or_restart(&mut self, id: u64) -> Vec<Finished> {
+        let is_running = !self.slots.is_empty();
+        match self.jobs.get_mut(&id) {
+            Some(job) if is_running && !job.was_restarted => {
+                job.was_restarted = true;
+                self.put_back_last();
+                Vec::new()
+            }
+            _ => self.fail_alone(id),
+        }
+    }
+
+    /// Gives taken jobs that have not begun back to the queue, where another engine may have room for them.
+    fn give_back(&mut self) {
+        let mut state = self.queue.lock();
+        while let Some(job) = self
+            .waiting
+            .back()
+            .filter(|id| self.jobs.get(id).is_some_and(Job::has_not_begun))
+            .and_then(|id| self.jobs.remove(id))
+        {
+            self.waiting.pop_back();
+            state.jobs.push_front(job);
+        }
+        drop(state);
+        self.queue.wake();
     }
 
     fn fail_alone(&mut self, id: u64) -> Vec<Finished> {

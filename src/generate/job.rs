@@ -36,6 +36,8 @@ pub(super) struct Job {
     samples: Vec<Option<Sample>>,
     /// Samples that have no slot yet.
     pub(super) pending: VecDeque<u32>,
+    /// Whether it has begun anew because memory ran out while it ran alone.
+    pub(super) was_restarted: bool,
 }
 
 impl Job {
@@ -52,12 +54,18 @@ impl Job {
             max_new_tokens: request.max_new_tokens.max(1),
             samples: vec![None; samples as usize],
             pending: (0..samples).collect(),
+            was_restarted: false,
         }
     }
 
     /// Rows that wait for this job.
     pub(super) fn rows(&self) -> usize {
         self.members.len()
+    }
+
+    /// Whether no sample has a slot or an end.
+    pub(super) fn has_not_begun(&self) -> bool {
+        self.pending.len() == self.samples.len()
     }
 
     /// Its context, without the start token.

@@ -60,8 +60,13 @@ impl JobQueue {
         let jobs = jobs(window, requests, self.codec.as_ref(), bucket_tokens);
         let shared = rows - jobs.len();
         self.lock().jobs.extend(jobs);
-        self.changed.notify_all();
+        self.wake();
         shared
+    }
+
+    /// Wakes the engines that wait for a job.
+    pub(super) fn wake(&self) {
+        self.changed.notify_all();
     }
 
     /// Rows that wait.
@@ -78,7 +83,7 @@ impl JobQueue {
     /// Tells the engines what to do from now on.
     pub(super) fn turn(&self, phase: Phase) {
         self.lock().phase = phase;
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// What to do now; an engine that has nothing waits for a job, or for the end.

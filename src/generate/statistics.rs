@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Counts and times of one engine since it was made.
+/// Counts and times of an engine since it was made, or of several side by side.
+///
+/// Of several, counts and peaks are summed, and times are those of an engine on average.
 ///
 /// # Units
 ///
@@ -48,12 +50,13 @@ pub struct EngineStatistics {
 }
 
 impl EngineStatistics {
-    /// Those of engines that ran side by side: counts are summed, times averaged.
+    /// Those of engines that ran side by side: counts and peaks are summed, times averaged over the engines
+    /// that had work.
     pub(super) fn together<'a>(engines: impl Iterator<Item = &'a Self>) -> Self {
         let mut all = Self::default();
-        let mut count = 0.0_f64;
+        let mut busy = 0_u32;
         for one in engines {
-            count += 1.0;
+            busy += u32::from(one.prefill_batches > 0);
             all.rows += one.rows;
             all.failed_rows += one.failed_rows;
             all.shared_rows += one.shared_rows;
@@ -72,9 +75,10 @@ impl EngineStatistics {
             all.oom_retries += one.oom_retries;
             all.token_limit = all.token_limit.saturating_add(one.token_limit);
         }
-        all.prefill_seconds /= count.max(1.0);
-        all.decode_seconds /= count.max(1.0);
-        all.sampling_seconds /= count.max(1.0);
+        let busy = f64::from(busy.max(1));
+        all.prefill_seconds /= busy;
+        all.decode_seconds /= busy;
+        all.sampling_seconds /= busy;
         all
     }
 

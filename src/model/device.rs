@@ -5,6 +5,7 @@ use std::fmt;
 use candle_core::{DType, Device};
 
 use super::ModelError;
+use super::driver::cuda_devices;
 
 /// Which devices a model may run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,11 +190,9 @@ pub fn find_devices(choice: &DeviceChoice) -> Result<Vec<DeviceId>, ModelError> 
         DeviceChoice::Cpu => vec![DeviceId::Cpu],
         DeviceChoice::Cuda(numbers) => numbers.iter().copied().map(DeviceId::Cuda).collect(),
         DeviceChoice::CudaAll => {
-            let first = DeviceId::Cuda(0);
-            first.open()?;
-            let others = (1..).map(DeviceId::Cuda);
-            let others = others.take_while(|device| device.open().is_ok());
-            return Ok([first].into_iter().chain(others).collect());
+            // Without a device the first one says why.
+            let count = cuda_devices().unwrap_or_default().max(1);
+            (0..count).map(DeviceId::Cuda).collect()
         }
         DeviceChoice::Metal => vec![DeviceId::Metal],
     };

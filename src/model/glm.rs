@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 use crate::kernels::{PackedLinear, Storage};
 
 use super::cache::Cache;
-use super::device_memory::{keep_pool, trim_pool};
-use super::likeliest::likeliest;
+use super::driver::{keep_pool, trim_pool};
+use super::likeliest::Likeliest;
 use super::network::Network;
 use super::padded::PaddedCache;
 use super::ragged::RaggedCache;
@@ -21,6 +21,8 @@ pub struct Glm {
     config: GlmConfig,
     pub(super) network: Network,
     cache: Box<dyn Cache>,
+    /// Where the device chooses; the CPU gives its logits.
+    likeliest: Option<Likeliest>,
 }
 
 impl std::fmt::Debug for Glm {
@@ -70,10 +72,15 @@ impl Glm {
             Backend::Packed => Box::new(RaggedCache::new(&config)),
             Backend::Padded => Box::new(PaddedCache::new(&config, device, network.dtype)),
         };
+        let likeliest = match backend {
+            Backend::Packed => None,
+            Backend::Padded => Some(Likeliest::new(config.vocab_size, device)?),
+        };
         Ok(Self {
             config,
             network,
             cache,
+            likeliest,
         })
     }
 
@@ -126,13 +133,17 @@ impl Glm {
     fn scores(&self, hidden: &Tensor) -> Result<Scores, ModelError> {
         let normalized = self.network.normalize(hidden)?;
         let logits = self.network.logits_there(&normalized)?;
-        Ok(match likeliest(&logits)? {
-            Some(tokens) => Scores::Likeliest(tokens),
-            None => Scores::Logits(Logits {
-                vocab_size: self.config.vocab_size,
-                values: logits.flatten_all()?.to_vec1()?,
-            }),
-        })
+        let tokens = match &self.likeliest {
+            Some(likeliest) => likeliest.of(&logits)?,
+            None => None,
+        };
+        if let Some(tokens) = tokens {
+            return Ok(Scores::Likeliest(tokens));
+        }
+        Ok(Scores::Logits(Logits {
+            vocab_size: self.config.vocab_size,
+            values: logits.flatten_all()?.to_vec1()?,
+        }))
     }
 
     /// A result, after memory that only the device's pool still holds was given back where it ran out.
@@ -208,7 +219,7 @@ impl TextModel for Glm {
     }
 
     fn decode_likeliest(&mut self, rows: &[DecodeRow]) -> Result<Scores, ModelError> {
-        if self.network.is_packed() || rows.is_empty() {
+        if self.likeliest.is_none() || rows.is_empty() {
             return self.decode(rows).map(Scores::Logits);
         }
         let hidden = self.hidden(rows);

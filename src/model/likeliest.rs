@@ -1,43 +1,57 @@
 //! The likeliest token of each row, found where the logits are.
 
-use candle_core::{D, DType, Result as TensorResult, Tensor};
+use candle_core::{D, DType, Device, Result as TensorResult, Tensor};
 
-/// The lowest id of the largest logit of each row; `None` where some logit is not finite.
+/// The likeliest token of each row over one vocabulary.
 ///
 /// Candle's `argmax` takes any of equal logits on CUDA. Here the largest of `vocabulary - id` over the
-/// equal ones decides, in f32, which holds such numbers exactly; one copy of two numbers a row follows.
-///
-/// # Shapes
-///
-/// `logits` is (rows, vocabulary), f32.
-pub(super) fn likeliest(logits: &Tensor) -> TensorResult<Option<Vec<u32>>> {
-    let vocabulary = logits.dim(D::Minus1)?;
-    let top = logits.max_keepdim(D::Minus1)?;
-    let from_end: Vec<f32> = (0..vocabulary).map(|id| (vocabulary - id) as f32).collect();
-    let from_end = Tensor::from_vec(from_end, (1, vocabulary), logits.device())?;
-    let is_top = logits.broadcast_eq(&top)?.to_dtype(DType::F32)?;
-    let first = is_top.broadcast_mul(&from_end)?.max_keepdim(D::Minus1)?;
-    // A sum is finite only where all its terms are.
-    let sum = logits.sum_keepdim(D::Minus1)?;
-    let found = Tensor::cat(&[first, sum], D::Minus1)?.to_vec2::<f32>()?;
-    let id = |row: &Vec<f32>| {
-        row[1]
-            .is_finite()
-            .then(|| (vocabulary as f32 - row[0]) as u32)
-    };
-    Ok(found.iter().map(id).collect())
+/// equal ones decides, and one copy of two numbers a row follows.
+pub(super) struct Likeliest {
+    /// `vocabulary - id` for each id, (1, vocabulary), f32.
+    from_end: Tensor,
+}
+
+impl Likeliest {
+    /// For a vocabulary that f32 can count: up to 2^24 tokens.
+    pub(super) fn new(vocabulary: usize, device: &Device) -> TensorResult<Self> {
+        let from_end: Vec<f32> = (0..vocabulary).map(|id| (vocabulary - id) as f32).collect();
+        let from_end = Tensor::from_vec(from_end, (1, vocabulary), device)?;
+        Ok(Self { from_end })
+    }
+
+    /// The lowest id of the largest logit of each row; `None` where some logit is not finite.
+    ///
+    /// # Shapes
+    ///
+    /// `logits` is (rows, vocabulary), f32.
+    pub(super) fn of(&self, logits: &Tensor) -> TensorResult<Option<Vec<u32>>> {
+        let vocabulary = logits.dim(D::Minus1)?;
+        let top = logits.max_keepdim(D::Minus1)?;
+        let is_top = logits.broadcast_eq(&top)?.to_dtype(DType::F32)?;
+        let first = is_top.broadcast_mul(&self.from_end)?;
+        // A sum is finite only where all its terms are.
+        let sum = logits.sum_keepdim(D::Minus1)?;
+        let found = Tensor::cat(&[first.max_keepdim(D::Minus1)?, sum], D::Minus1)?;
+        let id = |row: &Vec<f32>| {
+            row[1]
+                .is_finite()
+                .then(|| vocabulary as u32 - row[0] as u32)
+        };
+        Ok(found.to_vec2::<f32>()?.iter().map(id).collect())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn of(rows: &[[f32; 5]]) -> Option<Vec<u32>> {
         let values: Vec<f32> = rows.concat();
         let logits = Tensor::from_vec(values, (rows.len(), 5), &Device::Cpu).unwrap();
-        likeliest(&logits).unwrap()
+        Likeliest::new(5, &Device::Cpu)
+            .unwrap()
+            .of(&logits)
+            .unwrap()
     }
 
     #[test]

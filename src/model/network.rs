@@ -108,11 +108,6 @@ impl Network {
             .map_or(of_device, PackedLinear::storage)
     }
 
-    /// Whether the weights are packed for the CPU.
-    pub(super) fn is_packed(&self) -> bool {
-        self.logits.as_packed().is_some()
-    }
-
     /// The layers of a step that multiply with packed weights, in their order; none on a device.
     pub(super) fn packed(&self) -> impl Iterator<Item = &PackedLinear> {
         let layers = self.layers.iter().flat_map(Layer::linears);

@@ -7,7 +7,7 @@
 use candle_core::{D, DType, Device, Result as TensorResult, Tensor};
 
 use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
-use super::device_memory::trim_pool;
+use super::driver::trim_pool;
 use super::network::{Network, Tokens};
 use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
 
@@ -86,23 +86,29 @@ impl PaddedCache {
 
     /// Makes room for a number of slots of a capacity; what is there is kept.
     fn reserve(&mut self, slots: usize, capacity: usize) -> TensorResult<()> {
-        let columns = self.columns.max(capacity.next_multiple_of(LENGTH_STEP) + 1);
-        let count = self.slots.len().max(slots);
-        if count == self.slots.len() && columns == self.columns {
+        let columns_of = |capacity: usize| capacity.next_multiple_of(LENGTH_STEP) + 1;
+        if slots <= self.slots.len() && columns_of(capacity) <= self.columns {
             return Ok(());
         }
-        let filled: Vec<usize> = (0..self.slots.len())
-            .filter(|&slot| self.slots[slot].is_some())
+        // What only rows needed that are gone is not kept: many short rows may follow few long ones.
+        let filled: Vec<(usize, Filled)> = (0..self.slots.len())
+            .filter_map(|slot| Some((slot, self.slots[slot]?)))
             .collect();
+        let longest = filled.iter().map(|(_, filled)| filled.capacity);
+        let columns = columns_of(longest.fold(capacity, usize::max));
+        let last = filled.last().map_or(0, |(slot, _)| slot + 1);
+        let count = slots.max(last);
+        let kept = columns.min(self.columns);
         let grown = |old: Option<&Tensor>| {
             let shape = (count, self.heads, columns, self.head_size);
             let new = Tensor::zeros(shape, self.dtype, &self.device)?;
-            for (old, &slot) in old
+            for (old, &(slot, _)) in old
                 .iter()
                 .flat_map(|old| filled.iter().map(move |slot| (old, slot)))
             {
-                let old = old.narrow(0, slot, 1)?.force_contiguous()?;
-                new.narrow(0, slot, 1)?.slice_set(&old, 2, 0)?;
+                let old = old.narrow(0, slot, 1)?.narrow(2, 0, kept)?;
+                new.narrow(0, slot, 1)?
+                    .slice_set(&old.force_contiguous()?, 2, 0)?;
             }
             Ok::<_, candle_core::Error>(new)
         };

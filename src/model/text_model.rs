@@ -37,7 +37,7 @@ pub trait TextModel {
 
     /// As [`TextModel::decode`], where nothing but the likeliest token of each row is wanted.
     ///
-    /// A device then copies a number a row to the host instead of its logits. A model may give the logits all
+    /// A device then copies two numbers a row to the host instead of its logits. A model may give the logits all
     /// the same, and does so where they are not finite, so that the caller can say what is wrong with them.
     ///
     /// # Errors

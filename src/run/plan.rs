@@ -118,7 +118,9 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         operations,
         operations_per_second: rate,
         calibrated: foretold.is_some(),
-        estimated_seconds: foretold.or(rate.map(|rate| operations / rate)),
+        estimated_seconds: foretold
+            .or(rate.map(|rate| operations / rate))
+            .map(|seconds| seconds / model.devices.len() as f64),
         statistics,
     })
 }

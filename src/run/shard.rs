@@ -197,14 +197,12 @@ pub(super) fn budget(
     memory: Option<&Memory>,
 ) -> Budget {
     let cache_bytes_per_token = facts.cache_bytes_per_token();
-    match memory.filter(|_| facts.is_cpu()) {
-        Some(memory) => plan::cpu_budget(
-            batch,
-            curve.map_or(FEWEST_ROWS, ProductCurve::batch_size),
-            memory,
-            cache_bytes_per_token,
-        ),
-        None => plan::device_budget(batch, memory, cache_bytes_per_token),
+    match memory {
+        Some(memory) if facts.is_cpu() => {
+            let rows = curve.map_or(FEWEST_ROWS, ProductCurve::batch_size);
+            plan::cpu_budget(batch, rows, memory, cache_bytes_per_token)
+        }
+        _ => plan::device_budget(batch, memory, cache_bytes_per_token),
     }
 }
 

@@ -152,14 +152,17 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
 }
 
 fn foretold_seconds(prepared: &Prepared, worker: &Worker<'_>) -> Option<f64> {
-    let calibration = prepared.model.as_ref()?.calibration()?;
+    let model = prepared.model.as_ref()?;
+    let calibration = model.calibration()?;
     let engine = worker.engine_statistics();
-    let rows = (1.0 - engine.idle_share()) * engine.peak_slots as f64;
-    calibration.seconds(
+    let devices = model.devices.len() as f64;
+    let rows = (1.0 - engine.idle_share()) * engine.peak_slots as f64 / devices;
+    let seconds = calibration.seconds(
         engine.prompt_tokens,
         engine.completion_tokens,
         rows.round() as usize,
-    )
+    )?;
+    Some(seconds / devices)
 }
 
 fn times(prepared: &Prepared, worker: &Worker<'_>) -> RunTimes {

@@ -667,6 +667,22 @@ fn a_row_that_does_not_fit_alone_fails_and_the_others_go_on() {
 }
 
 #[test]
+fn a_row_that_runs_out_of_memory_alone_is_read_once_more() {
+    let model = FakeModel {
+        decode_rows: Some(0),
+        ..FakeModel::default()
+    };
+    let log = Arc::clone(&model.log);
+    let rows = vec![request(0, 16, 15, &Arc::new(greedy()))];
+    let outcomes = run(model, BUDGET, rows);
+    let Outcome::Failed(bad) = &outcomes[&RowId(0)] else {
+        panic!("{outcomes:?}")
+    };
+    assert!(bad.reason.contains("out of memory"), "{}", bad.reason);
+    assert_eq!(log.lock().unwrap().prefills, [[16], [16]]);
+}
+
+#[test]
 fn a_row_over_the_budget_runs_alone() {
     let settings = Arc::new(greedy());
     let rows = vec![request(0, 16, 15, &settings), request(1, 90, 15, &settings)];

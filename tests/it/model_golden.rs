@@ -374,6 +374,38 @@ fn the_trained_model_gives_the_references_answers() {
 }
 
 #[test]
+fn running_rows_outlive_a_padded_cache_that_changes_its_shape() {
+    let nano = committed();
+    let cases = nano.cases("greedy_single");
+    let prompts: Vec<_> = cases.iter().map(|case| list(&case["prompt"])).collect();
+    let ids = nano.ids();
+    let mut model = load(&nano, Precision::F32, Backend::Padded);
+    let mut long = ids.prefill(0, &prompts[1], 24);
+    long.capacity += 200;
+    let first = ids.prefill(1, &prompts[0], 24);
+    let logits = model.prefill(&[long, first]).unwrap();
+    let mut answer = vec![argmax(logits.row(1))];
+    model.release(0);
+    let want = list(&cases[0]["generated"]);
+    while answer.len() < want.len() {
+        // The first of these calls gives the long row's columns up, each asks for one more slot.
+        let slot = answer.len() + 1;
+        model
+            .prefill(&[ids.prefill(slot, &prompts[2], 24)])
+            .unwrap();
+        let row = DecodeRow {
+            slot: 1,
+            id: *answer.last().unwrap(),
+            mask_position: first.mask_position,
+            block_position: answer.len() as u32 + 1,
+        };
+        let logits = model.decode(&[row]).unwrap();
+        answer.push(argmax(logits.row(0)));
+    }
+    assert_eq!(answer, want);
+}
+
+#[test]
 fn half_precision_on_the_padded_path_stays_close() {
     let nano = committed();
     let mut model = load(&nano, Precision::F16, Backend::Padded);

@@ -1,4 +1,4 @@
-//! A GPU's memory: what is free, and the pool that the driver keeps for freed tensors.
+//! What only a GPU's driver knows: how many devices there are, what is free, the pool of freed tensors.
 //!
 //! Freed memory stays in the pool, because the driver would otherwise hand it back at every copy to the
 //! host and fetch it again for the next step; it is given back when memory runs out.
@@ -7,26 +7,36 @@ use candle_core::Device;
 
 /// Bytes that are free on a device; `None` where it does not tell.
 pub fn free_bytes(device: &Device) -> Option<u64> {
-    driver::free_bytes(device)
+    cuda::free_bytes(device)
+}
+
+/// How many CUDA devices there are, or why that is not known.
+pub(super) fn cuda_devices() -> Result<usize, String> {
+    cuda::devices()
 }
 
 /// Lets the driver keep what is freed, for the next step.
 pub(super) fn keep_pool(device: &Device) {
-    driver::keep_pool(device);
+    cuda::keep_pool(device);
 }
 
 /// Waits for the device and gives back what it keeps but does not use.
 pub(super) fn trim_pool(device: &Device) {
-    driver::trim_pool(device);
+    cuda::trim_pool(device);
 }
 
 #[cfg(feature = "cuda")]
-mod driver {
+mod cuda {
     use std::ffi::c_void;
 
     use candle_core::Device;
     use candle_core::cuda_backend::cudarc::driver::result::mem_pool;
-    use candle_core::cuda_backend::cudarc::driver::sys;
+    use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
+
+    pub(super) fn devices() -> Result<usize, String> {
+        let count = CudaContext::device_count().map_err(|error| error.to_string())?;
+        Ok(count as usize)
+    }
 
     pub(super) fn free_bytes(device: &Device) -> Option<u64> {
         let Device::Cuda(device) = device else {
@@ -71,8 +81,12 @@ mod driver {
 }
 
 #[cfg(not(feature = "cuda"))]
-mod driver {
+mod cuda {
     use candle_core::Device;
+
+    pub(super) fn devices() -> Result<usize, String> {
+        Err("this program was built without the `cuda` feature".to_owned())
+    }
 
     pub(super) fn free_bytes(_: &Device) -> Option<u64> {
         None

@@ -16,6 +16,7 @@ mod packed;
 mod pages;
 mod product;
 mod quantized;
+mod registers;
 mod simd;
 
 pub use attention::{HeadCache, attend};

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 
 use super::math::gelu;
 use super::pages::Pages;
-use super::product::{Layout, Weight, multiply, pack_rows, pack_weights};
+use super::product::{Layout, multiply, pack_rows, pack_weights};
 use super::quantized::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
+use super::registers::Weight;
 
 /// Outputs that one task computes; a multiple of every panel.
 const TASK_OUTPUTS: usize = 64;

@@ -12,8 +12,9 @@
 use std::arch::is_x86_feature_detected;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_cvtph_ps,
-    _mm512_fmadd_ps, _mm512_set1_ps,
+    __m256, __m512, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_set1_ps,
+    _mm256_slli_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_set1_ps,
+    _mm512_slli_epi32,
 };
 
 use bytemuck::Pod;
@@ -34,17 +35,11 @@ pub(super) trait Weight: Pod + Send + Sync {
 
     /// Eight values in a register.
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
-        must_cast(weights.map(Self::widen))
-    }
+    fn eight(avx2: Avx2, weights: [Self; 8]) -> __m256;
 
     /// Sixteen values in a register.
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn sixteen(_: Avx512, weights: [Self; 16]) -> __m512 {
-        must_cast(weights.map(Self::widen))
-    }
+    fn sixteen(avx512: Avx512, weights: [Self; 16]) -> __m512;
 }
 
 impl Weight for f32 {
@@ -58,6 +53,18 @@ impl Weight for f32 {
     fn narrow(value: f32) -> Self {
         value
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
+        must_cast(weights)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn sixteen(_: Avx512, weights: [Self; 16]) -> __m512 {
+        must_cast(weights)
+    }
 }
 
 impl Weight for bf16 {
@@ -70,6 +77,28 @@ impl Weight for bf16 {
 
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
+        // SAFETY: an `Avx2` exists only where AVX2 was detected.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(must_cast(weights));
+            must_cast(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn sixteen(_: Avx512, weights: [Self; 16]) -> __m512 {
+        // SAFETY: an `Avx512` exists only where AVX-512F was detected.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(must_cast(weights));
+            must_cast(_mm512_slli_epi32::<16>(bits))
+        }
     }
 }
 

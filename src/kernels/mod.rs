@@ -7,6 +7,7 @@
 //! packed host weights or device tensors is decided once, where they are built.
 
 mod attention;
+mod bfloat;
 mod embedding;
 mod host;
 mod linear;

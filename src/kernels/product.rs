@@ -10,14 +10,16 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
+use std::iter::StepBy;
 use std::ops::Range;
+use std::slice::IterMut;
 
 use super::registers::{Any, Registers, Weight};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
 
 /// Values of k that are summed before their sum is added to the output.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// Fewer rows than this stay near the registers while a panel is read from end to end; from here on blocks
 /// are the outer loop, and 16-bit weights are widened once a block instead of once a tile.
@@ -58,7 +60,7 @@ impl Layout {
     }
 
     /// Most rows of a tile.
-    fn tile(self) -> usize {
+    pub(super) fn tile(self) -> usize {
         match self {
             Self::Plain => 1,
             Self::Narrow => 6,
@@ -73,14 +75,25 @@ impl Layout {
 ///
 /// `x` is (rows, k), row-major; so is `tiles`, which holds the same values afterwards in another order.
 pub(super) fn pack_rows(layout: Layout, k: usize, x: &[f32], tiles: &mut [f32]) {
-    let rows = x.len() / k;
-    for tile in tiles_of(rows, layout.tile()) {
-        let values = tile.start * k..tile.end * k;
-        let (x, out) = (&x[values.clone()], &mut tiles[values]);
-        for (row, x) in x.chunks_exact(k).enumerate() {
-            for (&value, out) in x.iter().zip(out[row..].iter_mut().step_by(tile.len())) {
-                *out = value;
-            }
+    fill_tiles(layout.tile(), k, tiles, |row, places| {
+        for (place, &value) in places.zip(&x[row * k..][..k]) {
+            *place = value;
+        }
+    });
+}
+
+/// Calls `fill` with the number of each row and the places of its `width` values in the tiles.
+pub(super) fn fill_tiles<T>(
+    most_rows: usize,
+    width: usize,
+    tiles: &mut [T],
+    mut fill: impl FnMut(usize, StepBy<IterMut<'_, T>>),
+) {
+    for tile in tiles_of(tiles.len() / width, most_rows) {
+        let count = tile.len();
+        let places = &mut tiles[tile.start * width..tile.end * width];
+        for (at, row) in tile.enumerate() {
+            fill(row, places[at..].iter_mut().step_by(count));
         }
     }
 }
@@ -98,14 +111,31 @@ pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<u
 ///
 /// `weights` is (outputs, k), row-major; `packed` is (panels, k, outputs of a panel), all zeros at first.
 pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
-    let width = layout.panel();
-    let sources = weights.chunks(width * k);
-    for (source, panel) in sources.zip(packed.chunks_exact_mut(width * k)) {
-        for (output, source) in source.chunks_exact(k).enumerate() {
-            for (&value, out) in source.iter().zip(panel[output..].iter_mut().step_by(width)) {
-                *out = W::narrow(value);
+    fill_panels(
+        layout.panel(),
+        weights.len() / k,
+        k,
+        packed,
+        |output, places| {
+            for (place, &value) in places.zip(&weights[output * k..][..k]) {
+                *place = W::narrow(value);
             }
-        }
+        },
+    );
+}
+
+/// Calls `fill` with the number of each output and the places of its `width` weights in the panels.
+pub(super) fn fill_panels<T>(
+    panel: usize,
+    outputs: usize,
+    width: usize,
+    packed: &mut [T],
+    mut fill: impl FnMut(usize, StepBy<IterMut<'_, T>>),
+) {
+    for output in 0..outputs {
+        let (number, at) = (output / panel, output % panel);
+        let places = &mut packed[number * panel * width..][..panel * width];
+        fill(output, places[at..].iter_mut().step_by(panel));
     }
 }
 
@@ -190,64 +220,91 @@ fn wide_elsewhere<W: Weight>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]])
 
 /// The body of [`multiply`]: `TILE` rows and `PANEL` outputs at a time.
 #[inline(always)]
-fn panels<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>(
+fn panels<W: Weight, R, const TILE: usize, const PANEL: usize>(
     registers: R,
     k: usize,
     weights: &[W],
     tiles: &[f32],
     out: &mut [&mut [f32]],
-) {
+) where
+    R: Registers<f32, PANEL, Row = f32>,
+    R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
+{
     let (weights, _) = weights.as_chunks::<PANEL>();
-    let count = weights.len() / k;
-    let rows = out.len();
-    if rows < MANY_ROWS {
-        let mut panel = 0;
-        while panel < count {
-            let side_by_side = match rows {
-                1 if count - panel >= 4 => 4,
-                2 | 3 if TILE > 1 && count - panel >= 2 => 2,
-                _ => 1,
-            };
-            for from in (0..k).step_by(BLOCK) {
-                let to = k.min(from + BLOCK);
-                let at = |number: usize| &weights[(panel + number) * k..][from..to];
-                let column = panel * PANEL;
-                if side_by_side == 4 {
-                    let four = [at(0), at(1), at(2), at(3)];
-                    sum::<W, R, 1, 4, PANEL>(registers, &tiles[from..to], four, out, column, from);
-                } else if TILE > 1 && side_by_side == 2 {
-                    let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
-                    if rows == 2 {
-                        sum::<W, R, 2, 2, PANEL>(registers, tile, two, out, column, from);
-                    } else {
-                        sum::<W, R, 3, 2, PANEL>(registers, tile, two, out, column, from);
-                    }
-                } else {
-                    rows_of_tiles::<W, R, TILE, PANEL>(
-                        registers,
-                        k,
-                        tiles,
-                        at(0),
-                        out,
-                        column,
-                        from,
-                    );
-                }
-            }
-            panel += side_by_side;
-        }
-        return;
+    if out.len() < MANY_ROWS {
+        panel_by_panel::<W, R, TILE, PANEL>(registers, k, weights, tiles, out);
+    } else {
+        block_by_block::<W, R, TILE, PANEL>(registers, k, weights, tiles, out);
     }
+}
+
+/// Reads the weights from end to end, which suits few rows.
+#[inline(always)]
+pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
+    registers: R,
+    steps: usize,
+    weights: &[[W; PANEL]],
+    tiles: &[R::Row],
+    out: &mut [&mut [f32]],
+) {
+    let count = weights.len() / steps;
+    let rows = out.len();
+    let mut panel = 0;
+    while panel < count {
+        let side_by_side = match rows {
+            1 if count - panel >= 4 => 4,
+            2 | 3 if TILE > 1 && count - panel >= 2 => 2,
+            _ => 1,
+        };
+        for from in (0..steps).step_by(BLOCK / R::STEP) {
+            let to = steps.min(from + BLOCK / R::STEP);
+            let at = |number: usize| &weights[(panel + number) * steps..][from..to];
+            let column = panel * PANEL;
+            if side_by_side == 4 {
+                let four = [at(0), at(1), at(2), at(3)];
+                sum::<W, R, 1, 4, PANEL>(registers, &tiles[from..to], four, out, column, from);
+            } else if TILE > 1 && side_by_side == 2 {
+                let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
+                if rows == 2 {
+                    sum::<W, R, 2, 2, PANEL>(registers, tile, two, out, column, from);
+                } else {
+                    sum::<W, R, 3, 2, PANEL>(registers, tile, two, out, column, from);
+                }
+            } else {
+                let block = at(0);
+                rows_of_tiles::<W, R, TILE, PANEL>(
+                    registers, steps, tiles, block, out, column, from,
+                );
+            }
+        }
+        panel += side_by_side;
+    }
+}
+
+/// Keeps a block of the rows in the caches and widens one of the weights for all of them, which suits many
+/// rows.
+#[inline(always)]
+fn block_by_block<W: Weight, R, const TILE: usize, const PANEL: usize>(
+    registers: R,
+    k: usize,
+    weights: &[[W; PANEL]],
+    tiles: &[f32],
+    out: &mut [&mut [f32]],
+) where
+    R: Registers<f32, PANEL, Row = f32>,
+    R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
+{
     let mut wide = [[0.0; PANEL]; BLOCK];
     for from in (0..k).step_by(BLOCK) {
         let to = k.min(from + BLOCK);
-        for panel in 0..count {
-            let block = &weights[panel * k..][from..to];
+        for (panel, weights) in weights.chunks_exact(k).enumerate() {
+            let block = &weights[from..to];
             let column = panel * PANEL;
             if W::IS_NARROW {
                 let wide = &mut wide[..to - from];
                 for (wide, weights) in wide.iter_mut().zip(block) {
-                    *wide = registers.store(registers.load(weights));
+                    let values = Registers::<W, PANEL>::load(registers, weights);
+                    *wide = Registers::<f32, PANEL>::store(registers, values);
                 }
                 let block = &*wide;
                 rows_of_tiles::<f32, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
@@ -260,10 +317,10 @@ fn panels<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>
 
 /// All rows with one block of one panel.
 #[inline(always)]
-fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>(
+fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
     registers: R,
-    k: usize,
-    tiles: &[f32],
+    steps: usize,
+    tiles: &[R::Row],
     block: &[[W; PANEL]],
     out: &mut [&mut [f32]],
     column: usize,
@@ -272,7 +329,7 @@ fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL:
     let to = from + block.len();
     for tile in tiles_of(out.len(), TILE) {
         let rows = tile.len();
-        let start = tile.start * k;
+        let start = tile.start * steps;
         let out = &mut out[tile];
         let tile = &tiles[start + rows * from..start + rows * to];
         if rows == TILE {
@@ -301,15 +358,9 @@ fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL:
 /// One block of k for `ROWS` rows and `PANELS` panels: the sums start at zero in registers, and are the
 /// output's first or are added to it.
 #[inline(always)]
-fn sum<
-    W: Weight,
-    R: Registers<PANEL>,
-    const ROWS: usize,
-    const PANELS: usize,
-    const PANEL: usize,
->(
+fn sum<W, R: Registers<W, PANEL>, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
     registers: R,
-    tile: &[f32],
+    tile: &[R::Row],
     blocks: [&[[W; PANEL]]; PANELS],
     out: &mut [&mut [f32]],
     column: usize,
@@ -320,9 +371,9 @@ fn sum<
     let mut sums = [[registers.zero(); PANELS]; ROWS];
     for (at, x) in tile.iter().enumerate() {
         for (panel, block) in blocks.iter().enumerate() {
-            let weights = registers.load(&block[at]);
+            let factors = registers.load(&block[at]);
             for (sums, &x) in sums.iter_mut().zip(x) {
-                sums[panel] = registers.add(sums[panel], x, weights);
+                sums[panel] = registers.add(sums[panel], x, factors);
             }
         }
     }

@@ -10,7 +10,7 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use super::product::tiles_of;
+use super::product::{fill_tiles, tiles_of};
 use super::simd::multiversion;
 
 /// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
@@ -154,25 +154,19 @@ multiversion! {
 ///
 /// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
 pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
-    let (rows, width) = (x.len() / k, groups(k));
     // VNNI takes the codes of rows without a sign, shifted by 128.
     let shift = if dot == Dot::Vnni { 0x8080_8080 } else { 0 };
-    for tile in tiles_of(rows, dot.tile()) {
-        let count = tile.len();
-        let words = &mut words[tile.start * width..tile.end * width];
-        for (at, row) in tile.enumerate() {
-            let scales = &mut scales[row * blocks(k)..][..blocks(k)];
-            let mut words = words[at..].iter_mut().step_by(count);
-            for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
-                let mut codes = [0; BLOCK];
-                encode(values, &mut codes, scale);
-                let (fours, _) = codes.as_chunks::<GROUP>();
-                for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
-                    *word = u32::from_ne_bytes(four.map(|code| code as u8)) ^ shift;
-                }
+    fill_tiles(dot.tile(), groups(k), words, |row, mut words| {
+        let scales = &mut scales[row * blocks(k)..][..blocks(k)];
+        for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
+            let mut codes = [0; BLOCK];
+            encode(values, &mut codes, scale);
+            let (fours, _) = codes.as_chunks::<GROUP>();
+            for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
+                *word = u32::from_ne_bytes(four.map(|code| code as u8)) ^ shift;
             }
         }
-    }
+    });
 }
 
 /// Encodes weights of some panels.

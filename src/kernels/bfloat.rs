@@ -5,10 +5,10 @@
 //! one, each with a fused multiply-add that rounds to the nearest, ties to even. The block sums are
 //! added in order.
 //!
-//! The instruction takes subnormal numbers for zeros and gives zeros for them. No other does, so there
-//! must be none: factors below 2^-56 count as zeros. All others are multiples of 2^-63, their products
-//! multiples of 2^-126, and so is every sum: zero or a normal number. All machines therefore give the
-//! same bits, except that only being no number is kept, not which NaN it is.
+//! The instruction takes subnormal numbers for zeros and never gives one; ordinary arithmetic keeps them.
+//! So none may appear: factors below 2^-56 count as zeros. All others are multiples of 2^-63, their
+//! products are multiples of 2^-126, and so is every sum: zero or a normal number. All machines therefore
+//! give the same bits. Only which NaN a sum is, is left open.
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
@@ -39,6 +39,10 @@ const _: () = assert!(BLOCK.is_multiple_of(2), "no pair lies in two blocks");
 
 /// How factors are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "other processors have no pairs")
+)]
 pub(super) enum Form {
     /// In pairs, as the instruction takes them.
     Pairs,

@@ -8,6 +8,7 @@
 
 mod attention;
 mod bfloat;
+mod dot;
 mod embedding;
 mod host;
 mod linear;

@@ -27,6 +27,10 @@ const MANY_ROWS: usize = 16;
 
 /// How weights are laid out, and how many rows a tile takes: what the registers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "other processors take the narrow one")
+)]
 pub(super) enum Layout {
     /// Panels of 16 outputs, one row at a time: for processors without fused multiply-adds.
     Plain,

@@ -91,11 +91,13 @@ impl Form {
 fn round_body(values: &[f32], rounded: &mut [f32]) {
     for (rounded, value) in rounded.iter_mut().zip(values) {
         let bits = value.to_bits();
-        let is_even = (bits >> 16) & 1;
+        // Half a last place rounds up, except where the last place is even: it takes a little more there.
+        let is_odd = (bits >> 16) & 1;
         let bits = if value.is_nan() {
+            // Its low bits may be all that makes it one.
             bits | 0x0040_0000
         } else {
-            bits.wrapping_add(0x7fff + is_even)
+            bits.wrapping_add(0x7fff + is_odd)
         };
         let is_zero = bits & 0x7fff_0000 < SMALLEST;
         *rounded = f32::from_bits(if is_zero { 0 } else { bits & 0xffff_0000 });

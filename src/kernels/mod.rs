@@ -7,6 +7,8 @@
 //! packed host weights or device tensors is decided once, where they are built.
 
 mod attention;
+mod bfloat;
+mod dot;
 mod embedding;
 mod host;
 mod linear;
@@ -16,6 +18,7 @@ mod packed;
 mod pages;
 mod product;
 mod quantized;
+mod registers;
 mod simd;
 
 pub use attention::{HeadCache, attend};

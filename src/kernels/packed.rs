@@ -1,7 +1,8 @@
 //! Products with weights that were packed once.
 //!
 //! Floats are stored in the narrowest type that holds them all exactly, and multiplied in f32: 16 bits
-//! take half the memory and half the time to read, and give the same bits.
+//! take half the memory and half the time to read, and give the same bits. Only where it is asked for are
+//! the rows rounded too, to bf16 or to whole numbers.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,10 +10,12 @@ use std::io;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::bfloat::{self, Form};
 use super::math::gelu;
 use super::pages::Pages;
-use super::product::{Layout, Weight, multiply, pack_rows, pack_weights};
+use super::product::{Layout, multiply, pack_rows, pack_weights};
 use super::quantized::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
+use super::registers::Weight;
 
 /// Outputs that one task computes; a multiple of every panel.
 const TASK_OUTPUTS: usize = 64;
@@ -45,20 +48,29 @@ pub enum Storage {
     F16,
     /// bfloat16.
     Bf16,
+    /// bfloat16, multiplied with rows that are rounded to it too.
+    Bf16Operands,
     /// 8-bit whole numbers, with a scale for each block of 256.
     Q8,
 }
 
 impl Storage {
     /// Every storage, for whoever measures all of them.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8];
+    pub const ALL: [Self; 5] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Bf16Operands,
+        Self::Q8,
+    ];
 
-    /// The name, as `model.dtype` of a job has it.
+    /// The name, as `model.dtype` of a job has it where that alone decides.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
-            Self::Bf16 => "bf16",
+            Self::Bf16 => "bf16 weights",
+            Self::Bf16Operands => "bf16",
             Self::Q8 => "q8",
         }
     }
@@ -67,7 +79,7 @@ impl Storage {
     pub fn bytes(self, weights: usize) -> usize {
         match self {
             Self::F32 => 4 * weights,
-            Self::F16 | Self::Bf16 => 2 * weights,
+            Self::F16 | Self::Bf16 | Self::Bf16Operands => 2 * weights,
             // A block has a scale and the start of its sum.
             Self::Q8 => weights + weights / 32,
         }
@@ -87,6 +99,7 @@ enum Weights {
     F32(Floats<f32>),
     F16(Floats<f16>),
     Bf16(Floats<bf16>),
+    Bf16Operands(Bfloats),
     Q8(Quantized),
 }
 
@@ -94,6 +107,12 @@ enum Weights {
 struct Floats<W> {
     layout: Layout,
     values: Pages<W>,
+}
+
+/// Panels of factors, task after task.
+struct Bfloats {
+    form: Form,
+    values: Pages<bf16>,
 }
 
 /// Panels of codes and their scales, task after task.
@@ -137,6 +156,7 @@ impl PackedLinear {
             Storage::F32 => Weights::F32(source.floats()?),
             Storage::F16 => Weights::F16(source.floats()?),
             Storage::Bf16 => Weights::Bf16(source.floats()?),
+            Storage::Bf16Operands => Weights::Bf16Operands(source.bfloats()?),
             Storage::Q8 => Weights::Q8(source.codes()?),
         };
         Ok(Self {
@@ -153,6 +173,7 @@ impl PackedLinear {
             Weights::F32(_) => Storage::F32,
             Weights::F16(_) => Storage::F16,
             Weights::Bf16(_) => Storage::Bf16,
+            Weights::Bf16Operands(_) => Storage::Bf16Operands,
             Weights::Q8(_) => Storage::Q8,
         }
     }
@@ -178,6 +199,9 @@ impl PackedLinear {
             Weights::F32(weights) => self.floats(weights, x, &mut scratch, out, epilogue),
             Weights::F16(weights) => self.floats(weights, x, &mut scratch, out, epilogue),
             Weights::Bf16(weights) => self.floats(weights, x, &mut scratch, out, epilogue),
+            Weights::Bf16Operands(weights) => {
+                self.bfloats(weights, x, &mut scratch, out, epilogue);
+            }
             Weights::Q8(weights) => self.codes(weights, x, &mut scratch, out, epilogue),
         }
         SCRATCH.set(scratch);
@@ -200,6 +224,27 @@ impl PackedLinear {
         let tasks: Vec<&[W]> = weights.values.chunks(TASK_OUTPUTS * k).collect();
         self.tasks(out, epilogue, |task, group, out| {
             multiply(layout, k, tasks[task], tiles[group], out);
+        });
+    }
+
+    fn bfloats(
+        &self,
+        weights: &Bfloats,
+        x: &[f32],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+        epilogue: Epilogue<'_>,
+    ) {
+        let (k, form) = (self.width_in, weights.form);
+        let words = take(&mut scratch.words, x.len() / k * form.words(k));
+        let words_at_once = TASK_ROWS * form.words(k);
+        x.par_chunks(TASK_ROWS * k)
+            .zip(words.par_chunks_mut(words_at_once))
+            .for_each(|(x, words)| bfloat::encode_rows(form, k, x, words));
+        let rows: Vec<&[u32]> = words.chunks(words_at_once).collect();
+        let tasks: Vec<&[bf16]> = weights.values.chunks(form.size(k, TASK_OUTPUTS)).collect();
+        self.tasks(out, epilogue, |task, group, out| {
+            bfloat::multiply(form, k, tasks[task], rows[group], out);
         });
     }
 
@@ -342,6 +387,16 @@ impl Source<'_> {
         Ok(Floats { layout, values })
     }
 
+    fn bfloats(&self) -> io::Result<Bfloats> {
+        let (form, k) = (Form::of_machine(), self.width_in);
+        let mut values = Pages::zeroed(form.size(k, self.width_out))?;
+        let tasks = values.par_chunks_mut(form.size(k, TASK_OUTPUTS));
+        tasks.enumerate().for_each(|(task, values)| {
+            bfloat::encode_weights(form, k, &self.values(task), values);
+        });
+        Ok(Bfloats { form, values })
+    }
+
     fn codes(&self) -> io::Result<Quantized> {
         let (dot, k) = (Dot::of_machine(), self.width_in);
         let (count, scales) = dot.sizes(k, self.width_out);
@@ -433,7 +488,7 @@ mod tests {
             (64, 512),
             (700, 300),
         ] {
-            for storage in [Storage::F32, Storage::Q8] {
+            for storage in [Storage::F32, Storage::Bf16Operands, Storage::Q8] {
                 let (packed, _, _) = layer(storage, width_out, width_in);
                 let x = noise(130 * width_in, 11);
                 let mut all = vec![0.0; 130 * width_out];

@@ -10,20 +10,16 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m256, __m512, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_cvtph_ps,
-    _mm512_fmadd_ps, _mm512_set1_ps,
-};
+use std::iter::StepBy;
 use std::ops::Range;
+use std::slice::IterMut;
 
-use bytemuck::Pod;
+use super::registers::{Any, Registers, Weight};
 #[cfg(target_arch = "x86_64")]
-use bytemuck::must_cast;
-use half::{bf16, f16};
+use super::registers::{Avx2, Avx512};
 
 /// Values of k that are summed before their sum is added to the output.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// Fewer rows than this stay near the registers while a panel is read from end to end; from here on blocks
 /// are the outer loop, and 16-bit weights are widened once a block instead of once a tile.
@@ -31,6 +27,10 @@ const MANY_ROWS: usize = 16;
 
 /// How weights are laid out, and how many rows a tile takes: what the registers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "other processors take the narrow one")
+)]
 pub(super) enum Layout {
     /// Panels of 16 outputs, one row at a time: for processors without fused multiply-adds.
     Plain,
@@ -45,15 +45,11 @@ impl Layout {
     pub(super) fn of_machine() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            use std::arch::is_x86_feature_detected;
-            if !is_x86_feature_detected!("fma")
-                || !is_x86_feature_detected!("avx2")
-                || !is_x86_feature_detected!("f16c")
-            {
-                return Self::Plain;
-            }
-            if is_x86_feature_detected!("avx512f") {
+            if Avx512::of_machine().is_some() {
                 return Self::Wide;
+            }
+            if Avx2::of_machine().is_none() {
+                return Self::Plain;
             }
         }
         Self::Narrow
@@ -68,238 +64,12 @@ impl Layout {
     }
 
     /// Most rows of a tile.
-    fn tile(self) -> usize {
+    pub(super) fn tile(self) -> usize {
         match self {
             Self::Plain => 1,
             Self::Narrow => 6,
             Self::Wide => 8,
         }
-    }
-}
-
-/// A number that weights are stored as; every one of them is an f32 exactly.
-pub(super) trait Weight: Pod + Send + Sync {
-    /// Whether widening is work.
-    const IS_NARROW: bool;
-
-    /// The value.
-    fn widen(self) -> f32;
-
-    /// The nearest number to a value.
-    fn narrow(value: f32) -> Self;
-
-    /// Eight values in a register; only for bodies that are compiled for AVX2 and F16C.
-    #[cfg(target_arch = "x86_64")]
-    fn eight(weights: [Self; 8]) -> __m256;
-
-    /// Sixteen values in a register; only for bodies that are compiled for AVX-512.
-    #[cfg(target_arch = "x86_64")]
-    fn sixteen(weights: [Self; 16]) -> __m512;
-}
-
-impl Weight for f32 {
-    const IS_NARROW: bool = false;
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-
-    fn narrow(value: f32) -> Self {
-        value
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn eight(weights: [Self; 8]) -> __m256 {
-        must_cast(weights)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn sixteen(weights: [Self; 16]) -> __m512 {
-        must_cast(weights)
-    }
-}
-
-impl Weight for bf16 {
-    const IS_NARROW: bool = true;
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn eight(weights: [Self; 8]) -> __m256 {
-        must_cast(weights.map(Self::widen))
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn sixteen(weights: [Self; 16]) -> __m512 {
-        must_cast(weights.map(Self::widen))
-    }
-}
-
-impl Weight for f16 {
-    const IS_NARROW: bool = true;
-
-    /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite
-    /// number, subnormal ones too. Written in whole numbers, because only so it is vectorised.
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        let spread = i32::from(self.to_bits() as i16) << 13;
-        f32::from_bits(spread as u32 & 0x8fff_ffff) * f32::from_bits(0x7780_0000)
-    }
-
-    fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn eight(weights: [Self; 8]) -> __m256 {
-        // SAFETY: the bodies that call this run where F16C was detected.
-        unsafe { _mm256_cvtph_ps(must_cast(weights)) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn sixteen(weights: [Self; 16]) -> __m512 {
-        // SAFETY: the bodies that call this run where AVX-512 was detected.
-        unsafe { _mm512_cvtph_ps(must_cast(weights)) }
-    }
-}
-
-/// The registers that hold the values of one panel.
-///
-/// They are named, not left to the compiler, which at times fills them with rows instead of outputs.
-trait Registers<const PANEL: usize> {
-    /// A panel's values.
-    type Values: Copy;
-
-    /// Zeros.
-    fn zero() -> Self::Values;
-
-    /// Weights as values.
-    fn load<W: Weight>(weights: &[W; PANEL]) -> Self::Values;
-
-    /// `sum + x * values`, rounded once.
-    fn add(sum: Self::Values, x: f32, values: Self::Values) -> Self::Values;
-
-    /// Values in memory.
-    fn store(values: Self::Values) -> [f32; PANEL];
-}
-
-/// Whatever the compiler takes.
-struct Any;
-
-impl<const PANEL: usize> Registers<PANEL> for Any {
-    type Values = [f32; PANEL];
-
-    #[inline(always)]
-    fn zero() -> Self::Values {
-        [0.0; PANEL]
-    }
-
-    #[inline(always)]
-    fn load<W: Weight>(weights: &[W; PANEL]) -> Self::Values {
-        weights.map(W::widen)
-    }
-
-    #[inline(always)]
-    fn add(mut sum: Self::Values, x: f32, values: Self::Values) -> Self::Values {
-        for (sum, value) in sum.iter_mut().zip(values) {
-            *sum = x.mul_add(value, *sum);
-        }
-        sum
-    }
-
-    #[inline(always)]
-    fn store(values: Self::Values) -> [f32; PANEL] {
-        values
-    }
-}
-
-/// Two registers of eight.
-#[cfg(target_arch = "x86_64")]
-struct Avx2;
-
-#[cfg(target_arch = "x86_64")]
-impl Registers<16> for Avx2 {
-    type Values = [__m256; 2];
-
-    #[inline(always)]
-    fn zero() -> Self::Values {
-        must_cast([0.0f32; 16])
-    }
-
-    #[inline(always)]
-    fn load<W: Weight>(weights: &[W; 16]) -> Self::Values {
-        must_cast::<_, [[W; 8]; 2]>(*weights).map(W::eight)
-    }
-
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn add([low, high]: Self::Values, x: f32, values: Self::Values) -> Self::Values {
-        // SAFETY: the bodies that name `Avx2` run where AVX2 and FMA were detected.
-        unsafe {
-            let x = _mm256_set1_ps(x);
-            [
-                _mm256_fmadd_ps(x, values[0], low),
-                _mm256_fmadd_ps(x, values[1], high),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn store(values: Self::Values) -> [f32; 16] {
-        must_cast(values)
-    }
-}
-
-/// Two registers of sixteen.
-#[cfg(target_arch = "x86_64")]
-struct Avx512;
-
-#[cfg(target_arch = "x86_64")]
-impl Registers<32> for Avx512 {
-    type Values = [__m512; 2];
-
-    #[inline(always)]
-    fn zero() -> Self::Values {
-        must_cast([0.0f32; 32])
-    }
-
-    #[inline(always)]
-    fn load<W: Weight>(weights: &[W; 32]) -> Self::Values {
-        must_cast::<_, [[W; 16]; 2]>(*weights).map(W::sixteen)
-    }
-
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn add([low, high]: Self::Values, x: f32, values: Self::Values) -> Self::Values {
-        // SAFETY: the bodies that name `Avx512` run where AVX-512 was detected.
-        unsafe {
-            let x = _mm512_set1_ps(x);
-            [
-                _mm512_fmadd_ps(x, values[0], low),
-                _mm512_fmadd_ps(x, values[1], high),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn store(values: Self::Values) -> [f32; 32] {
-        must_cast(values)
     }
 }
 
@@ -309,14 +79,25 @@ impl Registers<32> for Avx512 {
 ///
 /// `x` is (rows, k), row-major; so is `tiles`, which holds the same values afterwards in another order.
 pub(super) fn pack_rows(layout: Layout, k: usize, x: &[f32], tiles: &mut [f32]) {
-    let rows = x.len() / k;
-    for tile in tiles_of(rows, layout.tile()) {
-        let values = tile.start * k..tile.end * k;
-        let (x, out) = (&x[values.clone()], &mut tiles[values]);
-        for (row, x) in x.chunks_exact(k).enumerate() {
-            for (&value, out) in x.iter().zip(out[row..].iter_mut().step_by(tile.len())) {
-                *out = value;
-            }
+    fill_tiles(layout.tile(), k, tiles, |row, places| {
+        for (place, &value) in places.zip(&x[row * k..][..k]) {
+            *place = value;
+        }
+    });
+}
+
+/// Calls `fill` with the number of each row and the places of its `width` values in the tiles.
+pub(super) fn fill_tiles<T>(
+    most_rows: usize,
+    width: usize,
+    tiles: &mut [T],
+    mut fill: impl FnMut(usize, StepBy<IterMut<'_, T>>),
+) {
+    for tile in tiles_of(tiles.len() / width, most_rows) {
+        let count = tile.len();
+        let places = &mut tiles[tile.start * width..tile.end * width];
+        for (at, row) in tile.enumerate() {
+            fill(row, places[at..].iter_mut().step_by(count));
         }
     }
 }
@@ -334,14 +115,31 @@ pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<u
 ///
 /// `weights` is (outputs, k), row-major; `packed` is (panels, k, outputs of a panel), all zeros at first.
 pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
-    let width = layout.panel();
-    let sources = weights.chunks(width * k);
-    for (source, panel) in sources.zip(packed.chunks_exact_mut(width * k)) {
-        for (output, source) in source.chunks_exact(k).enumerate() {
-            for (&value, out) in source.iter().zip(panel[output..].iter_mut().step_by(width)) {
-                *out = W::narrow(value);
+    fill_panels(
+        layout.panel(),
+        weights.len() / k,
+        k,
+        packed,
+        |output, places| {
+            for (place, &value) in places.zip(&weights[output * k..][..k]) {
+                *place = W::narrow(value);
             }
-        }
+        },
+    );
+}
+
+/// Calls `fill` with the number of each output and the places of its `width` weights in the panels.
+pub(super) fn fill_panels<T>(
+    panel: usize,
+    outputs: usize,
+    width: usize,
+    packed: &mut [T],
+    mut fill: impl FnMut(usize, StepBy<IterMut<'_, T>>),
+) {
+    for output in 0..outputs {
+        let (number, at) = (output / panel, output % panel);
+        let places = &mut packed[number * panel * width..][..panel * width];
+        fill(output, places[at..].iter_mut().step_by(panel));
     }
 }
 
@@ -359,7 +157,7 @@ pub(super) fn multiply<W: Weight>(
     out: &mut [&mut [f32]],
 ) {
     match layout {
-        Layout::Plain => panels::<W, Any, 1, 16>(k, weights, tiles, out),
+        Layout::Plain => panels::<W, _, 1, 16>(Any, k, weights, tiles, out),
         Layout::Narrow => narrow(k, weights, tiles, out),
         Layout::Wide => wide(k, weights, tiles, out),
     }
@@ -369,34 +167,42 @@ pub(super) fn multiply<W: Weight>(
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
 fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn avx2<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-        panels::<W, Avx2, 6, 16>(k, weights, tiles, out);
+    fn version<W: Weight>(
+        avx2: Avx2,
+        k: usize,
+        weights: &[W],
+        tiles: &[f32],
+        out: &mut [&mut [f32]],
+    ) {
+        panels::<W, _, 6, 16>(avx2, k, weights, tiles, out);
     }
-    assert!(
-        Layout::of_machine() != Layout::Plain,
-        "the layout is for AVX2"
-    );
-    // SAFETY: `Plain` stands for a machine without the features of `avx2`.
-    unsafe { avx2(k, weights, tiles, out) }
+    let avx2 = Avx2::of_machine().expect("the layout is for AVX2");
+    // SAFETY: an `Avx2` exists only where the features of `version` were detected.
+    unsafe { version(avx2, k, weights, tiles, out) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    panels::<W, Any, 6, 16>(k, weights, tiles, out);
+    panels::<W, _, 6, 16>(Any, k, weights, tiles, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
 fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    #[target_feature(enable = "avx512f,fma,f16c")]
-    fn avx512<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-        panels::<W, Avx512, 8, 32>(k, weights, tiles, out);
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    fn version<W: Weight>(
+        avx512: Avx512,
+        k: usize,
+        weights: &[W],
+        tiles: &[f32],
+        out: &mut [&mut [f32]],
+    ) {
+        panels::<W, _, 8, 32>(avx512, k, weights, tiles, out);
     }
-    if Layout::of_machine() == Layout::Wide {
-        // SAFETY: `Wide` stands for a machine with the features of `avx512`.
-        unsafe { avx512(k, weights, tiles, out) }
-    } else {
-        wide_elsewhere(k, weights, tiles, out);
+    match Avx512::of_machine() {
+        // SAFETY: an `Avx512` exists only where the features of `version` were detected.
+        Some(avx512) => unsafe { version(avx512, k, weights, tiles, out) },
+        None => wide_elsewhere(k, weights, tiles, out),
     }
 }
 
@@ -408,7 +214,7 @@ fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]
 /// The wide layout where registers do not suit it: only tests have it there.
 #[cfg(test)]
 fn wide_elsewhere<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    panels::<W, Any, 8, 32>(k, weights, tiles, out);
+    panels::<W, _, 8, 32>(Any, k, weights, tiles, out);
 }
 
 #[cfg(not(test))]
@@ -418,60 +224,96 @@ fn wide_elsewhere<W: Weight>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]])
 
 /// The body of [`multiply`]: `TILE` rows and `PANEL` outputs at a time.
 #[inline(always)]
-fn panels<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>(
+fn panels<W: Weight, R, const TILE: usize, const PANEL: usize>(
+    registers: R,
     k: usize,
     weights: &[W],
     tiles: &[f32],
     out: &mut [&mut [f32]],
-) {
+) where
+    R: Registers<f32, PANEL, Row = f32>,
+    R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
+{
     let (weights, _) = weights.as_chunks::<PANEL>();
-    let count = weights.len() / k;
-    let rows = out.len();
-    if rows < MANY_ROWS {
-        let mut panel = 0;
-        while panel < count {
-            let side_by_side = match rows {
-                1 if count - panel >= 4 => 4,
-                2 | 3 if TILE > 1 && count - panel >= 2 => 2,
-                _ => 1,
-            };
-            for from in (0..k).step_by(BLOCK) {
-                let to = k.min(from + BLOCK);
-                let at = |number: usize| &weights[(panel + number) * k..][from..to];
-                let column = panel * PANEL;
-                if side_by_side == 4 {
-                    let four = [at(0), at(1), at(2), at(3)];
-                    sum::<W, R, 1, 4, PANEL>(&tiles[from..to], four, out, column, from);
-                } else if TILE > 1 && side_by_side == 2 {
-                    let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
-                    if rows == 2 {
-                        sum::<W, R, 2, 2, PANEL>(tile, two, out, column, from);
-                    } else {
-                        sum::<W, R, 3, 2, PANEL>(tile, two, out, column, from);
-                    }
-                } else {
-                    rows_of_tiles::<W, R, TILE, PANEL>(k, tiles, at(0), out, column, from);
-                }
-            }
-            panel += side_by_side;
-        }
-        return;
+    if out.len() < MANY_ROWS {
+        panel_by_panel::<W, R, TILE, PANEL>(registers, k, weights, tiles, out);
+    } else {
+        block_by_block::<W, R, TILE, PANEL>(registers, k, weights, tiles, out);
     }
+}
+
+/// Reads the weights from end to end, which suits few rows.
+#[inline(always)]
+pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
+    registers: R,
+    steps: usize,
+    weights: &[[W; PANEL]],
+    tiles: &[R::Row],
+    out: &mut [&mut [f32]],
+) {
+    let count = weights.len() / steps;
+    let rows = out.len();
+    let mut panel = 0;
+    while panel < count {
+        let side_by_side = match rows {
+            1 if count - panel >= 4 => 4,
+            2 | 3 if TILE > 1 && count - panel >= 2 => 2,
+            _ => 1,
+        };
+        for from in (0..steps).step_by(BLOCK / R::STEP) {
+            let to = steps.min(from + BLOCK / R::STEP);
+            let at = |number: usize| &weights[(panel + number) * steps..][from..to];
+            let column = panel * PANEL;
+            if side_by_side == 4 {
+                let four = [at(0), at(1), at(2), at(3)];
+                sum::<W, R, 1, 4, PANEL>(registers, &tiles[from..to], four, out, column, from);
+            } else if TILE > 1 && side_by_side == 2 {
+                let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
+                if rows == 2 {
+                    sum::<W, R, 2, 2, PANEL>(registers, tile, two, out, column, from);
+                } else {
+                    sum::<W, R, 3, 2, PANEL>(registers, tile, two, out, column, from);
+                }
+            } else {
+                let block = at(0);
+                rows_of_tiles::<W, R, TILE, PANEL>(
+                    registers, steps, tiles, block, out, column, from,
+                );
+            }
+        }
+        panel += side_by_side;
+    }
+}
+
+/// Keeps a block of the rows in the caches and widens one of the weights for all of them, which suits many
+/// rows.
+#[inline(always)]
+fn block_by_block<W: Weight, R, const TILE: usize, const PANEL: usize>(
+    registers: R,
+    k: usize,
+    weights: &[[W; PANEL]],
+    tiles: &[f32],
+    out: &mut [&mut [f32]],
+) where
+    R: Registers<f32, PANEL, Row = f32>,
+    R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
+{
     let mut wide = [[0.0; PANEL]; BLOCK];
     for from in (0..k).step_by(BLOCK) {
         let to = k.min(from + BLOCK);
-        for panel in 0..count {
-            let block = &weights[panel * k..][from..to];
+        for (panel, weights) in weights.chunks_exact(k).enumerate() {
+            let block = &weights[from..to];
             let column = panel * PANEL;
             if W::IS_NARROW {
                 let wide = &mut wide[..to - from];
                 for (wide, weights) in wide.iter_mut().zip(block) {
-                    *wide = R::store(R::load(weights));
+                    let values = Registers::<W, PANEL>::load(registers, weights);
+                    *wide = Registers::<f32, PANEL>::store(registers, values);
                 }
                 let block = &*wide;
-                rows_of_tiles::<f32, R, TILE, PANEL>(k, tiles, block, out, column, from);
+                rows_of_tiles::<f32, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
             } else {
-                rows_of_tiles::<W, R, TILE, PANEL>(k, tiles, block, out, column, from);
+                rows_of_tiles::<W, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
             }
         }
     }
@@ -479,9 +321,10 @@ fn panels<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>
 
 /// All rows with one block of one panel.
 #[inline(always)]
-fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL: usize>(
-    k: usize,
-    tiles: &[f32],
+fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
+    registers: R,
+    steps: usize,
+    tiles: &[R::Row],
     block: &[[W; PANEL]],
     out: &mut [&mut [f32]],
     column: usize,
@@ -490,28 +333,28 @@ fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL:
     let to = from + block.len();
     for tile in tiles_of(out.len(), TILE) {
         let rows = tile.len();
-        let start = tile.start * k;
+        let start = tile.start * steps;
         let out = &mut out[tile];
         let tile = &tiles[start + rows * from..start + rows * to];
         if rows == TILE {
-            sum::<W, R, TILE, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, TILE, 1, PANEL>(registers, tile, [block], out, column, from);
             continue;
         }
         // The constant halves of the conditions keep tiles that cannot be from being compiled.
         if rows == 1 {
-            sum::<W, R, 1, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 1, 1, PANEL>(registers, tile, [block], out, column, from);
         } else if TILE > 2 && rows == 2 {
-            sum::<W, R, 2, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 2, 1, PANEL>(registers, tile, [block], out, column, from);
         } else if TILE > 3 && rows == 3 {
-            sum::<W, R, 3, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 3, 1, PANEL>(registers, tile, [block], out, column, from);
         } else if TILE > 4 && rows == 4 {
-            sum::<W, R, 4, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 4, 1, PANEL>(registers, tile, [block], out, column, from);
         } else if TILE > 5 && rows == 5 {
-            sum::<W, R, 5, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 5, 1, PANEL>(registers, tile, [block], out, column, from);
         } else if TILE > 6 && rows == 6 {
-            sum::<W, R, 6, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 6, 1, PANEL>(registers, tile, [block], out, column, from);
         } else if TILE > 7 && rows == 7 {
-            sum::<W, R, 7, 1, PANEL>(tile, [block], out, column, from);
+            sum::<W, R, 7, 1, PANEL>(registers, tile, [block], out, column, from);
         }
     }
 }
@@ -519,14 +362,9 @@ fn rows_of_tiles<W: Weight, R: Registers<PANEL>, const TILE: usize, const PANEL:
 /// One block of k for `ROWS` rows and `PANELS` panels: the sums start at zero in registers, and are the
 /// output's first or are added to it.
 #[inline(always)]
-fn sum<
-    W: Weight,
-    R: Registers<PANEL>,
-    const ROWS: usize,
-    const PANELS: usize,
-    const PANEL: usize,
->(
-    tile: &[f32],
+fn sum<W, R: Registers<W, PANEL>, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
+    registers: R,
+    tile: &[R::Row],
     blocks: [&[[W; PANEL]]; PANELS],
     out: &mut [&mut [f32]],
     column: usize,
@@ -534,17 +372,20 @@ fn sum<
 ) {
     let (tile, _) = tile.as_chunks::<ROWS>();
     let blocks = blocks.map(|block| &block[..tile.len()]);
-    let mut sums = [[R::zero(); PANELS]; ROWS];
+    let mut sums = [[registers.zero(); PANELS]; ROWS];
     for (at, x) in tile.iter().enumerate() {
         for (panel, block) in blocks.iter().enumerate() {
-            let weights = R::load(&block[at]);
+            let factors = registers.load(&block[at]);
             for (sums, &x) in sums.iter_mut().zip(x) {
-                sums[panel] = R::add(sums[panel], x, weights);
+                sums[panel] = registers.add(sums[panel], x, factors);
             }
         }
     }
     for (out, sums) in out.iter_mut().zip(sums) {
-        for (out, sums) in out[column..].chunks_mut(PANEL).zip(sums.map(R::store)) {
+        for (out, sums) in out[column..]
+            .chunks_mut(PANEL)
+            .zip(sums.map(|sum| registers.store(sum)))
+        {
             if from == 0 {
                 out.copy_from_slice(&sums[..out.len()]);
             } else {
@@ -558,6 +399,8 @@ fn sum<
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
     use crate::kernels::noise;
 
@@ -616,20 +459,6 @@ mod tests {
                 check::<f32>(layout, k, outputs);
                 check::<f16>(layout, k, outputs);
                 check::<bf16>(layout, k, outputs);
-            }
-        }
-    }
-
-    #[test]
-    fn halves_widen_exactly() {
-        for bits in 0..=u16::MAX {
-            let half = f16::from_bits(bits);
-            if half.is_finite() {
-                assert_eq!(Weight::widen(half).to_bits(), half.to_f32().to_bits());
-            }
-            let half = bf16::from_bits(bits);
-            if half.is_finite() {
-                assert_eq!(Weight::widen(half).to_bits(), half.to_f32().to_bits());
             }
         }
     }

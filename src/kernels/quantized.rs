@@ -10,14 +10,12 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use super::product::tiles_of;
+use super::dot::{self, GROUP, Tile};
+use super::product::{fill_tiles, tiles_of};
 use super::simd::multiversion;
 
 /// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
 const BLOCK: usize = 256;
-
-/// Values of k whose codes stand side by side, in one word of a row.
-const GROUP: usize = 4;
 
 /// The largest code; -128 is left out, so that codes are symmetric.
 const LARGEST: f32 = 127.0;
@@ -36,6 +34,10 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Which instructions multiply, and with them how codes are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only the first is for other processors")
+)]
 pub(super) enum Dot {
     /// What any processor has.
     Portable,
@@ -154,25 +156,19 @@ multiversion! {
 ///
 /// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
 pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
-    let (rows, width) = (x.len() / k, groups(k));
     // VNNI takes the codes of rows without a sign, shifted by 128.
     let shift = if dot == Dot::Vnni { 0x8080_8080 } else { 0 };
-    for tile in tiles_of(rows, dot.tile()) {
-        let count = tile.len();
-        let words = &mut words[tile.start * width..tile.end * width];
-        for (at, row) in tile.enumerate() {
-            let scales = &mut scales[row * blocks(k)..][..blocks(k)];
-            let mut words = words[at..].iter_mut().step_by(count);
-            for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
-                let mut codes = [0; BLOCK];
-                encode(values, &mut codes, scale);
-                let (fours, _) = codes.as_chunks::<GROUP>();
-                for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
-                    *word = u32::from_ne_bytes(four.map(|code| code as u8)) ^ shift;
-                }
+    fill_tiles(dot.tile(), groups(k), words, |row, mut words| {
+        let scales = &mut scales[row * blocks(k)..][..blocks(k)];
+        for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
+            let mut codes = [0; BLOCK];
+            encode(values, &mut codes, scale);
+            let (fours, _) = codes.as_chunks::<GROUP>();
+            for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
+                *word = u32::from_ne_bytes(four.map(|code| code as u8)) ^ shift;
             }
         }
-    }
+    });
 }
 
 /// Encodes weights of some panels.
@@ -223,13 +219,13 @@ impl Panels<'_> {
     }
 
     fn portable(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.tiles(rows, out, &portable::<16, 64>);
+        self.tiles(rows, out, &dot::portable::<16, 64>);
     }
 
     /// The layout of [`Dot::Vnni`] without its instructions: only tests have it there.
     #[cfg(test)]
     fn vnni_elsewhere(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.tiles(rows, out, &shifted::<32, 128>);
+        self.tiles(rows, out, &dot::shifted::<32, 128>);
     }
 
     #[cfg(not(test))]
@@ -244,10 +240,10 @@ impl Panels<'_> {
         #[target_feature(enable = "avx2")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
             panels.tiles(rows, out, &|tile, sums| match sums.len() {
-                1 => x86::avx2::<1>(tile, sums),
-                2 => x86::avx2::<2>(tile, sums),
-                3 => x86::avx2::<3>(tile, sums),
-                _ => x86::avx2::<4>(tile, sums),
+                1 => dot::avx2::<1>(tile, sums),
+                2 => dot::avx2::<2>(tile, sums),
+                3 => dot::avx2::<3>(tile, sums),
+                _ => dot::avx2::<4>(tile, sums),
             });
         }
         assert!(Dot::of_machine() != Dot::Portable, "the layout is for AVX2");
@@ -261,14 +257,14 @@ impl Panels<'_> {
         #[target_feature(enable = "avx512f,avx512vnni")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
             panels.tiles(rows, out, &|tile, sums| match sums.len() {
-                1 => x86::vnni::<1>(tile, sums),
-                2 => x86::vnni::<2>(tile, sums),
-                3 => x86::vnni::<3>(tile, sums),
-                4 => x86::vnni::<4>(tile, sums),
-                5 => x86::vnni::<5>(tile, sums),
-                6 => x86::vnni::<6>(tile, sums),
-                7 => x86::vnni::<7>(tile, sums),
-                _ => x86::vnni::<8>(tile, sums),
+                1 => dot::vnni::<1>(tile, sums),
+                2 => dot::vnni::<2>(tile, sums),
+                3 => dot::vnni::<3>(tile, sums),
+                4 => dot::vnni::<4>(tile, sums),
+                5 => dot::vnni::<5>(tile, sums),
+                6 => dot::vnni::<6>(tile, sums),
+                7 => dot::vnni::<7>(tile, sums),
+                _ => dot::vnni::<8>(tile, sums),
             });
         }
         if Dot::of_machine() == Dot::Vnni {
@@ -334,107 +330,6 @@ impl Panels<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// One block of some rows and of one panel.
-struct Tile<'a, const PANEL: usize, const STEP: usize> {
-    /// (groups of k, rows).
-    words: &'a [u32],
-    /// (groups of k, outputs, values of a group).
-    codes: &'a [[i8; STEP]],
-    starts: &'a [i32; PANEL],
-}
-
-/// Sums in plain Rust.
-#[inline(always)]
-fn portable<const PANEL: usize, const STEP: usize>(
-    tile: &Tile<'_, PANEL, STEP>,
-    sums: &mut [[i32; PANEL]],
-) {
-    plain(tile, sums, |byte| i32::from(byte as i8));
-}
-
-/// As [`portable`], for the codes that VNNI takes.
-#[cfg(test)]
-fn shifted<const PANEL: usize, const STEP: usize>(
-    tile: &Tile<'_, PANEL, STEP>,
-    sums: &mut [[i32; PANEL]],
-) {
-    plain(tile, sums, i32::from);
-}
-
-#[inline(always)]
-fn plain<const PANEL: usize, const STEP: usize>(
-    tile: &Tile<'_, PANEL, STEP>,
-    sums: &mut [[i32; PANEL]],
-    value: impl Fn(u8) -> i32,
-) {
-    sums.fill(*tile.starts);
-    for (codes, words) in tile.codes.iter().zip(tile.words.chunks(sums.len())) {
-        let (codes, _) = codes.as_chunks::<GROUP>();
-        for (sums, word) in sums.iter_mut().zip(words) {
-            let values = word.to_ne_bytes().map(&value);
-            for (sum, codes) in sums.iter_mut().zip(codes) {
-                for (value, &code) in values.iter().zip(codes) {
-                    *sum += value * i32::from(code);
-                }
-            }
-        }
-    }
-}
-
-/// The versions that take instructions by name, because the compiler does not find them by itself.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        __m256i, __m512i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_madd_epi16,
-        _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
-        _mm256_sign_epi8, _mm512_dpbusd_epi32, _mm512_set1_epi32,
-    };
-
-    use bytemuck::must_cast;
-
-    use super::Tile;
-
-    /// The magnitude of a row's code times the weight's with its sign: two such products stay below 2^15.
-    #[target_feature(enable = "avx2")]
-    pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, sums: &mut [[i32; 16]]) {
-        let ones = _mm256_set1_epi16(1);
-        let mut all = [[_mm256_setzero_si256(); 2]; ROWS];
-        let (words, _) = tile.words.as_chunks::<ROWS>();
-        for (codes, words) in tile.codes.iter().zip(words) {
-            let codes: [__m256i; 2] = must_cast(*codes);
-            for (sums, &word) in all.iter_mut().zip(words) {
-                let values = _mm256_set1_epi32(word as i32);
-                let magnitudes = _mm256_abs_epi8(values);
-                for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                    let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(codes, values));
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
-                }
-            }
-        }
-        for (sums, all) in sums.iter_mut().zip(all) {
-            *sums = must_cast::<[__m256i; 2], _>(all);
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, sums: &mut [[i32; 32]]) {
-        let mut all = [must_cast::<[i32; 32], [__m512i; 2]>(*tile.starts); ROWS];
-        let (words, _) = tile.words.as_chunks::<ROWS>();
-        for (codes, words) in tile.codes.iter().zip(words) {
-            let codes: [__m512i; 2] = must_cast(*codes);
-            for (sums, &word) in all.iter_mut().zip(words) {
-                let values = _mm512_set1_epi32(word as i32);
-                for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                    *sum = _mm512_dpbusd_epi32(*sum, values, codes);
-                }
-            }
-        }
-        for (sums, all) in sums.iter_mut().zip(all) {
-            *sums = must_cast::<[__m512i; 2], _>(all);
         }
     }
 }

@@ -45,7 +45,8 @@ pub enum FloatType {
 }
 
 /// Precision of the weights. On the CPU they are rounded to floats of it and computed with in f32; only
-/// with [`Precision::Q8`] the products themselves are in whole numbers.
+/// the products themselves have rows in bf16 with [`Precision::Bf16`], and whole numbers with
+/// [`Precision::Q8`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// 32-bit floats.

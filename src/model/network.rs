@@ -294,6 +294,7 @@ impl Loader<'_> {
         let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
         let storage = match (self.precision, self.store.narrowest(name)) {
             (Precision::Q8, _) => Storage::Q8,
+            (Precision::Bf16, _) => Storage::Bf16Operands,
             (_, FloatType::F32) => Storage::F32,
             (_, FloatType::F16) => Storage::F16,
             (_, FloatType::Bf16) => Storage::Bf16,

@@ -28,7 +28,7 @@ use crate::spec::{self, DeviceSpec, DtypeSpec, JobSpec, Lengths};
 use crate::tokenize::GlmTokenizer;
 
 /// Version of the order in which the arithmetic is done; a resume with another one is refused.
-const ARITHMETIC: &str = "2";
+const ARITHMETIC: &str = "3";
 
 /// A job that is ready to run.
 pub(super) struct Prepared {
@@ -240,6 +240,7 @@ impl ModelFacts {
         let has_halves = self.is_cpu() && self.file_bytes < 3 * self.config.matrix_weights() as u64;
         match self.precision {
             Precision::Q8 => Storage::Q8,
+            Precision::Bf16 if self.is_cpu() => Storage::Bf16Operands,
             Precision::F32 if !has_halves => Storage::F32,
             _ => Storage::F16,
         }

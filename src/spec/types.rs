@@ -66,7 +66,7 @@ pub enum DtypeSpec {
     F32,
     /// 16-bit floats; on the CPU rounded weights with 32-bit arithmetic.
     F16,
-    /// bfloat16; on the CPU rounded weights with 32-bit arithmetic.
+    /// bfloat16; on the CPU rounded weights and inputs of products, with 32-bit sums.
     Bf16,
     /// 8-bit whole numbers; on the CPU alone.
     Q8,

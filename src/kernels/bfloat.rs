@@ -1,0 +1,472 @@
+//! The product in bfloat16: both factors are rounded to it, the sums are in f32.
+//!
+//! Every output is summed the way VDPBF16PS does it, the instruction of `AVX512_BF16`: over k in blocks of
+//! [`BLOCK`], each block from zero, pair by pair. Of each pair the odd value comes first, then the even
+//! one, each with a fused multiply-add that rounds to the nearest, ties to even. The block sums are
+//! added in order.
+//!
+//! The instruction takes subnormal numbers for zeros and never gives one; ordinary arithmetic keeps them.
+//! So none may appear: factors below 2^-56 count as zeros. All others are multiples of 2^-63, their
+//! products are multiples of 2^-126, and so is every sum: zero or a normal number. All machines therefore
+//! give the same bits. Only which NaN a sum is, is left open.
+
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
+use bytemuck::{cast_slice, must_cast};
+use half::bf16;
+
+#[cfg(any(target_arch = "x86_64", test))]
+use super::product::panel_by_panel;
+use super::product::{self, BLOCK, Layout, fill_panels, fill_tiles, pack_weights};
+#[cfg(test)]
+use super::registers::Any;
+#[cfg(target_arch = "x86_64")]
+use super::registers::Avx512Bf16;
+use super::registers::Pair;
+use super::simd::multiversion;
+
+/// The smallest factor that is no zero: 2^-56.
+const SMALLEST: u32 = (127 - 56) << 23;
+
+/// Outputs of a panel of pairs: two registers of 16.
+const PANEL: usize = 32;
+
+/// Most rows of a tile of pairs, as in [`Layout::Wide`].
+const TILE: usize = 8;
+
+const _: () = assert!(BLOCK.is_multiple_of(2), "no pair lies in two blocks");
+
+/// How factors are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "other processors have no pairs")
+)]
+pub(super) enum Form {
+    /// In pairs, as the instruction takes them.
+    Pairs,
+    /// As the floats of `product`, the values of each pair swapped: summed over k ascending, they are
+    /// summed in this module's order.
+    Swapped(Layout),
+}
+
+impl Form {
+    /// The fastest of this machine.
+    pub(super) fn of_machine() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if trusted().is_some() {
+            return Self::Pairs;
+        }
+        Self::Swapped(Layout::of_machine())
+    }
+
+    /// Most rows of a tile.
+    fn tile(self) -> usize {
+        match self {
+            Self::Pairs => TILE,
+            Self::Swapped(layout) => layout.tile(),
+        }
+    }
+
+    /// Words of a row of k values.
+    pub(super) fn words(self, k: usize) -> usize {
+        match self {
+            Self::Pairs => k.div_ceil(2),
+            Self::Swapped(_) => k,
+        }
+    }
+
+    /// Numbers that the weights of so many outputs take.
+    pub(super) fn size(self, k: usize, outputs: usize) -> usize {
+        match self {
+            Self::Pairs => outputs.next_multiple_of(PANEL) * k.next_multiple_of(2),
+            Self::Swapped(layout) => outputs.next_multiple_of(layout.panel()) * k,
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "body of a multiversion function")]
+fn round_body(values: &[f32], rounded: &mut [f32]) {
+    for (rounded, value) in rounded.iter_mut().zip(values) {
+        let bits = value.to_bits();
+        // Half a last place rounds up, except where the last place is even: it takes a little more there.
+        let is_odd = (bits >> 16) & 1;
+        let bits = if value.is_nan() {
+            // Its low bits may be all that makes it one.
+            bits | 0x0040_0000
+        } else {
+            bits.wrapping_add(0x7fff + is_odd)
+        };
+        let is_zero = bits & 0x7fff_0000 < SMALLEST;
+        *rounded = f32::from_bits(if is_zero { 0 } else { bits & 0xffff_0000 });
+    }
+}
+
+multiversion! {
+    /// The nearest bf16 of each value, ties to even, and zero below [`SMALLEST`].
+    fn round(values: &[f32], rounded: &mut [f32]) = round_body
+}
+
+/// One pair, or the last value and a zero, from values that are rounded.
+fn pair(values: &[f32]) -> Pair {
+    let mut pair = [bf16::ZERO; 2];
+    for (half, value) in pair.iter_mut().zip(values) {
+        *half = bf16::from_bits((value.to_bits() >> 16) as u16);
+    }
+    pair
+}
+
+/// Swaps the values of each pair; a last one stays, for its partner would be zero.
+fn swap_pairs(values: &mut [f32]) {
+    for pair in values.chunks_exact_mut(2) {
+        pair.swap(0, 1);
+    }
+}
+
+/// Rounds rows of k values and lays them out.
+///
+/// # Shapes
+///
+/// `x` is (rows, k), row-major; `words` is (rows, [`Form::words`]) in tiles, each with the words of one k side
+/// by side: two bf16, or the bits of an f32.
+pub(super) fn encode_rows(form: Form, k: usize, x: &[f32], words: &mut [u32]) {
+    let mut rounded = vec![0.0; k];
+    fill_tiles(form.tile(), form.words(k), words, |row, words| {
+        round(&x[row * k..][..k], &mut rounded);
+        match form {
+            Form::Pairs => {
+                for (word, values) in words.zip(rounded.chunks(2)) {
+                    *word = must_cast(pair(values));
+                }
+            }
+            Form::Swapped(_) => {
+                swap_pairs(&mut rounded);
+                for (word, value) in words.zip(&rounded) {
+                    *word = value.to_bits();
+                }
+            }
+        }
+    });
+}
+
+/// Rounds weights of some panels and lays them out.
+///
+/// # Shapes
+///
+/// `weights` is (outputs, k), row-major; `packed` is (panels, pairs of k, outputs of a panel, 2) or as in
+/// [`pack_weights`], all zeros at first.
+pub(super) fn encode_weights(form: Form, k: usize, weights: &[f32], packed: &mut [bf16]) {
+    let mut rounded = vec![0.0; weights.len()];
+    round(weights, &mut rounded);
+    match form {
+        Form::Pairs => {
+            let (pairs, _) = packed.as_chunks_mut::<2>();
+            fill_panels(
+                PANEL,
+                weights.len() / k,
+                form.words(k),
+                pairs,
+                |output, pairs| {
+                    for (place, values) in pairs.zip(rounded[output * k..][..k].chunks(2)) {
+                        *place = pair(values);
+                    }
+                },
+            );
+        }
+        Form::Swapped(layout) => {
+            rounded.chunks_exact_mut(k).for_each(swap_pairs);
+            pack_weights(layout, k, &rounded, packed);
+        }
+    }
+}
+
+/// Multiplies rows with some panels of weights.
+///
+/// # Shapes
+///
+/// `weights` comes from [`encode_weights`], `words` from [`encode_rows`]; `out` has a slice for each row, as
+/// wide as the outputs of the panels that are no filling.
+pub(super) fn multiply(
+    form: Form,
+    k: usize,
+    weights: &[bf16],
+    words: &[u32],
+    out: &mut [&mut [f32]],
+) {
+    match form {
+        Form::Pairs => pairs(k, weights, words, out),
+        Form::Swapped(layout) => product::multiply(layout, k, weights, cast_slice(words), out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn pairs(k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]) {
+    match trusted() {
+        Some(instruction) => with_instruction(instruction, k, weights, words, out),
+        None => pairs_elsewhere(k, weights, words, out),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn pairs(k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]) {
+    pairs_elsewhere(k, weights, words, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls the version whose features are there")]
+fn with_instruction(
+    instruction: Avx512Bf16,
+    k: usize,
+    weights: &[bf16],
+    words: &[u32],
+    out: &mut [&mut [f32]],
+) {
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn version(
+        instruction: Avx512Bf16,
+        steps: usize,
+        weights: &[[Pair; PANEL]],
+        tiles: &[Pair],
+        out: &mut [&mut [f32]],
+    ) {
+        panel_by_panel::<Pair, _, TILE, PANEL>(instruction, steps, weights, tiles, out);
+    }
+    let steps = Form::Pairs.words(k);
+    // SAFETY: an `Avx512Bf16` exists only where the features of `version` were detected.
+    unsafe { version(instruction, steps, panels(weights), cast_slice(words), out) }
+}
+
+/// Pairs without their instruction: only tests have them there.
+#[cfg(test)]
+fn pairs_elsewhere(k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]) {
+    let steps = Form::Pairs.words(k);
+    let (weights, tiles) = (panels(weights), cast_slice(words));
+    panel_by_panel::<Pair, _, TILE, PANEL>(Any, steps, weights, tiles, out);
+}
+
+#[cfg(not(test))]
+fn pairs_elsewhere(_: usize, _: &[bf16], _: &[u32], _: &mut [&mut [f32]]) {
+    unreachable!("pairs are chosen for their instruction alone");
+}
+
+/// Weights in steps of one pair of each output.
+#[cfg(any(target_arch = "x86_64", test))]
+fn panels(weights: &[bf16]) -> &[[Pair; PANEL]] {
+    weights.as_chunks::<2>().0.as_chunks::<PANEL>().0
+}
+
+/// The instruction, where the machine has it and it passed a trial: bits must not depend on a processor
+/// that does it in another order.
+#[cfg(target_arch = "x86_64")]
+fn trusted() -> Option<Avx512Bf16> {
+    static PASSED: OnceLock<bool> = OnceLock::new();
+    let instruction = Avx512Bf16::of_machine()?;
+    let multiply = |k, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]| {
+        with_instruction(instruction, k, weights, words, out);
+    };
+    PASSED
+        .get_or_init(|| passes_trial(multiply))
+        .then_some(instruction)
+}
+
+/// Whether products of pairs have the bits of those in plain Rust: for near values, for far ones that make
+/// factors of zero, and for so far ones that sums have no bound or are no number; for tiles of one row and
+/// of several.
+#[cfg(any(target_arch = "x86_64", test))]
+fn passes_trial(multiply: impl Fn(usize, &[bf16], &[u32], &mut [&mut [f32]])) -> bool {
+    let (k, outputs) = (301, 5 * PANEL);
+    let plain = Form::Swapped(Layout::Plain);
+    let trials = [(1, 12), (2, 12), (9, 12), (9, 120), (9, 250)];
+    trials.into_iter().all(|(rows, exponents)| {
+        let x = trial_values(rows * k, exponents, 1);
+        let weights = trial_values(outputs * k, exponents, 2);
+        let got = product_by(Form::Pairs, k, &weights, &x, &multiply);
+        let want = product_by(plain, k, &weights, &x, |k, weights, words, out| {
+            self::multiply(plain, k, weights, words, out);
+        });
+        let mut values = got.iter().zip(&want);
+        values.all(|(got, want)| got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()))
+    })
+}
+
+/// Values of both signs and of so many binary exponents around zero, the same for the same seed.
+#[cfg(any(target_arch = "x86_64", test))]
+fn trial_values(count: usize, exponents: u32, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let exponent = 127 - exponents / 2 + (state >> 24) % exponents;
+        f32::from_bits((state << 31) ^ (exponent << 23) ^ ((state >> 1) & 0x007f_ffff))
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Packs, multiplies and gives the product.
+#[cfg(any(target_arch = "x86_64", test))]
+fn product_by(
+    form: Form,
+    k: usize,
+    weights: &[f32],
+    x: &[f32],
+    multiply: impl Fn(usize, &[bf16], &[u32], &mut [&mut [f32]]),
+) -> Vec<f32> {
+    let (rows, outputs) = (x.len() / k, weights.len() / k);
+    let mut packed = vec![bf16::ZERO; form.size(k, outputs)];
+    encode_weights(form, k, weights, &mut packed);
+    let mut words = vec![0; rows * form.words(k)];
+    encode_rows(form, k, x, &mut words);
+    let mut out = vec![0.0; rows * outputs];
+    let mut parts: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
+    multiply(k, &packed, &words, &mut parts);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::noise;
+
+    /// A factor by the book of another crate.
+    fn factor(value: f32) -> f32 {
+        let rounded = bf16::from_f32(value).to_f32();
+        if rounded.abs() < 2.0_f32.powi(-56) {
+            0.0
+        } else {
+            rounded
+        }
+    }
+
+    /// The order of the module's documentation, one output at a time.
+    fn output(x: &[f32], weights: &[f32]) -> f32 {
+        let blocks = x.chunks(BLOCK).zip(weights.chunks(BLOCK));
+        let sums = blocks.map(|(x, weights)| {
+            let mut sum = 0.0_f32;
+            for (x, weights) in x.chunks(2).zip(weights.chunks(2)) {
+                for (&x, &weight) in x.iter().zip(weights).rev() {
+                    sum = factor(x).mul_add(factor(weight), sum);
+                }
+            }
+            sum
+        });
+        sums.reduce(|all, sum| all + sum).unwrap()
+    }
+
+    /// Those that this machine can run; pairs and the wide layout run anywhere in tests.
+    fn forms() -> Vec<Form> {
+        let mut forms = vec![
+            Form::Pairs,
+            Form::Swapped(Layout::Plain),
+            Form::Swapped(Layout::Wide),
+        ];
+        if Layout::of_machine() != Layout::Plain {
+            forms.push(Form::Swapped(Layout::Narrow));
+        }
+        forms
+    }
+
+    fn product(form: Form, k: usize, weights: &[f32], x: &[f32]) -> Vec<f32> {
+        product_by(form, k, weights, x, |k, weights, words, out| {
+            multiply(form, k, weights, words, out);
+        })
+    }
+
+    #[test]
+    fn every_number_of_rows_sums_in_the_documented_order() {
+        for (k, outputs) in [(1, 1), (2, 40), (41, 16), (256, 33), (300, 100), (701, 70)] {
+            let weights = noise(outputs * k, 3);
+            let x = noise(130 * k, 5);
+            let want: Vec<u32> = x
+                .chunks_exact(k)
+                .flat_map(|x| weights.chunks_exact(k).map(|weights| output(x, weights)))
+                .map(f32::to_bits)
+                .collect();
+            for form in forms() {
+                // Without its instructions a fused multiply-add is a slow call.
+                let is_slow = matches!(form, Form::Pairs | Form::Swapped(Layout::Plain));
+                for rows in 1..=if is_slow { 20 } else { 130 } {
+                    let out = product(form, k, &weights, &x[(130 - rows) * k..]);
+                    let bits: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
+                    let want = &want[(130 - rows) * outputs..];
+                    assert!(
+                        bits == want,
+                        "{form:?}, k {k}, {outputs} outputs, {rows} rows"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_round_to_the_nearest() {
+        let mut values = trial_values(100_000, 250, 9);
+        // Ties, the largest numbers, and those around the smallest factor.
+        values.extend((0..1 << 16).map(|high: u32| f32::from_bits(high << 16 | 0x8000)));
+        values.extend([f32::MAX, f32::MIN, 0.0, -0.0, 1e-40, -1e-45]);
+        values.extend((0..64).map(|low| f32::from_bits(SMALLEST - 0x8020 + low)));
+        values.extend([f32::INFINITY, f32::NEG_INFINITY]);
+        let mut rounded = vec![7.0; values.len()];
+        round(&values, &mut rounded);
+        for (&value, rounded) in values.iter().zip(rounded) {
+            let want = factor(value);
+            assert!(
+                rounded == want || (rounded.is_nan() && want.is_nan()),
+                "{value:e}: {rounded:e} for {want:e}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_lost() {
+        for form in forms() {
+            let weights = noise(301, 1);
+            for bad in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001)] {
+                let mut x = noise(602, 2);
+                x[290] = bad;
+                let out = product(form, 301, &weights, &x);
+                assert!(out[0].is_nan() && out[1].is_finite(), "{form:?}: {out:?}");
+            }
+            let mut x = [0.0; 301];
+            x[300] = f32::INFINITY;
+            let infinite = f32::INFINITY * weights[300];
+            assert_eq!(product(form, 301, &weights, &x), [infinite]);
+        }
+    }
+
+    #[test]
+    fn no_sum_is_subnormal() {
+        for exponents in [12, 120, 250] {
+            let (x, weights) = (
+                trial_values(300, exponents, 3),
+                trial_values(300, exponents, 4),
+            );
+            let mut sum = 0.0_f32;
+            for (&x, &weight) in x.iter().zip(&weights) {
+                let product = factor(x) * factor(weight);
+                sum = factor(x).mul_add(factor(weight), sum);
+                assert!(!product.is_subnormal() && !sum.is_subnormal());
+            }
+        }
+        let least = 2.0_f32.powi(-56);
+        let next = least * (1.0 + 2.0_f32.powi(-7));
+        let sums = [
+            least * -least,
+            next * least - least * least,
+            next * next - next * least,
+        ];
+        assert!(sums.iter().all(|sum| sum.is_normal()), "{sums:?}");
+    }
+
+    #[test]
+    fn the_trial_tells_orders_apart() {
+        assert!(passes_trial(pairs));
+        let even_first = |k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]| {
+            let words: Vec<u32> = words.iter().map(|word| word.rotate_left(16)).collect();
+            let mut weights = weights.to_vec();
+            weights.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
+            pairs(k, &weights, &words, out);
+        };
+        assert!(!passes_trial(even_first));
+    }
+}

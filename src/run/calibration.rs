@@ -22,20 +22,24 @@ pub(super) struct Calibration {
 pub(super) struct Subject<'a> {
     pub(super) config: &'a GlmConfig,
     pub(super) weight_bytes: u64,
-    pub(super) on_cpu: bool,
+    /// Kind of device.
+    pub(super) device: &'a str,
+    /// Precision of the weights.
+    pub(super) dtype: &'a str,
 }
 
 impl Subject<'_> {
     /// Where its measurements are kept; `None` for a user without a home.
     fn file(&self, cache: Option<&Path>) -> Option<PathBuf> {
         let text = format!(
-            "{} {} {} {} {} {} {} {}",
+            "{} {} {} {} {} {} {} {} {}",
             self.config.num_layers,
             self.config.hidden_size,
             self.config.num_attention_heads,
             self.config.vocab_size,
             self.weight_bytes,
-            self.on_cpu,
+            self.device,
+            self.dtype,
             rayon::current_num_threads(),
             machine::cpu_kind(),
         );
@@ -186,7 +190,8 @@ mod tests {
         let subject = Subject {
             config: &config,
             weight_bytes: 10,
-            on_cpu: true,
+            device: "cpu",
+            dtype: "f32",
         };
         let report = BenchReport {
             batches: vec![speed(8, 5.0, 6.0)],

@@ -251,7 +251,8 @@ impl ModelFacts {
         Calibration::load(&Subject {
             config: &self.config,
             weight_bytes: self.weight_bytes(),
-            on_cpu: self.is_cpu(),
+            device: self.device_name(),
+            dtype: self.precision.name(),
         })
     }
 

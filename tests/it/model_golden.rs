@@ -418,7 +418,7 @@ fn half_precision_stays_close() {
     // Logits reach 20 here; f16 keeps 11 bits, bf16 8.
     for (precision, backend, tolerance) in [
         (Precision::F16, Backend::Padded, 0.1),
-        (Precision::Bf16, Backend::Packed, 0.8),
+        (Precision::Bf16, Backend::Packed, 0.2),
     ] {
         let mut model = load(&nano, precision, backend);
         for case in nano.goldens["sampling"]["cases"].as_array().unwrap() {
@@ -429,7 +429,6 @@ fn half_precision_stays_close() {
                 .unsqueeze(0)
                 .unwrap();
             let distance = distance(&got, nano.tensor(&case["logits"]));
-            eprintln!("{}: {distance}", precision.name());
             assert!(distance < tolerance, "{precision:?}: {distance}");
         }
     }

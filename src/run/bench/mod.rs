@@ -60,15 +60,15 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
             devices.len()
         )));
     };
-    let device = device.open()?;
-    let precision = precision(options.dtype, device.is_cpu());
+    let is_cpu = device.is_cpu();
+    let precision = precision(options.dtype, is_cpu);
     let started = Instant::now();
-    let mut glm = Glm::load(folder, &device, precision)?;
+    let mut glm = Glm::load(folder, &device.open()?, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let storage = glm.weight_storage();
     let weight_bytes = storage.bytes(config.matrix_weights()) as u64;
-    let read_rate = device.is_cpu().then(limits::read_rate).flatten();
-    let product_peaks = if device.is_cpu() {
+    let read_rate = is_cpu.then(limits::read_rate).flatten();
+    let product_peaks = if is_cpu {
         limits::product_peaks()
     } else {
         Vec::new()
@@ -86,7 +86,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     }
     let report = BenchReport {
         model: folder.display().to_string(),
-        device: if device.is_cpu() { "cpu" } else { "gpu" }.to_owned(),
+        device: device.kind().to_owned(),
         dtype: precision.name().to_owned(),
         threads: rayon::current_num_threads(),
         load_seconds,
@@ -100,7 +100,8 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     let subject = Subject {
         config: &config,
         weight_bytes,
-        on_cpu: device.is_cpu(),
+        device: device.kind(),
+        dtype: precision.name(),
     };
     let kept = calibration::keep(&subject, &report);
     Ok((report, kept))

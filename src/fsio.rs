@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 /// Names of all failpoints: the state of the disk just before and just after each durable step.
 ///
@@ -351,37 +352,14 @@ pub fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
     path(number)
 }
 
-/// A folder for files that nobody keeps: it goes with this value.
-#[derive(Debug)]
-pub struct TemporaryFolder {
-    path: PathBuf,
-}
-
-impl TemporaryFolder {
-    /// Makes one in the system's folder for temporary files; its name begins with `prefix`.
-    ///
-    /// # Errors
-    ///
-    /// [`FsError`].
-    pub fn new(prefix: &str) -> Result<Self, FsError> {
-        let parent = std::env::temp_dir();
-        let process = process_number();
-        let path = free_path(|number| parent.join(format!("{prefix}-{process}-{number}")));
-        std::fs::create_dir(&path).map_err(|cause| FsError::new("create", &path, cause))?;
-        Ok(Self { path })
-    }
-
-    /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for TemporaryFolder {
-    fn drop(&mut self) {
-        // What stays behind is the system's to clean.
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
+/// A folder for files that nobody keeps, among the system's temporary files; it goes with the value.
+///
+/// # Errors
+///
+/// [`FsError`].
+pub fn temporary_folder(prefix: &str) -> Result<TempDir, FsError> {
+    let made = tempfile::Builder::new().prefix(prefix).tempdir();
+    made.map_err(|cause| FsError::new("create", &std::env::temp_dir(), cause))
 }
 
 /// The final name that a temporary file was meant for; `None` where it is no temporary file.
@@ -571,17 +549,6 @@ mod tests {
         assert_eq!(temporary_target(name), Some("part-000001.parquet"));
         assert_eq!(temporary_target("part-000001.parquet"), None);
         assert_eq!(temporary_target(".notes.tmp"), None);
-    }
-
-    #[test]
-    fn a_temporary_folder_goes_with_its_value() {
-        let first = TemporaryFolder::new("glm-batch-test").unwrap();
-        let second = TemporaryFolder::new("glm-batch-test").unwrap();
-        assert_ne!(first.path(), second.path());
-        std::fs::write(first.path().join("file"), "x").unwrap();
-        let path = first.path().to_path_buf();
-        drop(first);
-        assert!(!path.exists() && second.path().is_dir());
     }
 
     #[test]

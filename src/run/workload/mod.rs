@@ -18,7 +18,7 @@ pub use report::{AnswerLength, WorkloadReport, write_counts};
 use super::{RunEnd, RunOptions, StopFlag, run};
 use crate::checkpoint::{self, OutputFolder};
 use crate::error::{Error, Result};
-use crate::fsio::{self, TemporaryFolder};
+use crate::fsio;
 use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultRow};
@@ -68,7 +68,7 @@ pub fn workload(
     let rows = rows::read(&options.file)?;
     let tokenizer = GlmTokenizer::load(&options.model)?;
     rows::check(&rows, &options.file, &config, &tokenizer)?;
-    let folder = TemporaryFolder::new("glm-batch-workload")?;
+    let folder = fsio::temporary_folder("glm-batch-workload-")?;
     write_prompts(&folder.path().join(PROMPTS), &rows)?;
     let spec = job(options, folder.path(), config.max_sequence_length)?;
     let run_options = RunOptions {

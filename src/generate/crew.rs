@@ -268,7 +268,7 @@ fn work(mut engine: Engine, seen: &Mutex<View>, reports: &Sender<Report>) {
     loop {
         match engine.phase() {
             Phase::Open => {}
-            Phase::Draining => match engine.drop_taken() {
+            Phase::Draining => match engine.drop_waiting() {
                 0 => {}
                 rows => {
                     show(&engine, seen);

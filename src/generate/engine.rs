@@ -168,12 +168,7 @@ impl Engine {
     /// Forgets the rows that wait; what runs goes on. A row with samples that have not started is
     /// forgotten whole. Returns how many rows that is.
     pub fn drop_waiting(&mut self) -> usize {
-        self.queue.clear() + self.drop_taken()
-    }
-
-    /// As [`Engine::drop_waiting`], for the rows that were taken from the queue.
-    pub(super) fn drop_taken(&mut self) -> usize {
-        let rows = self.taken().map(Job::rows).sum();
+        let rows = self.queue.clear() + self.taken().map(Job::rows).sum::<usize>();
         for id in std::mem::take(&mut self.waiting) {
             self.release_job(id);
             self.jobs.remove(&id);

@@ -5,7 +5,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::kernels::{Epilogue, HeadCache, PackedLinear, Storage, attend, gelu, layer_norm};
+use glm_batch::kernels::{
+    Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend, attend_block, gelu,
+    layer_norm,
+};
 
 /// Width of a hidden state.
 const HIDDEN: usize = 1024;
@@ -41,11 +44,12 @@ fn products(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Throughput is in cached tokens, softmax included.
+/// Throughput is in products of a query with a cached token, softmax included: one query as in a decode step, and
+/// a block of them as in a prefill.
 fn attention(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attend");
-    let query = values(HEAD);
-    let mut out = vec![0.0; HEAD];
+    let queries = values(QUERIES * HIDDEN);
+    let mut out = vec![0.0; QUERIES * HIDDEN];
     let mut scores = Vec::new();
     for length in [32, 128, 512] {
         let (keys, cached) = (values(length * HEAD), values(length * HEAD));
@@ -54,8 +58,22 @@ fn attention(criterion: &mut Criterion) {
             values: &cached,
         };
         group.throughput(Throughput::Elements(length as u64));
-        group.bench_function(BenchmarkId::from_parameter(length), |bencher| {
-            bencher.iter(|| attend(black_box(&query), cache, &mut scores, &mut out));
+        group.bench_function(BenchmarkId::new("one", length), |bencher| {
+            let (query, out) = (&queries[..HEAD], &mut out[..HEAD]);
+            bencher.iter(|| attend(black_box(query), cache, &mut scores, out));
+        });
+        group.throughput(Throughput::Elements((QUERIES * length) as u64));
+        group.bench_function(BenchmarkId::new("block", length), |bencher| {
+            bencher.iter(|| {
+                let mut block = QueryBlock {
+                    queries: black_box(&queries),
+                    query_stride: HIDDEN,
+                    out: &mut out,
+                    out_stride: HIDDEN,
+                    size: HEAD,
+                };
+                attend_block(&mut block, cache, &mut scores);
+            });
         });
     }
     group.finish();

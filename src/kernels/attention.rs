@@ -1,7 +1,10 @@
-//! Attention of one query over one head's cached keys and values.
+//! Attention of one query, or of a block of them, over one head's cached keys and values.
+//!
+//! Invariant: a query has the same bits alone and in a block. A block reads each key and value once for
+//! all its queries.
 
 use super::math::exp;
-use super::simd::{dot, multiversion, sum_by};
+use super::simd::{LANES, dot, lane_sum, multiversion, sum_by};
 
 /// What one head of one slot has cached.
 ///
@@ -14,6 +17,28 @@ pub struct HeadCache<'a> {
     pub keys: &'a [f32],
     /// Values.
     pub values: &'a [f32],
+}
+
+/// Queries of a block.
+pub const QUERIES: usize = 4;
+
+/// The queries of a block, one a token, and where their results go.
+///
+/// # Shapes
+///
+/// Query q is `queries[q * query_stride..][..size]`, its result `out[q * out_stride..][..size]`.
+#[derive(Debug)]
+pub struct QueryBlock<'a> {
+    /// The queries.
+    pub queries: &'a [f32],
+    /// From one query to the next.
+    pub query_stride: usize,
+    /// The results.
+    pub out: &'a mut [f32],
+    /// From one result to the next.
+    pub out_stride: usize,
+    /// Size of the head.
+    pub size: usize,
 }
 
 /// Keys whose values are added to the output at once; the order of the sum is that of the keys.
@@ -29,11 +54,7 @@ fn attend_body(query: &[f32], cache: HeadCache<'_>, scores: &mut Vec<f32>, out: 
     for (score, key) in scores.iter_mut().zip(cache.keys.chunks_exact(size)) {
         *score = dot(query, key) * scale;
     }
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for score in scores.iter_mut() {
-        *score = exp(*score - highest);
-    }
-    let total = sum_by(scores, |v| v);
+    let total = exponentials(scores);
 
     out.fill(0.0);
     let mut weights = scores.chunks_exact(KEYS_AT_ONCE);
@@ -61,6 +82,107 @@ fn attend_body(query: &[f32], cache: HeadCache<'_>, scores: &mut Vec<f32>, out: 
     }
 }
 
+/// Scores to what softmax divides by the returned sum.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+fn exponentials(scores: &mut [f32]) -> f32 {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for score in scores.iter_mut() {
+        *score = exp(*score - highest);
+    }
+    sum_by(scores, |v| v)
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "body of a multiversion function")]
+fn attend_block_body(block: &mut QueryBlock<'_>, cache: HeadCache<'_>, scores: &mut Vec<f32>) {
+    let size = block.size;
+    let scale = 1.0 / (size as f32).sqrt();
+    let count = cache.keys.len() / size;
+    scores.resize(QUERIES * count, 0.0);
+    for (at, key) in cache.keys.chunks_exact(size).enumerate() {
+        let products = dots(block, key);
+        for (query, product) in products.into_iter().enumerate() {
+            scores[query * count + at] = product * scale;
+        }
+    }
+    let mut inverses = [0.0; QUERIES];
+    for (scores, inverse) in scores.chunks_exact_mut(count).zip(&mut inverses) {
+        *inverse = 1.0 / exponentials(scores);
+    }
+    // A few columns at a time, so that the sums of all queries stay in registers.
+    for start in (0..size).step_by(LANES) {
+        let width = LANES.min(size - start);
+        let mut sums = [[0.0; LANES]; QUERIES];
+        for (at, value) in cache.values.chunks_exact(size).enumerate() {
+            let value = &value[start..start + width];
+            for (query, sums) in sums.iter_mut().enumerate() {
+                add_scaled(sums, scores[query * count + at], value);
+            }
+        }
+        for (query, sums) in sums.iter().enumerate() {
+            let first = query * block.out_stride + start;
+            let out = &mut block.out[first..first + width];
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = sum * inverses[query];
+            }
+        }
+    }
+}
+
+/// The products of a block's queries with one key, each as [`dot`] gives it.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+fn dots(block: &QueryBlock<'_>, key: &[f32]) -> [f32; QUERIES] {
+    let mut lanes = [[0.0; LANES]; QUERIES];
+    for start in (0..block.size).step_by(LANES) {
+        let width = LANES.min(block.size - start);
+        let key = &key[start..start + width];
+        for (query, lanes) in lanes.iter_mut().enumerate() {
+            let first = query * block.query_stride + start;
+            add_products(lanes, &block.queries[first..first + width], key);
+        }
+    }
+    [
+        lane_sum(&lanes[0]),
+        lane_sum(&lanes[1]),
+        lane_sum(&lanes[2]),
+        lane_sum(&lanes[3]),
+    ]
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+fn add_products(sums: &mut [f32; LANES], left: &[f32], right: &[f32]) {
+    // The full width is a case of its own, so that it is compiled without a loop.
+    if let (Ok(left), Ok(right)) = (
+        <&[f32; LANES]>::try_from(left),
+        <&[f32; LANES]>::try_from(right),
+    ) {
+        for lane in 0..LANES {
+            sums[lane] += left[lane] * right[lane];
+        }
+    } else {
+        for ((sum, left), right) in sums.iter_mut().zip(left).zip(right) {
+            *sum += left * right;
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+fn add_scaled(sums: &mut [f32; LANES], scale: f32, values: &[f32]) {
+    if let Ok(values) = <&[f32; LANES]>::try_from(values) {
+        for lane in 0..LANES {
+            sums[lane] += scale * values[lane];
+        }
+    } else {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += scale * value;
+        }
+    }
+}
+
 multiversion! {
     /// Softmax of the scaled scores of `query` against the keys, times the values, into `out`.
     ///
@@ -70,10 +192,47 @@ multiversion! {
         attend_body
 }
 
+multiversion! {
+    /// [`attend`] for each query of a block, with the same bits.
+    pub fn attend_block(block: &mut QueryBlock<'_>, cache: HeadCache<'_>, scores: &mut Vec<f32>) =
+        attend_block_body
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::noise;
+
+    #[test]
+    fn a_query_has_the_same_bits_alone_and_in_a_block() {
+        for (length, size) in [(1, 16), (5, 64), (7, 24), (33, 64), (130, 5), (200, 128)] {
+            let (query_stride, out_stride) = (3 * size + 7, 2 * size + 3);
+            let queries = noise(QUERIES * query_stride, 1);
+            let (keys, values) = (noise(length * size, 2), noise(length * size, 3));
+            let cache = HeadCache {
+                keys: &keys,
+                values: &values,
+            };
+            let mut out = vec![9.0; QUERIES * out_stride];
+            let mut block = QueryBlock {
+                queries: &queries,
+                query_stride,
+                out: &mut out,
+                out_stride,
+                size,
+            };
+            attend_block(&mut block, cache, &mut vec![5.0; 3]);
+            for query in 0..QUERIES {
+                let mut alone = vec![0.0; size];
+                let one = &queries[query * query_stride..][..size];
+                attend(one, cache, &mut Vec::new(), &mut alone);
+                let together = &out[query * out_stride..][..size];
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(together), bits(&alone), "{length} {size} {query}");
+                assert_eq!(out[query * out_stride + size], 9.0, "nothing beside it");
+            }
+        }
+    }
 
     #[test]
     fn agrees_with_the_formula_in_f64() {

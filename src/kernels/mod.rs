@@ -21,7 +21,7 @@ mod quantized;
 mod registers;
 mod simd;
 
-pub use attention::{HeadCache, attend};
+pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
 pub use embedding::{Embedding, HostTable};
 pub use host::{from_host, with_host};
 pub use linear::Linear;

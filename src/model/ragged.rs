@@ -6,7 +6,9 @@
 use candle_core::{Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::{HeadCache, Pages, attend, from_host, with_host};
+use crate::kernels::{
+    HeadCache, Pages, QUERIES, QueryBlock, attend, attend_block, from_host, with_host,
+};
 
 use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
 use super::network::{Network, Tokens};
@@ -62,6 +64,8 @@ struct Place {
 struct RaggedCall<'a> {
     cache: &'a mut RaggedCache,
     places: Vec<Place>,
+    /// Number of tokens that see the same keys, in the order of the places; empty where each token sees its own.
+    blocks: Vec<usize>,
 }
 
 impl RaggedCache {
@@ -160,11 +164,27 @@ impl RaggedCache {
     ) -> Result<Tensor, ModelError> {
         let mut call = RaggedCall {
             cache: self,
+            blocks: blocks(&places),
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
         Ok(rayon::scope(|_| network.forward(tokens, &mut call))?)
     }
+}
+
+/// How many tokens, one behind the other, see the same keys, in blocks of [`QUERIES`] and single ones; nothing
+/// where all are single.
+fn blocks(places: &[Place]) -> Vec<usize> {
+    let same = |a: &Place, b: &Place| a.slot == b.slot && a.visible == b.visible;
+    let mut blocks = Vec::new();
+    for run in places.chunk_by(same) {
+        blocks.extend(std::iter::repeat_n(QUERIES, run.len() / QUERIES));
+        blocks.extend(std::iter::repeat_n(1, run.len() % QUERIES));
+    }
+    if blocks.len() == places.len() {
+        blocks.clear();
+    }
+    blocks
 }
 
 /// The first rows of a call that are read together: up to [`PART_TOKENS`], but at least one row.
@@ -340,36 +360,106 @@ impl RaggedCall<'_> {
         }
     }
 
+    /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
         let shape = self.cache.shape;
-        let (hidden, size) = (shape.hidden(), shape.head_size);
+        let hidden = shape.hidden();
         let mut out = vec![0.0; self.places.len() * hidden];
-        let one = |scores: &mut Vec<f32>, (number, out): (usize, &mut [f32])| {
-            let (token, head) = (number / shape.heads, number % shape.heads);
-            let place = self.places[token];
-            if let Some(Some(slot)) = self.cache.slots.get(place.slot) {
-                let start = token * 3 * hidden + head * size;
-                let query = &projected[start..start + size];
-                attend(
-                    query,
-                    slot.head(shape, layer, head, place.visible),
-                    scores,
-                    out,
-                );
-            }
-        };
         let products = hidden * self.places.iter().map(|place| place.visible).sum::<usize>();
-        if products < PARALLEL_PRODUCTS {
-            let mut scores = Vec::new();
-            for task in out.chunks_exact_mut(size).enumerate() {
-                one(&mut scores, task);
-            }
+        let fewest_tasks = if products < PARALLEL_PRODUCTS {
+            usize::MAX
         } else {
-            out.par_chunks_exact_mut(size)
+            1
+        };
+        let layer = LayerCall {
+            call: self,
+            layer,
+            projected,
+        };
+        if self.blocks.is_empty() {
+            out.par_chunks_exact_mut(shape.head_size)
                 .enumerate()
-                .for_each_init(Vec::new, one);
+                .with_min_len(fewest_tasks)
+                .for_each_init(Vec::new, |scores, (number, out)| {
+                    let (token, head) = (number / shape.heads, number % shape.heads);
+                    layer.attend_one(token, head, out, scores);
+                });
+        } else {
+            self.split(&mut out)
+                .into_par_iter()
+                .with_min_len(fewest_tasks)
+                .for_each_init(Vec::new, |scores, (first, out)| {
+                    layer.attend_block(first, out, scores);
+                });
         }
         out
+    }
+
+    /// The first token of each block, and its part of (tokens, hidden).
+    fn split<'o>(&self, out: &'o mut [f32]) -> Vec<(usize, &'o mut [f32])> {
+        let hidden = self.cache.shape.hidden();
+        let mut tasks = Vec::with_capacity(self.blocks.len());
+        let (mut first, mut rest) = (0, out);
+        for &tokens in &self.blocks {
+            let (part, behind) = rest.split_at_mut(tokens * hidden);
+            tasks.push((first, part));
+            first += tokens;
+            rest = behind;
+        }
+        tasks
+    }
+}
+
+/// Attention of one layer, once its keys and values are in the cache.
+struct LayerCall<'a> {
+    call: &'a RaggedCall<'a>,
+    layer: usize,
+    /// (tokens, 3 hidden).
+    projected: &'a [f32],
+}
+
+impl LayerCall<'_> {
+    fn cached(&self, token: usize, head: usize) -> Option<HeadCache<'_>> {
+        let place = self.call.places[token];
+        let slot = self.call.cache.slots.get(place.slot)?.as_ref()?;
+        Some(slot.head(self.call.cache.shape, self.layer, head, place.visible))
+    }
+
+    /// The queries from one on.
+    fn queries(&self, token: usize, head: usize) -> &[f32] {
+        let shape = self.call.cache.shape;
+        &self.projected[token * 3 * shape.hidden() + head * shape.head_size..]
+    }
+
+    /// One head of one token, into (head size).
+    fn attend_one(&self, token: usize, head: usize, out: &mut [f32], scores: &mut Vec<f32>) {
+        let query = &self.queries(token, head)[..out.len()];
+        if let Some(cached) = self.cached(token, head) {
+            attend(query, cached, scores, out);
+        }
+    }
+
+    /// All heads of the tokens of a block, into (tokens, hidden).
+    fn attend_block(&self, first: usize, out: &mut [f32], scores: &mut Vec<f32>) {
+        let shape = self.call.cache.shape;
+        let (hidden, size) = (shape.hidden(), shape.head_size);
+        for head in 0..shape.heads {
+            if out.len() < QUERIES * hidden {
+                let out = &mut out[head * size..][..size];
+                self.attend_one(first, head, out, scores);
+                continue;
+            }
+            let mut block = QueryBlock {
+                queries: self.queries(first, head),
+                query_stride: 3 * hidden,
+                out: &mut out[head * size..],
+                out_stride: hidden,
+                size,
+            };
+            if let Some(cached) = self.cached(first, head) {
+                attend_block(&mut block, cached, scores);
+            }
+        }
     }
 }
 

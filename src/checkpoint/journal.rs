@@ -133,23 +133,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Rows in the journal, pending ones too.
-    pub fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
     /// Whether rows are pending.
     pub fn is_dirty(&self) -> bool {
         !self.pending.is_empty()
-    }
-
-    /// Removes the journal of a window that is committed.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Fs`].
-    pub fn remove(self) -> Result<(), CheckpointError> {
-        Ok(fsio::remove_synced(&self.path)?)
     }
 }
 

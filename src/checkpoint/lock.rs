@@ -16,6 +16,9 @@ use crate::ids::ShardId;
 use super::owner::Owner;
 use super::{CheckpointError, OutputFolder};
 
+/// How often an owner file is read that the system cannot read at first.
+const READS: usize = 3;
+
 /// How long things take around locks.
 #[derive(Clone, Copy, Debug)]
 pub struct LockTiming {
@@ -162,22 +165,22 @@ impl ShardLock {
 
     /// Whether nobody has taken the shard over: the owner file still names this process.
     pub fn still_mine(&self) -> bool {
-        Owner::read(&self.path).is_some_and(|owner| owner.is_same(&self.owner))
+        self.ensure_mine().is_ok()
     }
 
     /// Refuses where somebody has taken the shard over.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::TakenOver`].
+    /// [`CheckpointError::TakenOver`]; [`CheckpointError::Fs`], where the owner file cannot be read.
     pub fn ensure_mine(&self) -> Result<(), CheckpointError> {
-        if self.still_mine() {
-            return Ok(());
+        match read_again(&self.path)? {
+            Some(owner) if owner.is_same(&self.owner) => Ok(()),
+            owner => Err(CheckpointError::TakenOver {
+                shard: self.shard,
+                owner,
+            }),
         }
-        Err(CheckpointError::TakenOver {
-            shard: self.shard,
-            owner: Owner::read(&self.path),
-        })
     }
 }
 
@@ -204,8 +207,11 @@ fn start_heart(
     let (path, mut owner) = (path.to_path_buf(), owner.clone());
     let beat = move || {
         while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-            if !Owner::read(&path).is_some_and(|found| found.is_same(&owner)) {
-                return;
+            match Owner::read(&path) {
+                Ok(Some(found)) if found.is_same(&owner) => {}
+                Ok(_) => return,
+                // Who owns the shard now is not known; the next look may tell.
+                Err(_) => continue,
             }
             owner = owner.next_beat();
             // A beat that cannot be written, on a full disk say, is missed; the next one may do.
@@ -233,7 +239,7 @@ pub(super) fn claim(
 ) -> Result<Claim, CheckpointError> {
     let lock = folder.shard_lock(shard);
     let mut file = try_lock(&lock)?;
-    let owner = Owner::read(&folder.owner(shard));
+    let owner = read_again(&folder.owner(shard))?;
     let Some(other) = owner.clone().filter(|owner| !owner.is_on_this_host()) else {
         return match file {
             Some(_) => Ok(Claim { file, note: None }),
@@ -276,17 +282,29 @@ fn watch(
         options.wait()?;
         watched += poll.max(Duration::from_micros(1));
         match Owner::read(path) {
-            Some(owner) if owner != *first => {
+            Ok(Some(owner)) if owner != *first => {
                 return Err(CheckpointError::Locked {
                     shard: Some(shard),
                     owner: Some(owner),
                 });
             }
-            Some(_) => {}
-            None => return Ok(()),
+            Ok(Some(_)) | Err(_) => {}
+            Ok(None) => return Ok(()),
         }
     }
     Ok(())
+}
+
+/// Reads an owner file, a few times where the system cannot say what is there.
+fn read_again(path: &Path) -> Result<Option<Owner>, CheckpointError> {
+    let mut last = Owner::read(path);
+    for _ in 1..READS {
+        if last.is_ok() {
+            break;
+        }
+        last = Owner::read(path);
+    }
+    last.map_err(|cause| CheckpointError::read(path, cause))
 }
 
 /// Locks a file if it is free. The file may have been moved away while it was being opened, by a
@@ -446,7 +464,34 @@ mod tests {
                 .contains("some other host")
         );
         drop(lock);
-        assert_eq!(Owner::read(&folder.owner(ShardId(0))), Some(foreign()));
+        assert_eq!(
+            Owner::read(&folder.owner(ShardId(0))).unwrap(),
+            Some(foreign())
+        );
+    }
+
+    #[test]
+    fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
+        let (_parent, folder) = folder();
+        let path = folder.owner(ShardId(0));
+        // What cannot be read as a file stands for what a network file system may answer.
+        std::fs::create_dir(&path).unwrap();
+        let error = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap_err();
+        assert!(matches!(error, CheckpointError::Fs(_)), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        foreign().write(&path).unwrap();
+        let vanish = || {
+            if path.is_file() {
+                std::fs::remove_file(&path).unwrap();
+                std::fs::create_dir(&path).unwrap();
+                return false;
+            }
+            std::fs::remove_dir(&path).unwrap();
+            foreign().next_beat().write(&path).unwrap();
+            false
+        };
+        let error = ShardLock::acquire(&folder, ShardId(0), &quick(&vanish)).unwrap_err();
+        assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
     }
 
     #[test]
@@ -461,12 +506,13 @@ mod tests {
             ..LockOptions::default()
         };
         let lock = ShardLock::acquire(&folder, ShardId(0), &options).unwrap();
-        while Owner::read(&folder.owner(ShardId(0))).is_none_or(|owner| owner.beats < 3) {
+        let owner = || Owner::read(&folder.owner(ShardId(0))).unwrap();
+        while owner().is_none_or(|owner| owner.beats < 3) {
             thread::yield_now();
         }
         assert!(lock.still_mine());
         drop(lock);
-        assert_eq!(Owner::read(&folder.owner(ShardId(0))), None);
+        assert_eq!(owner(), None);
     }
 
     #[test]

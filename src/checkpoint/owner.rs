@@ -4,7 +4,7 @@
 //! the writer lives: it counts up with every heartbeat.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,9 +40,18 @@ impl Owner {
         }
     }
 
-    /// Reads an owner file; `None` where it is not there or unreadable.
-    pub(super) fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    /// Reads an owner file; `None` where it is not there, or is no owner's.
+    ///
+    /// # Errors
+    ///
+    /// The system's, where it can be neither read nor found missing: a network file system may say so for a file
+    /// that is being replaced, which says nothing about its owner.
+    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), FsError> {

@@ -119,7 +119,12 @@ impl JobRecord {
         let path = folder.job_file();
         let text =
             seal::seal_file(self).map_err(|error| CheckpointError::read(&path, error.into()))?;
-        let created = fsio::create_exclusive(&path, text.as_bytes())?;
+        let created = match fsio::create_exclusive(&path, text.as_bytes()) {
+            Ok(created) => created,
+            // Another host was faster, and took this one's temporary file for a leftover.
+            Err(_) if path.exists() => false,
+            Err(error) => return Err(error.into()),
+        };
         for leftover in folder.temporary_job_files() {
             fsio::remove_synced(&leftover)?;
         }
@@ -225,6 +230,14 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
             )
         })
         .collect();
+    if differences.is_empty() && first.windows != now.windows {
+        let windows = |index: &InputIndex| format!("{} windows", index.windows.len());
+        differences.push(difference(
+            "the input's division",
+            &windows(first),
+            &windows(now),
+        ));
+    }
     if differences.is_empty() && first.format != now.format {
         let format = |index: &InputIndex| format!("{:?}", index.format).to_lowercase();
         differences.push(difference("input format", &format(first), &format(now)));

@@ -65,11 +65,13 @@ fn lock_all(
     options: &LockOptions<'_>,
 ) -> Result<Option<(JobLock, Vec<Claim>)>, CheckpointError> {
     // Somebody's other folder must never be moved: only one that a job has marked as its own.
-    if ![folder.locks(), folder.parts(), folder.journals()]
-        .iter()
-        .all(|path| path.is_dir())
-    {
-        return Ok(None);
+    let folders = [folder.locks(), folder.parts(), folder.journals()];
+    if !folders.iter().all(|path| path.is_dir()) {
+        // A copy may lack folders that were empty; the job's record tells whose it is.
+        if !matches!(JobRecord::load(folder), Ok(Some(_))) {
+            return Ok(None);
+        }
+        OutputFolder::open(folder.root())?;
     }
     let Some(job) = JobLock::try_acquire(folder)? else {
         return Err(CheckpointError::Locked {

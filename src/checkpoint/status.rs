@@ -110,7 +110,10 @@ fn shard_status(
         windows_done: manifest.windows().len() as u64,
         totals: manifest.totals(),
         journalled_rows: open.map(|span| count_lines(&folder.journal(span.id))).sum(),
-        owner: Owner::read(&folder.owner(shard)).map(OwnerStatus::new),
+        owner: Owner::read(&folder.owner(shard))
+            .ok()
+            .flatten()
+            .map(OwnerStatus::new),
     })
 }
 

@@ -211,8 +211,6 @@ fn the_journal_reads_like_the_results() {
     {"row":0,"status":"ok","prompt_tokens":9,"samples":[{"text":"北京","finish_reason":"stop","token_ids":[7,50007],"token_logprobs":[-0.5,-0.25]}],"crc":"f19c0d6d"}
     {"row":1,"status":"failed","stage":"generate","reason":"no room","crc":"a7eb164b"}
     "#);
-    journal.remove().unwrap();
-    assert!(!job.folder.journal(WindowId(0)).exists());
 }
 
 fn outcome_strategy() -> impl Strategy<Value = Outcome> {

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::plan::{Budget, RowLength, order, schedule, simulate};
+use glm_batch::plan::{Budget, RowLength, SlotSizes, order, schedule, simulate};
 
 const ROWS: usize = 8192;
 
@@ -12,6 +12,7 @@ const BUDGET: Budget = Budget {
     max_batch_size: 128,
     max_batch_tokens: 1 << 16,
     bucket_tokens: 8,
+    slot_sizes: SlotSizes::Exact,
 };
 
 /// Lengths with a long tail: most contexts are short, a few have 500 tokens.

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
-use crate::plan::Budget;
+use crate::plan::{Budget, SlotSizes};
 
 use super::GenerateError;
 use super::codec::TextCodec;
@@ -70,12 +70,16 @@ enum Report {
 }
 
 impl Crew {
-    /// Starts an engine for each model and waits until all are loaded.
+    /// Starts an engine for each model and waits until all are loaded; `None` where waiting was interrupted.
     ///
     /// # Errors
     ///
     /// The first model that cannot be loaded.
-    pub fn start(codec: Arc<dyn TextCodec>, models: Vec<LoadModel>) -> Result<Self, ModelError> {
+    pub fn start(
+        codec: Arc<dyn TextCodec>,
+        models: Vec<LoadModel>,
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<Option<Self>, ModelError> {
         let queue = Arc::new(JobQueue::new(codec));
         let (sender, reports) = unbounded();
         let members: Vec<Member> = models
@@ -98,6 +102,10 @@ impl Crew {
                     loading -= 1;
                 }
                 Ok(_) => {}
+                Err(_) if is_interrupted() => {
+                    crew.abandon();
+                    return Ok(None);
+                }
                 Err(_) => {
                     crew.notice_panics();
                     if let Some(Failure::Panic(panic)) = crew.failure.take() {
@@ -106,7 +114,7 @@ impl Crew {
                 }
             }
         }
-        Ok(crew)
+        Ok(Some(crew))
     }
 
     /// Queues a window's rows behind what waits, as [`Engine::submit`] does.
@@ -169,6 +177,15 @@ impl Crew {
         self.queue.turn(Phase::Draining);
     }
 
+    /// Lets the engines be: what they compute now is lost, and dropping the crew does not wait for it. For a process
+    /// that is about to end.
+    pub fn abandon(&mut self) {
+        self.queue.turn(Phase::Closed);
+        for member in &mut self.members {
+            member.thread = None;
+        }
+    }
+
     /// Slots in use.
     pub fn running(&self) -> usize {
         self.members
@@ -183,7 +200,7 @@ impl Crew {
         let together = |a: Budget, b: Budget| Budget {
             max_batch_size: a.max_batch_size + b.max_batch_size,
             max_batch_tokens: a.max_batch_tokens.saturating_add(b.max_batch_tokens),
-            bucket_tokens: a.bucket_tokens,
+            ..a
         };
         budgets.reduce(together).unwrap_or(NOTHING)
     }
@@ -261,6 +278,7 @@ const NOTHING: Budget = Budget {
     max_batch_size: 0,
     max_batch_tokens: 0,
     bucket_tokens: 1,
+    slot_sizes: SlotSizes::Exact,
 };
 
 /// Runs an engine until the queue is closed or the model fails.

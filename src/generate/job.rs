@@ -78,9 +78,9 @@ impl Job {
         self.encoded.ids.len() + self.reserve() as usize
     }
 
-    /// The start token and the longest answer.
+    /// The start token and the longest answer, whose last token is never fed.
     fn reserve(&self) -> u32 {
-        self.max_new_tokens.saturating_add(1)
+        self.max_new_tokens
     }
 
     /// What planning knows of it: the samples that have no slot yet.

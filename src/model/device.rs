@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::{DType, Device};
 
 use super::ModelError;
-use super::driver::cuda_devices;
+use super::driver::{cuda_devices, cuda_name};
 
 /// Which devices a model may run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +147,15 @@ impl DeviceId {
             Self::Cuda(_) => "cuda",
             Self::Metal => "metal",
         }
+    }
+
+    /// What tells it from others of its kind: the name that its maker gave it, where the driver says it.
+    pub fn label(self) -> String {
+        let name = match self {
+            Self::Cuda(number) => cuda_name(number),
+            _ => None,
+        };
+        name.unwrap_or_else(|| self.kind().to_owned())
     }
 
     /// Opens it, for the thread that will use it: work of several threads on one device has no order.

@@ -1,4 +1,5 @@
-//! What only a GPU's driver knows: how many devices there are, what is free, the pool of freed tensors.
+//! What only a GPU's driver knows: how many devices there are, their names, what is free, the pool of freed
+//! tensors.
 //!
 //! Freed memory stays in the pool, because the driver would otherwise hand it back at every copy to the
 //! host and fetch it again for the next step; it is given back when memory runs out.
@@ -8,6 +9,11 @@ use candle_core::Device;
 /// Bytes that are free on a device; `None` where it does not tell.
 pub fn free_bytes(device: &Device) -> Option<u64> {
     cuda::free_bytes(device)
+}
+
+/// What the maker calls a CUDA device; `None` where the driver does not tell.
+pub(super) fn cuda_name(number: usize) -> Option<String> {
+    cuda::name(number)
 }
 
 /// How many CUDA devices there are, or why that is not known.
@@ -44,6 +50,10 @@ mod cuda {
         };
         let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
         Some(free as u64)
+    }
+
+    pub(super) fn name(number: usize) -> Option<String> {
+        CudaContext::new(number).ok()?.name().ok()
     }
 
     #[expect(unsafe_code, reason = "no safe call sets a pool's threshold")]
@@ -89,6 +99,10 @@ mod cuda {
     }
 
     pub(super) fn free_bytes(_: &Device) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn name(_: usize) -> Option<String> {
         None
     }
 

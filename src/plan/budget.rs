@@ -7,7 +7,7 @@ use crate::spec::BatchSpec;
 
 use super::order::{RowLength, padded};
 
-/// Rows in flight on a GPU where the job does not say.
+/// Rows in flight on a GPU where the job does not say, until its steps have been timed.
 pub const DEVICE_BATCH_SIZE: usize = 256;
 
 /// Padded tokens of one prefill call, unless a single row is longer.
@@ -29,6 +29,28 @@ const MEMORY_PARTS: u64 = 2;
 /// Tokens of a budget where a device does not tell its memory; running out halves it.
 const UNKNOWN_MEMORY_TOKENS: u64 = 1 << 18;
 
+/// How large a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotSizes {
+    /// Padded context plus reserve: a CPU keeps each row by itself.
+    Exact,
+    /// Context plus reserve in the next of 32, 64, 96, 128, 192, 256, 384, ... tokens: a GPU keeps rows of one
+    /// size together, and few sizes make few calls. The rounding adds less than a half, or 32 tokens.
+    Stepped,
+}
+
+/// The next size of a slot on a GPU.
+fn step(tokens: u64) -> u64 {
+    let least = u64::from(DEVICE_BUCKET_TOKENS);
+    let power = tokens.max(least).next_power_of_two();
+    let between = power / 4 * 3;
+    if between.is_multiple_of(least) && tokens <= between {
+        between
+    } else {
+        power
+    }
+}
+
 /// What may be in flight at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -38,6 +60,8 @@ pub struct Budget {
     pub max_batch_tokens: u64,
     /// Padded lengths are multiples of this.
     pub bucket_tokens: u32,
+    /// What a slot costs beyond that.
+    pub slot_sizes: SlotSizes,
 }
 
 /// Memory of the machine, as measured by the caller.
@@ -94,7 +118,12 @@ pub fn cpu_budget(
     cache_bytes_per_token: usize,
 ) -> Budget {
     let tokens = tokens_in(memory, cache_bytes_per_token);
-    resolve(batch, batch_size, tokens, CPU_BUCKET_TOKENS)
+    resolve(
+        batch,
+        batch_size,
+        tokens,
+        (CPU_BUCKET_TOKENS, SlotSizes::Exact),
+    )
 }
 
 /// The budget on a GPU; `memory` is `None` where the device does not tell.
@@ -106,7 +135,12 @@ pub fn device_budget(
     let tokens = memory.map_or(UNKNOWN_MEMORY_TOKENS, |memory| {
         tokens_in(memory, cache_bytes_per_token)
     });
-    resolve(batch, DEVICE_BATCH_SIZE, tokens, DEVICE_BUCKET_TOKENS)
+    resolve(
+        batch,
+        DEVICE_BATCH_SIZE,
+        tokens,
+        (DEVICE_BUCKET_TOKENS, SlotSizes::Stepped),
+    )
 }
 
 fn tokens_in(memory: &Memory, cache_bytes_per_token: usize) -> u64 {
@@ -117,7 +151,12 @@ fn tokens_in(memory: &Memory, cache_bytes_per_token: usize) -> u64 {
     (room / (cache_bytes_per_token.max(1) as u64)).max(1)
 }
 
-fn resolve(batch: &BatchSpec, size: usize, tokens: u64, bucket: u32) -> Budget {
+fn resolve(
+    batch: &BatchSpec,
+    size: usize,
+    tokens: u64,
+    (bucket, slot_sizes): (u32, SlotSizes),
+) -> Budget {
     Budget {
         max_batch_size: batch
             .max_batch_size
@@ -125,13 +164,18 @@ fn resolve(batch: &BatchSpec, size: usize, tokens: u64, bucket: u32) -> Budget {
             .max(1),
         max_batch_tokens: batch.max_batch_tokens.unwrap_or(tokens).max(1),
         bucket_tokens: batch.bucket_tokens.unwrap_or(bucket).max(1),
+        slot_sizes,
     }
 }
 
 impl Budget {
-    /// What each slot of this row costs: padded context plus reserve.
+    /// What each slot of this row costs, and the tokens that it holds.
     pub fn slot_tokens(&self, row: &RowLength) -> u64 {
-        u64::from(padded(row.context, self.bucket_tokens)) + u64::from(row.reserve)
+        let reserve = u64::from(row.reserve);
+        match self.slot_sizes {
+            SlotSizes::Exact => u64::from(padded(row.context, self.bucket_tokens)) + reserve,
+            SlotSizes::Stepped => step(u64::from(row.context) + reserve),
+        }
     }
 
     /// How many of `samples` slots of this cost can run at once with nothing else; at least 1.
@@ -217,6 +261,7 @@ mod tests {
         max_batch_size: 4,
         max_batch_tokens: 100,
         bucket_tokens: 8,
+        slot_sizes: SlotSizes::Exact,
     };
 
     fn row(context: u32, reserve: u32, samples: u32) -> RowLength {
@@ -264,9 +309,32 @@ mod tests {
             max_batch_size: 7,
             max_batch_tokens: 99,
             bucket_tokens: 16,
+            slot_sizes: SlotSizes::Stepped,
         };
         assert_eq!(device_budget(&batch, None, 10), expected);
         assert_eq!(device_budget(&AUTO, None, 10).bucket_tokens, 32);
+    }
+
+    #[test]
+    fn slots_on_a_gpu_are_of_few_sizes_and_none_is_half_too_large() {
+        let mut sizes = std::collections::BTreeSet::new();
+        for tokens in 1..=4096 {
+            let size = step(tokens);
+            assert!(size >= tokens && size.is_multiple_of(32));
+            assert!(
+                tokens <= 32 || size * 2 < tokens * 3 + 64,
+                "{tokens}: {size}"
+            );
+            assert_eq!(step(size), size);
+            sizes.insert(size);
+        }
+        assert_eq!(sizes.len(), 14);
+        let budget = Budget {
+            slot_sizes: SlotSizes::Stepped,
+            ..BUDGET
+        };
+        assert_eq!(budget.slot_tokens(&row(41, 55, 1)), 96);
+        assert_eq!(BUDGET.slot_tokens(&row(41, 55, 1)), 48 + 55);
     }
 
     #[test]
@@ -327,6 +395,7 @@ mod tests {
             max_batch_size: 99,
             max_batch_tokens: 1 << 40,
             bucket_tokens: 8,
+            slot_sizes: SlotSizes::Exact,
         };
         let queue = vec![row(1024, 8, 1); 9];
         assert_eq!(wide.next_group(Load::default(), queue).len(), 4);

@@ -12,7 +12,8 @@ pub struct RowLength {
     pub index: usize,
     /// Context tokens, without the start token.
     pub context: u32,
-    /// Tokens kept free in each slot of the row: the start token and the longest answer.
+    /// Tokens kept free in each slot of the row: the start token and the longest answer, whose last token is
+    /// never fed. As many as the longest answer has.
     pub reserve: u32,
     /// Slots that the row takes in all, one a sample; at least 1.
     pub samples: u32,

@@ -153,9 +153,9 @@ fn count_lengths(
         .rows += 1;
 }
 
-/// Answer tokens that a row's reserve holds: all but the start token.
+/// Tokens of the longest answer: the start token takes the place of the last, which is never fed.
 fn answer_tokens(row: &RowLength) -> u64 {
-    u64::from(row.reserve.saturating_sub(1))
+    u64::from(row.reserve)
 }
 
 /// A slot in flight; the one that ends first sorts first.
@@ -253,6 +253,7 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::SlotSizes;
     use super::*;
 
     fn rows(lengths: &[(u32, u32)]) -> Vec<RowLength> {
@@ -271,8 +272,9 @@ mod tests {
             max_batch_size: 2,
             max_batch_tokens: 1000,
             bucket_tokens: 8,
+            slot_sizes: SlotSizes::Exact,
         };
-        let statistics = simulate(&rows(&[(8, 11), (6, 6), (12, 11)]), &budget);
+        let statistics = simulate(&rows(&[(8, 10), (6, 5), (12, 10)]), &budget);
         assert_eq!(
             (
                 statistics.rows,
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(statistics.decode_steps, 9 + 4);
         assert_eq!(
             (statistics.peak_slots, statistics.peak_tokens),
-            (2, 16 + 11 + 8 + 11)
+            (2, 16 + 10 + 8 + 10)
         );
         assert_eq!(statistics.slot_use, (9.0 * 2.0 + 4.0) / 26.0);
         assert_eq!(statistics.padding_share, 6.0 / 32.0);
@@ -306,6 +308,7 @@ mod tests {
             max_batch_size: 2,
             max_batch_tokens: 1000,
             bucket_tokens: 8,
+            slot_sizes: SlotSizes::Exact,
         };
         let statistics = simulate(&[], &budget);
         assert_eq!(
@@ -321,11 +324,12 @@ mod tests {
             max_batch_size: 2,
             max_batch_tokens: 1000,
             bucket_tokens: 8,
+            slot_sizes: SlotSizes::Exact,
         };
         let row = RowLength {
             index: 0,
             context: 8,
-            reserve: 3,
+            reserve: 2,
             samples: 5,
         };
         let groups = schedule(&[row], &budget);

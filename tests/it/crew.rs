@@ -1,6 +1,7 @@
 //! Several engines over one queue: no row lost, none doubled, answers as from one engine.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ const WAIT: Duration = Duration::from_millis(20);
 
 fn member(model: FakeModel, budget: Budget) -> LoadModel {
     Box::new(move || Ok((Box::new(model) as Box<dyn TextModel>, budget)))
+}
+
+fn start(models: Vec<LoadModel>) -> Result<Crew, ModelError> {
+    Crew::start(Arc::new(Bytes), models, &|| false).map(Option::unwrap)
 }
 
 fn finish(crew: &mut Crew) -> BTreeMap<RowId, Outcome> {
@@ -80,7 +85,7 @@ fn engines_share_the_rows_and_answers_are_those_of_one() {
             Ok((Box::new(Slow { model, steps }), BUDGET))
         })
     });
-    let mut crew = Crew::start(Arc::new(Bytes), models.collect()).unwrap();
+    let mut crew = start(models.collect()).unwrap();
     assert_eq!(crew.budget().max_batch_size, 3 * BUDGET.max_batch_size);
     let rows = rows(120);
     for (window, rows) in rows.chunks(40).enumerate() {
@@ -107,7 +112,7 @@ fn an_engine_that_is_short_of_memory_loses_no_row() {
         ..FakeModel::default()
     };
     let models = vec![member(small, BUDGET), member(FakeModel::default(), BUDGET)];
-    let mut crew = Crew::start(Arc::new(Bytes), models).unwrap();
+    let mut crew = start(models).unwrap();
     let rows = rows(60);
     crew.submit(WindowId(0), rows.clone());
     let outcomes = finish(&mut crew);
@@ -123,7 +128,7 @@ fn what_has_not_started_can_be_dropped() {
         log: Arc::clone(&log),
         ..FakeModel::default()
     };
-    let mut crew = Crew::start(Arc::new(Bytes), vec![member(model, BUDGET)]).unwrap();
+    let mut crew = start(vec![member(model, BUDGET)]).unwrap();
     let settings = Arc::new(sampled(9));
     let rows: Vec<_> = (0..400).map(|row| request(row, 9, 20, &settings)).collect();
     crew.submit(WindowId(0), rows);
@@ -139,8 +144,58 @@ fn what_has_not_started_can_be_dropped() {
 fn a_model_that_cannot_be_loaded_ends_the_start() {
     let broken: LoadModel = Box::new(|| Err(ModelError::Unsupported("no such model".to_owned())));
     let models = vec![member(FakeModel::default(), BUDGET), broken];
-    let error = Crew::start(Arc::new(Bytes), models).err().unwrap();
+    let error = start(models).err().unwrap();
     assert_eq!(error.to_string(), "no such model");
+}
+
+#[test]
+fn a_load_that_is_interrupted_is_not_waited_for() {
+    let (finish, wait) = channel::<()>();
+    let endless: LoadModel = Box::new(move || {
+        // Until the sender is gone, at the end of the test.
+        _ = wait.recv();
+        Err(ModelError::OutOfMemory)
+    });
+    let crew = Crew::start(Arc::new(Bytes), vec![endless], &|| true).unwrap();
+    assert!(crew.is_none());
+    drop(finish);
+}
+
+#[test]
+fn a_crew_that_is_abandoned_is_not_waited_for() {
+    let (finish, wait) = channel::<()>();
+    let (tell, started) = channel();
+    let load: LoadModel = Box::new(move || Ok((Box::new(Stuck { wait, tell }), BUDGET)));
+    let mut crew = start(vec![load]).unwrap();
+    crew.submit(WindowId(0), rows(3));
+    started.recv().unwrap();
+    crew.abandon();
+    drop(crew);
+    drop(finish);
+}
+
+/// Reads until its channel is closed.
+struct Stuck {
+    wait: Receiver<()>,
+    tell: Sender<()>,
+}
+
+impl TextModel for Stuck {
+    fn vocab_size(&self) -> usize {
+        1
+    }
+    fn prefill(&mut self, _: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
+        self.tell.send(()).unwrap();
+        _ = self.wait.recv();
+        Err(ModelError::Unsupported("ended".to_owned()))
+    }
+    fn fork(&mut self, _: usize, _: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
+    fn decode(&mut self, _: &[DecodeRow]) -> Result<Logits, ModelError> {
+        Err(ModelError::Unsupported("ended".to_owned()))
+    }
+    fn release(&mut self, _: usize) {}
 }
 
 struct Broken(fn() -> Result<Logits, ModelError>);
@@ -164,7 +219,7 @@ impl TextModel for Broken {
 fn with_broken(call: fn() -> Result<Logits, ModelError>) -> Result<(), GenerateError> {
     let broken: LoadModel = Box::new(move || Ok((Box::new(Broken(call)), BUDGET)));
     let models = vec![member(FakeModel::default(), BUDGET), broken];
-    let mut crew = Crew::start(Arc::new(Bytes), models).unwrap();
+    let mut crew = start(models).unwrap();
     crew.submit(WindowId(0), rows(200));
     while !crew.is_idle() {
         crew.finished(WAIT)?;
@@ -222,7 +277,7 @@ impl TextModel for Chooser {
 #[test]
 fn plain_greedy_rows_need_no_logits() {
     let load: LoadModel = Box::new(|| Ok((Box::new(Chooser(FakeModel::default())), BUDGET)));
-    let mut crew = Crew::start(Arc::new(Bytes), vec![load]).unwrap();
+    let mut crew = start(vec![load]).unwrap();
     let plain = Arc::new(GenerationSpec {
         logprobs: false,
         ..greedy()

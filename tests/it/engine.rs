@@ -10,7 +10,7 @@ use glm_batch::generate::{
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::input::Stage;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
-use glm_batch::plan::{Budget, padded};
+use glm_batch::plan::{Budget, SlotSizes, padded};
 use glm_batch::spec::GenerationSpec;
 use glm_batch::tokenize::Encoded;
 use proptest::prelude::*;
@@ -264,6 +264,7 @@ pub(crate) const BUDGET: Budget = Budget {
     max_batch_size: 4,
     max_batch_tokens: 10_000,
     bucket_tokens: 8,
+    slot_sizes: SlotSizes::Exact,
 };
 
 fn engine(model: FakeModel, budget: Budget) -> Engine {
@@ -300,6 +301,7 @@ pub(crate) fn alone(row: &Request) -> Outcome {
         max_batch_size: 1,
         max_batch_tokens: 1,
         bucket_tokens: 1,
+        slot_sizes: SlotSizes::Exact,
     };
     run(FakeModel::default(), one, vec![row.clone()])
         .remove(&row.row)
@@ -357,7 +359,7 @@ proptest! {
     ) {
         let expected: BTreeMap<_, _> = rows.iter().map(|row| (row.row, alone(row))).collect();
         let budget =
-            Budget { max_batch_size: slots, max_batch_tokens: tokens, bucket_tokens: bucket };
+            Budget { max_batch_size: slots, max_batch_tokens: tokens, bucket_tokens: bucket, slot_sizes: SlotSizes::Exact };
         let mut turned = rows;
         let by = order.index(turned.len());
         turned.rotate_left(by);
@@ -614,10 +616,10 @@ fn running_out_of_memory_halves_the_budget_for_good() {
     let mut engine = engine(model, budget);
     engine.submit(WindowId(0), rows);
     assert_eq!(finish(&mut engine), expected);
-    // 16 rows of 32 tokens are tried, then 8, 4, and 2: 3 would fit.
+    // 16 rows of 31 tokens are tried, then 8, 4, and 2: 3 would fit.
     let statistics = engine.statistics();
-    assert_eq!((statistics.oom_retries, statistics.token_limit), (3, 64));
-    assert_eq!(engine.budget().max_batch_tokens, 64);
+    assert_eq!((statistics.oom_retries, statistics.token_limit), (3, 62));
+    assert_eq!(engine.budget().max_batch_tokens, 62);
     assert_eq!(statistics.peak_slots, 2);
 }
 
@@ -659,7 +661,7 @@ fn a_row_that_does_not_fit_alone_fails_and_the_others_go_on() {
     };
     assert_eq!(bad.stage, Stage::Generate);
     assert!(
-        bad.reason.contains("out of memory") && bad.reason.contains("106 tokens"),
+        bad.reason.contains("out of memory") && bad.reason.contains("105 tokens"),
         "{}",
         bad.reason
     );

@@ -1,7 +1,7 @@
 //! Answers of the reference's models, token for token: the engine and the network together, alone and
 //! in any batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use candle_core::Device;
 use glm_batch::generate::{Completion, Engine, Outcome, Request, TextCodec};
 use glm_batch::ids::{RowId, WindowId};
-use glm_batch::model::{DecodeRow, Glm, Precision, PrefillRow, TextModel};
-use glm_batch::plan::Budget;
+use glm_batch::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
+use glm_batch::plan::{Budget, RowLength, SlotSizes};
 use glm_batch::spec::GenerationSpec;
 use glm_batch::tokenize::Encoded;
 use serde_json::Value;
@@ -190,6 +190,7 @@ fn budget((slots, tokens, bucket): (usize, u64, u32)) -> Budget {
         max_batch_size: slots,
         max_batch_tokens: tokens,
         bucket_tokens: bucket,
+        slot_sizes: SlotSizes::Exact,
     }
 }
 
@@ -237,6 +238,51 @@ fn answers_are_those_of_the_reference_for_all_nano_models() {
             &budgets,
         );
     }
+}
+
+/// Slots of several widths come and go in pools of their own; the answers stay those of the reference.
+#[test]
+fn a_padded_cache_of_many_widths_gives_the_same_answers() {
+    let Some(nano) = fixtures("nano") else { return };
+    let folder = nano.join("base");
+    let text = fs::read(folder.join("goldens.json")).unwrap();
+    let mut cases = cases(&serde_json::from_slice(&text).unwrap());
+    for (number, case) in cases.iter_mut().enumerate() {
+        let has_ended = case.expected.last() == Some(&NANO.eop);
+        let request = &mut case.request;
+        if number % 3 == 0 && request.settings.min_new_tokens <= 2 {
+            // A shorter answer is the beginning of the longer one.
+            request.max_new_tokens = 2;
+            case.expected.truncate(2);
+        } else if number % 3 == 1 && has_ended {
+            // One that has ended does not use the room that it is given.
+            request.max_new_tokens += 50;
+        }
+    }
+    let mut widths = BTreeSet::new();
+    for limits in [(1, 10_000, 32), (5, 10_000, 32), (64, 700, 32)] {
+        let budget = Budget {
+            slot_sizes: SlotSizes::Stepped,
+            ..budget(limits)
+        };
+        let requests: Vec<Request> = cases.iter().map(|case| case.request.clone()).collect();
+        widths.extend(requests.iter().map(|request| {
+            budget.slot_tokens(&RowLength {
+                index: 0,
+                context: request.encoded.ids.len() as u32,
+                reserve: request.max_new_tokens,
+                samples: 1,
+            })
+        }));
+        let model = Glm::load_with(&folder, &Device::Cpu, Precision::F32, Backend::Padded);
+        let answers = run_model(model.unwrap(), NANO, requests, budget);
+        for case in &cases {
+            let row = case.request.row;
+            let got = &answers[&row].samples[0].token_ids;
+            assert_eq!(*got, case.expected, "row {row}, {limits:?}");
+        }
+    }
+    assert!(widths.len() > 2, "{widths:?}");
 }
 
 fn trained_cases(folder: &Path) -> Vec<Case> {

@@ -395,7 +395,7 @@ fn running_rows_outlive_a_padded_cache_that_changes_its_shape() {
     model.release(0);
     let want = list(&cases[0]["generated"]);
     while answer.len() < want.len() {
-        // The first of these calls gives the long row's columns up, each asks for one more slot.
+        // The first of these calls gives the long row's room up, each asks for one more place.
         let slot = answer.len() + 1;
         model
             .prefill(&[ids.prefill(slot, &prompts[2], 24)])

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use glm_batch::plan::{
-    Budget, Load, RowLength, order, padded, schedule, simulate, simulate_windows,
+    Budget, Load, RowLength, SlotSizes, order, padded, schedule, simulate, simulate_windows,
 };
 use proptest::prelude::*;
 
@@ -24,10 +24,14 @@ fn rows(longest: u32) -> impl Strategy<Value = Vec<RowLength>> {
 }
 
 fn budget() -> impl Strategy<Value = Budget> {
-    (1..20_usize, 1..4000_u64, 1..40_u32).prop_map(|(slots, tokens, bucket)| Budget {
-        max_batch_size: slots,
-        max_batch_tokens: tokens,
-        bucket_tokens: bucket,
+    let sizes = prop_oneof![Just(SlotSizes::Exact), Just(SlotSizes::Stepped)];
+    (1..20_usize, 1..4000_u64, 1..40_u32, sizes).prop_map(|(slots, tokens, bucket, slot_sizes)| {
+        Budget {
+            max_batch_size: slots,
+            max_batch_tokens: tokens,
+            bucket_tokens: bucket,
+            slot_sizes,
+        }
     })
 }
 

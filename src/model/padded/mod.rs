@@ -1,82 +1,97 @@
-//! A device's cache: static padded tensors, a mask a call, attention by candle's products.
+//! A device's cache: static padded tensors, masks made on the device, attention by candle's products.
 //!
-//! Keys and values of all slots lie in one tensor a layer, (slots, heads, columns, head size), that
-//! grows when a call needs more. The last column is a dump: rows that take no part in a step write
-//! there. Scores and softmax are f32. Runs on every device; the CPU uses it in tests only.
+//! Keys and values of rows of one width lie in one tensor a layer, a [`Pool`], so that a long row costs
+//! short ones neither memory nor attention. A step runs all its rows through the products together
+//! and attends pool by pool. Scores and softmax are f32. Runs on every device; the CPU uses it in
+//! tests only.
 
-use candle_core::{D, DType, Device, Result as TensorResult, Tensor};
+mod pool;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
 use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
 use super::driver::trim_pool;
 use super::network::{Network, Tokens};
 use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+use pool::{Layout, Pool};
 
-/// Padded lengths are multiples of this, so that shapes repeat.
-const LENGTH_STEP: usize = 32;
+/// Widths of pools, and columns that a step sees, are multiples of this, so that shapes repeat.
+const WIDTH_STEP: usize = 32;
+/// Lengths of a prefill are multiples of this: what half-precision products like.
+const LENGTH_STEP: usize = 8;
 /// Added to the score of a key that a query must not see, as in the reference (finite in f16 too).
 const MASKED: f32 = -65504.0;
 
 /// Keys and values of all slots on a device.
 pub(super) struct PaddedCache {
-    layer_count: usize,
-    /// Empty until the first prefill says how much is needed.
-    layers: Vec<KeysAndValues>,
-    slots: Vec<Option<Filled>>,
-    /// Columns of the tensors, the dump included.
+    layout: Layout,
+    /// Pools by the tokens that a place of theirs holds.
+    pools: BTreeMap<usize, Pool>,
+    slots: Vec<Option<Held>>,
+}
+
+/// Where a slot's row is.
+#[derive(Clone, Copy, Debug)]
+struct Held {
     columns: usize,
-    heads: usize,
-    head_size: usize,
-    dtype: DType,
-    device: Device,
-}
-
-struct KeysAndValues {
-    keys: Tensor,
-    values: Tensor,
-}
-
-#[derive(Clone, Copy)]
-struct Filled {
+    place: usize,
     length: usize,
     capacity: usize,
+}
+
+/// Rows of a prefill that stand side by side both in the call and in a pool.
+struct Run {
+    columns: usize,
+    first_place: usize,
+    first_row: usize,
+    rows: usize,
 }
 
 /// A prefill: all rows padded to one length.
 struct PrefillCall<'a> {
     cache: &'a PaddedCache,
-    slots: Vec<usize>,
-    length: usize,
+    runs: Vec<Run>,
+    rows: usize,
     mask: Tensor,
 }
 
-/// A decode step over all slots, or over few of them gathered.
+/// A decode step over all places of the pools that have rows in it.
 struct DecodeCall<'a> {
-    cache: &'a PaddedCache,
-    /// For each slot the row whose keys it takes.
-    sources: Tensor,
-    /// For each slot the column they go to, (slots, heads, 1, head size).
-    columns: Tensor,
-    /// Slots to gather; `None` where the rows are all slots in order.
-    gather: Option<Tensor>,
+    layout: &'a Layout,
+    parts: Vec<PoolStep<'a>>,
+}
+
+/// One pool's part of a decode step.
+struct PoolStep<'a> {
+    pool: &'a Pool,
+    /// For each place the column that its new keys go to, (places, heads, 1, head size).
+    targets: Tensor,
+    /// Columns that any row of the pool sees.
     visible: usize,
     mask: Tensor,
+}
+
+/// Which tokens a step computes, pool by pool, and what each place writes where.
+struct DecodePlan {
+    tokens: Tokens,
+    /// The computed row of each wanted row.
+    wanted: Vec<u32>,
+    /// Width of each pool that takes part, with the column that each of its places writes to.
+    targets: Vec<(usize, Vec<u32>)>,
 }
 
 impl PaddedCache {
     pub(super) fn new(config: &GlmConfig, device: &Device, dtype: DType) -> Self {
         Self {
-            layer_count: config.num_layers,
-            layers: Vec::new(),
+            layout: Layout::new(config, device, dtype),
+            pools: BTreeMap::new(),
             slots: Vec::new(),
-            columns: 0,
-            heads: config.num_attention_heads,
-            head_size: config.head_size(),
-            dtype,
-            device: device.clone(),
         }
     }
 
-    fn filled(&self, slot: usize) -> Result<Filled, ModelError> {
+    fn held(&self, slot: usize) -> Result<Held, ModelError> {
         self.slots
             .get(slot)
             .copied()
@@ -84,109 +99,48 @@ impl PaddedCache {
             .ok_or_else(|| empty_slot(slot))
     }
 
-    /// Makes room for a number of slots of a capacity; what is there is kept.
-    fn reserve(&mut self, slots: usize, capacity: usize) -> TensorResult<()> {
-        let columns_of = |capacity: usize| capacity.next_multiple_of(LENGTH_STEP) + 1;
-        if slots <= self.slots.len() && columns_of(capacity) <= self.columns {
-            return Ok(());
+    /// Puts a row into its slot; the place is its own already.
+    fn hold(&mut self, slot: usize, held: Held) {
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
         }
-        // What only rows needed that are gone is not kept: many short rows may follow few long ones.
-        let filled: Vec<(usize, Filled)> = (0..self.slots.len())
-            .filter_map(|slot| Some((slot, self.slots[slot]?)))
-            .collect();
-        let longest = filled.iter().map(|(_, filled)| filled.capacity);
-        let columns = columns_of(longest.fold(capacity, usize::max));
-        let last = filled.last().map_or(0, |(slot, _)| slot + 1);
-        let count = slots.max(last);
-        let kept = columns.min(self.columns);
-        let grown = |old: Option<&Tensor>| {
-            let shape = (count, self.heads, columns, self.head_size);
-            let new = Tensor::zeros(shape, self.dtype, &self.device)?;
-            for (old, &(slot, _)) in old
-                .iter()
-                .flat_map(|old| filled.iter().map(move |slot| (old, slot)))
-            {
-                let old = old.narrow(0, slot, 1)?.narrow(2, 0, kept)?;
-                new.narrow(0, slot, 1)?
-                    .slice_set(&old.force_contiguous()?, 2, 0)?;
+        self.slots[slot] = Some(held);
+    }
+
+    /// Places for slots in the pool of a width; none where memory runs out.
+    fn take(&mut self, columns: usize, slots: &[usize]) -> TensorResult<Vec<usize>> {
+        let pool = self.pools.entry(columns);
+        let pool = pool.or_insert_with(|| Pool::new(columns));
+        pool.take(&self.layout, slots)
+    }
+
+    /// Moves the rows of pools together and gives the rest of their room back.
+    fn compact(&mut self, which: impl Fn(&Pool) -> bool) -> TensorResult<()> {
+        for (_, pool) in self.pools.iter_mut().filter(|(_, pool)| which(pool)) {
+            for (slot, place) in pool.compact(&self.layout)? {
+                if let Some(Some(held)) = self.slots.get_mut(slot) {
+                    held.place = place;
+                }
             }
-            Ok::<_, candle_core::Error>(new)
-        };
-        let mut layers = Vec::with_capacity(self.layer_count);
-        for number in 0..self.layer_count {
-            let old = self.layers.get(number);
-            layers.push(KeysAndValues {
-                keys: grown(old.map(|layer| &layer.keys))?,
-                values: grown(old.map(|layer| &layer.values))?,
-            });
         }
-        self.layers = layers;
-        self.slots.resize(count, None);
-        self.columns = columns;
+        self.pools.retain(|_, pool| pool.len() > 0);
         Ok(())
     }
 
-    /// Gives all room back; the next prefill takes what it needs.
-    fn clear(&mut self) {
-        self.layers.clear();
-        self.slots.clear();
-        self.columns = 0;
-        trim_pool(&self.device);
-    }
-
-    /// (rows, tokens, 3 hidden) to queries, keys and values, each (rows, heads, tokens, head size).
-    fn split(&self, projected: &Tensor, rows: usize) -> TensorResult<[Tensor; 3]> {
-        let tokens = projected.dim(0)? / rows.max(1);
-        let parts = projected.reshape((rows, tokens, 3, self.heads, self.head_size))?;
-        let part = |number| {
-            parts
-                .narrow(2, number, 1)?
-                .squeeze(2)?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        Ok([part(0)?, part(1)?, part(2)?])
-    }
-
-    fn weigh(
-        &self,
-        query: &Tensor,
-        keys: &Tensor,
-        values: &Tensor,
-        mask: &Tensor,
-    ) -> TensorResult<Tensor> {
-        let scale = 1.0 / (self.head_size as f64).sqrt();
-        let scores = (query * scale)?
-            .matmul(&keys.transpose(2, 3)?)?
-            .to_dtype(DType::F32)?;
-        let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(mask)?)?;
-        let out = weights.to_dtype(self.dtype)?.matmul(values)?;
-        let (rows, heads, tokens, size) = out.dims4()?;
-        out.transpose(1, 2)?.reshape((rows * tokens, heads * size))
-    }
-
-    fn start_prefill(&mut self, rows: &[PrefillRow<'_>]) -> TensorResult<(Tokens, Tensor)> {
-        let slots = rows.iter().map(|row| row.slot + 1).max().unwrap_or(0);
-        let capacity = rows.iter().map(|row| row.capacity).max().unwrap_or(0);
-        self.reserve(slots, capacity)?;
-        let longest = rows.iter().map(|row| row.ids.len() + 1).max().unwrap_or(0);
-        let length = longest.next_multiple_of(LENGTH_STEP).min(self.columns - 1);
-        let mut tokens = Tokens::default();
-        let mut mask = vec![MASKED; rows.len() * length * length];
-        for (row, mask) in rows.iter().zip(mask.chunks_exact_mut(length * length)) {
-            let context = row.ids.len();
-            for at in 0..length {
-                match row.ids.get(at) {
-                    Some(&id) => tokens.push(id, at as u32, 0),
-                    None if at == context => tokens.push(row.start, row.mask_position, 1),
-                    None => tokens.push(row.start, 0, 0),
-                }
-                let visible = if at < context { context } else { context + 1 };
-                mask[at * length..at * length + visible].fill(0.0);
+    /// Runs a call, and once more on what memory there is if all room that no row needs is given back.
+    fn with_room<T>(
+        &mut self,
+        mut call: impl FnMut(&mut Self) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        match call(self) {
+            Err(ModelError::OutOfMemory) => {
+                trim_pool(&self.layout.device);
+                self.compact(|_| true)?;
+                trim_pool(&self.layout.device);
+                call(self)
             }
+            other => other,
         }
-        let mask = Tensor::from_vec(mask, (rows.len(), 1, length, length), &self.device)?;
-        Ok((tokens, mask))
     }
 
     fn try_prefill(
@@ -194,14 +148,77 @@ impl PaddedCache {
         network: &Network,
         rows: &[PrefillRow<'_>],
     ) -> Result<Tensor, ModelError> {
-        let (tokens, mask) = self.start_prefill(rows)?;
-        let length = mask.dim(D::Minus1)?;
-        let slots = rows.iter().map(|row| row.slot).collect();
+        self.release_all(rows);
+        self.make_room(rows)?;
+        let hidden = self.read(network, rows);
+        if hidden.is_err() {
+            self.release_all(rows);
+        }
+        hidden
+    }
+
+    fn release_all(&mut self, rows: &[PrefillRow<'_>]) {
+        for row in rows {
+            self.release(row.slot);
+        }
+    }
+
+    /// Gives every row its place; pools that no row is in any more are given back first.
+    fn make_room(&mut self, rows: &[PrefillRow<'_>]) -> Result<(), ModelError> {
+        let mut by_columns: BTreeMap<usize, Vec<&PrefillRow<'_>>> = BTreeMap::new();
+        for row in rows {
+            let columns = row.capacity.next_multiple_of(WIDTH_STEP);
+            by_columns.entry(columns).or_default().push(row);
+        }
+        self.pools
+            .retain(|columns, pool| pool.used() > 0 || by_columns.contains_key(columns));
+        for (columns, of_pool) in by_columns {
+            let slots: Vec<usize> = of_pool.iter().map(|row| row.slot).collect();
+            let places = match self.take(columns, &slots) {
+                Ok(places) => places,
+                Err(error) => {
+                    self.release_all(rows);
+                    return Err(error.into());
+                }
+            };
+            for (row, place) in of_pool.into_iter().zip(places) {
+                let held = Held {
+                    columns,
+                    place,
+                    length: row.ids.len() + 1,
+                    capacity: row.capacity,
+                };
+                self.hold(row.slot, held);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs contexts and start tokens through the network; the rows have their places.
+    fn read(&self, network: &Network, rows: &[PrefillRow<'_>]) -> Result<Tensor, ModelError> {
+        let device = &self.layout.device;
+        let longest = rows.iter().map(|row| row.ids.len() + 1).max().unwrap_or(0);
+        let length = longest.next_multiple_of(LENGTH_STEP);
+        let mut tokens = Tokens::default();
+        // The last column that each token sees: the context for the context, itself for the start token.
+        let mut bounds = Vec::with_capacity(rows.len() * length);
+        for row in rows {
+            let context = row.ids.len();
+            for at in 0..length {
+                match row.ids.get(at) {
+                    Some(&id) => tokens.push(id, at as u32, 0),
+                    None if at == context => tokens.push(row.start, row.mask_position, 1),
+                    None => tokens.push(row.start, 0, 0),
+                }
+                bounds.push(if at < context { context - 1 } else { context } as u32);
+            }
+        }
+        let bounds = Tensor::from_vec(bounds, (rows.len(), 1, length, 1), device)?;
         let mut call = PrefillCall {
             cache: self,
-            slots,
-            length,
-            mask,
+            runs: self.runs(rows)?,
+            rows: rows.len(),
+            mask: mask(&bounds, length)?,
         };
         let hidden = network.forward(&tokens, &mut call)?;
         let last: Vec<u32> = rows
@@ -209,99 +226,112 @@ impl PaddedCache {
             .enumerate()
             .map(|(i, row)| (i * length + row.ids.len()) as u32)
             .collect();
-        let last = Tensor::from_vec(last, rows.len(), &self.device)?;
+        let last = Tensor::from_vec(last, rows.len(), device)?;
         Ok(hidden.index_select(&last, 0)?)
     }
 
-    fn decode_call(&self, plan: &DecodePlan) -> TensorResult<DecodeCall<'_>> {
-        let count = self.slots.len();
-        let visible = plan
-            .visible
-            .next_multiple_of(LENGTH_STEP)
-            .min(self.columns - 1);
-        let mut mask = vec![MASKED; plan.slots.len() * visible];
-        for (&slot, mask) in plan.slots.iter().zip(mask.chunks_exact_mut(visible)) {
-            let seen = self.slots[slot]
-                .map_or(1, |filled| filled.length + 1)
-                .min(visible);
-            mask[..seen].fill(0.0);
+    fn runs(&self, rows: &[PrefillRow<'_>]) -> Result<Vec<Run>, ModelError> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
+            let held = self.held(row.slot)?;
+            match runs.last_mut() {
+                Some(run)
+                    if run.columns == held.columns && run.first_place + run.rows == held.place =>
+                {
+                    run.rows += 1;
+                }
+                _ => runs.push(Run {
+                    columns: held.columns,
+                    first_place: held.place,
+                    first_row: number,
+                    rows: 1,
+                }),
+            }
         }
-        let shape = (count, 1, 1, 1);
-        let columns = Tensor::from_slice(&plan.columns, shape, &self.device)?
-            .broadcast_as((count, self.heads, 1, self.head_size))?
-            .contiguous()?;
-        let gather = if plan.slots.len() == count {
-            None
-        } else {
-            let slots: Vec<u32> = plan.slots.iter().map(|&slot| slot as u32).collect();
-            Some(Tensor::from_vec(slots, plan.slots.len(), &self.device)?)
-        };
+        Ok(runs)
+    }
+
+    fn try_decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
+        // Room that cannot be given back now costs time and nothing else.
+        _ = self.compact(Pool::is_sparse);
+        let plan = DecodePlan::new(self, rows)?;
+        let mut call = self.decode_call(&plan)?;
+        let hidden = network.forward(&plan.tokens, &mut call)?;
+        let wanted = Tensor::from_slice(&plan.wanted, rows.len(), &self.layout.device)?;
+        Ok(hidden.index_select(&wanted, 0)?)
+    }
+
+    fn decode_call(&self, plan: &DecodePlan) -> TensorResult<DecodeCall<'_>> {
+        let Layout {
+            heads,
+            head_size,
+            device,
+            ..
+        } = &self.layout;
+        let mut parts = Vec::with_capacity(plan.targets.len());
+        for (columns, targets) in &plan.targets {
+            let pool = &self.pools[columns];
+            let places = targets.len();
+            let taking_part = targets.iter().filter(|&&target| target < *columns as u32);
+            let last = taking_part.max().map_or(0, |&target| target as usize);
+            let visible = (last + 1).next_multiple_of(WIDTH_STEP);
+            let targets = Tensor::from_slice(targets, (places, 1, 1, 1), device)?;
+            parts.push(PoolStep {
+                pool,
+                visible,
+                mask: mask(&targets, visible)?,
+                targets: targets
+                    .broadcast_as((places, *heads, 1, *head_size))?
+                    .contiguous()?,
+            });
+        }
         Ok(DecodeCall {
-            cache: self,
-            sources: Tensor::from_slice(&plan.sources, count, &self.device)?,
-            columns,
-            gather,
-            visible,
-            mask: Tensor::from_vec(mask, (plan.slots.len(), 1, 1, visible), &self.device)?,
+            layout: &self.layout,
+            parts,
         })
     }
-}
-
-/// Which slots a step computes and what each slot writes where.
-struct DecodePlan {
-    tokens: Tokens,
-    /// The slot of each computed row.
-    slots: Vec<usize>,
-    /// The computed row of each wanted row.
-    wanted: Vec<u32>,
-    sources: Vec<u32>,
-    columns: Vec<u32>,
-    visible: usize,
 }
 
 impl DecodePlan {
     fn new(cache: &PaddedCache, rows: &[DecodeRow]) -> Result<Self, ModelError> {
-        let count = cache.slots.len();
-        let mut row_of = vec![None; count];
-        let mut columns = vec![cache.columns as u32 - 1; count];
-        let mut visible = 1;
+        let mut rows_of: BTreeMap<usize, Vec<(usize, Held)>> = BTreeMap::new();
         for (number, row) in rows.iter().enumerate() {
-            let filled = cache.filled(row.slot)?;
-            if filled.length == filled.capacity {
-                return Err(full_slot(row.slot, filled.capacity));
+            let held = cache.held(row.slot)?;
+            if held.length == held.capacity {
+                return Err(full_slot(row.slot, held.capacity));
             }
-            row_of[row.slot] = Some(number);
-            columns[row.slot] = filled.length as u32;
-            visible = visible.max(filled.length + 1);
+            rows_of
+                .entry(held.columns)
+                .or_default()
+                .push((number, held));
         }
-        // Idle slots in between cost less than gathering the cache, unless they are most of it.
-        let slots: Vec<usize> = if rows.len() * 2 >= count {
-            (0..count).collect()
-        } else {
-            rows.iter().map(|row| row.slot).collect()
+        let mut plan = Self {
+            tokens: Tokens::default(),
+            wanted: vec![0; rows.len()],
+            targets: Vec::with_capacity(rows_of.len()),
         };
-        let mut tokens = Tokens::default();
-        let mut sources = vec![0; count];
-        let mut wanted = vec![0; rows.len()];
-        for (computed, &slot) in slots.iter().enumerate() {
-            sources[slot] = computed as u32;
-            match row_of[slot] {
-                Some(number) => {
-                    let row = rows[number];
-                    wanted[number] = computed as u32;
-                    tokens.push(row.id, row.mask_position, row.block_position);
-                }
-                None => tokens.push(0, 0, 0),
+        for (columns, of_pool) in rows_of {
+            let mut row_in = vec![None; cache.pools[&columns].len()];
+            for (number, held) in of_pool {
+                row_in[held.place] = Some((number, held.length));
             }
+            // Places that take no part are computed too, and write to the dump.
+            let mut targets = Vec::with_capacity(row_in.len());
+            for of_place in row_in {
+                let Some((number, length)) = of_place else {
+                    plan.tokens.push(0, 0, 0);
+                    targets.push(columns as u32);
+                    continue;
+                };
+                let row = rows[number];
+                plan.wanted[number] = plan.tokens.ids.len() as u32;
+                plan.tokens
+                    .push(row.id, row.mask_position, row.block_position);
+                targets.push(length as u32);
+            }
+            plan.targets.push((columns, targets));
         }
-        Ok(Self {
-            tokens,
-            slots,
-            wanted,
-            sources,
-            columns,
-            visible,
-        })
+        Ok(plan)
     }
 }
 
@@ -312,96 +342,127 @@ impl Cache for PaddedCache {
         rows: &[PrefillRow<'_>],
     ) -> Result<Tensor, ModelError> {
         check_prefill(rows)?;
-        for row in rows {
-            self.release(row.slot);
-        }
-        let hidden = match self.try_prefill(network, rows) {
-            // Room that longer or more rows have left is given back first.
-            Err(ModelError::OutOfMemory) if self.slots.iter().all(Option::is_none) => {
-                self.clear();
-                self.try_prefill(network, rows)?
-            }
-            other => other?,
-        };
-        for row in rows {
-            let filled = Filled {
-                length: row.ids.len() + 1,
-                capacity: row.capacity,
-            };
-            self.slots[row.slot] = Some(filled);
-        }
-        Ok(hidden)
+        self.with_room(|cache| cache.try_prefill(network, rows))
     }
 
     fn decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
-        let plan = DecodePlan::new(self, rows)?;
-        let mut call = self.decode_call(&plan)?;
-        let hidden = network.forward(&plan.tokens, &mut call)?;
-        let wanted = Tensor::from_slice(&plan.wanted, rows.len(), &self.device)?;
-        Ok(hidden.index_select(&wanted, 0)?)
+        self.with_room(|cache| cache.try_decode(network, rows))
     }
 
     fn advance(&mut self, rows: &[DecodeRow]) {
         for row in rows {
-            if let Some(Some(filled)) = self.slots.get_mut(row.slot) {
-                filled.length += 1;
+            if let Some(Some(held)) = self.slots.get_mut(row.slot) {
+                held.length += 1;
             }
         }
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
-        let filled = self.filled(from)?;
+        self.held(from)?;
         if from == to {
             return Ok(());
         }
         self.release(to);
-        self.reserve(to + 1, filled.capacity)?;
-        for layer in &self.layers {
-            for tensor in [&layer.keys, &layer.values] {
-                let copy = tensor.narrow(0, from, 1)?.force_contiguous()?;
-                tensor.slice_set(&copy, 0, to)?;
+        self.with_room(|cache| {
+            let held = cache.held(from)?;
+            let place = cache.take(held.columns, &[to])?[0];
+            cache.hold(to, Held { place, ..held });
+            let copied = cache.pools[&held.columns].copy(held.place, place);
+            if copied.is_err() {
+                cache.release(to);
             }
-        }
-        self.slots[to] = Some(filled);
-        Ok(())
+            Ok(copied?)
+        })
     }
 
     fn release(&mut self, slot: usize) {
-        if let Some(slot) = self.slots.get_mut(slot) {
-            *slot = None;
+        let Some(held) = self.slots.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        if let Some(pool) = self.pools.get_mut(&held.columns) {
+            pool.release(held.place);
         }
     }
 }
 
 impl Attend for PrefillCall<'_> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
-        let [query, keys, values] = self.cache.split(projected, self.slots.len())?;
-        let cached = &self.cache.layers[layer];
-        for (row, &slot) in self.slots.iter().enumerate() {
-            for (cached, new) in [(&cached.keys, &keys), (&cached.values, &values)] {
-                let new = new.narrow(0, row, 1)?;
-                cached.narrow(0, slot, 1)?.slice_set(&new, 2, 0)?;
-            }
+        let layout = &self.cache.layout;
+        let [query, keys, values] = split(layout, projected, self.rows)?;
+        for run in &self.runs {
+            let rows = |new: &Tensor| new.narrow(0, run.first_row, run.rows);
+            let pool = &self.cache.pools[&run.columns];
+            pool.write(layer, run.first_place, &rows(&keys)?, &rows(&values)?)?;
         }
-        debug_assert_eq!(keys.dim(2)?, self.length);
-        self.cache.weigh(&query, &keys, &values, &self.mask)
+        weigh(layout, &query, &keys, &values, &self.mask)
     }
 }
 
 impl Attend for DecodeCall<'_> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
-        let rows = projected.dim(0)?;
-        let [query, keys, values] = self.cache.split(projected, rows)?;
-        let cached = &self.cache.layers[layer];
-        let mut seen = Vec::with_capacity(2);
-        for (cached, new) in [(&cached.keys, keys), (&cached.values, values)] {
-            cached.scatter_set(&self.columns, &new.index_select(&self.sources, 0)?, 2)?;
-            let cached = match &self.gather {
-                Some(slots) => cached.index_select(slots, 0)?,
-                None => cached.clone(),
-            };
-            seen.push(cached.narrow(2, 0, self.visible)?);
+        let [query, keys, values] = split(self.layout, projected, projected.dim(0)?)?;
+        let mut first = 0;
+        let mut out = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let places = part.pool.len();
+            let of_part = |tensor: &Tensor| tensor.narrow(0, first, places);
+            let (cached_keys, cached_values) = part.pool.of_layer(layer)?;
+            cached_keys.scatter_set(&part.targets, &of_part(&keys)?, 2)?;
+            cached_values.scatter_set(&part.targets, &of_part(&values)?, 2)?;
+            out.push(weigh(
+                self.layout,
+                &of_part(&query)?,
+                &cached_keys.narrow(2, 0, part.visible)?,
+                &cached_values.narrow(2, 0, part.visible)?,
+                &part.mask,
+            )?);
+            first += places;
         }
-        self.cache.weigh(&query, &seen[0], &seen[1], &self.mask)
+        Tensor::cat(&out, 0)
     }
+}
+
+/// What is added to the scores: 0 up to the last column that a query sees, [`MASKED`] after it.
+///
+/// # Shapes
+///
+/// Last columns (.., 1), u32, to (.., columns), f32.
+fn mask(last: &Tensor, columns: usize) -> TensorResult<Tensor> {
+    let at = Tensor::arange(0, columns as u32, last.device())?;
+    let masked = f64::from(MASKED);
+    last.broadcast_ge(&at)?
+        .to_dtype(DType::F32)?
+        .affine(-masked, masked)
+}
+
+/// (rows x tokens, 3 hidden) to queries, keys and values, each (rows, heads, tokens, head size).
+fn split(layout: &Layout, projected: &Tensor, rows: usize) -> TensorResult<[Tensor; 3]> {
+    let tokens = projected.dim(0)? / rows.max(1);
+    let parts = projected.reshape((rows, tokens, 3, layout.heads, layout.head_size))?;
+    let part = |number| {
+        parts
+            .narrow(2, number, 1)?
+            .squeeze(2)?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    Ok([part(0)?, part(1)?, part(2)?])
+}
+
+/// Attention of queries (rows, heads, tokens, head size): (rows x tokens, hidden).
+fn weigh(
+    layout: &Layout,
+    query: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    mask: &Tensor,
+) -> TensorResult<Tensor> {
+    let scale = 1.0 / (layout.head_size as f64).sqrt();
+    let scores = (query * scale)?
+        .matmul(&keys.transpose(2, 3)?)?
+        .to_dtype(DType::F32)?;
+    let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(mask)?)?;
+    let out = weights.to_dtype(layout.dtype)?.matmul(values)?;
+    let (rows, heads, tokens, size) = out.dims4()?;
+    out.transpose(1, 2)?.reshape((rows * tokens, heads * size))
 }

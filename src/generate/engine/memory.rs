@@ -1,0 +1,86 @@
+//! What an engine does where memory runs out: a lower budget, and rows back to where they wait.
+
+use super::super::job::Job;
+use super::{Engine, Finished, Starting};
+
+impl Engine {
+    /// Halves the budget and puts rows back until what runs is under it; a row that was alone fails.
+    ///
+    /// `starting` is what could not start, of `attempted` tokens; none where decoding ran out.
+    pub(super) fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
+        let started: usize = starting.iter().map(|row| row.slots.len()).sum();
+        if self.slots.len() + started <= 1 {
+            let running = self.slots.values().next().map(|answer| answer.job);
+            let Some(alone) = starting.first().map(|row| row.job).or(running) else {
+                return Vec::new();
+            };
+            return self.fail_or_restart(alone);
+        }
+        self.statistics.oom_retries += 1;
+        self.budget = self.budget.halved(self.load.tokens + attempted);
+        if starting.is_empty() {
+            while self.slots.len() > 1 && self.load.tokens > self.budget.max_batch_tokens {
+                self.put_back_last();
+            }
+        }
+        self.give_back();
+        Vec::new()
+    }
+
+    /// A row that ran out of memory alone begins anew once, because a model may give back what longer rows
+    /// have left when it reads; then it fails.
+    fn fail_or_restart(&mut self, id: u64) -> Vec<Finished> {
+        let is_running = !self.slots.is_empty();
+        match self.jobs.get_mut(&id) {
+            Some(job) if is_running && !job.was_restarted => {
+                job.was_restarted = true;
+                self.put_back_last();
+                Vec::new()
+            }
+            _ => self.fail_alone(id),
+        }
+    }
+
+    /// Gives taken jobs that have not begun back to the queue, where another engine may have room for them.
+    fn give_back(&mut self) {
+        let mut state = self.queue.lock();
+        while let Some(job) = self
+            .waiting
+            .back()
+            .filter(|id| self.jobs.get(id).is_some_and(Job::has_not_begun))
+            .and_then(|id| self.jobs.remove(id))
+        {
+            self.waiting.pop_back();
+            state.jobs.push_front(job);
+        }
+        drop(state);
+        self.queue.wake();
+    }
+
+    fn fail_alone(&mut self, id: u64) -> Vec<Finished> {
+        let tokens = self.jobs.get(&id).map(Job::capacity).unwrap_or_default();
+        let reason = format!(
+            "out of memory with this row alone ({tokens} tokens of context and answer); a smaller \
+             `max_length` or `max_new_tokens` may fit"
+        );
+        self.fail_job(id, &reason)
+    }
+
+    /// The answer that was admitted last begins anew later.
+    fn put_back_last(&mut self) {
+        let last = self.slots.iter().max_by_key(|(_, answer)| answer.admission);
+        let Some(slot) = last.map(|(&slot, _)| slot) else {
+            return;
+        };
+        let Some(answer) = self.free_slot(slot) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&answer.job) else {
+            return;
+        };
+        job.pending.push_front(answer.sample());
+        if self.waiting.front() != Some(&answer.job) && !self.waiting.contains(&answer.job) {
+            self.waiting.push_front(answer.job);
+        }
+    }
+}

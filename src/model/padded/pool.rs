@@ -1,0 +1,299 @@
+//! Keys and values of the rows of one width: one tensor of each a layer, one place a row.
+//!
+//! Invariant: every layer's tensors hold all places, so that a call that fails half way, for want of
+//! memory, leaves what it did not reach larger or smaller than it might be, and never wrong.
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+
+use super::super::GlmConfig;
+
+/// What all pools of a cache have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) head_size: usize,
+    pub(super) dtype: DType,
+    pub(super) device: Device,
+}
+
+impl Layout {
+    pub(super) fn new(config: &GlmConfig, device: &Device, dtype: DType) -> Self {
+        Self {
+            layers: config.num_layers,
+            heads: config.num_attention_heads,
+            head_size: config.head_size(),
+            dtype,
+            device: device.clone(),
+        }
+    }
+}
+
+/// One layer of a pool, each (places or more, heads, columns and the dump, head size).
+struct KeysAndValues {
+    keys: Tensor,
+    values: Tensor,
+}
+
+/// Rows of one width, in places that are used again.
+pub(super) struct Pool {
+    /// Tokens that a place holds. One column more is the dump: rows that take no part in a step write there.
+    columns: usize,
+    /// Empty while there are no places.
+    layers: Vec<KeysAndValues>,
+    /// Places that all tensors have room for.
+    room: usize,
+    /// The slot in each place.
+    places: Vec<Option<usize>>,
+}
+
+impl Pool {
+    pub(super) fn new(columns: usize) -> Self {
+        Self {
+            columns,
+            layers: Vec::new(),
+            room: 0,
+            places: Vec::new(),
+        }
+    }
+
+    /// Places, free ones included.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Places in use.
+    pub(super) fn used(&self) -> usize {
+        self.places.iter().flatten().count()
+    }
+
+    /// Whether most places are free: their keys and values cost more than moving the others together.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.used() * 2 < self.len()
+    }
+
+    /// Gives slots a place each, free ones first; none where memory runs out.
+    pub(super) fn take(&mut self, layout: &Layout, slots: &[usize]) -> TensorResult<Vec<usize>> {
+        let count = self.len().max(self.used() + slots.len());
+        if count > self.room {
+            // Places often come one by one; a quarter more spares the copies of most of them.
+            let more = count.max(self.room + self.room / 4);
+            self.resize(layout, more)
+                .or_else(|_| self.resize(layout, count))?;
+        }
+        self.places.resize(count, None);
+        let free = (0..count).filter(|&place| self.places[place].is_none());
+        let taken: Vec<usize> = free.take(slots.len()).collect();
+        for (&place, &slot) in taken.iter().zip(slots) {
+            self.places[place] = Some(slot);
+        }
+        Ok(taken)
+    }
+
+    /// Empties a place.
+    pub(super) fn release(&mut self, place: usize) {
+        self.places[place] = None;
+    }
+
+    /// Moves the used places together and gives the room of the others back. Returns each slot that has
+    /// moved, with its new place; where memory runs out before that, nothing has moved.
+    pub(super) fn compact(&mut self, layout: &Layout) -> TensorResult<Vec<(usize, usize)>> {
+        let used = self.used();
+        let free = (0..used).filter(|&place| self.places[place].is_none());
+        let moves: Vec<(usize, usize, usize)> = (used..self.len())
+            .filter_map(|from| Some((from, self.places[from]?)))
+            .zip(free)
+            .map(|((from, slot), to)| (from, to, slot))
+            .collect();
+        // A row is copied to a free place, so until the places are told it is in both.
+        for &(from, to, _) in &moves {
+            self.copy(from, to)?;
+        }
+        for &(_, to, slot) in &moves {
+            self.places[to] = Some(slot);
+        }
+        self.places.truncate(used);
+        // What cannot be made smaller now stays as large as it is.
+        _ = self.resize(layout, used);
+        Ok(moves.into_iter().map(|(_, to, slot)| (slot, to)).collect())
+    }
+
+    /// Copies the row of a place to another.
+    pub(super) fn copy(&self, from: usize, to: usize) -> TensorResult<()> {
+        for layer in &self.layers {
+            for tensor in [&layer.keys, &layer.values] {
+                let row = tensor.narrow(0, from, 1)?.force_contiguous()?;
+                tensor.slice_set(&row, 0, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the first keys and values of a run of rows to a run of places, in one layer.
+    ///
+    /// Tokens beyond the width of a place are padding, and dropped; columns behind them become zero, so that
+    /// nothing is left of the row before, which may have been a NaN.
+    ///
+    /// # Shapes
+    ///
+    /// (rows, heads, tokens, head size).
+    pub(super) fn write(
+        &self,
+        layer: usize,
+        first_place: usize,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> TensorResult<()> {
+        let layer = &self.layers[layer];
+        for (cached, new) in [(&layer.keys, keys), (&layer.values, values)] {
+            let (rows, _, tokens, _) = new.dims4()?;
+            let new = match self.columns.checked_sub(tokens) {
+                Some(missing) => new.pad_with_zeros(2, 0, missing)?,
+                None => new.narrow(2, 0, self.columns)?,
+            };
+            let places = cached.narrow(0, first_place, rows)?;
+            places.slice_set(&new.contiguous()?, 2, 0)?;
+        }
+        Ok(())
+    }
+
+    /// The keys and values of all places in one layer, the dump included.
+    pub(super) fn of_layer(&self, layer: usize) -> TensorResult<(Tensor, Tensor)> {
+        let KeysAndValues { keys, values } = &self.layers[layer];
+        let places = |tensor: &Tensor| tensor.narrow(0, 0, self.len());
+        Ok((places(keys)?, places(values)?))
+    }
+
+    /// Makes every tensor hold a number of places, one tensor after the other.
+    fn resize(&mut self, layout: &Layout, count: usize) -> TensorResult<()> {
+        self.room = self.room.min(count);
+        if count == 0 {
+            self.layers.clear();
+            return Ok(());
+        }
+        for number in 0..layout.layers {
+            match self.layers.get_mut(number) {
+                Some(KeysAndValues { keys, values }) => {
+                    resize(layout, keys, count)?;
+                    resize(layout, values, count)?;
+                }
+                None => self.layers.push(KeysAndValues {
+                    keys: zeros(layout, count, self.columns + 1)?,
+                    values: zeros(layout, count, self.columns + 1)?,
+                }),
+            }
+        }
+        self.room = count;
+        Ok(())
+    }
+}
+
+fn resize(layout: &Layout, tensor: &mut Tensor, count: usize) -> TensorResult<()> {
+    let (old, _, columns, _) = tensor.dims4()?;
+    if old == count {
+        return Ok(());
+    }
+    let new = zeros(layout, count, columns)?;
+    new.slice_set(&tensor.narrow(0, 0, old.min(count))?, 0, 0)?;
+    *tensor = new;
+    Ok(())
+}
+
+/// Zeros, so that no column that was never written holds a NaN.
+fn zeros(layout: &Layout, places: usize, columns: usize) -> TensorResult<Tensor> {
+    let shape = (places, layout.heads, columns, layout.head_size);
+    Tensor::zeros(shape, layout.dtype, &layout.device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: usize = 4;
+
+    fn layout() -> Layout {
+        Layout {
+            layers: 2,
+            heads: 1,
+            head_size: 2,
+            dtype: DType::F32,
+            device: Device::Cpu,
+        }
+    }
+
+    /// Writes rows of one number each.
+    fn write(pool: &Pool, first_place: usize, numbers: &[f32], tokens: usize) {
+        let values: Vec<f32> = numbers
+            .iter()
+            .flat_map(|&number| std::iter::repeat_n(number, 2 * tokens))
+            .collect();
+        let shape = (numbers.len(), 1, tokens, 2);
+        let new = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        for layer in 0..2 {
+            pool.write(layer, first_place, &new, &new).unwrap();
+        }
+    }
+
+    /// The columns of a place, the dump left out, which must be the same in keys and values of all layers.
+    fn read(pool: &Pool, place: usize) -> Vec<f32> {
+        let mut seen: Vec<Vec<f32>> = Vec::new();
+        for layer in 0..2 {
+            let (keys, values) = pool.of_layer(layer).unwrap();
+            for tensor in [keys, values] {
+                let columns = tensor.narrow(2, 0, COLUMNS).unwrap();
+                let first = columns.narrow(3, 0, 1).unwrap().narrow(0, place, 1);
+                seen.push(first.unwrap().flatten_all().unwrap().to_vec1().unwrap());
+            }
+        }
+        let bits = |row: &Vec<f32>| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let is_first = |row: &Vec<f32>| bits(row) == bits(&seen[0]);
+        assert!(seen.iter().all(is_first), "{seen:?}");
+        seen.remove(0)
+    }
+
+    #[test]
+    fn a_place_keeps_nothing_of_the_row_before() {
+        let mut pool = Pool::new(COLUMNS);
+        let layout = layout();
+        assert_eq!(pool.take(&layout, &[7]).unwrap(), [0]);
+        write(&pool, 0, &[f32::NAN], 6);
+        assert!(read(&pool, 0).iter().all(|number| number.is_nan()));
+        pool.release(0);
+        assert_eq!(pool.take(&layout, &[3]).unwrap(), [0], "no new place");
+        write(&pool, 0, &[1.0], 2);
+        assert_eq!(read(&pool, 0), [1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn rows_keep_their_values_when_places_come_and_go() {
+        let mut pool = Pool::new(COLUMNS);
+        let layout = layout();
+        assert_eq!(pool.take(&layout, &[0, 1, 2]).unwrap(), [0, 1, 2]);
+        write(&pool, 0, &[10.0, 11.0, 12.0], COLUMNS);
+        pool.release(1);
+        assert_eq!(pool.take(&layout, &[3, 4, 5]).unwrap(), [1, 3, 4]);
+        write(&pool, 1, &[13.0], COLUMNS);
+        write(&pool, 3, &[14.0, 15.0], COLUMNS);
+        assert_eq!((pool.len(), pool.used(), pool.is_sparse()), (5, 5, false));
+        assert_eq!(pool.take(&layout, &[6]).unwrap(), [5]);
+        assert_eq!((pool.len(), pool.room), (6, 6));
+        assert_eq!(pool.of_layer(0).unwrap().0.dim(0).unwrap(), 6);
+        pool.release(5);
+        for place in [0, 1, 3] {
+            pool.release(place);
+        }
+        assert!(pool.is_sparse());
+        assert_eq!(pool.compact(&layout).unwrap(), [(2, 0), (5, 1)]);
+        assert_eq!((pool.len(), pool.used()), (2, 2));
+        assert_eq!(
+            pool.layers[1].keys.dim(0).unwrap(),
+            2,
+            "the room is given back"
+        );
+        assert_eq!((read(&pool, 0)[0], read(&pool, 1)[0]), (12.0, 15.0));
+        pool.release(0);
+        pool.release(1);
+        assert_eq!(pool.compact(&layout).unwrap(), []);
+        assert!(pool.len() == 0 && pool.layers.is_empty());
+    }
+}

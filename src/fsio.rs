@@ -168,6 +168,22 @@ pub fn write_atomic(
     Ok(digest)
 }
 
+/// Fails where [`write_atomic`] would; what stands at the path stays as it is.
+///
+/// # Errors
+///
+/// [`FsError`], where the folder takes no file, or the path is a folder itself.
+pub fn check_writable(path: &Path) -> Result<(), FsError> {
+    let folder = parent(path).unwrap_or_else(|| Path::new("."));
+    let made = if path.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        tempfile::tempfile_in(folder)
+    };
+    made.map(drop)
+        .map_err(|cause| FsError::new("write", path, cause))
+}
+
 /// Creates a file with this content unless the name is taken: true where this call created it.
 ///
 /// The content is complete and synced before the name appears.
@@ -516,6 +532,21 @@ mod tests {
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whether_a_file_can_be_written_is_found_out_without_touching_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        check_writable(&file).unwrap();
+        assert!(!file.exists());
+        std::fs::write(&file, "old").unwrap();
+        check_writable(&file).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
+        let error = check_writable(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("directory"), "{error}");
+        let error = check_writable(&folder.path().join("none/a")).unwrap_err();
+        assert!(error.to_string().contains("none/a"), "{error}");
     }
 
     #[test]

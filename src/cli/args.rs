@@ -172,13 +172,8 @@ pub(super) struct BenchArgs {
     /// Precision of the weights, as `model.dtype` in a job
     #[arg(long, value_parser = word::<DtypeSpec>, default_value = "auto")]
     pub(super) dtype: DtypeSpec,
-    /// Rows in flight, one measurement each
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "1,4,8,16,32,64,128",
-        value_name = "ROWS"
-    )]
+    /// Rows in flight, one measurement each [default: seven numbers from 1 to 128, on a GPU to 1024]
+    #[arg(long, value_delimiter = ',', value_name = "ROWS")]
     pub(super) batch: Vec<NonZeroUsize>,
     /// Tokens of each context
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]

@@ -7,6 +7,7 @@ use super::args::BenchArgs;
 use super::exit::Exit;
 use super::output::print_json;
 use super::run::stop_on_signals;
+use crate::fsio;
 use crate::report::observer_for;
 use crate::run::{self, BenchOptions, StopFlag, WorkloadOptions};
 
@@ -41,7 +42,7 @@ fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
 fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
     if let Some(counts) = &args.counts {
         // A file that cannot be written is found before the work, not after it.
-        run::write_counts(counts, &[])?;
+        fsio::check_writable(counts)?;
     }
     let options = WorkloadOptions {
         model: args.model.clone(),

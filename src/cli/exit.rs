@@ -8,6 +8,9 @@ use crate::run::RunEnd;
 
 use super::output::say;
 
+/// What to do about an end that nobody thought of.
+const UNEXPECTED: &str = "unexpected: please report it with the command and the lines above";
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
@@ -115,11 +118,14 @@ fn advice(error: &anyhow::Error) -> (u8, &'static str) {
         }
         Some(error) if !error.is_unexpected() => (2, "a retry without a change cannot help"),
         None if error.is::<std::io::Error>() => (2, "a retry without a change cannot help"),
-        _ => (
-            1,
-            "unexpected: please report it with the command and the lines above",
-        ),
+        _ => (1, UNEXPECTED),
     }
+}
+
+/// Says that the program panicked and gives its exit code.
+pub(super) fn report_panic() -> ExitCode {
+    say(&format!("exit 1: {UNEXPECTED}"));
+    ExitCode::from(1)
 }
 
 /// Whether a reader such as `head` has had enough.

@@ -13,6 +13,7 @@ mod run;
 mod show;
 
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -42,8 +43,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    let ended = dispatch(cli.command);
-    exit::report(ended)
+    // The panic has said where it was; the exit code and the last line are as for any other end.
+    match catch_unwind(AssertUnwindSafe(|| dispatch(cli.command))) {
+        Ok(ended) => exit::report(ended),
+        Err(_) => exit::report_panic(),
+    }
 }
 
 /// Takes failpoints from the environment; one that panics ends the process as a kill would.

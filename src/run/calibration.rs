@@ -22,7 +22,7 @@ pub(super) struct Calibration {
 pub(super) struct Subject<'a> {
     pub(super) config: &'a GlmConfig,
     pub(super) weight_bytes: u64,
-    /// Kind of device.
+    /// What the device is called.
     pub(super) device: &'a str,
     /// Precision of the weights.
     pub(super) dtype: &'a str,

@@ -11,7 +11,8 @@ use crossbeam_channel::Sender;
 use rayon::prelude::*;
 
 use super::StopFlag;
-use super::prepare::{ModelFacts, Prepared};
+use super::facts::ModelFacts;
+use super::prepare::Prepared;
 use crate::checkpoint::{Cut, Journal};
 use crate::error::Result;
 use crate::generate::{Outcome, Request};

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use candle_core::Device;
 
@@ -40,28 +41,66 @@ fn available() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn control_group_left() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .unwrap_or("/");
-    let v2 = [format!("/sys/fs/cgroup{path}"), "/sys/fs/cgroup".to_owned()];
-    let v2 = v2
-        .iter()
-        .map(|at| (format!("{at}/memory.max"), format!("{at}/memory.current")));
-    let v1 = "/sys/fs/cgroup/memory/memory";
-    let v1 = (
-        format!("{v1}.limit_in_bytes"),
-        format!("{v1}.usage_in_bytes"),
-    );
-    v2.chain([v1])
-        .filter_map(|(limit, used)| Some(number(&limit)?.saturating_sub(number(&used)?)))
-        .min()
+/// The files of one version of control groups.
+struct ControlGroups {
+    root: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// The line of `memory.stat` with file pages that are given back before anything is killed.
+    reclaimable: &'static str,
 }
 
-fn number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+const VERSION_1: ControlGroups = ControlGroups {
+    root: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    reclaimable: "total_inactive_file ",
+};
+
+const VERSION_2: ControlGroups = ControlGroups {
+    root: "/sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+    reclaimable: "inactive_file ",
+};
+
+/// What the tightest limit of this process's groups leaves; `None` where nothing limits it.
+fn control_group_left() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = |controller: &str| {
+        let of_line = |line: &str| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            let is_it = controllers.split(',').any(|name| name == controller);
+            is_it.then(|| path.to_owned())
+        };
+        text.lines().find_map(of_line).unwrap_or_default()
+    };
+    let first = VERSION_1.left(Path::new(VERSION_1.root), &own("memory"));
+    let second = VERSION_2.left(Path::new(VERSION_2.root), &own(""));
+    first.into_iter().chain(second).min()
+}
+
+impl ControlGroups {
+    /// What is left in the group of a path or in one above it, whichever is tighter.
+    fn left(&self, root: &Path, own: &str) -> Option<u64> {
+        let own = Path::new(own.trim_start_matches('/'));
+        let groups = own.ancestors().map(|group| root.join(group));
+        groups.filter_map(|group| self.left_in(&group)).min()
+    }
+
+    fn left_in(&self, group: &Path) -> Option<u64> {
+        let number = |name: &str| -> Option<u64> {
+            let text = fs::read_to_string(group.join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        let (limit, used) = (number(self.limit)?, number(self.used)?);
+        let statistics = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let reclaimable = statistics
+            .lines()
+            .find_map(|line| line.strip_prefix(self.reclaimable)?.trim().parse().ok());
+        let used = used.saturating_sub(reclaimable.unwrap_or(0));
+        Some(limit.saturating_sub(used))
+    }
 }
 
 /// The kind of CPU: what decides the last bits of a sum, the instruction sets and the cache sizes.
@@ -107,9 +146,34 @@ fn instruction_sets() -> Vec<&'static str> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
+    use super::*;
+
     #[test]
     fn some_memory_is_free() {
-        assert!(super::memory(0).free_bytes > 1 << 20);
+        assert!(memory(0).free_bytes > 1 << 20);
+    }
+
+    #[test]
+    fn the_tightest_group_decides_and_file_pages_are_not_lost() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |group: &str, limit: &str, used: &str, statistics: &str| {
+            let group = root.path().join(group);
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("memory.max"), limit).unwrap();
+            fs::write(group.join("memory.current"), used).unwrap();
+            fs::write(group.join("memory.stat"), statistics).unwrap();
+        };
+        let left = |own: &str| VERSION_2.left(root.path(), own);
+        assert_eq!(left("/job/step/task"), None);
+        write("job/step/task", "max\n", "10\n", "");
+        assert_eq!(left("/job/step/task"), None);
+        write("job", "1000\n", "900\n", "anon 500\ninactive_file 300\n");
+        assert_eq!(left("/job/step/task"), Some(400));
+        write("job/step", "500\n", "450\n", "anon 1\n");
+        assert_eq!(left("/job/step/task"), Some(50));
+        assert_eq!(left("/elsewhere"), None);
+        assert_eq!(left("/"), None);
     }
 }

@@ -10,6 +10,7 @@
 mod bench;
 mod calibration;
 mod curve;
+mod facts;
 mod feed;
 mod machine;
 mod plan;

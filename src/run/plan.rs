@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::StopFlag;
+use super::facts::ModelFacts;
 use super::feed::RowEncoder;
-use super::prepare::{ModelFacts, ReadInput, place_text};
+use super::prepare::{ReadInput, place_text};
 use super::shard::budget;
 use crate::error::{Error, Result};
 use crate::generate::Request;
@@ -83,7 +84,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let files = input::resolve_files(&spec.input, &spec.output.path)?;
     let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
     let rows = Rows::collect(spec, &model, &read)?;
-    let weight_bytes = model.weight_bytes();
+    let weight_bytes = model.loaded_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
     let curve = model.product_curve();
     let memory = model.memory(weight_bytes)?;
@@ -191,7 +192,7 @@ fn length(request: &Request, index: usize) -> RowLength {
     RowLength {
         index,
         context: request.encoded.ids.len() as u32,
-        reserve: request.max_new_tokens + 1,
+        reserve: request.max_new_tokens,
         samples: request.settings.num_return_sequences,
     }
 }

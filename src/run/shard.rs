@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::curve::{FEWEST_ROWS, ProductCurve};
+use super::curve::{self, ProductCurve};
+use super::facts::ModelFacts;
 use super::feed::{self, FedWindow};
-use super::prepare::{ModelFacts, Prepared, place_text};
+use super::prepare::{Prepared, place_text};
 use super::{RunEnd, StopFlag, machine, summary};
 use crate::checkpoint::{self, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
@@ -122,7 +123,10 @@ impl<'a> Worker<'a> {
             .collect();
         let mut crew = match self.crew.take() {
             Some(crew) => crew,
-            None => self.start_crew(model)?,
+            None => match self.start_crew(model)? {
+                Some(crew) => crew,
+                None => return Ok(ShardEnd::Stopped(RunEnd::Interrupted)),
+            },
         };
         let (sender, receiver) = bounded(1);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
@@ -152,8 +156,8 @@ impl<'a> Worker<'a> {
         Ok(end)
     }
 
-    /// Loads the model on each device.
-    fn start_crew(&mut self, facts: &Arc<ModelFacts>) -> Result<Crew> {
+    /// Loads the model on each device; `None` where that was interrupted.
+    fn start_crew(&mut self, facts: &Arc<ModelFacts>) -> Result<Option<Crew>> {
         let started = Instant::now();
         let load = |&device: &DeviceId| -> LoadModel {
             let (facts, batch) = (Arc::clone(facts), self.spec.batch.clone());
@@ -161,7 +165,8 @@ impl<'a> Worker<'a> {
             Box::new(move || load_model(&folder, device, &facts, &batch))
         };
         let models = facts.devices.iter().map(load).collect();
-        let crew = Crew::start(facts.tokenizer.clone(), models)?;
+        let stop = &self.stop;
+        let crew = Crew::start(facts.tokenizer.clone(), models, &|| stop.is_requested())?;
         self.load_seconds += started.elapsed().as_secs_f64();
         Ok(crew)
     }
@@ -175,21 +180,26 @@ fn load_model(
     batch: &BatchSpec,
 ) -> std::result::Result<(Box<dyn TextModel>, Budget), ModelError> {
     let device = device.open()?;
-    let model = Glm::load(folder, &device, facts.precision)?;
-    let curve = match batch.max_batch_size {
-        None => facts.product_curve(),
-        Some(_) => None,
-    };
+    let mut model = Glm::load(folder, &device, facts.precision)?;
     let memory = if device.is_cpu() {
         Some(machine::memory(0))
     } else {
         machine::device_memory(&device, 0)
     };
-    let budget = budget(batch, facts, curve.as_ref(), memory.as_ref());
+    let mut budget = budget(batch, facts, None, memory.as_ref());
+    if batch.max_batch_size.is_none() {
+        let enough = if device.is_cpu() {
+            facts.product_curve().map(|curve| curve.batch_size())
+        } else {
+            curve::device_batch_size(&mut model, budget.max_batch_tokens)?
+        };
+        budget.max_batch_size = enough.unwrap_or(budget.max_batch_size);
+    }
     Ok((Box::new(model), budget))
 }
 
-/// What may be in flight at once on each of the job's devices; without a curve few rows.
+/// What may be in flight at once on each of the job's devices; where it was not timed how many rows are
+/// enough, few on a CPU and many on a GPU.
 pub(super) fn budget(
     batch: &BatchSpec,
     facts: &ModelFacts,
@@ -199,7 +209,7 @@ pub(super) fn budget(
     let cache_bytes_per_token = facts.cache_bytes_per_token();
     match memory {
         Some(memory) if facts.is_cpu() => {
-            let rows = curve.map_or(FEWEST_ROWS, ProductCurve::batch_size);
+            let rows = curve.map_or(curve::FEWEST_ROWS, ProductCurve::batch_size);
             plan::cpu_budget(batch, rows, memory, cache_bytes_per_token)
         }
         _ => plan::device_budget(batch, memory, cache_bytes_per_token),
@@ -267,10 +277,7 @@ impl ShardWork<'_, '_> {
     fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
         while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.crew.wants_more() {
             let fed = if self.open.is_empty() {
-                // Nothing else to do; a feeder that stops early hangs up.
-                let fed = receiver.recv();
-                self.reader_ended = fed.is_err();
-                fed.ok()
+                self.wait_for_window(receiver)
             } else {
                 receiver.try_recv().ok()
             };
@@ -280,6 +287,22 @@ impl ShardWork<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// The next window, where nothing else is to do; `None` where a stop is requested meanwhile, or the feeder has
+    /// stopped early and hung up.
+    fn wait_for_window(&mut self, receiver: &Receiver<Fed>) -> Option<Fed> {
+        loop {
+            match receiver.recv_timeout(LONGEST_WAIT) {
+                Ok(fed) => return Some(fed),
+                Err(RecvTimeoutError::Timeout) if self.worker.stop.is_requested() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.reader_ended = true;
+                    return None;
+                }
+            }
+        }
     }
 
     fn open_window(&mut self, mut fed: Box<FedWindow>) -> Result<()> {
@@ -412,6 +435,10 @@ impl ShardWork<'_, '_> {
         self.crew.drain();
         while !self.crew.is_idle() && Instant::now() < until {
             self.step()?;
+        }
+        if !self.crew.is_idle() {
+            // A long prefill may have begun just before: it would be waited for beyond the grace.
+            self.crew.abandon();
         }
         Ok(())
     }

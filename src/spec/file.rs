@@ -221,8 +221,8 @@ impl Default for GenerationSection {
 pub(super) struct BatchSection {
     /// Rows in flight, at least 1.
     pub(super) max_batch_size: NumberOr<AutoWord>,
-    /// Padded context plus reserved answer of every slot, tokens: the real limit; `auto` is what
-    /// memory allows.
+    /// Padded context plus reserved answer of every slot, tokens, on a GPU rounded up to few sizes: the real
+    /// limit; `auto` is what memory allows.
     pub(super) max_batch_tokens: NumberOr<AutoWord>,
     /// Rows that are sorted by length, batched and committed together; fixed by the first run.
     #[schemars(range(min = 1))]

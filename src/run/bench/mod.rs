@@ -12,10 +12,16 @@ use std::time::Instant;
 pub use report::{BatchSpeed, BenchReport, ProductPeak};
 
 use super::calibration::{self, Subject};
-use super::prepare::{device_choice, precision};
+use super::facts::{device_choice, precision};
 use crate::error::{Error, Result};
 use crate::model::{self, DecodeRow, Glm, GlmConfig, PrefillRow, TextModel};
 use crate::spec::{DeviceSpec, DtypeSpec};
+
+/// Rows in flight that are measured on a CPU.
+const CPU_ROWS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];
+
+/// Rows in flight that are measured on a GPU.
+const DEVICE_ROWS: [usize; 7] = [1, 8, 32, 128, 256, 512, 1024];
 
 /// How often contexts are read.
 const PREFILLS: usize = 2;
@@ -30,7 +36,7 @@ pub struct BenchOptions {
     pub device: DeviceSpec,
     /// Precision of the weights.
     pub dtype: DtypeSpec,
-    /// Rows in flight, one measurement each.
+    /// Rows in flight, one measurement each; where there are none, 1 to 128 on a CPU and 1 to 1,024 on a GPU.
     pub batches: Vec<NonZeroUsize>,
     /// Tokens of each row's context.
     pub context: usize,
@@ -63,18 +69,24 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     let is_cpu = device.is_cpu();
     let precision = precision(options.dtype, is_cpu);
     let started = Instant::now();
-    let mut glm = Glm::load(folder, &device.open()?, precision)?;
+    let opened = device.open()?;
+    let mut glm = Glm::load(folder, &opened, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let storage = glm.weight_storage();
     let weight_bytes = storage.bytes(config.matrix_weights()) as u64;
-    let read_rate = is_cpu.then(limits::read_rate).flatten();
-    let product_peaks = if is_cpu {
-        limits::product_peaks()
+    let (read_rate, product_peaks) = if is_cpu {
+        (limits::read_rate(), limits::product_peaks())
     } else {
-        Vec::new()
+        let peaks = limits::device_product_peaks(&opened);
+        (limits::device_read_rate(&opened), peaks)
     };
-    let mut batches = Vec::with_capacity(options.batches.len());
-    for rows in options.batches.iter().map(|rows| rows.get()) {
+    let mut batches = Vec::new();
+    let rows_in_flight = match &options.batches[..] {
+        [] if is_cpu => CPU_ROWS.to_vec(),
+        [] => DEVICE_ROWS.to_vec(),
+        asked => asked.iter().map(|rows| rows.get()).collect(),
+    };
+    for rows in rows_in_flight {
         let (prefill, decode) = run_batch(&mut glm, &config, rows, context, steps)?;
         batches.push(BatchSpeed {
             rows,
@@ -100,7 +112,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     let subject = Subject {
         config: &config,
         weight_bytes,
-        device: device.kind(),
+        device: &device.label(),
         dtype: precision.name(),
     };
     let kept = calibration::keep(&subject, &report);

@@ -23,9 +23,9 @@ pub struct BenchReport {
     pub weight_bytes: u64,
     /// Operations of one token in the products, logits included.
     pub operations_per_token: u64,
-    /// Bytes a second that memory gives; absent on a device.
+    /// Bytes a second that memory gives; absent where there was too little to measure it.
     pub read_bytes_per_second: Option<f64>,
-    /// The machine's best rate of products by what the weights are stored as; empty on a device.
+    /// The best rate of products by what the weights are stored as.
     #[serde(default)]
     pub product_peaks: Vec<ProductPeak>,
     /// Tokens of each context.
@@ -54,7 +54,7 @@ pub struct BatchSpeed {
     pub decode: f64,
     /// Answer tokens a second if nothing but the products were done; absent on a device.
     pub products: Option<f64>,
-    /// Answer tokens a second if nothing but reading the weights took time; absent on a device.
+    /// Answer tokens a second if nothing but reading the weights took time; absent as its rate.
     pub reading: Option<f64>,
 }
 
@@ -110,10 +110,8 @@ impl BatchSpeed {
     fn line(&self) -> Vec<String> {
         let rate =
             |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-        let limit = self.products.map(|products| {
-            let reading = self.reading.unwrap_or(f64::INFINITY);
-            products.min(reading)
-        });
+        let limits = [self.products, self.reading].into_iter().flatten();
+        let limit = limits.reduce(f64::min);
         vec![
             self.rows.to_string(),
             rate(Some(self.prefill)),

@@ -1,0 +1,215 @@
+//! A model's folder to what a run needs to know before, and without, loading the weights.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use super::calibration::{Calibration, Subject};
+use super::curve::ProductCurve;
+use super::machine;
+use crate::checkpoint::{ModelFile, Resolved};
+use crate::error::Result;
+use crate::kernels::Storage;
+use crate::model::{self, DeviceChoice, DeviceId, GlmConfig, ModelError, Precision};
+use crate::plan::Memory;
+use crate::spec::{DeviceSpec, DtypeSpec, JobSpec, Lengths};
+use crate::tokenize::GlmTokenizer;
+
+/// What the model's folder says, without its weights being loaded.
+pub(super) struct ModelFacts {
+    pub(super) config: GlmConfig,
+    pub(super) tokenizer: Arc<GlmTokenizer>,
+    pub(super) lengths: Lengths,
+    /// Devices that share the work, all of one kind; at least one.
+    pub(super) devices: Vec<DeviceId>,
+    pub(super) precision: Precision,
+    /// What the first device is called.
+    device_label: String,
+    /// Size of the weight files.
+    file_bytes: u64,
+}
+
+impl ModelFacts {
+    pub(super) fn load(spec: &JobSpec) -> Result<Self> {
+        let path = &spec.model.path;
+        let config = GlmConfig::load(path)?;
+        let tokenizer = Arc::new(GlmTokenizer::load(path)?);
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(mixed(path, &config, &tokenizer).into());
+        }
+        config.check_generation()?;
+        let lengths = Lengths::new(
+            &spec.prompt,
+            &spec.generation,
+            config.max_sequence_length as u32,
+        )?;
+        let devices = model::find_devices(&device_choice(&spec.model.device))?;
+        let is_cpu = devices.iter().all(|device| device.is_cpu());
+        let precision = precision(spec.model.dtype, is_cpu);
+        precision.check(is_cpu)?;
+        let files = model::weight_files(path)?;
+        let sizes = files.iter().filter_map(|path| model_file(path));
+        Ok(Self {
+            file_bytes: sizes.map(|file| file.bytes).sum(),
+            device_label: devices
+                .first()
+                .map(|device| device.label())
+                .unwrap_or_default(),
+            config,
+            tokenizer,
+            lengths,
+            devices,
+            precision,
+        })
+    }
+
+    /// What the model comes to on this machine. Hashes of the weights are taken over from the first
+    /// run while size and time of every file agree.
+    pub(super) fn resolved(&self, spec: &JobSpec, first: Option<&Resolved>) -> Result<Resolved> {
+        let mut paths = model::weight_files(&spec.model.path)?;
+        paths.push(spec.model.path.join("config.json"));
+        let files: Vec<ModelFile> = paths.iter().filter_map(|path| model_file(path)).collect();
+        let known = first.filter(|known| files.len() == paths.len() && known.model_files == files);
+        let weights = match known {
+            Some(known) => known.weights.clone(),
+            None => model::weights_fingerprint(&spec.model.path)?,
+        };
+        Ok(Resolved {
+            dtype: self.precision.name().to_owned(),
+            device: self.device_name().to_owned(),
+            cpu: machine::cpu_kind(),
+            max_length: self.lengths.max_length,
+            tokenizer: self.tokenizer.fingerprint().to_owned(),
+            weights,
+            model_files: files,
+        })
+    }
+
+    pub(super) fn device_name(&self) -> &'static str {
+        self.devices.first().map_or("cpu", |device| device.kind())
+    }
+
+    pub(super) fn is_cpu(&self) -> bool {
+        self.devices.iter().all(|device| device.is_cpu())
+    }
+
+    pub(super) fn precision_name(&self) -> &'static str {
+        self.precision.name()
+    }
+
+    /// Bytes that one cached token takes: on a CPU keys and values have 32 bits.
+    pub(super) fn cache_bytes_per_token(&self) -> usize {
+        let bytes = match self.precision {
+            Precision::F16 | Precision::Bf16 if !self.is_cpu() => 2,
+            _ => 4,
+        };
+        self.config.cached_numbers_per_token() * bytes
+    }
+
+    /// What most weights are stored as once loaded: on a CPU 16-bit files keep their 16 bits.
+    pub(super) fn storage(&self) -> Storage {
+        match self.precision {
+            Precision::Q8 => Storage::Q8,
+            Precision::Bf16 if self.is_cpu() => Storage::Bf16Operands,
+            Precision::F32 if !self.has_halves() => Storage::F32,
+            _ => Storage::F16,
+        }
+    }
+
+    /// What `bench` measured for such a model here, if it has run.
+    pub(super) fn calibration(&self) -> Option<Calibration> {
+        Calibration::load(&Subject {
+            config: &self.config,
+            weight_bytes: self.step_bytes(),
+            device: &self.device_label,
+            dtype: self.precision.name(),
+        })
+    }
+
+    /// How fast products of this model are here; `None` on a GPU, and where memory is short.
+    pub(super) fn product_curve(&self) -> Option<ProductCurve> {
+        if !self.is_cpu() {
+            return None;
+        }
+        ProductCurve::measure(self.config.hidden_size, self.storage())
+    }
+
+    /// What the first device may still take, with `claimed_bytes` set aside; `None` where it does not tell.
+    pub(super) fn memory(
+        &self,
+        claimed_bytes: u64,
+    ) -> std::result::Result<Option<Memory>, ModelError> {
+        match self.devices.first().filter(|device| !device.is_cpu()) {
+            None => Ok(Some(machine::memory(claimed_bytes))),
+            Some(device) => Ok(machine::device_memory(&device.open()?, claimed_bytes)),
+        }
+    }
+
+    /// Bytes of the weights that every step reads.
+    fn step_bytes(&self) -> u64 {
+        self.storage().bytes(self.config.matrix_weights()) as u64
+    }
+
+    /// Bytes of the weights once loaded: what a step reads, and the tables of which it looks up rows. On a CPU
+    /// the words are among these, beside the packed ones that give the logits.
+    pub(super) fn loaded_bytes(&self) -> u64 {
+        let config = &self.config;
+        let positions = if config.block_position_encoding { 2 } else { 1 };
+        let words = if self.is_cpu() { config.vocab_size } else { 0 };
+        let rows = words + positions * config.position_rows();
+        let number_bytes = if self.has_halves() { 2 } else { 4 };
+        self.step_bytes() + (rows * config.hidden_size * number_bytes) as u64
+    }
+
+    /// Whether tables keep 16 bits a number: on a CPU those of a file with 16 bits do.
+    fn has_halves(&self) -> bool {
+        if self.is_cpu() {
+            return self.file_bytes < 3 * self.config.matrix_weights() as u64;
+        }
+        self.precision != Precision::F32
+    }
+}
+
+/// The error for a tokenizer whose ids the model does not know.
+fn mixed(path: &Path, config: &GlmConfig, tokenizer: &GlmTokenizer) -> ModelError {
+    ModelError::Config {
+        path: path.join("config.json"),
+        key: "vocab_size".to_owned(),
+        reason: format!(
+            "is {}, but the tokenizer beside it has ids up to {}\nhint: the folder may mix files of two models",
+            config.vocab_size,
+            tokenizer.vocab_size() - 1
+        ),
+    }
+}
+
+/// What identifies a file of the model; `None` where it is not there.
+pub(super) fn model_file(path: &Path) -> Option<ModelFile> {
+    let found = std::fs::metadata(path).ok()?;
+    let modified = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(ModelFile {
+        path: path.to_path_buf(),
+        bytes: found.len(),
+        modified_ns: modified.as_nanos() as u64,
+    })
+}
+
+pub(super) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
+    match device {
+        DeviceSpec::Auto => DeviceChoice::Auto,
+        DeviceSpec::Cpu => DeviceChoice::Cpu,
+        DeviceSpec::Cuda(numbers) => DeviceChoice::Cuda(numbers.clone()),
+        DeviceSpec::CudaAll => DeviceChoice::CudaAll,
+        DeviceSpec::Metal => DeviceChoice::Metal,
+    }
+}
+
+pub(super) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
+    match dtype {
+        DtypeSpec::Auto if is_cpu => Precision::F32,
+        DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
+        DtypeSpec::F32 => Precision::F32,
+        DtypeSpec::Bf16 => Precision::Bf16,
+        DtypeSpec::Q8 => Precision::Q8,
+    }
+}

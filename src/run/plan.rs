@@ -72,7 +72,7 @@ pub struct PlanReport {
 ///
 /// # Errors
 ///
-/// What [`run`](super::run) would refuse in the job file, the input or the model's folder.
+/// What [`run`](super::run) would refuse in the job file, the input, the result columns or the model's folder.
 pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let model = ModelFacts::load(spec)?;
     if spec.input.path == ["-"] {
@@ -82,6 +82,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     }
     let files = input::resolve_files(&spec.input, &spec.output.path)?;
     let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
+    // `run` would refuse the columns of the results before its first row.
+    drop(read.sink(spec)?);
     let rows = Rows::collect(spec, &model, &read)?;
     let weight_bytes = model.weight_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();

@@ -63,6 +63,22 @@ fn every_message_names_place_and_cure() {
 }
 
 #[test]
+fn plan_refuses_the_result_columns_that_run_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 3), MORE);
+    for (set, named) in [
+        ("output.columns=[quest]", "did you mean `question`?"),
+        ("output.rename={ id = \"x\" }", "written as `id`"),
+    ] {
+        let plan = job.command(&["plan", "job.toml", "--set", set]).output();
+        let plan = plan.unwrap();
+        assert_eq!(plan.status.code(), Some(2), "{}", both(&plan));
+        assert!(stderr(&plan).contains(named), "{}", both(&plan));
+        assert_eq!(stderr(&plan), stderr(&job.run(&["--set", set])));
+    }
+}
+
+#[test]
 fn a_model_folder_with_a_file_missing_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let input = some_questions(folder.path(), 3);

@@ -38,6 +38,14 @@ pub enum InputError {
         /// What to do.
         cure: String,
     },
+    /// A named file that is neither JSON lines nor Parquet.
+    #[error("input `{}` is neither JSON lines nor Parquet{}", .path.display(), hint(.cure))]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// How to convert it.
+        cure: String,
+    },
     /// A pattern that is no glob.
     #[error("input `{pattern}` is not a valid glob: {reason}")]
     Glob {

@@ -86,7 +86,7 @@ pub(super) struct RunArgs {
     /// Print the summary as JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Show no progress
+    /// Show no progress; warnings are still printed
     #[arg(short, long)]
     pub(super) quiet: bool,
 }

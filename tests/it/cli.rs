@@ -156,6 +156,17 @@ fn bad_rows_are_recorded_and_good_ones_answered() {
 }
 
 #[test]
+fn quiet_hides_progress_not_warnings() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("none.jsonl");
+    std::fs::write(&input, "").unwrap();
+    let job = Job::new(&input, MORE);
+    let warned = job.run_ok(&["--quiet"]);
+    let text = stderr(&warned);
+    assert!(text.contains("warning: the input has no rows"), "{text}");
+}
+
+#[test]
 fn dirty_lines_each_give_what_they_must() {
     let (Some(input), Some(expected)) = (
         shared("data/dirty.jsonl"),

@@ -252,6 +252,41 @@ fn plan_status_show_and_verify_speak_plainly() {
 }
 
 #[test]
+fn show_says_why_there_is_nothing_to_show() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 5), MORE);
+    job.run_ok(&[]);
+    let show = |more: &[&str]| {
+        let output = job.command(&[&["show", "out"], more].concat()).output();
+        let output = output.unwrap();
+        (output.status.code().unwrap(), stderr(&output))
+    };
+    assert_eq!(
+        show(&["--where", "row > 9"]),
+        (0, "no such row\n".to_owned())
+    );
+    for (filter, failed, cure) in [
+        ("statsu == 'ok'", false, "did you mean `status`?"),
+        (
+            "wheels > 4",
+            false,
+            "these rows have `row`, `id`, `category`",
+        ),
+        ("reasn == ''", true, "did you mean `reason`?"),
+    ] {
+        let failed: &[&str] = if failed { &["--failed"] } else { &[] };
+        let (code, text) = show(&[&["--where", filter], failed].concat());
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains(&format!("\nhint: {cure}")), "{text}");
+    }
+    // As an interrupted run leaves it: the job is there, and no window is complete.
+    std::fs::remove_dir_all(job.path("out/manifest")).unwrap();
+    let (code, text) = show(&[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("no committed rows yet"), "{text}");
+}
+
+#[test]
 fn standard_input_is_read_once_and_kept() {
     use std::io::Write;
     use std::process::Stdio;

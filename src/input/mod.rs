@@ -42,6 +42,7 @@ mod files;
 mod jsonl;
 mod lines;
 mod parquet;
+mod printed;
 mod record;
 mod scan;
 mod select;

@@ -952,6 +952,21 @@ fn a_column_that_no_row_has_is_refused_with_the_nearest() {
         error.err().unwrap().to_string(),
         "no row has the column `qestion` that `input.columns.prompt` names\nhint: did you mean `question`?"
     );
+    let of_template = |template: &str| Job::new(&[&path]).template(template).open();
+    assert_eq!(
+        of_template("If you can: {{ qestion }}")
+            .err()
+            .unwrap()
+            .to_string(),
+        "no row has the column `qestion` that `prompt.template` names\nhint: did you mean `question`?"
+    );
+    for template in [
+        "{{ hint | default('') }}{{ question }}",
+        "{% if hint %}{{ hint }}{% endif %}{{ question }}",
+        "{{ range(3) }}{{ question }}",
+    ] {
+        assert!(of_template(template).is_ok(), "{template}");
+    }
     let none = Job::new(&[&path]).columns(|c| c.prompt = None).open();
     assert!(matches!(none.err().unwrap(), InputError::NoPrompt));
     let broken = Job::new(&[&path])
@@ -1050,7 +1065,10 @@ fn templates_fail_rows_that_print_nothing() {
     assert_eq!(good(&run("{{ 'a' ~ q }}")), [true, false, false, true]);
     assert_eq!(run("{{ l[0].t }}")[0], Ok("deep".to_owned()));
     assert_eq!(good(&run("{{ l[0].t }}")), [true, false, false, false]);
-    assert_eq!(good(&run("{{ other }}")), [false; 4]);
+    assert_eq!(
+        good(&run("{% for x in other %}{{ x }}{% endfor %}")),
+        [false; 4]
+    );
 
     // A null inside a column is like a field that is not there.
     for path in [&path, &parquet] {

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::model::FloatType;
-use crate::spec::{DeviceSpec, DtypeSpec};
+use crate::spec::{DeviceSpec, DtypeSpec, read_word};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -167,10 +166,10 @@ pub(super) struct BenchArgs {
     /// Model folder
     pub(super) model: PathBuf,
     /// Where it runs, as `model.device` in a job
-    #[arg(long, value_parser = word::<DeviceSpec>, default_value = "auto")]
+    #[arg(long, value_parser = read_word::<DeviceSpec>, default_value = "auto")]
     pub(super) device: DeviceSpec,
     /// Precision of the weights, as `model.dtype` in a job
-    #[arg(long, value_parser = word::<DtypeSpec>, default_value = "auto")]
+    #[arg(long, value_parser = read_word::<DtypeSpec>, default_value = "auto")]
     pub(super) dtype: DtypeSpec,
     /// Rows in flight, one measurement each
     #[arg(
@@ -213,11 +212,6 @@ impl From<FileType> for FloatType {
             FileType::Bf16 => Self::Bf16,
         }
     }
-}
-
-/// A word that stands for a value in a job file, too.
-fn word<T: DeserializeOwned>(text: &str) -> Result<T, serde::de::value::Error> {
-    T::deserialize(text.into_deserializer())
 }
 
 /// The whole command line, for completions, the manual page and the documentation's own test.

@@ -34,6 +34,7 @@ use std::path::Path;
 pub use difference::{Difference, differences};
 pub use error::{Hint, Place, SpecError};
 pub use lengths::Lengths;
+pub use problem::read_word;
 pub use schema::{job_keys, json_schema};
 pub use suggest::nearest;
 pub use types::*;

@@ -167,6 +167,26 @@ fn quiet_hides_progress_not_warnings() {
 }
 
 #[test]
+fn bench_knows_the_words_of_other_tools() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 1), MORE);
+    for (option, word, meant) in [
+        ("--dtype", "int8", "q8"),
+        ("--dtype", "fp16", "f16"),
+        ("--device", "gpu", "cuda"),
+    ] {
+        let output = job.command(&["bench", "model", option, word]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        let text = stderr(&output);
+        assert!(
+            text.contains(&format!("hint: did you mean `{meant}`?")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn dirty_lines_each_give_what_they_must() {
     let (Some(input), Some(expected)) = (
         shared("data/dirty.jsonl"),

@@ -108,7 +108,9 @@ pub enum InputError {
     )]
     NoPrompt,
     /// The template does not parse.
-    #[error("`prompt.template` does not parse: {reason}")]
+    #[error(
+        "`prompt.template` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
+    )]
     Template {
         /// What is wrong and where.
         reason: String,

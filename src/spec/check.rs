@@ -226,7 +226,7 @@ fn renames(rename: &[(String, String)], columns: &CarriedColumns) -> Checked<()>
             format!("names `{from}`, which `columns` does not carry"),
         );
         let CarriedColumns::Names(names) = columns else {
-            return Err(flaw);
+            return Err(flaw.hint("set `output.columns = \"all\"`, or name the columns"));
         };
         return Err(match nearest(from, names.iter().map(String::as_str)) {
             Some(near) => flaw.hint(format!("did you mean `{near}`?")),

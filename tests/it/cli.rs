@@ -52,6 +52,15 @@ fn every_message_names_place_and_cure() {
             vec!["--set", "input.columns.prompt=questoin"],
         ),
         (
+            "missing result column",
+            vec!["--set", "output.columns=[qestion]"],
+        ),
+        ("template", vec!["--set", "prompt.template={{ question"]),
+        (
+            "missing column in a template",
+            vec!["--set", "prompt.template={{ questoin }}"],
+        ),
+        (
             "no room for a prompt",
             vec!["--set", "generation.max_new_tokens=96"],
         ),
@@ -76,6 +85,19 @@ fn plan_refuses_the_result_columns_that_run_refuses() {
         assert!(stderr(&plan).contains(named), "{}", both(&plan));
         assert_eq!(stderr(&plan), stderr(&job.run(&["--set", set])));
     }
+}
+
+#[test]
+fn a_column_that_is_missing_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = some_questions(folder.path(), 3);
+    let columns = "columns = { prompt = \"questoin\" }";
+    let job = Job::of_model(&demo_model(), &input, columns, MORE);
+    let text = refused(&job, &[]);
+    assert!(
+        text.starts_with("error: job.toml:8: no row has the column `questoin`"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::error::SpecError;
 use super::file::{
-    BatchSection, CheckpointSection, InputSection, JobFile, ModelSection, OutputSection,
-    PromptSection,
+    BatchSection, CheckpointSection, InputSection, JobFile, MAX_BUCKET, ModelSection,
+    OutputSection, PromptSection,
 };
 use super::flaw::{Checked, Flaw, at_least_one, not_empty};
 use super::generation::check_generation;
@@ -20,8 +20,6 @@ use super::types::{
     OutputSpec, PromptSpec,
 };
 
-/// Padded lengths beyond this would pad every row to the model's limit.
-const MAX_BUCKET: u64 = 4096;
 /// A day: later is never, for a checkpoint.
 const MAX_INTERVAL: f64 = 86_400.0;
 

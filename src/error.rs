@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// A bad row, where the job stops at the first.
     #[error(
-        "{place}: bad row, refused at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it"
+        "{place}: bad row, refused at {stage}: {reason}\nhint: fix the row, or set `input.on_bad_row = \"record\"` to go on without it"
     )]
     BadRow {
         /// File and line, or file, row group and row; the number of the row where it is known.

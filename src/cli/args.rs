@@ -19,7 +19,7 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run a job, or go on with it
+    /// Run a job, or resume it
     Run(RunArgs),
     /// Say what running a job would take; loads no weights, writes nothing
     Plan(PlanArgs),
@@ -73,7 +73,7 @@ pub(super) struct RunArgs {
     /// A trial of the first N rows, written anew each time to `OUT.trial`
     #[arg(long, value_name = "N", conflicts_with = "sample", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) limit: Option<u64>,
-    /// A trial of N rows drawn at random, the same ones for the same seed
+    /// A trial of N rows drawn at random, the same ones for the same `generation.seed`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) sample: Option<u64>,
     /// Seconds that rows in flight may go on after the first signal
@@ -190,7 +190,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "context", "steps"])]
     pub(super) workload: Option<PathBuf>,
     /// Write a line `{"id", "n_tokens"}` for each answer of the workload
-    #[arg(long, value_name = "OUT", requires = "workload")]
+    #[arg(long, value_name = "FILE", requires = "workload")]
     pub(super) counts: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]

@@ -56,7 +56,9 @@ pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
     } else {
         write!(std::io::stdout(), "{plan}")?;
     }
-    Ok(Exit::Done("nothing was run: `glm-batch run` does"))
+    Ok(Exit::Done(
+        "nothing was run; use `glm-batch run` to run the job",
+    ))
 }
 
 fn load(args: &JobArgs) -> Result<JobSpec, Error> {

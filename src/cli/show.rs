@@ -13,6 +13,7 @@ use super::output::say;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::input;
+use crate::report::counted;
 use crate::sink;
 use crate::spec::nearest;
 
@@ -43,7 +44,8 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
                 continue;
             }
             if args.limit > 0 && shown == args.limit {
-                say(&format!("the first {shown} rows; `--limit 0` shows all"));
+                let shown = counted(shown as u64, "row");
+                say(&format!("the first {shown}; `--limit 0` shows all"));
                 return Ok(Exit::Printed);
             }
             shown += 1;

@@ -201,14 +201,14 @@ impl PromptBuilder {
         let value = match record.cell(name) {
             Cell::Absent | Cell::Null => return Ok(Map::new()),
             Cell::Text(text) => serde_json::from_str(&text)
-                .map_err(|error| fail(format!("holds a text that is no JSON: {error}")))?,
+                .map_err(|error| fail(format!("holds a string that is not valid JSON: {error}")))?,
             _ => record.json(name).map_err(fail)?.unwrap_or_default(),
         };
         match value {
             Value::Null => Ok(Map::new()),
             Value::Object(map) => Ok(map.into_iter().filter(|(_, v)| !v.is_null()).collect()),
             _ => Err(fail(
-                "holds neither an object nor a text with one".to_owned(),
+                "holds neither an object nor a string with one".to_owned(),
             )),
         }
     }

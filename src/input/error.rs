@@ -93,7 +93,7 @@ pub enum InputError {
         cure: String,
     },
     /// A struct column with settings has a field that is no setting.
-    #[error("field `{field}` of column `{column}` is no key of `[generation]` that a row may set{}", hint(.cure))]
+    #[error("field `{field}` of column `{column}` is not a key of `[generation]` that a row may set{}", hint(.cure))]
     UnknownSetting {
         /// The column mapped to `generation`.
         column: String,

@@ -18,7 +18,7 @@ fn filtered(job: &Job, text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(|line| {
-            if line.contains("s for it at the") {
+            if line.contains("if every answer has its full length") {
                 "  time        [time]"
             } else {
                 line

@@ -149,7 +149,10 @@ impl RunReport {
 
     fn this_run(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (times, engine) = (&self.times, &self.engine);
-        let per_second = |tokens: u64, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        let per_second = |tokens: u64, seconds: f64| match seconds {
+            seconds if seconds > 0.0 => tokens as f64 / seconds,
+            _ => 0.0,
+        };
         line(
             f,
             "this run",

@@ -8,7 +8,7 @@ use crate::generate::GenerateError;
 use crate::input::InputError;
 use crate::model::ModelError;
 use crate::sink::SinkError;
-use crate::spec::SpecError;
+use crate::spec::{Place, SpecError};
 use crate::tokenize::TokenizeError;
 
 /// Anything that ends a run early.
@@ -18,6 +18,14 @@ pub enum Error {
     /// The job file.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// A value of the job file that only a later stage could find wrong.
+    #[error("{place}: {source}")]
+    Placed {
+        /// Where the value stands.
+        place: Place,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// The input.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -51,7 +59,7 @@ pub enum Error {
     },
     /// A bad row, where the job stops at the first.
     #[error(
-        "{place}: bad row, refused at {stage}: {reason}\nhint: mend the row, or set `input.on_bad_row = \"record\"` to go on without it"
+        "{place}: bad row, refused at {stage}: {reason}\nhint: fix the row, or set `input.on_bad_row = \"record\"` to go on without it"
     )]
     BadRow {
         /// File and line, or file, row group and row; the number of the row where it is known.
@@ -91,6 +99,19 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The key of the job file whose value it is about, where the message does not say where that stands.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Input(InputError::UnknownColumn { key, .. })
+            | Self::Sink(SinkError::UnknownColumn { key, .. }) => Some(key),
+            Self::Input(InputError::Template { .. }) => Some("prompt.template"),
+            Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
+                Some("output.rename")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the same command may succeed later, unchanged.
     pub fn is_temporary(&self) -> bool {
         match self {

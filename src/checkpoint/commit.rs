@@ -43,7 +43,7 @@ pub struct Commit<'a> {
 /// # Errors
 ///
 /// [`CheckpointError::TakenOver`], where another writer has the shard; [`CheckpointError::DiskFull`];
-/// [`CheckpointError::Sink`]; those of [`Manifest::commit`]. The window is not committed then, and its journal
+/// [`CheckpointError::Part`]; those of [`Manifest::commit`]. The window is not committed then, and its journal
 /// stands.
 pub fn commit_window(
     folder: &OutputFolder,
@@ -88,7 +88,7 @@ fn write_part(folder: &OutputFolder, commit: &Commit<'_>) -> Result<FileEntry, C
     });
     match refused {
         Some(SinkError::Io(cause)) => Err(FsError::new("write", &path, cause).into()),
-        Some(error) => Err(CheckpointError::Sink(error)),
+        Some(cause) => Err(CheckpointError::Part { path, cause }),
         None => Ok(entry(folder, &path, written?)),
     }
 }

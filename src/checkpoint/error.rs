@@ -49,8 +49,13 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// A part cannot be written.
-    #[error("{0}")]
-    Sink(SinkError),
+    #[error("`{}`: {cause}", .path.display())]
+    Part {
+        /// The part.
+        path: PathBuf,
+        /// Why.
+        cause: SinkError,
+    },
     /// A file of the checkpoint does not hold what was written.
     #[error("`{}` is damaged: {reason}\nhint: {cure}", .path.display())]
     Damaged {

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::model::FloatType;
-use crate::spec::{DeviceSpec, DtypeSpec};
+use crate::spec::{DeviceSpec, DtypeSpec, read_word};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -20,7 +19,7 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run a job, or go on with it
+    /// Run a job, or resume it
     Run(RunArgs),
     /// Say what running a job would take; loads no weights, writes nothing
     Plan(PlanArgs),
@@ -74,7 +73,7 @@ pub(super) struct RunArgs {
     /// A trial of the first N rows, written anew each time to `OUT.trial`
     #[arg(long, value_name = "N", conflicts_with = "sample", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) limit: Option<u64>,
-    /// A trial of N rows drawn at random, the same ones for the same seed
+    /// A trial of N rows drawn at random, the same ones for the same `generation.seed`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) sample: Option<u64>,
     /// Seconds that rows in flight may go on after the first signal
@@ -86,7 +85,7 @@ pub(super) struct RunArgs {
     /// Print the summary as JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Show no progress
+    /// Show no progress; warnings are still printed
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -167,10 +166,10 @@ pub(super) struct BenchArgs {
     /// Model folder
     pub(super) model: PathBuf,
     /// Where it runs, as `model.device` in a job
-    #[arg(long, value_parser = word::<DeviceSpec>, default_value = "auto")]
+    #[arg(long, value_parser = read_word::<DeviceSpec>, default_value = "auto")]
     pub(super) device: DeviceSpec,
     /// Precision of the weights, as `model.dtype` in a job
-    #[arg(long, value_parser = word::<DtypeSpec>, default_value = "auto")]
+    #[arg(long, value_parser = read_word::<DtypeSpec>, default_value = "auto")]
     pub(super) dtype: DtypeSpec,
     /// Rows in flight, one measurement each [default: seven numbers from 1 to 128, on a GPU to 1024]
     #[arg(long, value_delimiter = ',', value_name = "ROWS")]
@@ -186,7 +185,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "context", "steps"])]
     pub(super) workload: Option<PathBuf>,
     /// Write a line `{"id", "n_tokens"}` for each answer of the workload
-    #[arg(long, value_name = "OUT", requires = "workload")]
+    #[arg(long, value_name = "FILE", requires = "workload")]
     pub(super) counts: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -208,11 +207,6 @@ impl From<FileType> for FloatType {
             FileType::Bf16 => Self::Bf16,
         }
     }
-}
-
-/// A word that stands for a value in a job file, too.
-fn word<T: DeserializeOwned>(text: &str) -> Result<T, serde::de::value::Error> {
-    T::deserialize(text.into_deserializer())
 }
 
 /// The whole command line, for completions, the manual page and the documentation's own test.

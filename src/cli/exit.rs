@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use crate::error::Error;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 use crate::run::RunEnd;
 
 use super::output::say;
+
+/// What to do about what a retry cannot help.
+const UNCHANGED: &str = "running it again unchanged will not help";
 
 /// What to do about an end that nobody thought of.
 const UNEXPECTED: &str = "unexpected: please report it with the command and the lines above";
@@ -66,17 +69,18 @@ impl Exit {
                 "interrupted, the checkpoint is valid: run the same command again".to_owned()
             }
             Self::Run(RunEnd::Locked(shard)) => format!(
-                "another process works on shard {shard}: run the same command again when it has ended"
+                "another process is working on shard {shard}: run the same command again when it has ended"
             ),
             Self::Run(RunEnd::TooManyFailed { failed, allowed }) => format!(
-                "{} rows failed, {} may: mend them, or raise `output.max_failed` and run the job again",
-                grouped(failed),
-                grouped(allowed)
+                "{} failed but `output.max_failed` allows {}: fix {}, or raise it and run the job again",
+                counted(failed, "row"),
+                grouped(allowed),
+                if failed == 1 { "the row" } else { "them" }
             ),
             Self::Run(RunEnd::AllFailed(shard)) => format!(
-                "every row of shard {shard} failed: look at `show OUT --failed`, then mend the job or its input"
+                "every row of shard {shard} failed: look at `show OUT --failed`, then fix the job or its input"
             ),
-            Self::Refused => "a retry without a change cannot help".to_owned(),
+            Self::Refused => UNCHANGED.to_owned(),
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
             Self::Lost => {
                 "`job.json` is damaged: only `run JOB --restart` helps, the results are kept beside"
@@ -116,8 +120,8 @@ fn advice(error: &anyhow::Error) -> (u8, &'static str) {
         Some(error) if error.is_temporary() => {
             (75, "the checkpoint is valid, run the same command again")
         }
-        Some(error) if !error.is_unexpected() => (2, "a retry without a change cannot help"),
-        None if error.is::<std::io::Error>() => (2, "a retry without a change cannot help"),
+        Some(error) if !error.is_unexpected() => (2, UNCHANGED),
+        None if error.is::<std::io::Error>() => (2, UNCHANGED),
         _ => (1, UNEXPECTED),
     }
 }

@@ -9,6 +9,7 @@ use super::exit::Exit;
 use super::output::say;
 use crate::error::Error;
 use crate::model::{self, GlmConfig};
+use crate::report::counted;
 use crate::spec::{MaskToken, Overflow};
 use crate::tokenize::GlmTokenizer;
 
@@ -68,7 +69,8 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     out.flush()?;
     if failures > 0 {
         say(&format!(
-            "warning: {failures} lines have an `error` instead of ids"
+            "warning: {} with an `error` instead of ids",
+            counted(failures, "line")
         ));
         return Ok(Exit::Refused);
     }

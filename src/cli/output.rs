@@ -11,7 +11,7 @@ use crate::checkpoint::{
     self, LockOptions, OutputFolder, ProblemKind, ShardStatus, Soundness, Status, VerifyReport,
 };
 use crate::error::Error;
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 
 /// Time between two looks of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,10 +57,10 @@ fn print_status(status: &Status) -> std::io::Result<()> {
     let done = status.totals.rows + status.journalled_rows;
     writeln!(
         out,
-        "{}: {state}, {} of {} rows ({} in open windows), {} failed",
+        "{}: {state}, {} of {} ({} in open windows), {} failed",
         status.name,
         grouped(done),
-        grouped(status.rows),
+        counted(status.rows, "row"),
         grouped(status.journalled_rows),
         grouped(status.totals.failed + status.totals.bad),
     )?;
@@ -81,12 +81,12 @@ fn shard_line(shard: &ShardStatus) -> String {
         None => "no writer".to_owned(),
     };
     format!(
-        "shard {}: {} of {} windows, {} of {} rows; {owner}",
+        "shard {}: {} of {}, {} of {}; {owner}",
         shard.shard,
         grouped(shard.windows_done),
-        grouped(shard.windows),
+        counted(shard.windows, "window"),
         grouped(shard.totals.rows + shard.journalled_rows),
-        grouped(shard.rows),
+        counted(shard.rows, "row"),
     )
 }
 
@@ -114,8 +114,8 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
             say(&format!("moved `{}` to `{}`", from.display(), to.display()));
         }
         say(&format!(
-            "{} windows will be made again",
-            repaired.windows.len()
+            "{} will be made again",
+            counted(repaired.windows.len() as u64, "window")
         ));
         return Ok(Exit::Unfinished);
     }
@@ -136,10 +136,10 @@ fn print_report(report: &VerifyReport) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "{} of {} windows sound, {} rows; {} rows in open windows",
+        "{} of {} sound, {}; {} in open windows",
         grouped(report.sound_windows),
-        grouped(report.windows),
-        grouped(report.rows),
-        grouped(report.journalled_rows),
+        counted(report.windows, "window"),
+        counted(report.rows, "row"),
+        counted(report.journalled_rows, "row"),
     )
 }

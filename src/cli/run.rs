@@ -27,7 +27,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let stop = StopFlag::default();
     stop_on_signals(&stop)?;
     let mut observer = observer_for(args.quiet);
-    let (report, end) = crate::run::run(&spec, &options, &stop, observer.as_mut())?;
+    let (report, end) = crate::run::run(&spec, &options, &stop, observer.as_mut())
+        .map_err(|error| placed(error, &args.job))?;
     let says_so = matches!(
         end,
         RunEnd::Finished { .. } | RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)
@@ -49,17 +50,33 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
-    let plan = crate::run::plan(&load(&args.job)?)?;
+    let plan = crate::run::plan(&load(&args.job)?).map_err(|error| placed(error, &args.job))?;
     if args.json {
         print_json(&plan)?;
     } else {
         write!(std::io::stdout(), "{plan}")?;
     }
-    Ok(Exit::Done("nothing was run: `glm-batch run` does"))
+    Ok(Exit::Done(
+        "nothing was run; use `glm-batch run` to run the job",
+    ))
 }
 
 fn load(args: &JobArgs) -> Result<JobSpec, Error> {
     Ok(spec::load(&args.job, &args.overrides)?)
+}
+
+/// The error, with the line of the job file that it is about.
+fn placed(error: Error, args: &JobArgs) -> Error {
+    let place = error
+        .key()
+        .and_then(|key| spec::place_of(&args.job, &args.overrides, key));
+    match place {
+        Some(place) => Error::Placed {
+            place,
+            source: Box::new(error),
+        },
+        None => error,
+    }
 }
 
 fn trial(args: &RunArgs, spec: &JobSpec) -> Option<Selection> {

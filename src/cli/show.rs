@@ -10,35 +10,42 @@ use serde_json::{Map, Value};
 use super::args::ShowArgs;
 use super::exit::Exit;
 use super::output::say;
-use crate::checkpoint::{self, CommittedWindow, OutputFolder};
+use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
+use crate::input;
+use crate::report::counted;
 use crate::sink;
+use crate::spec::nearest;
 
 /// Columns that a row's heading shows.
 const HEADING: [&str; 4] = ["row", "id", "sample", "status"];
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let record = JobRecord::load(&folder).map_err(Error::from)?;
+    let record = record.ok_or_else(|| {
+        Error::from(CheckpointError::NoJob {
+            path: args.output.clone(),
+        })
+    })?;
     let environment = Environment::new();
     let filter = args
         .filter
         .as_deref()
-        .map(|text| {
-            environment
-                .compile_expression(text)
-                .map_err(|error| wrong_filter(text, &error))
-        })
+        .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
         .transpose()?;
+    let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
     let mut out = std::io::stdout().lock();
     let mut shown = 0;
-    for path in files(&folder, args.failed)? {
+    for path in files(&folder, &committed, args.failed) {
         for row in sink::read_part(&path).map_err(Error::from)? {
             let row = row.map_err(Error::from)?;
             if !wanted(args, filter.as_ref(), &row)? {
                 continue;
             }
             if args.limit > 0 && shown == args.limit {
-                say(&format!("the first {shown} rows; `--limit 0` shows all"));
+                let shown = counted(shown as u64, "row");
+                say(&format!("the first {shown}; `--limit 0` shows all"));
                 return Ok(Exit::Printed);
             }
             shown += 1;
@@ -46,9 +53,65 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         }
     }
     if shown == 0 {
-        say("no such row");
+        say(nothing_shown(committed.len(), record.input.windows.len()));
     }
     Ok(Exit::Printed)
+}
+
+/// Columns that a row which is shown may have.
+fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
+    if failed {
+        return Ok(sink::FAILED_COLUMNS.map(str::to_owned).into());
+    }
+    let spec = &record.spec;
+    let id = input::id_column(&spec.input.columns, &record.input);
+    Ok(sink::result_columns(
+        &spec.output,
+        &spec.generation,
+        &record.input,
+        id.as_deref(),
+    )?)
+}
+
+/// Compiles an expression whose every name is a column.
+fn compile<'e>(
+    environment: &'e Environment<'_>,
+    text: &'e str,
+    columns: &[String],
+) -> Result<Expression<'e, 'e>, Error> {
+    let filter = environment
+        .compile_expression(text)
+        .map_err(|error| wrong_filter(text, &error))?;
+    let mut names: Vec<String> = filter.undeclared_variables(false).into_iter().collect();
+    names.sort_unstable();
+    let is_known = |name: &String| {
+        columns.contains(name) || environment.globals().any(|(known, _)| known == name)
+    };
+    match names.iter().find(|name| !is_known(name)) {
+        None => Ok(filter),
+        Some(name) => Err(unknown_column(name, columns)),
+    }
+}
+
+fn unknown_column(name: &str, columns: &[String]) -> Error {
+    let cure = match nearest(name, columns.iter().map(String::as_str)) {
+        Some(column) => format!("did you mean `{column}`?"),
+        None => format!("these rows have `{}`", columns.join("`, `")),
+    };
+    Error::Usage(format!(
+        "`--where` names the column `{name}`, which these rows do not have\nhint: {cure}"
+    ))
+}
+
+/// Why there was no row to show.
+fn nothing_shown(committed: usize, windows: usize) -> &'static str {
+    if committed == windows {
+        "no such row"
+    } else if committed == 0 {
+        "no committed rows yet: rows appear here when their window is complete"
+    } else {
+        "no such row among those committed so far: rows appear here when their window is complete"
+    }
 }
 
 fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
@@ -59,8 +122,7 @@ fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
 
 /// Paths of the committed parts, in order of their rows, or of the failed rows, which hold those too
 /// that have no line in a part.
-fn files(folder: &OutputFolder, failed: bool) -> Result<Vec<PathBuf>, Error> {
-    let committed = checkpoint::committed_windows(folder)?;
+fn files(folder: &OutputFolder, committed: &[CommittedWindow], failed: bool) -> Vec<PathBuf> {
     let file = |window: &CommittedWindow| {
         if failed {
             window.failed.clone()
@@ -69,7 +131,7 @@ fn files(folder: &OutputFolder, failed: bool) -> Result<Vec<PathBuf>, Error> {
         }
     };
     let entries = committed.iter().filter_map(file);
-    Ok(entries.map(|entry| folder.entry(&entry.name)).collect())
+    entries.map(|entry| folder.entry(&entry.name)).collect()
 }
 
 fn wanted(

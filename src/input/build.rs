@@ -104,26 +104,30 @@ impl PromptBuilder {
             return Ok(());
         }
         let spec = &self.columns;
-        let prompt = spec.prompt.as_ref().filter(|_| self.template.is_none());
+        let prompt = spec.prompt.as_deref().filter(|_| self.template.is_none());
         let named = [
-            ("input.columns.id", spec.id.as_ref()),
+            ("input.columns.id", spec.id.as_deref()),
             ("input.columns.prompt", prompt),
-            ("input.columns.prefix", spec.prefix.as_ref()),
-            ("input.columns.reference", spec.reference.as_ref()),
-            ("input.columns.generation", spec.generation.as_ref()),
+            ("input.columns.prefix", spec.prefix.as_deref()),
+            ("input.columns.reference", spec.reference.as_deref()),
+            ("input.columns.generation", spec.generation.as_deref()),
         ];
-        for (key, name) in named {
-            let Some(name) = name else { continue };
-            if !index.columns.iter().any(|column| column.name == *name) {
-                let cure = columns_cure(name, index);
-                return Err(InputError::UnknownColumn {
-                    key,
-                    column: name.clone(),
-                    cure,
-                });
-            }
+        let named = named
+            .into_iter()
+            .filter_map(|(key, name)| Some((key, name?)));
+        let in_template = self.template.iter().flat_map(Template::required_names);
+        let is_unknown = |name: &str| !index.columns.iter().any(|column| column.name == name);
+        let unknown = named
+            .chain(in_template.map(|name| ("prompt.template", name)))
+            .find(|(_, name)| is_unknown(name));
+        match unknown {
+            None => Ok(()),
+            Some((key, name)) => Err(InputError::UnknownColumn {
+                key,
+                column: name.to_owned(),
+                cure: columns_cure(name, index),
+            }),
         }
-        Ok(())
     }
 
     /// The row's id and reference, and its prompt or the reason why it has none.
@@ -197,14 +201,14 @@ impl PromptBuilder {
         let value = match record.cell(name) {
             Cell::Absent | Cell::Null => return Ok(Map::new()),
             Cell::Text(text) => serde_json::from_str(&text)
-                .map_err(|error| fail(format!("holds a text that is no JSON: {error}")))?,
+                .map_err(|error| fail(format!("holds a string that is not valid JSON: {error}")))?,
             _ => record.json(name).map_err(fail)?.unwrap_or_default(),
         };
         match value {
             Value::Null => Ok(Map::new()),
             Value::Object(map) => Ok(map.into_iter().filter(|(_, v)| !v.is_null()).collect()),
             _ => Err(fail(
-                "holds neither an object nor a text with one".to_owned(),
+                "holds neither an object nor a string with one".to_owned(),
             )),
         }
     }

@@ -38,6 +38,14 @@ pub enum InputError {
         /// What to do.
         cure: String,
     },
+    /// A named file that is neither JSON lines nor Parquet.
+    #[error("input `{}` is neither JSON lines nor Parquet{}", .path.display(), hint(.cure))]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// How to convert it.
+        cure: String,
+    },
     /// A pattern that is no glob.
     #[error("input `{pattern}` is not a valid glob: {reason}")]
     Glob {
@@ -85,7 +93,7 @@ pub enum InputError {
         cure: String,
     },
     /// A struct column with settings has a field that is no setting.
-    #[error("field `{field}` of column `{column}` is no key of `[generation]` that a row may set{}", hint(.cure))]
+    #[error("field `{field}` of column `{column}` is not a key of `[generation]` that a row may set{}", hint(.cure))]
     UnknownSetting {
         /// The column mapped to `generation`.
         column: String,
@@ -100,7 +108,9 @@ pub enum InputError {
     )]
     NoPrompt,
     /// The template does not parse.
-    #[error("`prompt.template` does not parse: {reason}")]
+    #[error(
+        "`prompt.template` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
+    )]
     Template {
         /// What is wrong and where.
         reason: String,

@@ -1,21 +1,23 @@
 //! The paths of a job to the list of files, in reading order.
 //!
 //! The list is in the job's order; inside a glob or a folder it is by path bytes. A file that two
-//! entries reach is read once, where it came first. Hidden files and the output folder (with its
-//! `.trial` and `.old-N` neighbours) are left out of globs and folders, never a file that is named.
+//! entries reach is read once, where it came first. Hidden files, files without a known ending and the
+//! output folder (with its `.trial` and `.old-N` neighbours) are left out of globs and folders, never a
+//! file that is named; one that is named without a known ending must look like JSON lines or Parquet.
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
 use super::error::InputError;
+use super::lines::first_byte;
 use super::types::InputFormat;
 use crate::spec::{InputSpec, nearest};
 
-/// Endings of the files that are taken from a folder.
+/// Endings of the files that are taken from globs and folders.
 const KNOWN_ENDINGS: [&str; 7] = [
     ".jsonl",
     ".jsonl.gz",
@@ -26,6 +28,9 @@ const KNOWN_ENDINGS: [&str; 7] = [
     ".parquet",
 ];
 
+/// First bytes of a Parquet file.
+const PARQUET_MAGIC: &[u8] = b"PAR1";
+
 /// Name of the copy of standard input in the output folder.
 pub const STDIN_COPY: &str = "input/stdin.jsonl";
 
@@ -34,7 +39,8 @@ pub const STDIN_COPY: &str = "input/stdin.jsonl";
 /// The entry `-` gives the copy of standard input in `output`; see [`copy_stdin`](super::copy_stdin).
 ///
 /// # Errors
-/// A path that leads nowhere, a glob or folder without input, both formats in one input.
+/// A path that leads nowhere, a glob or folder without input, a file of another format, both formats in
+/// one input.
 pub fn resolve_files(spec: &InputSpec, output: &Path) -> Result<Vec<PathBuf>, InputError> {
     let excluded = Excluded::new(output);
     let mut files = Vec::new();
@@ -63,7 +69,10 @@ fn resolve_entry(
             walk(path, excluded, &mut files)?;
             sorted_or_empty(path, files, "it holds no file that ends in ")
         }
-        Ok(_) => Ok(vec![path.to_owned()]),
+        Ok(_) => {
+            refuse_other_formats(path)?;
+            Ok(vec![path.to_owned()])
+        }
         Err(_) if entry.contains(['*', '?', '[']) => glob_files(entry, excluded),
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(InputError::Io {
             path: path.to_owned(),
@@ -125,6 +134,7 @@ fn glob_files(pattern: &str, excluded: &Excluded) -> Result<Vec<PathBuf>, InputE
         reason: error.to_string(),
     })?;
     let mut files = Vec::new();
+    let mut others = 0_usize;
     for found in matches {
         let path = found.map_err(|error| InputError::Io {
             path: error.path().to_owned(),
@@ -134,15 +144,23 @@ fn glob_files(pattern: &str, excluded: &Excluded) -> Result<Vec<PathBuf>, InputE
             if !excluded.has(&path) {
                 walk(&path, excluded, &mut files)?;
             }
-        } else if !excluded.has(&path) {
+        } else if excluded.has(&path) {
+            // Results of this job are no input of it.
+        } else if has_known_ending(&path) {
             files.push(path);
+        } else {
+            others += 1;
         }
     }
-    sorted_or_empty(
-        Path::new(pattern),
-        files,
-        "nothing matches; a glob is matched from the job file's folder, `**` goes into folders; known endings: ",
-    )
+    let why = match others {
+        0 => {
+            "nothing matches; a glob is matched from the job file's folder, `**` goes into folders; known endings: "
+        }
+        _ => {
+            "no file that matches has a known ending; name JSON lines of another ending one by one; known endings: "
+        }
+    };
+    sorted_or_empty(Path::new(pattern), files, why)
 }
 
 fn missing(path: &Path) -> InputError {
@@ -170,6 +188,41 @@ fn missing(path: &Path) -> InputError {
     }
 }
 
+/// Refuses a file whose ending is not known and whose content begins neither as JSON lines nor as Parquet. One that cannot be read is left to the first pass, which names all of them.
+fn refuse_other_formats(path: &Path) -> Result<(), InputError> {
+    if has_known_ending(path) || is_parquet(path).unwrap_or(true) {
+        return Ok(());
+    }
+    match first_byte(path) {
+        Err(_) | Ok(None | Some(b'{')) => Ok(()),
+        Ok(Some(byte)) => Err(InputError::OtherFormat {
+            path: path.to_owned(),
+            cure: conversion(path, byte),
+        }),
+    }
+}
+
+/// What makes an input of a file that is none.
+fn conversion(path: &Path, first_byte: u8) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().unwrap_or_default();
+    if ending.eq_ignore_ascii_case("csv") {
+        format!(
+            "convert it, for example with pandas: `read_csv('{name}').to_parquet('{stem}.parquet')`"
+        )
+    } else if first_byte == b'[' {
+        format!(
+            "a JSON array is not JSON lines; write an object a line, for example with `jq -c '.[]' {name} > {stem}.jsonl`"
+        )
+    } else {
+        format!(
+            "convert it to one of {}; JSON lines hold a JSON object in each line",
+            KNOWN_ENDINGS.join(", ")
+        )
+    }
+}
+
 fn has_known_ending(path: &Path) -> bool {
     let name = path
         .file_name()
@@ -190,13 +243,18 @@ pub(super) fn format_of(path: &Path) -> InputFormat {
     if has_known_ending(path) {
         return InputFormat::Jsonl;
     }
-    let mut magic = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    if read.is_ok() && &magic == b"PAR1" {
-        InputFormat::Parquet
-    } else {
-        InputFormat::Jsonl
+    match is_parquet(path) {
+        Ok(true) => InputFormat::Parquet,
+        _ => InputFormat::Jsonl,
     }
+}
+
+/// Whether a file begins as Parquet does.
+fn is_parquet(path: &Path) -> io::Result<bool> {
+    let mut magic = Vec::with_capacity(PARQUET_MAGIC.len());
+    let length = PARQUET_MAGIC.len() as u64;
+    File::open(path)?.take(length).read_to_end(&mut magic)?;
+    Ok(magic == PARQUET_MAGIC)
 }
 
 fn refuse_mixed(files: &[PathBuf]) -> Result<(), InputError> {

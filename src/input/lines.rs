@@ -171,6 +171,25 @@ impl Lines {
     }
 }
 
+/// The first byte of a file, unpacked, that is neither blank nor of the mark at its start.
+pub(super) fn first_byte(path: &Path) -> io::Result<Option<u8>> {
+    let mut reader = Lines::open(path, None)?.reader;
+    let marked = reader.fill_buf()?.starts_with(BOM);
+    reader.consume(if marked { BOM.len() } else { 0 });
+    loop {
+        let block = reader.fill_buf()?;
+        if block.is_empty() {
+            return Ok(None);
+        }
+        let first = block.iter().find(|byte| !byte.is_ascii_whitespace());
+        if let Some(&byte) = first {
+            return Ok(Some(byte));
+        }
+        let length = block.len();
+        reader.consume(length);
+    }
+}
+
 /// Range of a line in the arena without its line end and, at the start of a file, its mark.
 fn trim_line(arena: &[u8], begin: usize, first: bool) -> (usize, usize) {
     let mut end = arena.len();

@@ -30,7 +30,7 @@
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
 //! | `generation` null, or a null field in it | the job's value |
-//! | `generation` neither object nor a text with one | bad row |
+//! | `generation` neither object nor a string with one | bad row |
 //!
 //! A bad row that is no record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
@@ -42,6 +42,7 @@ mod files;
 mod jsonl;
 mod lines;
 mod parquet;
+mod printed;
 mod record;
 mod scan;
 mod select;

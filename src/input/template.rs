@@ -9,6 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_
 
 use super::build::{Record, is_blank};
 use super::error::{InputError, one_line};
+use super::printed::printed_names;
 use super::types::{BadRow, Stage};
 
 /// Name of the only template; without an ending that would turn escaping on.
@@ -18,6 +19,8 @@ const NAME: &str = "prompt";
 pub(super) struct Template {
     environment: Environment<'static>,
     names: Vec<String>,
+    /// Those of `names` that no row can do without.
+    required: Vec<String>,
 }
 
 impl Template {
@@ -51,7 +54,22 @@ impl Template {
             })?;
         let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
         names.sort_unstable();
-        Ok(Self { environment, names })
+        let is_global = |name: &str| environment.globals().any(|(known, _)| known == name);
+        let required = printed_names(source)
+            .into_iter()
+            .filter(|name| names.iter().any(|known| known == name) && !is_global(name))
+            .map(str::to_owned)
+            .collect();
+        Ok(Self {
+            environment,
+            names,
+            required,
+        })
+    }
+
+    /// Columns without which a row fails, in the template's order.
+    pub(super) fn required_names(&self) -> impl Iterator<Item = &str> {
+        self.required.iter().map(String::as_str)
     }
 
     /// Columns that the template names.

@@ -6,6 +6,10 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 
+/// The cure for a model of another kind.
+const KNOWN_MODELS: &str = "this program runs the blank-filling GLM, such as `glm-350M-chinese`, \
+     `glm-large-chinese` and `glm-10b-chinese`; ChatGLM and GLM-4 are other models";
+
 /// Sizes and flags of a GLM.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GlmConfig {
@@ -48,7 +52,7 @@ impl GlmConfig {
 
     fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         let keys: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|error| ModelError::file(path, format!("is no JSON object: {error}")))?;
+            .map_err(|error| ModelError::file(path, format!("is not a JSON object: {error}")))?;
         let keys = Keys { keys: &keys, path };
         keys.refuse_other_models()?;
         let config = Self {
@@ -162,10 +166,14 @@ impl Keys<'_> {
         match self.keys.get("model_type") {
             None | Some(Value::Null) => {}
             Some(Value::String(kind)) if kind == "glm" => {}
-            Some(kind) => return Err(self.wrong("model_type", format!("is {kind}, not \"glm\""))),
+            Some(kind) => {
+                let reason = format!("is {kind}, not \"glm\"\nhint: {KNOWN_MODELS}");
+                return Err(self.wrong("model_type", reason));
+            }
         }
         if self.flag("relative_encoding", false)? {
-            return Err(self.wrong("relative_encoding", "true is not supported"));
+            let reason = format!("true is not supported\nhint: {KNOWN_MODELS}");
+            return Err(self.wrong("relative_encoding", reason));
         }
         Ok(())
     }
@@ -206,11 +214,12 @@ mod tests {
             ),
             (
                 GOOD.replace("\"glm\"", "\"bert\""),
-                "`m/config.json`: `model_type`: is \"bert\", not \"glm\"",
+                "`m/config.json`: `model_type`: is \"bert\", not \"glm\"\nhint: this program runs the blank-filling GLM",
             ),
         ];
         for (text, want) in cases {
-            assert_eq!(parse(&text).unwrap_err(), want);
+            let error = parse(&text).unwrap_err();
+            assert!(error.starts_with(want), "{error}");
         }
     }
 }

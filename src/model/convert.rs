@@ -67,7 +67,7 @@ fn write_config(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelErr
     let path = from.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
     let mut keys: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|error| ModelError::file(&path, format!("is no JSON object: {error}")))?;
+        .map_err(|error| ModelError::file(&path, format!("is not a JSON object: {error}")))?;
     let name = match float {
         FloatType::F32 => "float32",
         FloatType::F16 => "float16",

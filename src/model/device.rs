@@ -216,12 +216,15 @@ fn cuda(number: usize) -> Result<Device, String> {
     if !cfg!(feature = "cuda") {
         return Err("this program was built without the `cuda` feature\nhint: build with `--features cuda`, or set `model.device = \"cpu\"`".to_owned());
     }
-    Device::new_cuda(number).map_err(|error| reason(&error))
+    Device::new_cuda(number).map_err(|error| {
+        let reason = reason(&error);
+        format!("{reason}\nhint: `nvidia-smi` lists the devices and their driver; or set `model.device = \"cpu\"`")
+    })
 }
 
 fn metal() -> Result<Device, String> {
     if !cfg!(feature = "metal") {
-        return Err("this program was built without the `metal` feature".to_owned());
+        return Err("this program was built without the `metal` feature\nhint: build with `--features metal` on a Mac, or set `model.device = \"cpu\"`".to_owned());
     }
     Device::new_metal(0).map_err(|error| reason(&error))
 }
@@ -249,10 +252,12 @@ mod tests {
         for (choice, named) in [
             (DeviceChoice::Cuda(vec![1, 0]), "`cuda:1`"),
             (DeviceChoice::CudaAll, "`cuda:0`"),
+            #[cfg(not(feature = "metal"))]
+            (DeviceChoice::Metal, "`metal`"),
         ] {
             let error = find_devices(&choice).unwrap_err().to_string();
             assert!(
-                error.contains(named) && error.contains("feature"),
+                error.contains(named) && error.contains("\nhint: build with `--features"),
                 "{error}"
             );
         }

@@ -6,9 +6,25 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The machine or the device has no room for the weights or for this call.
+    /// The machine or the device has no room for this call.
     #[error("out of memory")]
     OutOfMemory,
+    /// The machine or the device has no room for the weights.
+    #[error(
+        "no room in memory for the weights in `{}`: {} million numbers as {precision}\nhint: {cure}",
+        folder.display(),
+        numbers.div_ceil(1_000_000)
+    )]
+    NoRoom {
+        /// The model's folder.
+        folder: PathBuf,
+        /// Weights of the products, which are almost all.
+        numbers: usize,
+        /// The type that the weights were to have.
+        precision: &'static str,
+        /// What helps.
+        cure: &'static str,
+    },
     /// A file cannot be read or written.
     #[error("`{}`: {source}", path.display())]
     Io {

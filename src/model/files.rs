@@ -39,7 +39,7 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let text = std::fs::read_to_string(index).map_err(ModelError::io(index))?;
     let value: Value = serde_json::from_str(&text)
-        .map_err(|error| ModelError::file(index, format!("is no JSON: {error}")))?;
+        .map_err(|error| ModelError::file(index, format!("is not valid JSON: {error}")))?;
     let map = value
         .get("weight_map")
         .and_then(Value::as_object)
@@ -51,7 +51,7 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
         if Path::new(name).file_name().is_none_or(|file| file != name) {
             return Err(ModelError::file(
                 index,
-                format!("names `{name}`, which is no file name"),
+                format!("names `{name}`, which is not a file name"),
             ));
         }
         let file = folder.join(name);

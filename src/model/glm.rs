@@ -67,7 +67,8 @@ impl Glm {
         }
         let config = GlmConfig::load(folder)?;
         keep_pool(device);
-        let network = Network::load(folder, &config, device, precision, backend)?;
+        let network = Network::load(folder, &config, device, precision, backend)
+            .map_err(|error| no_room(error, folder, &config, precision, device))?;
         let cache: Box<dyn Cache> = match backend {
             Backend::Packed => Box::new(RaggedCache::new(&config)),
             Backend::Padded => Box::new(PaddedCache::new(&config, device, network.dtype)),
@@ -176,6 +177,32 @@ impl Glm {
     }
 }
 
+/// The error of loading, which where memory ran out says what did not fit.
+fn no_room(
+    error: ModelError,
+    folder: &Path,
+    config: &GlmConfig,
+    precision: Precision,
+    device: &Device,
+) -> ModelError {
+    if !matches!(error, ModelError::OutOfMemory) {
+        return error;
+    }
+    let cure = if !device.is_cpu() {
+        "free memory of the device, take a larger one, or set `model.device = \"cpu\"` and `model.dtype = \"q8\"`"
+    } else if precision == Precision::Q8 {
+        "use a machine with more memory, or a smaller model"
+    } else {
+        "set `model.dtype = \"q8\"`, which needs least, or use a machine with more memory"
+    };
+    ModelError::NoRoom {
+        folder: folder.to_owned(),
+        numbers: config.matrix_weights(),
+        precision: precision.name(),
+        cure,
+    }
+}
+
 impl TextModel for Glm {
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
@@ -231,5 +258,27 @@ impl TextModel for Glm {
 
     fn release(&mut self, slot: usize) {
         self.cache.release(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_without_room_are_named_with_the_cure() {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model"));
+        let config = GlmConfig::load(folder).unwrap();
+        let text = |precision| {
+            let error = ModelError::OutOfMemory;
+            no_room(error, Path::new("m"), &config, precision, &Device::Cpu).to_string()
+        };
+        let floats = text(Precision::F32);
+        assert!(
+            floats.starts_with("no room in memory for the weights in `m`: ")
+                && floats.contains("million numbers as f32\nhint: set `model.dtype = \"q8\"`"),
+            "{floats}"
+        );
+        assert!(text(Precision::Q8).contains("hint: use a machine with more memory"));
     }
 }

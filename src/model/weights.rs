@@ -362,7 +362,10 @@ fn check_zip(path: &Path) -> Result<(), ModelError> {
              `torch.save(torch.load(path), path, _use_new_zipfile_serialization=True)`",
         ))
     } else {
-        Err(ModelError::file(path, "is no PyTorch checkpoint"))
+        Err(ModelError::file(
+            path,
+            format!("is not a PyTorch checkpoint\n{AGAIN}"),
+        ))
     }
 }
 

@@ -9,4 +9,4 @@ mod table;
 
 pub use observer::{Observer, Progress, Silent, observer_for};
 pub use run_report::{RunReport, RunTimes, peak_memory_bytes};
-pub use table::{grouped, line, side_by_side, table};
+pub use table::{counted, grouped, line, side_by_side, table};

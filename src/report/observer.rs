@@ -68,10 +68,11 @@ impl Observer for Silent {
     fn finish(&mut self) {}
 }
 
-/// The observer that suits standard error: a bar on a terminal, plain lines elsewhere.
+/// The observer that suits standard error: a bar on a terminal, plain lines elsewhere; notes alone where
+/// it is to be quiet, because a warning is no progress.
 pub fn observer_for(quiet: bool) -> Box<dyn Observer> {
     if quiet {
-        Box::new(Silent)
+        Box::new(Notes)
     } else if std::io::stderr().is_terminal() {
         Box::new(Bar::new())
     } else {
@@ -79,6 +80,18 @@ pub fn observer_for(quiet: bool) -> Box<dyn Observer> {
             last: Instant::now(),
         })
     }
+}
+
+/// Says what the user should know, and nothing of how far the run has come.
+struct Notes;
+
+impl Observer for Notes {
+    fn note(&mut self, message: &str) {
+        say(message);
+    }
+
+    fn progress(&mut self, _progress: &Progress) {}
+    fn finish(&mut self) {}
 }
 
 struct Bar {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{grouped, line, side_by_side};
+use super::{counted, grouped, line, side_by_side};
 use crate::checkpoint::{Example, Totals};
 use crate::generate::EngineStatistics;
 
@@ -149,13 +149,16 @@ impl RunReport {
 
     fn this_run(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (times, engine) = (&self.times, &self.engine);
-        let per_second = |tokens: u64, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        let per_second = |tokens: u64, seconds: f64| match seconds {
+            seconds if seconds > 0.0 => tokens as f64 / seconds,
+            _ => 0.0,
+        };
         line(
             f,
             "this run",
             &format!(
-                "{} rows in {:.1} s: {:.1} tokens/s out; prefill {:.1} tokens/s, decode {:.1} tokens/s",
-                grouped(self.rows_now),
+                "{} in {:.1} s: {:.1} tokens/s out; prefill {:.1} tokens/s, decode {:.1} tokens/s",
+                counted(self.rows_now, "row"),
                 times.wall,
                 per_second(engine.completion_tokens, times.wall),
                 per_second(engine.prompt_tokens, times.prefill),
@@ -166,11 +169,11 @@ impl RunReport {
             f,
             "batching",
             &format!(
-                "padding {:.1}%, slots in use {:.1}%, at most {} at once, {} rows shared an answer",
+                "padding {:.1}%, slots in use {:.1}%, at most {} at once, {} shared an answer",
                 engine.padding_share() * 100.0,
                 (1.0 - engine.idle_share()) * 100.0,
                 engine.peak_slots,
-                grouped(engine.shared_rows),
+                counted(engine.shared_rows, "row"),
             ),
         )?;
         line(
@@ -207,7 +210,7 @@ fn exact_match(totals: &Totals) -> String {
         n => totals.exact as f64 / n as f64 * 100.0,
     };
     format!(
-        "{} of {} answers are the reference ({share:.1}%)",
+        "{} of {} answers match the reference ({share:.1}%)",
         grouped(totals.exact),
         grouped(totals.referenced)
     )

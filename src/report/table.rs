@@ -17,6 +17,12 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A number of things, with the name of one of them: `1 row`, `1,200 rows`.
+pub fn counted(number: u64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", grouped(number))
+}
+
 /// Writes a line of a summary: what it is about, then the text.
 ///
 /// # Errors
@@ -99,6 +105,13 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn counts_one_and_many() {
+        assert_eq!(counted(0, "row"), "0 rows");
+        assert_eq!(counted(1, "row"), "1 row");
+        assert_eq!(counted(1_200, "row"), "1,200 rows");
     }
 
     #[test]

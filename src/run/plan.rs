@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::generate::Request;
 use crate::input::{self, BadRow, DuplicateIds, InputWindow};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
-use crate::report::{grouped, table};
+use crate::report::{counted, grouped, table};
 use crate::spec::JobSpec;
 
 /// Bad rows that are shown by name.
@@ -73,7 +73,7 @@ pub struct PlanReport {
 ///
 /// # Errors
 ///
-/// What [`run`](super::run) would refuse in the job file, the input or the model's folder.
+/// What [`run`](super::run) would refuse in the job file, the input, the result columns or the model's folder.
 pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let model = ModelFacts::load(spec)?;
     if spec.input.path == ["-"] {
@@ -83,6 +83,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     }
     let files = input::resolve_files(&spec.input, &spec.output.path)?;
     let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
+    // `run` would refuse the columns of the results before its first row.
+    drop(read.sink(spec)?);
     let rows = Rows::collect(spec, &model, &read)?;
     let weight_bytes = model.loaded_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
@@ -187,6 +189,15 @@ impl Rows {
     }
 }
 
+/// An estimate as a reader should take it: no digits that it does not have.
+fn about(seconds: f64) -> String {
+    if seconds < 1.0 {
+        "under 1 s".to_owned()
+    } else {
+        format!("about {} s", grouped(seconds.round() as u64))
+    }
+}
+
 /// What the engine will reserve for a row.
 fn length(request: &Request, index: usize) -> RowLength {
     RowLength {
@@ -203,10 +214,10 @@ impl fmt::Display for PlanReport {
         writeln!(f, "{}", self.job)?;
         writeln!(
             f,
-            "  input       {} rows in {} files, {} windows",
-            grouped(self.rows),
-            grouped(self.files as u64),
-            grouped(self.windows as u64)
+            "  input       {} in {}, {}",
+            counted(self.rows, "row"),
+            counted(self.files as u64, "file"),
+            counted(self.windows as u64, "window")
         )?;
         self.write_faults(f)?;
         writeln!(
@@ -218,12 +229,12 @@ impl fmt::Display for PlanReport {
         )?;
         writeln!(
             f,
-            "  batches     {} prefill calls over {} lengths, padding {:.1}%; at most {} decode steps, {} rows at once, slots {:.1}% full",
-            grouped(plan.prefill_batches),
-            grouped(plan.buckets.len() as u64),
+            "  batches     {} over {}, padding {:.1}%; at most {}, {} at once, slots {:.1}% full",
+            counted(plan.prefill_batches, "prefill call"),
+            counted(plan.buckets.len() as u64, "length"),
             plan.padding_share * 100.0,
-            grouped(plan.decode_steps),
-            grouped(plan.peak_slots as u64),
+            counted(plan.decode_steps, "decode step"),
+            counted(plan.peak_slots as u64, "row"),
             plan.slot_use * 100.0
         )?;
         writeln!(
@@ -242,13 +253,13 @@ impl fmt::Display for PlanReport {
 
 impl PlanReport {
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (count, what) in [
-            (self.bad_rows, "bad rows"),
-            (self.truncated, "prompts cut to fit"),
-            (self.duplicate_ids, "rows with an id seen before"),
+        for (label, count, rest) in [
+            ("bad rows", self.bad_rows, ""),
+            ("cut to fit", self.truncated, " prompts"),
+            ("same id", self.duplicate_ids, " as an earlier row"),
         ] {
             if count > 0 {
-                writeln!(f, "  {:<11} {}", grouped(count), what)?;
+                writeln!(f, "  {label:<11} {}{rest}", grouped(count))?;
             }
         }
         if let Some(rows) = self.duplicates_counted_to {
@@ -279,11 +290,13 @@ impl PlanReport {
         match (self.estimated_seconds, self.operations_per_second) {
             (Some(seconds), _) if self.calibrated => writeln!(
                 f,
-                "\n  time        {seconds:.0} s for it at the speed that `bench` measured here"
+                "\n  time        {}, if every answer has its full length, at the speed that `bench` measured here",
+                about(seconds)
             ),
             (Some(seconds), Some(rate)) => writeln!(
                 f,
-                "\n  time        {seconds:.0} s for it at the {:.0} GFLOP/s that products reach here now",
+                "\n  time        {}, if every answer has its full length, at the {:.0} GFLOP/s measured now",
+                about(seconds),
                 rate / 1e9
             ),
             _ => writeln!(f),

@@ -84,13 +84,7 @@ impl Prepared {
         if read.index.rows == 0 {
             observer.note("warning: the input has no rows");
         }
-        let sink = sink::new_sink(
-            &spec.output,
-            &spec.generation,
-            &read.index,
-            input::id_column(&spec.input.columns, &read.index).as_deref(),
-            read.source.arrow_schema().as_deref(),
-        )?;
+        let sink = read.sink(spec)?;
         let record = establish(&folder, record, first, observer)?;
         drop(lock);
         Ok(Self {
@@ -242,6 +236,17 @@ impl ReadInput {
                 reason: bad.reason,
             }),
         }
+    }
+
+    /// What writes the results of this input, or why the job's columns cannot be written.
+    pub(super) fn sink(&self, spec: &JobSpec) -> Result<Box<dyn ResultSink>> {
+        Ok(sink::new_sink(
+            &spec.output,
+            &spec.generation,
+            &self.index,
+            input::id_column(&spec.input.columns, &self.index).as_deref(),
+            self.source.arrow_schema().as_deref(),
+        )?)
     }
 
     fn scan(

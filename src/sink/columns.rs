@@ -57,6 +57,16 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Names of all columns.
+    pub(super) fn names(&self) -> Vec<String> {
+        let carried = self.carried.iter().map(|column| column.name.as_str());
+        let names = ["row", "id"].into_iter().chain(carried);
+        names
+            .chain(self.result_names())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Names of our own columns after the carried ones.
     pub(super) fn result_names(&self) -> Vec<&'static str> {
         let mut names = vec!["sample"];

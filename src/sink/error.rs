@@ -84,7 +84,7 @@ pub enum SinkError {
     },
     /// A value is not of the type that the first pass found.
     #[error(
-        "row {row}: column `{column}` is no {kind}, as it was when the input was first read\nhint: the input changed while the job was running; start anew with `--restart`"
+        "row {row}: column `{column}` is not the {kind} that it was when the input was first read\nhint: the input changed while the job was running; start anew with `--restart`"
     )]
     Value {
         /// The row.

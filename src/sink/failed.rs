@@ -1,7 +1,7 @@
 //! Bad and failed rows of a window to the lines of `failed/`.
 //!
 //! Each says where the row stands and why it has no result, and holds the raw record, so that the
-//! rows can be mended and run again on their own. Broken lines stand here and nowhere else.
+//! rows can be fixed and run again on their own. Broken lines stand here and nowhere else.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,6 +16,20 @@ use crate::input::{Carried, InputFile, InputWindow, Place, json_lines};
 
 use super::arrow_json::{end_line, field};
 use super::lines::row_outcome;
+
+/// Fields that a line may have, in their order.
+pub const FAILED_COLUMNS: [&str; 10] = [
+    "row",
+    "id",
+    "file",
+    "line",
+    "row_group",
+    "row_in_group",
+    "stage",
+    "reason",
+    "raw",
+    "raw_base64",
+];
 
 /// Writes a JSON line for each row of the window without a result; gives their number.
 ///

@@ -27,7 +27,7 @@ use crate::input::{InputIndex, InputWindow};
 use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
 
 pub use error::SinkError;
-pub use failed::write_failed;
+pub use failed::{FAILED_COLUMNS, write_failed};
 pub use read::{ResultRow, read_part};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
@@ -51,6 +51,20 @@ pub trait ResultSink: Send + Sync {
         outcomes: &BTreeMap<RowId, Outcome>,
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError>;
+}
+
+/// Names of the columns that the results of a job have, in their order.
+///
+/// # Errors
+///
+/// As [`new_sink`].
+pub fn result_columns(
+    output: &OutputSpec,
+    generation: &GenerationSpec,
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<Vec<String>, SinkError> {
+    Ok(columns::Layout::new(output, generation, index, id_column)?.names())
 }
 
 /// Makes the sink of a job: `id_column` is the input column that is written as `id`, `arrow_schema` the

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::error::SpecError;
 use super::file::{
-    BatchSection, CheckpointSection, InputSection, JobFile, ModelSection, OutputSection,
-    PromptSection,
+    BatchSection, CheckpointSection, InputSection, JobFile, MAX_BUCKET, ModelSection,
+    OutputSection, PromptSection,
 };
 use super::flaw::{Checked, Flaw, at_least_one, not_empty};
 use super::generation::check_generation;
@@ -20,8 +20,6 @@ use super::types::{
     OutputSpec, PromptSpec,
 };
 
-/// Padded lengths beyond this would pad every row to the model's limit.
-const MAX_BUCKET: u64 = 4096;
 /// A day: later is never, for a checkpoint.
 const MAX_INTERVAL: f64 = 86_400.0;
 
@@ -226,7 +224,7 @@ fn renames(rename: &[(String, String)], columns: &CarriedColumns) -> Checked<()>
             format!("names `{from}`, which `columns` does not carry"),
         );
         let CarriedColumns::Names(names) = columns else {
-            return Err(flaw);
+            return Err(flaw.hint("set `output.columns = \"all\"`, or name the columns"));
         };
         return Err(match nearest(from, names.iter().map(String::as_str)) {
             Some(near) => flaw.hint(format!("did you mean `{near}`?")),

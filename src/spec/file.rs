@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::scalars::{AllWord, AutoWord, NumberOr, Texts};
@@ -228,7 +228,20 @@ pub(super) struct BatchSection {
     #[schemars(range(min = 1))]
     pub(super) window_rows: u32,
     /// Padded lengths are multiples of this; `auto` is 32 on a GPU, 8 on the CPU.
+    #[schemars(schema_with = "bucket_schema")]
     pub(super) bucket_tokens: NumberOr<AutoWord>,
+}
+
+/// Padded lengths beyond this would pad every row to the model's limit.
+pub(super) const MAX_BUCKET: u64 = 4096;
+
+fn bucket_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            { "const": "auto" },
+            { "type": "integer", "minimum": 1, "maximum": MAX_BUCKET },
+        ],
+    })
 }
 
 impl Default for BatchSection {

@@ -34,6 +34,7 @@ use std::path::Path;
 pub use difference::{Difference, differences};
 pub use error::{Hint, Place, SpecError};
 pub use lengths::Lengths;
+pub use problem::read_word;
 pub use schema::{job_keys, json_schema};
 pub use suggest::nearest;
 pub use types::*;
@@ -72,6 +73,17 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
         .canonicalize()
         .map_err(read)?;
     parse(&text, &source, &base, overrides)
+}
+
+/// Says where a key of a job stands, or its section: for a value that only a later stage finds wrong.
+/// `None` where the file cannot be read any more.
+pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let mut tree = source::parse(&text, &path.display().to_string()).ok()?;
+    for argument in overrides {
+        overrides::apply_override(&mut tree, argument).ok()?;
+    }
+    tree.place_of(key)
 }
 
 /// Reads a job from its text; `source` stands for the file's name in messages, `base` is the

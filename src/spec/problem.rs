@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::de::{self, Expected, Unexpected};
+use serde::de::{self, DeserializeOwned, Expected, IntoDeserializer, Unexpected};
 
 use super::error::{Hint, Place, SpecError};
 use super::schema::job_keys;
@@ -105,6 +105,15 @@ impl Problem {
         }
     }
 
+    /// The message for a word of the command line.
+    fn into_word_message(self, word: &str) -> String {
+        let Kind::WrongType { expected } = self.kind else {
+            return self.into_reason();
+        };
+        let hint = value_hint(&expected, &format!("string `{}`", shown(word)));
+        format!("expected {expected}{hint}")
+    }
+
     /// The reason in one line, as a failed row carries it.
     pub(super) fn into_reason(self) -> String {
         let here = self.key.unwrap_or_default();
@@ -116,6 +125,16 @@ impl Problem {
             Kind::Other(reason) => format!("`{here}` {reason}"),
         }
     }
+}
+
+/// Reads a value that is one word in a job file, such as `cpu` for `model.device`.
+///
+/// # Errors
+///
+/// What would have been right, and the nearest of it as a hint.
+pub fn read_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
+    let read: Result<T, Problem> = T::deserialize(word.into_deserializer());
+    read.map_err(|problem| problem.into_word_message(word))
 }
 
 /// The cure for a wrong value, made from the two sides of its message.

@@ -20,7 +20,8 @@ const ALIASES: [(&str, &str); 13] = [
 ];
 
 /// Words that other tools use for values of ours.
-const WORD_ALIASES: [(&str, &str); 10] = [
+const WORD_ALIASES: [(&str, &str); 13] = [
+    ("8bit", "q8"),
     ("bfloat16", "bf16"),
     ("float16", "f16"),
     ("float32", "f32"),
@@ -28,9 +29,11 @@ const WORD_ALIASES: [(&str, &str); 10] = [
     ("fp32", "f32"),
     ("gpu", "cuda"),
     ("half", "f16"),
+    ("int8", "q8"),
     ("json", "jsonl"),
     ("mps", "metal"),
     ("ndjson", "jsonl"),
+    ("q8_0", "q8"),
 ];
 
 /// Similarity (Jaro-Winkler) from which words of any length count as near.

@@ -575,6 +575,35 @@ fn a_full_disk_is_recognised_and_changes_nothing() {
     assert_eq!(after, before);
 }
 
+/// Cannot make a part of any window.
+struct Broken;
+
+impl ResultSink for Broken {
+    fn extension(&self) -> &'static str {
+        "parquet"
+    }
+
+    fn write_part(
+        &self,
+        _window: &InputWindow,
+        _outcomes: &BTreeMap<RowId, Outcome>,
+        _out: &mut (dyn std::io::Write + Send),
+    ) -> Result<(), SinkError> {
+        Err(parquet::errors::ParquetError::General("no such codec".to_owned()).into())
+    }
+}
+
+#[test]
+fn a_part_that_cannot_be_made_is_named() {
+    let mut job = Job::new();
+    job.sink = Box::new(Broken);
+    let error = job.commit(0).unwrap_err();
+    insta::assert_snapshot!(
+        job.message(&error),
+        @"`OUT/parts/part-000000.parquet`: cannot write the part: Parquet error: no such codec"
+    );
+}
+
 #[test]
 fn a_real_full_device_is_recognised() {
     let Ok(mut full) = std::fs::OpenOptions::new().append(true).open("/dev/full") else {

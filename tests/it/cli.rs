@@ -18,7 +18,7 @@ fn filtered(job: &Job, text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(|line| {
-            if line.contains("s for it at the") {
+            if line.contains("if every answer has its full length") {
                 "  time        [time]"
             } else {
                 line
@@ -52,6 +52,15 @@ fn every_message_names_place_and_cure() {
             vec!["--set", "input.columns.prompt=questoin"],
         ),
         (
+            "missing result column",
+            vec!["--set", "output.columns=[qestion]"],
+        ),
+        ("template", vec!["--set", "prompt.template={{ question"]),
+        (
+            "missing column in a template",
+            vec!["--set", "prompt.template={{ questoin }}"],
+        ),
+        (
             "no room for a prompt",
             vec!["--set", "generation.max_new_tokens=96"],
         ),
@@ -60,6 +69,35 @@ fn every_message_names_place_and_cure() {
         texts.push(format!("# {what}\n{}", refused(&job, &args)));
     }
     insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn plan_refuses_the_result_columns_that_run_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 3), MORE);
+    for (set, named) in [
+        ("output.columns=[quest]", "did you mean `question`?"),
+        ("output.rename={ id = \"x\" }", "written as `id`"),
+    ] {
+        let plan = job.command(&["plan", "job.toml", "--set", set]).output();
+        let plan = plan.unwrap();
+        assert_eq!(plan.status.code(), Some(2), "{}", both(&plan));
+        assert!(stderr(&plan).contains(named), "{}", both(&plan));
+        assert_eq!(stderr(&plan), stderr(&job.run(&["--set", set])));
+    }
+}
+
+#[test]
+fn a_column_that_is_missing_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = some_questions(folder.path(), 3);
+    let columns = "columns = { prompt = \"questoin\" }";
+    let job = Job::of_model(&demo_model(), &input, columns, MORE);
+    let text = refused(&job, &[]);
+    assert!(
+        text.starts_with("error: job.toml:8: no row has the column `questoin`"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -137,6 +175,37 @@ fn bad_rows_are_recorded_and_good_ones_answered() {
     let output = limited.run(&["--set", "output.max_failed=1"]);
     assert_eq!(output.status.code(), Some(3), "{}", both(&output));
     limited.run_ok(&["--set", "output.max_failed=3"]);
+}
+
+#[test]
+fn quiet_hides_progress_not_warnings() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("none.jsonl");
+    std::fs::write(&input, "").unwrap();
+    let job = Job::new(&input, MORE);
+    let warned = job.run_ok(&["--quiet"]);
+    let text = stderr(&warned);
+    assert!(text.contains("warning: the input has no rows"), "{text}");
+}
+
+#[test]
+fn bench_knows_the_words_of_other_tools() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 1), MORE);
+    for (option, word, meant) in [
+        ("--dtype", "int8", "q8"),
+        ("--dtype", "fp16", "f16"),
+        ("--device", "gpu", "cuda"),
+    ] {
+        let output = job.command(&["bench", "model", option, word]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        let text = stderr(&output);
+        assert!(
+            text.contains(&format!("hint: did you mean `{meant}`?")),
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -222,6 +291,41 @@ fn plan_status_show_and_verify_speak_plainly() {
             filtered(&job, &String::from_utf8_lossy(&output.stdout))
         );
     }
+}
+
+#[test]
+fn show_says_why_there_is_nothing_to_show() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new(&some_questions(folder.path(), 5), MORE);
+    job.run_ok(&[]);
+    let show = |more: &[&str]| {
+        let output = job.command(&[&["show", "out"], more].concat()).output();
+        let output = output.unwrap();
+        (output.status.code().unwrap(), stderr(&output))
+    };
+    assert_eq!(
+        show(&["--where", "row > 9"]),
+        (0, "no such row\n".to_owned())
+    );
+    for (filter, failed, cure) in [
+        ("statsu == 'ok'", false, "did you mean `status`?"),
+        (
+            "wheels > 4",
+            false,
+            "these rows have `row`, `id`, `category`",
+        ),
+        ("reasn == ''", true, "did you mean `reason`?"),
+    ] {
+        let failed: &[&str] = if failed { &["--failed"] } else { &[] };
+        let (code, text) = show(&[&["--where", filter], failed].concat());
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains(&format!("\nhint: {cure}")), "{text}");
+    }
+    // As an interrupted run leaves it: the job is there, and no window is complete.
+    std::fs::remove_dir_all(job.path("out/manifest")).unwrap();
+    let (code, text) = show(&[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("no committed rows yet"), "{text}");
 }
 
 #[test]

@@ -689,6 +689,12 @@ fn paths_become_files_in_order() {
     );
     assert_eq!(list(&["a/.hidden.jsonl"]).unwrap(), ["a/.hidden.jsonl"]);
     assert_eq!(list(&["**/z*"]).unwrap(), ["a/z.jsonl.gz"]);
+    assert_eq!(list(&["a/*"]).unwrap(), ["a/z.jsonl.gz", "a/é.ndjson"]);
+    let others = list(&["a/*.md"]).unwrap_err().to_string();
+    assert!(
+        others.contains("\nhint: no file that matches has a known ending"),
+        "{others}"
+    );
     let missing = list(&["outre.jsonl"]).unwrap_err().to_string();
     assert!(
         missing.contains("outre.jsonl` does not exist\nhint: did you mean"),
@@ -709,6 +715,50 @@ fn paths_become_files_in_order() {
         mixed.contains("p.parquet") && mixed.contains("z.jsonl.gz"),
         "{mixed}"
     );
+}
+
+#[test]
+fn a_named_file_of_no_known_ending_must_look_like_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = lines(0..3);
+    for (name, content) in [
+        ("rows.txt", rows.clone().into_bytes()),
+        ("rows", format!("\u{feff}\n \t\r\n{rows}").into_bytes()),
+        ("rows.log.1", gzip(rows.as_bytes())),
+        ("blank.txt", b"\n\n".to_vec()),
+        // The ending says what it is; its lines are bad rows.
+        ("table.jsonl", b"id,prompt\n".to_vec()),
+    ] {
+        let path = file(&folder, name, content);
+        assert!(Job::new(&[&path]).scan_with(None).is_ok(), "{name}");
+    }
+    let parquet = folder.path().join("table.dat");
+    write_parquet(&parquet, &questions(0..3), groups(3));
+    assert_eq!(Job::new(&[&parquet]).rows().len(), 3);
+    for (name, content, cure) in [
+        (
+            "x.csv",
+            "id,prompt\n1,hello\n",
+            "`read_csv('x.csv').to_parquet('x.parquet')`",
+        ),
+        (
+            "x.json",
+            "\n[\n{\"prompt\": \"hello\"}]",
+            "jq -c '.[]' x.json > x.jsonl",
+        ),
+        (
+            "LICENSE",
+            "Permission is granted",
+            "convert it to one of .jsonl",
+        ),
+    ] {
+        let path = file(&folder, name, content);
+        let error = Job::new(&[&path]).scan_with(None).unwrap_err().to_string();
+        assert!(
+            error.contains("is neither JSON lines nor Parquet\nhint: ") && error.contains(cure),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -902,6 +952,21 @@ fn a_column_that_no_row_has_is_refused_with_the_nearest() {
         error.err().unwrap().to_string(),
         "no row has the column `qestion` that `input.columns.prompt` names\nhint: did you mean `question`?"
     );
+    let of_template = |template: &str| Job::new(&[&path]).template(template).open();
+    assert_eq!(
+        of_template("If you can: {{ qestion }}")
+            .err()
+            .unwrap()
+            .to_string(),
+        "no row has the column `qestion` that `prompt.template` names\nhint: did you mean `question`?"
+    );
+    for template in [
+        "{{ hint | default('') }}{{ question }}",
+        "{% if hint %}{{ hint }}{% endif %}{{ question }}",
+        "{{ range(3) }}{{ question }}",
+    ] {
+        assert!(of_template(template).is_ok(), "{template}");
+    }
     let none = Job::new(&[&path]).columns(|c| c.prompt = None).open();
     assert!(matches!(none.err().unwrap(), InputError::NoPrompt));
     let broken = Job::new(&[&path])
@@ -1000,7 +1065,10 @@ fn templates_fail_rows_that_print_nothing() {
     assert_eq!(good(&run("{{ 'a' ~ q }}")), [true, false, false, true]);
     assert_eq!(run("{{ l[0].t }}")[0], Ok("deep".to_owned()));
     assert_eq!(good(&run("{{ l[0].t }}")), [true, false, false, false]);
-    assert_eq!(good(&run("{{ other }}")), [false; 4]);
+    assert_eq!(
+        good(&run("{% for x in other %}{{ x }}{% endfor %}")),
+        [false; 4]
+    );
 
     // A null inside a column is like a field that is not there.
     for path in [&path, &parquet] {

@@ -154,6 +154,10 @@ fn wrong_types() {
                 instead("path = \"models", "path = \"m\"\ndtype = \"fp16\"")
             ),
             (
+                "dtype = int8",
+                instead("path = \"models", "path = \"m\"\ndtype = \"int8\"")
+            ),
+            (
                 "dtype = float32",
                 instead("path = \"models", "path = \"m\"\ndtype = \"float32\"")
             ),

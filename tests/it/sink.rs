@@ -399,7 +399,7 @@ fn a_value_of_another_type_names_row_and_column() {
         .write_part(&window, &outcomes(&window), &mut Vec::new())
         .unwrap_err();
     insta::assert_snapshot!(error, @"
-    row 0: column `n` is no whole number, as it was when the input was first read
+    row 0: column `n` is not the whole number that it was when the input was first read
     hint: the input changed while the job was running; start anew with `--restart`
     ");
 }

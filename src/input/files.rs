@@ -47,7 +47,8 @@ pub fn resolve_files(spec: &InputSpec, output: &Path) -> Result<Vec<PathBuf>, In
     let mut seen = HashSet::new();
     for entry in &spec.path {
         let mut found = resolve_entry(entry, output, &excluded)?;
-        found.retain(|path| seen.insert(path.clone()));
+        // One file may be reached by several names.
+        found.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
         files.append(&mut found);
     }
     refuse_mixed(&files)?;

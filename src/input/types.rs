@@ -165,7 +165,7 @@ pub enum Carried {
 pub struct Prompt {
     /// Prompt text, after the template.
     pub text: String,
-    /// Text that the answer begins with: the row's, else the job's.
+    /// Text before the mask, which the answer continues: the row's, else the job's.
     pub prefix: Option<String>,
     /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
     pub overrides: serde_json::Map<String, serde_json::Value>,

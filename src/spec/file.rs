@@ -116,7 +116,7 @@ fn record() -> OnBadRow {
 pub(super) struct PromptSection {
     /// minijinja template over the row's columns; wins over `input.columns.prompt`.
     pub(super) template: Option<String>,
-    /// Text that the answer begins with; a prefix of the row wins.
+    /// Text before the mask, which the answer continues; a prefix of the row wins.
     pub(super) prefix: Option<String>,
     /// Mask token that the answer fills.
     pub(super) mask: MaskToken,
@@ -276,7 +276,7 @@ pub(super) struct OutputSection {
     /// Also write the answer's token ids.
     #[serde(default)]
     pub(super) token_ids: bool,
-    /// More failed rows than this end the run with exit code 3.
+    /// More failed rows than this in a shard end the run with exit code 3.
     #[serde(default)]
     pub(super) max_failed: NumberOr<AllWord>,
 }

@@ -91,7 +91,7 @@ pub struct ColumnSpec {
     pub id: Option<String>,
     /// Prompt text; needed unless a template is given.
     pub prompt: Option<String>,
-    /// Text that the answer begins with.
+    /// Text before the mask, which the answer continues.
     pub prefix: Option<String>,
     /// Expected answer, compared in the summary.
     pub reference: Option<String>,

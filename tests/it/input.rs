@@ -687,6 +687,11 @@ fn paths_become_files_in_order() {
         list(&["outer.jsonl", "*.jsonl"]).unwrap(),
         ["outer.jsonl", "b.jsonl"]
     );
+    assert_eq!(
+        list(&["b.jsonl", "a/../b.jsonl"]).unwrap(),
+        ["b.jsonl"],
+        "one file by two names"
+    );
     assert_eq!(list(&["a/.hidden.jsonl"]).unwrap(), ["a/.hidden.jsonl"]);
     assert_eq!(list(&["**/z*"]).unwrap(), ["a/z.jsonl.gz"]);
     assert_eq!(list(&["a/*"]).unwrap(), ["a/z.jsonl.gz", "a/é.ndjson"]);

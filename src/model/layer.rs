@@ -18,20 +18,27 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Hidden states in, hidden states out.
+    /// Hidden states in, hidden states out, those of the wanted tokens alone where some are named.
     ///
     /// # Shapes
     ///
-    /// (tokens, hidden), f32; which tokens see which is the business of `attention`.
+    /// (tokens, hidden) to (wanted, hidden), f32; which tokens see which is the business of `attention`.
     pub(super) fn forward(
         &self,
         number: usize,
         x: &Tensor,
         attention: &mut dyn Attend,
+        wanted: Option<&Tensor>,
     ) -> Result<Tensor> {
         let projected = self.project(x)?;
         let attended = attention.attend(number, &projected)?;
-        self.finish(&attended, x)
+        match wanted {
+            None => self.finish(&attended, x),
+            Some(tokens) => self.finish(
+                &attended.index_select(tokens, 0)?,
+                &x.index_select(tokens, 0)?,
+            ),
+        }
     }
 
     /// The linear layers in their order.

@@ -78,15 +78,28 @@ impl Network {
         }
     }
 
-    /// Runs the layers: (tokens, hidden) before the final norm.
+    /// Runs the layers: the hidden states of the wanted tokens, or of all, before the final norm.
+    ///
+    /// Behind the last layer's attention nothing is computed for the other tokens, whose keys and values are all
+    /// that anybody will ask for.
+    ///
+    /// # Shapes
+    ///
+    /// (wanted, hidden), f32.
     pub(super) fn forward(
         &self,
         tokens: &Tokens,
+        wanted: Option<&[u32]>,
         attention: &mut dyn Attend,
     ) -> TensorResult<Tensor> {
+        let wanted = wanted
+            .map(|wanted| Tensor::from_slice(wanted, wanted.len(), &self.device))
+            .transpose()?;
         let mut x = self.embed(tokens)?;
         for (number, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(number, &x, attention)?;
+            let is_last = number + 1 == self.layers.len();
+            let wanted = wanted.as_ref().filter(|_| is_last);
+            x = layer.forward(number, &x, attention, wanted)?;
         }
         Ok(x)
     }

@@ -3,7 +3,7 @@
 //! Tokens of all rows lie one behind the other, without padding. A query's sums run over its own
 //! slot's keys in order, so neither neighbours nor slot numbers nor threads can alter its bits.
 
-use candle_core::{Device, Result as TensorResult, Tensor};
+use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
 use crate::kernels::{
@@ -151,15 +151,14 @@ impl RaggedCache {
             });
             last.push(tokens.ids.len() as u32 - 1);
         }
-        let hidden = self.run(network, &tokens, places)?;
-        let last = Tensor::from_vec(last, rows.len(), &Device::Cpu)?;
-        Ok(hidden.index_select(&last, 0)?)
+        self.run(network, &tokens, Some(&last), places)
     }
 
     fn run(
         &mut self,
         network: &Network,
         tokens: &Tokens,
+        wanted: Option<&[u32]>,
         places: Vec<Place>,
     ) -> Result<Tensor, ModelError> {
         let mut call = RaggedCall {
@@ -168,7 +167,9 @@ impl RaggedCache {
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
-        Ok(rayon::scope(|_| network.forward(tokens, &mut call))?)
+        Ok(rayon::scope(|_| {
+            network.forward(tokens, wanted, &mut call)
+        })?)
     }
 }
 
@@ -231,7 +232,7 @@ impl Cache for RaggedCache {
                 visible: at + 1,
             });
         }
-        self.run(network, &tokens, places)
+        self.run(network, &tokens, None, places)
     }
 
     fn advance(&mut self, rows: &[DecodeRow]) {

@@ -220,14 +220,12 @@ impl PaddedCache {
             rows: rows.len(),
             mask: mask(&bounds, length)?,
         };
-        let hidden = network.forward(&tokens, &mut call)?;
         let last: Vec<u32> = rows
             .iter()
             .enumerate()
             .map(|(i, row)| (i * length + row.ids.len()) as u32)
             .collect();
-        let last = Tensor::from_vec(last, rows.len(), device)?;
-        Ok(hidden.index_select(&last, 0)?)
+        Ok(network.forward(&tokens, Some(&last), &mut call)?)
     }
 
     fn runs(&self, rows: &[PrefillRow<'_>]) -> Result<Vec<Run>, ModelError> {
@@ -256,9 +254,7 @@ impl PaddedCache {
         _ = self.compact(Pool::is_sparse);
         let plan = DecodePlan::new(self, rows)?;
         let mut call = self.decode_call(&plan)?;
-        let hidden = network.forward(&plan.tokens, &mut call)?;
-        let wanted = Tensor::from_slice(&plan.wanted, rows.len(), &self.layout.device)?;
-        Ok(hidden.index_select(&wanted, 0)?)
+        Ok(network.forward(&plan.tokens, Some(&plan.wanted), &mut call)?)
     }
 
     fn decode_call(&self, plan: &DecodePlan) -> TensorResult<DecodeCall<'_>> {
@@ -466,3 +462,6 @@ fn weigh(
     let (rows, heads, tokens, size) = out.dims4()?;
     out.transpose(1, 2)?.reshape((rows * tokens, heads * size))
 }
+
+#[cfg(test)]
+mod tests;

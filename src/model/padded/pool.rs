@@ -201,13 +201,42 @@ fn resize(layout: &Layout, tensor: &mut Tensor, count: usize) -> TensorResult<()
 
 /// Zeros, so that no column that was never written holds a NaN.
 fn zeros(layout: &Layout, places: usize, columns: usize) -> TensorResult<Tensor> {
+    #[cfg(test)]
+    tests::count_allocation()?;
     let shape = (places, layout.heads, columns, layout.head_size);
     Tensor::zeros(shape, layout.dtype, &layout.device)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::cell::Cell;
+    use std::ops::Range;
+
     use super::*;
+
+    thread_local! {
+        /// Allocations of this thread so far, and those of them that fail.
+        static ALLOCATIONS: Cell<(usize, usize, usize)> = const { Cell::new((0, 0, 0)) };
+    }
+
+    /// From now on these allocations of this thread fail, counted from 0.
+    pub(in super::super) fn fail_allocations(which: Range<usize>) {
+        ALLOCATIONS.set((0, which.start, which.end));
+    }
+
+    pub(super) fn count_allocation() -> TensorResult<()> {
+        let (number, first, end) = ALLOCATIONS.get();
+        ALLOCATIONS.set((number + 1, first, end));
+        if (first..end).contains(&number) {
+            return Err(candle_core::Error::Msg("out of memory".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Allocations since [`fail_allocations`].
+    pub(in super::super) fn allocations() -> usize {
+        ALLOCATIONS.get().0
+    }
 
     const COLUMNS: usize = 4;
 

@@ -100,87 +100,119 @@ fn attend_block_body(block: &mut QueryBlock<'_>, cache: HeadCache<'_>, scores: &
     let scale = 1.0 / (size as f32).sqrt();
     let count = cache.keys.len() / size;
     scores.resize(QUERIES * count, 0.0);
+    let (first, second) = scores.split_at_mut(2 * count);
+    let (s0, s1) = first.split_at_mut(count);
+    let (s2, s3) = second.split_at_mut(count);
     for (at, key) in cache.keys.chunks_exact(size).enumerate() {
-        let products = dots(block, key);
-        for (query, product) in products.into_iter().enumerate() {
-            scores[query * count + at] = product * scale;
-        }
+        let [p0, p1, p2, p3] = dots(block, key);
+        s0[at] = p0 * scale;
+        s1[at] = p1 * scale;
+        s2[at] = p2 * scale;
+        s3[at] = p3 * scale;
     }
-    let mut inverses = [0.0; QUERIES];
-    for (scores, inverse) in scores.chunks_exact_mut(count).zip(&mut inverses) {
-        *inverse = 1.0 / exponentials(scores);
-    }
+    let totals = [s0, s1, s2, s3].map(exponentials);
     // A few columns at a time, so that the sums of all queries stay in registers.
     for start in (0..size).step_by(LANES) {
         let width = LANES.min(size - start);
-        let mut sums = [[0.0; LANES]; QUERIES];
-        for (at, value) in cache.values.chunks_exact(size).enumerate() {
-            let value = &value[start..start + width];
-            for (query, sums) in sums.iter_mut().enumerate() {
-                add_scaled(sums, scores[query * count + at], value);
-            }
-        }
-        for (query, sums) in sums.iter().enumerate() {
-            let first = query * block.out_stride + start;
-            let out = &mut block.out[first..first + width];
+        let sums = if width == LANES {
+            weighted(scores, size, &cache.values[start..])
+        } else {
+            weighted_part(scores, size, cache.values, start)
+        };
+        for (query, (sums, total)) in sums.iter().zip(totals).enumerate() {
+            let out = &mut block.out[query * block.out_stride + start..][..width];
             for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum * inverses[query];
+                *out = sum * (1.0 / total);
             }
         }
     }
 }
 
 /// The products of a block's queries with one key, each as [`dot`] gives it.
+///
+/// The sums are four variables, because an array of them would not stay in registers.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
 fn dots(block: &QueryBlock<'_>, key: &[f32]) -> [f32; QUERIES] {
-    let mut lanes = [[0.0; LANES]; QUERIES];
-    for start in (0..block.size).step_by(LANES) {
-        let width = LANES.min(block.size - start);
-        let key = &key[start..start + width];
-        for (query, lanes) in lanes.iter_mut().enumerate() {
-            let first = query * block.query_stride + start;
-            add_products(lanes, &block.queries[first..first + width], key);
+    let query = |number: usize| &block.queries[number * block.query_stride..][..block.size];
+    let queries = [query(0), query(1), query(2), query(3)];
+    let [mut l0, mut l1, mut l2, mut l3] = [[0.0_f32; LANES]; QUERIES];
+    let chunks = |number: usize| queries[number].chunks_exact(LANES);
+    let pairs = chunks(0).zip(chunks(1)).zip(chunks(2).zip(chunks(3)));
+    for (key, ((q0, q1), (q2, q3))) in key.chunks_exact(LANES).zip(pairs) {
+        for lane in 0..LANES {
+            l0[lane] += q0[lane] * key[lane];
+        }
+        for lane in 0..LANES {
+            l1[lane] += q1[lane] * key[lane];
+        }
+        for lane in 0..LANES {
+            l2[lane] += q2[lane] * key[lane];
+        }
+        for lane in 0..LANES {
+            l3[lane] += q3[lane] * key[lane];
         }
     }
-    [
-        lane_sum(&lanes[0]),
-        lane_sum(&lanes[1]),
-        lane_sum(&lanes[2]),
-        lane_sum(&lanes[3]),
-    ]
+    let whole = block.size / LANES * LANES;
+    for (lanes, query) in [&mut l0, &mut l1, &mut l2, &mut l3]
+        .into_iter()
+        .zip(queries)
+    {
+        for ((lane, q), k) in lanes.iter_mut().zip(&query[whole..]).zip(&key[whole..]) {
+            *lane += q * k;
+        }
+    }
+    [lane_sum(&l0), lane_sum(&l1), lane_sum(&l2), lane_sum(&l3)]
 }
 
+/// The sums of the first columns of all values, weighted for each query; `scores` has the weights query by query.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn add_products(sums: &mut [f32; LANES], left: &[f32], right: &[f32]) {
-    // The full width is a case of its own, so that it is compiled without a loop.
-    if let (Ok(left), Ok(right)) = (
-        <&[f32; LANES]>::try_from(left),
-        <&[f32; LANES]>::try_from(right),
-    ) {
+fn weighted(scores: &[f32], size: usize, values: &[f32]) -> [[f32; LANES]; QUERIES] {
+    let count = scores.len() / QUERIES;
+    let [mut l0, mut l1, mut l2, mut l3] = [[0.0_f32; LANES]; QUERIES];
+    let weights = |query: usize| scores[query * count..][..count].iter();
+    let pairs = weights(0).zip(weights(1)).zip(weights(2).zip(weights(3)));
+    // The last value ends before its chunk does.
+    for (value, ((p0, p1), (p2, p3))) in values.chunks(size).zip(pairs) {
+        let value = &value[..LANES];
         for lane in 0..LANES {
-            sums[lane] += left[lane] * right[lane];
+            l0[lane] += p0 * value[lane];
         }
-    } else {
-        for ((sum, left), right) in sums.iter_mut().zip(left).zip(right) {
-            *sum += left * right;
+        for lane in 0..LANES {
+            l1[lane] += p1 * value[lane];
+        }
+        for lane in 0..LANES {
+            l2[lane] += p2 * value[lane];
+        }
+        for lane in 0..LANES {
+            l3[lane] += p3 * value[lane];
         }
     }
+    [l0, l1, l2, l3]
 }
 
+/// As [`weighted`] for the last columns of a head whose size is no multiple of [`LANES`].
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn add_scaled(sums: &mut [f32; LANES], scale: f32, values: &[f32]) {
-    if let Ok(values) = <&[f32; LANES]>::try_from(values) {
-        for lane in 0..LANES {
-            sums[lane] += scale * values[lane];
-        }
-    } else {
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += scale * value;
+fn weighted_part(
+    scores: &[f32],
+    size: usize,
+    values: &[f32],
+    start: usize,
+) -> [[f32; LANES]; QUERIES] {
+    let mut sums = [[0.0; LANES]; QUERIES];
+    for (sums, weights) in sums
+        .iter_mut()
+        .zip(scores.chunks_exact(scores.len() / QUERIES))
+    {
+        for (weight, value) in weights.iter().zip(values.chunks_exact(size)) {
+            for (sum, value) in sums.iter_mut().zip(&value[start..]) {
+                *sum += weight * value;
+            }
         }
     }
+    sums
 }
 
 multiversion! {

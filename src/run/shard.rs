@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, bounded};
 
 use super::curve::{self, ProductCurve};
 use super::facts::ModelFacts;
@@ -186,13 +186,13 @@ fn load_model(
     } else {
         machine::device_memory(&device, 0)
     };
-    let mut budget = budget(batch, facts, None, memory.as_ref());
-    if batch.max_batch_size.is_none() {
-        let enough = if device.is_cpu() {
-            facts.product_curve().map(|curve| curve.batch_size())
-        } else {
-            curve::device_batch_size(&mut model, budget.max_batch_tokens)?
-        };
+    let curve = match batch.max_batch_size {
+        None => facts.product_curve(),
+        Some(_) => None,
+    };
+    let mut budget = budget(batch, facts, curve.as_ref(), memory.as_ref());
+    if batch.max_batch_size.is_none() && !device.is_cpu() {
+        let enough = curve::device_batch_size(&mut model, budget.max_batch_tokens)?;
         budget.max_batch_size = enough.unwrap_or(budget.max_batch_size);
     }
     Ok((Box::new(model), budget))
@@ -277,7 +277,10 @@ impl ShardWork<'_, '_> {
     fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
         while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.crew.wants_more() {
             let fed = if self.open.is_empty() {
-                self.wait_for_window(receiver)
+                // Nothing else to do; a feeder that stops early hangs up.
+                let fed = receiver.recv();
+                self.reader_ended = fed.is_err();
+                fed.ok()
             } else {
                 receiver.try_recv().ok()
             };
@@ -287,22 +290,6 @@ impl ShardWork<'_, '_> {
             }
         }
         Ok(())
-    }
-
-    /// The next window, where nothing else is to do; `None` where a stop is requested meanwhile, or the feeder has
-    /// stopped early and hung up.
-    fn wait_for_window(&mut self, receiver: &Receiver<Fed>) -> Option<Fed> {
-        loop {
-            match receiver.recv_timeout(LONGEST_WAIT) {
-                Ok(fed) => return Some(fed),
-                Err(RecvTimeoutError::Timeout) if self.worker.stop.is_requested() => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.reader_ended = true;
-                    return None;
-                }
-            }
-        }
     }
 
     fn open_window(&mut self, mut fed: Box<FedWindow>) -> Result<()> {

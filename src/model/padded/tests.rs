@@ -27,6 +27,16 @@ impl Story {
         }
     }
 
+    /// Two rows that have run for a step.
+    fn begun() -> Self {
+        let mut story = Self::new();
+        fail_allocations(0..0);
+        let rows = [(0, &[5, 6, 7][..], 30), (1, &[8, 9], 30)];
+        story.prefill(&rows).unwrap();
+        story.decode(&[0, 1]).unwrap();
+        story
+    }
+
     fn prefill(&mut self, rows: &[(usize, &[u32], usize)]) -> Result<(), ModelError> {
         let rows: Vec<PrefillRow<'_>> = rows
             .iter()
@@ -98,21 +108,11 @@ fn one_failed_allocation_alters_nothing() {
 
 #[test]
 fn a_prefill_without_room_leaves_the_running_rows_as_they_were() {
-    let mut story = Story::new();
-    fail_allocations(0..0);
-    story
-        .prefill(&[(0, &[5, 6, 7], 30), (1, &[8, 9], 30)])
-        .unwrap();
-    story.decode(&[0, 1]).unwrap();
+    let mut story = Story::begun();
     story.decode(&[0, 1]).unwrap();
     let expected = std::mem::take(&mut story.seen);
     for first in 0..8 {
-        let mut story = Story::new();
-        fail_allocations(0..0);
-        story
-            .prefill(&[(0, &[5, 6, 7], 30), (1, &[8, 9], 30)])
-            .unwrap();
-        story.decode(&[0, 1]).unwrap();
+        let mut story = Story::begun();
         fail_allocations(first..usize::MAX);
         for rows in [
             [(2, &[4; 5][..], 30), (3, &[4; 40][..], 60)],

@@ -18,6 +18,9 @@ use super::{CheckpointError, JobRecord, OutputFolder, seal};
 
 const CURE: &str = "`verify --repair` moves it away, the next run makes its windows again";
 
+/// Versions of a manifest that can be read.
+const KNOWN_VERSIONS: &[&str] = &["1"];
+
 /// What a shard has committed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
@@ -141,7 +144,7 @@ impl Manifest {
         shards: u32,
     ) -> Result<Self, CheckpointError> {
         let path = folder.manifest(shard);
-        let Some(stored) = seal::read_file(&path, CURE)? else {
+        let Some(stored) = seal::read_file(&path, KNOWN_VERSIONS, CURE)? else {
             return Ok(Self::new(shard, shards));
         };
         let Versioned::V1 {

@@ -9,14 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsio;
 use crate::input::{InputIndex, Selection};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, Rules};
 
 use super::{CheckpointError, OutputFolder, seal};
 
 const CURE: &str = "start anew with `run --restart`";
 
 /// Version of `job.json`.
-pub const RECORD_VERSION: &str = "1";
+pub const RECORD_VERSION: &str = "2";
+
+/// Versions of `job.json` that can be read. Version 1 has no rules.
+const KNOWN_VERSIONS: &[&str] = &["1", RECORD_VERSION];
 
 /// What the first run decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ pub struct JobRecord {
     pub results_format: u32,
     /// Version of the order in which the arithmetic is done.
     pub arithmetic: String,
+    /// The rules that all runs of the job go by.
+    #[serde(default = "Rules::first")]
+    pub rules: Rules,
     /// The job.
     pub spec: JobSpec,
     /// Rows of a trial; `None` for a job in earnest.
@@ -107,7 +113,7 @@ impl JobRecord {
     ///
     /// [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
     pub fn load(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
-        seal::read_file(&folder.job_file(), CURE)
+        seal::read_file(&folder.job_file(), KNOWN_VERSIONS, CURE)
     }
 
     /// Writes `job.json` unless there is one: true where this call did.

@@ -66,9 +66,10 @@ pub(super) fn seal_file<T: Serialize>(value: &T) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(|text| FILE.seal(text + "\n"))
 }
 
-/// Reads a sealed file; `None` where there is none.
+/// Reads a sealed file of one of the `known` versions; `None` where there is none.
 pub(super) fn read_file<T: DeserializeOwned>(
     path: &Path,
+    known: &[&str],
     cure: &'static str,
 ) -> Result<Option<T>, CheckpointError> {
     let text = match std::fs::read(path) {
@@ -84,20 +85,20 @@ pub(super) fn read_file<T: DeserializeOwned>(
     if !FILE.is_sound(&text) {
         return Err(damaged("its checksum does not fit its content".to_owned()));
     }
-    check_version(path, &text)?;
+    check_version(path, &text, known)?;
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|error| damaged(error.to_string()))
 }
 
-/// All sealed files say which version they have; only the first is known.
-fn check_version(path: &Path, text: &[u8]) -> Result<(), CheckpointError> {
+/// All sealed files say which version they have.
+fn check_version(path: &Path, text: &[u8], known: &[&str]) -> Result<(), CheckpointError> {
     #[derive(serde::Deserialize)]
     struct Tagged {
         version: String,
     }
     match serde_json::from_slice::<Tagged>(text) {
-        Ok(tagged) if tagged.version == "1" => Ok(()),
+        Ok(tagged) if known.contains(&tagged.version.as_str()) => Ok(()),
         found => Err(CheckpointError::UnknownVersion {
             path: path.to_path_buf(),
             found: found.map_or_else(|_| "none".to_owned(), |tagged| tagged.version),
@@ -143,7 +144,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shard-0.json");
         std::fs::write(&path, seal_file(&json!({"version": "99"})).unwrap()).unwrap();
-        let error = read_file::<serde_json::Value>(&path, "").unwrap_err();
+        let error = read_file::<serde_json::Value>(&path, &["1"], "").unwrap_err();
         assert!(matches!(error, CheckpointError::UnknownVersion { found, .. } if found == "99"));
     }
 }

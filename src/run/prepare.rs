@@ -21,7 +21,7 @@ use crate::input::{
 use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
-use crate::spec::{self, JobSpec};
+use crate::spec::{self, JobSpec, Rules};
 
 /// Version of the order in which the arithmetic is done; a resume with another one is refused.
 const ARITHMETIC: &str = "3";
@@ -77,7 +77,8 @@ impl Prepared {
                 model.resolved(spec, first.as_ref().map(|first| &first.resolved))?
             }
         };
-        let record = new_record(spec, options, resolved, &read.index);
+        let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
+        let record = new_record(spec, options, rules, resolved, &read.index);
         if stop.is_requested() {
             return Err(Error::Interrupted);
         }
@@ -147,6 +148,7 @@ impl Prepared {
 fn new_record(
     spec: &JobSpec,
     options: &RunOptions,
+    rules: Rules,
     resolved: Resolved,
     index: &Arc<InputIndex>,
 ) -> JobRecord {
@@ -155,6 +157,7 @@ fn new_record(
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
         arithmetic: ARITHMETIC.to_owned(),
+        rules,
         spec: spec.clone(),
         trial: options.trial,
         resolved,

@@ -8,6 +8,7 @@ use glm_batch::checkpoint::{
 };
 use glm_batch::fsio::FileDigest;
 use glm_batch::ids::{ShardId, WindowId};
+use glm_batch::spec::Rules;
 
 use crate::windows::record;
 
@@ -78,10 +79,28 @@ fn manifest_version_1() {
 fn record_version_1() {
     let parent = tempfile::tempdir().unwrap();
     let folder = OutputFolder::open(parent.path()).unwrap();
+    let text = std::fs::read(Path::new(FIXTURES).join("checkpoint/job-v1.json")).unwrap();
+    std::fs::write(folder.job_file(), text).unwrap();
+    let expected = JobRecord {
+        version: "1".to_owned(),
+        rules: Rules::FIRST,
+        ..record(Path::new("/out"), 2, &[4, 4, 1])
+    };
+    assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
+}
+
+#[test]
+fn record_version_2() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
     let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
     assert!(expected.create(&folder).unwrap());
-    let text = fixture("checkpoint/job-v1.json", &folder.job_file());
-    std::fs::write(folder.job_file(), text).unwrap();
+    let text = fixture("checkpoint/job-v2.json", &folder.job_file());
+    assert_eq!(
+        std::fs::read(folder.job_file()).unwrap(),
+        text,
+        "the current version is version 2"
+    );
     assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
 }
 

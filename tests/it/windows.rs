@@ -13,7 +13,7 @@ use glm_batch::input::{
 use glm_batch::spec::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, DeviceSpec, DtypeSpec, GenerationSpec,
     InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
-    Overflow, PromptSpec, SampleLayout,
+    Overflow, PromptSpec, Rules, SampleLayout,
 };
 use serde_json::value::RawValue;
 
@@ -205,6 +205,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
         program: "0.1.0".to_owned(),
         results_format: 1,
         arithmetic: "1".to_owned(),
+        rules: Rules::CURRENT,
         spec: job(root, shards),
         resolved: Resolved {
             dtype: "f32".to_owned(),

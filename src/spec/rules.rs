@@ -1,0 +1,46 @@
+//! Versions of the rules that a job goes by from its first run to its last.
+
+use serde::{Deserialize, Serialize};
+
+/// Versions of the rules by which files are identified, text is compared and types are read.
+///
+/// The first run writes them into `job.json`; every later run of the job goes by the same ones, so that a job
+/// which an earlier version of the program began is finished as it was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// What identifies an input file. 1: all bytes of a JSON lines file, size and footer of a Parquet file.
+    /// 2: all bytes of every file.
+    pub input_fingerprint: u32,
+    /// What identifies the weights. 1: `config.json` and the weight files. 2: the index of the shards too.
+    pub weights_fingerprint: u32,
+    /// How bad words and stop strings are compared. 1: as they are written in the job. 2: as the tokenizer
+    /// writes them, bad words also where they go on a text.
+    pub text: u32,
+    /// How the types of columns are compared and carried. 1: by their layout in memory. 2: by what they are in
+    /// Parquet.
+    pub types: u32,
+}
+
+impl Rules {
+    /// The rules of jobs that begin now.
+    pub const CURRENT: Self = Self {
+        input_fingerprint: 2,
+        weights_fingerprint: 2,
+        text: 2,
+        types: 2,
+    };
+
+    /// The rules of jobs whose `job.json` does not name any.
+    pub const FIRST: Self = Self {
+        input_fingerprint: 1,
+        weights_fingerprint: 1,
+        text: 1,
+        types: 1,
+    };
+
+    /// [`Self::FIRST`], as a default for `serde`.
+    #[must_use]
+    pub const fn first() -> Self {
+        Self::FIRST
+    }
+}

@@ -51,12 +51,34 @@ fn stage(path: &Path, src: &Path) -> String {
         .to_string()
 }
 
+/// The lines of a file without the items that only tests compile.
+fn without_tests(text: &str) -> Vec<&str> {
+    let mut kept = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            kept.push(line);
+            continue;
+        }
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let is_attribute = |line: &str| line.trim_start().starts_with("#[");
+        let mut item = lines.by_ref().skip_while(|line| is_attribute(line));
+        // As rustfmt writes it, an item ends with its line or with a brace under its first column.
+        let first = item.next().unwrap_or_default();
+        let ends_here = first.ends_with([';', ',']) || first.ends_with('}');
+        if !ends_here {
+            let closing = [format!("{indent}}}"), format!("{indent}}};")];
+            item.find(|line| closing.iter().any(|closing| line == closing));
+        }
+    }
+    kept
+}
+
 /// Stages that a file names by `crate::`, tests left out.
 fn imports(text: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]").next().unwrap();
     let mut stages = Vec::new();
-    for line in code
-        .lines()
+    for line in without_tests(text)
+        .into_iter()
         .filter(|line| !line.trim_start().starts_with("//"))
     {
         for part in line.split("crate::").skip(1) {
@@ -69,6 +91,12 @@ fn imports(text: &str) -> Vec<String> {
         }
     }
     stages
+}
+
+#[test]
+fn only_tests_are_left_out() {
+    let text = "use crate::a::A;\n#[cfg(test)]\nuse crate::b::B;\nuse crate::c::C;\n#[cfg(test)]\n#[expect(x)]\nmod tests {\n    use crate::d::D;\n}\nfn f() { crate::e::f() }\n";
+    assert_eq!(imports(text), ["a", "c", "e"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Texts to ids and back; contexts are put together in `prompt`. Immutable once loaded, so all
 //! threads share one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub struct GlmTokenizer {
     backend: Backend,
     split: SpecialSplit,
     /// Texts of the tokens that the model of the folder does not know.
-    added: HashMap<u32, String>,
+    added: BTreeMap<u32, String>,
     /// What decoding leaves out on request.
     skipped: HashSet<u32>,
     special: SpecialIds,
@@ -50,7 +50,7 @@ enum Backend {
 /// Special tokens as a folder has them.
 struct Specials {
     split: Vec<SpecialToken>,
-    added: HashMap<u32, String>,
+    added: BTreeMap<u32, String>,
     skipped: HashSet<u32>,
 }
 
@@ -63,10 +63,12 @@ impl GlmTokenizer {
     /// or without a special token that GLM needs.
     pub fn load(folder: &Path) -> Result<Self, TokenizeError> {
         let mut files = TokenizerFiles::new(folder);
-        if files.path(SENTENCEPIECE_FILE).exists() {
+        // A link without its target counts, so that it is named.
+        let is_there = |name| files.path(name).symlink_metadata().is_ok();
+        if is_there(SENTENCEPIECE_FILE) {
             return Self::load_sentencepiece(&mut files);
         }
-        if files.path(JSON_FILE).exists() {
+        if is_there(JSON_FILE) {
             return Self::load_json(&mut files);
         }
         Err(TokenizeError::NoTokenizer {
@@ -293,11 +295,12 @@ fn specials_of_json(model: &JsonTokenizer, config: &TokenizerConfig) -> Specials
     }
 }
 
-/// Finds GLM's tokens among the added ones by their content.
+/// Finds GLM's tokens among the added ones by their content; of two ids with one content the lower is meant, as
+/// where a text is split.
 ///
 /// # Errors
 /// The names of those that are missing, in backticks. Only `[MASK]` of the masks is needed.
-fn special_ids(added: &HashMap<u32, String>) -> Result<SpecialIds, Vec<String>> {
+fn special_ids(added: &BTreeMap<u32, String>) -> Result<SpecialIds, Vec<String>> {
     let find = |content: &str| {
         added
             .iter()

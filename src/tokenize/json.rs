@@ -42,6 +42,11 @@ impl JsonTokenizer {
         };
         let mut tokenizer =
             Tokenizer::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
+        if let Some([first, second, id]) = shared_id(&tokenizer) {
+            return Err(damaged(format!(
+                "`{first}` and `{second}` share the id {id}"
+            )));
+        }
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
@@ -105,4 +110,19 @@ impl JsonTokenizer {
         let ids = self.tokenizer.get_vocab(true).into_values();
         ids.max().map_or(0, |id| id as usize + 1)
     }
+}
+
+/// Two tokens of the model with one id, and that id: which of them an answer would show is left open.
+fn shared_id(tokenizer: &Tokenizer) -> Option<[String; 3]> {
+    let mut tokens: Vec<(u32, String)> = tokenizer
+        .get_vocab(false)
+        .into_iter()
+        .map(|(token, id)| (id, token))
+        .collect();
+    tokens.sort_unstable();
+    let shared = tokens.windows(2).find(|pair| pair[0].0 == pair[1].0)?;
+    let [(id, first), (_, second)] = shared else {
+        return None;
+    };
+    Some([first.clone(), second.clone(), id.to_string()])
 }

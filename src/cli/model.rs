@@ -91,7 +91,7 @@ fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLin
     )?;
     Ok(OutputLine {
         tokens: tokenizer.tokens(&encoded.ids),
-        decoded: tokenizer.decode(&encoded.ids, false),
+        decoded: tokenizer.try_decode(&encoded.ids, false)?,
         ids: encoded.ids,
     })
 }

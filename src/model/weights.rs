@@ -250,6 +250,8 @@ impl WeightStore {
             .iter()
             .filter(|(name, _)| !is_known(name) && !self.tensors.contains_key(name));
         names.extend(uncounted.map(|(_, stored)| stored.tensor.name.clone()));
+        names.sort();
+        names.dedup();
         names
     }
 

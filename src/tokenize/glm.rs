@@ -136,25 +136,51 @@ impl GlmTokenizer {
         self.vocab_size
     }
 
-    /// Encodes a text; special tokens in it are taken as such, none are added.
+    /// Encodes a text; special tokens in it are taken as such, none are added. A text that the tokenizer fails
+    /// on gives nothing; [`try_encode`](Self::try_encode) tells such a one from an empty text.
     pub fn encode(&self, text: &str) -> Vec<u32> {
+        self.try_encode(text).unwrap_or_default()
+    }
+
+    /// [`encode`](Self::encode), and why there are no ids.
+    ///
+    /// # Errors
+    /// Where the rules of a `tokenizer.json` fail on this text.
+    pub fn try_encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
+        let mut failure = None;
         self.split.split(text, |fragment| match fragment {
             Fragment::Token(id) => ids.push(id),
-            Fragment::Text(text) => self.backend.encode_fragment(text, &mut ids),
+            Fragment::Text(text) => {
+                if let Err(reason) = self.backend.encode_fragment(text, &mut ids) {
+                    failure.get_or_insert(reason);
+                }
+            }
         });
-        ids
+        failure.map_or(Ok(ids), Err)
     }
 
     /// Decodes ids as the reference does: added tokens set apart by spaces, then spaces before
     /// punctuation removed. `skip_special` leaves special tokens out. Ids that stand for nothing
-    /// give nothing.
+    /// give nothing; nor do those that the tokenizer fails on, which [`try_decode`](Self::try_decode) tells.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        decode::clean_up(self.decode_raw(ids, skip_special))
+        self.try_decode(ids, skip_special).unwrap_or_default()
     }
 
-    /// Decodes ids without the clean-up of spaces.
+    /// [`decode`](Self::decode), and why there is no text.
+    ///
+    /// # Errors
+    /// Where the decoder of a `tokenizer.json` fails on these ids.
+    pub fn try_decode(&self, ids: &[u32], skip_special: bool) -> Result<String, String> {
+        Ok(decode::clean_up(self.join(ids, skip_special)?))
+    }
+
+    /// [`decode`](Self::decode) without the clean-up of spaces.
     pub fn decode_raw(&self, ids: &[u32], skip_special: bool) -> String {
+        self.join(ids, skip_special).unwrap_or_default()
+    }
+
+    fn join(&self, ids: &[u32], skip_special: bool) -> Result<String, String> {
         let kept: Vec<u32> = ids
             .iter()
             .copied()
@@ -209,18 +235,20 @@ impl fmt::Debug for GlmTokenizer {
 }
 
 impl Backend {
-    fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) {
+    fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
         match self {
             Self::SentencePiece(model) => model.encode_fragment(text, ids),
-            Self::Json(model) => model.encode_fragment(text, ids),
+            Self::Json(model) => return model.encode_fragment(text, ids),
         }
+        Ok(())
     }
 
-    fn decode_run(&self, run: &[u32], out: &mut String) {
+    fn decode_run(&self, run: &[u32], out: &mut String) -> Result<(), String> {
         match self {
             Self::SentencePiece(model) => model.decode_run(run, out),
-            Self::Json(model) => model.decode_run(run, out),
+            Self::Json(model) => return model.decode_run(run, out),
         }
+        Ok(())
     }
 
     fn piece(&self, id: u32) -> Option<String> {

@@ -11,10 +11,22 @@ const VERSION: &str = "3";
 
 /// blake3 of all logits in each precision.
 const BITS: [(Precision, &str); 4] = [
-    (Precision::F32, ""),
-    (Precision::F16, ""),
-    (Precision::Bf16, ""),
-    (Precision::Q8, ""),
+    (
+        Precision::F32,
+        "acbebcc085bf05168ef767a8057527317caf351c2da045e5b3ac8ac00008e5ae",
+    ),
+    (
+        Precision::F16,
+        "7181e2bc789cb42a2c259e288edddbc9711f99b26ab7b660a21c163d3fd77f48",
+    ),
+    (
+        Precision::Bf16,
+        "7a5399821293a9adb772f5476fb04e10b4ce1aa77b1ce5f79b8fe22e517439f2",
+    ),
+    (
+        Precision::Q8,
+        "954c6736b7c622e37d36fb2f056b9e75c51e79db4d48e8877fc2f4532673fec2",
+    ),
 ];
 
 /// Steps behind the contexts.

@@ -42,10 +42,11 @@ impl JsonTokenizer {
         };
         let mut tokenizer =
             Tokenizer::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
-        if let Some([first, second, id]) = shared_id(&tokenizer) {
-            return Err(damaged(format!(
-                "`{first}` and `{second}` share the id {id}"
-            )));
+        if let Some(reason) = ambiguity(&tokenizer) {
+            return Err(TokenizeError::Unusable {
+                path: path.to_owned(),
+                reason,
+            });
         }
         tokenizer.with_padding(None);
         tokenizer

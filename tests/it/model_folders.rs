@@ -491,10 +491,9 @@ fn what_is_no_file_is_refused_at_once() {
             assert!(made.unwrap().success());
         });
         case.is_refused(&[name, "is a named pipe, not a file"]);
-        refused(
-            &case.convert(),
-            &["is a named pipe, not a file"][..usize::from(name != "tokenizer.json")],
-        );
+        if name != "tokenizer.json" {
+            refused(&case.convert(), &["is a named pipe, not a file"]);
+        }
         replace(&|| std::os::unix::fs::symlink("/dev/zero", &path).unwrap());
         case.is_refused(&[name, "is a device, not a file"]);
         replace(&|| std::os::unix::fs::symlink("../blobs/0a1b", &path).unwrap());

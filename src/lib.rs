@@ -19,6 +19,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod download;
 pub mod error;
 pub mod fsio;
 pub mod generate;

@@ -40,6 +40,7 @@ struct Failure {
 }
 
 pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
+    model::check_folder(&args.model).map_err(Error::from)?;
     let tokenizer = GlmTokenizer::load(&args.model).map_err(Error::from)?;
     let limit = if let Some(limit) = args.max_length {
         limit
@@ -90,13 +91,17 @@ fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLin
     )?;
     Ok(OutputLine {
         tokens: tokenizer.tokens(&encoded.ids),
-        decoded: tokenizer.decode(&encoded.ids, false),
+        decoded: tokenizer.try_decode(&encoded.ids, false)?,
         ids: encoded.ids,
     })
 }
 
 pub(super) fn convert(args: &ConvertArgs) -> anyhow::Result<Exit> {
-    model::convert(&args.model, &args.output, args.dtype.into()).map_err(Error::from)?;
+    let warnings =
+        model::convert(&args.model, &args.output, args.dtype.into()).map_err(Error::from)?;
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
+    }
     say(&format!("wrote `{}`", args.output.display()));
     Ok(Exit::Done("the model is converted"))
 }

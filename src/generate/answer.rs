@@ -131,27 +131,31 @@ impl Answer {
     /// Takes the next token.
     pub(super) fn take(&mut self, id: u32, codec: &dyn TextCodec) -> Progress {
         self.start.history.push(id);
-        self.ended(id, codec)
-            .map_or(Progress::Running, Progress::Ended)
+        match self.ended(id, codec) {
+            Ok(None) => Progress::Running,
+            Ok(Some(sample)) => Progress::Ended(sample),
+            Err(reason) => Progress::Failed(reason),
+        }
     }
 
-    fn ended(&mut self, id: u32, codec: &dyn TextCodec) -> Option<Sample> {
+    fn ended(&mut self, id: u32, codec: &dyn TextCodec) -> Result<Option<Sample>, String> {
         let rules = &self.start.rules;
         if rules.endings.contains(id) {
-            let text = codec.decode(self.ids());
-            return Some(self.sample_of(text, FinishReason::Stop));
+            let text = codec.decode(self.ids())?;
+            return Ok(Some(self.sample_of(text, FinishReason::Stop)));
         }
         if !rules.stop.is_empty() {
-            let mut text = codec.decode(self.ids());
+            let mut text = codec.decode(self.ids())?;
             if let Some(end) = earliest(&text, &rules.stop) {
                 text.truncate(end);
-                return Some(self.sample_of(text, FinishReason::StopString));
+                return Ok(Some(self.sample_of(text, FinishReason::StopString)));
             }
         }
-        (self.ids().len() >= self.start.max_new_tokens as usize).then(|| {
-            let text = codec.decode(self.ids());
-            self.sample_of(text, FinishReason::Length)
-        })
+        if self.ids().len() < self.start.max_new_tokens as usize {
+            return Ok(None);
+        }
+        let text = codec.decode(self.ids())?;
+        Ok(Some(self.sample_of(text, FinishReason::Length)))
     }
 
     fn sample_of(&mut self, text: String, finish_reason: FinishReason) -> Sample {

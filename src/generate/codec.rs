@@ -5,7 +5,11 @@ use crate::tokenize::GlmTokenizer;
 /// Text and ids of one vocabulary.
 pub trait TextCodec: Send + Sync {
     /// Text of these ids, special tokens left out.
-    fn decode(&self, ids: &[u32]) -> String;
+    ///
+    /// # Errors
+    ///
+    /// Why the row has no text: the tokenizer fails on these ids.
+    fn decode(&self, ids: &[u32]) -> Result<String, String>;
 
     /// Ids of a text, no token added.
     fn encode_plain(&self, text: &str) -> Vec<u32>;
@@ -21,8 +25,8 @@ pub trait TextCodec: Send + Sync {
 }
 
 impl TextCodec for GlmTokenizer {
-    fn decode(&self, ids: &[u32]) -> String {
-        GlmTokenizer::decode(self, ids, true)
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        self.try_decode(ids, true)
     }
 
     fn encode_plain(&self, text: &str) -> Vec<u32> {

@@ -116,7 +116,10 @@ impl Job {
 
     /// Its rows with their answers.
     pub(super) fn finish(self) -> Vec<Finished> {
-        let samples: Vec<Sample> = self.samples.into_iter().flatten().collect();
+        let samples = self.samples.into_iter();
+        let samples: Vec<Sample> = samples
+            .map(|sample| sample.expect("a job is finished once `keep` has every sample"))
+            .collect();
         let prompt_tokens = self.encoded.ids.len() as u32;
         let finished = |member: Member| Finished {
             window: self.window,
@@ -208,6 +211,6 @@ fn in_order(jobs: Vec<Job>, bucket_tokens: u32) -> Vec<Job> {
     let order = order(&lengths, bucket_tokens);
     order
         .into_iter()
-        .filter_map(|position| jobs[position].take())
+        .map(|position| jobs[position].take().expect("an order names a job once"))
         .collect()
 }

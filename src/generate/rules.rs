@@ -176,11 +176,9 @@ pub(super) mod tests {
     pub(crate) struct Letters;
 
     impl TextCodec for Letters {
-        fn decode(&self, ids: &[u32]) -> String {
-            ids.iter()
-                .filter(|&&id| id < 26)
-                .map(|&id| char::from(b'a' + id as u8))
-                .collect()
+        fn decode(&self, ids: &[u32]) -> Result<String, String> {
+            let letters = ids.iter().filter(|&&id| id < 26);
+            Ok(letters.map(|&id| char::from(b'a' + id as u8)).collect())
         }
         fn encode_plain(&self, text: &str) -> Vec<u32> {
             text.bytes()

@@ -30,6 +30,10 @@ pub use norm::{LayerNorm, layer_norm};
 pub use packed::{Epilogue, PackedLinear, Storage};
 pub use pages::Pages;
 
+/// Version of the order in which the arithmetic is done: another one means that an answer's bits may differ. A
+/// resume with another one is refused; `tests/it/arithmetic.rs` says when to raise it.
+pub const ARITHMETIC: &str = "3";
+
 /// Values between -1 and 1, the same for the same seed.
 #[cfg(test)]
 fn noise(count: usize, seed: u32) -> Vec<f32> {

@@ -12,6 +12,8 @@
 
 use super::dot::{self, GROUP, Tile};
 use super::product::{fill_tiles, tiles_of};
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Avx2, Avx512Vnni};
 use super::simd::multiversion;
 
 /// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
@@ -33,18 +35,19 @@ const MANY_ROWS: usize = 16;
 const ROUND: f32 = 12_582_912.0;
 
 /// Which instructions multiply, and with them how codes are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "only the first is for other processors")
-)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Dot {
     /// What any processor has.
     Portable,
     /// Products in 16 bits, sums in 32.
-    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
     /// Four products and their sum at once.
-    Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Vnni(Avx512Vnni),
+    /// The layout of VNNI without its instructions.
+    #[cfg(test)]
+    Shifted,
 }
 
 impl Dot {
@@ -52,31 +55,37 @@ impl Dot {
     pub(super) fn of_machine() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            use std::arch::is_x86_feature_detected;
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
-                return Self::Vnni;
+            if let Some(vnni) = Avx512Vnni::of_machine() {
+                return Self::Vnni(vnni);
             }
-            if is_x86_feature_detected!("avx2") {
-                return Self::Avx2;
+            if let Some(avx2) = Avx2::of_machine() {
+                return Self::Avx2(avx2);
             }
         }
         Self::Portable
     }
 
+    /// Whether the codes of rows have no sign and are shifted by 128, as VNNI takes them.
+    fn is_shifted(self) -> bool {
+        match self {
+            Self::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni(_) => true,
+            #[cfg(test)]
+            Self::Shifted => true,
+        }
+    }
+
     /// Outputs that are computed side by side.
     fn panel(self) -> usize {
-        match self {
-            Self::Portable | Self::Avx2 => 16,
-            Self::Vnni => 32,
-        }
+        if self.is_shifted() { 32 } else { 16 }
     }
 
     /// Most rows of a tile.
     fn tile(self) -> usize {
-        match self {
-            Self::Portable | Self::Avx2 => 4,
-            Self::Vnni => 8,
-        }
+        if self.is_shifted() { 8 } else { 4 }
     }
 
     /// Codes of so many outputs of k values, and their scales.
@@ -156,8 +165,7 @@ multiversion! {
 ///
 /// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
 pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
-    // VNNI takes the codes of rows without a sign, shifted by 128.
-    let shift = if dot == Dot::Vnni { 0x8080_8080 } else { 0 };
+    let shift = if dot.is_shifted() { 0x8080_8080 } else { 0 };
     fill_tiles(dot.tile(), groups(k), words, |row, mut words| {
         let scales = &mut scales[row * blocks(k)..][..blocks(k)];
         for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
@@ -196,7 +204,7 @@ pub(super) fn encode_weights(
                 let start = ((first + step) * panel + lane) * GROUP;
                 codes[start..start + encoded.len()].copy_from_slice(encoded);
             }
-            if dot == Dot::Vnni {
+            if dot.is_shifted() {
                 let sum: i32 = encoded.iter().map(|&code| i32::from(code)).sum();
                 scales[at + panel] = (-128 * sum) as f32;
             }
@@ -212,31 +220,19 @@ impl Panels<'_> {
     /// `out` has a slice for each row, as wide as the outputs of the panels that are no filling.
     pub(super) fn multiply(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         match self.dot {
-            Dot::Portable => self.portable(rows, out),
-            Dot::Avx2 => self.avx2(rows, out),
-            Dot::Vnni => self.vnni(rows, out),
+            Dot::Portable => self.tiles(rows, out, &dot::portable::<16, 64>),
+            #[cfg(target_arch = "x86_64")]
+            Dot::Avx2(proof) => self.avx2(proof, rows, out),
+            #[cfg(target_arch = "x86_64")]
+            Dot::Vnni(proof) => self.vnni(proof, rows, out),
+            #[cfg(test)]
+            Dot::Shifted => self.tiles(rows, out, &dot::shifted::<32, 128>),
         }
-    }
-
-    fn portable(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.tiles(rows, out, &dot::portable::<16, 64>);
-    }
-
-    /// The layout of [`Dot::Vnni`] without its instructions: only tests have it there.
-    #[cfg(test)]
-    fn vnni_elsewhere(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.tiles(rows, out, &dot::shifted::<32, 128>);
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "as the version of the tests")]
-    fn vnni_elsewhere(&self, _: Rows<'_>, _: &mut [&mut [f32]]) {
-        unreachable!("the layout is chosen for VNNI alone");
     }
 
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
-    fn avx2(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+    fn avx2(&self, _: Avx2, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         #[target_feature(enable = "avx2")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
             panels.tiles(rows, out, &|tile, sums| match sums.len() {
@@ -246,14 +242,13 @@ impl Panels<'_> {
                 _ => dot::avx2::<4>(tile, sums),
             });
         }
-        assert!(Dot::of_machine() != Dot::Portable, "the layout is for AVX2");
-        // SAFETY: `Portable` stands for a machine without the feature of `version`.
+        // SAFETY: an `Avx2` exists only where AVX2 was detected.
         unsafe { version(*self, rows, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
-    fn vnni(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+    fn vnni(&self, _: Avx512Vnni, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         #[target_feature(enable = "avx512f,avx512vnni")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
             panels.tiles(rows, out, &|tile, sums| match sums.len() {
@@ -267,22 +262,8 @@ impl Panels<'_> {
                 _ => dot::vnni::<8>(tile, sums),
             });
         }
-        if Dot::of_machine() == Dot::Vnni {
-            // SAFETY: `Vnni` stands for a machine with the features of `version`.
-            unsafe { version(*self, rows, out) }
-        } else {
-            self.vnni_elsewhere(rows, out);
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn avx2(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.portable(rows, out);
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn vnni(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-        self.vnni_elsewhere(rows, out);
+        // SAFETY: an `Avx512Vnni` exists only where AVX-512F and AVX512_VNNI were detected.
+        unsafe { version(*self, rows, out) }
     }
 
     /// The body of [`Panels::multiply`]: `dot` sums one block of a tile for `PANEL` outputs, of which one
@@ -364,11 +345,13 @@ mod tests {
         values.reduce(|all, value| all + value).unwrap()
     }
 
-    /// Those that this machine can run; that of VNNI runs anywhere in tests.
+    /// Those that this machine can run; the layout of VNNI runs anywhere.
     fn dots() -> Vec<Dot> {
-        let mut dots = vec![Dot::Portable, Dot::Vnni];
-        if Dot::of_machine() != Dot::Portable {
-            dots.push(Dot::Avx2);
+        let mut dots = vec![Dot::Portable, Dot::Shifted];
+        #[cfg(target_arch = "x86_64")]
+        {
+            dots.extend(Avx2::of_machine().map(Dot::Avx2));
+            dots.extend(Avx512Vnni::of_machine().map(Dot::Vnni));
         }
         dots
     }

@@ -1,7 +1,7 @@
 //! What the products multiply with: weights as they are stored, and the registers that hold one panel.
 //!
-//! A value of [`Avx2`], [`Avx512`] or [`Avx512Bf16`] is the proof that the machine has those instructions:
-//! only `of_machine` makes one. Whoever holds it may use them.
+//! A value of [`Avx2`], [`Avx512`], [`Avx512Bf16`] or [`Avx512Vnni`] is the proof that the machine has those
+//! instructions: only `of_machine` makes one. Whoever holds it may use them.
 
 #![expect(
     clippy::inline_always,
@@ -386,6 +386,22 @@ impl Registers<Pair, 32> for Avx512Bf16 {
     #[inline(always)]
     fn store(self, sums: Self::Sums) -> [f32; 32] {
         must_cast(sums)
+    }
+}
+
+/// Sums of four products of 8 bits, for `quantized`.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512Vnni(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Vnni {
+    /// Where the machine has AVX-512F and `AVX512_VNNI`.
+    #[inline(always)]
+    pub(super) fn of_machine() -> Option<Self> {
+        let is_there =
+            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
+        is_there.then_some(Self(()))
     }
 }
 

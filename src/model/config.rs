@@ -5,6 +5,18 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::ModelError;
+use super::folder::check_folder;
+use crate::download::{self, Unusable};
+
+/// Bytes of the largest `config.json` that is read.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Largest sizes that are taken at their word: far above any model, and so small that no product of them
+/// overflows.
+const MOST_LAYERS: u64 = 10_000;
+const MOST_HIDDEN: u64 = 1 << 20;
+const MOST_WORDS: u64 = 1 << 24;
+const MOST_POSITIONS: u64 = 1 << 24;
 
 /// The cure for a model of another kind.
 const KNOWN_MODELS: &str = "this program runs the blank-filling GLM, such as `glm-350M-chinese`, \
@@ -38,29 +50,21 @@ impl GlmConfig {
     ///
     /// [`ModelError::Io`] without the file, [`ModelError::Config`] naming the key that is missing or wrong.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
+        check_folder(folder)?;
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => ModelError::file(
-                &path,
-                "does not exist\nhint: give a model folder (`model.path` in a job file) in Hugging Face layout: \
-                 `config.json`, weights, tokenizer",
-            ),
-            _ => ModelError::io(&path)(error),
-        })?;
-        Self::parse(&text, &path)
+        Self::parse(&config_text(&path)?, &path)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
-        let keys: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|error| ModelError::file(path, format!("is not a JSON object: {error}")))?;
+        let keys = parse_keys(text, path)?;
         let keys = Keys { keys: &keys, path };
         keys.refuse_other_models()?;
         let config = Self {
-            num_layers: keys.size("num_layers")?,
-            vocab_size: keys.size("vocab_size")?,
-            hidden_size: keys.size("hidden_size")?,
-            num_attention_heads: keys.size("num_attention_heads")?,
-            max_sequence_length: keys.size("max_sequence_length")?,
+            num_layers: keys.size("num_layers", MOST_LAYERS)?,
+            vocab_size: keys.size("vocab_size", MOST_WORDS)?,
+            hidden_size: keys.size("hidden_size", MOST_HIDDEN)?,
+            num_attention_heads: keys.size("num_attention_heads", MOST_HIDDEN)?,
+            max_sequence_length: keys.size("max_sequence_length", MOST_POSITIONS)?,
             block_position_encoding: keys.flag("block_position_encoding", true)?,
             notice: keys
                 .keys
@@ -120,6 +124,35 @@ impl GlmConfig {
     }
 }
 
+/// The text of a `config.json`.
+///
+/// # Errors
+///
+/// [`ModelError::File`] or [`ModelError::Io`], where there is none or it is none.
+pub(super) fn config_text(path: &Path) -> Result<String, ModelError> {
+    let bytes = download::read(path, MOST_BYTES).map_err(|unusable| match unusable {
+        Unusable::Missing => ModelError::file(
+            path,
+            "does not exist\nhint: give a model folder (`model.path` in a job file) in Hugging Face layout: \
+             `config.json`, weights, tokenizer",
+        ),
+        other => ModelError::unusable(path)(other),
+    })?;
+    String::from_utf8(bytes).map_err(|_| ModelError::file(path, "is not UTF-8 text"))
+}
+
+/// The keys of a `config.json`.
+///
+/// # Errors
+///
+/// [`ModelError::File`], where it is no JSON object.
+pub(super) fn parse_keys(text: &str, path: &Path) -> Result<Map<String, Value>, ModelError> {
+    // Some editors put a byte order mark in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(text)
+        .map_err(|error| ModelError::file(path, format!("is not a JSON object: {error}")))
+}
+
 struct Keys<'a> {
     keys: &'a Map<String, Value>,
     path: &'a Path,
@@ -134,13 +167,17 @@ impl Keys<'_> {
         }
     }
 
-    fn size(&self, key: &str) -> Result<usize, ModelError> {
+    fn size(&self, key: &str, most: u64) -> Result<usize, ModelError> {
         let value = self
             .keys
             .get(key)
             .ok_or_else(|| self.wrong(key, "is missing"))?;
         match value.as_u64() {
-            Some(size) if (1..=1 << 32).contains(&size) => Ok(size as usize),
+            Some(size) if (1..=most).contains(&size) => Ok(size as usize),
+            Some(size) if size > most => Err(self.wrong(
+                key,
+                format!("is {size}, more than any model has (at most {most})\nhint: take `config.json` from where the model was published"),
+            )),
             _ => Err(self.wrong(key, format!("must be a positive integer, not `{value}`"))),
         }
     }

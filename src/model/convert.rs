@@ -8,6 +8,9 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
+use super::config::{config_text, parse_keys};
+use super::files::WeightFiles;
+use super::inspect::unread;
 use super::network::expected;
 use super::weights::WeightStore;
 use super::{FloatType, GlmConfig, ModelError};
@@ -19,13 +22,16 @@ const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h
 /// Writes the model of folder `from` into folder `to` as one `model.safetensors` of the given type,
 /// with the configuration and the tokenizer's files beside it.
 ///
+/// Returns what the user should know, one line each.
+///
 /// # Errors
 ///
 /// As for loading; [`ModelError::File`] where `to` is not an empty folder.
-pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelError> {
+pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<Vec<String>, ModelError> {
     let config = GlmConfig::load(from)?;
-    let store = WeightStore::open(from, float)?;
-    store.check(&expected(&config))?;
+    let store = WeightStore::open(from, &WeightFiles::find(from)?, float)?;
+    let expected = expected(&config);
+    store.check(&expected, config.num_layers)?;
     fsio::create_dir_all(to).map_err(ModelError::io(to))?;
     if !fsio::is_empty_or_absent(to) {
         return Err(ModelError::file(
@@ -39,7 +45,9 @@ pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelErro
     write_file(&to.join("model.safetensors"), |out| {
         write_weights(&store, float, out)?;
         store.check_finite().map_err(io::Error::other)
-    })
+    })?;
+    let unread = unread(from, &store.unread(&expected));
+    Ok(unread.into_iter().collect())
 }
 
 fn copy_others(from: &Path, to: &Path) -> Result<(), ModelError> {
@@ -65,9 +73,7 @@ fn is_weights(path: &Path) -> bool {
 
 fn write_config(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelError> {
     let path = from.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
-    let mut keys: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|error| ModelError::file(&path, format!("is not a JSON object: {error}")))?;
+    let mut keys = parse_keys(&config_text(&path)?, &path)?;
     let name = match float {
         FloatType::F32 => "float32",
         FloatType::F16 => "float16",
@@ -90,7 +96,7 @@ fn write_weights(store: &WeightStore, float: FloatType, out: &mut impl Write) ->
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;
-    for (_, name, shape) in store.tensors() {
+    for (_, name, shape) in store.floats() {
         let start = end;
         end += shape.iter().product::<usize>() * float.dtype().size_in_bytes();
         let entry = json!({"dtype": kind, "shape": shape, "data_offsets": [start, end]});
@@ -104,7 +110,7 @@ fn write_weights(store: &WeightStore, float: FloatType, out: &mut impl Write) ->
     ));
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
-    for (plain, _, _) in store.tensors() {
+    for (plain, _, _) in store.floats() {
         let values = store.values(plain).map_err(io::Error::other)?;
         write_values(&values, float, out)?;
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::download::Unusable;
+
 /// What can go wrong with a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,14 +36,20 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The folder has no weights.
-    #[error(
-        "`{}` holds no weights\nhint: give a folder (`model.path` in a job file) with `config.json` and \
-         `model.safetensors` or `pytorch_model.bin` (or their shards with an index)",
-        folder.display()
-    )]
+    #[error("`{}` holds no weights\nhint: {cure}", folder.display())]
     NoWeights {
         /// The folder.
         folder: PathBuf,
+        /// What helps.
+        cure: String,
+    },
+    /// The path leads to no model folder.
+    #[error("`{}` {reason}", path.display())]
+    Folder {
+        /// The path.
+        path: PathBuf,
+        /// What it leads to, with what helps on a line of its own.
+        reason: String,
     },
     /// A key of `config.json` is missing or wrong.
     #[error("`{}`: `{key}`: {reason}", path.display())]
@@ -61,18 +69,30 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Tensors are missing or have another shape than the configuration says.
+    /// Tensors are missing, too many, of another kind or of another shape than the configuration says.
     #[error(
-        "weights in `{}` do not fit its `config.json`:\n  {}\nhint: the folder may mix files of two \
-         models, or a download may be incomplete",
+        "weights in `{}` do not fit its `config.json`:\n  {}\nhint: {cure}",
         folder.display(),
         problems.join("\n  ")
     )]
     Weights {
         /// The model's folder.
         folder: PathBuf,
-        /// One line a tensor: its name, the expected and the found shape.
+        /// One line a tensor: its name, what was expected and what was found.
         problems: Vec<String>,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// Two tensors are one by their names, and differ.
+    #[error(
+        "{first} and {second} are names of one tensor, with different values\nhint: remove the wrong one, or download \
+         the model again"
+    )]
+    Twice {
+        /// Name and file of the first.
+        first: String,
+        /// Name and file of the second.
+        second: String,
     },
     /// Tensors hold NaN or infinity.
     #[error(
@@ -127,6 +147,15 @@ impl ModelError {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    /// Puts the path to what is wrong with a file.
+    pub(super) fn unusable(path: &Path) -> impl FnOnce(Unusable) -> Self {
+        move |unusable| match unusable {
+            Unusable::Missing => Self::io(path)(std::io::ErrorKind::NotFound.into()),
+            Unusable::Io(error) => Self::io(path)(error),
+            Unusable::Other(reason) => Self::file(path, reason),
+        }
     }
 
     /// A file that cannot be used.

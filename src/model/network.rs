@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::kernels::{Embedding, HostTable, LayerNorm, Linear, PackedLinear, Storage};
 
 use super::cache::Attend;
+use super::files::WeightFiles;
 use super::layer::Layer;
 use super::weights::WeightStore;
 use super::{Backend, FloatType, GlmConfig, ModelError, Precision};
@@ -55,8 +56,9 @@ impl Network {
         precision: Precision,
         backend: Backend,
     ) -> Result<Self, ModelError> {
-        let store = WeightStore::open(folder, precision.float())?;
-        store.check(&expected(config))?;
+        let weights = WeightFiles::find(folder)?;
+        let store = WeightStore::open(folder, &weights, precision.float())?;
+        store.check(&expected(config), config.num_layers)?;
         let loader = Loader {
             store: &store,
             config,
@@ -303,7 +305,7 @@ impl Loader<'_> {
         width: usize,
         bias: Option<Vec<f32>>,
     ) -> Result<PackedLinear, ModelError> {
-        let weight = self.store.weight(name)?;
+        let weight = self.store.weight(name);
         let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
         let storage = match (self.precision, self.store.narrowest(name)) {
             (Precision::Q8, _) => Storage::Q8,

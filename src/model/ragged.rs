@@ -23,6 +23,8 @@ const PART_TOKENS: usize = 1024;
 const PARALLEL_PRODUCTS: usize = 1 << 16;
 /// A used buffer serves a row that needs at least this share of it: 4/5.
 const LEAST_USE: (usize, usize) = (4, 5);
+/// Why the slot of a token is there.
+const KNOWN: &str = "a call names only slots that it has allocated or looked up";
 
 /// Keys and values of all slots, in f32.
 pub(super) struct RaggedCache {
@@ -104,10 +106,10 @@ impl RaggedCache {
         Ok(())
     }
 
-    fn set_length(&mut self, slot: usize, length: usize) {
-        if let Some(Some(slot)) = self.slots.get_mut(slot) {
-            slot.length = length;
-        }
+    /// A slot that this call has allocated, or looked up before.
+    fn known(&mut self, slot: usize) -> &mut Slot {
+        let known = self.slots.get_mut(slot).and_then(Option::as_mut);
+        known.expect(KNOWN)
     }
 
     /// Hidden states of the rows' start tokens, part by part.
@@ -208,7 +210,7 @@ impl Cache for RaggedCache {
         let hidden = self.read(network, rows);
         for row in rows {
             if hidden.is_ok() {
-                self.set_length(row.slot, row.ids.len() + 1);
+                self.known(row.slot).length = row.ids.len() + 1;
             } else {
                 self.release(row.slot);
             }
@@ -237,9 +239,7 @@ impl Cache for RaggedCache {
 
     fn advance(&mut self, rows: &[DecodeRow]) {
         for row in rows {
-            if let Some(Some(slot)) = self.slots.get_mut(row.slot) {
-                slot.length += 1;
-            }
+            self.known(row.slot).length += 1;
         }
     }
 
@@ -355,9 +355,8 @@ impl RaggedCall<'_> {
         let shape = self.cache.shape;
         let hidden = shape.hidden();
         for (place, row) in self.places.iter().zip(projected.chunks_exact(3 * hidden)) {
-            if let Some(Some(slot)) = self.cache.slots.get_mut(place.slot) {
-                slot.write(shape, layer, place.at, &row[hidden..]);
-            }
+            let slot = self.cache.known(place.slot);
+            slot.write(shape, layer, place.at, &row[hidden..]);
         }
     }
 
@@ -420,10 +419,11 @@ struct LayerCall<'a> {
 }
 
 impl LayerCall<'_> {
-    fn cached(&self, token: usize, head: usize) -> Option<HeadCache<'_>> {
+    fn cached(&self, token: usize, head: usize) -> HeadCache<'_> {
         let place = self.call.places[token];
-        let slot = self.call.cache.slots.get(place.slot)?.as_ref()?;
-        Some(slot.head(self.call.cache.shape, self.layer, head, place.visible))
+        let slot = self.call.cache.slots.get(place.slot);
+        let slot = slot.and_then(Option::as_ref).expect(KNOWN);
+        slot.head(self.call.cache.shape, self.layer, head, place.visible)
     }
 
     /// The queries from one on.
@@ -435,9 +435,7 @@ impl LayerCall<'_> {
     /// One head of one token, into (head size).
     fn attend_one(&self, token: usize, head: usize, out: &mut [f32], scores: &mut Vec<f32>) {
         let query = &self.queries(token, head)[..out.len()];
-        if let Some(cached) = self.cached(token, head) {
-            attend(query, cached, scores, out);
-        }
+        attend(query, self.cached(token, head), scores, out);
     }
 
     /// All heads of the tokens of a block, into (tokens, hidden).
@@ -457,9 +455,7 @@ impl LayerCall<'_> {
                 out_stride: hidden,
                 size,
             };
-            if let Some(cached) = self.cached(first, head) {
-                attend_block(&mut block, cached, scores);
-            }
+            attend_block(&mut block, self.cached(first, head), scores);
         }
     }
 }

@@ -1,192 +1,299 @@
-//! Weight files: safetensors (memory-mapped) and PyTorch pickles, one file or many, to f32 values.
+//! All tensors of a model folder by their plain names, to f32 values.
 //!
-//! Nothing a file says is executed: a pickle's classes are names to candle's reader, and only tensors
-//! come out of it.
+//! Invariant: what a tensor's values are follows from the files alone. Names are taken in order, one tensor that
+//! is there under two names is refused unless both are equal, and where there is an index, it says which file
+//! holds a tensor.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use candle_core::DType;
-use candle_core::pickle::PthTensors;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
 
-use super::files::weight_files;
+use super::files::{ShardIndex, WeightFiles};
+use super::tensors::{Kind, StoredTensor, map_file, tensors};
 use super::{FloatType, ModelError};
-
-/// What helps against a file that came only in part.
-const AGAIN: &str = "hint: download the file again";
 
 /// Values that are converted at once; small enough for the first-level cache.
 const CHUNK: usize = 4096;
-/// Starts of the files that `torch.save` writes: a zip archive, or what came before torch 1.6.
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
-const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a];
+
+/// Tensors that an error names; the others are counted.
+const MOST_NAMED: usize = 20;
+
+/// Prefixes of the classes that wrap the network: training on many devices, and the model for generation.
+const PREFIXES: [&str; 2] = ["module.", "glm."];
+
+/// Ends of the names of tensors that are no weights: what a class keeps beside them.
+const BUFFERS: [&str; 5] = [
+    "position_ids",
+    "masked_bias",
+    "attention.bias",
+    "attn.bias",
+    "inv_freq",
+];
+
+/// The word embedding, and a name under which it is saved a second time.
+const WORDS: &str = "word_embeddings.weight";
+const TIED: &str = "lm_head.weight";
+
+/// What stands before the number of a layer.
+const LAYERS: &str = "transformer.layers.";
 
 /// All tensors of a model folder, read when asked for.
 pub(super) struct WeightStore {
     folder: PathBuf,
     float: FloatType,
     files: Vec<WeightFile>,
+    /// By plain name.
     tensors: BTreeMap<String, Stored>,
+    /// Names in the files, two of one tensor too.
+    counted: BTreeSet<String>,
+    /// Those that the index does not count, in the order of files and names.
+    uncounted: Vec<(String, Stored)>,
     not_finite: Mutex<Vec<String>>,
 }
 
-enum WeightFile {
-    Mapped(Mmap),
-    Pickled { path: PathBuf, tensors: PthTensors },
+struct WeightFile {
+    path: PathBuf,
+    map: Mmap,
 }
 
 struct Stored {
     file: usize,
-    dtype: DType,
-    shape: Vec<usize>,
-    /// Bytes in a mapped file.
-    bytes: std::ops::Range<usize>,
-    name: String,
+    tensor: StoredTensor,
 }
 
 /// One tensor's values, convertible piece by piece.
 pub(super) struct Weight<'a> {
-    data: Data<'a>,
-    dtype: DType,
+    bytes: Cow<'a, [u8]>,
+    stored: FloatType,
     float: FloatType,
     count: usize,
 }
 
-enum Data<'a> {
-    Bytes(&'a [u8]),
-    Floats(Vec<f32>),
-}
-
 impl WeightStore {
     /// Opens the weights of a folder; values will be rounded to `float`.
-    pub(super) fn open(folder: &Path, float: FloatType) -> Result<Self, ModelError> {
+    pub(super) fn open(
+        folder: &Path,
+        weights: &WeightFiles,
+        float: FloatType,
+    ) -> Result<Self, ModelError> {
         let mut store = Self {
             folder: folder.to_owned(),
             float,
             files: Vec::new(),
             tensors: BTreeMap::new(),
+            counted: BTreeSet::new(),
+            uncounted: Vec::new(),
             not_finite: Mutex::new(Vec::new()),
         };
-        for path in weight_files(folder)? {
-            if path
-                .extension()
-                .is_some_and(|ending| ending == "safetensors")
-            {
-                store.add_safetensors(&path)?;
-            } else {
-                store.add_pickle(&path)?;
-            }
+        for path in &weights.files {
+            store.add(path, weights.index.as_ref())?;
+        }
+        if let Some(index) = &weights.index {
+            store.check_index(index)?;
         }
         Ok(store)
     }
 
-    fn add_safetensors(&mut self, path: &Path) -> Result<(), ModelError> {
+    fn add(&mut self, path: &Path, index: Option<&ShardIndex>) -> Result<(), ModelError> {
         let map = map_file(path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            ModelError::file(
-                path,
-                format!("is cut short or no safetensors file: {error}\n{AGAIN}"),
-            )
-        })?;
-        let start = header + size_of::<u64>();
-        let end = start + metadata.data_len();
-        if map.len() < end {
-            let reason = format!("is cut short: {} bytes of {end}\n{AGAIN}", map.len());
-            return Err(ModelError::file(path, reason));
-        }
-        for (name, info) in metadata.tensors() {
-            let Some(dtype) = float_dtype(info.dtype) else {
-                continue;
-            };
-            let stored = Stored {
-                file: self.files.len(),
-                dtype,
-                shape: info.shape.clone(),
-                bytes: start + info.data_offsets.0..start + info.data_offsets.1,
-                name: name.clone(),
-            };
-            self.tensors.insert(plain(&name).to_owned(), stored);
-        }
-        self.files.push(WeightFile::Mapped(map));
-        Ok(())
-    }
-
-    fn add_pickle(&mut self, path: &Path) -> Result<(), ModelError> {
-        check_zip(path)?;
-        let tensors = PthTensors::new(path, None).map_err(|error| {
-            ModelError::file(path, format!("is cut short or damaged: {error}\n{AGAIN}"))
-        })?;
-        for (name, info) in tensors.tensor_infos() {
-            if !matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16) {
+        let found = tensors(path, &map)?;
+        let file = self.files.len();
+        self.files.push(WeightFile {
+            path: path.to_owned(),
+            map,
+        });
+        for tensor in found {
+            let plain = plain(&tensor.name).to_owned();
+            let counts = index.is_none_or(|index| index.places.get(&tensor.name) == Some(&file));
+            let stored = Stored { file, tensor };
+            if !counts {
+                self.uncounted.push((plain, stored));
                 continue;
             }
-            let stored = Stored {
-                file: self.files.len(),
-                dtype: info.dtype,
-                shape: info.layout.dims().to_vec(),
-                bytes: 0..0,
-                name: name.clone(),
-            };
-            self.tensors.insert(plain(name).to_owned(), stored);
+            self.counted.insert(stored.tensor.name.clone());
+            if let Some(first) = self.tensors.get(&plain) {
+                self.check_equal(first, &stored)?;
+            } else {
+                self.tensors.insert(plain, stored);
+            }
         }
-        self.files.push(WeightFile::Pickled {
-            path: path.to_owned(),
-            tensors,
-        });
         Ok(())
     }
 
-    /// Refuses weights that lack one of the given tensors or have it in another shape, naming all.
-    pub(super) fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<(), ModelError> {
-        let problem = |(name, shape): &(String, Vec<usize>)| match self.tensors.get(name) {
-            None => Some(format!("`{name}`: expected {shape:?}, missing")),
-            Some(stored) if stored.shape != *shape => Some(format!(
-                "`{}`: expected {shape:?}, found {:?}",
-                stored.name, stored.shape
-            )),
-            Some(_) => None,
+    /// Refuses an index that names a tensor which its file does not hold.
+    fn check_index(&self, index: &ShardIndex) -> Result<(), ModelError> {
+        let missing = index
+            .places
+            .iter()
+            .find(|(name, _)| !self.counted.contains(*name));
+        let Some((name, &file)) = missing else {
+            return Ok(());
         };
-        let problems: Vec<String> = expected.iter().filter_map(problem).collect();
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ModelError::Weights {
-                folder: self.folder.clone(),
-                problems,
-            })
+        let file = self.files[file].path.file_name().unwrap_or_default();
+        Err(ModelError::file(
+            &index.path,
+            format!(
+                "names `{name}` in `{}`, which does not hold it\nhint: download index and shards again, from one version \
+                 of the model",
+                file.display()
+            ),
+        ))
+    }
+
+    fn check_equal(&self, first: &Stored, second: &Stored) -> Result<(), ModelError> {
+        if self.are_equal(first, second) {
+            return Ok(());
         }
+        let name = |stored: &Stored| {
+            let path = self.files[stored.file].path.display();
+            format!("`{}` in `{path}`", stored.tensor.name)
+        };
+        Err(ModelError::Twice {
+            first: name(first),
+            second: name(second),
+        })
+    }
+
+    /// Whether two tensors have the same kind, shape and bytes.
+    fn are_equal(&self, first: &Stored, second: &Stored) -> bool {
+        first.tensor.kind == second.tensor.kind
+            && first.tensor.shape == second.tensor.shape
+            && self.bytes(first) == self.bytes(second)
+    }
+
+    fn bytes(&self, stored: &Stored) -> Cow<'_, [u8]> {
+        stored.tensor.gather(&self.files[stored.file].map)
+    }
+
+    /// Refuses weights that lack one of the given tensors, have it in another kind or shape, or have more than
+    /// so many layers, naming all.
+    pub(super) fn check(
+        &self,
+        expected: &[(String, Vec<usize>)],
+        layers: usize,
+    ) -> Result<(), ModelError> {
+        let mut problems: Vec<String> = self.layers_beyond(layers).into_iter().collect();
+        let mut is_kind_alone = problems.is_empty();
+        for (name, shape) in expected {
+            let Some(problem) = self.problem(name, shape) else {
+                continue;
+            };
+            let kind = self.tensors.get(name).map(|stored| &stored.tensor.kind);
+            is_kind_alone &= matches!(kind, Some(Kind::Other(_)));
+            problems.push(problem);
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ModelError::Weights {
+            folder: self.folder.clone(),
+            problems: shortened(problems),
+            cure: if is_kind_alone {
+                "save the model in one of these kinds, such as by `model.float().save_pretrained(path)`"
+            } else {
+                "the folder may mix files of two models, or a download may be incomplete"
+            },
+        })
+    }
+
+    /// What is wrong with a tensor that should be there.
+    fn problem(&self, name: &str, shape: &[usize]) -> Option<String> {
+        let Some(Stored { tensor, .. }) = self.tensors.get(name) else {
+            return Some(format!("`{name}`: expected {shape:?}, missing"));
+        };
+        let name = &tensor.name;
+        match &tensor.kind {
+            Kind::Other(kind) => Some(format!(
+                "`{name}`: is there as {kind}; F32, F16 and BF16 are read"
+            )),
+            Kind::Float(_) => (tensor.shape != shape)
+                .then(|| format!("`{name}`: expected {shape:?}, found {:?}", tensor.shape)),
+        }
+    }
+
+    /// What is wrong where there are layers that a configuration leaves out.
+    fn layers_beyond(&self, layers: usize) -> Option<String> {
+        let layer = |name: &str| -> Option<usize> {
+            name.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
+        };
+        let numbered = self
+            .tensors
+            .iter()
+            .filter_map(|(plain, stored)| Some((layer(plain)?, &stored.tensor.name)));
+        let (last, name) = numbered.max().filter(|&(last, _)| last >= layers)?;
+        Some(format!(
+            "`num_layers` is {layers}, but the weights have {} layers: `{name}` is there",
+            last.saturating_add(1)
+        ))
+    }
+
+    /// Names of the tensors that nothing reads, but for those that are known to be no weights.
+    pub(super) fn unread(&self, expected: &[(String, Vec<usize>)]) -> Vec<String> {
+        let expected: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        let is_known = |name: &str| {
+            expected.contains(name) || BUFFERS.iter().any(|buffer| name.ends_with(buffer))
+        };
+        let counted = self.tensors.iter().filter(|(name, stored)| {
+            !is_known(name) && !(name.as_str() == TIED && self.is_tied(stored))
+        });
+        let mut names: Vec<String> = counted
+            .map(|(_, stored)| stored.tensor.name.clone())
+            .collect();
+        // A copy of a tensor that the index has elsewhere is none that is missed.
+        let uncounted = self
+            .uncounted
+            .iter()
+            .filter(|(name, _)| !is_known(name) && !self.tensors.contains_key(name));
+        names.extend(uncounted.map(|(_, stored)| stored.tensor.name.clone()));
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn is_tied(&self, stored: &Stored) -> bool {
+        self.tensors
+            .get(WORDS)
+            .is_some_and(|words| self.are_equal(words, stored))
+    }
+
+    /// A tensor for which the first version of this program took a copy that the index does not name, if any:
+    /// the one in the last file.
+    pub(super) fn read_otherwise_before(&self) -> Option<&str> {
+        let other = self.uncounted.iter().find(|(name, copy)| {
+            let chosen = self.tensors.get(name);
+            matches!(copy.tensor.kind, Kind::Float(_))
+                && chosen
+                    .is_some_and(|chosen| copy.file > chosen.file && !self.are_equal(chosen, copy))
+        });
+        other.map(|(_, copy)| copy.tensor.name.as_str())
     }
 
     /// A tensor that [`WeightStore::check`] has seen.
-    pub(super) fn weight(&self, name: &str) -> Result<Weight<'_>, ModelError> {
-        let stored = self.tensors.get(name).ok_or_else(|| ModelError::Weights {
-            folder: self.folder.clone(),
-            problems: vec![format!("`{name}`: missing")],
-        })?;
-        let count = stored.shape.iter().product();
-        let data = match &self.files[stored.file] {
-            WeightFile::Mapped(map) => Data::Bytes(&map[stored.bytes.clone()]),
-            WeightFile::Pickled { path, tensors } => {
-                Data::Floats(read_pickled(path, tensors, &stored.name)?)
-            }
-        };
-        Ok(Weight {
-            data,
-            dtype: stored.dtype,
+    pub(super) fn weight(&self, name: &str) -> Weight<'_> {
+        let stored = self.tensors.get(name);
+        let float = stored.and_then(|stored| match stored.tensor.kind {
+            Kind::Float(float) => Some((stored, float)),
+            Kind::Other(_) => None,
+        });
+        let (stored, float) = float.expect("`check` refuses weights without this tensor");
+        Weight {
+            bytes: self.bytes(stored),
+            stored: float,
             float: self.float,
-            count,
-        })
+            count: stored.tensor.shape.iter().product(),
+        }
     }
 
     /// A whole tensor as f32, its values checked.
     pub(super) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let weight = self.weight(name)?;
-        let mut values = vec![0.0; weight.count];
+        let weight = self.weight(name);
+        let mut values = reserved(weight.count)?;
+        values.resize(weight.count, 0.0);
         self.fill(name, &weight, 0, &mut values);
         Ok(values)
     }
@@ -197,8 +304,8 @@ impl WeightStore {
         name: &str,
         narrow: impl Fn(f32) -> T,
     ) -> Result<Vec<T>, ModelError> {
-        let weight = self.weight(name)?;
-        let mut all = Vec::with_capacity(weight.count);
+        let weight = self.weight(name);
+        let mut all = reserved(weight.count)?;
         let mut values = [0.0; CHUNK];
         for start in (0..weight.count).step_by(CHUNK) {
             let values = &mut values[..CHUNK.min(weight.count - start)];
@@ -233,25 +340,47 @@ impl WeightStore {
         })
     }
 
-    /// All tensors with their names as stored and their shapes, by plain name.
-    pub(super) fn tensors(&self) -> impl Iterator<Item = (&str, &str, &[usize])> {
-        self.tensors.iter().map(|(plain, stored)| {
+    /// All tensors of floats with their names as stored and their shapes, by plain name.
+    pub(super) fn floats(&self) -> impl Iterator<Item = (&str, &str, &[usize])> {
+        let floats = self
+            .tensors
+            .iter()
+            .filter(|(_, stored)| matches!(stored.tensor.kind, Kind::Float(_)));
+        floats.map(|(plain, stored)| {
             (
                 plain.as_str(),
-                stored.name.as_str(),
-                stored.shape.as_slice(),
+                stored.tensor.name.as_str(),
+                stored.tensor.shape.as_slice(),
             )
         })
     }
 
     /// The narrowest type that holds a tensor's rounded values exactly.
     pub(super) fn narrowest(&self, name: &str) -> FloatType {
-        match self.tensors.get(name).map(|stored| stored.dtype) {
-            Some(DType::F16) if self.float == FloatType::F32 => FloatType::F16,
-            Some(DType::BF16) if self.float == FloatType::F32 => FloatType::Bf16,
+        match self.tensors.get(name).map(|stored| &stored.tensor.kind) {
+            Some(Kind::Float(float)) if self.float == FloatType::F32 => *float,
             _ => self.float,
         }
     }
+}
+
+/// The first of the lines, and how many more there are.
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(MOST_NAMED);
+    lines.truncate(MOST_NAMED);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}
+
+/// An empty list with room for so many values.
+fn reserved<T>(count: usize) -> Result<Vec<T>, ModelError> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| ModelError::OutOfMemory)?;
+    Ok(values)
 }
 
 impl Weight<'_> {
@@ -260,11 +389,8 @@ impl Weight<'_> {
         let mut finite = true;
         for (number, out) in out.chunks_mut(CHUNK).enumerate() {
             let start = start + number * CHUNK;
-            match &self.data {
-                Data::Bytes(bytes) => decode(self.dtype, bytes, start, out),
-                Data::Floats(values) => out.copy_from_slice(&values[start..start + out.len()]),
-            }
-            if self.dtype != self.float.dtype() {
+            decode(self.stored, &self.bytes, start, out);
+            if self.stored != self.float {
                 round(self.float, out);
             }
             finite &= out
@@ -281,11 +407,11 @@ fn lock(names: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn decode(dtype: DType, bytes: &[u8], start: usize, out: &mut [f32]) {
-    let width = dtype.size_in_bytes();
+fn decode(stored: FloatType, bytes: &[u8], start: usize, out: &mut [f32]) {
+    let width = stored.dtype().size_in_bytes();
     let bytes = &bytes[start * width..(start + out.len()) * width];
-    match dtype {
-        DType::F16 => {
+    match stored {
+        FloatType::F16 => {
             let mut halves = [f16::ZERO; CHUNK];
             let halves = &mut halves[..out.len()];
             for (half, bytes) in halves.iter_mut().zip(bytes.chunks_exact(2)) {
@@ -293,12 +419,12 @@ fn decode(dtype: DType, bytes: &[u8], start: usize, out: &mut [f32]) {
             }
             halves.convert_to_f32_slice(out);
         }
-        DType::BF16 => {
+        FloatType::Bf16 => {
             for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                 *out = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
             }
         }
-        _ => {
+        FloatType::F32 => {
             for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(4)) {
                 *out = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             }
@@ -324,63 +450,9 @@ fn round(float: FloatType, values: &mut [f32]) {
     }
 }
 
-fn float_dtype(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
-    }
-}
-
-/// The name without the prefix that `GLMForConditionalGeneration` puts before it.
+/// The name without the prefixes of what wraps the network.
 fn plain(name: &str) -> &str {
-    name.strip_prefix("glm.").unwrap_or(name)
-}
-
-/// Maps a file into memory.
-#[expect(
-    unsafe_code,
-    reason = "memory maps are unsafe because another process may change the file"
-)]
-pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
-    let file = std::fs::File::open(path).map_err(ModelError::io(path))?;
-    // SAFETY: the map is read only, every access is bounds-checked against its length, and any bytes
-    // are valid numbers. A file that another process truncates while it is mapped ends this one with
-    // a bus error; weights are not written while a job runs.
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
-}
-
-fn check_zip(path: &Path) -> Result<(), ModelError> {
-    let content = map_file(path)?;
-    if content.starts_with(ZIP_MAGIC) {
-        Ok(())
-    } else if content.starts_with(OLD_MAGIC) {
-        Err(ModelError::file(
-            path,
-            "is in PyTorch's old format, from before 1.6\nhint: save it again with \
-             `torch.save(torch.load(path), path, _use_new_zipfile_serialization=True)`",
-        ))
-    } else {
-        Err(ModelError::file(
-            path,
-            format!("is not a PyTorch checkpoint\n{AGAIN}"),
-        ))
-    }
-}
-
-fn read_pickled(path: &Path, tensors: &PthTensors, name: &str) -> Result<Vec<f32>, ModelError> {
-    let damaged = |error: candle_core::Error| {
-        ModelError::file(
-            path,
-            format!("`{name}` is cut short or damaged: {error}\n{AGAIN}"),
-        )
-    };
-    let tensor = tensors.get(name).map_err(damaged)?;
-    let tensor = tensor.ok_or_else(|| ModelError::file(path, format!("has no `{name}`")))?;
-    let tensor = tensor.to_dtype(DType::F32).map_err(damaged)?;
-    tensor
-        .flatten_all()
-        .and_then(|tensor| tensor.to_vec1())
-        .map_err(damaged)
+    PREFIXES.iter().fold(name, |name, prefix| {
+        name.strip_prefix(prefix).unwrap_or(name)
+    })
 }

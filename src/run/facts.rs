@@ -8,11 +8,13 @@ use super::calibration::{Calibration, Subject};
 use super::curve::ProductCurve;
 use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::Storage;
-use crate::model::{self, DeviceChoice, DeviceId, GlmConfig, ModelError, Precision};
+use crate::model::{
+    self, DeviceChoice, DeviceId, Fingerprinted, GlmConfig, Inspection, ModelError, Precision,
+};
 use crate::plan::Memory;
-use crate::spec::{DeviceSpec, DtypeSpec, JobSpec, Lengths};
+use crate::spec::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
 use crate::tokenize::GlmTokenizer;
 
 /// What the model's folder says, without its weights being loaded.
@@ -27,6 +29,8 @@ pub(super) struct ModelFacts {
     device_label: String,
     /// Size of the weight files.
     file_bytes: u64,
+    /// What the headers of the weight files say.
+    inspection: Inspection,
 }
 
 impl ModelFacts {
@@ -47,8 +51,9 @@ impl ModelFacts {
         let is_cpu = devices.iter().all(|device| device.is_cpu());
         let precision = precision(spec.model.dtype, is_cpu);
         precision.check(is_cpu)?;
-        let files = model::weight_files(path)?;
-        let sizes = files.iter().filter_map(|path| model_file(path));
+        let inspection = model::inspect(path, &config)?;
+        let files = inspection.files.files.iter();
+        let sizes = files.filter_map(|path| model_file(path));
         Ok(Self {
             file_bytes: sizes.map(|file| file.bytes).sum(),
             device_label: devices
@@ -60,19 +65,34 @@ impl ModelFacts {
             lengths,
             devices,
             precision,
+            inspection,
         })
     }
 
-    /// What the model comes to on this machine. Hashes of the weights are taken over from the first
-    /// run while size and time of every file agree.
-    pub(super) fn resolved(&self, spec: &JobSpec, first: Option<&Resolved>) -> Result<Resolved> {
-        let mut paths = model::weight_files(&spec.model.path)?;
-        paths.push(spec.model.path.join("config.json"));
+    /// What the user should know of the model's files, one line each.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let warnings = self.inspection.warnings.iter();
+        warnings
+            .map(|warning| format!("warning: {warning}"))
+            .collect()
+    }
+
+    /// What the model comes to on this machine, by the rules of its job. Hashes of the weights are taken over
+    /// from the first run while size and time of every file agree.
+    pub(super) fn resolved(
+        &self,
+        spec: &JobSpec,
+        rules: Rules,
+        first: Option<&Resolved>,
+    ) -> Result<Resolved> {
+        let by = self.fingerprinted(spec, rules)?;
+        let mut paths = self.inspection.files.deciding(&spec.model.path, by);
+        paths.rotate_left(1);
         let files: Vec<ModelFile> = paths.iter().filter_map(|path| model_file(path)).collect();
         let known = first.filter(|known| files.len() == paths.len() && known.model_files == files);
         let weights = match known {
             Some(known) => known.weights.clone(),
-            None => model::weights_fingerprint(&spec.model.path)?,
+            None => model::weights_fingerprint(&spec.model.path, by)?,
         };
         Ok(Resolved {
             dtype: self.precision.name().to_owned(),
@@ -83,6 +103,27 @@ impl ModelFacts {
             weights,
             model_files: files,
         })
+    }
+
+    /// What the fingerprint of the weights is taken over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] for a job whose first runs took a tensor from a file that the index does not name.
+    fn fingerprinted(&self, spec: &JobSpec, rules: Rules) -> Result<Fingerprinted> {
+        if rules.weights_fingerprint > 1 {
+            return Ok(Fingerprinted::FilesAndIndex);
+        }
+        match &self.inspection.read_otherwise_before {
+            None => Ok(Fingerprinted::Files),
+            Some(tensor) => Err(Error::Refused {
+                folder: spec.output.path.display().to_string(),
+                differences: format!(
+                    "  `{tensor}` was read from the last shard that holds it, is now read from the one that the index names"
+                ),
+                cure: "begin anew with `--restart` (the old results are kept beside), or choose another `output.path`",
+            }),
+        }
     }
 
     pub(super) fn device_name(&self) -> &'static str {

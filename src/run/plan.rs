@@ -37,6 +37,8 @@ pub struct PlanReport {
     pub bad_rows: u64,
     /// The first of them, in words.
     pub first_bad_rows: Vec<String>,
+    /// What the user should know of the job, one line each.
+    pub notes: Vec<String>,
     /// Rows whose prompt is cut to fit.
     pub truncated: u64,
     /// Rows with an id that an earlier one has.
@@ -108,6 +110,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         rows: read.index.rows,
         bad_rows: rows.bad,
         first_bad_rows: rows.first_bad,
+        notes: model.warnings(),
         truncated: rows.truncated,
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
@@ -220,6 +223,9 @@ impl fmt::Display for PlanReport {
             counted(self.windows as u64, "window")
         )?;
         self.write_faults(f)?;
+        for note in &self.notes {
+            writeln!(f, "  {note}")?;
+        }
         writeln!(
             f,
             "  tokens      {} in prompts (longest {}), at most {} in answers",

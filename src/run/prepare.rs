@@ -18,13 +18,11 @@ use crate::ids::ShardId;
 use crate::input::{
     self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
 };
+use crate::kernels;
 use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::spec::{self, JobSpec, Rules};
-
-/// Version of the order in which the arithmetic is done; a resume with another one is refused.
-const ARITHMETIC: &str = "3";
 
 /// A job that is ready to run.
 pub(super) struct Prepared {
@@ -70,14 +68,17 @@ impl Prepared {
             None => JobRecord::load(&folder)?,
         };
         let read = ReadInput::new(spec, options, &folder, first.as_ref(), stop, observer)?;
+        let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
         let resolved = match (&model, &first) {
             (None, Some(first)) => first.resolved.clone(),
-            (None, None) => ModelFacts::load(spec)?.resolved(spec, None)?,
+            (None, None) => ModelFacts::load(spec)?.resolved(spec, rules, None)?,
             (Some(model), first) => {
-                model.resolved(spec, first.as_ref().map(|first| &first.resolved))?
+                model.resolved(spec, rules, first.as_ref().map(|first| &first.resolved))?
             }
         };
-        let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
+        for warning in model.iter().flat_map(|model| model.warnings()) {
+            observer.note(&warning);
+        }
         let record = new_record(spec, options, rules, resolved, &read.index);
         if stop.is_requested() {
             return Err(Error::Interrupted);
@@ -156,7 +157,7 @@ fn new_record(
         version: RECORD_VERSION.to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
-        arithmetic: ARITHMETIC.to_owned(),
+        arithmetic: kernels::ARITHMETIC.to_owned(),
         rules,
         spec: spec.clone(),
         trial: options.trial,

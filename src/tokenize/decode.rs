@@ -20,11 +20,14 @@ const CLEAN_UP: [(&str, &str); 10] = [
 /// Joins runs of ordinary ids and added tokens with one space each.
 ///
 /// `added` gives the text of an added token, `decode_run` appends the text of a run of others.
+///
+/// # Errors
+/// Those of `decode_run`.
 pub(super) fn join<'a>(
     ids: &[u32],
     added: impl Fn(u32) -> Option<&'a str>,
-    decode_run: impl Fn(&[u32], &mut String),
-) -> String {
+    decode_run: impl Fn(&[u32], &mut String) -> Result<(), String>,
+) -> Result<String, String> {
     let mut out = String::with_capacity(ids.len() * 4);
     let mut rest = ids;
     let mut first = true;
@@ -41,12 +44,12 @@ pub(super) fn join<'a>(
                 .iter()
                 .position(|&id| added(id).is_some())
                 .unwrap_or(rest.len());
-            decode_run(&rest[..run], &mut out);
+            decode_run(&rest[..run], &mut out)?;
             run
         };
         rest = &rest[run..];
     }
-    out
+    Ok(out)
 }
 
 /// Removes the spaces that English tokenizing leaves.
@@ -69,8 +72,12 @@ mod tests {
             join(
                 ids,
                 |id| (id >= 100).then_some("[X]"),
-                |run, out| run.iter().for_each(|id| out.push_str(&id.to_string())),
+                |run, out| {
+                    run.iter().for_each(|id| out.push_str(&id.to_string()));
+                    Ok(())
+                },
             )
+            .unwrap()
         };
         assert_eq!(text(&[1, 2, 100, 3]), "12 [X] 3");
         assert_eq!(text(&[100, 101]), "[X] [X]");
@@ -82,9 +89,9 @@ mod tests {
         let text = join(
             &[1, 100, 1, 100],
             |id| (id == 100).then_some("[X]"),
-            |_, _| {},
+            |_, _| Ok(()),
         );
-        assert_eq!(text, " [X]  [X]");
+        assert_eq!(text.unwrap(), " [X]  [X]");
     }
 
     #[test]

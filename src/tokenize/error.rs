@@ -37,6 +37,14 @@ pub enum TokenizeError {
         /// What the system said.
         source: io::Error,
     },
+    /// What has the name of a file is none, or stands for the file.
+    #[error("`{}` {reason}", path.display())]
+    Unusable {
+        /// The path.
+        path: PathBuf,
+        /// What it is, with what helps on a line of its own.
+        reason: String,
+    },
     /// A file is not what its name says: cut short, overwritten, not downloaded whole.
     #[error(
         "`{}` is damaged: {reason}\nhint: the file may be cut short or a download placeholder; copy it again",

@@ -3,14 +3,16 @@
 //! Every error names the file it came from.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::TokenizeError;
+use crate::download::{self, Unusable};
+
+/// Bytes of the largest tokenizer file that is read: far above any vocabulary.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// The files of a tokenizer as they are read, hashed on the way.
 pub(super) struct TokenizerFiles<'a> {
@@ -57,12 +59,13 @@ impl<'a> TokenizerFiles<'a> {
     /// Reads a file that must be there.
     ///
     /// # Errors
-    /// [`TokenizeError::Missing`] or [`TokenizeError::Unreadable`].
+    /// [`TokenizeError::Missing`], [`TokenizeError::Unreadable`] or [`TokenizeError::Unusable`].
     pub(super) fn read(&mut self, name: &str) -> Result<Vec<u8>, TokenizeError> {
         let path = self.path(name);
-        let bytes = fs::read(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => TokenizeError::Missing { path },
-            _ => TokenizeError::Unreadable { path, source },
+        let bytes = download::read(&path, MOST_BYTES).map_err(|unusable| match unusable {
+            Unusable::Missing => TokenizeError::Missing { path },
+            Unusable::Io(source) => TokenizeError::Unreadable { path, source },
+            Unusable::Other(reason) => TokenizeError::Unusable { path, reason },
         })?;
         self.hasher.update(name.as_bytes());
         self.hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -136,6 +139,8 @@ pub(super) type AddedTokens = BTreeMap<String, u32>;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests write plain files")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -165,7 +170,7 @@ mod tests {
                 .read("b.json")
                 .unwrap_err()
                 .to_string()
-                .starts_with("cannot read `")
+                .contains("b.json` is a folder, not a file\nhint: ")
         );
         assert_eq!(files.fingerprint(), before);
         fs::write(folder.path().join("c.json"), "\u{feff}{\"x\": 1}").unwrap();

@@ -3,7 +3,7 @@
 //! Texts to ids and back; contexts are put together in `prompt`. Immutable once loaded, so all
 //! threads share one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub struct GlmTokenizer {
     backend: Backend,
     split: SpecialSplit,
     /// Texts of the tokens that the model of the folder does not know.
-    added: HashMap<u32, String>,
+    added: BTreeMap<u32, String>,
     /// What decoding leaves out on request.
     skipped: HashSet<u32>,
     special: SpecialIds,
@@ -50,7 +50,7 @@ enum Backend {
 /// Special tokens as a folder has them.
 struct Specials {
     split: Vec<SpecialToken>,
-    added: HashMap<u32, String>,
+    added: BTreeMap<u32, String>,
     skipped: HashSet<u32>,
 }
 
@@ -63,10 +63,12 @@ impl GlmTokenizer {
     /// or without a special token that GLM needs.
     pub fn load(folder: &Path) -> Result<Self, TokenizeError> {
         let mut files = TokenizerFiles::new(folder);
-        if files.path(SENTENCEPIECE_FILE).exists() {
+        // A link without its target counts, so that it is named.
+        let is_there = |name| files.path(name).symlink_metadata().is_ok();
+        if is_there(SENTENCEPIECE_FILE) {
             return Self::load_sentencepiece(&mut files);
         }
-        if files.path(JSON_FILE).exists() {
+        if is_there(JSON_FILE) {
             return Self::load_json(&mut files);
         }
         Err(TokenizeError::NoTokenizer {
@@ -134,25 +136,51 @@ impl GlmTokenizer {
         self.vocab_size
     }
 
-    /// Encodes a text; special tokens in it are taken as such, none are added.
+    /// Encodes a text; special tokens in it are taken as such, none are added. A text that the tokenizer fails
+    /// on gives nothing; [`try_encode`](Self::try_encode) tells such a one from an empty text.
     pub fn encode(&self, text: &str) -> Vec<u32> {
+        self.try_encode(text).unwrap_or_default()
+    }
+
+    /// [`encode`](Self::encode), and why there are no ids.
+    ///
+    /// # Errors
+    /// Where the rules of a `tokenizer.json` fail on this text.
+    pub fn try_encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
+        let mut failure = None;
         self.split.split(text, |fragment| match fragment {
             Fragment::Token(id) => ids.push(id),
-            Fragment::Text(text) => self.backend.encode_fragment(text, &mut ids),
+            Fragment::Text(text) => {
+                if let Err(reason) = self.backend.encode_fragment(text, &mut ids) {
+                    failure.get_or_insert(reason);
+                }
+            }
         });
-        ids
+        failure.map_or(Ok(ids), Err)
     }
 
     /// Decodes ids as the reference does: added tokens set apart by spaces, then spaces before
     /// punctuation removed. `skip_special` leaves special tokens out. Ids that stand for nothing
-    /// give nothing.
+    /// give nothing; nor do those that the tokenizer fails on, which [`try_decode`](Self::try_decode) tells.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        decode::clean_up(self.decode_raw(ids, skip_special))
+        self.try_decode(ids, skip_special).unwrap_or_default()
     }
 
-    /// Decodes ids without the clean-up of spaces.
+    /// [`decode`](Self::decode), and why there is no text.
+    ///
+    /// # Errors
+    /// Where the decoder of a `tokenizer.json` fails on these ids.
+    pub fn try_decode(&self, ids: &[u32], skip_special: bool) -> Result<String, String> {
+        Ok(decode::clean_up(self.join(ids, skip_special)?))
+    }
+
+    /// [`decode`](Self::decode) without the clean-up of spaces.
     pub fn decode_raw(&self, ids: &[u32], skip_special: bool) -> String {
+        self.join(ids, skip_special).unwrap_or_default()
+    }
+
+    fn join(&self, ids: &[u32], skip_special: bool) -> Result<String, String> {
         let kept: Vec<u32> = ids
             .iter()
             .copied()
@@ -207,18 +235,20 @@ impl fmt::Debug for GlmTokenizer {
 }
 
 impl Backend {
-    fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) {
+    fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
         match self {
             Self::SentencePiece(model) => model.encode_fragment(text, ids),
-            Self::Json(model) => model.encode_fragment(text, ids),
+            Self::Json(model) => return model.encode_fragment(text, ids),
         }
+        Ok(())
     }
 
-    fn decode_run(&self, run: &[u32], out: &mut String) {
+    fn decode_run(&self, run: &[u32], out: &mut String) -> Result<(), String> {
         match self {
             Self::SentencePiece(model) => model.decode_run(run, out),
-            Self::Json(model) => model.decode_run(run, out),
+            Self::Json(model) => return model.decode_run(run, out),
         }
+        Ok(())
     }
 
     fn piece(&self, id: u32) -> Option<String> {
@@ -293,11 +323,12 @@ fn specials_of_json(model: &JsonTokenizer, config: &TokenizerConfig) -> Specials
     }
 }
 
-/// Finds GLM's tokens among the added ones by their content.
+/// Finds GLM's tokens among the added ones by their content; of two ids with one content the lower is meant, as
+/// where a text is split.
 ///
 /// # Errors
 /// The names of those that are missing, in backticks. Only `[MASK]` of the masks is needed.
-fn special_ids(added: &HashMap<u32, String>) -> Result<SpecialIds, Vec<String>> {
+fn special_ids(added: &BTreeMap<u32, String>) -> Result<SpecialIds, Vec<String>> {
     let find = |content: &str| {
         added
             .iter()

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::{ModelWrapper, Tokenizer};
 
 use super::error::TokenizeError;
 use super::special::SpecialToken;
@@ -42,11 +42,17 @@ impl JsonTokenizer {
         };
         let mut tokenizer =
             Tokenizer::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
+        if let Some(reason) = ambiguity(&tokenizer) {
+            return Err(TokenizeError::Unusable {
+                path: path.to_owned(),
+                reason,
+            });
+        }
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
             .map_err(|error| damaged(error.to_string()))?;
-        // What an unknown character does to the model is the only thing that can fail later.
+        // Most that can fail later is an unknown character; better here than in many rows.
         if tokenizer.encode_fast(UNKNOWN_CHARACTER, false).is_err() {
             let found = "a model without a token for unknown text".to_owned();
             return Err(TokenizeError::Unsupported {
@@ -78,16 +84,27 @@ impl JsonTokenizer {
     }
 
     /// Appends the ids of one fragment.
-    pub(super) fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) {
-        // `parse` has tried what can fail.
-        if let Ok(encoding) = self.tokenizer.encode_fast(text, false) {
-            ids.extend_from_slice(encoding.get_ids());
-        }
+    ///
+    /// # Errors
+    /// What the file's rules make of this text alone: an expression that gives up, or a character that neither
+    /// the vocabulary nor an unknown token takes.
+    pub(super) fn encode_fragment(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| format!("the tokenizer fails on it: {error}"))?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
     }
 
     /// Appends the text of a run of ids; ids without a token give nothing.
-    pub(super) fn decode_run(&self, run: &[u32], out: &mut String) {
-        out.push_str(&self.tokenizer.decode(run, false).unwrap_or_default());
+    ///
+    /// # Errors
+    /// What the file's decoder cannot put together.
+    pub(super) fn decode_run(&self, run: &[u32], out: &mut String) -> Result<(), String> {
+        let text = self.tokenizer.decode(run, false);
+        let text =
+            text.map_err(|error| format!("the tokenizer cannot decode the answer: {error}"))?;
+        out.push_str(&text);
+        Ok(())
     }
 
     /// The token of an id.
@@ -105,4 +122,24 @@ impl JsonTokenizer {
         let ids = self.tokenizer.get_vocab(true).into_values();
         ids.max().map_or(0, |id| id as usize + 1)
     }
+}
+
+/// Why one text could become other ids, or one id another text, from process to process.
+fn ambiguity(tokenizer: &Tokenizer) -> Option<String> {
+    if let ModelWrapper::BPE(model) = tokenizer.get_model()
+        && model.dropout.is_some_and(|share| share > 0.0)
+    {
+        return Some(
+            "has `dropout`, which splits a text at random\nhint: set `model.dropout` to null in it"
+                .to_owned(),
+        );
+    }
+    let vocabulary = tokenizer.get_vocab(false).into_iter();
+    let mut tokens: Vec<(u32, String)> = vocabulary.map(|(token, id)| (id, token)).collect();
+    tokens.sort_unstable();
+    let shared = tokens.windows(2).find(|pair| pair[0].0 == pair[1].0)?;
+    Some(format!(
+        "gives the id {} to both `{}` and `{}`\nhint: take the file that was published with the model",
+        shared[0].0, shared[0].1, shared[1].1
+    ))
 }

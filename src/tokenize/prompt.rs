@@ -46,18 +46,18 @@ impl Context {
 impl GlmTokenizer {
     /// `[CLS] text <|endoftext|>`
     pub fn encode_single(&self, text: &str) -> Vec<u32> {
-        self.context(text, None).into_ids(self.special())
+        context(self.encode(text), None).into_ids(self.special())
     }
 
     /// `[CLS] text [SEP] pair <|endoftext|>`
     pub fn encode_pair(&self, text: &str, pair: &str) -> Vec<u32> {
-        self.context(text, Some(pair)).into_ids(self.special())
+        context(self.encode(text), Some(self.encode(pair))).into_ids(self.special())
     }
 
     /// [`encode_pair`](Self::encode_pair) with the reference's `only_first` truncation: cut from
     /// the left of `text`, or not at all where `text` has no more tokens than would have to go.
     pub fn encode_pair_within(&self, text: &str, pair: &str, limit: u32) -> Vec<u32> {
-        let mut context = self.context(text, Some(pair));
+        let mut context = context(self.encode(text), Some(self.encode(pair)));
         context.truncate(limit as usize);
         context.into_ids(self.special())
     }
@@ -66,7 +66,7 @@ impl GlmTokenizer {
     /// there is no prefix, unless the prompt or the prefix holds a mask of its own.
     ///
     /// # Errors
-    /// The reason why there is no context: the vocabulary has no such mask, the context is longer
+    /// The reason why there is no context: the tokenizer fails on the text, the vocabulary has no such mask, the context is longer
     /// than `limit` tokens (with [`Overflow::Truncate`]: and no cut of the prompt helps), or
     /// the only mask was cut away.
     pub fn encode_prompt(
@@ -82,8 +82,11 @@ impl GlmTokenizer {
         let mask = if own_mask { "" } else { self.known_mask(mask)? };
         // The mask is part of the text that is encoded: it trims the white space before it.
         let mut context = match prefix {
-            Some(prefix) => self.context(text, Some(&format!("{prefix}{mask}"))),
-            None => self.context(&format!("{text}{mask}"), None),
+            Some(prefix) => {
+                let second = self.try_encode(&format!("{prefix}{mask}"))?;
+                context(self.try_encode(text)?, Some(second))
+            }
+            None => context(self.try_encode(&format!("{text}{mask}"))?, None),
         };
         let truncated = fit(&mut context, limit as usize, overflow)?;
         let ids = context.into_ids(self.special());
@@ -97,13 +100,6 @@ impl GlmTokenizer {
         })
     }
 
-    fn context(&self, first: &str, second: Option<&str>) -> Context {
-        Context {
-            first: self.encode(first),
-            second: second.map(|second| self.encode(second)),
-        }
-    }
-
     fn known_mask(&self, mask: MaskToken) -> Result<&'static str, String> {
         let special = self.special();
         let id = match mask {
@@ -115,6 +111,10 @@ impl GlmTokenizer {
         id.map(|_| name)
             .ok_or_else(|| format!("the model's vocabulary has no `{name}`"))
     }
+}
+
+fn context(first: Vec<u32>, second: Option<Vec<u32>>) -> Context {
+    Context { first, second }
 }
 
 /// Brings a context under its limit, and says how many tokens went.

@@ -70,8 +70,9 @@ impl SentencePiece {
     }
 
     fn merge(&self, part: &str, ids: &mut Vec<u32>) {
-        // It fails only where the unknown token has no id, which building ruled out.
-        let tokens = self.bpe.tokenize(part).unwrap_or_default();
+        // It fails only where the unknown token has no id.
+        let tokens = self.bpe.tokenize(part);
+        let tokens = tokens.expect("building refuses a model without an unknown piece");
         ids.extend(tokens.iter().map(|token| token.id));
     }
 

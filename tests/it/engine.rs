@@ -28,13 +28,13 @@ pub(crate) struct Bytes;
 const TEXT: &str = "天空是蓝的abcdefghijklmnopqrstuvwxyz ";
 
 impl TextCodec for Bytes {
-    fn decode(&self, ids: &[u32]) -> String {
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
         let bytes: Vec<u8> = ids
             .iter()
             .filter_map(|&id| TEXT.as_bytes().get(id as usize))
             .copied()
             .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
     fn encode_plain(&self, text: &str) -> Vec<u32> {
         let id = |byte| TEXT.bytes().position(|known| known == byte).unwrap() as u32;

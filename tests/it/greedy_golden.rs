@@ -40,11 +40,9 @@ struct Numbers {
 }
 
 impl TextCodec for Numbers {
-    fn decode(&self, ids: &[u32]) -> String {
-        ids.iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" ")
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        let numbers: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        Ok(numbers.join(" "))
     }
     fn encode_plain(&self, text: &str) -> Vec<u32> {
         text.split(' ').map(|word| word.parse().unwrap()).collect()
@@ -85,7 +83,9 @@ fn settings(kwargs: &Value, context: usize) -> GenerationSpec {
         min_new_tokens: whole("min_new_tokens").max(min_length),
         max_new_tokens: None,
         num_return_sequences: 1,
-        bad_words: bad_words.map(|word| NANO.decode(&ids(word))).collect(),
+        bad_words: bad_words
+            .map(|word| NANO.decode(&ids(word)).unwrap())
+            .collect(),
         stop: Vec::new(),
         seed: 0,
         logprobs: false,

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod arithmetic;
 mod batch_invariance;
 mod checkpoint;
 mod cli;
@@ -22,6 +23,7 @@ mod job_file;
 mod layering;
 mod manifest_compat;
 mod model_files;
+mod model_folders;
 mod model_golden;
 mod nano;
 mod plan_props;

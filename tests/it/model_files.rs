@@ -6,8 +6,8 @@ use std::path::Path;
 
 use candle_core::Device;
 use glm_batch::model::{
-    AttentionMask, FloatType, ForwardInput, Glm, GlmConfig, ModelError, Positions, Precision,
-    TextModel, convert, weights_fingerprint,
+    AttentionMask, Fingerprinted, FloatType, ForwardInput, Glm, GlmConfig, ModelError, Positions,
+    Precision, TextModel, convert, weights_fingerprint,
 };
 
 use crate::nano::{committed, distance, full, lists};
@@ -51,8 +51,8 @@ fn converting_rounds_the_weights_and_keeps_the_rest() {
         GlmConfig::load(&nano.folder).unwrap()
     );
     assert_ne!(
-        weights_fingerprint(&half).unwrap(),
-        weights_fingerprint(&nano.folder).unwrap()
+        weights_fingerprint(&half, Fingerprinted::FilesAndIndex).unwrap(),
+        weights_fingerprint(&nano.folder, Fingerprinted::FilesAndIndex).unwrap()
     );
     assert!(half.join("README.md").is_file());
     let size = |path: &Path| path.join("model.safetensors").metadata().unwrap().len();

@@ -1,7 +1,6 @@
 //! What an engine does where memory runs out: a lower budget, and rows back to where they wait.
 
-use super::super::job::Job;
-use super::{Engine, Finished, Starting};
+use super::{Engine, Finished, KEPT, Starting};
 
 impl Engine {
     /// Halves the budget and puts rows back until what runs is under it; a row that was alone fails.
@@ -11,9 +10,8 @@ impl Engine {
         let started: usize = starting.iter().map(|row| row.slots.len()).sum();
         if self.slots.len() + started <= 1 {
             let running = self.slots.values().next().map(|answer| answer.job);
-            let Some(alone) = starting.first().map(|row| row.job).or(running) else {
-                return Vec::new();
-            };
+            let alone = starting.first().map(|row| row.job).or(running);
+            let alone = alone.expect("memory runs out for a row that starts or runs");
             return self.fail_or_restart(alone);
         }
         self.statistics.oom_retries += 1;
@@ -44,21 +42,19 @@ impl Engine {
     /// Gives taken jobs that have not begun back to the queue, where another engine may have room for them.
     fn give_back(&mut self) {
         let mut state = self.queue.lock();
-        while let Some(job) = self
-            .waiting
-            .back()
-            .filter(|id| self.jobs.get(id).is_some_and(Job::has_not_begun))
-            .and_then(|id| self.jobs.remove(id))
-        {
+        while let Some(&id) = self.waiting.back() {
+            if !self.job(id).has_not_begun() {
+                break;
+            }
             self.waiting.pop_back();
-            state.jobs.push_front(job);
+            state.jobs.push_front(self.jobs.remove(&id).expect(KEPT));
         }
         drop(state);
         self.queue.wake();
     }
 
     fn fail_alone(&mut self, id: u64) -> Vec<Finished> {
-        let tokens = self.jobs.get(&id).map(Job::capacity).unwrap_or_default();
+        let tokens = self.job(id).capacity();
         let reason = format!(
             "out of memory with this row alone ({tokens} tokens of context and answer); a smaller \
              `max_length` or `max_new_tokens` may fit"
@@ -69,15 +65,9 @@ impl Engine {
     /// The answer that was admitted last begins anew later.
     fn put_back_last(&mut self) {
         let last = self.slots.iter().max_by_key(|(_, answer)| answer.admission);
-        let Some(slot) = last.map(|(&slot, _)| slot) else {
-            return;
-        };
-        let Some(answer) = self.free_slot(slot) else {
-            return;
-        };
-        let Some(job) = self.jobs.get_mut(&answer.job) else {
-            return;
-        };
+        let (&slot, _) = last.expect("an answer is put back only where one runs");
+        let answer = self.free_slot(slot);
+        let job = self.jobs.get_mut(&answer.job).expect(KEPT);
         job.pending.push_front(answer.sample());
         if self.waiting.front() != Some(&answer.job) && !self.waiting.contains(&answer.job) {
             self.waiting.push_front(answer.job);

@@ -29,6 +29,9 @@ use super::queue::{JobQueue, Phase};
 use super::statistics::EngineStatistics;
 use super::types::{Outcome, Request};
 
+/// Why a job that a slot or the line of those that wait names is there.
+const KEPT: &str = "a job is kept until its rows have ended";
+
 /// A row that has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
@@ -152,7 +155,11 @@ impl Engine {
 
     /// Taken jobs that wait.
     fn taken(&self) -> impl Iterator<Item = &Job> {
-        self.waiting.iter().filter_map(|id| self.jobs.get(id))
+        self.waiting.iter().map(|&id| self.job(id))
+    }
+
+    fn job(&self, id: u64) -> &Job {
+        self.jobs.get(&id).expect(KEPT)
     }
 
     /// Slots in use.
@@ -236,14 +243,17 @@ impl Engine {
     /// Pairs the group with the head of the queue and the lowest free slots; nothing is taken yet.
     fn starting(&self, group: &[GroupRow]) -> Vec<Starting> {
         let mut free = self.free.iter().copied().chain(self.fresh..);
-        let rows = group.iter().zip(&self.waiting).filter_map(|(row, &id)| {
-            let pending = &self.jobs.get(&id)?.pending;
-            Some(Starting {
-                job: id,
-                slot_tokens: row.slot_tokens,
-                samples: pending.iter().copied().take(row.samples).collect(),
-                slots: free.by_ref().take(row.samples).collect(),
-            })
+        let rows = group.iter().zip(&self.waiting).map(|(row, &id)| Starting {
+            job: id,
+            slot_tokens: row.slot_tokens,
+            samples: self
+                .job(id)
+                .pending
+                .iter()
+                .copied()
+                .take(row.samples)
+                .collect(),
+            slots: free.by_ref().take(row.samples).collect(),
         });
         rows.collect()
     }
@@ -291,9 +301,7 @@ impl Engine {
         let sop = self.queue.codec.sop();
         let mut slots = Vec::new();
         for (index, row) in starting.into_iter().enumerate() {
-            let Some(job) = self.jobs.get_mut(&row.job) else {
-                continue;
-            };
+            let job = self.jobs.get_mut(&row.job).expect(KEPT);
             job.pending.drain(..row.samples.len());
             if job.pending.is_empty() {
                 self.waiting.pop_front();
@@ -382,51 +390,45 @@ impl Engine {
     }
 
     fn settle(&mut self, slot: usize, progress: Progress) -> Vec<Finished> {
+        if !matches!(progress, Progress::Failed(_)) {
+            self.statistics.completion_tokens += 1;
+        }
+        let Some(id) = self.slots.get(&slot).map(|answer| answer.job) else {
+            // Another sample of the same row has failed it in this very step.
+            return Vec::new();
+        };
         match progress {
-            Progress::Running => {
-                self.statistics.completion_tokens += 1;
-                Vec::new()
-            }
+            Progress::Running => Vec::new(),
+            Progress::Failed(reason) => self.fail_job(id, &reason),
             Progress::Ended(sample) => {
-                self.statistics.completion_tokens += 1;
-                let Some(answer) = self.free_slot(slot) else {
-                    return Vec::new();
-                };
-                let Some(job) = self.jobs.get_mut(&answer.job) else {
-                    return Vec::new();
-                };
+                let answer = self.free_slot(slot);
+                let job = self.jobs.get_mut(&id).expect(KEPT);
                 if !job.keep(answer.sample(), sample) {
                     return Vec::new();
                 }
-                self.jobs
-                    .remove(&answer.job)
-                    .map(Job::finish)
-                    .unwrap_or_default()
-            }
-            // Another sample of the same row may have failed it in this very step.
-            Progress::Failed(reason) => {
-                let job = self.slots.get(&slot).map(|answer| answer.job);
-                job.map(|job| self.fail_job(job, &reason))
-                    .unwrap_or_default()
+                self.take_job(id).finish()
             }
         }
     }
 
-    fn free_slot(&mut self, slot: usize) -> Option<Answer> {
-        let answer = self.slots.remove(&slot)?;
+    /// Empties a slot that is in use.
+    fn free_slot(&mut self, slot: usize) -> Answer {
+        let answer = self.slots.remove(&slot);
+        let answer = answer.expect("only a slot that is in use is emptied");
         self.model.release(slot);
         self.free.insert(slot);
         self.load.remove(1, answer.slot_tokens);
-        Some(answer)
+        answer
+    }
+
+    fn take_job(&mut self, id: u64) -> Job {
+        self.jobs.remove(&id).expect(KEPT)
     }
 
     fn fail_job(&mut self, id: u64, reason: &str) -> Vec<Finished> {
         self.release_job(id);
         self.waiting.retain(|&waiting| waiting != id);
-        self.jobs
-            .remove(&id)
-            .map(|job| job.fail(reason))
-            .unwrap_or_default()
+        self.take_job(id).fail(reason)
     }
 
     fn release_job(&mut self, id: u64) {

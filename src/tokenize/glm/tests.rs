@@ -298,9 +298,52 @@ fn json_folders_are_checked() {
         refused.contains("without a token for unknown text"),
         "{refused}"
     );
+    let shared = model.replace("\"y\": 2", "\"y\": 1");
+    let refused = message(&json_folder(&shared, PLAIN, &[]));
+    assert!(
+        refused.contains("gives the id 1 to both `x` and `y`\nhint: "),
+        "{refused}"
+    );
+    let random = format!(
+        r#"{{"type": "BPE", "vocab": {}, "merges": [], "unk_token": "[UNK]", "dropout": 0.1}}"#,
+        vocab()
+    );
+    let refused = message(&json_folder(&random, PLAIN, &[]));
+    assert!(
+        refused.contains("has `dropout`, which splits a text at random"),
+        "{refused}"
+    );
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(JSON_FILE), "{\"version\"").unwrap();
     assert!(message(&folder).contains("tokenizer.json` is damaged"));
+}
+
+#[test]
+fn a_text_that_the_tokenizer_fails_on_fails_its_row() {
+    // The probe for unknown characters vanishes in the normalizer, so only the text itself shows the fault.
+    let model = format!(
+        r#"{{"type": "WordLevel", "vocab": {}, "unk_token": "<none>"}}"#,
+        vocab()
+    );
+    let drops = PLAIN.replace(
+        r#""normalizer": null"#,
+        r#""normalizer": {"type": "Replace", "pattern": {"String": "\u{10fffd}"}, "content": ""}"#,
+    );
+    let tokenizer = GlmTokenizer::load(json_folder(&model, &drops, &[]).path()).unwrap();
+    let encode = |text: &str| {
+        let (mask, overflow) = (
+            crate::spec::MaskToken::Mask,
+            crate::spec::Overflow::Truncate,
+        );
+        tokenizer.encode_prompt(text, None, mask, 20, overflow)
+    };
+    assert!(encode("ab").is_ok());
+    let reason = encode("a?b").unwrap_err();
+    assert!(
+        reason.starts_with("the tokenizer fails on it: "),
+        "{reason}"
+    );
+    assert_eq!(tokenizer.try_encode("a[CLS]?"), Err(reason));
 }
 
 #[test]

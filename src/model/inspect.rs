@@ -1,0 +1,64 @@
+//! A model folder to what can be said of it before its weights are loaded.
+
+use std::path::Path;
+
+use super::files::WeightFiles;
+use super::network::expected;
+use super::weights::WeightStore;
+use super::{FloatType, GlmConfig, ModelError};
+
+/// Tensors that a warning names; the others are counted.
+const MOST_NAMED: usize = 5;
+
+/// What the headers of the weight files say.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The files.
+    pub files: WeightFiles,
+    /// What the user should know, one line each.
+    pub warnings: Vec<String>,
+    /// A tensor of which the first version of this program took a copy that the index does not name.
+    pub read_otherwise_before: Option<String>,
+}
+
+/// Holds the weights of a folder against its configuration; the values are not read.
+///
+/// # Errors
+///
+/// What [`Glm::load`](super::Glm::load) would refuse, but for values that are not finite.
+pub fn inspect(folder: &Path, config: &GlmConfig) -> Result<Inspection, ModelError> {
+    let files = WeightFiles::find(folder)?;
+    let store = WeightStore::open(folder, &files, FloatType::F32)?;
+    let expected = expected(config);
+    store.check(&expected, config.num_layers)?;
+    Ok(Inspection {
+        warnings: unread(folder, &store.unread(&expected))
+            .into_iter()
+            .collect(),
+        read_otherwise_before: store.read_otherwise_before().map(str::to_owned),
+        files,
+    })
+}
+
+/// The warning for tensors that nothing reads.
+pub(super) fn unread(folder: &Path, names: &[String]) -> Option<String> {
+    let shown: Vec<String> = names
+        .iter()
+        .take(MOST_NAMED)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let (tensors, are) = match names.len() {
+        0 => return None,
+        1 => ("a tensor", "it"),
+        _ => ("tensors", "them"),
+    };
+    let more = match names.len().saturating_sub(MOST_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "the weights in `{}` hold {tensors} that nothing reads: {}{more}; the model answers without {are}",
+        folder.display(),
+        shown.join(", "),
+    ))
+}

@@ -7,6 +7,27 @@ use super::file::{GenerationSection, MAX_SAMPLES};
 use super::flaw::{Checked, Flaw, at_least_one};
 use super::types::{GenerationSpec, MaxNewTokens};
 
+impl GenerationSpec {
+    /// Keys that only drawing uses.
+    pub const DRAWING_KEYS: [&str; 5] = ["temperature", "top_k", "top_p", "min_p", "seed"];
+
+    /// Keys that are not at their default and do nothing, because nothing is drawn.
+    pub fn idle_keys(&self) -> Vec<&'static str> {
+        let default = GenerationSection::default();
+        let is_set = [
+            self.temperature != default.temperature,
+            self.top_k != default.top_k,
+            self.top_p != default.top_p,
+            self.min_p != default.min_p,
+            self.seed != default.seed,
+        ];
+        let keys = Self::DRAWING_KEYS.into_iter().zip(is_set);
+        keys.filter(|(_, is_set)| *is_set && !self.do_sample)
+            .map(|(key, _)| key)
+            .collect()
+    }
+}
+
 /// Checks `[generation]`, or the effective settings of one row.
 pub(super) fn check_generation(section: GenerationSection) -> Checked<GenerationSpec> {
     check_numbers(&section)?;

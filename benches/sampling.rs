@@ -8,13 +8,13 @@ use glm_batch::generate::{Draw, Endings, Rules, Scratch, Warp, choose, log_proba
 
 const VOCABULARY: usize = 50_048;
 
-/// Logits with the spread of a trained model: a few likely tokens over a long tail.
-fn logits() -> Vec<f32> {
+/// Logits with the spread of a trained model, a few likely tokens over a long tail, divided by `flatness`.
+fn logits(flatness: f32) -> Vec<f32> {
     (0..VOCABULARY as u64)
         .map(|id| {
             let bits = id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
             let uniform = (bits >> 40) as f32 / (1 << 24) as f32;
-            -(1.0 - uniform).max(1e-7).ln() * 2.0 - 10.0
+            (-(1.0 - uniform).max(1e-7).ln() * 2.0 - 10.0) / flatness
         })
         .collect()
 }
@@ -37,18 +37,46 @@ fn greedy() -> Rules {
     }
 }
 
-fn sampling(criterion: &mut Criterion) {
+/// Rules that draw, by name.
+fn drawing() -> Vec<(&'static str, Rules)> {
     let open = Warp {
         temperature: 0.8,
         top_k: 0,
         top_p: 1.0,
         min_p: 0.0,
     };
-    let with = |warp| Rules {
-        warp: Some(warp),
-        ..greedy()
-    };
-    let cases = [
+    let (top_k, top_p, min_p) = (50, 0.9, 0.05);
+    [
+        ("temperature", open),
+        ("top_k_50", Warp { top_k, ..open }),
+        ("top_p_0.9", Warp { top_p, ..open }),
+        ("min_p_0.05", Warp { min_p, ..open }),
+        (
+            "top_k_50_top_p_0.9",
+            Warp {
+                top_k,
+                top_p,
+                ..open
+            },
+        ),
+        (
+            "top_p_0.9_min_p_0.05",
+            Warp {
+                top_p,
+                min_p,
+                ..open
+            },
+        ),
+    ]
+    .map(|(name, warp)| {
+        let warp = Some(warp);
+        (name, Rules { warp, ..greedy() })
+    })
+    .into()
+}
+
+fn sampling(criterion: &mut Criterion) {
+    let mut cases = vec![
         ("greedy", greedy()),
         ("greedy_penalty_ngram", {
             Rules {
@@ -57,26 +85,20 @@ fn sampling(criterion: &mut Criterion) {
                 ..greedy()
             }
         }),
-        ("temperature", with(open)),
-        ("top_k_50", with(Warp { top_k: 50, ..open })),
-        ("top_p_0.9", with(Warp { top_p: 0.9, ..open })),
-        (
-            "top_k_50_top_p_0.9",
-            with(Warp {
-                top_k: 50,
-                top_p: 0.9,
-                ..open
-            }),
-        ),
     ];
-    let logits = logits();
+    cases.extend(drawing());
+    group(criterion, "choose", &logits(1.0), &cases);
+    group(criterion, "choose_flat", &logits(4.0), &drawing());
+}
+
+fn group(criterion: &mut Criterion, name: &str, logits: &[f32], cases: &[(&str, Rules)]) {
     let history: Vec<u32> = (0..512).map(|i| i * 97 % 50_000).collect();
-    let mut group = criterion.benchmark_group("choose");
+    let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(1));
     for (name, rules) in cases {
         let mut scratch = Scratch::default();
         let mut step = 0;
-        group.bench_function(name, |bencher| {
+        group.bench_function(*name, |bencher| {
             bencher.iter(|| {
                 step += 1;
                 let draw = Draw {
@@ -85,19 +107,12 @@ fn sampling(criterion: &mut Criterion) {
                     sample: 0,
                     step,
                 };
-                choose(
-                    &rules,
-                    &history,
-                    100,
-                    black_box(&logits),
-                    draw,
-                    &mut scratch,
-                )
+                choose(rules, &history, 100, black_box(logits), draw, &mut scratch)
             });
         });
     }
     group.bench_function("log_probability", |bencher| {
-        bencher.iter(|| log_probability(black_box(&logits), 7));
+        bencher.iter(|| log_probability(black_box(logits), 7));
     });
     group.finish();
 }

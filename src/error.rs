@@ -57,6 +57,16 @@ pub enum Error {
         /// What helps.
         cure: &'static str,
     },
+    /// A stop string of the job that no answer can hold.
+    #[error("`generation.stop` holds `{stop}`, which no answer can hold: {reason}\nhint: {cure}")]
+    Stop {
+        /// The stop string.
+        stop: String,
+        /// What is in the way.
+        reason: String,
+        /// What helps.
+        cure: String,
+    },
     /// A bad row, where the job stops at the first.
     #[error(
         "{place}: bad row, refused at {stage}: {reason}\nhint: fix the row, or set `input.on_bad_row = \"record\"` to go on without it"
@@ -105,6 +115,7 @@ impl Error {
             Self::Input(InputError::UnknownColumn { key, .. })
             | Self::Sink(SinkError::UnknownColumn { key, .. }) => Some(key),
             Self::Input(InputError::Template { .. }) => Some("prompt.template"),
+            Self::Stop { .. } => Some("generation.stop"),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")
             }

@@ -1,14 +1,12 @@
 //! `bench`: a model's speed beside the machine's limits, or a whole workload end to end.
 
-use std::io::Write;
 use std::path::Path;
 
 use super::args::BenchArgs;
 use super::exit::Exit;
-use super::output::print_json;
 use super::run::stop_on_signals;
 use crate::fsio;
-use crate::report::observer_for;
+use crate::report::{observer_for, on_one_line, print, print_json};
 use crate::run::{self, BenchOptions, StopFlag, WorkloadOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
@@ -30,10 +28,10 @@ fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
     if args.json {
         print_json(&report)?;
     } else {
-        let mut out = std::io::stdout();
-        write!(out, "{report}")?;
+        print(&report)?;
         if let Some(file) = kept {
-            writeln!(out, "\nkept for `plan` in {}", file.display())?;
+            let file = file.display().to_string();
+            print(&format!("\nkept for `plan` in {}\n", on_one_line(&file)))?;
         }
     }
     Ok(Exit::Done("measured"))
@@ -59,7 +57,7 @@ fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
     if args.json {
         print_json(&report)?;
     } else {
-        write!(std::io::stdout(), "{report}")?;
+        print(&report)?;
     }
     Ok(if report.wrong.is_empty() {
         Exit::Done("measured")

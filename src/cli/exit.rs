@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 use crate::error::Error;
-use crate::report::{counted, grouped};
+use crate::report::{counted, grouped, say};
 use crate::run::RunEnd;
-
-use super::output::say;
 
 /// What to do about what a retry cannot help.
 const UNCHANGED: &str = "running it again unchanged will not help";

@@ -12,7 +12,11 @@ mod reference;
 mod run;
 mod show;
 
+#[cfg(not(feature = "failpoints"))]
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
+#[cfg(not(feature = "failpoints"))]
+use std::panic::PanicHookInfo;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -22,6 +26,8 @@ use clap::error::ErrorKind;
 pub use args::command;
 use args::{Cli, Command};
 use exit::Exit;
+
+use crate::report::say_lines;
 
 /// Parses the arguments, runs the command, reports its end.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -34,19 +40,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             );
-            // A closed terminal is nobody's loss.
-            let _ = error.print();
-            return if asked {
-                ExitCode::SUCCESS
-            } else {
-                exit::report(Ok(Exit::Refused))
-            };
+            if asked {
+                // A closed terminal is nobody's loss.
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            // It repeats the arguments, so it goes without colours through the place that escapes them.
+            say_lines(&error.render().to_string());
+            return exit::report(Ok(Exit::Refused));
         }
     };
+    #[cfg(not(feature = "failpoints"))]
+    std::panic::set_hook(Box::new(say_panic));
     // The panic has said where it was; the exit code and the last line are as for any other end.
     match catch_unwind(AssertUnwindSafe(|| dispatch(cli.command))) {
         Ok(ended) => exit::report(ended),
         Err(_) => exit::report_panic(),
+    }
+}
+
+/// Says where a panic was, and the way there where the environment asks for it.
+#[cfg(not(feature = "failpoints"))]
+fn say_panic(panic: &PanicHookInfo<'_>) {
+    let way = Backtrace::capture();
+    match way.status() {
+        BacktraceStatus::Captured => say_lines(&format!("{panic}\n{way}")),
+        _ => say_lines(&panic.to_string()),
     }
 }
 

@@ -1,15 +1,14 @@
 //! `tokenize` and `convert`: what can be done with a model folder alone.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
 
 use super::args::{ConvertArgs, TokenizeArgs};
 use super::exit::Exit;
-use super::output::say;
 use crate::error::Error;
 use crate::model::{self, GlmConfig};
-use crate::report::counted;
+use crate::report::{counted, print_json_line, say};
 use crate::spec::{MaskToken, Overflow};
 use crate::tokenize::GlmTokenizer;
 
@@ -48,26 +47,17 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
         let config = GlmConfig::load(&args.model).map_err(Error::from)?;
         config.max_sequence_length as u32 + 1
     };
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut failures = 0_u64;
     for (number, line) in std::io::stdin().lock().split(b'\n').enumerate() {
         match encode(&tokenizer, &line?, limit) {
-            Ok(tokens) => serde_json::to_writer(&mut out, &tokens).map_err(std::io::Error::from)?,
+            Ok(tokens) => print_json_line(&tokens)?,
             Err(error) => {
                 failures += 1;
-                serde_json::to_writer(
-                    &mut out,
-                    &Failure {
-                        line: number + 1,
-                        error,
-                    },
-                )
-                .map_err(std::io::Error::from)?;
+                let line = number + 1;
+                print_json_line(&Failure { line, error })?;
             }
         }
-        out.write_all(b"\n")?;
     }
-    out.flush()?;
     if failures > 0 {
         say(&format!(
             "warning: {} with an `error` instead of ids",

@@ -1,9 +1,7 @@
 //! `status` and `verify`, and how all commands print.
 
-use std::io::Write;
+use std::fmt::Write;
 use std::time::Duration;
-
-use serde::Serialize;
 
 use super::args::{StatusArgs, VerifyArgs};
 use super::exit::Exit;
@@ -11,21 +9,10 @@ use crate::checkpoint::{
     self, LockOptions, OutputFolder, ProblemKind, ShardStatus, Soundness, Status, VerifyReport,
 };
 use crate::error::Error;
-use crate::report::{counted, grouped};
+use crate::report::{as_message, counted, grouped, on_one_line, print, print_json, say};
 
 /// Time between two looks of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-
-/// A line on standard error; a closed one is nobody's loss.
-pub(super) fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "{message}");
-}
-
-pub(super) fn print_json(value: &impl Serialize) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    out.write_all(b"\n")
-}
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
@@ -48,28 +35,26 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
 }
 
 fn print_status(status: &Status) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
     let state = if status.is_finished {
         "finished"
     } else {
         "not finished"
     };
     let done = status.totals.rows + status.journalled_rows;
-    writeln!(
-        out,
-        "{}: {state}, {} of {} ({} in open windows), {} failed",
-        status.name,
+    let mut text = format!(
+        "{}: {state}, {} of {} ({} in open windows), {} failed\n",
+        on_one_line(&status.name),
         grouped(done),
         counted(status.rows, "row"),
         grouped(status.journalled_rows),
         grouped(status.totals.failed + status.totals.bad),
-    )?;
+    );
     if status.shards.len() > 1 || !status.is_finished {
         for shard in &status.shards {
-            writeln!(out, "  {}", shard_line(shard))?;
+            let _ = writeln!(text, "  {}", on_one_line(&shard_line(shard)));
         }
     }
-    Ok(())
+    print(&text)
 }
 
 fn shard_line(shard: &ShardStatus) -> String {
@@ -127,19 +112,20 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
 }
 
 fn print_report(report: &VerifyReport) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut text = String::new();
     for problem in &report.problems {
-        writeln!(out, "wrong: {problem}")?;
+        let _ = writeln!(text, "wrong: {}", as_message(&problem.to_string()));
     }
     for note in &report.notes {
-        writeln!(out, "note: {note}")?;
+        let _ = writeln!(text, "note: {}", as_message(note));
     }
-    writeln!(
-        out,
+    let _ = writeln!(
+        text,
         "{} of {} sound, {}; {} in open windows",
         grouped(report.sound_windows),
         counted(report.windows, "window"),
         counted(report.rows, "row"),
         counted(report.journalled_rows, "row"),
-    )
+    );
+    print(&text)
 }

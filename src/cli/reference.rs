@@ -8,7 +8,7 @@ use clap_mangen::Man;
 
 use super::args::command;
 use super::exit::Exit;
-use super::output::print_json;
+use crate::report::{print_bytes, print_json};
 
 pub(super) fn schema() -> anyhow::Result<Exit> {
     print_json(&crate::spec::json_schema())?;
@@ -18,12 +18,12 @@ pub(super) fn schema() -> anyhow::Result<Exit> {
 pub(super) fn completions(shell: Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "glm-batch", &mut script);
-    std::io::stdout().write_all(&script)?;
+    print_bytes(&script)?;
     Ok(Exit::Printed)
 }
 
 pub(super) fn man() -> anyhow::Result<Exit> {
-    std::io::stdout().write_all(&manual()?)?;
+    print_bytes(&manual()?)?;
     Ok(Exit::Printed)
 }
 

@@ -1,6 +1,5 @@
 //! `run` and `plan`.
 
-use std::io::Write;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -8,10 +7,9 @@ use signal_hook::flag;
 
 use super::args::{JobArgs, PlanArgs, RunArgs};
 use super::exit::Exit;
-use super::output::{print_json, say};
 use crate::error::Error;
 use crate::input::Selection;
-use crate::report::observer_for;
+use crate::report::{observer_for, print, print_json, say};
 use crate::run::{RunEnd, RunOptions, StopFlag};
 use crate::spec::{self, JobSpec};
 
@@ -36,7 +34,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let printed = if args.json {
         print_json(&report)
     } else if says_so {
-        write!(std::io::stdout(), "{report}")
+        print(&report)
     } else {
         Ok(())
     };
@@ -54,7 +52,7 @@ pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
     if args.json {
         print_json(&plan)?;
     } else {
-        write!(std::io::stdout(), "{plan}")?;
+        print(&plan)?;
     }
     Ok(Exit::Done(
         "nothing was run; use `glm-batch run` to run the job",

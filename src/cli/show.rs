@@ -1,6 +1,6 @@
 //! `show`: result rows in readable form.
 
-use std::io::Write;
+use std::fmt::{Display, Write};
 use std::path::PathBuf;
 
 use minijinja::value::Serde;
@@ -9,11 +9,10 @@ use serde_json::{Map, Value};
 
 use super::args::ShowArgs;
 use super::exit::Exit;
-use super::output::say;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::input;
-use crate::report::counted;
+use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::sink;
 use crate::spec::nearest;
 
@@ -28,14 +27,14 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
             path: args.output.clone(),
         })
     })?;
-    let environment = Environment::new();
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(input::TEMPLATE_STEPS));
     let filter = args
         .filter
         .as_deref()
         .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
         .transpose()?;
     let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
-    let mut out = std::io::stdout().lock();
     let mut shown = 0;
     for path in files(&folder, &committed, args.failed) {
         for row in sink::read_part(&path).map_err(Error::from)? {
@@ -49,7 +48,11 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
                 return Ok(Exit::Printed);
             }
             shown += 1;
-            print(&mut out, &row, args.json)?;
+            if args.json {
+                print_json_line(&row)?;
+            } else {
+                print(&readable(&row))?;
+            }
         }
     }
     if shown == 0 {
@@ -79,6 +82,7 @@ fn compile<'e>(
     text: &'e str,
     columns: &[String],
 ) -> Result<Expression<'e, 'e>, Error> {
+    input::check_expression(text).map_err(|reason| wrong_filter(text, &reason))?;
     let filter = environment
         .compile_expression(text)
         .map_err(|error| wrong_filter(text, &error))?;
@@ -114,7 +118,7 @@ fn nothing_shown(committed: usize, windows: usize) -> &'static str {
     }
 }
 
-fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
+fn wrong_filter(text: &str, error: &impl Display) -> Error {
     Error::Usage(format!(
         "`--where {text}`: {error}\nhint: for example `--where 'completion_tokens > 100'`"
     ))
@@ -158,30 +162,61 @@ fn wanted(
     }
 }
 
-fn print(out: &mut impl Write, row: &Map<String, Value>, json: bool) -> std::io::Result<()> {
-    if json {
-        serde_json::to_writer(&mut *out, row)?;
-        return out.write_all(b"\n");
-    }
+/// A row with a heading of its own, which no value can have: lines of a value are set in, and the name of a
+/// column that begins as a heading does is quoted.
+fn readable(row: &Map<String, Value>) -> String {
     let heading = HEADING
         .iter()
         .filter_map(|&name| Some((name, row.get(name)?)));
     let heading: Vec<String> = heading
         .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| format!("{name} {}", text(value)))
+        .map(|(name, value)| format!("{name} {}", on_one_line(&text(value))))
         .collect();
-    writeln!(out, "--- {}", heading.join(", "))?;
+    let mut lines = format!("--- {}\n", heading.join(", "));
     for (name, value) in row {
         if !HEADING.contains(&name.as_str()) && !value.is_null() {
-            writeln!(out, "{name}: {}", text(value))?;
+            let name = on_one_line(name);
+            let quote = if name.starts_with('-') { "`" } else { "" };
+            let value = text(value).replace('\n', "\n    ");
+            let _ = writeln!(lines, "{quote}{name}{quote}: {value}");
         }
     }
-    Ok(())
+    lines
 }
 
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_value_and_no_name_looks_like_a_heading() {
+        let row = json!({
+            "row": 3,
+            "id": "a\n--- row 4",
+            "status": "ok",
+            "completion": "one\n--- row 5, id b, status ok\ntwo",
+            "--- row 6": 7,
+            "\n--- row 8": null,
+            "x\n--- row 9": [1, "\n"],
+        });
+        let text = readable(row.as_object().unwrap());
+        let headings = text.lines().filter(|line| line.starts_with("---"));
+        assert_eq!(headings.count(), 1, "{text}");
+        assert_eq!(
+            text,
+            "--- row 3, id a\\u{a}--- row 4, status ok\n\
+             completion: one\n    --- row 5, id b, status ok\n    two\n\
+             `--- row 6`: 7\n\
+             x\\u{a}--- row 9: [1,\"\\n\"]\n"
+        );
     }
 }

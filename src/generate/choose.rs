@@ -5,7 +5,7 @@
 
 use super::philox::Draw;
 use super::rules::{Rules, process};
-use super::warp::{Buffers, Candidate};
+use super::warp::{Buffers, Kept};
 
 /// Logits that are compared side by side.
 const LANES: usize = 16;
@@ -97,18 +97,18 @@ fn largest(logits: &[f32]) -> Result<f32, String> {
 }
 
 /// The token at `uniform` of the cumulative distribution, in id order.
-fn take(kept: &[Candidate], uniform: f64) -> Option<u32> {
-    let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
-    let target = uniform * total;
+fn take(kept: Kept<'_>, uniform: f64) -> Option<u32> {
+    let target = uniform * kept.total;
     let mut sum = 0.0;
-    for candidate in kept {
+    for candidate in kept.candidates {
         sum += candidate.weight;
         if target < sum {
             return Some(candidate.id);
         }
     }
     // `uniform` is below 1, so only rounding can lead here.
-    kept.iter()
+    kept.candidates
+        .iter()
         .rev()
         .find(|candidate| candidate.weight > 0.0)
         .map(|candidate| candidate.id)
@@ -132,6 +132,7 @@ pub fn log_probability(logits: &[f32], id: u32) -> f32 {
 mod tests {
     use super::*;
     use crate::generate::rules::tests::Letters;
+    use crate::generate::warp::Candidate;
     use crate::generate::warp::tests::SETTINGS;
     use crate::spec::GenerationSpec;
 
@@ -206,14 +207,22 @@ mod tests {
 
     #[test]
     fn the_inverse_of_the_distribution_is_in_id_order() {
-        let kept = [(4, 0.25), (7, 1.0), (9, 0.75)].map(|(id, weight)| Candidate {
+        let candidates = [(4, 0.25), (7, 1.0), (9, 0.75)].map(|(id, weight)| Candidate {
             id,
             logit: 0.0,
             weight,
         });
-        let taken = [0.0, 0.124, 0.126, 0.624, 0.626, 0.999].map(|uniform| take(&kept, uniform));
+        let kept = Kept {
+            candidates: &candidates,
+            total: 2.0,
+        };
+        let taken = [0.0, 0.124, 0.126, 0.624, 0.626, 0.999].map(|uniform| take(kept, uniform));
         assert_eq!(taken, [4, 4, 7, 7, 9, 9].map(Some));
-        assert_eq!(take(&[], 0.5), None);
+        let nothing = Kept {
+            candidates: &[],
+            total: 0.0,
+        };
+        assert_eq!(take(nothing, 0.5), None);
     }
 
     #[test]

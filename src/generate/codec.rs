@@ -1,5 +1,7 @@
 //! The seam between generation and the tokenizer: ids to text for answers, text to ids for bad words.
 
+use std::sync::Arc;
+
 use crate::tokenize::GlmTokenizer;
 
 /// Text and ids of one vocabulary.
@@ -13,6 +15,11 @@ pub trait TextCodec: Send + Sync {
 
     /// Ids of a text, no token added.
     fn encode_plain(&self, text: &str) -> Vec<u32>;
+
+    /// The sequences of ids that a bad word bars.
+    fn encode_bad_word(&self, word: &str) -> Vec<Vec<u32>> {
+        vec![self.encode_plain(word)]
+    }
 
     /// Id that starts an answer.
     fn sop(&self) -> u32;
@@ -33,6 +40,10 @@ impl TextCodec for GlmTokenizer {
         self.encode(text)
     }
 
+    fn encode_bad_word(&self, word: &str) -> Vec<Vec<u32>> {
+        self.encode_anywhere(word)
+    }
+
     fn sop(&self) -> u32 {
         self.special().sop
     }
@@ -43,5 +54,30 @@ impl TextCodec for GlmTokenizer {
 
     fn eos(&self) -> u32 {
         self.special().eos
+    }
+}
+
+/// A tokenizer under the first rule of text: a bad word is barred only where it begins a text.
+pub struct FirstTextRule(pub Arc<GlmTokenizer>);
+
+impl TextCodec for FirstTextRule {
+    fn decode(&self, ids: &[u32]) -> String {
+        TextCodec::decode(&*self.0, ids)
+    }
+
+    fn encode_plain(&self, text: &str) -> Vec<u32> {
+        self.0.encode_plain(text)
+    }
+
+    fn sop(&self) -> u32 {
+        self.0.sop()
+    }
+
+    fn eop(&self) -> u32 {
+        self.0.eop()
+    }
+
+    fn eos(&self) -> u32 {
+        self.0.eos()
     }
 }

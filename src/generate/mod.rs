@@ -19,14 +19,14 @@ mod types;
 mod warp;
 
 pub use choose::{Scratch, choose, log_probability};
-pub use codec::TextCodec;
+pub use codec::{FirstTextRule, TextCodec};
 pub use crew::{Crew, LoadModel};
 pub use engine::{Engine, Finished};
 pub use philox::{Draw, philox4x32_10};
 pub use rules::{Endings, Rules, process};
 pub use statistics::EngineStatistics;
 pub use types::*;
-pub use warp::{Buffers, Candidate, Warp, probabilities};
+pub use warp::{Buffers, Candidate, Kept, Warp, probabilities};
 
 use crate::model::ModelError;
 

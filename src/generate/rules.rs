@@ -61,12 +61,13 @@ impl Rules {
             eos: codec.eos(),
         };
         let (mut barred, mut barred_sequences) = (Vec::new(), Vec::new());
-        for word in &settings.bad_words {
-            match codec.encode_plain(word).as_slice() {
+        let words = settings.bad_words.iter();
+        for ids in words.flat_map(|word| codec.encode_bad_word(word)) {
+            match ids.as_slice() {
                 [] => {}
                 [id] if endings.contains(*id) => {}
                 [id] => barred.push(*id),
-                ids => barred_sequences.push(ids.to_vec()),
+                _ => barred_sequences.push(ids),
             }
         }
         Self {

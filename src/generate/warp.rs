@@ -17,8 +17,18 @@ use std::cmp::Ordering;
 
 use crate::spec::GenerationSpec;
 
-/// Tokens that top-p sorts first; most distributions need no more.
+/// Tokens that top-p sorts first, where rounding could decide what stays.
 const FIRST_SORTED: usize = 256;
+
+/// How far a logit may be below the likeliest one's to share its bucket, as the upper half of an f32's bits.
+const FIRST_BUCKET: u32 = (127 - 14) << 7;
+
+/// Buckets of top-p: 128 for each doubling of the distance to the likeliest logit, from 2^-14 to 2^18.
+const BUCKETS: usize = 32 << 7;
+
+/// Roundings that two sums of the same weights in two orders may differ by, each of half an epsilon of the
+/// sum; four times what theory allows.
+const ROUNDINGS: f64 = 4.0;
 
 /// Values that are gathered before the smallest are thrown away, when the k-th largest is looked for.
 const GATHERED: usize = 2048;
@@ -53,6 +63,16 @@ pub struct Buffers {
     kept: Vec<Candidate>,
     sorted: Vec<Candidate>,
     values: Vec<f32>,
+    shares: Vec<f64>,
+}
+
+/// Tokens that may be drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// In id order.
+    pub candidates: &'a [Candidate],
+    /// Sum of their weights, in id order.
+    pub total: f64,
 }
 
 impl Warp {
@@ -66,44 +86,76 @@ impl Warp {
         }
     }
 
-    /// The tokens that may be drawn, in id order.
+    /// The tokens that may be drawn.
     ///
     /// `logits` must not hold NaN or positive infinity. The result is empty only where every logit
     /// is negative infinity.
-    pub fn keep<'a>(&self, logits: &[f32], buffers: &'a mut Buffers) -> &'a [Candidate] {
-        let Buffers {
-            kept,
-            sorted,
-            values,
-        } = buffers;
+    pub fn keep<'a>(&self, logits: &[f32], buffers: &'a mut Buffers) -> Kept<'a> {
         let least = match self.top_k {
             0 => f32::NEG_INFINITY,
-            k => kth_largest(logits.iter().copied(), k, values),
+            k => kth_largest(logits.iter().copied(), k, &mut buffers.values),
         };
-        open(logits, least, kept);
-        weigh(kept, self.temperature);
-        if self.top_p < 1.0 {
-            keep_top_p(self.top_p, kept, sorted, values);
+        let mut total = self.weigh(logits, least, &mut buffers.kept);
+        if self.top_p < 1.0
+            && let Some(last) = last_of_top_p(self.top_p, total, buffers)
+        {
+            total = retain(&mut buffers.kept, |candidate| {
+                candidate.logit > last.logit
+                    || (candidate.logit == last.logit && candidate.id <= last.id)
+            });
         }
         if self.min_p > 0.0 {
-            kept.retain(|candidate| candidate.weight >= self.min_p);
+            total = retain(&mut buffers.kept, |candidate| {
+                candidate.weight >= self.min_p
+            });
         }
-        kept
+        Kept {
+            candidates: &buffers.kept,
+            total,
+        }
+    }
+
+    /// All tokens that are not barred and have at least this logit, each with its softmax without the
+    /// denominator. Returns that: the sum, in id order.
+    fn weigh(&self, logits: &[f32], least: f32, kept: &mut Vec<Candidate>) -> f64 {
+        let top = f64::from(likeliest(logits));
+        let mut total = 0.0;
+        kept.clear();
+        for (id, &logit) in logits.iter().enumerate() {
+            if logit >= least && logit != f32::NEG_INFINITY {
+                let weight = ((f64::from(logit) - top) / self.temperature).exp();
+                total += weight;
+                kept.push(Candidate {
+                    id: id as u32,
+                    logit,
+                    weight,
+                });
+            }
+        }
+        total
     }
 }
 
-/// All tokens that are not barred and have at least this logit.
-fn open(logits: &[f32], least: f32, kept: &mut Vec<Candidate>) {
-    kept.clear();
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit >= least && logit != f32::NEG_INFINITY {
-            kept.push(Candidate {
-                id: id as u32,
-                logit,
-                weight: 0.0,
-            });
-        }
+fn likeliest(logits: &[f32]) -> f32 {
+    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Keeps the candidates of which `stays` is true. Returns the sum of their weights, in id order.
+///
+/// Without branches: on a flat distribution no processor foretells which ones stay.
+fn retain(kept: &mut Vec<Candidate>, stays: impl Fn(&Candidate) -> bool) -> f64 {
+    let mut total = 0.0;
+    let mut count = 0;
+    for at in 0..kept.len() {
+        let candidate = kept[at];
+        kept[count] = candidate;
+        let stays = stays(&candidate);
+        count += usize::from(stays);
+        // Adding nothing changes no bit of the sum.
+        total += if stays { candidate.weight } else { 0.0 };
     }
+    kept.truncate(count);
+    total
 }
 
 /// The k-th largest value; negative infinity where there are fewer.
@@ -143,44 +195,84 @@ fn likeliest_first(a: &Candidate, b: &Candidate) -> Ordering {
         .then(a.id.cmp(&b.id))
 }
 
-/// Softmax without its denominator.
-fn weigh(kept: &mut [Candidate], temperature: f64) {
-    let top = kept
-        .iter()
-        .fold(f32::NEG_INFINITY, |top, candidate| top.max(candidate.logit));
-    for candidate in kept {
-        let below = f64::from(candidate.logit) - f64::from(top);
-        candidate.weight = (below / temperature).exp();
-    }
-}
-
-/// A token stays while the likelier ones sum to less than `top_p`; the likeliest always stays.
+/// The last token that top-p keeps; `None` where all stay.
 ///
-/// This is transformers' rule (ascending, cumulative sum at most `1 - top_p` goes) seen from the
-/// other end: the cumulative sum of a token is 1 less what is likelier. Only the head is sorted, and
-/// a longer one where that does not reach `top_p`.
-fn keep_top_p(
-    top_p: f64,
-    kept: &mut Vec<Candidate>,
-    sorted: &mut Vec<Candidate>,
-    values: &mut Vec<f32>,
-) {
-    let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
+/// A token stays while the likelier ones sum to less than `top_p`; the likeliest always stays. This is
+/// transformers' rule (ascending, cumulative sum at most `1 - top_p` goes) seen from the other end: the
+/// cumulative sum of a token is 1 less what is likelier. What decides is the sum in the order of likelihood,
+/// rounded after each token. A sum in any other order tells on which side of the limit it is, unless it is so
+/// near that rounding could decide; only then is there anything to sort.
+fn last_of_top_p(top_p: f64, total: f64, buffers: &mut Buffers) -> Option<Candidate> {
+    let limit = top_p * total;
+    let Buffers {
+        kept,
+        sorted,
+        values,
+        shares,
+    } = buffers;
+    if let Some(last) = last_by_buckets(limit, total, kept, sorted, shares) {
+        return Some(last);
+    }
     let mut head = FIRST_SORTED;
     loop {
         let least = kth_largest(kept.iter().map(|candidate| candidate.logit), head, values);
         sorted.clear();
         sorted.extend(kept.iter().filter(|candidate| candidate.logit >= least));
         sorted.sort_unstable_by(likeliest_first);
-        if let Some(last) = last_within(top_p * total, sorted) {
-            kept.retain(|candidate| likeliest_first(candidate, &last) != Ordering::Greater);
-            return;
+        if let Some(last) = last_within(limit, sorted) {
+            return Some(last);
         }
         if sorted.len() == kept.len() {
-            return;
+            return None;
         }
         head *= 4;
     }
+}
+
+/// The token at which the weights, likeliest first, reach `limit`: the tokens are dealt to buckets by their
+/// logit, and only the bucket in which the limit is reached is sorted. `None` where rounding could decide.
+fn last_by_buckets(
+    limit: f64,
+    total: f64,
+    kept: &[Candidate],
+    sorted: &mut Vec<Candidate>,
+    shares: &mut Vec<f64>,
+) -> Option<Candidate> {
+    let top = kept
+        .iter()
+        .fold(f32::NEG_INFINITY, |top, candidate| top.max(candidate.logit));
+    shares.clear();
+    shares.resize(BUCKETS, 0.0);
+    for candidate in kept {
+        shares[bucket(top, candidate.logit)] += candidate.weight;
+    }
+    let doubt = ROUNDINGS * kept.len() as f64 * f64::EPSILON * total;
+    let mut sum = 0.0;
+    let found = shares.iter().position(|share| {
+        let reaches = sum + share >= limit - doubt;
+        sum += if reaches { 0.0 } else { *share };
+        reaches
+    })?;
+    sorted.clear();
+    let in_bucket = |candidate: &&Candidate| bucket(top, candidate.logit) == found;
+    sorted.extend(kept.iter().filter(in_bucket));
+    sorted.sort_unstable_by(likeliest_first);
+    for candidate in sorted.iter() {
+        if sum >= limit - doubt {
+            return None;
+        }
+        sum += candidate.weight;
+        if sum >= limit + doubt {
+            return Some(*candidate);
+        }
+    }
+    None
+}
+
+/// Which bucket a logit belongs to: a likelier one is never in a later bucket.
+fn bucket(top: f32, logit: f32) -> usize {
+    let distance = (top - logit).to_bits() >> 16;
+    (distance.saturating_sub(FIRST_BUCKET) as usize).min(BUCKETS - 1)
 }
 
 /// The last token before which the weights sum to less than `limit`; `None` where that may be further
@@ -199,193 +291,12 @@ fn last_within(limit: f64, sorted: &[Candidate]) -> Option<Candidate> {
 pub fn probabilities(warp: &Warp, logits: &[f32]) -> Vec<f32> {
     let mut buffers = Buffers::default();
     let kept = warp.keep(logits, &mut buffers);
-    let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
     let mut probabilities = vec![0.0; logits.len()];
-    for candidate in kept {
-        probabilities[candidate.id as usize] = (candidate.weight / total) as f32;
+    for candidate in kept.candidates {
+        probabilities[candidate.id as usize] = (candidate.weight / kept.total) as f32;
     }
     probabilities
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// Greedy, nothing on.
-    pub(crate) const SETTINGS: GenerationSpec = GenerationSpec {
-        do_sample: false,
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        no_repeat_ngram_size: 0,
-        min_new_tokens: 0,
-        max_new_tokens: None,
-        num_return_sequences: 1,
-        bad_words: Vec::new(),
-        stop: Vec::new(),
-        seed: 42,
-        logprobs: false,
-    };
-
-    const OPEN: Warp = Warp {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-    };
-
-    fn kept(warp: Warp, logits: &[f32]) -> Vec<u32> {
-        warp.keep(logits, &mut Buffers::default())
-            .iter()
-            .map(|candidate| candidate.id)
-            .collect()
-    }
-
-    /// Logits whose softmax is these probabilities.
-    fn logits(probabilities: &[f64]) -> Vec<f32> {
-        probabilities.iter().map(|p| p.ln() as f32).collect()
-    }
-
-    #[test]
-    fn top_k_keeps_what_is_level_with_the_last() {
-        let warp = Warp { top_k: 2, ..OPEN };
-        assert_eq!(kept(warp, &[1.0, 3.0, 2.0, 2.0, 0.0]), [1, 2, 3]);
-        assert_eq!(kept(Warp { top_k: 9, ..OPEN }, &[1.0, 3.0]), [0, 1]);
-        assert_eq!(
-            kept(warp, &[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY]),
-            [1]
-        );
-    }
-
-    #[test]
-    fn top_p_keeps_the_token_that_passes_it() {
-        let logits = logits(&[0.1, 0.4, 0.2, 0.3]);
-        assert_eq!(kept(Warp { top_p: 0.6, ..OPEN }, &logits), [1, 3]);
-        assert_eq!(
-            kept(
-                Warp {
-                    top_p: 0.75,
-                    ..OPEN
-                },
-                &logits
-            ),
-            [1, 2, 3]
-        );
-        assert_eq!(
-            kept(
-                Warp {
-                    top_p: 1e-12,
-                    ..OPEN
-                },
-                &logits
-            ),
-            [1],
-            "at least one"
-        );
-        assert_eq!(
-            kept(
-                Warp {
-                    top_p: 0.999_999,
-                    ..OPEN
-                },
-                &logits
-            ),
-            [0, 1, 2, 3]
-        );
-    }
-
-    #[test]
-    fn level_tokens_stay_by_lowest_id() {
-        assert_eq!(kept(Warp { top_p: 0.5, ..OPEN }, &[1.0; 4]), [0, 1]);
-        assert_eq!(
-            kept(
-                Warp {
-                    top_p: 0.51,
-                    ..OPEN
-                },
-                &[1.0; 4]
-            ),
-            [0, 1, 2]
-        );
-    }
-
-    #[test]
-    fn min_p_is_relative_to_the_likeliest() {
-        let logits = logits(&[0.1, 0.4, 0.2, 0.3]);
-        assert_eq!(kept(Warp { min_p: 0.4, ..OPEN }, &logits), [1, 2, 3]);
-        assert_eq!(kept(Warp { min_p: 1.0, ..OPEN }, &logits), [1]);
-    }
-
-    #[test]
-    fn top_p_sees_what_top_k_left() {
-        let logits = logits(&[0.1, 0.4, 0.2, 0.3]);
-        // Of 0.4 and 0.3 the first has 0.57: alone it reaches 0.5, where of all four it does not.
-        assert_eq!(
-            kept(
-                Warp {
-                    top_k: 2,
-                    top_p: 0.5,
-                    ..OPEN
-                },
-                &logits
-            ),
-            [1]
-        );
-        assert_eq!(kept(Warp { top_p: 0.5, ..OPEN }, &logits), [1, 3]);
-    }
-
-    #[test]
-    fn a_tiny_temperature_is_the_likeliest_token() {
-        let warp = Warp {
-            temperature: 1e-300,
-            ..OPEN
-        };
-        assert_eq!(probabilities(&warp, &[1.0, 30.0, 29.0]), [0.0, 1.0, 0.0]);
-    }
-
-    #[test]
-    fn the_kth_largest_is_that_of_a_sort() {
-        let all: Vec<f32> = (0..9000_u32).map(|i| (i * 7919 % 1013) as f32).collect();
-        let mut sorted = all.clone();
-        sorted.sort_by(|a, b| b.total_cmp(a));
-        for k in [1, 7, 1000, 3000, 9000] {
-            let found = kth_largest(all.iter().copied(), k, &mut Vec::new());
-            assert_eq!(found, sorted[k - 1], "{k}");
-        }
-        assert_eq!(
-            kth_largest(all.iter().copied(), 9001, &mut Vec::new()),
-            f32::NEG_INFINITY
-        );
-    }
-
-    #[test]
-    fn partial_sorts_agree_with_a_full_one() {
-        // Many levels, so that ties cross the borders of the partial sorts.
-        let logits: Vec<f32> = (0..3000_u32)
-            .map(|i| (i * 7919 % 97) as f32 / 200.0)
-            .collect();
-        for top_p in [0.05, 0.3, 0.77, 0.9, 0.9999] {
-            let mut all: Vec<usize> = (0..logits.len()).collect();
-            all.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-            let weight = |id: usize| (f64::from(logits[id]) - f64::from(logits[all[0]])).exp();
-            let limit = top_p * (0..logits.len()).map(weight).sum::<f64>();
-            let mut sum = 0.0;
-            let mut expected = Vec::new();
-            for &id in all.iter().take_while(|&&id| {
-                let stays = sum < limit;
-                sum += weight(id);
-                stays
-            }) {
-                expected.push(id as u32);
-            }
-            expected.sort_unstable();
-            assert_eq!(
-                kept(Warp { top_p, ..OPEN }, &logits),
-                expected,
-                "top_p {top_p}"
-            );
-        }
-    }
-}
+pub(super) mod tests;

@@ -4,6 +4,8 @@
 //! prompts. The rules for each column are in the [module documentation](super).
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -65,6 +67,8 @@ pub(super) struct PromptBuilder {
     columns: ColumnSpec,
     template: Option<Template>,
     prefix: Option<String>,
+    /// Set where the run is to stop: rows are not looked at any more, and nothing is made of them.
+    stop: Arc<AtomicBool>,
 }
 
 impl PromptBuilder {
@@ -78,7 +82,13 @@ impl PromptBuilder {
             columns: columns.clone(),
             template,
             prefix: prompt.prefix.clone(),
+            stop: Arc::default(),
         })
+    }
+
+    /// Leaves rows unread once `stop` is set.
+    pub(super) fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
     }
 
     /// Columns that [`build`](Self::build) looks at; not all of them need exist.
@@ -132,6 +142,9 @@ impl PromptBuilder {
 
     /// The row's id and reference, and its prompt or the reason why it has none.
     pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
+        if self.stop.load(Ordering::Relaxed) {
+            return Built::bad(row, "interrupted".to_owned());
+        }
         let id = self.id(row, record);
         let reference = Self::optional("reference", self.columns.reference.as_deref(), record);
         let (id, outcome) = match id {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -84,7 +85,7 @@ pub(super) struct FirstPass<'a> {
     pub(super) builder: Option<&'a PromptBuilder>,
     pub(super) first_bad: Option<(Place, BadRow)>,
     /// Says that the pass should end early; what it has by then is of no use.
-    pub(super) is_interrupted: &'a dyn Fn() -> bool,
+    pub(super) is_interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
 #[derive(Default)]
@@ -126,8 +127,11 @@ impl FirstPass<'_> {
         let mut block = Block::read(&mut lines)?;
         while !block.lines.is_empty() && !(self.is_interrupted)() {
             let builder = self.builder.filter(|_| self.first_bad.is_none());
-            let (facts, next) =
-                rayon::join(|| examine(&block, builder), || Block::read(&mut lines));
+            let is_interrupted = self.is_interrupted;
+            let (facts, next) = rayon::join(
+                || examine(&block, builder, is_interrupted),
+                || Block::read(&mut lines),
+            );
             self.take(&block, file, facts);
             block = next?;
         }
@@ -153,13 +157,21 @@ impl FirstPass<'_> {
     }
 }
 
-fn examine(block: &Block, builder: Option<&PromptBuilder>) -> Vec<Facts> {
+fn examine(
+    block: &Block,
+    builder: Option<&PromptBuilder>,
+    is_interrupted: &(dyn Fn() -> bool + Sync),
+) -> Vec<Facts> {
     block
         .lines
         .par_chunks(TASK_LINES)
         .map(|lines| {
             let mut facts = Facts::default();
             for line in lines {
+                // A template may take long; what is gathered so far is of no use then.
+                if is_interrupted() {
+                    break;
+                }
                 let bad = match Fields::parse(&block.arena[line.start..line.end]) {
                     Ok(fields) => {
                         for (guess, (name, value)) in fields.0.iter().enumerate() {
@@ -366,6 +378,10 @@ impl PromptSource for JsonlSource {
             rows,
             carried: Carried::Json { lines, fields },
         })
+    }
+
+    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
+        self.builder.interrupt_with(stop);
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {

@@ -47,11 +47,13 @@ mod record;
 mod scan;
 mod select;
 mod stdin;
+mod tags;
 mod template;
 mod types;
 mod windows;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 
@@ -63,6 +65,8 @@ pub use parquet::{json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
 pub use stdin::copy_stdin;
+pub use tags::check_expression;
+pub use template::TEMPLATE_STEPS;
 pub use types::*;
 
 use crate::spec::{InputSpec, PromptSpec};
@@ -75,6 +79,10 @@ pub trait PromptSource: Send + Sync {
     /// # Errors
     /// A file that cannot be read any more or is not what the first pass saw.
     fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError>;
+
+    /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
+    /// is being read is of no use then.
+    fn interrupt_with(&mut self, _stop: Arc<AtomicBool>) {}
 
     /// Parquet: the schema that all windows' batches have.
     fn arrow_schema(&self) -> Option<SchemaRef>;

@@ -3,6 +3,8 @@
 //! Pure; used by [`super::template`], which knows which names are columns. It reads the tags alone and
 //! leaves out what it is not sure of, so that no name is in the list which a row may do without.
 
+use super::tags::{Tags, words};
+
 /// Words and signs that look at a value without failing where there is none.
 const LOOKS: [&str; 14] = [
     "default",
@@ -32,6 +34,9 @@ pub(super) fn printed_names(template: &str) -> Vec<&str> {
     let mut named = Vec::new();
     let mut depth = 0_usize;
     for tag in Tags(template) {
+        if !tag.is_closed {
+            continue;
+        }
         let words = words(tag.text);
         let Some(first) = words.first() else { continue };
         if tag.is_print {
@@ -48,79 +53,6 @@ pub(super) fn printed_names(template: &str) -> Vec<&str> {
     }
     printed.retain(|name| !named.contains(name));
     printed
-}
-
-/// What stands between the signs of a tag.
-struct Tag<'a> {
-    is_print: bool,
-    text: &'a str,
-}
-
-/// The tags of a template, comments left out.
-struct Tags<'a>(&'a str);
-
-impl<'a> Iterator for Tags<'a> {
-    type Item = Tag<'a>;
-
-    fn next(&mut self) -> Option<Tag<'a>> {
-        loop {
-            let start = self
-                .0
-                .match_indices('{')
-                .map(|(at, _)| at)
-                .find(|&at| self.0[at + 1..].starts_with(['{', '%', '#']))?;
-            let inside = &self.0[start + 2..];
-            let sign = &self.0[start + 1..start + 2];
-            let close = match sign {
-                "{" => "}}",
-                "%" => "%}",
-                _ => "#}",
-            };
-            let end = inside.find(close)?;
-            self.0 = &inside[end + close.len()..];
-            if sign != "#" {
-                return Some(Tag {
-                    is_print: sign == "{",
-                    text: inside[..end].trim_start_matches(['-', '+']),
-                });
-            }
-        }
-    }
-}
-
-/// Names, numbers and signs of a tag, in their order; a text in quotes is one word with its quotes.
-fn words(tag: &str) -> Vec<&str> {
-    let mut words = Vec::new();
-    let mut rest = tag;
-    while let Some(first) = rest.chars().next() {
-        let length = match first {
-            '"' | '\'' => quoted(rest, first),
-            _ if is_of_name(first) => rest.find(|c| !is_of_name(c)).unwrap_or(rest.len()),
-            _ => first.len_utf8(),
-        };
-        let (word, after) = rest.split_at(length);
-        if !word.trim().is_empty() {
-            words.push(word);
-        }
-        rest = after;
-    }
-    words
-}
-
-/// Bytes of the text in quotes that `text` begins with.
-fn quoted(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        if c == quote && !escaped {
-            return at + c.len_utf8();
-        }
-        escaped = c == '\\' && !escaped;
-    }
-    text.len()
-}
-
-fn is_of_name(c: char) -> bool {
-    c == '_' || c.is_alphanumeric()
 }
 
 /// Words that are names of variables: no text, no number, no field of another one, no filter.

@@ -31,7 +31,7 @@ pub struct ScanOptions<'a> {
     /// An earlier index: what it knows of a file holds while path, size and time agree.
     pub previous: Option<&'a InputIndex>,
     /// Says that reading should end.
-    pub is_interrupted: &'a dyn Fn() -> bool,
+    pub is_interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// What the first pass found.

@@ -10,7 +10,12 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_
 use super::build::{Record, is_blank};
 use super::error::{InputError, one_line};
 use super::printed::printed_names;
+use super::tags::check_nesting;
 use super::types::{BadRow, Stage};
+
+/// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
+/// that the template makes, so that this bounds the time, the memory and the prompt of a row.
+pub const TEMPLATE_STEPS: u64 = 1_000_000;
 
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";
@@ -26,7 +31,9 @@ pub(super) struct Template {
 impl Template {
     /// Compiles a template.
     pub(super) fn new(source: &str) -> Result<Self, InputError> {
+        check_nesting(source).map_err(|reason| InputError::Template { reason })?;
         let mut environment = Environment::new();
+        environment.set_fuel(Some(TEMPLATE_STEPS));
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.set_formatter(|out, state, value| {
             if value.is_none() || value.is_undefined() {
@@ -115,6 +122,11 @@ fn default_filter(value: &Value, other: Option<Value>, lax: Option<bool>) -> Val
 }
 
 fn with_empty(error: &Error, empty: &[&str]) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!(
+            "the template takes more than {TEMPLATE_STEPS} steps with this row: it loops too long, or its text grows too large"
+        );
+    }
     let mut reason = describe(error);
     if error.kind() == ErrorKind::UndefinedError && !empty.is_empty() {
         let list: Vec<String> = empty.iter().map(|name| format!("`{name}`")).collect();

@@ -1,11 +1,11 @@
 //! Progress to the terminal: bars where there is one, a plain line every half minute elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::grouped;
+use super::{grouped, say};
 
 /// Seconds between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
@@ -178,11 +178,6 @@ fn duration(time: Duration) -> String {
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
-}
-
-/// A line on standard error; a closed one is nobody's loss.
-fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 #[cfg(test)]

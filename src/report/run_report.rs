@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{counted, grouped, line, side_by_side};
+use super::{counted, grouped, line, on_one_line, side_by_side};
 use crate::checkpoint::{Example, Totals};
 use crate::generate::EngineStatistics;
 
@@ -86,7 +86,7 @@ impl fmt::Display for RunReport {
         } else {
             "not finished"
         };
-        writeln!(f, "{}: {state}", self.job)?;
+        writeln!(f, "{}: {state}", on_one_line(&self.job))?;
         if let Some(notice) = &self.notice {
             line(f, "note", notice)?;
         }

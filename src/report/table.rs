@@ -4,6 +4,8 @@ use std::fmt;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::on_one_line;
+
 /// A number with its digits in groups of three.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -23,13 +25,13 @@ pub fn counted(number: u64, one: &str) -> String {
     format!("{} {one}{plural}", grouped(number))
 }
 
-/// Writes a line of a summary: what it is about, then the text.
+/// Writes a line of a summary: what it is about, then the text, which cannot leave the line.
 ///
 /// # Errors
 ///
 /// The formatter's.
 pub fn line(f: &mut fmt::Formatter<'_>, what: &str, text: &str) -> fmt::Result {
-    writeln!(f, "  {what:<12} {text}")
+    writeln!(f, "  {what:<12} {}", on_one_line(text))
 }
 
 /// Rows in aligned columns, two spaces apart; no column wider than `widest` cells.
@@ -77,13 +79,10 @@ pub fn side_by_side(rows: impl IntoIterator<Item = [String; 3]>) -> String {
 }
 
 fn shorten(text: &str, widest: usize) -> String {
-    let flat: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let flat = flat.trim();
+    let spaced = text.replace(['\n', '\r', '\t'], " ");
+    let flat = on_one_line(spaced.trim());
     if flat.width() <= widest {
-        return flat.to_owned();
+        return flat.into_owned();
     }
     let mut short = String::new();
     for c in flat.chars() {

@@ -17,6 +17,7 @@ mod plan;
 mod prepare;
 mod shard;
 mod summary;
+mod texts;
 mod workload;
 
 use std::sync::Arc;
@@ -125,6 +126,7 @@ pub fn run(
     let prepared = Prepared::new(spec, options, folder, stop, observer)?;
     let mut worker = Worker::new(&prepared, spec, stop, options.grace, observer);
     let end = run_shards(&prepared, options, &mut worker);
+    worker.note_idle_rows();
     worker.observer.finish();
     let end = end?;
     let report = summary::report(&prepared, &worker, started.elapsed())?;

@@ -1,22 +1,22 @@
 //! A job to what running it would take: no weights loaded, nothing written.
 
 use std::fmt;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::StopFlag;
 use super::facts::ModelFacts;
-use super::feed::RowEncoder;
+use super::feed::{EncodedRow, RowEncoder, count_idle};
 use super::prepare::{ReadInput, place_text};
 use super::shard::budget;
+use super::texts;
 use crate::error::{Error, Result};
 use crate::generate::Request;
-use crate::input::{self, BadRow, DuplicateIds, InputWindow};
+use crate::input::{self, DuplicateIds, InputWindow};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
-use crate::report::{counted, grouped, table};
-use crate::spec::JobSpec;
+use crate::report::{counted, grouped, on_one_line, table};
+use crate::spec::{JobSpec, Rules};
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
@@ -87,7 +87,10 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
+    let mut notes = model.warnings();
+    notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;
+    notes.extend(texts::idle_rows(rows.idle));
     let weight_bytes = model.loaded_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
     let curve = model.product_curve();
@@ -110,7 +113,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         rows: read.index.rows,
         bad_rows: rows.bad,
         first_bad_rows: rows.first_bad,
-        notes: model.warnings(),
+        notes,
         truncated: rows.truncated,
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
@@ -139,37 +142,30 @@ struct Rows {
     first_bad: Vec<String>,
     truncated: u64,
     duplicates: DuplicateIds,
+    /// Rows whose own settings for drawing do nothing.
+    idle: u64,
 }
 
 impl Rows {
     fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
-        let encoder = RowEncoder {
-            tokenizer: &model.tokenizer,
-            lengths: model.lengths,
-            prompt: &spec.prompt,
-            settings: Arc::new(spec.generation.clone()),
-        };
+        let encoder = RowEncoder::new(spec, model, Rules::CURRENT.text)?;
         let mut rows = Self::default();
         for span in &read.index.windows {
             let window = read.source.read_window(span)?;
             let encoded: Vec<_> = window
                 .rows
                 .par_iter()
-                .map(|row| encoder.encode(row))
+                .map(|row| Some(encoder.encode(row)))
                 .collect();
             rows.add(&window, &encoded, read);
         }
         Ok(rows)
     }
 
-    fn add(
-        &mut self,
-        window: &InputWindow,
-        encoded: &[std::result::Result<Request, BadRow>],
-        read: &ReadInput,
-    ) {
+    fn add(&mut self, window: &InputWindow, encoded: &[Option<EncodedRow>], read: &ReadInput) {
         let mut lengths = Vec::with_capacity(encoded.len());
-        for (row, encoded) in window.rows.iter().zip(encoded) {
+        self.idle += count_idle(&window.rows, encoded);
+        for (row, encoded) in window.rows.iter().zip(encoded.iter().flatten()) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
@@ -214,7 +210,7 @@ fn length(request: &Request, index: usize) -> RowLength {
 impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.statistics;
-        writeln!(f, "{}", self.job)?;
+        writeln!(f, "{}", on_one_line(&self.job))?;
         writeln!(
             f,
             "  input       {} in {}, {}",
@@ -224,7 +220,7 @@ impl fmt::Display for PlanReport {
         )?;
         self.write_faults(f)?;
         for note in &self.notes {
-            writeln!(f, "  {note}")?;
+            writeln!(f, "  {}", on_one_line(note))?;
         }
         writeln!(
             f,
@@ -276,7 +272,7 @@ impl PlanReport {
             )?;
         }
         for bad in &self.first_bad_rows {
-            writeln!(f, "              {bad}")?;
+            writeln!(f, "              {}", on_one_line(bad))?;
         }
         let unnamed = self
             .bad_rows

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::facts::{ModelFacts, model_file};
+use super::texts;
 use super::{RunOptions, StopFlag};
 use crate::checkpoint::{
     CheckpointError, JobLock, JobRecord, LockOptions, Manifest, OutputFolder, RECORD_VERSION,
@@ -87,6 +88,11 @@ impl Prepared {
             observer.note("warning: the input has no rows");
         }
         let sink = read.sink(spec)?;
+        if let Some(model) = &model {
+            for note in texts::check(spec, model, first.as_ref(), &folder)? {
+                observer.note(&note);
+            }
+        }
         let record = establish(&folder, record, first, observer)?;
         drop(lock);
         Ok(Self {
@@ -269,7 +275,8 @@ impl ReadInput {
             is_interrupted: &|| stop.is_requested(),
         })?;
         let index = Arc::new(scan.index);
-        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
+        let mut source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
+        source.interrupt_with(stop.shared());
         Ok((Self { index, source }, scan.first_bad))
     }
 }

@@ -14,7 +14,7 @@ use super::curve::{self, ProductCurve};
 use super::facts::ModelFacts;
 use super::feed::{self, FedWindow};
 use super::prepare::{Prepared, place_text};
-use super::{RunEnd, StopFlag, machine, summary};
+use super::{RunEnd, StopFlag, machine, summary, texts};
 use crate::checkpoint::{self, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
 use crate::generate::{Crew, EngineStatistics, Finished, LoadModel, Outcome};
@@ -57,6 +57,8 @@ pub(super) struct Worker<'a> {
     pub(super) duplicates: DuplicateIds,
     pub(super) rows_now: u64,
     pub(super) failed_now: u64,
+    /// Rows whose own settings for drawing do nothing.
+    idle_rows: u64,
     /// Finished rows of windows that were still open when the last shard's work ended.
     pub(super) unfinished: Totals,
     pub(super) load_seconds: f64,
@@ -84,11 +86,19 @@ impl<'a> Worker<'a> {
             duplicates: DuplicateIds::new(),
             rows_now: 0,
             failed_now: 0,
+            idle_rows: 0,
             unfinished: Totals::default(),
             load_seconds: prepared.load_seconds,
             read_seconds: 0.0,
             tokenize_seconds: 0.0,
             write_seconds: 0.0,
+        }
+    }
+
+    /// Says once how many rows had settings without effect.
+    pub(super) fn note_idle_rows(&mut self) {
+        if let Some(note) = texts::idle_rows(self.idle_rows) {
+            self.observer.note(&note);
         }
     }
 
@@ -166,7 +176,8 @@ impl<'a> Worker<'a> {
         };
         let models = facts.devices.iter().map(load).collect();
         let stop = &self.stop;
-        let crew = Crew::start(facts.tokenizer.clone(), models, &|| stop.is_requested())?;
+        let codec = texts::codec(&facts.tokenizer, self.prepared.record.rules.text);
+        let crew = Crew::start(codec, models, &|| stop.is_requested())?;
         self.load_seconds += started.elapsed().as_secs_f64();
         Ok(crew)
     }
@@ -300,6 +311,7 @@ impl ShardWork<'_, '_> {
         let refused = fed.outcomes.len() - fed.recovered;
         worker.rows_now += refused as u64;
         worker.failed_now += refused as u64;
+        worker.idle_rows += fed.idle_rows;
         for row in fed.window.rows.iter().filter(|row| row.is_record) {
             worker.duplicates.observe(&row.id);
         }

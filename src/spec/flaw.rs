@@ -51,10 +51,14 @@ impl Flaw {
     /// The reason in one line, as a failed row carries it.
     pub(super) fn into_reason(self) -> String {
         let (key, reason) = (self.key, self.reason);
+        let cure = self
+            .hint
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
         if self.not_yet {
-            return format!("`{key}`: {reason} not available in this version yet");
+            return format!("`{key}`: {reason} not available in this version yet{cure}");
         }
-        format!("`{key}` {reason}")
+        format!("`{key}` {reason}{cure}")
     }
 
     /// The error of a job file, with the place of the key.

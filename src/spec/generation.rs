@@ -7,6 +7,27 @@ use super::file::{GenerationSection, MAX_SAMPLES};
 use super::flaw::{Checked, Flaw, at_least_one};
 use super::types::{GenerationSpec, MaxNewTokens};
 
+impl GenerationSpec {
+    /// Keys that only drawing uses.
+    pub const DRAWING_KEYS: [&str; 5] = ["temperature", "top_k", "top_p", "min_p", "seed"];
+
+    /// Keys that are not at their default and do nothing, because nothing is drawn.
+    pub fn idle_keys(&self) -> Vec<&'static str> {
+        let default = GenerationSection::default();
+        let is_set = [
+            self.temperature != default.temperature,
+            self.top_k != default.top_k,
+            self.top_p != default.top_p,
+            self.min_p != default.min_p,
+            self.seed != default.seed,
+        ];
+        let keys = Self::DRAWING_KEYS.into_iter().zip(is_set);
+        keys.filter(|(_, is_set)| *is_set && !self.do_sample)
+            .map(|(key, _)| key)
+            .collect()
+    }
+}
+
 /// Checks `[generation]`, or the effective settings of one row.
 pub(super) fn check_generation(section: GenerationSection) -> Checked<GenerationSpec> {
     check_numbers(&section)?;
@@ -32,29 +53,47 @@ pub(super) fn check_generation(section: GenerationSection) -> Checked<Generation
 }
 
 fn check_numbers(section: &GenerationSection) -> Checked<()> {
-    let out_of = |key: &str, range: &str, value: f64| {
-        Err(Flaw::new(key, format!("must be {range}, and is {value}")))
-    };
-    for (key, value) in [
-        ("temperature", section.temperature),
-        ("repetition_penalty", section.repetition_penalty),
-    ] {
-        if !(value > 0.0 && value.is_finite()) {
-            let flaw = out_of(key, "above 0", value);
-            return match key {
-                "temperature" if value == 0.0 => flaw.map_err(|flaw| {
-                    flaw.hint("for the likeliest token, write `do_sample = false`")
-                }),
-                _ => flaw,
-            };
-        }
-    }
     // Written so that NaN fails too.
-    if !(section.top_p > 0.0 && section.top_p <= 1.0) {
-        return out_of("top_p", "above 0 and at most 1", section.top_p);
-    }
-    if !(0.0..=1.0).contains(&section.min_p) {
-        return out_of("min_p", "from 0 to 1", section.min_p);
+    let is_positive = |value: f64| value > 0.0 && value.is_finite();
+    let checks = [
+        (
+            "temperature",
+            section.temperature,
+            is_positive(section.temperature),
+            "above 0",
+            if section.temperature == 0.0 {
+                "for the likeliest token, write `do_sample = false`"
+            } else {
+                "`temperature = 1.0` is off"
+            },
+        ),
+        (
+            "repetition_penalty",
+            section.repetition_penalty,
+            is_positive(section.repetition_penalty),
+            "above 0",
+            "`repetition_penalty = 1.0` is off",
+        ),
+        (
+            "top_p",
+            section.top_p,
+            section.top_p > 0.0 && section.top_p <= 1.0,
+            "above 0 and at most 1",
+            "`top_p = 1.0` is off",
+        ),
+        (
+            "min_p",
+            section.min_p,
+            (0.0..=1.0).contains(&section.min_p),
+            "from 0 to 1",
+            "`min_p = 0.0` is off",
+        ),
+    ];
+    for (key, value, is_right, range, cure) in checks {
+        if !is_right {
+            let flaw = Flaw::new(key, format!("must be {range}, and is {value}"));
+            return Err(flaw.hint(cure));
+        }
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ impl Problem {
                 key: join(&here, &shown(&field)),
             },
             Kind::WrongType { expected } => {
-                let hint = value_hint(&expected, &found);
+                let hint = value_hint(&here, &expected, &found);
                 SpecError::WrongType {
                     place,
                     key: here,
@@ -110,7 +110,7 @@ impl Problem {
         let Kind::WrongType { expected } = self.kind else {
             return self.into_reason();
         };
-        let hint = value_hint(&expected, &format!("string `{}`", shown(word)));
+        let hint = value_hint("", &expected, &format!("string `{}`", shown(word)));
         format!("expected {expected}{hint}")
     }
 
@@ -119,7 +119,11 @@ impl Problem {
         let here = self.key.unwrap_or_default();
         let found = self.found.unwrap_or_default();
         match self.kind {
-            Kind::WrongType { expected } => format!("`{here}`: expected {expected}, found {found}"),
+            Kind::WrongType { expected } => {
+                let cure = negative_cure(&here, &found).map(|cure| format!("; {cure}"));
+                let cure = cure.unwrap_or_default();
+                format!("`{here}`: expected {expected}, found {found}{cure}")
+            }
             Kind::UnknownKey { field, .. } => format!("`{here}`: unknown key `{field}`"),
             Kind::Missing { field } => format!("`{here}`: `{field}` is missing"),
             Kind::Other(reason) => format!("`{here}` {reason}"),
@@ -137,8 +141,26 @@ pub fn read_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
     read.map_err(|problem| problem.into_word_message(word))
 }
 
-/// The cure for a wrong value, made from the two sides of its message.
-fn value_hint(expected: &str, found: &str) -> Hint {
+/// What other tools mean by a number below 0, in the words of this job file.
+fn negative_cure(key: &str, found: &str) -> Option<&'static str> {
+    if !found.starts_with("number `-") {
+        return None;
+    }
+    Some(match key.rsplit('.').next().unwrap_or(key) {
+        "top_k" => "`top_k = 0` is off",
+        "no_repeat_ngram_size" => "`no_repeat_ngram_size = 0` is off",
+        "min_new_tokens" => "`min_new_tokens = 0` is off",
+        "max_new_tokens" => "`max_new_tokens = \"rest\"` is all that the context leaves",
+        "seed" => "give any whole number from 0; the same one draws the same answers again",
+        _ => return None,
+    })
+}
+
+/// The cure for a wrong value, made from its key and the two sides of its message.
+fn value_hint(key: &str, expected: &str, found: &str) -> Hint {
+    if let Some(cure) = negative_cure(key, found) {
+        return Hint::some(cure);
+    }
     let text = found
         .strip_prefix("string ")
         .or(found.strip_prefix("number "))

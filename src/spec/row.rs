@@ -179,7 +179,16 @@ mod tests {
             ),
             (
                 json!({ "top_p": 0 }),
-                "`top_p` must be above 0 and at most 1, and is 0",
+                "`top_p` must be above 0 and at most 1, and is 0; `top_p = 1.0` is off",
+            ),
+            (
+                json!({ "temperature": 0 }),
+                "`temperature` must be above 0, and is 0; for the likeliest token, write `do_sample = false`",
+            ),
+            (
+                json!({ "seed": -1 }),
+                "`seed`: expected a whole number, 0 or more, found number `-1`; give any whole number from 0; \
+                 the same one draws the same answers again",
             ),
             (
                 json!({ "top_k": 1.5 }),
@@ -187,7 +196,7 @@ mod tests {
             ),
             (
                 json!({ "top_k": -1 }),
-                "`top_k`: expected a whole number from 0 to 4294967295, found number `-1`",
+                "`top_k`: expected a whole number from 0 to 4294967295, found number `-1`; `top_k = 0` is off",
             ),
             (
                 json!({ "stop": ["a", 1] }),
@@ -199,11 +208,12 @@ mod tests {
             ),
             (
                 json!({ "num_beams": 4 }),
-                "`num_beams`: beams are not available in this version yet",
+                "`num_beams`: beams are not available in this version yet; leave it at 1",
             ),
             (
                 json!({ "num_return_sequences": 2 }),
-                "`num_return_sequences` above 1 needs `do_sample = true`",
+                "`num_return_sequences` above 1 needs `do_sample = true`; \
+                 without it every sample would be the same",
             ),
             (
                 json!({ "do_sample": "yes" }),

@@ -1,7 +1,9 @@
 //! GLM's tokenizer: a model folder to an encoder and decoder of text.
 //!
-//! Texts to ids and back; contexts are put together in `prompt`. Immutable once loaded, so all
-//! threads share one.
+//! Texts to ids and back; contexts are put together in `prompt`, a job's own texts brought to the form of
+//! answers in `written`. Immutable once loaded, so all threads share one.
+
+mod written;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -214,6 +216,19 @@ impl GlmTokenizer {
         let mut found = false;
         self.split.split(text, |fragment| {
             found |= matches!(fragment, Fragment::Token(id) if self.is_mask(id));
+        });
+        found
+    }
+
+    /// The tokens of a text that decoding leaves out, in their order.
+    fn skipped_tokens(&self, text: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        self.split.split(text, |fragment| {
+            if let Fragment::Token(id) = fragment
+                && self.skipped.contains(&id)
+            {
+                found.push(id);
+            }
         });
         found
     }

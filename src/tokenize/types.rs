@@ -11,6 +11,15 @@ pub struct Encoded {
     pub truncated: u32,
 }
 
+/// Why no answer can hold a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwritable {
+    /// What is in the way.
+    pub reason: String,
+    /// What helps.
+    pub cure: String,
+}
+
 /// Ids that GLM gives a meaning to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialIds {

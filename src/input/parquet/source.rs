@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -278,6 +279,10 @@ impl PromptSource for ParquetSource {
             rows,
             carried: Carried::Arrow(batch),
         })
+    }
+
+    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
+        self.builder.interrupt_with(stop);
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {

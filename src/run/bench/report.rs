@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{grouped, table};
+use crate::report::{grouped, on_one_line, table};
 
 /// What was measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -63,7 +63,11 @@ impl fmt::Display for BenchReport {
         writeln!(
             f,
             "{}: {}, {}, {} threads, ready in {:.2} s",
-            self.model, self.device, self.dtype, self.threads, self.load_seconds
+            on_one_line(&self.model),
+            self.device,
+            self.dtype,
+            self.threads,
+            self.load_seconds
         )?;
         writeln!(
             f,

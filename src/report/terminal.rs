@@ -1,0 +1,178 @@
+//! The one place that prints: text of data becomes text that no terminal obeys.
+//!
+//! A value, a file name or a host name may hold escape sequences that move the cursor, clear the screen or
+//! set its title, and marks that turn the order of letters around. Everything that people read goes through
+//! [`say`] or [`print`], everything for programs through [`print_json`]; a value that must stay on its line
+//! goes through [`on_one_line`] first.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// How lines that the program itself puts below a message begin. What follows any other line break is data.
+const CONTINUATIONS: [&str; 2] = ["hint: ", "  "];
+
+/// A message on standard error; a closed one is nobody's loss.
+///
+/// A message has one line, and below it hints and indented lists. A line break of another kind comes from a
+/// name in the message and is escaped, so that a name cannot pretend to be the next message.
+pub fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "{}", as_message(message));
+}
+
+/// A message as [`say`] prints it, without the line break at its end.
+pub fn as_message(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    for (at, line) in message.split('\n').enumerate() {
+        if at > 0 && CONTINUATIONS.iter().any(|start| line.starts_with(start)) {
+            text.push('\n');
+        } else if at > 0 {
+            push_escape(&mut text, '\n');
+        }
+        text.push_str(&visible(line));
+    }
+    text
+}
+
+/// Text of several lines on standard error, such as the usage of a command.
+pub fn say_lines(text: &str) {
+    let text = visible(text.trim_end());
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Text for people on standard output. Line breaks and tabs are kept: they are the program's own, because
+/// values went through [`on_one_line`].
+///
+/// # Errors
+///
+/// Those of standard output.
+pub fn print(text: &impl Display) -> io::Result<()> {
+    io::stdout().write_all(visible(&text.to_string()).as_bytes())
+}
+
+/// A value as JSON on standard output, over several lines.
+///
+/// # Errors
+///
+/// Those of standard output.
+pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string_pretty(value)?)
+}
+
+/// A value as one line of JSON on standard output.
+///
+/// # Errors
+///
+/// Those of standard output.
+pub fn print_json_line(value: &impl Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string(value)?)
+}
+
+/// What a program of the system reads, such as a script, on standard output as it is.
+///
+/// # Errors
+///
+/// Those of standard output.
+pub fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().write_all(bytes)
+}
+
+/// A value that cannot leave its line: line breaks and tabs are escaped too.
+pub fn on_one_line(text: &str) -> Cow<'_, str> {
+    escaped(
+        text,
+        |c| is_obeyed(c) || c == '\n' || c == '\t',
+        push_escape,
+    )
+}
+
+/// Text with every character escaped that a terminal obeys.
+fn visible(text: &str) -> Cow<'_, str> {
+    escaped(text, is_obeyed, push_escape)
+}
+
+/// JSON leaves some of these characters as they are; within its strings, and they stand nowhere else, their
+/// own form of escape means the same.
+fn print_line(json: &str) -> io::Result<()> {
+    let json = escaped(json, is_obeyed, push_json_escape);
+    let mut out = io::stdout().lock();
+    out.write_all(json.as_bytes())?;
+    out.write_all(b"\n")
+}
+
+/// Control characters but for line break and tab, and the marks that change the direction of text.
+fn is_obeyed(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn push_escape(text: &mut String, c: char) {
+    text.extend(c.escape_unicode());
+}
+
+fn push_json_escape(text: &mut String, c: char) {
+    // All of these characters have 16 bits.
+    text.push_str(&format!("\\u{:04x}", u32::from(c)));
+}
+
+fn escaped(
+    text: &str,
+    is_wanted: impl Fn(char) -> bool,
+    push: impl Fn(&mut String, char),
+) -> Cow<'_, str> {
+    if !text.chars().any(&is_wanted) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_wanted(c) {
+            push(&mut out, c);
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBEYED: &str = "a\u{1b}[2Jb\u{7}\r\u{7f}\u{85}\u{9b}\u{202e}\u{2066}\0c";
+    const ESCAPED: &str = "a\\u{1b}[2Jb\\u{7}\\u{d}\\u{7f}\\u{85}\\u{9b}\\u{202e}\\u{2066}\\u{0}c";
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped_and_nothing_else() {
+        assert_eq!(visible(OBEYED), ESCAPED);
+        assert_eq!(on_one_line(OBEYED), ESCAPED);
+        let plain = "红 é \u{301}\u{200b}\u{a0}`\\u{1b}`";
+        assert_eq!(visible(plain), plain);
+        assert_eq!(visible("a\n\tb"), "a\n\tb");
+        assert_eq!(on_one_line("a\n\tb"), "a\\u{a}\\u{9}b");
+    }
+
+    #[test]
+    fn a_message_keeps_its_own_lines_only() {
+        for (message, printed) in [
+            ("error: x\nhint: y", "error: x\nhint: y"),
+            ("error: x:\n  y\n  z", "error: x:\n  y\n  z"),
+            ("`a\nexit 0: done`", "`a\\u{a}exit 0: done`"),
+            ("a\n", "a\\u{a}"),
+            ("  a", "  a"),
+            ("\u{1b}", "\\u{1b}"),
+        ] {
+            assert_eq!(as_message(message), printed, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn json_says_the_same_after_it() {
+        let json = serde_json::to_string(OBEYED).unwrap();
+        let safe = escaped(&json, is_obeyed, push_json_escape);
+        assert!(!safe.chars().any(is_obeyed), "{safe}");
+        let read: String = serde_json::from_str(&safe).unwrap();
+        assert_eq!(read, OBEYED);
+    }
+}

@@ -61,7 +61,7 @@ impl TextCodec for GlmTokenizer {
 pub struct FirstTextRule(pub Arc<GlmTokenizer>);
 
 impl TextCodec for FirstTextRule {
-    fn decode(&self, ids: &[u32]) -> String {
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
         TextCodec::decode(&*self.0, ids)
     }
 

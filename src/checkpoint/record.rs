@@ -3,6 +3,7 @@
 //! Invariant: created once, complete from its first instant, never changed. Everything that alters a
 //! result stands in it, so that a job that would give other results is refused with the difference.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,19 @@ pub struct ModelFile {
     pub bytes: u64,
     /// Modification time, nanoseconds since the epoch.
     pub modified_ns: u64,
+    /// Number of the file in its file system; a `job.json` of an earlier version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+}
+
+impl ModelFile {
+    /// Whether it is the same file, untouched, as far as a look tells.
+    #[must_use]
+    pub fn is(&self, known: &Self) -> bool {
+        let place = |file: &Self| (file.path.clone(), file.bytes, file.modified_ns);
+        let is_other = |(now, first)| now != first;
+        place(self) == place(known) && !self.inode.zip(known.inode).is_some_and(is_other)
+    }
 }
 
 /// What a later run has otherwise than the first.
@@ -219,15 +233,20 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
         .files
         .iter()
         .zip(&now.files)
-        .filter(|(a, b)| a.fingerprint != b.fingerprint);
+        .filter(|(a, b)| a.fingerprint != b.fingerprint || a.partition != b.partition);
     let mut differences: Vec<Difference> = changed
         .map(|(a, b)| {
             let describe = |file: &crate::input::InputFile| {
-                format!(
+                let mut text = format!(
                     "{} bytes, fingerprint {}",
                     file.bytes,
                     short(&file.fingerprint)
-                )
+                );
+                for one in &file.partition {
+                    let value = one.value.as_deref().unwrap_or("null");
+                    let _ = write!(text, ", {} = {value}", one.name);
+                }
+                text
             };
             difference(
                 &format!("input file {}", b.path.display()),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
+use super::advice::template_for;
 use super::error::InputError;
 use super::template::Template;
 use super::types::{BadRow, InputIndex, Prompt, Stage};
@@ -239,9 +240,15 @@ fn required_text(name: &str, record: &dyn Record) -> Result<String, BadRow> {
         Cell::Number(number) => Err(bad(format!(
             "prompt column `{name}` holds the number {number}, not a text"
         ))),
-        Cell::Other(kind) => Err(bad(format!(
-            "prompt column `{name}` holds {kind}, not a text"
-        ))),
+        Cell::Other(kind) => {
+            let value = record.json(name).ok().flatten().unwrap_or_default();
+            let cure = template_for(name, &value).map_or_else(String::new, |template| {
+                format!("; `prompt.template = \"{template}\"` makes one of it")
+            });
+            Err(bad(format!(
+                "prompt column `{name}` holds {kind}, not a text{cure}"
+            )))
+        }
     }
 }
 

@@ -38,13 +38,43 @@ pub enum InputError {
         /// What to do.
         cure: String,
     },
-    /// A named file that is neither JSON lines nor Parquet.
-    #[error("input `{}` is neither JSON lines nor Parquet{}", .path.display(), hint(.cure))]
+    /// A file that is neither JSON lines nor Parquet.
+    #[error("input `{}` is {what}{}", .path.display(), hint(.cure))]
     OtherFormat {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        what: String,
         /// How to convert it.
         cure: String,
+    },
+    /// A named pipe, a device, standard input by its path.
+    #[error("input `{}` is {what}, which cannot be read again on a resume{}", .path.display(), hint(.cure))]
+    NoFile {
+        /// The path as the job has it.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What to do.
+        cure: String,
+    },
+    /// A folder whose files do not count as they stand.
+    #[error("input `{}` is {kind}: its metadata says which files and rows count, and they are not read here{}", .path.display(), hint(.cure))]
+    Table {
+        /// The folder.
+        path: PathBuf,
+        /// What kind of table.
+        kind: &'static str,
+        /// What to do.
+        cure: String,
+    },
+    /// A file whose name is no text.
+    #[error(
+        "the name of the input file {path:?} is not UTF-8\nhint: rename it: `job.json` and the results name their files as text"
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
     },
     /// A pattern that is no glob.
     #[error("input `{pattern}` is not a valid glob: {reason}")]
@@ -116,7 +146,7 @@ pub enum InputError {
         reason: String,
     },
     /// A file is not what the first pass saw.
-    #[error("`{}` changed since the first pass: {what}\nhint: put the file back as it was, or begin anew with `--restart`", .path.display())]
+    #[error("`{}` changed since the first pass: {what}\nhint: put the file back as it was and run again (the same bytes are the same file), or begin anew with `--restart`", .path.display())]
     Changed {
         /// The file.
         path: PathBuf,

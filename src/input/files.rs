@@ -1,81 +1,119 @@
 //! The paths of a job to the list of files, in reading order.
 //!
 //! The list is in the job's order; inside a glob or a folder it is by path bytes. A file that two
-//! entries reach is read once, where it came first. Hidden files, files without a known ending and the
-//! output folder (with its `.trial` and `.old-N` neighbours) are left out of globs and folders, never a
-//! file that is named; one that is named without a known ending must look like JSON lines or Parquet.
+//! entries reach is read once, where it came first. What globs and folders leave out is in
+//! [`super::folders`]; a file that is named is never left out.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
-
 use super::error::InputError;
-use super::lines::first_byte;
-use super::types::InputFormat;
+use super::folders::{Excluded, Gathered, refuse_tables};
+use super::partition::partition;
+use super::patterns;
+use super::types::{InputFormat, Partition};
 use crate::spec::{InputSpec, nearest};
 
 /// Endings of the files that are taken from globs and folders.
-const KNOWN_ENDINGS: [&str; 7] = [
+pub(super) const KNOWN_ENDINGS: [&str; 10] = [
     ".jsonl",
     ".jsonl.gz",
     ".jsonl.zst",
     ".ndjson",
     ".ndjson.gz",
     ".ndjson.zst",
+    ".json",
+    ".json.gz",
+    ".json.zst",
     ".parquet",
 ];
 
 /// First bytes of a Parquet file.
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
+/// Where systems keep what a process has open.
+const OPEN_FILES: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
+
 /// Name of the copy of standard input in the output folder.
 pub const STDIN_COPY: &str = "input/stdin.jsonl";
+
+/// The files of a job.
+#[derive(Clone, Debug, Default)]
+pub struct InputFiles {
+    /// In reading order.
+    pub files: Vec<FoundFile>,
+    /// What globs and folders left out that may have been meant: one line each.
+    pub notes: Vec<String>,
+}
+
+/// One file, and what the folders that it is in say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Columns that folders named `column=value` give to its rows.
+    pub partition: Vec<Partition>,
+}
+
+impl From<PathBuf> for FoundFile {
+    fn from(path: PathBuf) -> Self {
+        Self {
+            path,
+            partition: Vec::new(),
+        }
+    }
+}
 
 /// Turns files, globs and folders into the list of files, in reading order.
 ///
 /// The entry `-` gives the copy of standard input in `output`; see [`copy_stdin`](super::copy_stdin).
 ///
 /// # Errors
-/// A path that leads nowhere, a glob or folder without input, a file of another format, both formats in
-/// one input.
-pub fn resolve_files(spec: &InputSpec, output: &Path) -> Result<Vec<PathBuf>, InputError> {
+/// A path that leads nowhere or to no file, a glob or folder without input, a table with metadata of its own, a
+/// name that is no text, both formats in one input.
+pub fn resolve_files(spec: &InputSpec, output: &Path) -> Result<InputFiles, InputError> {
     let excluded = Excluded::new(output);
-    let mut files = Vec::new();
+    let mut resolved = InputFiles::default();
     let mut seen = HashSet::new();
     for entry in &spec.path {
         let mut found = resolve_entry(entry, output, &excluded)?;
         // One file may be reached by several names.
-        found.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
-        files.append(&mut found);
+        found.files.retain(|file| {
+            let path = &file.path;
+            seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone()))
+        });
+        resolved.files.append(&mut found.files);
+        resolved.notes.append(&mut found.notes);
     }
-    refuse_mixed(&files)?;
-    Ok(files)
+    refuse_mixed(&resolved.files)?;
+    Ok(resolved)
 }
 
 fn resolve_entry(
     entry: &str,
     output: &Path,
     excluded: &Excluded,
-) -> Result<Vec<PathBuf>, InputError> {
+) -> Result<InputFiles, InputError> {
     if entry == "-" {
-        return Ok(vec![output.join(STDIN_COPY)]);
+        return Ok(one(output.join(STDIN_COPY)));
     }
     let path = Path::new(entry);
+    if OPEN_FILES.iter().any(|open| entry.starts_with(open)) {
+        return Err(no_file(path, "a file that this process was given open"));
+    }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            let mut files = Vec::new();
-            walk(path, excluded, &mut files)?;
-            sorted_or_empty(path, files, "it holds no file that ends in ")
+            refuse_tables(path)?;
+            let mut gathered = Gathered::default();
+            gathered.walk(path, excluded)?;
+            in_order(gathered, path, path, "it holds no file that ends in ")
         }
-        Ok(_) => {
-            refuse_other_formats(path)?;
-            Ok(vec![path.to_owned()])
-        }
+        Ok(found) if !found.is_file() => Err(no_file(path, kind(found.file_type()))),
+        Ok(_) => Ok(one(path.to_owned())),
         Err(_) if entry.contains(['*', '?', '[']) => glob_files(entry, excluded),
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(InputError::Io {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(InputError::Io {
             path: path.to_owned(),
             source,
         }),
@@ -83,85 +121,102 @@ fn resolve_entry(
     }
 }
 
-fn sorted_or_empty(
-    path: &Path,
-    mut files: Vec<PathBuf>,
-    why: &str,
-) -> Result<Vec<PathBuf>, InputError> {
+fn one(path: PathBuf) -> InputFiles {
+    InputFiles {
+        files: vec![path.into()],
+        notes: Vec::new(),
+    }
+}
+
+/// The files that a glob or folder gave; `root` is above the folders that give columns.
+fn in_order(
+    gathered: Gathered,
+    shown: &Path,
+    root: &Path,
+    why_none: &str,
+) -> Result<InputFiles, InputError> {
+    let (mut files, notes) = gathered.finish(shown);
     if files.is_empty() {
         return Err(InputError::NoFiles {
-            path: path.to_owned(),
-            cure: format!("{why}{}", KNOWN_ENDINGS.join(", ")),
+            path: shown.to_owned(),
+            cure: format!("{why_none}{}", KNOWN_ENDINGS.join(", ")),
         });
     }
     files.sort_by(|a, b| {
-        a.as_os_str()
-            .as_encoded_bytes()
-            .cmp(b.as_os_str().as_encoded_bytes())
+        let bytes = |path: &PathBuf| path.as_os_str().as_encoded_bytes().to_owned();
+        bytes(a).cmp(&bytes(b))
     });
     files.dedup();
-    Ok(files)
-}
-
-fn walk(root: &Path, excluded: &Excluded, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
-    let entries = WalkDir::new(root)
-        .follow_links(true)
+    let files = files
         .into_iter()
-        .filter_entry(|entry| {
-            let hidden =
-                entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
-            !(hidden || entry.file_type().is_dir() && excluded.has(entry.path()))
-        });
-    for entry in entries {
-        let entry = entry.map_err(|error| InputError::Io {
-            path: error.path().unwrap_or(root).to_owned(),
-            source: error.into(),
-        })?;
-        if entry.file_type().is_file() && has_known_ending(entry.path()) {
-            files.push(entry.into_path());
-        }
-    }
-    Ok(())
+        .map(|path| FoundFile {
+            partition: partition(root, &path),
+            path,
+        })
+        .collect();
+    Ok(InputFiles { files, notes })
 }
 
-fn glob_files(pattern: &str, excluded: &Excluded) -> Result<Vec<PathBuf>, InputError> {
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    let matches = glob::glob_with(pattern, options).map_err(|error| InputError::Glob {
-        pattern: pattern.to_owned(),
-        reason: error.to_string(),
-    })?;
-    let mut files = Vec::new();
-    let mut others = 0_usize;
-    for found in matches {
-        let path = found.map_err(|error| InputError::Io {
-            path: error.path().to_owned(),
-            source: error.into(),
+fn glob_files(pattern: &str, excluded: &Excluded) -> Result<InputFiles, InputError> {
+    let (root, matches) = patterns::expand(pattern)?;
+    let takes_underscores = patterns::names_underscores(pattern);
+    let mut gathered = Gathered::default();
+    gathered.takes_all_json = patterns::names_json(pattern);
+    let mut is_any = false;
+    for path in matches {
+        is_any = true;
+        let below = path.strip_prefix(&root).unwrap_or(&path);
+        let found = std::fs::metadata(&path).map_err(|source| InputError::Io {
+            path: path.clone(),
+            source,
         })?;
-        if path.is_dir() {
-            if !excluded.has(&path) {
-                walk(&path, excluded, &mut files)?;
-            }
-        } else if excluded.has(&path) {
-            // Results of this job are no input of it.
-        } else if has_known_ending(&path) {
-            files.push(path);
+        let is_out = !takes_underscores && gathered.leaves_out(below, found.is_dir());
+        if is_out || excluded.has(&path) {
+            continue;
+        }
+        refuse_tables(path.parent().unwrap_or(&path))?;
+        if found.is_dir() {
+            gathered.walk(&path, excluded)?;
         } else {
-            others += 1;
+            gathered.consider(path, found.file_type())?;
         }
     }
-    let why = match others {
-        0 => {
-            "nothing matches; a glob is matched from the job file's folder, `**` goes into folders; known endings: "
-        }
-        _ => {
-            "no file that matches has a known ending; name JSON lines of another ending one by one; known endings: "
-        }
+    let why_none = if is_any {
+        "no file that matches has a known ending; name JSON lines of another ending one by one; known endings: "
+    } else {
+        "nothing matches; a glob is matched from the job file's folder, `**` goes into folders; known endings: "
     };
-    sorted_or_empty(Path::new(pattern), files, why)
+    in_order(gathered, Path::new(pattern), &root, why_none)
+}
+
+/// What can be read only once is refused: a resume reads its input again.
+fn no_file(path: &Path, what: &'static str) -> InputError {
+    InputError::NoFile {
+        path: path.to_owned(),
+        what,
+        cure: "write `input.path = \"-\"` and send the rows to standard input, which is copied first: `... | glm-batch run JOB`".to_owned(),
+    }
+}
+
+/// What a path is that is neither file nor folder, in words.
+#[cfg(unix)]
+fn kind(of: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    if of.is_fifo() {
+        "a named pipe"
+    } else if of.is_socket() {
+        "a socket"
+    } else if of.is_char_device() || of.is_block_device() {
+        "a device"
+    } else {
+        "no regular file"
+    }
+}
+
+/// What a path is that is neither file nor folder, in words.
+#[cfg(not(unix))]
+fn kind(_of: FileType) -> &'static str {
+    "no regular file"
 }
 
 fn missing(path: &Path) -> InputError {
@@ -189,56 +244,21 @@ fn missing(path: &Path) -> InputError {
     }
 }
 
-/// Refuses a file whose ending is not known and whose content begins neither as JSON lines nor as Parquet. One that cannot be read is left to the first pass, which names all of them.
-fn refuse_other_formats(path: &Path) -> Result<(), InputError> {
-    if has_known_ending(path) || is_parquet(path).unwrap_or(true) {
-        return Ok(());
-    }
-    match first_byte(path) {
-        Err(_) | Ok(None | Some(b'{')) => Ok(()),
-        Ok(Some(byte)) => Err(InputError::OtherFormat {
-            path: path.to_owned(),
-            cure: conversion(path, byte),
-        }),
-    }
-}
-
-/// What makes an input of a file that is none.
-fn conversion(path: &Path, first_byte: u8) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = path.extension().unwrap_or_default();
-    if ending.eq_ignore_ascii_case("csv") {
-        format!(
-            "convert it, for example with pandas: `read_csv('{name}').to_parquet('{stem}.parquet')`"
-        )
-    } else if first_byte == b'[' {
-        format!(
-            "a JSON array is not JSON lines; write an object a line, for example with `jq -c '.[]' {name} > {stem}.jsonl`"
-        )
-    } else {
-        format!(
-            "convert it to one of {}; JSON lines hold a JSON object in each line",
-            KNOWN_ENDINGS.join(", ")
-        )
-    }
-}
-
-fn has_known_ending(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
+pub(super) fn has_known_ending(path: &Path) -> bool {
+    let name = lower_name(path);
     KNOWN_ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// The name of a file, in which endings are looked for.
+pub(super) fn lower_name(path: &Path) -> String {
+    path.file_name()
+        .map(|n| n.to_string_lossy().to_lowercase())
+        .unwrap_or_default()
 }
 
 /// Format of a file: by its ending, else by its first bytes.
 pub(super) fn format_of(path: &Path) -> InputFormat {
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
-    if name.ends_with(".parquet") {
+    if lower_name(path).ends_with(".parquet") {
         return InputFormat::Parquet;
     }
     if has_known_ending(path) {
@@ -258,50 +278,13 @@ fn is_parquet(path: &Path) -> io::Result<bool> {
     Ok(magic == PARQUET_MAGIC)
 }
 
-fn refuse_mixed(files: &[PathBuf]) -> Result<(), InputError> {
-    let first = |format| files.iter().find(|path| format_of(path) == format);
+fn refuse_mixed(files: &[FoundFile]) -> Result<(), InputError> {
+    let first = |format| files.iter().find(|file| format_of(&file.path) == format);
     match (first(InputFormat::Parquet), first(InputFormat::Jsonl)) {
         (Some(parquet), Some(jsonl)) => Err(InputError::MixedFormats {
-            parquet: parquet.clone(),
-            jsonl: jsonl.clone(),
+            parquet: parquet.path.clone(),
+            jsonl: jsonl.path.clone(),
         }),
         _ => Ok(()),
-    }
-}
-
-/// The output folder and the folders that runs put beside it.
-struct Excluded {
-    parent: PathBuf,
-    name: String,
-}
-
-impl Excluded {
-    fn new(output: &Path) -> Self {
-        let parent = output.parent().unwrap_or(Path::new(""));
-        Self {
-            parent: parent.canonicalize().unwrap_or_else(|_| parent.to_owned()),
-            name: output
-                .file_name()
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-        }
-    }
-
-    fn has(&self, path: &Path) -> bool {
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let Ok(below) = path.strip_prefix(&self.parent) else {
-            return false;
-        };
-        let Some(top) = below.components().next() else {
-            return false;
-        };
-        let top = top.as_os_str().to_string_lossy();
-        let Some(rest) = top.strip_prefix(self.name.as_str()) else {
-            return false;
-        };
-        let old = rest
-            .strip_prefix(".old-")
-            .is_some_and(|n| n.parse::<u64>().is_ok());
-        !self.name.is_empty() && (rest.is_empty() || rest == ".trial" || old)
     }
 }

@@ -17,6 +17,7 @@ use super::PromptSource;
 use super::build::{Built, PromptBuilder};
 use super::error::InputError;
 use super::lines::{Lines, RowLine, SharedHasher};
+use super::partition;
 use super::record::{Fields, Seen};
 use super::types::{
     BadRow, Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
@@ -83,6 +84,8 @@ pub(super) struct FirstPass<'a> {
     pub(super) columns: Columns,
     /// Where set, prompts are built until the first bad row.
     pub(super) builder: Option<&'a PromptBuilder>,
+    /// Bytes that a line may have.
+    pub(super) max_row_bytes: u64,
     pub(super) first_bad: Option<(Place, BadRow)>,
     /// Says that the pass should end early; what it has by then is of no use.
     pub(super) is_interrupted: &'a (dyn Fn() -> bool + Sync),
@@ -95,10 +98,10 @@ struct Block {
 }
 
 impl Block {
-    fn read(lines: &mut Lines) -> io::Result<Self> {
+    fn read(lines: &mut Lines, max_row_bytes: u64) -> io::Result<Self> {
         let mut block = Self::default();
         while block.arena.len() < BLOCK_BYTES {
-            match lines.next_row(&mut block.arena)? {
+            match lines.next_row(&mut block.arena, max_row_bytes)? {
                 Some(line) => block.lines.push(line),
                 None => break,
             }
@@ -115,23 +118,27 @@ struct Facts {
 }
 
 impl FirstPass<'_> {
-    /// Reads one file to its end and returns its rows.
+    /// Reads one file to its end and returns its rows; `added` are the fields that its folders give.
     pub(super) fn file(
         &mut self,
         path: &Path,
         file: u32,
+        added: &partition::Fields,
         hasher: Option<SharedHasher>,
     ) -> io::Result<u64> {
         let before = self.windows.rows();
+        let most = self.max_row_bytes;
         let mut lines = Lines::open(path, hasher)?;
-        let mut block = Block::read(&mut lines)?;
+        let mut block = Block::read(&mut lines, most)?;
         while !block.lines.is_empty() && !(self.is_interrupted)() {
-            let builder = self.builder.filter(|_| self.first_bad.is_none());
-            let is_interrupted = self.is_interrupted;
-            let (facts, next) = rayon::join(
-                || examine(&block, builder, is_interrupted),
-                || Block::read(&mut lines),
-            );
+            let examiner = Examiner {
+                builder: self.builder.filter(|_| self.first_bad.is_none()),
+                added,
+                max_row_bytes: most,
+                is_interrupted: self.is_interrupted,
+            };
+            let (facts, next) =
+                rayon::join(|| examiner.block(&block), || Block::read(&mut lines, most));
             self.take(&block, file, facts);
             block = next?;
         }
@@ -157,47 +164,73 @@ impl FirstPass<'_> {
     }
 }
 
-fn examine(
-    block: &Block,
-    builder: Option<&PromptBuilder>,
-    is_interrupted: &(dyn Fn() -> bool + Sync),
-) -> Vec<Facts> {
-    block
-        .lines
-        .par_chunks(TASK_LINES)
-        .map(|lines| {
-            let mut facts = Facts::default();
-            for line in lines {
-                // A template may take long; what is gathered so far is of no use then.
-                if is_interrupted() {
-                    break;
-                }
-                let bad = match Fields::parse(&block.arena[line.start..line.end]) {
-                    Ok(fields) => {
-                        for (guess, (name, value)) in fields.0.iter().enumerate() {
-                            facts.columns.entry(guess, name).add(value);
-                        }
-                        // The id is not kept here: any row number does.
-                        builder.and_then(|builder| builder.build(RowId(0), &fields).outcome.err())
+/// What the first pass asks of each line.
+struct Examiner<'a> {
+    builder: Option<&'a PromptBuilder>,
+    added: &'a partition::Fields,
+    max_row_bytes: u64,
+    is_interrupted: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Examiner<'_> {
+    fn block(&self, block: &Block) -> Vec<Facts> {
+        block
+            .lines
+            .par_chunks(TASK_LINES)
+            .map(|lines| {
+                let mut facts = Facts::default();
+                for line in lines {
+                    // A template may take long; what is gathered so far is of no use then.
+                    if (self.is_interrupted)() {
+                        break;
                     }
-                    Err(reason) => Some(BadRow {
-                        stage: Stage::Input,
-                        reason,
-                    }),
-                };
-                if let (None, Some(bad)) = (&facts.first_bad, bad) {
-                    facts.first_bad = Some((line.line, bad));
+                    let bad = self.line(line, &block.arena, &mut facts.columns);
+                    if let (None, Some(bad)) = (&facts.first_bad, bad) {
+                        facts.first_bad = Some((line.line, bad));
+                    }
                 }
-            }
-            facts
-        })
-        .collect()
+                facts
+            })
+            .collect()
+    }
+
+    /// Adds a line's columns; returns why it is bad, as far as that is asked.
+    fn line(&self, line: &RowLine, arena: &[u8], columns: &mut Columns) -> Option<BadRow> {
+        let bad = |reason| BadRow {
+            stage: Stage::Input,
+            reason,
+        };
+        let mut fields = match fields(line, arena, self.max_row_bytes) {
+            Ok(fields) => fields,
+            Err(reason) => return Some(bad(reason)),
+        };
+        for (guess, (name, value)) in fields.0.iter().enumerate() {
+            columns.entry(guess, name).add(value);
+        }
+        let builder = self.builder?;
+        fields.add(self.added);
+        // The id is not kept here: any row number does.
+        builder.build(RowId(0), &fields).outcome.err()
+    }
+}
+
+/// The fields of a line, or the reason for the bad row.
+fn fields<'a>(line: &RowLine, arena: &'a [u8], max_row_bytes: u64) -> Result<Fields<'a>, String> {
+    match line.too_long {
+        None => Fields::parse(&arena[line.start..line.end]),
+        Some(bytes) => Err(format!(
+            "the line has {bytes} bytes, more than `input.max_row_bytes` = {max_row_bytes}; its beginning is kept"
+        )),
+    }
 }
 
 /// Reads windows of JSON lines.
 pub(super) struct JsonlSource {
     index: Arc<InputIndex>,
     builder: PromptBuilder,
+    max_row_bytes: u64,
+    /// The fields that folders give to the rows of each file.
+    added: Vec<partition::Fields>,
     /// Readers that stand behind a window that was read, with their file.
     kept: Mutex<Vec<(u32, Lines)>>,
 }
@@ -209,10 +242,12 @@ struct RawWindow {
 }
 
 impl JsonlSource {
-    pub(super) fn new(index: Arc<InputIndex>, builder: PromptBuilder) -> Self {
+    pub(super) fn new(index: Arc<InputIndex>, builder: PromptBuilder, max_row_bytes: u64) -> Self {
         Self {
+            added: partition::fields(&index.files),
             index,
             builder,
+            max_row_bytes,
             kept: Mutex::new(Vec::new()),
         }
     }
@@ -236,22 +271,6 @@ impl JsonlSource {
         }
     }
 
-    /// Refuses a file whose size is not the first pass's: offsets in it would mean nothing.
-    fn check_size(&self, file: u32) -> Result<(), InputError> {
-        let known = &self.index.files[file as usize];
-        let bytes = std::fs::metadata(&known.path)
-            .map_err(|error| self.failed(file, error))?
-            .len();
-        if bytes == known.bytes {
-            return Ok(());
-        }
-        let what = format!("it has {bytes} bytes, it had {}", known.bytes);
-        Err(InputError::Changed {
-            path: known.path.clone(),
-            what,
-        })
-    }
-
     /// A reader at the window's first line: a kept one that is not past it, else a new one.
     fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines> {
         let kept = {
@@ -272,7 +291,6 @@ impl JsonlSource {
 
     /// A reader at the window's first row in `file`.
     fn open_for(&self, span: &WindowSpan, file: u32, path: &Path) -> Result<Lines, InputError> {
-        self.check_size(file)?;
         let opened = if file == span.file {
             self.reader(span, path)
         } else {
@@ -307,7 +325,7 @@ impl JsonlSource {
                 None => self.open_for(span, file, path)?,
             };
             let next = lines
-                .next_row(&mut raw.arena)
+                .next_row(&mut raw.arena, self.max_row_bytes)
                 .map_err(|error| self.failed(file, error))?;
             if let Some(line) = next {
                 raw.lines.push((file, line));
@@ -326,35 +344,39 @@ impl JsonlSource {
 /// One parsed row: itself, its raw line, its fields.
 type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
 
-fn parse_row(builder: &PromptBuilder, row: RowId, place: Place, line: &[u8]) -> Parsed {
-    let (built, is_record, fields) = match Fields::parse(line) {
-        Ok(fields) => {
-            let built = builder.build(row, &fields);
-            let owned = fields
-                .0
-                .into_iter()
-                .map(|(k, v)| (k.into_owned(), v.to_owned()))
-                .collect();
-            (built, true, owned)
-        }
-        Err(reason) => (Built::bad(row, reason), false, Vec::new()),
-    };
-    let Built {
-        id,
-        reference,
-        outcome,
-    } = built;
-    (
-        InputRow {
+impl JsonlSource {
+    fn parse_row(&self, row: RowId, file: u32, line: &RowLine, arena: &[u8]) -> Parsed {
+        let (built, is_record, fields) = match fields(line, arena, self.max_row_bytes) {
+            Ok(mut fields) => {
+                fields.add(&self.added[file as usize]);
+                let built = self.builder.build(row, &fields);
+                let owned = fields
+                    .0
+                    .into_iter()
+                    .map(|(k, v)| (k.into_owned(), v.to_owned()))
+                    .collect();
+                (built, true, owned)
+            }
+            Err(reason) => (Built::bad(row, reason), false, Vec::new()),
+        };
+        let Built {
+            id,
+            reference,
+            outcome,
+        } = built;
+        let row = InputRow {
             row,
-            place,
+            place: Place::Line {
+                file,
+                line: line.line,
+            },
             id,
             reference,
             is_record,
             outcome,
-        },
-        (line.to_vec(), fields),
-    )
+        };
+        (row, (arena[line.start..line.end].to_vec(), fields))
+    }
 }
 
 impl PromptSource for JsonlSource {
@@ -366,11 +388,7 @@ impl PromptSource for JsonlSource {
             .enumerate()
             .map(|(position, (file, line))| {
                 let row = RowId(span.first_row.0 + position as u64);
-                let place = Place::Line {
-                    file: *file,
-                    line: line.line,
-                };
-                parse_row(&self.builder, row, place, &raw.arena[line.start..line.end])
+                self.parse_row(row, *file, line, &raw.arena)
             })
             .unzip();
         Ok(InputWindow {

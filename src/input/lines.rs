@@ -1,15 +1,16 @@
 //! Bytes of a plain or packed file to its non-blank lines, with where each one stands.
 //!
 //! A line ends at `\n` alone; one `\r` before it belongs to the line end. A byte order mark counts
-//! only at the very start of a file. Blank lines are counted as lines and give no row. Offsets are
-//! in the unpacked bytes. Used by the first pass and by the reader of windows.
+//! only at the very start of a file. Blank lines are counted as lines and give no row. Of a line that is
+//! longer than a row may be the beginning alone is kept. Offsets are in the unpacked bytes. Used by the
+//! first pass and by the reader of windows.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use flate2::bufread::MultiGzDecoder;
+use super::packed::{Packed, Packing};
 
 /// Bytes read from a file at once.
 const READ_BYTES: usize = 1 << 18;
@@ -17,34 +18,11 @@ const READ_BYTES: usize = 1 << 18;
 /// UTF-8 byte order mark.
 pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// How a JSONL file is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Packing {
-    Plain,
-    Gzip,
-    Zstd,
-}
+/// Bytes of a line that is too long which are kept, for people to see what it is.
+const KEPT_OF_LONG: usize = 1000;
 
-impl Packing {
-    /// By the ending, else by the first bytes, which no JSON line begins with.
-    fn of(path: &Path, file: &mut File) -> io::Result<Self> {
-        let ending = path.extension().unwrap_or_default();
-        if ending.eq_ignore_ascii_case("gz") {
-            return Ok(Self::Gzip);
-        }
-        if ending.eq_ignore_ascii_case("zst") {
-            return Ok(Self::Zstd);
-        }
-        let mut magic = Vec::with_capacity(4);
-        Read::by_ref(file).take(4).read_to_end(&mut magic)?;
-        file.seek(SeekFrom::Start(0))?;
-        Ok(match magic.as_slice() {
-            [0x1F, 0x8B, ..] => Self::Gzip,
-            [0x28, 0xB5, 0x2F, 0xFD] => Self::Zstd,
-            _ => Self::Plain,
-        })
-    }
-}
+/// What a line may have besides its content: a mark in front, CR LF behind.
+const AROUND_CONTENT: u64 = BOM.len() as u64 + 2;
 
 /// One non-blank line. `start..end` is its place in the arena, without line end and mark.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +35,8 @@ pub(super) struct RowLine {
     pub(super) line: u64,
     /// Bytes with the line end.
     pub(super) bytes: u64,
+    /// Bytes of the content where they are more than a row may have; the arena then holds its beginning.
+    pub(super) too_long: Option<u64>,
 }
 
 /// blake3 of all bytes that passed.
@@ -79,9 +59,6 @@ impl Lines {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
         let packing = Packing::of(path, &mut file)?;
-        if packing != Packing::Plain && file.metadata()?.len() == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         let stored = BufReader::with_capacity(
             READ_BYTES,
             Hashing {
@@ -90,14 +67,10 @@ impl Lines {
             },
         );
         let reader: Box<dyn BufRead + Send> = match packing {
-            Packing::Plain => Box::new(stored),
-            Packing::Gzip => Box::new(BufReader::with_capacity(
+            None => Box::new(stored),
+            Some(packing) => Box::new(BufReader::with_capacity(
                 READ_BYTES,
-                MultiGzDecoder::new(stored),
-            )),
-            Packing::Zstd => Box::new(BufReader::with_capacity(
-                READ_BYTES,
-                zstd::stream::read::Decoder::with_buffer(stored)?,
+                Packed::new(packing, stored)?,
             )),
         };
         Ok(Self {
@@ -110,7 +83,7 @@ impl Lines {
     /// Opens a file where a line begins: seeks in a plain file, unpacks and drops in a packed one.
     pub(super) fn open_at(path: &Path, offset: u64, line: u64) -> io::Result<Self> {
         let mut file = File::open(path)?;
-        if Packing::of(path, &mut file)? == Packing::Plain {
+        if Packing::of(path, &mut file)?.is_none() {
             if file.metadata()?.len() < offset {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -141,53 +114,120 @@ impl Lines {
         Ok(())
     }
 
-    /// Appends the next non-blank line to `arena`; `None` at the end of the file.
-    pub(super) fn next_row(&mut self, arena: &mut Vec<u8>) -> io::Result<Option<RowLine>> {
+    /// Appends the next non-blank line to `arena`, or the beginning of one with more than `max_bytes`;
+    /// `None` at the end of the file.
+    pub(super) fn next_row(
+        &mut self,
+        arena: &mut Vec<u8>,
+        max_bytes: u64,
+    ) -> io::Result<Option<RowLine>> {
         loop {
             let begin = arena.len();
-            let bytes = self.reader.read_until(b'\n', arena)? as u64;
+            let most = max_bytes.saturating_add(AROUND_CONTENT);
+            let mut bytes = (&mut self.reader).take(most).read_until(b'\n', arena)? as u64;
             if bytes == 0 {
                 return Ok(None);
             }
             let (offset, line) = (self.offset, self.line);
+            let (start, end) = trim_line(arena, begin, offset == 0);
+            let mut blank = is_blank(&arena[start..end]);
+            let mut content = (end - start) as u64;
+            if bytes == most && !arena.ends_with(b"\n") {
+                let rest = self.drop_line()?;
+                bytes += rest.bytes;
+                content += rest.bytes - rest.line_end;
+                blank &= rest.is_blank;
+            }
             self.offset += bytes;
             self.line += 1;
-            let (start, end) = trim_line(arena, begin, offset == 0);
-            if arena[start..end]
-                .iter()
-                .all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
-            {
+            if blank {
                 arena.truncate(begin);
                 continue;
             }
+            let too_long = (content > max_bytes).then_some(content);
+            let end = match too_long {
+                None => end,
+                Some(_) => shortened(arena, start, end),
+            };
             return Ok(Some(RowLine {
                 start,
                 end,
                 offset,
                 line,
                 bytes,
+                too_long,
             }));
+        }
+    }
+
+    /// Reads to the end of a line without keeping it.
+    fn drop_line(&mut self) -> io::Result<Dropped> {
+        let mut dropped = Dropped {
+            bytes: 0,
+            line_end: 0,
+            is_blank: true,
+        };
+        let mut last = 0;
+        loop {
+            let block = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                block => block?,
+            };
+            let end = block.iter().position(|byte| *byte == b'\n');
+            let content = &block[..end.unwrap_or(block.len())];
+            dropped.is_blank &= is_blank(content);
+            last = content.last().copied().unwrap_or(last);
+            let used = content.len() + usize::from(end.is_some());
+            let is_over = used == 0 || end.is_some();
+            self.reader.consume(used);
+            dropped.bytes += used as u64;
+            if is_over {
+                if end.is_some() {
+                    dropped.line_end = if last == b'\r' { 2 } else { 1 };
+                }
+                return Ok(dropped);
+            }
         }
     }
 }
 
-/// The first byte of a file, unpacked, that is neither blank nor of the mark at its start.
-pub(super) fn first_byte(path: &Path) -> io::Result<Option<u8>> {
-    let mut reader = Lines::open(path, None)?.reader;
-    let marked = reader.fill_buf()?.starts_with(BOM);
-    reader.consume(if marked { BOM.len() } else { 0 });
-    loop {
-        let block = reader.fill_buf()?;
-        if block.is_empty() {
-            return Ok(None);
-        }
-        let first = block.iter().find(|byte| !byte.is_ascii_whitespace());
-        if let Some(&byte) = first {
-            return Ok(Some(byte));
-        }
-        let length = block.len();
-        reader.consume(length);
+/// The part of a line that was not kept.
+struct Dropped {
+    bytes: u64,
+    /// How many of them belong to the line end.
+    line_end: u64,
+    is_blank: bool,
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
+}
+
+/// Cuts a line that is too long down to its beginning, at the border of a character; returns its new end.
+fn shortened(arena: &mut Vec<u8>, start: usize, end: usize) -> usize {
+    let mut kept = end.min(start + KEPT_OF_LONG);
+    let borders = kept.saturating_sub(3)..kept;
+    if let Some(border) = borders.rev().find(|at| arena[*at] & 0xC0 != 0x80)
+        && std::str::from_utf8(&arena[border..kept]).is_err()
+    {
+        kept = border;
     }
+    arena.truncate(kept);
+    kept
+}
+
+/// The first bytes of a file, unpacked, and whether they are all of it.
+pub(super) fn head(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {
+    let mut head = Vec::new();
+    Lines::open(path, None)?
+        .reader
+        .take(most + 1)
+        .read_to_end(&mut head)?;
+    let is_whole = head.len() as u64 <= most;
+    head.truncate(most as usize);
+    Ok((head, is_whole))
 }
 
 /// Range of a line in the arena without its line end and, at the start of a file, its mark.

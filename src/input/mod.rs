@@ -9,6 +9,7 @@
 //!
 //! | line | treatment |
 //! | --- | --- |
+//! | longer than `input.max_row_bytes` | bad row, no record; its beginning is kept |
 //! | blank: nothing but spaces, tabs, CR | skipped; counts as a line, takes no row number |
 //! | ends in CR LF | the CR belongs to the line end |
 //! | byte order mark at the file's start | dropped |
@@ -35,17 +36,24 @@
 //! A bad row that is no record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
+mod advice;
 mod build;
 mod duplicates;
 mod error;
 mod files;
+mod folders;
+mod identity;
 mod jsonl;
 mod lines;
+mod packed;
 mod parquet;
+mod partition;
+mod patterns;
 mod printed;
 mod record;
 mod scan;
 mod select;
+mod sniff;
 mod stdin;
 mod tags;
 mod template;
@@ -60,7 +68,8 @@ use arrow::datatypes::SchemaRef;
 pub use build::id_column;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
-pub use files::{STDIN_COPY, resolve_files};
+pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
+pub(crate) use identity::inode;
 pub use parquet::{json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
@@ -69,6 +78,7 @@ pub use tags::check_expression;
 pub use template::TEMPLATE_STEPS;
 pub use types::*;
 
+use self::identity::Checked;
 use crate::spec::{InputSpec, PromptSpec};
 
 /// Reads windows of an input. Windows may be read in any order and by several threads; in ascending
@@ -83,6 +93,16 @@ pub trait PromptSource: Send + Sync {
     /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
     /// is being read is of no use then.
     fn interrupt_with(&mut self, _stop: Arc<AtomicBool>) {}
+
+    /// Looks whether the files of a window are still what the first pass saw; rows that come from no file
+    /// cannot change.
+    ///
+    /// # Errors
+    /// [`InputError::Changed`]; a file that is gone.
+    fn check_unchanged(&self, window: &WindowSpan) -> Result<(), InputError> {
+        let _ = window;
+        Ok(())
+    }
 
     /// Parquet: the schema that all windows' batches have.
     fn arrow_schema(&self) -> Option<SchemaRef>;
@@ -101,10 +121,14 @@ pub fn open(
     let builder = build::PromptBuilder::new(&input.columns, prompt)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
-        InputFormat::Jsonl => Box::new(jsonl::JsonlSource::new(index, builder)),
+        InputFormat::Jsonl => {
+            let source = jsonl::JsonlSource::new(Arc::clone(&index), builder, input.max_row_bytes);
+            Box::new(Checked { index, source })
+        }
         InputFormat::Parquet => {
             let generation = input.columns.generation.as_deref();
-            Box::new(parquet::ParquetSource::new(index, builder, generation)?)
+            let source = parquet::ParquetSource::new(Arc::clone(&index), builder, generation)?;
+            Box::new(Checked { index, source })
         }
     })
 }

@@ -38,6 +38,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+impl<'a> Fields<'a> {
+    /// Adds fields that the line does not have.
+    pub(super) fn add(&mut self, more: &'a [(String, Box<RawValue>)]) {
+        for (name, value) in more {
+            if !self.0.iter().any(|(known, _)| known == name) {
+                self.0.push((Cow::Borrowed(name), value));
+            }
+        }
+    }
+}
+
 fn check_text(name: &str, value: &RawValue) -> Result<(), String> {
     let text = value.get();
     if text.starts_with('"') && text.contains('\\') {

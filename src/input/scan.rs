@@ -1,17 +1,18 @@
 //! The first pass: rows, windows, fingerprints and columns of the whole input.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
 
 use super::build::PromptBuilder;
 use super::error::{FileProblem, InputError};
-use super::files::format_of;
+use super::files::{FoundFile, format_of};
+use super::identity::{self, Stat};
 use super::jsonl::{Columns, FirstPass};
 use super::parquet;
-use super::types::{BadRow, InputFile, InputFormat, InputIndex, Place};
+use super::partition;
+use super::sniff::refuse_other_format;
+use super::types::{BadRow, InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
-use crate::spec::{InputSpec, OnBadRow, PromptSpec};
+use crate::spec::{InputSpec, OnBadRow, PromptSpec, Rules};
 
 /// Bytes of unpacked lines that a window holds at most, unless one row alone has more.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
@@ -23,12 +24,14 @@ pub struct ScanOptions<'a> {
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
     /// Files in reading order, from [`resolve_files`](super::resolve_files).
-    pub files: &'a [PathBuf],
+    pub files: &'a [FoundFile],
+    /// The rules that the job goes by.
+    pub rules: Rules,
     /// Most rows of a window.
     pub window_rows: u32,
     /// Most bytes of a window; see [`MAX_WINDOW_BYTES`].
     pub max_window_bytes: u64,
-    /// An earlier index: what it knows of a file holds while path, size and time agree.
+    /// An earlier index: what it knows of a file holds while path, size, time and inode agree.
     pub previous: Option<&'a InputIndex>,
     /// Says that reading should end.
     pub is_interrupted: &'a (dyn Fn() -> bool + Sync),
@@ -44,55 +47,14 @@ pub struct Scan {
     pub first_bad: Option<(Place, BadRow)>,
 }
 
-/// Path, size and time of a file before it is read.
-struct Stat {
-    path: PathBuf,
-    bytes: u64,
-    modified_ns: u64,
-}
-
-impl Stat {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let found = std::fs::metadata(path)?;
-        let modified = found
-            .modified()?
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let modified_ns = u64::try_from(modified.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Self {
-            path: std::path::absolute(path)?,
-            bytes: found.len(),
-            modified_ns,
-        })
-    }
-
-    fn is(&self, known: &InputFile) -> bool {
-        (&self.path, self.bytes, self.modified_ns) == (&known.path, known.bytes, known.modified_ns)
-    }
-
-    fn file(self, fingerprint: String, rows: u64) -> InputFile {
-        let Self {
-            path,
-            bytes,
-            modified_ns,
-        } = self;
-        InputFile {
-            path,
-            bytes,
-            modified_ns,
-            fingerprint,
-            rows,
-        }
-    }
-}
-
 /// Reads the whole input once.
 ///
 /// Where every file is still the one that `previous` knows, nothing is read.
 ///
 /// # Errors
 /// [`InputError::Broken`] names all files that cannot be read; [`InputError::SchemaClash`],
-/// [`InputError::MixedFormats`]; [`InputError::Interrupted`]; with `on_bad_row = "stop"` also what the prompt settings get wrong.
+/// [`InputError::OtherFormat`]; [`InputError::Changed`] where a file was written to meanwhile;
+/// [`InputError::Interrupted`]; with `on_bad_row = "stop"` also what the prompt settings get wrong.
 pub fn scan(options: &ScanOptions<'_>) -> Result<Scan, InputError> {
     let stats = stat_all(options.files)?;
     if let Some(index) = unchanged(options, &stats) {
@@ -101,19 +63,31 @@ pub fn scan(options: &ScanOptions<'_>) -> Result<Scan, InputError> {
             first_bad: None,
         });
     }
-    let windows = Windows::new(options.window_rows, options.max_window_bytes);
-    match options.files.first().map(|path| format_of(path)) {
-        Some(InputFormat::Parquet) => scan_parquet(options, stats, windows),
-        Some(InputFormat::Jsonl) | None => scan_jsonl(options, stats, windows),
+    let first = options.files.first().map(|file| format_of(&file.path));
+    let format = first.unwrap_or(InputFormat::Jsonl);
+    if options.previous.is_none() {
+        for file in options.files {
+            refuse_other_format(&file.path, format)?;
+        }
     }
+    let windows = Windows::new(options.window_rows, options.max_window_bytes);
+    let mut scan = match format {
+        InputFormat::Parquet => scan_parquet(options, &stats, windows)?,
+        InputFormat::Jsonl => scan_jsonl(options, &stats, windows)?,
+    };
+    for file in &scan.index.files {
+        identity::check(file)?;
+    }
+    add_partitions(&mut scan.index);
+    Ok(scan)
 }
 
-fn stat_all(files: &[PathBuf]) -> Result<Vec<Stat>, InputError> {
+fn stat_all(files: &[FoundFile]) -> Result<Vec<Stat>, InputError> {
     let mut problems = Vec::new();
     let mut stats = Vec::with_capacity(files.len());
-    for path in files {
+    for FoundFile { path, .. } in files {
         // Opening tells what only reading would: a file without permission.
-        match std::fs::File::open(path).and_then(|_| Stat::of(path)) {
+        match Stat::of(path).and_then(|stat| std::fs::File::open(path).map(|_| stat)) {
             Ok(stat) => stats.push(stat),
             Err(error) => {
                 problems.push(FileProblem {
@@ -130,7 +104,7 @@ fn stat_all(files: &[PathBuf]) -> Result<Vec<Stat>, InputError> {
     }
 }
 
-/// The earlier index, where it still describes the input.
+/// The earlier index with what a look at the files gave now, where it still describes the input.
 fn unchanged(options: &ScanOptions<'_>, stats: &[Stat]) -> Option<InputIndex> {
     let previous = options.previous?;
     let same_files = previous.files.len() == stats.len()
@@ -143,19 +117,55 @@ fn unchanged(options: &ScanOptions<'_>, stats: &[Stat]) -> Option<InputIndex> {
         .windows
         .iter()
         .all(|span| span.rows <= u64::from(options.window_rows));
-    (same_files && fits).then(|| previous.clone())
+    if !(same_files && fits) {
+        return None;
+    }
+    let mut index = previous.clone();
+    for (file, stat) in index.files.iter_mut().zip(stats) {
+        file.inode = stat.inode;
+    }
+    Some(index)
+}
+
+/// The columns that a file's folders give, where the job goes by them.
+fn partition_of(options: &ScanOptions<'_>, number: usize) -> Vec<Partition> {
+    match options.rules.rows {
+        1 => Vec::new(),
+        _ => options.files[number].partition.clone(),
+    }
+}
+
+/// Adds the columns that folders give; the rows' own ones win.
+fn add_partitions(index: &mut InputIndex) {
+    let own = &index.columns;
+    for file in &mut index.files {
+        file.partition
+            .retain(|one| own.iter().all(|column| column.name != one.name));
+    }
+    let added = partition::columns(index.files.iter().map(|file| file.partition.as_slice()));
+    let format = index.format;
+    let added: Vec<InputColumn> = added
+        .iter()
+        .map(|column| column.input_column(format))
+        .collect();
+    index.columns.extend(added);
 }
 
 fn scan_parquet(
     options: &ScanOptions<'_>,
-    stats: Vec<Stat>,
+    stats: &[Stat],
     mut windows: Windows,
 ) -> Result<Scan, InputError> {
-    let footers = parquet::first_pass(options.files, &mut windows)?;
+    let paths: Vec<_> = options.files.iter().map(|file| file.path.clone()).collect();
+    let footers = parquet::first_pass(&paths, &mut windows)?;
+    let fingerprints = parquet_fingerprints(options, stats)?;
     let files = stats
-        .into_iter()
-        .zip(footers.files)
-        .map(|(stat, (rows, fingerprint))| stat.file(fingerprint, rows))
+        .iter()
+        .zip(footers.rows.iter().zip(fingerprints))
+        .enumerate()
+        .map(|(number, (stat, (rows, fingerprint)))| {
+            stat.file(fingerprint, *rows, partition_of(options, number))
+        })
         .collect();
     let index = InputIndex {
         format: InputFormat::Parquet,
@@ -170,9 +180,38 @@ fn scan_parquet(
     })
 }
 
+/// The fingerprints of Parquet files: taken over from the earlier index, else by the job's rule.
+fn parquet_fingerprints(
+    options: &ScanOptions<'_>,
+    stats: &[Stat],
+) -> Result<Vec<String>, InputError> {
+    let compute = |stat: &Stat| {
+        if (options.is_interrupted)() {
+            return Err(InputError::Interrupted);
+        }
+        if let Some(known) = known_fingerprint(options.previous, stat) {
+            return Ok(known);
+        }
+        let computed = match options.rules.input_fingerprint {
+            1 => parquet::footer_fingerprint(&stat.path),
+            _ => identity::hash(&stat.path, options.is_interrupted),
+        };
+        computed.map_err(|source| InputError::Io {
+            path: stat.path.clone(),
+            source,
+        })
+    };
+    let fingerprints = stats.iter().map(compute).collect::<Result<_, _>>()?;
+    // A hash that ended early is of no use.
+    if (options.is_interrupted)() {
+        return Err(InputError::Interrupted);
+    }
+    Ok(fingerprints)
+}
+
 fn scan_jsonl(
     options: &ScanOptions<'_>,
-    stats: Vec<Stat>,
+    stats: &[Stat],
     windows: Windows,
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
@@ -183,41 +222,11 @@ fn scan_jsonl(
         windows,
         columns: Columns::default(),
         builder: builder.as_ref(),
+        max_row_bytes: options.spec.max_row_bytes,
         first_bad: None,
         is_interrupted: options.is_interrupted,
     };
-    let mut problems = Vec::new();
-    let mut files = Vec::with_capacity(stats.len());
-    for (number, stat) in stats.into_iter().enumerate() {
-        if (options.is_interrupted)() {
-            return Err(InputError::Interrupted);
-        }
-        let known = known_fingerprint(options.previous, &stat);
-        let hasher = known
-            .is_none()
-            .then(|| Arc::new(Mutex::new(blake3::Hasher::new())));
-        match pass.file(&stat.path, number as u32, hasher.clone()) {
-            Ok(rows) => {
-                let hashed = hasher.map(|hasher| {
-                    let hasher = hasher.lock().unwrap_or_else(PoisonError::into_inner);
-                    hasher.finalize().to_hex().to_string()
-                });
-                files.push(stat.file(known.or(hashed).unwrap_or_default(), rows));
-            }
-            Err(error) => {
-                problems.push(FileProblem {
-                    reason: read_reason(&error),
-                    path: stat.path,
-                });
-            }
-        }
-    }
-    if (options.is_interrupted)() {
-        return Err(InputError::Interrupted);
-    }
-    if !problems.is_empty() {
-        return Err(InputError::Broken { problems });
-    }
+    let files = read_jsonl(options, stats, &mut pass)?;
     let first_bad = builder.as_ref().and(pass.first_bad);
     let index = InputIndex {
         format: InputFormat::Jsonl,
@@ -227,6 +236,55 @@ fn scan_jsonl(
         columns: pass.columns.finish(),
     };
     Ok(Scan { index, first_bad })
+}
+
+/// Reads every file; all that cannot be read are named in one error.
+fn read_jsonl(
+    options: &ScanOptions<'_>,
+    stats: &[Stat],
+    pass: &mut FirstPass<'_>,
+) -> Result<Vec<InputFile>, InputError> {
+    // Until all is read, no file has rows: what the folders give is all there is.
+    let mut files: Vec<InputFile> = stats
+        .iter()
+        .enumerate()
+        .map(|(number, stat)| stat.file(String::new(), 0, partition_of(options, number)))
+        .collect();
+    let added = partition::fields(&files);
+    let mut problems = Vec::new();
+    for (number, (stat, file)) in stats.iter().zip(&mut files).enumerate() {
+        if (options.is_interrupted)() {
+            return Err(InputError::Interrupted);
+        }
+        let known = known_fingerprint(options.previous, stat);
+        let hasher = known
+            .is_none()
+            .then(|| Arc::new(Mutex::new(blake3::Hasher::new())));
+        match pass.file(&stat.path, number as u32, &added[number], hasher.clone()) {
+            Ok(rows) => {
+                let hashed = hasher.map(|hasher| {
+                    let hasher = hasher.lock().unwrap_or_else(PoisonError::into_inner);
+                    hasher.finalize().to_hex().to_string()
+                });
+                file.fingerprint = known.or(hashed).unwrap_or_default();
+                file.rows = rows;
+            }
+            Err(error) => {
+                problems.push(FileProblem {
+                    reason: read_reason(&error),
+                    path: stat.path.clone(),
+                });
+            }
+        }
+    }
+    if (options.is_interrupted)() {
+        return Err(InputError::Interrupted);
+    }
+    if problems.is_empty() {
+        Ok(files)
+    } else {
+        Err(InputError::Broken { problems })
+    }
 }
 
 fn known_fingerprint(previous: Option<&InputIndex>, stat: &Stat) -> Option<String> {

@@ -214,12 +214,35 @@ impl PromptSource for Trial {
         })
     }
 
+    fn check_unchanged(&self, span: &WindowSpan) -> Result<(), InputError> {
+        self.spans_of(span)
+            .into_iter()
+            .try_for_each(|from| self.source.check_unchanged(from))
+    }
+
     fn arrow_schema(&self) -> Option<SchemaRef> {
         self.source.arrow_schema()
     }
 }
 
 impl Trial {
+    /// The windows of the whole input that the rows of a trial's window are in.
+    fn spans_of(&self, span: &WindowSpan) -> Vec<&WindowSpan> {
+        let first = self
+            .starts
+            .get(span.id.0 as usize)
+            .copied()
+            .unwrap_or_default();
+        let mut numbers: Vec<usize> = (first..first + span.rows)
+            .map(|place| window_of(self.chosen.row(place), &self.original))
+            .collect();
+        numbers.dedup();
+        numbers
+            .into_iter()
+            .map(|number| &self.original[number])
+            .collect()
+    }
+
     fn odd(&self, span: &WindowSpan, error: &arrow::error::ArrowError) -> InputError {
         let path = self
             .files

@@ -42,10 +42,40 @@ pub struct InputFile {
     pub bytes: u64,
     /// Modification time, nanoseconds since the epoch.
     pub modified_ns: u64,
-    /// blake3 of the file (JSONL), or of its size and footer (Parquet), in hex.
+    /// Number of the file in its file system; a `job.json` of an earlier version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    /// blake3 of all bytes, in hex; a job that an earlier version began has that of size and footer for
+    /// Parquet.
     pub fingerprint: String,
     /// Rows in this file.
     pub rows: u64,
+    /// Columns that folders named `column=value` give to every row of this file, outermost first; without
+    /// those that the rows have themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partition: Vec<Partition>,
+}
+
+/// The column that a folder named `column=value` gives to all rows below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Name of the column.
+    pub name: String,
+    /// Its value as text; `None` is null.
+    pub value: Option<String>,
+}
+
+impl InputIndex {
+    /// The files that a window's rows are in.
+    pub(super) fn files_of(&self, span: &WindowSpan) -> impl Iterator<Item = &InputFile> {
+        let (first, end) = (span.first_row.0, span.first_row.0 + span.rows);
+        let mut before = 0;
+        self.files.iter().filter(move |file| {
+            let start = before;
+            before += file.rows;
+            start < end && first < before
+        })
+    }
 }
 
 /// A run of consecutive rows that is sorted, batched and committed as one part.

@@ -9,6 +9,7 @@ use super::curve::ProductCurve;
 use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
+use crate::input;
 use crate::kernels::Storage;
 use crate::model::{
     self, DeviceChoice, DeviceId, Fingerprinted, GlmConfig, Inspection, ModelError, Precision,
@@ -89,7 +90,12 @@ impl ModelFacts {
         let mut paths = self.inspection.files.deciding(&spec.model.path, by);
         paths.rotate_left(1);
         let files: Vec<ModelFile> = paths.iter().filter_map(|path| model_file(path)).collect();
-        let known = first.filter(|known| files.len() == paths.len() && known.model_files == files);
+        let known = first.filter(|known| {
+            let mut pairs = files.iter().zip(&known.model_files);
+            files.len() == paths.len()
+                && files.len() == known.model_files.len()
+                && pairs.all(|(now, first)| now.is(first))
+        });
         let weights = match known {
             Some(known) => known.weights.clone(),
             None => model::weights_fingerprint(&spec.model.path, by)?,
@@ -232,6 +238,7 @@ pub(super) fn model_file(path: &Path) -> Option<ModelFile> {
         path: path.to_path_buf(),
         bytes: found.len(),
         modified_ns: modified.as_nanos() as u64,
+        inode: input::inode(&found),
     })
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::StopFlag;
 use super::facts::ModelFacts;
 use super::feed::{EncodedRow, RowEncoder, count_idle};
-use super::prepare::{ReadInput, place_text};
+use super::prepare::{ReadInput, Reading, place_text};
 use super::shard::budget;
 use super::texts;
 use crate::error::{Error, Result};
@@ -31,6 +31,9 @@ pub struct PlanReport {
     pub job: String,
     /// Input files.
     pub files: usize,
+    /// What folders and globs left out that may have been meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Rows, broken lines included.
     pub rows: u64,
     /// Rows that fail before generation.
@@ -83,8 +86,14 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),
         ));
     }
-    let files = input::resolve_files(&spec.input, &spec.output.path)?;
-    let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
+    let found = input::resolve_files(&spec.input, &spec.output.path)?;
+    let read = ReadInput::open(&Reading {
+        spec,
+        files: &found.files,
+        previous: None,
+        rules: Rules::CURRENT,
+        stop: &StopFlag::default(),
+    })?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
     let mut notes = model.warnings();
@@ -109,7 +118,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     });
     Ok(PlanReport {
         job: spec.name.clone(),
-        files: files.len(),
+        files: found.files.len(),
+        left_out: found.notes,
         rows: read.index.rows,
         bad_rows: rows.bad,
         first_bad_rows: rows.first_bad,
@@ -218,6 +228,9 @@ impl fmt::Display for PlanReport {
             counted(self.files as u64, "file"),
             counted(self.windows as u64, "window")
         )?;
+        for note in &self.left_out {
+            writeln!(f, "              {note}")?;
+        }
         self.write_faults(f)?;
         for note in &self.notes {
             writeln!(f, "  {}", on_one_line(note))?;

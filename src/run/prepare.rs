@@ -3,7 +3,7 @@
 //! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
 
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +17,8 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::{
-    self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
+    self, BadRow, FoundFile, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource,
+    ScanOptions,
 };
 use crate::kernels;
 use crate::model::GlmConfig;
@@ -68,8 +69,16 @@ impl Prepared {
             Some(first) => Some(first),
             None => JobRecord::load(&folder)?,
         };
-        let read = ReadInput::new(spec, options, &folder, first.as_ref(), stop, observer)?;
         let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
+        let read = ReadInput::new(
+            spec,
+            options,
+            &folder,
+            first.as_ref(),
+            rules,
+            stop,
+            observer,
+        )?;
         let resolved = match (&model, &first) {
             (None, Some(first)) => first.resolved.clone(),
             (None, None) => ModelFacts::load(spec)?.resolved(spec, rules, None)?,
@@ -186,7 +195,7 @@ fn is_done(
     let known = &first.resolved.model_files;
     if known
         .iter()
-        .any(|known| model_file(&known.path).is_some_and(|file| file != *known))
+        .any(|known| model_file(&known.path).is_some_and(|file| !file.is(known)))
     {
         return Ok(false);
     }
@@ -198,6 +207,16 @@ fn is_done(
         }
     }
     Ok(true)
+}
+
+/// What is to be read, and how.
+pub(super) struct Reading<'a> {
+    pub(super) spec: &'a JobSpec,
+    pub(super) files: &'a [FoundFile],
+    /// What an earlier run knows of the files.
+    pub(super) previous: Option<&'a InputIndex>,
+    pub(super) rules: Rules,
+    pub(super) stop: &'a StopFlag,
 }
 
 /// The input, indexed and open.
@@ -212,16 +231,23 @@ impl ReadInput {
         options: &RunOptions,
         folder: &OutputFolder,
         first: Option<&JobRecord>,
+        rules: Rules,
         stop: &StopFlag,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let files = files(spec, folder, first, stop, observer)?;
-        let previous = first.map(|first| &first.input);
+        let reading = Reading {
+            spec,
+            files: &files,
+            previous: first.map(|first| &first.input),
+            rules,
+            stop,
+        };
         let Some(selection) = options.trial else {
-            return Self::open(spec, &files, previous, stop);
+            return Self::open(&reading);
         };
         // A bad row may be none of the trial's; its own ones are met when they are read.
-        let (read, _) = Self::scan(spec, &files, previous, stop)?;
+        let (read, _) = Self::scan(&reading)?;
         let (source, index) =
             input::select(read.source, &read.index, selection, spec.batch.window_rows);
         Ok(Self {
@@ -231,13 +257,8 @@ impl ReadInput {
     }
 
     /// Reads the input once and opens it; with `on_bad_row = "stop"` a bad row ends it here.
-    pub(super) fn open(
-        spec: &JobSpec,
-        files: &[PathBuf],
-        previous: Option<&InputIndex>,
-        stop: &StopFlag,
-    ) -> Result<Self> {
-        let (read, first_bad) = Self::scan(spec, files, previous, stop)?;
+    pub(super) fn open(reading: &Reading<'_>) -> Result<Self> {
+        let (read, first_bad) = Self::scan(reading)?;
         match first_bad {
             None => Ok(read),
             Some((place, bad)) => Err(Error::BadRow {
@@ -259,23 +280,27 @@ impl ReadInput {
         )?)
     }
 
-    fn scan(
-        spec: &JobSpec,
-        files: &[PathBuf],
-        previous: Option<&InputIndex>,
-        stop: &StopFlag,
-    ) -> Result<(Self, Option<(Place, BadRow)>)> {
+    fn scan(reading: &Reading<'_>) -> Result<(Self, Option<(Place, BadRow)>)> {
+        let Reading {
+            spec, rules, stop, ..
+        } = reading;
+        let mut input = spec.input.clone();
+        if rules.rows == 1 {
+            // Such a job began when lines had no limit.
+            input.max_row_bytes = u64::MAX;
+        }
         let scan = input::scan(&ScanOptions {
-            spec: &spec.input,
+            spec: &input,
             prompt: &spec.prompt,
-            files,
+            files: reading.files,
+            rules: *rules,
             window_rows: spec.batch.window_rows,
             max_window_bytes: MAX_WINDOW_BYTES,
-            previous,
+            previous: reading.previous,
             is_interrupted: &|| stop.is_requested(),
         })?;
         let index = Arc::new(scan.index);
-        let mut source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
+        let mut source = input::open(&input, &spec.prompt, Arc::clone(&index))?;
         source.interrupt_with(stop.shared());
         Ok((Self { index, source }, scan.first_bad))
     }
@@ -288,29 +313,34 @@ fn files(
     first: Option<&JobRecord>,
     stop: &StopFlag,
     observer: &mut dyn Observer,
-) -> Result<Vec<PathBuf>> {
+) -> Result<Vec<FoundFile>> {
     if spec.input.path == ["-"] {
-        return Ok(vec![standard_input(folder, first, stop)?]);
+        return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
     let found = input::resolve_files(&spec.input, &spec.output.path)?;
-    let Some(first) = first else { return Ok(found) };
-    let known: Vec<PathBuf> = first
-        .input
-        .files
-        .iter()
-        .map(|file| file.path.clone())
-        .collect();
-    if spec.input.path != first.spec.input.path || !known.iter().all(|path| path.exists()) {
+    let Some(first) = first else {
+        for note in &found.notes {
+            observer.note(&format!("note: {note}"));
+        }
+        return Ok(found.files);
+    };
+    let known = || first.input.files.iter();
+    if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {
         // The same files may stand elsewhere now; their hashes decide.
-        return Ok(found);
+        return Ok(found.files);
     }
-    for late in found.iter().filter(|path| !known.contains(path)) {
+    let is_known = |path: &Path| known().any(|file| file.path == path);
+    for late in found.files.iter().filter(|file| !is_known(&file.path)) {
         observer.note(&format!(
             "warning: `{}` came after the first run and is left out",
-            late.display()
+            late.path.display()
         ));
     }
-    Ok(known)
+    let of_first_run = |file: &InputFile| FoundFile {
+        path: file.path.clone(),
+        partition: file.partition.clone(),
+    };
+    Ok(known().map(of_first_run).collect())
 }
 
 /// The copy of standard input: made by the first run, read again by the others.

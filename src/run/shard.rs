@@ -411,6 +411,7 @@ impl ShardWork<'_, '_> {
 
     fn commit(&mut self, fed: &FedWindow) -> Result<()> {
         let prepared = self.worker.prepared;
+        prepared.source.check_unchanged(&fed.span)?;
         let (totals, examples) =
             summary::of_window(prepared, self.tokenizer, &fed.window, &fed.outcomes);
         let commit = Commit {

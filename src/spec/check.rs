@@ -124,10 +124,12 @@ fn input(section: InputSection, base: &Path) -> Checked<InputSpec> {
     ] {
         not_empty(key, column.as_deref())?;
     }
+    at_least_one("max_row_bytes", section.max_row_bytes)?;
     Ok(InputSpec {
         path: paths::inputs("path", section.path.0, base)?,
         columns: section.columns,
         on_bad_row: section.on_bad_row,
+        max_row_bytes: section.max_row_bytes,
     })
 }
 

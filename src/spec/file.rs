@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::scalars::{AllWord, AutoWord, NumberOr, Texts};
 use super::types::{
     CarriedColumns, ColumnSpec, DeviceSpec, DtypeSpec, MaskToken, MaxNewTokens, OnBadRow,
-    OutputFormat, Overflow, SampleLayout,
+    OutputFormat, Overflow, SampleLayout, max_row_bytes,
 };
 
 /// The only version of the job file so far.
@@ -104,6 +104,10 @@ pub(super) struct InputSection {
     /// What a row that fails before generation does to the job.
     #[serde(default = "record")]
     pub(super) on_bad_row: OnBadRow,
+    /// Bytes that a JSON line may have; a longer one is a bad row, and is not kept in memory.
+    #[serde(default = "max_row_bytes")]
+    #[schemars(range(min = 1))]
+    pub(super) max_row_bytes: u64,
 }
 
 fn record() -> OnBadRow {

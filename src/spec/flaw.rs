@@ -84,8 +84,8 @@ impl Flaw {
 }
 
 /// Refuses 0.
-pub(super) fn at_least_one(key: &str, value: u32) -> Checked<()> {
-    if value > 0 {
+pub(super) fn at_least_one(key: &str, value: impl Into<u64>) -> Checked<()> {
+    if value.into() > 0 {
         Ok(())
     } else {
         Err(Flaw::new(key, "must be at least 1, and is 0"))

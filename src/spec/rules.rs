@@ -19,6 +19,9 @@ pub struct Rules {
     /// How the types of columns are compared and carried. 1: by their layout in memory. 2: by what they are in
     /// Parquet.
     pub types: u32,
+    /// How files become rows. 1: as they stand. 2: folders named `column=value` give columns, and a line has
+    /// a limit.
+    pub rows: u32,
 }
 
 impl Rules {
@@ -28,6 +31,7 @@ impl Rules {
         weights_fingerprint: 2,
         text: 2,
         types: 2,
+        rows: 2,
     };
 
     /// The rules of jobs whose `job.json` does not name any.
@@ -36,6 +40,7 @@ impl Rules {
         weights_fingerprint: 1,
         text: 1,
         types: 1,
+        rows: 1,
     };
 
     /// [`Self::FIRST`], as a default for `serde`.

@@ -81,6 +81,14 @@ pub struct InputSpec {
     pub columns: ColumnSpec,
     /// What a row that fails before generation does to the job.
     pub on_bad_row: OnBadRow,
+    /// A JSON line of more bytes fails.
+    #[serde(default = "max_row_bytes")]
+    pub max_row_bytes: u64,
+}
+
+/// Default of [`InputSpec::max_row_bytes`].
+pub(super) const fn max_row_bytes() -> u64 {
+    64 << 20
 }
 
 /// Names of the columns that mean something to the job.

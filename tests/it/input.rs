@@ -17,22 +17,23 @@ use glm_batch::input::{
     Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
     resolve_files, scan, select,
 };
-use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec};
+use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use proptest::prelude::*;
 use serde_json::Value;
 
-struct Job {
-    input: InputSpec,
-    prompt: PromptSpec,
+pub(crate) struct Job {
+    pub(crate) input: InputSpec,
+    pub(crate) prompt: PromptSpec,
+    pub(crate) rules: Rules,
     window_rows: u32,
     max_bytes: u64,
 }
 
 /// A row as it came: the raw line, or the Parquet row as JSON.
-fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
+pub(crate) fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
     match &window.carried {
         Carried::Json { lines, .. } => lines[position].clone(),
         Carried::Arrow(batch) => json_lines(&batch.slice(position, 1))
@@ -43,7 +44,7 @@ fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
 }
 
 impl Job {
-    fn new(paths: &[&Path]) -> Self {
+    pub(crate) fn new(paths: &[&Path]) -> Self {
         Self {
             input: InputSpec {
                 path: paths
@@ -55,6 +56,7 @@ impl Job {
                     ..ColumnSpec::default()
                 },
                 on_bad_row: OnBadRow::Record,
+                max_row_bytes: 64 << 20,
             },
             prompt: PromptSpec {
                 template: None,
@@ -63,32 +65,34 @@ impl Job {
                 max_length: None,
                 overflow: Overflow::Truncate,
             },
+            rules: Rules::CURRENT,
             window_rows: 8192,
             max_bytes: MAX_WINDOW_BYTES,
         }
     }
 
-    fn columns(mut self, set: impl FnOnce(&mut ColumnSpec)) -> Self {
+    pub(crate) fn columns(mut self, set: impl FnOnce(&mut ColumnSpec)) -> Self {
         set(&mut self.input.columns);
         self
     }
 
-    fn template(mut self, template: &str) -> Self {
+    pub(crate) fn template(mut self, template: &str) -> Self {
         self.prompt.template = Some(template.to_owned());
         self
     }
 
-    fn window_rows(mut self, rows: u32) -> Self {
+    pub(crate) fn window_rows(mut self, rows: u32) -> Self {
         self.window_rows = rows;
         self
     }
 
-    fn scan_with(&self, previous: Option<&InputIndex>) -> Result<Scan, InputError> {
-        let files = resolve_files(&self.input, Path::new("/nowhere/out"))?;
+    pub(crate) fn scan_with(&self, previous: Option<&InputIndex>) -> Result<Scan, InputError> {
+        let files = resolve_files(&self.input, Path::new("/nowhere/out"))?.files;
         scan(&ScanOptions {
             spec: &self.input,
             prompt: &self.prompt,
             files: &files,
+            rules: self.rules,
             window_rows: self.window_rows,
             max_window_bytes: self.max_bytes,
             previous,
@@ -96,11 +100,11 @@ impl Job {
         })
     }
 
-    fn index(&self) -> InputIndex {
+    pub(crate) fn index(&self) -> InputIndex {
         self.scan_with(None).unwrap().index
     }
 
-    fn open(&self) -> Result<(Box<dyn PromptSource>, InputIndex), InputError> {
+    pub(crate) fn open(&self) -> Result<(Box<dyn PromptSource>, InputIndex), InputError> {
         let index = self.scan_with(None)?.index;
         Ok((
             open(&self.input, &self.prompt, Arc::new(index.clone()))?,
@@ -108,7 +112,7 @@ impl Job {
         ))
     }
 
-    fn windows(&self) -> Vec<InputWindow> {
+    pub(crate) fn windows(&self) -> Vec<InputWindow> {
         let (source, index) = self.open().unwrap();
         index
             .windows
@@ -117,7 +121,7 @@ impl Job {
             .collect()
     }
 
-    fn rows(&self) -> Vec<InputRow> {
+    pub(crate) fn rows(&self) -> Vec<InputRow> {
         let rows: Vec<InputRow> = self.windows().into_iter().flat_map(|w| w.rows).collect();
         assert!(
             rows.iter()
@@ -144,41 +148,41 @@ fn shared(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn file(folder: &tempfile::TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+pub(crate) fn file(folder: &tempfile::TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.path().join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, content).unwrap();
     path
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(bytes, 1).unwrap()
 }
 
-fn lines(range: std::ops::Range<usize>) -> String {
+pub(crate) fn lines(range: std::ops::Range<usize>) -> String {
     let line = |i| format!("{{\"id\": \"q{i}\", \"prompt\": \"问题 {i}\"}}\n");
     range.map(line).collect::<Vec<_>>().concat()
 }
 
-fn write_parquet(path: &Path, batch: &RecordBatch, properties: WriterProperties) {
+pub(crate) fn write_parquet(path: &Path, batch: &RecordBatch, properties: WriterProperties) {
     let file = fs::File::create(path).unwrap();
     let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }
 
-fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))
         .unwrap()
 }
 
-fn questions(range: std::ops::Range<usize>) -> RecordBatch {
+pub(crate) fn questions(range: std::ops::Range<usize>) -> RecordBatch {
     batch(vec![
         (
             "id",
@@ -195,13 +199,13 @@ fn questions(range: std::ops::Range<usize>) -> RecordBatch {
     ])
 }
 
-fn groups(rows: usize) -> WriterProperties {
+pub(crate) fn groups(rows: usize) -> WriterProperties {
     WriterProperties::builder()
         .set_max_row_group_row_count(Some(rows))
         .build()
 }
 
-fn reason(row: &InputRow) -> (Stage, &str) {
+pub(crate) fn reason(row: &InputRow) -> (Stage, &str) {
     let bad = row.outcome.as_ref().unwrap_err();
     (bad.stage, &bad.reason)
 }
@@ -541,7 +545,7 @@ fn bad_rows_say_why() {
         ),
         (
             b"{\"prompt\": [\"x\"]}",
-            "prompt column `prompt` holds an array, not a text",
+            "prompt column `prompt` holds an array, not a text; `prompt.template = \"{{ prompt | join(' ') }}\"` makes one of it",
         ),
         (
             b"{\"prompt\": \"x\", \"id\": {}}",
@@ -662,11 +666,13 @@ fn paths_become_files_in_order() {
             .iter()
             .map(|p| folder.path().join(p).to_str().unwrap().to_owned())
             .collect();
-        resolve_files(&spec, &out).map(|files| {
-            files
+        resolve_files(&spec, &out).map(|found| {
+            found
+                .files
                 .iter()
                 .map(|f| {
-                    f.strip_prefix(folder.path())
+                    f.path
+                        .strip_prefix(folder.path())
                         .unwrap()
                         .to_str()
                         .unwrap()
@@ -1177,10 +1183,11 @@ fn standard_input_is_copied_whole() {
     let folder = tempfile::tempdir().unwrap();
     let mut job = Job::new(&[]);
     job.input.path = vec!["-".to_owned()];
-    let files = resolve_files(&job.input, folder.path()).unwrap();
-    copy_stdin(lines(0..3).as_bytes(), &files[0], &|| false).unwrap();
-    assert_eq!(fs::read_to_string(&files[0]).unwrap(), lines(0..3));
-    let beside = files[0].parent().unwrap();
+    let found = resolve_files(&job.input, folder.path()).unwrap();
+    let copy = &found.files[0].path;
+    copy_stdin(lines(0..3).as_bytes(), copy, &|| false).unwrap();
+    assert_eq!(fs::read_to_string(copy).unwrap(), lines(0..3));
+    let beside = copy.parent().unwrap();
     assert_eq!(fs::read_dir(beside).unwrap().count(), 1);
 }
 
@@ -1203,14 +1210,13 @@ proptest! {
         packed in any::<bool>(),
     ) {
         let folder = tempfile::tempdir().unwrap();
-        let content = parts.join(&b'\n');
+        // Without an object the first bytes could be those of another format.
+        let whole = [b"{}\n".as_slice(), &parts.join(&b'\n')].concat();
         let path = if packed {
-            file(&folder, "a.jsonl.gz", gzip(&content))
+            file(&folder, "a.jsonl.gz", gzip(&whole))
         } else {
-            // A name without a known ending could be taken for a packed file by its first bytes.
-            file(&folder, "a.jsonl", [b"{}\n".as_slice(), &content].concat())
+            file(&folder, "a.jsonl", &whole)
         };
-        let whole = if packed { content } else { [b"{}\n".as_slice(), &content].concat() };
         let stripped = whole.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&whole);
         let expected = stripped
             .split(|byte| *byte == b'\n')

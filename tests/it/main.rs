@@ -19,6 +19,7 @@ mod end_to_end;
 mod engine;
 mod greedy_golden;
 mod input;
+mod input_files;
 mod job_file;
 mod layering;
 mod manifest_compat;

@@ -67,8 +67,10 @@ pub(crate) fn input_file() -> InputFile {
         path: PathBuf::from("/data/questions.jsonl"),
         bytes: 100,
         modified_ns: 5,
+        inode: None,
         fingerprint: "0123456789abcdef".to_owned(),
         rows: 0,
+        partition: Vec::new(),
     }
 }
 
@@ -236,6 +238,7 @@ fn job(root: &Path, shards: u32) -> JobSpec {
                 ..ColumnSpec::default()
             },
             on_bad_row: OnBadRow::Record,
+            max_row_bytes: 64 << 20,
         },
         prompt: PromptSpec {
             template: None,

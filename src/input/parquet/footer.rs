@@ -20,8 +20,8 @@ const TAIL_BYTES: u64 = 8;
 /// What the footers say.
 pub(crate) struct Footers {
     pub(crate) columns: Vec<InputColumn>,
-    /// Rows and fingerprint of every file.
-    pub(crate) files: Vec<(u64, String)>,
+    /// Rows of every file.
+    pub(crate) rows: Vec<u64>,
 }
 
 /// Reads the footer of every file; all that cannot be read are named in one error.
@@ -30,17 +30,16 @@ pub(crate) fn first_pass(files: &[PathBuf], windows: &mut Windows) -> Result<Foo
     let mut problems = Vec::new();
     let mut found = Vec::with_capacity(files.len());
     for (number, path) in files.iter().enumerate() {
-        match open_footer(path).and_then(|footer| Ok((footer, fingerprint(path)?))) {
+        match open_footer(path) {
             Err(reason) => problems.push(FileProblem {
                 path: path.clone(),
                 reason,
             }),
-            Ok((footer, fingerprint)) => {
+            Ok(footer) => {
                 if problems.is_empty() {
                     unifier.add(path, footer.schema())?;
                 }
-                let rows = push_groups(footer.metadata(), number as u32, windows);
-                found.push((rows, fingerprint));
+                found.push(push_groups(footer.metadata(), number as u32, windows));
             }
         }
     }
@@ -49,7 +48,7 @@ pub(crate) fn first_pass(files: &[PathBuf], windows: &mut Windows) -> Result<Foo
     }
     Ok(Footers {
         columns: columns(&unifier.finish()),
-        files: found,
+        rows: found,
     })
 }
 
@@ -130,24 +129,21 @@ fn check_counts(metadata: &ParquetMetaData) -> Result<(), String> {
     ))
 }
 
-/// blake3 of size and footer, in hex.
-fn fingerprint(path: &Path) -> Result<String, String> {
-    let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        file.seek(SeekFrom::End(-(TAIL_BYTES as i64)))?;
-        let mut tail = [0; TAIL_BYTES as usize];
-        file.read_exact(&mut tail)?;
-        let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
-        file.seek(SeekFrom::End(-(TAIL_BYTES as i64) - i64::from(length)))?;
-        let mut footer = Vec::new();
-        file.read_to_end(&mut footer)?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&bytes.to_le_bytes());
-        hasher.update(&footer);
-        Ok(hasher.finalize().to_hex().to_string())
-    };
-    read().map_err(|error| error.to_string())
+/// blake3 of size and footer, in hex: what identified a file in earlier versions.
+pub(crate) fn footer_fingerprint(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    file.seek(SeekFrom::End(-(TAIL_BYTES as i64)))?;
+    let mut tail = [0; TAIL_BYTES as usize];
+    file.read_exact(&mut tail)?;
+    let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
+    file.seek(SeekFrom::End(-(TAIL_BYTES as i64) - i64::from(length)))?;
+    let mut footer = Vec::new();
+    file.read_to_end(&mut footer)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes.to_le_bytes());
+    hasher.update(&footer);
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The schema that all files share.

@@ -11,6 +11,6 @@ mod json;
 mod schema;
 mod source;
 
-pub(super) use footer::first_pass;
+pub(super) use footer::{first_pass, footer_fingerprint};
 pub use json::{json_lines, json_options};
 pub(super) use source::ParquetSource;

@@ -21,6 +21,7 @@ use crate::ids::RowId;
 use crate::input::PromptSource;
 use crate::input::build::{Built, PromptBuilder};
 use crate::input::error::{FileProblem, InputError, one_line};
+use crate::input::partition::ArrowPartitions;
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::spec::{GenerationSpec, nearest};
 
@@ -34,7 +35,10 @@ type GroupId = (u32, u32);
 pub(crate) struct ParquetSource {
     index: Arc<InputIndex>,
     builder: PromptBuilder,
+    /// The columns of the files.
     schema: SchemaRef,
+    /// The columns that folders add to them.
+    partitions: ArrowPartitions,
     /// The footer used last.
     footer: Mutex<Option<(u32, ArrowReaderMetadata)>>,
     /// Row groups that were decoded whole, with the damage found.
@@ -60,6 +64,7 @@ impl ParquetSource {
         let schema = shared_schema(index.files.iter().map(|file| file.path.clone()))?;
         check_settings(&schema, generation)?;
         Ok(Self {
+            partitions: ArrowPartitions::new(&index.files),
             index,
             builder,
             schema,
@@ -85,32 +90,11 @@ impl ParquetSource {
             return Ok(footer.clone());
         }
         let path = self.path(file);
-        self.check_size(file)?;
         let footer = open_footer(&path).map_err(|reason| InputError::Broken {
             problems: vec![FileProblem { path, reason }],
         })?;
         *last = Some((file, footer.clone()));
         Ok(footer)
-    }
-
-    /// Refuses a file whose size is not the first pass's.
-    fn check_size(&self, file: u32) -> Result<(), InputError> {
-        let known = &self.index.files[file as usize];
-        let path = || known.path.clone();
-        let bytes = match std::fs::metadata(&known.path) {
-            Ok(found) => found.len(),
-            Err(source) => {
-                return Err(InputError::Io {
-                    path: path(),
-                    source,
-                });
-            }
-        };
-        if bytes == known.bytes {
-            return Ok(());
-        }
-        let what = format!("it has {bytes} bytes, it had {}", known.bytes);
-        Err(InputError::Changed { path: path(), what })
     }
 
     /// The window's batch and where its rows stand.
@@ -157,8 +141,13 @@ impl ParquetSource {
                 (group, row) = (group + 1, 0);
             }
         }
-        let batch =
-            concat_batches(&self.schema, &batches).map_err(|error| self.odd(span.file, &error))?;
+        let files: Vec<_> = slices
+            .iter()
+            .map(|slice| (&self.index.files[slice.id.0 as usize], slice.rows as usize))
+            .collect();
+        let batch = concat_batches(&self.schema, &batches)
+            .and_then(|batch| self.partitions.add(batch, &files))
+            .map_err(|error| self.odd(span.file, &error))?;
         Ok((batch, slices))
     }
 
@@ -286,7 +275,7 @@ impl PromptSource for ParquetSource {
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {
-        Some(Arc::clone(&self.schema))
+        Some(self.partitions.schema(&self.schema))
     }
 }
 

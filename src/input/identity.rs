@@ -1,0 +1,158 @@
+//! A local file to what identifies it: size, time and inode by a look, the fingerprint by its bytes.
+//!
+//! The first pass looks before it reads, so that what it hashes is what it saw. While path, size, time and
+//! inode agree, a fingerprint is not computed again. [`Checked`] looks again around every window, because an
+//! answer belongs to the bytes that were hashed.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use arrow::datatypes::SchemaRef;
+
+use super::PromptSource;
+use super::error::InputError;
+use super::types::{InputFile, InputIndex, InputWindow, Partition, WindowSpan};
+
+/// Bytes that are hashed at once, by all cores.
+const HASH_BYTES: usize = 8 << 20;
+
+/// Path, size, time and inode of a file before it is read.
+pub(super) struct Stat {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+    modified_ns: u64,
+    pub(super) inode: Option<u64>,
+}
+
+impl Stat {
+    /// Looks at a file. What is no regular file is refused before anyone opens it: a pipe would wait.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        if !found.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let modified = found
+            .modified()?
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(Self {
+            path: std::path::absolute(path)?,
+            bytes: found.len(),
+            modified_ns: u64::try_from(modified.as_nanos()).unwrap_or(u64::MAX),
+            inode: inode(&found),
+        })
+    }
+
+    /// Whether the file is still the one that an index knows.
+    pub(super) fn is(&self, known: &InputFile) -> bool {
+        self.path == known.path && self.difference(known).is_none()
+    }
+
+    /// What differs from the file that an index knows, in words.
+    fn difference(&self, known: &InputFile) -> Option<String> {
+        if self.bytes != known.bytes {
+            return Some(format!(
+                "it has {} bytes, it had {}",
+                self.bytes, known.bytes
+            ));
+        }
+        if self.modified_ns != known.modified_ns {
+            return Some("it was written to meanwhile".to_owned());
+        }
+        match (self.inode, known.inode) {
+            (Some(now), Some(first)) if now != first => {
+                Some("another file was put in its place".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// The entry of an index.
+    pub(super) fn file(
+        &self,
+        fingerprint: String,
+        rows: u64,
+        partition: Vec<Partition>,
+    ) -> InputFile {
+        InputFile {
+            path: self.path.clone(),
+            bytes: self.bytes,
+            modified_ns: self.modified_ns,
+            inode: self.inode,
+            fingerprint,
+            rows,
+            partition,
+        }
+    }
+}
+
+/// The number of a file in its file system.
+#[cfg(unix)]
+#[expect(clippy::unnecessary_wraps, reason = "other systems have none")]
+pub(crate) fn inode(found: &Metadata) -> Option<u64> {
+    Some(std::os::unix::fs::MetadataExt::ino(found))
+}
+
+/// The number of a file in its file system.
+#[cfg(not(unix))]
+pub(crate) fn inode(_found: &Metadata) -> Option<u64> {
+    None
+}
+
+/// blake3 of all bytes of a file, in hex.
+pub(super) fn hash(path: &Path, is_interrupted: &dyn Fn() -> bool) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut block = Vec::with_capacity(HASH_BYTES);
+    loop {
+        block.clear();
+        Read::by_ref(&mut file)
+            .take(HASH_BYTES as u64)
+            .read_to_end(&mut block)?;
+        if block.is_empty() || is_interrupted() {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+        hasher.update_rayon(&block);
+    }
+}
+
+/// Refuses a file that is not the one of the index any more.
+pub(super) fn check(known: &InputFile) -> Result<(), InputError> {
+    let path = || known.path.clone();
+    let now = Stat::of(&known.path).map_err(|source| InputError::Io {
+        path: path(),
+        source,
+    })?;
+    match now.difference(known) {
+        None => Ok(()),
+        Some(what) => Err(InputError::Changed { path: path(), what }),
+    }
+}
+
+/// A source that gives a window only where its files are, before and after it was read, the ones of the
+/// index.
+pub(super) struct Checked<S> {
+    pub(super) index: Arc<InputIndex>,
+    pub(super) source: S,
+}
+
+impl<S: PromptSource> PromptSource for Checked<S> {
+    fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError> {
+        self.check_unchanged(window)?;
+        let read = self.source.read_window(window);
+        // Bytes of two versions may look damaged: that they changed is the reason to give.
+        self.check_unchanged(window)?;
+        read
+    }
+
+    fn check_unchanged(&self, window: &WindowSpan) -> Result<(), InputError> {
+        self.index.files_of(window).try_for_each(check)
+    }
+
+    fn arrow_schema(&self) -> Option<SchemaRef> {
+        self.source.arrow_schema()
+    }
+}

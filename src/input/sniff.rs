@@ -1,0 +1,316 @@
+//! The beginning of a file to what it is instead of JSON lines or Parquet, with the cure.
+//!
+//! A file is another format only if none of its first lines is a JSON object: whatever else stands between
+//! rows makes bad rows, which the job records. Used by the first pass, before it reads.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::de::IgnoredAny;
+
+use super::error::InputError;
+use super::files::{KNOWN_ENDINGS, has_known_ending};
+use super::lines::{BOM, head};
+use super::record::Fields;
+use super::types::InputFormat;
+
+/// Non-blank lines that are looked at.
+const HEAD_LINES: usize = 100;
+
+/// Bytes that are looked at, at most.
+const HEAD_BYTES: u64 = 1 << 20;
+
+/// Begins the file that Git LFS leaves in place of another one.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// First bytes of Parquet files, the second of those with an encrypted footer.
+const PARQUET_MAGIC: [&[u8]; 2] = [b"PAR1", b"PARE"];
+
+/// First bytes of other formats, what they are, and the cure.
+const MAGIC: [(&[u8], &str, &str); 11] = [
+    (b"ARROW1", "an Arrow IPC (Feather) file", TO_PARQUET),
+    (b"ORC", "an ORC file", TO_PARQUET),
+    (b"Obj\x01", "an Avro file", TO_PARQUET),
+    (b"\x89HDF", "an HDF5 file", TO_PARQUET),
+    (b"SQLite format 3", "an SQLite database", TO_PARQUET),
+    (b"%PDF", "a PDF", TO_PARQUET),
+    (b"\x7FELF", "a program", TO_PARQUET),
+    (b"PK\x03\x04", "a zip archive", UNPACK),
+    (b"BZh", "packed with bzip2", UNPACK),
+    (b"\xFD7zXZ", "packed with xz", UNPACK),
+    (b"\x04\x22\x4D\x18", "packed with lz4", UNPACK),
+];
+
+const TO_PARQUET: &str = "write its rows as Parquet or as JSON lines";
+const UNPACK: &str = "unpack it; gzip and zstd are read as they are";
+
+/// What a file is, in words that follow "is", and what helps.
+struct Stranger {
+    what: String,
+    cure: String,
+}
+
+impl Stranger {
+    fn new(what: &str, cure: impl Into<String>) -> Self {
+        Self {
+            what: what.to_owned(),
+            cure: cure.into(),
+        }
+    }
+}
+
+/// Refuses a file of another format. One that cannot be read is left to the first pass, which names all of
+/// them.
+pub(super) fn refuse_other_format(path: &Path, format: InputFormat) -> Result<(), InputError> {
+    let stranger = match format {
+        InputFormat::Parquet => parquet_stranger(path),
+        InputFormat::Jsonl => lines_stranger(path),
+    };
+    match stranger {
+        Ok(Some(Stranger { what, cure })) => Err(InputError::OtherFormat {
+            path: path.to_owned(),
+            what,
+            cure,
+        }),
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
+fn stored_head(path: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    File::open(path)?.take(4096).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn parquet_stranger(path: &Path) -> io::Result<Option<Stranger>> {
+    let head = stored_head(path)?;
+    if PARQUET_MAGIC.iter().any(|magic| head.starts_with(magic)) {
+        return Ok(None);
+    }
+    Ok(by_signature(&head))
+}
+
+fn lines_stranger(path: &Path) -> io::Result<Option<Stranger>> {
+    let Ok((head, is_whole)) = head(path, HEAD_BYTES) else {
+        // What stands in place of a packed file has its name and is not packed.
+        return Ok(by_signature(&stored_head(path)?));
+    };
+    let text = head.strip_prefix(BOM).unwrap_or(&head);
+    if has_object(text, is_whole) {
+        return Ok(None);
+    }
+    let name = Shown::new(path);
+    let stranger = by_signature(text)
+        .or_else(|| wide_text(&head, &name))
+        .or_else(|| json_value(text, is_whole, &name));
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    Ok(match (stranger, first) {
+        (None, Some(byte)) if *byte != b'{' && !has_known_ending(path) => Some(name.unknown()),
+        (stranger, _) => stranger,
+    })
+}
+
+/// Whether one of the first lines is a JSON object, or may be one that goes on behind the head.
+fn has_object(head: &[u8], is_whole: bool) -> bool {
+    let mut lines = head
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii().is_empty())
+        .peekable();
+    let mut seen = 0;
+    while let Some(line) = lines.next() {
+        let is_cut = lines.peek().is_none() && !is_whole;
+        let begins = line.trim_ascii_start().starts_with(b"{");
+        if begins && (is_cut || Fields::parse(line.trim_ascii_end()).is_ok()) {
+            return true;
+        }
+        seen += 1;
+        if seen == HEAD_LINES {
+            return false;
+        }
+    }
+    false
+}
+
+/// Formats that are known by their first bytes.
+fn by_signature(head: &[u8]) -> Option<Stranger> {
+    if head.starts_with(LFS_POINTER) {
+        let what = "a Git LFS pointer, not the file that it stands for";
+        return Some(Stranger::new(
+            what,
+            "fetch the file itself: `git lfs pull`, or download it from where the repository is",
+        ));
+    }
+    if let Some((_, what, cure)) = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic)) {
+        return Some(Stranger::new(what, *cure));
+    }
+    let text = head.strip_prefix(BOM).unwrap_or(head).trim_ascii_start();
+    let begins = |with: &[u8]| {
+        text.get(..with.len())
+            .is_some_and(|text| text.eq_ignore_ascii_case(with))
+    };
+    if begins(b"<!doctype html") || begins(b"<html") {
+        let cure = "it may be the page of a login or of an error; download the file itself";
+        return Some(Stranger::new("an HTML page", cure));
+    }
+    (begins(b"<?xml") || begins(b"<!--")).then(|| Stranger::new("XML", TO_PARQUET))
+}
+
+/// UTF-16 and UTF-32, by their mark or by the zero bytes of their first two signs.
+fn wide_text(head: &[u8], name: &Shown<'_>) -> Option<Stranger> {
+    let marked = match head {
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Some("UTF-32"),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
+        _ => None,
+    };
+    // What JSON begins with is ASCII.
+    let is_zero = |places: [usize; 4]| places.map(|at| head.get(at).map(|byte| *byte == 0));
+    let (yes, no) = (Some(true), Some(false));
+    let by_zeros = || match (is_zero([0, 1, 2, 3]), is_zero([4, 5, 6, 7])) {
+        (a, b) if a == b && a == [no, yes, yes, yes] => Some("UTF-32LE"),
+        (a, b) if a == b && a == [yes, yes, yes, no] => Some("UTF-32BE"),
+        (a, _) if a == [no, yes, no, yes] => Some("UTF-16LE"),
+        (a, _) if a == [yes, no, yes, no] => Some("UTF-16BE"),
+        _ => None,
+    };
+    let encoding = marked.or_else(by_zeros)?;
+    let cure = format!(
+        "convert it: `{} | iconv -f {encoding} -t UTF-8 > {}`",
+        name.printed(),
+        name.beside("utf8.jsonl")
+    );
+    Some(Stranger::new(
+        &format!("{encoding} text; JSON lines are UTF-8"),
+        cure,
+    ))
+}
+
+/// One JSON value over many lines, or lines of arrays.
+fn json_value(text: &[u8], is_whole: bool, name: &Shown<'_>) -> Option<Stranger> {
+    let text = text.trim_ascii_start();
+    let filter = match text.first() {
+        Some(b'[') => ".[]",
+        Some(b'{') => ".",
+        _ => return None,
+    };
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    let what = match (values.next(), filter) {
+        (Some(Ok(_)), ".[]") if has_array_behind(&text[values.byte_offset()..]) => {
+            return Some(Stranger::new(
+                "lines of JSON arrays, not of objects",
+                "write each row as an object with the names of its columns",
+            ));
+        }
+        (Some(Ok(_)), ".") if !text[..values.byte_offset()].contains(&b'\n') => return None,
+        (Some(Ok(_)), ".[]") => "a JSON array, not JSON lines",
+        (Some(Ok(_)), _) => "one JSON object over many lines, not JSON lines",
+        (Some(Err(error)), ".[]") if error.is_eof() && !is_whole => "a JSON array, not JSON lines",
+        (Some(Err(error)), ".") if error.is_eof() && !is_whole => {
+            "JSON over many lines, not JSON lines"
+        }
+        _ => return None,
+    };
+    let cure = format!(
+        "write one object a line, for example with `{} > {}`",
+        name.through(&format!("jq -c '{filter}'")),
+        name.beside("jsonl")
+    );
+    Some(Stranger::new(what, cure))
+}
+
+fn has_array_behind(rest: &[u8]) -> bool {
+    rest.trim_ascii_start().starts_with(b"[")
+}
+
+/// A file's name in commands that are shown.
+struct Shown<'a> {
+    path: &'a Path,
+    name: String,
+    unpack: Option<&'static str>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(path: &'a Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ending = path.extension().unwrap_or_default();
+        let unpack = match ending {
+            ending if ending.eq_ignore_ascii_case("gz") => Some("gzip -dc"),
+            ending if ending.eq_ignore_ascii_case("zst") => Some("zstd -dc"),
+            _ => None,
+        };
+        Self {
+            path,
+            name: name.into_owned(),
+            unpack,
+        }
+    }
+
+    /// The command that prints the file unpacked.
+    fn printed(&self) -> String {
+        format!("{} {}", self.unpack.unwrap_or("cat"), quoted(&self.name))
+    }
+
+    /// A command that reads the file unpacked.
+    fn through(&self, command: &str) -> String {
+        match self.unpack {
+            None => format!("{command} {}", quoted(&self.name)),
+            Some(_) => format!("{} | {command}", self.printed()),
+        }
+    }
+
+    /// A name for what is made of the file, other than its own.
+    fn beside(&self, ending: &str) -> String {
+        let lower = self.name.to_lowercase();
+        let known = KNOWN_ENDINGS
+            .iter()
+            .filter(|known| lower.ends_with(*known))
+            .map(|known| known.len())
+            .max();
+        let length = known.unwrap_or_else(|| {
+            let ending = self.path.extension().map_or(0, |ending| ending.len() + 1);
+            ending.min(self.name.len())
+        });
+        let stem = self.name.get(..self.name.len() - length);
+        let stem = stem.unwrap_or(&self.name);
+        let beside = format!("{stem}.{ending}");
+        quoted(&if beside == self.name {
+            format!("{stem}.lines.{ending}")
+        } else {
+            beside
+        })
+    }
+
+    /// A file of no known ending that does not begin as any input does.
+    fn unknown(&self) -> Stranger {
+        let ending = self.path.extension().unwrap_or_default();
+        let cure = if ending.eq_ignore_ascii_case("csv") || ending.eq_ignore_ascii_case("tsv") {
+            let separator = if ending.eq_ignore_ascii_case("tsv") {
+                ", sep='\\t'"
+            } else {
+                ""
+            };
+            let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+            format!(
+                "convert it, for example with pandas: `read_csv('{}'{separator}).to_parquet('{stem}.parquet')`",
+                self.name
+            )
+        } else {
+            format!(
+                "convert it to one of {}; JSON lines hold a JSON object in each line",
+                KNOWN_ENDINGS.join(", ")
+            )
+        };
+        Stranger::new("neither JSON lines nor Parquet", cure)
+    }
+}
+
+/// A name as a shell reads it.
+fn quoted(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "._-+=@%,:/".contains(c);
+    let option = if name.starts_with('-') { "./" } else { "" };
+    if name.chars().all(is_plain) {
+        format!("{option}{name}")
+    } else {
+        format!("{option}'{}'", name.replace('\'', r"'\''"))
+    }
+}

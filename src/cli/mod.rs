@@ -11,6 +11,8 @@ mod output;
 mod reference;
 mod run;
 mod show;
+#[cfg_attr(not(unix), path = "no_signals.rs")]
+mod signals;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +29,7 @@ use exit::Exit;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = stop_at_failpoints();
+    signals::report_size_limits();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {

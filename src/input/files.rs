@@ -36,7 +36,7 @@ pub const STDIN_COPY: &str = "input/stdin.jsonl";
 
 /// Turns files, globs and folders into the list of files, in reading order.
 ///
-/// The entry `-` gives the copy of standard input in `output`; see [`copy_stdin`](super::copy_stdin).
+/// The entry `-` gives the copy of standard input in `output`; see [`InputStream`](super::InputStream).
 ///
 /// # Errors
 /// A path that leads nowhere, a glob or folder without input, a file of another format, both formats in

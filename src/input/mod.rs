@@ -62,7 +62,7 @@ pub use files::{STDIN_COPY, resolve_files};
 pub use parquet::{json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
-pub use stdin::copy_stdin;
+pub use stdin::InputStream;
 pub use types::*;
 
 use crate::spec::{InputSpec, PromptSpec};

@@ -8,5 +8,5 @@ mod run_report;
 mod table;
 
 pub use observer::{Observer, Progress, Silent, observer_for};
-pub use run_report::{RunReport, RunTimes, peak_memory_bytes};
+pub use run_report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
 pub use table::{counted, grouped, line, side_by_side, table};

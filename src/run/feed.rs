@@ -59,7 +59,7 @@ pub(super) fn feed(
 }
 
 fn feed_window(prepared: &Prepared, model: &ModelFacts, span: &WindowSpan) -> Result<FedWindow> {
-    let (journal, outcomes, cut) = Journal::open(&prepared.folder, span)?;
+    let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
     let window = prepared.source.read_window(span)?;
     let read_seconds = started.elapsed().as_secs_f64();

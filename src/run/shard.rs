@@ -57,6 +57,8 @@ pub(super) struct Worker<'a> {
     pub(super) duplicates: DuplicateIds,
     pub(super) rows_now: u64,
     pub(super) failed_now: u64,
+    /// Committed files that were looked at before the work.
+    pub(super) checked_files: u64,
     /// Finished rows of windows that were still open when the last shard's work ended.
     pub(super) unfinished: Totals,
     pub(super) load_seconds: f64,
@@ -84,6 +86,7 @@ impl<'a> Worker<'a> {
             duplicates: DuplicateIds::new(),
             rows_now: 0,
             failed_now: 0,
+            checked_files: 0,
             unfinished: Totals::default(),
             load_seconds: prepared.load_seconds,
             read_seconds: 0.0,

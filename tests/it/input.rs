@@ -13,8 +13,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::input::{
-    BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputWindow, MAX_WINDOW_BYTES,
-    Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
+    BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
+    MAX_WINDOW_BYTES, Place, PromptSource, Scan, ScanOptions, Selection, Stage, json_lines, open,
     resolve_files, scan, select,
 };
 use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec};
@@ -1178,7 +1178,8 @@ fn standard_input_is_copied_whole() {
     let mut job = Job::new(&[]);
     job.input.path = vec!["-".to_owned()];
     let files = resolve_files(&job.input, folder.path()).unwrap();
-    copy_stdin(lines(0..3).as_bytes(), &files[0], &|| false).unwrap();
+    let stream = InputStream::start(std::io::Cursor::new(lines(0..3)), &|| false);
+    stream.unwrap().copy_to(&files[0]).unwrap();
     assert_eq!(fs::read_to_string(&files[0]).unwrap(), lines(0..3));
     let beside = files[0].parent().unwrap();
     assert_eq!(fs::read_dir(beside).unwrap().count(), 1);

@@ -104,11 +104,29 @@ impl fmt::Display for FsError {
         if self.is_full() {
             f.write_str("\nhint: free some space there, then run the same command again")?;
         }
+        if self.cause.kind() == io::ErrorKind::FileTooLarge {
+            write!(
+                f,
+                "\nhint: {}, then run the same command again",
+                size_limit()
+            )?;
+        }
         Ok(())
     }
 }
 
 impl std::error::Error for FsError {}
+
+/// What allows no larger file here, and what helps.
+fn size_limit() -> String {
+    #[cfg(unix)]
+    if let Some(bytes) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        return format!(
+            "a file may have {bytes} bytes at most here (`ulimit -f`): raise that limit"
+        );
+    }
+    "this file system allows no larger file: choose another place".to_owned()
+}
 
 /// Whether an i/o error says that the disk or the quota is full.
 pub fn is_full(error: &io::Error) -> bool {
@@ -140,10 +158,25 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
         create_dir_all(parent)?;
     }
     match std::fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !path.is_dir() {
+                return create_behind_link(path, error);
+            }
+        }
         result => result?,
     }
     parent(path).map_or(Ok(()), sync_dir)
+}
+
+/// Creates the folder that a symbolic link leads to, in a folder that is there. Whatever else is in the way is
+/// the error that there was.
+fn create_behind_link(path: &Path, in_the_way: io::Error) -> io::Result<()> {
+    let Ok(target) = std::fs::read_link(path) else {
+        return Err(in_the_way);
+    };
+    let target = parent(path).map_or_else(|| target.clone(), |folder| folder.join(&target));
+    std::fs::create_dir(&target)?;
+    parent(&target).map_or(Ok(()), sync_dir)
 }
 
 /// Writes a file so that its name only ever holds the old or the complete new content: temporary
@@ -597,5 +630,18 @@ mod tests {
         assert!(deep.is_dir());
         std::fs::write(folder.path().join("file"), "").unwrap();
         assert!(create_dir_all(&folder.path().join("file/x")).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_gets_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("disk", &link).unwrap();
+        create_dir_all(&link.join("parts")).unwrap();
+        assert!(folder.path().join("disk/parts").is_dir());
+        let loose = folder.path().join("loose");
+        std::os::unix::fs::symlink("loose", &loose).unwrap();
+        assert!(create_dir_all(&loose).is_err());
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::fsio::{self, FileDigest, FsError};
 use crate::generate::Outcome;
@@ -15,9 +15,9 @@ use crate::ids::RowId;
 use crate::input::{InputFile, InputWindow};
 use crate::sink::{ResultSink, SinkError, write_failed};
 
-use super::lock::ShardLock;
+use super::lock::{self, JobLock, ShardLock};
 use super::manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals};
-use super::{CheckpointError, OutputFolder};
+use super::{CheckpointError, JobFingerprint, OutputFolder, journal};
 
 /// A window whose every row has an outcome.
 #[derive(Clone, Copy)]
@@ -165,28 +165,81 @@ impl<W: Write> Write for Noting<'_, W> {
 ///
 /// [`CheckpointError::Fs`].
 pub fn clean_leftovers(folder: &OutputFolder, manifest: &Manifest) -> Result<(), CheckpointError> {
-    for path in folder.temporary_files(manifest.shard(), manifest.shards()) {
+    for path in leftovers(folder, manifest) {
         fsio::remove_synced(&path)?;
     }
+    Ok(())
+}
+
+/// As [`clean_leftovers`], for a shard on which nothing is left to do: where another process is at work, or the
+/// folder cannot be written, they stay.
+pub fn clean_finished(folder: &OutputFolder, manifest: &Manifest) {
+    if leftovers(folder, manifest).is_empty() {
+        return;
+    }
+    if let Ok(Some(_claim)) = lock::claim_quickly(folder, manifest.shard()) {
+        let _ = clean_leftovers(folder, manifest);
+    }
+}
+
+/// Removes what runs have left that were killed while they set the job up or mended it. A lock that is not held
+/// yet is taken; where another process has it, or the folder cannot be written, they stay.
+pub fn clean_job_leftovers(folder: &OutputFolder, held: Option<&JobLock>) {
+    let leftovers = folder.job_leftovers();
+    if leftovers.is_empty() {
+        return;
+    }
+    let taken = match held {
+        Some(_) => None,
+        None => JobLock::try_acquire(folder).ok().flatten(),
+    };
+    if held.is_some() || taken.is_some() {
+        for path in leftovers {
+            let _ = fsio::remove_synced(&path);
+        }
+    }
+}
+
+fn leftovers(folder: &OutputFolder, manifest: &Manifest) -> Vec<PathBuf> {
+    let committed = folder.journalled_windows().into_iter();
+    let committed = committed.filter(|&window| manifest.contains(window));
+    let mut leftovers = folder.temporary_files(manifest.shard(), manifest.shards());
+    leftovers.extend(committed.map(|window| folder.journal(window)));
+    leftovers
+}
+
+/// Refuses the journals of another job among those of a shard's open windows.
+///
+/// # Errors
+///
+/// [`CheckpointError::Stranger`] names the first; [`CheckpointError::Fs`].
+pub fn check_journals(
+    folder: &OutputFolder,
+    job: &JobFingerprint,
+    manifest: &Manifest,
+) -> Result<(), CheckpointError> {
     for window in folder.journalled_windows() {
-        if manifest.contains(window) {
-            fsio::remove_synced(&folder.journal(window))?;
+        let is_own = window.shard(manifest.shards()) == manifest.shard();
+        if is_own && !manifest.contains(window) {
+            journal::check_job(&folder.journal(window), job)?;
         }
     }
     Ok(())
 }
 
-/// Checks by stat that every committed file is there in its size.
+/// Checks by stat that every committed file is there in its size, and counts them.
 ///
 /// # Errors
 ///
 /// [`CheckpointError::Changed`] names the first that is not.
-pub fn check_sizes(folder: &OutputFolder, manifest: &Manifest) -> Result<(), CheckpointError> {
+pub fn check_sizes(folder: &OutputFolder, manifest: &Manifest) -> Result<u64, CheckpointError> {
+    let mut files = 0;
     for window in manifest.windows().values() {
         for file in [Some(&window.part), window.failed.as_ref()]
             .into_iter()
             .flatten()
         {
+            files += 1;
             let path = folder.entry(&file.name);
             let found = std::fs::metadata(&path).ok().filter(Metadata::is_file);
             let found = found.map(|metadata| metadata.len());
@@ -199,5 +252,5 @@ pub fn check_sizes(folder: &OutputFolder, manifest: &Manifest) -> Result<(), Che
             }
         }
     }
-    Ok(())
+    Ok(files)
 }

@@ -30,6 +30,22 @@ pub enum CheckpointError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The output folder cannot be moved aside.
+    #[error("{error}\nhint: {cure}")]
+    Unmovable {
+        /// What was tried.
+        error: FsError,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// Files of the job are not as they were written.
+    #[error("{problems}\nhint: `glm-batch verify {} --repair` takes it out, the next run makes it again", .folder.display())]
+    Unsound {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, one line each.
+        problems: String,
+    },
     /// The folder holds no job.
     #[error(
         "`{}` is not the output folder of a job: it has no `job.json`\nhint: give the folder that `output.path` names",
@@ -65,6 +81,24 @@ pub enum CheckpointError {
         reason: String,
         /// What helps.
         cure: &'static str,
+    },
+    /// A file names another job than the one that `job.json` records.
+    #[error(
+        "`{}` belongs to another job than the one in `job.json`\nhint: begin anew with `run --restart`; everything that is there is kept beside",
+        .path.display()
+    )]
+    Stranger {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The folder holds work, and the record of the job that it belongs to is gone.
+    #[error(
+        "`{}` is there, and the `job.json` of the job that it belongs to is gone\nhint: put `job.json` back, or begin anew with `--restart`; everything that is there is kept beside",
+        .path.display()
+    )]
+    NoRecord {
+        /// The first file of that work.
+        path: PathBuf,
     },
     /// A file was written by a version of the program that this one does not know.
     #[error(

@@ -3,6 +3,7 @@
 //! Invariant: a file's name tells its window or shard, so that one shard never touches what belongs to
 //! another.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::fsio;
@@ -12,6 +13,9 @@ use super::CheckpointError;
 
 const JOB_FILE: &str = "job.json";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
+
+/// Folders that hold nothing before there is a record of the job; `phases` is one of later versions.
+const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", "phases"];
 
 /// Paths of one job's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +143,26 @@ impl OutputFolder {
         self.locks().join("job")
     }
 
+    /// The first file, in order of folders and names, that only a job with a record can have left.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Fs`], where a folder cannot be listed.
+    pub fn first_work(&self) -> Result<Option<PathBuf>, CheckpointError> {
+        for name in WORK_FOLDERS {
+            let folder = self.root.join(name);
+            let first = match std::fs::read_dir(&folder) {
+                Ok(entries) => entries.flatten().map(|entry| entry.path()).min(),
+                Err(cause) if cause.kind() == ErrorKind::NotFound => None,
+                Err(cause) => return Err(CheckpointError::read(&folder, cause)),
+            };
+            if first.is_some() {
+                return Ok(first);
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether nothing but the empty folders of a job stands here.
     pub(super) fn is_untouched(&self) -> bool {
         let is_ours = |name: &String| FOLDERS.contains(&name.as_str()) || name == "input";
@@ -161,16 +185,21 @@ impl OutputFolder {
         relative.to_string_lossy().replace('\\', "/")
     }
 
+    /// The window that a file is named after; `None` where its name is none of ours.
+    pub(super) fn window_of(path: &Path) -> Option<WindowId> {
+        let name = path.file_name()?.to_str()?;
+        let number = number(name, "part-").or_else(|| number(name, "window-"))?;
+        Some(WindowId(number))
+    }
+
     /// Shards that have, or had, a writer.
     pub(super) fn locked_shards(&self) -> Vec<ShardId> {
-        let mut shards: Vec<ShardId> = names(&self.locks())
-            .iter()
-            .filter_map(|name| number(name, "shard-"))
-            .map(ShardId)
-            .collect();
-        shards.sort_unstable();
-        shards.dedup();
-        shards
+        shards(&self.locks())
+    }
+
+    /// Shards that have a manifest.
+    pub(super) fn shards_with_manifest(&self) -> Vec<ShardId> {
+        shards(&self.root.join("manifest"))
     }
 
     /// Windows that have a journal, in order.
@@ -206,24 +235,46 @@ impl OutputFolder {
 
     /// Half-written `job.json` files.
     pub(super) fn temporary_job_files(&self) -> Vec<PathBuf> {
-        names(&self.root)
-            .into_iter()
-            .filter(|name| fsio::temporary_target(name) == Some(JOB_FILE))
-            .map(|name| self.root.join(name))
-            .collect()
+        named(&self.root, |name| {
+            fsio::temporary_target(name) == Some(JOB_FILE)
+        })
     }
 
+    /// Files that belong to no shard, left by a process that was killed: copies of standard input, kept damage
+    /// and trials of whether the folder can be written. The holder of the job's lock may remove them, and
+    /// half-written `job.json` files too once there is a complete one.
+    pub(super) fn job_leftovers(&self) -> Vec<PathBuf> {
+        let is_temporary = |name: &str| fsio::temporary_target(name).is_some();
+        let mut found = named(&self.root.join("input"), is_temporary);
+        found.extend(named(&self.damaged(), is_temporary));
+        found.extend(named(&self.locks(), is_probe));
+        if self.job_file().exists() {
+            found.extend(self.temporary_job_files());
+        }
+        found
+    }
+
+    /// Tries whether files can be made, without a name that could stay.
     fn probe(&self) -> Result<(), CheckpointError> {
-        let path = self
-            .locks()
-            .join(format!("probe-{}", fsio::process_number()));
-        let written =
-            fsio::write_atomic(&path, |_| Ok(())).and_then(|_| fsio::remove_synced(&path));
-        written.map_err(|error| match error {
+        fsio::check_writable(&self.job_lock()).map_err(|error| match error {
             error if error.is_full() => CheckpointError::DiskFull(error),
             error => unwritable(&self.root, error.cause),
         })
     }
+}
+
+/// Whether a file in `locks/` was made to find out whether the folder can be written: by this version where files
+/// need a name for a moment, or by an earlier one.
+fn is_probe(name: &str) -> bool {
+    let is_unnamed = name.starts_with(".tmp") && fsio::temporary_target(name).is_none();
+    let target = fsio::temporary_target(name).unwrap_or(name);
+    is_unnamed || target.starts_with("probe-")
+}
+
+/// Paths of the files in a folder whose names fit.
+fn named(folder: &Path, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let names = names(folder).into_iter().filter(|name| fits(name));
+    names.map(|name| folder.join(name)).collect()
 }
 
 fn unwritable(root: &Path, cause: std::io::Error) -> CheckpointError {
@@ -245,6 +296,18 @@ fn names(folder: &Path) -> Vec<String> {
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
+}
+
+/// Shards that the files of a folder are named after, in order.
+fn shards(folder: &Path) -> Vec<ShardId> {
+    let mut shards: Vec<ShardId> = names(folder)
+        .iter()
+        .filter_map(|name| number(name, "shard-"))
+        .map(ShardId)
+        .collect();
+    shards.sort_unstable();
+    shards.dedup();
+    shards
 }
 
 /// The number in a name like `window-000012.jsonl`.

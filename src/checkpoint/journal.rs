@@ -1,4 +1,7 @@
-//! Finished rows of an open window to a file that survives anything: a sealed JSON line a row.
+//! Finished rows of an open window to a file that survives anything: a sealed JSON line that names the job,
+//! then one a row.
+//!
+//! Journals of a job whose `job.json` has version 1 have no line above their rows.
 //!
 //! Invariant: the sound lines before the first wrong or incomplete one are exactly the rows that were
 //! synced, each once; opening cuts the rest off, so that what follows is never read by mistake.
@@ -15,12 +18,13 @@ use crate::generate::Outcome;
 use crate::ids::{RowId, WindowId};
 use crate::input::WindowSpan;
 
-use super::{CheckpointError, OutputFolder, line};
+use super::{CheckpointError, JobFingerprint, OutputFolder, line, seal};
 
 /// Journal of one open window.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
+    job: JobFingerprint,
     file: File,
     /// Bytes of synced lines.
     length: u64,
@@ -76,20 +80,22 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Fs`], [`CheckpointError::DiskFull`].
+    /// [`CheckpointError::Stranger`], [`CheckpointError::Fs`], [`CheckpointError::DiskFull`].
     pub fn open(
         folder: &OutputFolder,
+        job: &JobFingerprint,
         window: &WindowSpan,
     ) -> Result<OpenedJournal, CheckpointError> {
         let path = folder.journal(window.id);
         let rows = window.first_row.0..window.first_row.0 + window.rows;
-        let content = read(&path, window.id, rows)?;
+        let content = read(&path, job, window.id, rows)?;
         let mut file = fsio::open_append(&path)?;
         if content.wrong.is_some() {
             fsio::truncate_synced(&mut file, &path, content.sound_bytes)?;
         }
         let journal = Self {
             path,
+            job: job.clone(),
             file,
             length: content.sound_bytes,
             pending: Vec::new(),
@@ -110,8 +116,16 @@ impl Journal {
                 path: self.path.clone(),
             });
         }
-        let line = line::write(row, outcome)
-            .map_err(|error| CheckpointError::read(&self.path, error.into()))?;
+        let is_empty = self.length == 0 && self.pending.is_empty();
+        if let Some(job) = self.job.as_deref().filter(|_| is_empty) {
+            let header = line::write_header(job);
+            self.add(header)?;
+        }
+        self.add(line::write(row, outcome))
+    }
+
+    fn add(&mut self, line: serde_json::Result<String>) -> Result<(), CheckpointError> {
+        let line = line.map_err(|error| CheckpointError::read(&self.path, error.into()))?;
         self.pending.extend_from_slice(line.as_bytes());
         self.pending.push(b'\n');
         Ok(())
@@ -142,6 +156,7 @@ impl Journal {
 /// Reads a journal up to its first wrong line; one that is not there is empty.
 pub(super) fn read(
     path: &Path,
+    job: &JobFingerprint,
     window: WindowId,
     rows: Range<u64>,
 ) -> Result<Content, CheckpointError> {
@@ -169,6 +184,10 @@ pub(super) fn read(
         if length == 0 {
             break;
         }
+        if number == 1 && names_its_job(&text, path, job)? {
+            content.sound_bytes += length as u64;
+            continue;
+        }
         if let Err((reason, is_tail)) = take(&text, window, &rows, &mut content.outcomes) {
             content.wrong = Some(Cut {
                 path: path.to_path_buf(),
@@ -182,6 +201,49 @@ pub(super) fn read(
         content.sound_bytes += length as u64;
     }
     Ok(content)
+}
+
+/// Whether the first line of a journal is the one that names its job; another job's is refused. A line that is
+/// not sound says nothing of the kind.
+fn names_its_job(text: &[u8], path: &Path, job: &JobFingerprint) -> Result<bool, CheckpointError> {
+    let Some(line) = text
+        .strip_suffix(b"\n")
+        .filter(|line| seal::is_sound_line(line))
+    else {
+        return Ok(false);
+    };
+    let named = line::read_header(line);
+    job.check(path, named.as_deref())?;
+    Ok(named.is_some())
+}
+
+/// Refuses the journal of another job; one that is not there is nobody's.
+pub(super) fn check_job(path: &Path, job: &JobFingerprint) -> Result<(), CheckpointError> {
+    count_rows(path, job, 1).map(drop)
+}
+
+/// Counts the rows of a journal by its line ends, in no more than `lines` lines.
+pub(super) fn count_rows(
+    path: &Path,
+    job: &JobFingerprint,
+    lines: u64,
+) -> Result<u64, CheckpointError> {
+    let read_error = |cause| CheckpointError::read(path, cause);
+    let mut reader = match File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(cause) => return Err(read_error(cause)),
+    };
+    let (mut rows, mut text) = (0, Vec::new());
+    for number in 1..=lines {
+        text.clear();
+        reader.read_until(b'\n', &mut text).map_err(read_error)?;
+        if text.last() != Some(&b'\n') {
+            break;
+        }
+        rows += u64::from(number > 1 || !names_its_job(&text, path, job)?);
+    }
+    Ok(rows)
 }
 
 /// Takes a line's row, or says what is wrong and whether the line has no end.

@@ -1,4 +1,5 @@
-//! One row's outcome to a journal line and back, every float bit for bit.
+//! One row's outcome to a journal line and back, every float bit for bit; and the line above all rows, which
+//! names the job.
 //!
 //! The fields are those of [`Outcome`]'s own JSON form, so that the journal reads like the results.
 //! Floats are parsed as the 32-bit numbers they are, and those that JSON cannot hold are strings.
@@ -12,6 +13,26 @@ use crate::ids::RowId;
 use crate::input::{BadRow, Stage};
 
 use super::seal;
+
+/// First line of a journal.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// Fingerprint of the job.
+    job: String,
+}
+
+/// The first line of a journal of this job, without its end.
+pub(super) fn write_header(job: &str) -> serde_json::Result<String> {
+    seal::seal_line(&Header {
+        job: job.to_owned(),
+    })
+}
+
+/// The job that a sound first line names; `None` where it is a row's line.
+pub(super) fn read_header(line: &[u8]) -> Option<String> {
+    let header: Header = serde_json::from_slice(line).ok()?;
+    Some(header.job)
+}
 
 /// A journal line, without its end.
 pub(super) fn write(row: RowId, outcome: &Outcome) -> serde_json::Result<String> {

@@ -1,10 +1,12 @@
 //! One writer a shard, one process that sets the job up.
 //!
 //! On one host the file lock alone decides: it goes when its process goes. Where the owner file names
-//! another host, whose lock may not be visible here, a heartbeat that stands still is taken over. A
-//! writer re-reads the owner file before each commit, so one that was taken over commits nothing more.
+//! another host, whose lock may not be visible here, or the file system knows no locks, a heartbeat that
+//! stands still is taken over. A writer re-reads the owner file before each commit, so one that was taken
+//! over commits nothing more.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -80,10 +82,11 @@ impl LockOptions<'_> {
     }
 }
 
-/// The right to set the job up: first pass and `job.json`. Given back when dropped.
+/// The right to set the job up: first pass and `job.json`. Given back when dropped. Where the file system knows
+/// no locks everybody has it: `job.json` is made once all the same.
 #[derive(Debug)]
 pub struct JobLock {
-    _file: File,
+    _file: Option<File>,
 }
 
 impl JobLock {
@@ -110,7 +113,11 @@ impl JobLock {
     ///
     /// [`CheckpointError::Fs`].
     pub fn try_acquire(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
-        Ok(try_lock(&folder.job_lock())?.map(|file| Self { _file: file }))
+        Ok(match try_lock(&folder.job_lock())? {
+            FileLock::Taken(file) => Some(Self { _file: Some(file) }),
+            FileLock::Unknown(_) => Some(Self { _file: None }),
+            FileLock::Held => None,
+        })
     }
 }
 
@@ -121,7 +128,8 @@ pub struct ShardLock {
     path: PathBuf,
     owner: Owner,
     note: Option<String>,
-    /// `None` where another host's lock was taken over while it stood.
+    warning: Option<String>,
+    /// `None` where another host's lock was taken over while it stood, or there are no locks.
     file: Option<File>,
     heart: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -137,10 +145,14 @@ impl ShardLock {
         shard: ShardId,
         options: &LockOptions<'_>,
     ) -> Result<Self, CheckpointError> {
-        let Claim { file, note } = claim(folder, shard, options)?;
+        let Claim {
+            file,
+            note,
+            warning,
+        } = claim(folder, shard, options)?;
         let path = folder.owner(shard);
         let owner = Owner::this_process();
-        owner.write(&path)?;
+        write_owner(&owner, &path, shard)?;
         let heart = start_heart(&path, &owner, options.timing.heartbeat)
             .map_err(|cause| FsError::new("start the heartbeat of", &path, cause))?;
         Ok(Self {
@@ -148,6 +160,7 @@ impl ShardLock {
             path,
             owner,
             note,
+            warning,
             file,
             heart: Some(heart),
         })
@@ -161,6 +174,11 @@ impl ShardLock {
     /// What the user should know: from whom the lock was taken over.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
+    }
+
+    /// What the user should do about the file system.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Whether nobody has taken the shard over: the owner file still names this process.
@@ -198,11 +216,28 @@ impl Drop for ShardLock {
     }
 }
 
+/// Becomes the owner of a shard. One who takes it over at the same moment may take the half-written file for a
+/// leftover.
+fn write_owner(owner: &Owner, path: &Path, shard: ShardId) -> Result<(), CheckpointError> {
+    let Err(error) = owner.write(path) else {
+        return Ok(());
+    };
+    match Owner::read(path) {
+        Ok(Some(other)) if error.cause.kind() == ErrorKind::NotFound => {
+            Err(CheckpointError::Locked {
+                shard: Some(shard),
+                owner: Some(other),
+            })
+        }
+        _ => Err(error.into()),
+    }
+}
+
 fn start_heart(
     path: &Path,
     owner: &Owner,
     interval: Duration,
-) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
+) -> io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = channel();
     let (path, mut owner) = (path.to_path_buf(), owner.clone());
     let beat = move || {
@@ -226,9 +261,11 @@ fn start_heart(
 
 /// A shard that nobody else writes.
 pub(super) struct Claim {
-    /// The locked file; `None` where another host's lock still stands but its heart does not beat.
+    /// The locked file; `None` where another host's lock still stands but its heart does not beat, or there are
+    /// no locks.
     pub(super) file: Option<File>,
     note: Option<String>,
+    warning: Option<String>,
 }
 
 /// Finds out whether a shard may be written, without becoming its owner yet.
@@ -237,24 +274,38 @@ pub(super) fn claim(
     shard: ShardId,
     options: &LockOptions<'_>,
 ) -> Result<Claim, CheckpointError> {
-    let lock = folder.shard_lock(shard);
-    let mut file = try_lock(&lock)?;
+    let path = folder.shard_lock(shard);
+    let lock = try_lock(&path)?;
     let owner = read_again(&folder.owner(shard))?;
-    let Some(other) = owner.clone().filter(|owner| !owner.is_on_this_host()) else {
-        return match file {
-            Some(_) => Ok(Claim { file, note: None }),
-            None => Err(CheckpointError::Locked {
+    let warning = match &lock {
+        FileLock::Unknown(cause) => Some(no_locks(&path, cause)),
+        _ => None,
+    };
+    let other = match (&lock, owner) {
+        (FileLock::Held, owner) if owner.as_ref().is_none_or(Owner::is_on_this_host) => {
+            return Err(CheckpointError::Locked {
                 shard: Some(shard),
                 owner,
-            }),
-        };
+            });
+        }
+        // The lock was free, so an owner of this host lives no more.
+        (FileLock::Taken(_), owner) => owner.filter(|owner| !owner.is_on_this_host()),
+        (_, owner) => owner,
+    };
+    let Some(other) = other else {
+        return Ok(Claim {
+            file: lock.file(),
+            note: None,
+            warning,
+        });
     };
     if !options.break_lock {
         watch(&folder.owner(shard), shard, &other, options)?;
     }
-    if file.is_none() {
-        file = try_lock(&lock)?;
-    }
+    let file = match lock {
+        FileLock::Held => try_lock(&path)?.file(),
+        lock => lock.file(),
+    };
     let why = if options.break_lock {
         "by `--break-lock`"
     } else {
@@ -264,7 +315,33 @@ pub(super) fn claim(
     Ok(Claim {
         file,
         note: Some(note),
+        warning,
     })
+}
+
+/// As [`claim`], where the file lock alone settles it: `None` where that takes a look at another host's heartbeat,
+/// or somebody writes.
+pub(super) fn claim_quickly(
+    folder: &OutputFolder,
+    shard: ShardId,
+) -> Result<Option<Claim>, CheckpointError> {
+    let FileLock::Taken(file) = try_lock(&folder.shard_lock(shard))? else {
+        return Ok(None);
+    };
+    let owner = read_again(&folder.owner(shard))?;
+    let is_free = owner.as_ref().is_none_or(Owner::is_on_this_host);
+    Ok(is_free.then_some(Claim {
+        file: Some(file),
+        note: None,
+        warning: None,
+    }))
+}
+
+fn no_locks(path: &Path, cause: &io::Error) -> String {
+    format!(
+        "`{}` cannot be locked ({cause}): only its owner file keeps a second writer out, and a run that was killed is waited for by its heartbeat; mount the file system with locks (NFS: `nolock` off and lockd running; Lustre: `flock`), or choose an `output.path` on another one",
+        path.display()
+    )
 }
 
 /// Waits until another host's heartbeat has stood still for long enough.
@@ -307,9 +384,28 @@ fn read_again(path: &Path) -> Result<Option<Owner>, CheckpointError> {
     last.map_err(|cause| CheckpointError::read(path, cause))
 }
 
+/// What became of the try to lock a file.
+enum FileLock {
+    /// It is locked by this process now.
+    Taken(File),
+    /// Another process has it.
+    Held,
+    /// The file system knows no locks.
+    Unknown(io::Error),
+}
+
+impl FileLock {
+    fn file(self) -> Option<File> {
+        match self {
+            Self::Taken(file) => Some(file),
+            Self::Held | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// Locks a file if it is free. The file may have been moved away while it was being opened, by a
 /// restart; then the one that has its name now is tried.
-fn try_lock(path: &Path) -> Result<Option<File>, CheckpointError> {
+fn try_lock(path: &Path) -> Result<FileLock, CheckpointError> {
     loop {
         let file = OpenOptions::new()
             .create(true)
@@ -318,14 +414,25 @@ fn try_lock(path: &Path) -> Result<Option<File>, CheckpointError> {
             .open(path)
             .map_err(|cause| FsError::new("open", path, cause))?;
         match file.try_lock() {
-            Ok(()) if is_at(&file, path) => return Ok(Some(file)),
+            Ok(()) if is_at(&file, path) => return Ok(FileLock::Taken(file)),
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::WouldBlock) => return Ok(FileLock::Held),
+            Err(TryLockError::Error(cause)) if knows_no_locks(&cause) => {
+                return Ok(FileLock::Unknown(cause));
+            }
             Err(TryLockError::Error(cause)) => {
                 return Err(FsError::new("lock", path, cause).into());
             }
         }
     }
+}
+
+fn knows_no_locks(cause: &io::Error) -> bool {
+    #[cfg(unix)]
+    let is_without = cause.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
+    #[cfg(not(unix))]
+    let is_without = false;
+    is_without || cause.kind() == ErrorKind::Unsupported
 }
 
 #[cfg(unix)]
@@ -343,184 +450,4 @@ fn is_at(_file: &File, _path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    fn foreign() -> Owner {
-        Owner {
-            host: "some other host".to_owned(),
-            pid: 12,
-            started_ms: 1,
-            heartbeat_ms: 2,
-            beats: 3,
-        }
-    }
-
-    fn quick(is_interrupted: &dyn Fn() -> bool) -> LockOptions<'_> {
-        let timing = LockTiming {
-            heartbeat: Duration::from_hours(1),
-            stale_after: Duration::from_micros(3),
-            poll: Duration::ZERO,
-        };
-        LockOptions {
-            break_lock: false,
-            timing,
-            is_interrupted,
-        }
-    }
-
-    fn folder() -> (tempfile::TempDir, OutputFolder) {
-        let parent = tempfile::tempdir().unwrap();
-        let folder = OutputFolder::open(parent.path()).unwrap();
-        (parent, folder)
-    }
-
-    #[test]
-    fn a_second_writer_is_refused_until_the_first_is_gone() {
-        let (_parent, folder) = folder();
-        let first = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
-        let error = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap_err();
-        assert!(error.is_temporary());
-        assert!(
-            error
-                .to_string()
-                .starts_with("shard 0 is being written by process"),
-            "{error}"
-        );
-        ShardLock::acquire(&folder, ShardId(1), &LockOptions::default()).unwrap();
-        drop(first);
-        let next = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
-        assert_eq!(next.note(), None);
-        assert!(next.still_mine());
-    }
-
-    #[test]
-    fn a_dead_owner_of_this_host_is_no_obstacle() {
-        let (_parent, folder) = folder();
-        let dead = Owner {
-            pid: 1,
-            started_ms: 5,
-            ..Owner::this_process()
-        };
-        dead.write(&folder.owner(ShardId(0))).unwrap();
-        let no_wait = || panic!("must not wait");
-        let lock = ShardLock::acquire(&folder, ShardId(0), &quick(&no_wait)).unwrap();
-        assert!(lock.still_mine());
-    }
-
-    #[test]
-    fn a_still_heart_of_another_host_is_taken_over() {
-        let (_parent, folder) = folder();
-        foreign().write(&folder.owner(ShardId(0))).unwrap();
-        let looks = Cell::new(0);
-        let count = || {
-            looks.set(looks.get() + 1);
-            false
-        };
-        let lock = ShardLock::acquire(&folder, ShardId(0), &quick(&count)).unwrap();
-        assert_eq!(looks.get(), 3);
-        insta::assert_snapshot!(lock.note().unwrap(), @"shard 0 was taken over from process 12 on `some other host`, whose heartbeat stood still");
-    }
-
-    #[test]
-    fn a_beating_heart_of_another_host_refuses() {
-        let (_parent, folder) = folder();
-        let path = folder.owner(ShardId(0));
-        foreign().write(&path).unwrap();
-        let beat = || {
-            foreign().next_beat().write(&path).unwrap();
-            false
-        };
-        let error = ShardLock::acquire(&folder, ShardId(0), &quick(&beat)).unwrap_err();
-        assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
-    }
-
-    #[test]
-    fn waiting_ends_with_a_signal_or_is_skipped() {
-        let (_parent, folder) = folder();
-        foreign().write(&folder.owner(ShardId(0))).unwrap();
-        let error = ShardLock::acquire(&folder, ShardId(0), &quick(&|| true)).unwrap_err();
-        assert!(matches!(error, CheckpointError::Interrupted));
-        let breaking = LockOptions {
-            break_lock: true,
-            ..LockOptions::default()
-        };
-        let lock = ShardLock::acquire(&folder, ShardId(0), &breaking).unwrap();
-        assert!(lock.note().unwrap().ends_with("by `--break-lock`"));
-    }
-
-    #[test]
-    fn a_writer_that_was_taken_over_notices() {
-        let (_parent, folder) = folder();
-        let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
-        lock.ensure_mine().unwrap();
-        foreign().write(&folder.owner(ShardId(0))).unwrap();
-        assert!(
-            lock.ensure_mine()
-                .unwrap_err()
-                .to_string()
-                .contains("some other host")
-        );
-        drop(lock);
-        assert_eq!(
-            Owner::read(&folder.owner(ShardId(0))).unwrap(),
-            Some(foreign())
-        );
-    }
-
-    #[test]
-    fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
-        let (_parent, folder) = folder();
-        let path = folder.owner(ShardId(0));
-        // What cannot be read as a file stands for what a network file system may answer.
-        std::fs::create_dir(&path).unwrap();
-        let error = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap_err();
-        assert!(matches!(error, CheckpointError::Fs(_)), "{error}");
-        std::fs::remove_dir(&path).unwrap();
-        foreign().write(&path).unwrap();
-        let vanish = || {
-            if path.is_file() {
-                std::fs::remove_file(&path).unwrap();
-                std::fs::create_dir(&path).unwrap();
-                return false;
-            }
-            std::fs::remove_dir(&path).unwrap();
-            foreign().next_beat().write(&path).unwrap();
-            false
-        };
-        let error = ShardLock::acquire(&folder, ShardId(0), &quick(&vanish)).unwrap_err();
-        assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
-    }
-
-    #[test]
-    fn the_heart_beats() {
-        let (_parent, folder) = folder();
-        let timing = LockTiming {
-            heartbeat: Duration::from_micros(100),
-            ..LockTiming::default()
-        };
-        let options = LockOptions {
-            timing,
-            ..LockOptions::default()
-        };
-        let lock = ShardLock::acquire(&folder, ShardId(0), &options).unwrap();
-        let owner = || Owner::read(&folder.owner(ShardId(0))).unwrap();
-        while owner().is_none_or(|owner| owner.beats < 3) {
-            thread::yield_now();
-        }
-        assert!(lock.still_mine());
-        drop(lock);
-        assert_eq!(owner(), None);
-    }
-
-    #[test]
-    fn the_job_lock_excludes() {
-        let (_parent, folder) = folder();
-        let lock = JobLock::try_acquire(&folder).unwrap().unwrap();
-        assert!(JobLock::try_acquire(&folder).unwrap().is_none());
-        drop(lock);
-        JobLock::acquire(&folder, &LockOptions::default()).unwrap();
-    }
-}
+mod tests;

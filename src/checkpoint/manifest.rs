@@ -1,6 +1,6 @@
 //! What a shard has committed: its windows, their files and totals.
 //!
-//! Invariant: windows belong to the shard and do not overlap; one that does not fit is refused and
+//! Invariant: the manifest names the job that it belongs to, windows belong to the shard and do not overlap; one that does not fit is refused and
 //! changes nothing. One writer, the holder of the shard's lock. Every version that was ever written keeps
 //! loading; `tests/fixtures/manifests` holds one of each.
 
@@ -14,16 +14,18 @@ use crate::fsio::{self, FileDigest};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 
-use super::{CheckpointError, JobRecord, OutputFolder, seal};
+use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, seal};
 
 const CURE: &str = "`verify --repair` moves it away, the next run makes its windows again";
 
-/// Versions of a manifest that can be read.
-const KNOWN_VERSIONS: &[&str] = &["1"];
+/// Versions of a manifest that can be read. Version 1 names no job and is still written beside a `job.json` of
+/// version 1.
+const KNOWN_VERSIONS: &[&str] = &["1", "2"];
 
 /// What a shard has committed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
+    job: JobFingerprint,
     shard: ShardId,
     shards: u32,
     windows: BTreeMap<WindowId, CommittedWindow>,
@@ -37,6 +39,14 @@ pub struct Manifest {
 enum Versioned {
     #[serde(rename = "1")]
     V1 {
+        shard: ShardId,
+        shards: u32,
+        windows: Vec<CommittedWindow>,
+    },
+    #[serde(rename = "2")]
+    V2 {
+        /// Fingerprint of the job.
+        job: String,
         shard: ShardId,
         shards: u32,
         windows: Vec<CommittedWindow>,
@@ -124,8 +134,9 @@ pub struct Example {
 
 impl Manifest {
     /// A manifest without windows.
-    pub fn new(shard: ShardId, shards: u32) -> Self {
+    pub fn new(job: &JobFingerprint, shard: ShardId, shards: u32) -> Self {
         Self {
+            job: job.clone(),
             shard,
             shards,
             windows: BTreeMap::new(),
@@ -137,21 +148,33 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
+    /// [`CheckpointError::Stranger`], [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`],
+    /// [`CheckpointError::Fs`].
     pub fn load_or_new(
         folder: &OutputFolder,
+        job: &JobFingerprint,
         shard: ShardId,
         shards: u32,
     ) -> Result<Self, CheckpointError> {
         let path = folder.manifest(shard);
+        let mut manifest = Self::new(job, shard, shards);
         let Some(stored) = seal::read_file(&path, KNOWN_VERSIONS, CURE)? else {
-            return Ok(Self::new(shard, shards));
+            return Ok(manifest);
         };
-        let Versioned::V1 {
-            shard: stored_shard,
-            shards: stored_shards,
-            windows,
-        } = stored;
+        let (named, stored_shard, stored_shards, windows) = match stored {
+            Versioned::V1 {
+                shard,
+                shards,
+                windows,
+            } => (None, shard, shards, windows),
+            Versioned::V2 {
+                job,
+                shard,
+                shards,
+                windows,
+            } => (Some(job), shard, shards, windows),
+        };
+        job.check(&path, named.as_deref())?;
         let damaged = |reason| CheckpointError::Damaged {
             path: path.clone(),
             reason,
@@ -161,7 +184,6 @@ impl Manifest {
             let reason = format!("it belongs to shard {stored_shard} of {stored_shards}");
             return Err(damaged(reason));
         }
-        let mut manifest = Self::new(shard, shards);
         for window in windows {
             manifest
                 .check(&window)
@@ -276,10 +298,20 @@ impl Manifest {
 
     fn save(&self, folder: &OutputFolder) -> Result<(), CheckpointError> {
         let path = folder.manifest(self.shard);
-        let stored = Versioned::V1 {
-            shard: self.shard,
-            shards: self.shards,
-            windows: self.windows.values().cloned().collect(),
+        let windows = self.windows.values().cloned().collect();
+        let (shard, shards) = (self.shard, self.shards);
+        let stored = match self.job.as_deref() {
+            None => Versioned::V1 {
+                shard,
+                shards,
+                windows,
+            },
+            Some(job) => Versioned::V2 {
+                job: job.to_owned(),
+                shard,
+                shards,
+                windows,
+            },
         };
         let text =
             seal::seal_file(&stored).map_err(|error| CheckpointError::read(&path, error.into()))?;
@@ -294,14 +326,15 @@ impl Manifest {
 ///
 /// [`CheckpointError::NoJob`]; those of [`Manifest::load_or_new`].
 pub fn committed_windows(folder: &OutputFolder) -> Result<Vec<CommittedWindow>, CheckpointError> {
-    let record = JobRecord::load(folder)?.ok_or_else(|| CheckpointError::NoJob {
-        path: folder.root().to_path_buf(),
-    })?;
+    let StoredJob {
+        record,
+        fingerprint,
+    } = StoredJob::existing(folder)?;
     let shards = record.spec.shards;
     let mut committed = Vec::new();
     for shard in (0..shards).map(ShardId) {
         committed.extend(
-            Manifest::load_or_new(folder, shard, shards)?
+            Manifest::load_or_new(folder, &fingerprint, shard, shards)?
                 .windows
                 .into_values(),
         );
@@ -341,7 +374,7 @@ mod tests {
     fn what_does_not_fit_is_refused_and_changes_nothing() {
         let parent = tempfile::tempdir().unwrap();
         let folder = OutputFolder::open(parent.path()).unwrap();
-        let mut manifest = Manifest::new(ShardId(0), 2);
+        let mut manifest = Manifest::new(&JobFingerprint::NONE, ShardId(0), 2);
         manifest.commit(&folder, window(2, 20, 10)).unwrap();
         let bytes = std::fs::read(folder.manifest(ShardId(0))).unwrap();
         let before = manifest.clone();
@@ -368,7 +401,7 @@ mod tests {
         manifest.commit(&folder, window(0, 0, 10)).unwrap();
         assert_eq!(manifest.totals().rows, 20);
         assert_eq!(
-            Manifest::load_or_new(&folder, ShardId(0), 2).unwrap(),
+            Manifest::load_or_new(&folder, &JobFingerprint::NONE, ShardId(0), 2).unwrap(),
             manifest
         );
     }
@@ -377,19 +410,23 @@ mod tests {
     fn a_manifest_that_cannot_be_written_stays_as_it_was() {
         let parent = tempfile::tempdir().unwrap();
         let folder = OutputFolder::at(&parent.path().join("gone"));
-        let mut manifest = Manifest::new(ShardId(0), 1);
+        let mut manifest = Manifest::new(&JobFingerprint::NONE, ShardId(0), 1);
         assert!(manifest.commit(&folder, window(0, 0, 1)).is_err());
-        assert_eq!(manifest, Manifest::new(ShardId(0), 1));
+        assert_eq!(
+            manifest,
+            Manifest::new(&JobFingerprint::NONE, ShardId(0), 1)
+        );
     }
 
     #[test]
     fn the_manifest_of_another_shard_is_refused() {
         let parent = tempfile::tempdir().unwrap();
         let folder = OutputFolder::open(parent.path()).unwrap();
-        Manifest::new(ShardId(0), 2)
+        Manifest::new(&JobFingerprint::NONE, ShardId(0), 2)
             .commit(&folder, window(0, 0, 1))
             .unwrap();
-        let error = Manifest::load_or_new(&folder, ShardId(0), 3).unwrap_err();
+        let error =
+            Manifest::load_or_new(&folder, &JobFingerprint::NONE, ShardId(0), 3).unwrap_err();
         assert!(
             error.to_string().contains("it belongs to shard 0 of 2"),
             "{error}"

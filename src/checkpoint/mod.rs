@@ -21,17 +21,25 @@ mod repair;
 mod restart;
 mod seal;
 mod status;
+mod strays;
 mod verify;
 
-pub use commit::{Commit, check_sizes, clean_leftovers, commit_window};
+pub use commit::{
+    Commit, check_journals, check_sizes, clean_finished, clean_job_leftovers, clean_leftovers,
+    commit_window,
+};
 pub use error::CheckpointError;
 pub use folder::OutputFolder;
 pub use journal::{Cut, Journal, OpenedJournal};
 pub use lock::{JobLock, LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
 pub use owner::Owner;
-pub use record::{Comparison, Difference, JobRecord, ModelFile, RECORD_VERSION, Resolved};
+pub use record::{
+    Comparison, Difference, JobFingerprint, JobRecord, ModelFile, RECORD_VERSION, Resolved,
+    StoredJob,
+};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{OwnerStatus, ShardStatus, Status, status};
-pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify};
+pub use strays::{check_manifests, strays};
+pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify, verify_shards};

@@ -4,7 +4,7 @@
 //! result stands in it, so that a job that would give other results is refused with the difference.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,11 @@ const CURE: &str = "start anew with `run --restart`";
 /// Version of `job.json`.
 pub const RECORD_VERSION: &str = "2";
 
-/// Versions of `job.json` that can be read. Version 1 has no rules.
-const KNOWN_VERSIONS: &[&str] = &["1", RECORD_VERSION];
+/// The version whose jobs name no rules, and whose other files do not name their job.
+const FIRST_VERSION: &str = "1";
+
+/// Versions of `job.json` that can be read.
+const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION];
 
 /// What the first run decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +123,76 @@ impl std::fmt::Display for Difference {
     }
 }
 
+/// `job.json` as it is on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredJob {
+    /// What the first run decided.
+    pub record: JobRecord,
+    /// What the other files of the job name it by.
+    pub fingerprint: JobFingerprint,
+}
+
+impl StoredJob {
+    /// Reads `job.json`; `None` where the job has not been set up.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
+    pub fn load(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
+        let path = folder.job_file();
+        let Some(text) = seal::read_text(&path)? else {
+            return Ok(None);
+        };
+        let record: JobRecord = seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE)?;
+        let fingerprint = JobFingerprint::of(&record.version, &text);
+        Ok(Some(Self {
+            record,
+            fingerprint,
+        }))
+    }
+
+    /// Reads `job.json`, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NoJob`]; those of [`StoredJob::load`].
+    pub fn existing(folder: &OutputFolder) -> Result<Self, CheckpointError> {
+        Self::load(folder)?.ok_or_else(|| CheckpointError::NoJob {
+            path: folder.root().to_path_buf(),
+        })
+    }
+}
+
+/// What manifests, journals and reports name their job by: the blake3 of the bytes of its `job.json`. The
+/// files of a job whose `job.json` has version 1 name none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobFingerprint(Option<String>);
+
+impl JobFingerprint {
+    /// The fingerprint of jobs whose files name none.
+    pub const NONE: Self = Self(None);
+
+    fn of(version: &str, text: &[u8]) -> Self {
+        let named = version != FIRST_VERSION;
+        Self(named.then(|| blake3::hash(text).to_hex().to_string()))
+    }
+
+    /// The fingerprint in hex, where the files of the job name one.
+    pub fn as_deref(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// Refuses a file that names another job.
+    pub(super) fn check(&self, path: &Path, named: Option<&str>) -> Result<(), CheckpointError> {
+        if self.as_deref() == named {
+            return Ok(());
+        }
+        Err(CheckpointError::Stranger {
+            path: path.to_path_buf(),
+        })
+    }
+}
+
 impl JobRecord {
     /// Reads `job.json`; `None` where the job has not been set up.
     ///
@@ -127,7 +200,7 @@ impl JobRecord {
     ///
     /// [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
     pub fn load(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
-        seal::read_file(&folder.job_file(), KNOWN_VERSIONS, CURE)
+        Ok(StoredJob::load(folder)?.map(|stored| stored.record))
     }
 
     /// Writes `job.json` unless there is one: true where this call did.

@@ -12,7 +12,8 @@ use crate::ids::{ShardId, WindowId};
 
 use super::lock::{JobLock, LockOptions, claim};
 use super::{
-    CheckpointError, JobRecord, Manifest, OutputFolder, Problem, ProblemKind, VerifyReport,
+    CheckpointError, JobFingerprint, Manifest, OutputFolder, Problem, ProblemKind, StoredJob,
+    VerifyReport,
 };
 
 /// What was mended.
@@ -35,11 +36,10 @@ pub fn repair(
     report: &VerifyReport,
     options: &LockOptions<'_>,
 ) -> Result<RepairReport, CheckpointError> {
-    let Some(record) = JobRecord::load(folder)? else {
-        return Err(CheckpointError::NoJob {
-            path: folder.root().to_path_buf(),
-        });
-    };
+    let StoredJob {
+        record,
+        fingerprint,
+    } = StoredJob::existing(folder)?;
     let shards = record.spec.shards;
     let _job = JobLock::acquire(folder, options)?;
     let _claims = (0..shards)
@@ -56,11 +56,14 @@ pub fn repair(
         }
     }
     for shard in (0..shards).map(ShardId) {
-        repaired.take_out(folder, &report.problems, shard, shards)?;
+        let windows = committed(&report.problems, shard, shards);
+        repaired.take_out(folder, &fingerprint, windows, shard, shards)?;
     }
     for problem in &report.problems {
         match problem.kind {
-            ProblemKind::Committed(_) => repaired.move_away(folder, &problem.path)?,
+            ProblemKind::Committed(_) | ProblemKind::Stray => {
+                repaired.move_away(folder, &problem.path)?
+            }
             ProblemKind::Journal { sound_bytes } => {
                 repaired.cut_journal(folder, &problem.path, sound_bytes)?;
             }
@@ -70,31 +73,38 @@ pub fn repair(
     Ok(repaired)
 }
 
+/// Windows of a shard that have a damaged file.
+fn committed(problems: &[Problem], shard: ShardId, shards: u32) -> Vec<WindowId> {
+    let mut windows: Vec<WindowId> = problems
+        .iter()
+        .filter_map(|problem| match problem.kind {
+            ProblemKind::Committed(window) if window.shard(shards) == shard => Some(window),
+            _ => None,
+        })
+        .collect();
+    windows.dedup();
+    windows
+}
+
 impl RepairReport {
     fn take_out(
         &mut self,
         folder: &OutputFolder,
-        problems: &[Problem],
+        job: &JobFingerprint,
+        windows: Vec<WindowId>,
         shard: ShardId,
         shards: u32,
     ) -> Result<(), CheckpointError> {
-        let mut windows: Vec<WindowId> = problems
-            .iter()
-            .filter_map(|problem| match problem.kind {
-                ProblemKind::Committed(window) if window.shard(shards) == shard => Some(window),
-                _ => None,
-            })
-            .collect();
-        windows.dedup();
         if !windows.is_empty() {
-            Manifest::load_or_new(folder, shard, shards)?.take_out(folder, &windows)?;
+            let mut manifest = Manifest::load_or_new(folder, job, shard, shards)?;
+            manifest.take_out(folder, &windows)?;
             self.windows.extend(windows);
         }
         Ok(())
     }
 
     fn move_away(&mut self, folder: &OutputFolder, path: &Path) -> Result<(), CheckpointError> {
-        if path.exists() {
+        if path.symlink_metadata().is_ok() {
             let to = free_name(folder, path)?;
             fsio::rename_synced(path, &to)?;
             self.moved.push((path.to_path_buf(), to));

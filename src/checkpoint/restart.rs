@@ -2,6 +2,7 @@
 //!
 //! Nothing moves while anybody writes: the job's lock and all shards' locks are held meanwhile.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::fsio::{self, FsError};
@@ -9,18 +10,29 @@ use crate::fsio::{self, FsError};
 use super::lock::{Claim, JobLock, LockOptions, claim};
 use super::{CheckpointError, JobRecord, OutputFolder};
 
-/// Moves a job's folder to the first free `OUT.old-N` and says where; `None` where no job has begun there.
+/// Moves a job's folder to the first free `OUT.old-N` and says where; `None` where no job has begun there. Where
+/// `OUT` is a symbolic link, that happens to the folder behind it, and the link leads to an empty one then.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Locked`], while any lock is held; [`CheckpointError::Fs`].
+/// [`CheckpointError::Locked`], while any lock is held; [`CheckpointError::Unmovable`], where the folder cannot be
+/// renamed; [`CheckpointError::Fs`].
 pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>, CheckpointError> {
+    let link = root;
+    let root = &behind_links(link);
     let folder = OutputFolder::at(root);
+    if folder.first_work()?.is_some() {
+        // Its record may be gone, and a copy may lack the folders that were empty.
+        OutputFolder::open(root)?;
+    }
     let Some(_locks) = lock_all(&folder, options)? else {
         return Ok(None);
     };
     let to = fsio::free_path(|number| beside(root, &format!(".old-{number}")));
-    fsio::rename_synced(root, &to)?;
+    fsio::rename_synced(root, &to).map_err(unmovable)?;
+    if root != link {
+        fsio::create_dir_all(root).map_err(|cause| FsError::new("create", root, cause))?;
+    }
     let moved = OutputFolder::at(&to);
     for shard in moved.locked_shards() {
         fsio::remove_synced(&moved.owner(shard))?;
@@ -28,7 +40,29 @@ pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>
     Ok(Some(to))
 }
 
-/// Removes the folder of a trial, if there is one.
+fn unmovable(error: FsError) -> CheckpointError {
+    let cure = match error.cause.kind() {
+        ErrorKind::ResourceBusy => {
+            "it is a mount point: let `output.path` name a folder below it, or move what it holds away by hand"
+        }
+        ErrorKind::CrossesDevices => {
+            "it lies on another file system than the folder that holds it: let `output.path` name a folder below it, or move what it holds away by hand"
+        }
+        _ => "choose another `output.path`, or move the folder away by hand",
+    };
+    CheckpointError::Unmovable { error, cure }
+}
+
+/// The folder itself, where its path is a symbolic link.
+fn behind_links(root: &Path) -> PathBuf {
+    if root.is_symlink() {
+        root.canonicalize().unwrap_or_else(|_| root.to_path_buf())
+    } else {
+        root.to_path_buf()
+    }
+}
+
+/// Removes the folder of a trial, if there is one; of a symbolic link, the folder behind it.
 ///
 /// # Errors
 ///
@@ -55,6 +89,7 @@ pub fn discard(root: &Path, options: &LockOptions<'_>) -> Result<(), CheckpointE
             path: root.to_path_buf(),
         });
     }
+    let root = &behind_links(root);
     std::fs::remove_dir_all(root).map_err(|cause| FsError::new("remove", root, cause))?;
     Ok(())
 }

@@ -72,23 +72,38 @@ pub(super) fn read_file<T: DeserializeOwned>(
     known: &[&str],
     cure: &'static str,
 ) -> Result<Option<T>, CheckpointError> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(CheckpointError::read(path, cause)),
+    let Some(text) = read_text(path)? else {
+        return Ok(None);
     };
+    parse_file(path, &text, known, cure).map(Some)
+}
+
+/// The bytes of a file; `None` where there is none.
+pub(super) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(CheckpointError::read(path, cause)),
+    }
+}
+
+/// The value in the bytes of a sealed file of one of the `known` versions.
+pub(super) fn parse_file<T: DeserializeOwned>(
+    path: &Path,
+    text: &[u8],
+    known: &[&str],
+    cure: &'static str,
+) -> Result<T, CheckpointError> {
     let damaged = |reason: String| CheckpointError::Damaged {
         path: path.to_path_buf(),
         reason,
         cure,
     };
-    if !FILE.is_sound(&text) {
+    if !FILE.is_sound(text) {
         return Err(damaged("its checksum does not fit its content".to_owned()));
     }
-    check_version(path, &text, known)?;
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| damaged(error.to_string()))
+    check_version(path, text, known)?;
+    serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))
 }
 
 /// All sealed files say which version they have.

@@ -6,8 +6,7 @@ use crate::ids::ShardId;
 
 use super::manifest::{Manifest, Totals};
 use super::owner::{self, Owner};
-use super::verify::count_lines;
-use super::{CheckpointError, JobRecord, OutputFolder};
+use super::{CheckpointError, OutputFolder, StoredJob, journal};
 
 /// Progress of a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,23 +63,20 @@ pub struct OwnerStatus {
 ///
 /// # Errors
 ///
-/// [`CheckpointError::NoJob`], [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`],
-/// [`CheckpointError::Fs`].
+/// [`CheckpointError::NoJob`], [`CheckpointError::Stranger`], [`CheckpointError::Damaged`],
+/// [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
 pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
-    let Some(record) = JobRecord::load(folder)? else {
-        return Err(CheckpointError::NoJob {
-            path: folder.root().to_path_buf(),
-        });
-    };
+    let job = StoredJob::existing(folder)?;
+    let record = &job.record;
     let shards = (0..record.spec.shards)
-        .map(|shard| shard_status(folder, &record, ShardId(shard)))
+        .map(|shard| shard_status(folder, &job, ShardId(shard)))
         .collect::<Result<Vec<_>, _>>()?;
     let mut totals = Totals::default();
     for shard in &shards {
         totals += shard.totals;
     }
     Ok(Status {
-        name: record.spec.name,
+        name: record.spec.name.clone(),
         rows: record.input.rows,
         windows: record.input.windows.len() as u64,
         is_finished: shards
@@ -94,22 +90,29 @@ pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
 
 fn shard_status(
     folder: &OutputFolder,
-    record: &JobRecord,
+    job: &StoredJob,
     shard: ShardId,
 ) -> Result<ShardStatus, CheckpointError> {
-    let manifest = Manifest::load_or_new(folder, shard, record.spec.shards)?;
+    let StoredJob {
+        record,
+        fingerprint,
+    } = job;
+    let manifest = Manifest::load_or_new(folder, fingerprint, shard, record.spec.shards)?;
     let spans = record.input.windows.iter();
     let own: Vec<_> = spans
         .filter(|span| span.id.shard(record.spec.shards) == shard)
         .collect();
-    let open = manifest.remaining(&record.input.windows);
+    let mut journalled_rows = 0;
+    for span in manifest.remaining(&record.input.windows) {
+        journalled_rows += journal::count_rows(&folder.journal(span.id), fingerprint, u64::MAX)?;
+    }
     Ok(ShardStatus {
         shard,
         rows: own.iter().map(|span| span.rows).sum(),
         windows: own.len() as u64,
         windows_done: manifest.windows().len() as u64,
         totals: manifest.totals(),
-        journalled_rows: open.map(|span| count_lines(&folder.journal(span.id))).sum(),
+        journalled_rows,
         owner: Owner::read(&folder.owner(shard))
             .ok()
             .flatten()

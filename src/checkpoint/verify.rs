@@ -13,7 +13,11 @@ use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 
 use super::manifest::{CommittedWindow, FileEntry, Manifest};
-use super::{CheckpointError, JobRecord, OutputFolder, journal};
+use super::strays::{Listing, stray_manifests};
+use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, journal};
+
+/// What is wrong with a file that names another job.
+const STRANGER: &str = "it belongs to another job than `job.json` (`run --restart` begins anew)";
 
 /// What the files of a job are like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub struct VerifyReport {
     pub journalled_rows: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
-    /// What is no damage but worth saying: an unfinished last journal line.
+    /// What is no damage but worth saying: what an interrupted run has left.
     pub notes: Vec<String>,
 }
 
@@ -58,6 +62,8 @@ pub enum ProblemKind {
         /// Bytes before the first wrong line.
         sound_bytes: u64,
     },
+    /// A file that does not belong to the job.
+    Stray,
 }
 
 impl std::fmt::Display for Problem {
@@ -90,56 +96,44 @@ impl VerifyReport {
     }
 }
 
-/// Checks every file of a job against its checksum.
+/// Checks every file of a job against its checksum, and looks for files that are not the job's.
 ///
 /// # Errors
 ///
 /// [`CheckpointError::NoJob`]; [`CheckpointError::Fs`], where a file cannot be read; damage is no error but
 /// stands in the report.
 pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
+    verify_shards(folder, None)
+}
+
+/// As [`verify`], for the files of one shard where one is given.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub fn verify_shards(
+    folder: &OutputFolder,
+    only: Option<ShardId>,
+) -> Result<VerifyReport, CheckpointError> {
     let mut report = VerifyReport::default();
-    let record = match JobRecord::load(folder) {
-        Ok(Some(record)) => record,
-        Ok(None) => {
-            return Err(CheckpointError::NoJob {
-                path: folder.root().to_path_buf(),
-            });
-        }
+    let job = match StoredJob::existing(folder) {
+        Ok(job) => job,
         Err(CheckpointError::Damaged { path, reason, .. }) => {
-            report.problems.push(Problem {
-                path,
-                kind: ProblemKind::Job,
-                reason,
-            });
+            report.add(path, ProblemKind::Job, reason);
             return Ok(report);
         }
         Err(error) => return Err(error),
     };
-    let windows = &record.input.windows;
-    report.windows = windows.len() as u64;
-    for shard in (0..record.spec.shards).map(ShardId) {
-        let manifest = match Manifest::load_or_new(folder, shard, record.spec.shards) {
-            Ok(manifest) => manifest,
-            Err(CheckpointError::Damaged { path, reason, .. }) => {
-                report.problems.push(Problem {
-                    path,
-                    kind: ProblemKind::Manifest(shard),
-                    reason,
-                });
-                Manifest::new(shard, record.spec.shards)
-            }
-            Err(error) => return Err(error),
-        };
-        for window in manifest.windows().values() {
-            report.check_window(folder, window, windows)?;
+    let listing = Listing::new(folder)?;
+    let shards = job.record.spec.shards;
+    report.windows = job.record.input.windows.len() as u64;
+    for shard in (0..shards).map(ShardId) {
+        if only.is_none_or(|only| only == shard) {
+            report.check_shard(folder, &job, &listing, shard)?;
         }
-        for span in manifest.remaining(windows) {
-            let rows = match record.trial {
-                None => span.first_row.0..span.first_row.0 + span.rows,
-                Some(_) => rows_of_trial(span, windows),
-            };
-            report.check_journal(folder, span.id, rows)?;
-        }
+    }
+    for path in stray_manifests(folder, shards) {
+        report.add(path, ProblemKind::Stray, STRANGER.to_owned());
     }
     Ok(report)
 }
@@ -151,6 +145,91 @@ fn rows_of_trial(span: &WindowSpan, windows: &[WindowSpan]) -> Range<u64> {
 }
 
 impl VerifyReport {
+    fn add(&mut self, path: PathBuf, kind: ProblemKind, reason: String) {
+        self.problems.push(Problem { path, kind, reason });
+    }
+
+    fn check_shard(
+        &mut self,
+        folder: &OutputFolder,
+        job: &StoredJob,
+        listing: &Listing,
+        shard: ShardId,
+    ) -> Result<(), CheckpointError> {
+        let StoredJob {
+            record,
+            fingerprint,
+        } = job;
+        let (shards, windows) = (record.spec.shards, &record.input.windows);
+        let manifest = match Manifest::load_or_new(folder, fingerprint, shard, shards) {
+            Ok(manifest) => {
+                for window in manifest.windows().values() {
+                    self.check_window(folder, window, windows)?;
+                }
+                self.check_unnamed(folder, job, listing, &manifest);
+                manifest
+            }
+            // What it names is not known: nothing that stands there is called a stray.
+            Err(CheckpointError::Damaged { path, reason, .. }) => {
+                self.add(path, ProblemKind::Manifest(shard), reason);
+                Manifest::new(fingerprint, shard, shards)
+            }
+            Err(CheckpointError::Stranger { path }) => {
+                self.add(path, ProblemKind::Manifest(shard), STRANGER.to_owned());
+                for path in listing.of_shard(shard, shards) {
+                    self.add(path.clone(), ProblemKind::Stray, STRANGER.to_owned());
+                }
+                Manifest::new(fingerprint, shard, shards)
+            }
+            Err(error) => return Err(error),
+        };
+        for span in manifest.remaining(windows) {
+            let rows = match record.trial {
+                None => span.first_row.0..span.first_row.0 + span.rows,
+                Some(_) => rows_of_trial(span, windows),
+            };
+            self.check_journal(folder, fingerprint, span.id, rows)?;
+        }
+        self.check_report(folder.report(shard), fingerprint);
+        Ok(())
+    }
+
+    /// Files that the manifest does not name.
+    fn check_unnamed(
+        &mut self,
+        folder: &OutputFolder,
+        job: &StoredJob,
+        listing: &Listing,
+        manifest: &Manifest,
+    ) {
+        let record = &job.record;
+        let extension = record.spec.output.format.extension();
+        let unnamed = listing.unnamed(folder, extension, &record.input.windows, manifest);
+        for path in unnamed.strays {
+            let reason = "it belongs to no window of the job".to_owned();
+            self.add(path, ProblemKind::Stray, reason);
+        }
+        for path in unnamed.unfinished {
+            self.notes.push(format!(
+                "`{}` is not committed, it will be written again",
+                path.display()
+            ));
+        }
+    }
+
+    /// A report has no checksum: one that cannot be read is replaced by the next run, as any other is.
+    fn check_report(&mut self, path: PathBuf, job: &JobFingerprint) {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            job_fingerprint: Option<String>,
+        }
+        let text = std::fs::read(&path).unwrap_or_default();
+        let named = serde_json::from_slice::<Named>(&text).map(|report| report.job_fingerprint);
+        if named.is_ok_and(|named| named.as_deref() != job.as_deref()) {
+            self.add(path, ProblemKind::Stray, STRANGER.to_owned());
+        }
+    }
+
     fn check_window(
         &mut self,
         folder: &OutputFolder,
@@ -167,11 +246,11 @@ impl VerifyReport {
         let span = windows.binary_search_by_key(&window.window, |span| span.id);
         let span = span.ok().map(|at| &windows[at]);
         if span.is_none_or(|s| (s.first_row.0, s.rows) != (window.first_row, window.rows)) {
-            self.problems.push(Problem {
-                path: folder.entry(&window.part.name),
-                kind: ProblemKind::Committed(window.window),
-                reason: "its rows are not those of its window in `job.json`".to_owned(),
-            });
+            self.add(
+                folder.entry(&window.part.name),
+                ProblemKind::Committed(window.window),
+                "its rows are not those of its window in `job.json`".to_owned(),
+            );
         }
         if self.problems.len() == problems {
             self.sound_windows += 1;
@@ -202,23 +281,25 @@ impl VerifyReport {
             Err(error) => return Err(error.into()),
         };
         let line = wrong_line(&path).map_or_else(String::new, |line| format!(" (line {line})"));
-        let kind = ProblemKind::Committed(window);
-        self.problems.push(Problem {
-            path,
-            kind,
-            reason: reason + &line,
-        });
+        self.add(path, ProblemKind::Committed(window), reason + &line);
         Ok(())
     }
 
     fn check_journal(
         &mut self,
         folder: &OutputFolder,
+        job: &JobFingerprint,
         window: WindowId,
         rows: Range<u64>,
     ) -> Result<(), CheckpointError> {
         let path = folder.journal(window);
-        let content = journal::read(&path, window, rows)?;
+        let content = match journal::read(&path, job, window, rows) {
+            Err(CheckpointError::Stranger { path }) => {
+                self.add(path, ProblemKind::Stray, STRANGER.to_owned());
+                return Ok(());
+            }
+            content => content?,
+        };
         self.journalled_rows += content.outcomes.len() as u64;
         match content.wrong {
             None => {}
@@ -227,13 +308,13 @@ impl VerifyReport {
                 path.display(),
                 cut.line
             )),
-            Some(cut) => self.problems.push(Problem {
-                path,
-                kind: ProblemKind::Journal {
+            Some(cut) => {
+                let kind = ProblemKind::Journal {
                     sound_bytes: content.sound_bytes,
-                },
-                reason: format!("line {} is wrong: {}", cut.line, cut.reason),
-            }),
+                };
+                let reason = format!("line {} is wrong: {}", cut.line, cut.reason);
+                self.add(path, kind, reason);
+            }
         }
         Ok(())
     }
@@ -250,21 +331,4 @@ fn wrong_line(path: &Path) -> Option<usize> {
         .map_while(Result::ok)
         .position(|line| is_wrong(&line))
         .map(|at| at + 1)
-}
-
-/// Reads one file's lines; used by `status` too.
-pub(super) fn count_lines(path: &Path) -> u64 {
-    let Ok(file) = File::open(path) else { return 0 };
-    let (mut reader, mut count) = (BufReader::new(file), 0);
-    loop {
-        let Ok(buffer) = reader.fill_buf() else {
-            return count;
-        };
-        if buffer.is_empty() {
-            return count;
-        }
-        count += buffer.split(|&byte| byte == b'\n').count() as u64 - 1;
-        let length = buffer.len();
-        reader.consume(length);
-    }
 }

@@ -82,6 +82,9 @@ pub(super) struct RunArgs {
     /// Take over another host's lock without waiting for its heartbeat to stop
     #[arg(long)]
     pub(super) break_lock: bool,
+    /// Read every file of the job first and compare it with its checksum, not only its name and size
+    #[arg(long, conflicts_with_all = ["restart", "limit", "sample"])]
+    pub(super) verify: bool,
     /// Print the summary as JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::args::BenchArgs;
 use super::exit::Exit;
-use super::run::stop_on_signals;
+use super::signals::stop_on_signals;
 use crate::fsio;
 use crate::report::{observer_for, on_one_line, print, print_json};
-use crate::run::{self, BenchOptions, StopFlag, WorkloadOptions};
+use crate::run::{self, BenchOptions, RunOptions, StopFlag, WorkloadOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     match &args.workload {
@@ -49,7 +49,7 @@ fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
         dtype: args.dtype,
     };
     let stop = StopFlag::default();
-    stop_on_signals(&stop)?;
+    stop_on_signals(&stop, RunOptions::default().grace)?;
     let report = run::workload(&options, &stop, observer_for(false).as_mut())?;
     if let Some(counts) = &args.counts {
         run::write_counts(counts, &report.answers)?;

@@ -11,6 +11,8 @@ mod output;
 mod reference;
 mod run;
 mod show;
+#[cfg_attr(not(unix), path = "no_signals.rs")]
+mod signals;
 
 #[cfg(not(feature = "failpoints"))]
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -33,6 +35,7 @@ use crate::report::say_lines;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = stop_at_failpoints();
+    signals::report_size_limits();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {

@@ -98,6 +98,9 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
         for (from, to) in &repaired.moved {
             say(&format!("moved `{}` to `{}`", from.display(), to.display()));
         }
+        if repaired.windows.is_empty() && report.sound_windows == report.windows {
+            return Ok(Exit::Done("sound and finished"));
+        }
         say(&format!(
             "{} will be made again",
             counted(repaired.windows.len() as u64, "window")

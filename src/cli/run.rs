@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
-
 use super::args::{JobArgs, PlanArgs, RunArgs};
 use super::exit::Exit;
+use super::signals::stop_on_signals;
 use crate::error::Error;
 use crate::input::Selection;
 use crate::report::{observer_for, print, print_json, say};
@@ -21,9 +19,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         break_lock: args.break_lock,
         trial: trial(args, &spec),
         grace: Duration::from_secs_f64(args.grace),
+        verify: args.verify,
     };
     let stop = StopFlag::default();
-    stop_on_signals(&stop)?;
+    stop_on_signals(&stop, options.grace)?;
     let mut observer = observer_for(args.quiet);
     let (report, end) = crate::run::run(&spec, &options, &stop, observer.as_mut())
         .map_err(|error| placed(error, &args.job))?;
@@ -81,15 +80,4 @@ fn trial(args: &RunArgs, spec: &JobSpec) -> Option<Selection> {
     let seed = spec.generation.seed;
     let sample = args.sample.map(|rows| Selection::Sample { rows, seed });
     args.limit.map(Selection::First).or(sample)
-}
-
-/// The first signal asks the run to stop, the second ends the process: the journal is safe either way.
-pub(super) fn stop_on_signals(stop: &StopFlag) -> std::io::Result<()> {
-    const INTERRUPTED: i32 = 75;
-    for signal in [SIGTERM, SIGINT] {
-        // Registered in this order: the second signal finds the flag already set.
-        flag::register_conditional_shutdown(signal, INTERRUPTED, stop.shared())?;
-        flag::register(signal, stop.shared())?;
-    }
-    Ok(())
 }

@@ -68,7 +68,7 @@ impl From<PathBuf> for FoundFile {
 
 /// Turns files, globs and folders into the list of files, in reading order.
 ///
-/// The entry `-` gives the copy of standard input in `output`; see [`copy_stdin`](super::copy_stdin).
+/// The entry `-` gives the copy of standard input in `output`; see [`InputStream`](super::InputStream).
 ///
 /// # Errors
 /// A path that leads nowhere or to no file, a glob or folder without input, a table with metadata of its own, a

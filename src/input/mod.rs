@@ -73,7 +73,7 @@ pub(crate) use identity::inode;
 pub use parquet::{json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
-pub use stdin::copy_stdin;
+pub use stdin::InputStream;
 pub use tags::check_expression;
 pub use template::TEMPLATE_STEPS;
 pub use types::*;

@@ -10,7 +10,7 @@ mod table;
 mod terminal;
 
 pub use observer::{Observer, Progress, Silent, observer_for};
-pub use run_report::{RunReport, RunTimes, peak_memory_bytes};
+pub use run_report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
 pub use table::{counted, grouped, line, side_by_side, table};
 pub use terminal::{
     as_message, on_one_line, print, print_bytes, print_json, print_json_line, say, say_lines,

@@ -40,12 +40,25 @@ pub struct RunTimes {
     pub write: f64,
 }
 
+/// Files that earlier runs committed, as this run found them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckedFiles {
+    /// How many there are.
+    pub files: u64,
+    /// Whether their content was compared with its checksums, not only names and sizes.
+    pub content: bool,
+}
+
 /// The summary of a run, of one shard or of several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunReport {
     /// Name of the job.
     pub job: String,
+    /// What the files of the job name it by: blake3 of its `job.json`; absent for the jobs of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_fingerprint: Option<String>,
     /// Version of the program.
     pub program: String,
     /// Where the results are; empty where they are not kept.
@@ -56,6 +69,8 @@ pub struct RunReport {
     pub job_rows: u64,
     /// What is committed, over all runs and shards.
     pub totals: Totals,
+    /// What this run looked at before its work.
+    pub checked: CheckedFiles,
     /// Rows that this run answered or refused.
     pub rows_now: u64,
     /// Rows with an `id` that an earlier one has, among those that this run read.
@@ -76,6 +91,17 @@ pub struct RunReport {
     pub examples: Vec<Example>,
     /// What a demonstration model says of itself.
     pub notice: Option<String>,
+}
+
+impl fmt::Display for CheckedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.content {
+            "names, sizes and content"
+        } else {
+            "names and sizes (`run --verify` reads the content too)"
+        };
+        write!(f, "{}: {what}", counted(self.files, "committed file"))
+    }
 }
 
 impl fmt::Display for RunReport {
@@ -100,6 +126,9 @@ impl fmt::Display for RunReport {
                 grouped(totals.completion_tokens)
             ),
         )?;
+        if self.checked.files > 0 {
+            line(f, "checked", &self.checked.to_string())?;
+        }
         if self.compares && self.totals.referenced > 0 {
             line(f, "exact match", &exact_match(totals))?;
         }
@@ -240,6 +269,16 @@ mod tests {
         let text = report.to_string();
         assert!(text.starts_with("x: finished\n"), "{text}");
         assert!(!text.contains("reference"), "{text}");
+    }
+
+    #[test]
+    fn what_was_checked_is_said() {
+        let said = |content| CheckedFiles { files: 2, content }.to_string();
+        assert_eq!(
+            said(false),
+            "2 committed files: names and sizes (`run --verify` reads the content too)"
+        );
+        assert_eq!(said(true), "2 committed files: names, sizes and content");
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn feed_window(
     span: &WindowSpan,
     stop: &StopFlag,
 ) -> Result<Option<FedWindow>> {
-    let (journal, outcomes, cut) = Journal::open(&prepared.folder, span)?;
+    let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
     let window = prepared.source.read_window(span)?;
     let read_seconds = started.elapsed().as_secs_f64();

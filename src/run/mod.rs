@@ -32,11 +32,14 @@ use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardL
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::Selection;
-use crate::report::{Observer, RunReport};
+use crate::report::{CheckedFiles, Observer, RunReport, counted};
 use crate::spec::JobSpec;
 
 use prepare::Prepared;
 use shard::{ShardEnd, Worker};
+
+/// Files that are named where there are many.
+const NAMED_FILES: usize = 5;
 
 /// How a job is run, apart from what it says itself.
 #[derive(Clone, Debug)]
@@ -51,6 +54,8 @@ pub struct RunOptions {
     pub trial: Option<Selection>,
     /// How long rows in flight may go on after the first signal.
     pub grace: Duration,
+    /// Compare the content of all files with their checksums first, not only names and sizes.
+    pub verify: bool,
 }
 
 impl Default for RunOptions {
@@ -61,6 +66,7 @@ impl Default for RunOptions {
             break_lock: false,
             trial: None,
             grace: Duration::from_secs(20),
+            verify: false,
         }
     }
 }
@@ -122,14 +128,22 @@ pub fn run(
 ) -> Result<(RunReport, RunEnd)> {
     let started = Instant::now();
     check_shard(spec, options)?;
-    let folder = open_folder(spec, options, stop, observer)?;
+    let folder = empty_folder(spec, options, stop, observer)?;
+    if options.verify {
+        check_contents(&folder, options)?;
+    }
     let prepared = Prepared::new(spec, options, folder, stop, observer)?;
+    warn_of_strays(&prepared, options, observer)?;
     let mut worker = Worker::new(&prepared, spec, stop, options.grace, observer);
     let end = run_shards(&prepared, options, &mut worker);
     worker.note_idle_rows();
     worker.observer.finish();
     let end = end?;
-    let report = summary::report(&prepared, &worker, started.elapsed())?;
+    let mut report = summary::report(&prepared, &worker, started.elapsed())?;
+    report.checked = CheckedFiles {
+        files: worker.checked_files,
+        content: options.verify,
+    };
     Ok((report, end))
 }
 
@@ -157,8 +171,8 @@ fn check_shard(spec: &JobSpec, options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// The output folder, emptied first where the options ask for that.
-fn open_folder(
+/// The output folder, emptied where the options ask for that.
+fn empty_folder(
     spec: &JobSpec,
     options: &RunOptions,
     stop: &StopFlag,
@@ -176,14 +190,77 @@ fn open_folder(
         name.push(".trial");
         let trial = path.with_file_name(name);
         checkpoint::discard(&trial, &locks)?;
-        return Ok(OutputFolder::open(&trial)?);
+        return Ok(OutputFolder::at(&trial));
     }
     if options.restart
         && let Some(old) = checkpoint::restart(path, &locks)?
     {
         observer.note(&format!("the old results are in `{}` now", old.display()));
     }
-    Ok(OutputFolder::open(path)?)
+    Ok(OutputFolder::at(path))
+}
+
+/// Refuses files that are not as they were written.
+fn check_contents(folder: &OutputFolder, options: &RunOptions) -> Result<()> {
+    if !folder.job_file().is_file() {
+        return Ok(());
+    }
+    let only = options.shard.map(|(shard, _)| ShardId(shard));
+    let problems = checkpoint::verify_shards(folder, only)?.problems;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let lines = named(problems.iter().map(ToString::to_string).collect());
+    let folder = folder.root().to_path_buf();
+    Err(CheckpointError::Unsound {
+        folder,
+        problems: lines.join("\n"),
+    }
+    .into())
+}
+
+/// Says which files readers of the results would take for results of the job.
+fn warn_of_strays(
+    prepared: &Prepared,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let Prepared {
+        folder,
+        job,
+        record,
+        ..
+    } = prepared;
+    let strays = checkpoint::strays(folder, job, record, &asked_shards(prepared, options))?;
+    let warnings = strays.iter().map(|path| {
+        format!(
+            "warning: `{}` belongs to no window of the job, and readers of the folder take it for results; `glm-batch verify {} --repair` moves it away",
+            path.display(),
+            folder.root().display()
+        )
+    });
+    for warning in named(warnings.collect()) {
+        observer.note(&warning);
+    }
+    Ok(())
+}
+
+/// The first lines of many, and how many more there are.
+fn named(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(NAMED_FILES);
+    lines.truncate(NAMED_FILES);
+    if more > 0 {
+        lines.push(format!("and {}", counted(more as u64, "more file")));
+    }
+    lines
+}
+
+/// The shards that the options ask for.
+fn asked_shards(prepared: &Prepared, options: &RunOptions) -> Vec<ShardId> {
+    match options.shard {
+        Some((shard, _)) => vec![ShardId(shard)],
+        None => prepared.shards().collect(),
+    }
 }
 
 fn run_shards(
@@ -191,10 +268,7 @@ fn run_shards(
     options: &RunOptions,
     worker: &mut Worker<'_>,
 ) -> Result<RunEnd> {
-    let shards: Vec<ShardId> = match options.shard {
-        Some((shard, _)) => vec![ShardId(shard)],
-        None => (0..prepared.record.spec.shards).map(ShardId).collect(),
-    };
+    let shards = asked_shards(prepared, options);
     let mut already = true;
     let mut waiting = shards.clone();
     // A shard that another process held may be free, or finished, by the time the others are done.
@@ -232,7 +306,8 @@ fn run_shard(
 ) -> Result<ShardEnd> {
     let manifest = prepared.manifest(shard)?;
     if manifest.remaining(&prepared.index.windows).next().is_none() {
-        checkpoint::check_sizes(&prepared.folder, &manifest)?;
+        worker.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
+        checkpoint::clean_finished(&prepared.folder, &manifest);
         let totals = manifest.totals();
         let failed = totals.failed + totals.bad;
         return Ok(match worker.max_failed() {
@@ -253,9 +328,32 @@ fn run_shard(
     if let Some(note) = lock.note() {
         worker.observer.note(note);
     }
+    if let Some(warning) = lock.warning() {
+        worker.observer.note(&format!("warning: {warning}"));
+    }
+    let end = run_locked(prepared, worker, &lock, shard);
+    end.map_err(|error| taken_over(&lock, error))
+}
+
+fn run_locked(
+    prepared: &Prepared,
+    worker: &mut Worker<'_>,
+    lock: &ShardLock,
+    shard: ShardId,
+) -> Result<ShardEnd> {
     // Another process may have committed windows before the lock was ours.
     let manifest = prepared.manifest(shard)?;
-    checkpoint::check_sizes(&prepared.folder, &manifest)?;
+    worker.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
+    checkpoint::check_journals(&prepared.folder, &prepared.job, &manifest)?;
     checkpoint::clean_leftovers(&prepared.folder, &manifest)?;
-    worker.run(&lock, manifest, shard)
+    worker.run(lock, manifest, shard)
+}
+
+/// Why the work on a shard ended early: what goes wrong after somebody has taken it over is the doing of that
+/// process, which clears away what this one is writing.
+fn taken_over(lock: &ShardLock, error: Error) -> Error {
+    match lock.ensure_mine() {
+        Err(taken @ CheckpointError::TakenOver { .. }) => taken.into(),
+        _ => error,
+    }
 }

@@ -2,7 +2,6 @@
 //!
 //! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
 
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,14 +10,15 @@ use super::facts::{ModelFacts, model_file};
 use super::texts;
 use super::{RunOptions, StopFlag};
 use crate::checkpoint::{
-    CheckpointError, JobLock, JobRecord, LockOptions, Manifest, OutputFolder, RECORD_VERSION,
-    Resolved,
+    self, CheckpointError, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, ModelFile,
+    OutputFolder, RECORD_VERSION, Resolved, StoredJob,
 };
 use crate::error::{Error, Result};
+use crate::fsio::FsError;
 use crate::ids::ShardId;
 use crate::input::{
-    self, BadRow, FoundFile, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource,
-    ScanOptions,
+    self, BadRow, FoundFile, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES, Place,
+    PromptSource, ScanOptions,
 };
 use crate::kernels;
 use crate::model::GlmConfig;
@@ -29,6 +29,8 @@ use crate::spec::{self, JobSpec, Rules};
 /// A job that is ready to run.
 pub(super) struct Prepared {
     pub(super) folder: OutputFolder,
+    /// What the files in the folder name the job by.
+    pub(super) job: JobFingerprint,
     pub(super) record: JobRecord,
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Box<dyn PromptSource>,
@@ -47,10 +49,18 @@ impl Prepared {
         stop: &StopFlag,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let first = JobRecord::load(&folder)?;
+        let first = begun(&folder)?;
+        let is_finished = match &first {
+            Some(first) => is_finished(options, &folder, first)?,
+            None => false,
+        };
+        if !is_finished {
+            // A finished job may lie where nothing can be written.
+            OutputFolder::open(folder.root())?;
+        }
         let started = Instant::now();
         let model = match &first {
-            Some(first) if is_done(spec, options, &folder, first)? => None,
+            Some(first) if is_finished && is_model_unchanged(spec, &first.record) => None,
             _ => Some(Arc::new(ModelFacts::load(spec)?)),
         };
         let load_seconds = started.elapsed().as_secs_f64();
@@ -60,30 +70,25 @@ impl Prepared {
             is_interrupted: &is_interrupted,
             ..LockOptions::default()
         };
+        let copies_input = reads_standard_input(spec) && !folder.standard_input().exists();
         let lock = match first {
-            Some(_) => None,
-            None => Some(JobLock::acquire(&folder, &waiting)?),
+            Some(_) if !copies_input => None,
+            _ => Some(JobLock::acquire(&folder, &waiting)?),
         };
-        // Whoever held the lock before has written the record by now.
+        checkpoint::clean_job_leftovers(&folder, lock.as_ref());
+        // The holder of the lock before this one has written the record by now.
         let first = match first {
             Some(first) => Some(first),
-            None => JobRecord::load(&folder)?,
+            None => begun(&folder)?,
         };
-        let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
-        let read = ReadInput::new(
-            spec,
-            options,
-            &folder,
-            first.as_ref(),
-            rules,
-            stop,
-            observer,
-        )?;
-        let resolved = match (&model, &first) {
+        let known = first.as_ref().map(|first| &first.record);
+        let rules = known.map_or(Rules::CURRENT, |known| known.rules);
+        let read = ReadInput::new(spec, options, &folder, known, rules, stop, observer)?;
+        let resolved = match (&model, known) {
             (None, Some(first)) => first.resolved.clone(),
             (None, None) => ModelFacts::load(spec)?.resolved(spec, rules, None)?,
-            (Some(model), first) => {
-                model.resolved(spec, rules, first.as_ref().map(|first| &first.resolved))?
+            (Some(model), known) => {
+                model.resolved(spec, rules, known.map(|known| &known.resolved))?
             }
         };
         for warning in model.iter().flat_map(|model| model.warnings()) {
@@ -98,14 +103,15 @@ impl Prepared {
         }
         let sink = read.sink(spec)?;
         if let Some(model) = &model {
-            for note in texts::check(spec, model, first.as_ref(), &folder)? {
+            for note in texts::check(spec, model, known, &folder)? {
                 observer.note(&note);
             }
         }
-        let record = establish(&folder, record, first, observer)?;
+        let (record, job) = establish(&folder, record, first, observer)?;
         drop(lock);
         Ok(Self {
             folder,
+            job,
             record,
             index: read.index,
             source: read.source,
@@ -128,6 +134,7 @@ impl Prepared {
     pub(super) fn manifest(&self, shard: ShardId) -> Result<Manifest> {
         Ok(Manifest::load_or_new(
             &self.folder,
+            &self.job,
             shard,
             self.record.spec.shards,
         )?)
@@ -181,32 +188,38 @@ fn new_record(
     }
 }
 
-/// Whether nothing is left to do, so that the model need not be looked at: every asked-for window is
-/// committed, and no file of the model has changed. One that is gone does not matter any more.
-fn is_done(
-    spec: &JobSpec,
-    options: &RunOptions,
-    folder: &OutputFolder,
-    first: &JobRecord,
-) -> Result<bool> {
-    if spec.model.path != first.spec.model.path {
-        return Ok(false);
+/// The job that has begun in the folder. Work without its record may be any job's.
+fn begun(folder: &OutputFolder) -> Result<Option<StoredJob>> {
+    // Work is looked for first: where another host begins the job meanwhile, the record is there before it.
+    let work = folder.first_work()?;
+    let first = StoredJob::load(folder)?;
+    match (&first, work) {
+        (Some(first), _) => checkpoint::check_manifests(folder, first.record.spec.shards)?,
+        (None, Some(path)) => return Err(CheckpointError::NoRecord { path }.into()),
+        (None, None) => {}
     }
-    let known = &first.resolved.model_files;
-    if known
-        .iter()
-        .any(|known| model_file(&known.path).is_some_and(|file| !file.is(known)))
-    {
-        return Ok(false);
-    }
-    let shards = first.spec.shards;
+    Ok(first)
+}
+
+/// Whether every asked-for window is committed.
+fn is_finished(options: &RunOptions, folder: &OutputFolder, first: &StoredJob) -> Result<bool> {
+    let shards = first.record.spec.shards;
     for shard in (0..shards).filter(|&at| options.shard.is_none_or(|(asked, _)| asked == at)) {
-        let manifest = Manifest::load_or_new(folder, ShardId(shard), shards)?;
-        if manifest.remaining(&first.input.windows).next().is_some() {
+        let manifest = Manifest::load_or_new(folder, &first.fingerprint, ShardId(shard), shards)?;
+        let windows = &first.record.input.windows;
+        if manifest.remaining(windows).next().is_some() {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether no file of the model has changed, so that a finished job need not look at it. One that is gone does
+/// not matter any more.
+fn is_model_unchanged(spec: &JobSpec, first: &JobRecord) -> bool {
+    let is_unchanged =
+        |known: &ModelFile| model_file(&known.path).is_none_or(|file| file.is(known));
+    spec.model.path == first.spec.model.path && first.resolved.model_files.iter().all(is_unchanged)
 }
 
 /// What is to be read, and how.
@@ -314,7 +327,7 @@ fn files(
     stop: &StopFlag,
     observer: &mut dyn Observer,
 ) -> Result<Vec<FoundFile>> {
-    if spec.input.path == ["-"] {
+    if reads_standard_input(spec) {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
     let found = input::resolve_files(&spec.input, &spec.output.path)?;
@@ -343,6 +356,10 @@ fn files(
     Ok(known().map(of_first_run).collect())
 }
 
+fn reads_standard_input(spec: &JobSpec) -> bool {
+    spec.input.path == ["-"]
+}
+
 /// The copy of standard input: made by the first run, read again by the others.
 fn standard_input(
     folder: &OutputFolder,
@@ -350,11 +367,19 @@ fn standard_input(
     stop: &StopFlag,
 ) -> Result<PathBuf> {
     let copy = folder.standard_input();
-    let mut input = std::io::stdin().lock();
+    if first.is_some() && copy.exists() {
+        return Ok(copy);
+    }
+    let is_interrupted = || stop.is_requested();
+    let failed = |cause| FsError::new("read", Path::new("standard input"), cause);
+    let mut input = InputStream::start(std::io::stdin(), &is_interrupted).map_err(failed)?;
     // A copy without a job is what a refused run left; new input replaces it.
-    let is_stale = first.is_none() && input.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
-    if is_stale || !copy.exists() {
-        input::copy_stdin(input, &copy, &|| stop.is_requested())?;
+    let is_empty = input.is_empty().map_err(|cause| match cause {
+        _ if is_interrupted() => Error::Interrupted,
+        cause => failed(cause).into(),
+    })?;
+    if !is_empty || !copy.exists() {
+        input.copy_to(&copy)?;
     }
     Ok(copy)
 }
@@ -363,17 +388,25 @@ fn standard_input(
 fn establish(
     folder: &OutputFolder,
     record: JobRecord,
-    first: Option<JobRecord>,
+    first: Option<StoredJob>,
     observer: &mut dyn Observer,
-) -> Result<JobRecord> {
+) -> Result<(JobRecord, JobFingerprint)> {
     let first = match first {
         Some(first) => first,
-        None if record.create(folder)? => return Ok(record),
-        // Another host was faster, where locks do not reach from one to the other.
-        None => JobRecord::load(folder)?.ok_or_else(|| CheckpointError::NoJob {
-            path: folder.root().to_path_buf(),
-        })?,
+        None => {
+            let is_first = record.create(folder)?;
+            let stored = StoredJob::existing(folder)?;
+            if is_first {
+                return Ok((record, stored.fingerprint));
+            }
+            // Another host was faster, where locks do not reach from one to the other.
+            stored
+        }
     };
+    let StoredJob {
+        record: first,
+        fingerprint,
+    } = first;
     let differences = spec::differences(&first.spec, &record.spec);
     let differences = differences
         .into_iter()
@@ -385,7 +418,7 @@ fn establish(
     }
     if comparison.refused.is_empty() {
         // The index keeps the paths of now, the windows and hashes are equal.
-        return Ok(record);
+        return Ok((record, fingerprint));
     }
     let lines: Vec<String> = comparison
         .refused

@@ -59,6 +59,8 @@ pub(super) struct Worker<'a> {
     pub(super) failed_now: u64,
     /// Rows whose own settings for drawing do nothing.
     idle_rows: u64,
+    /// Committed files that were looked at before the work.
+    pub(super) checked_files: u64,
     /// Finished rows of windows that were still open when the last shard's work ended.
     pub(super) unfinished: Totals,
     pub(super) load_seconds: f64,
@@ -87,6 +89,7 @@ impl<'a> Worker<'a> {
             rows_now: 0,
             failed_now: 0,
             idle_rows: 0,
+            checked_files: 0,
             unfinished: Totals::default(),
             load_seconds: prepared.load_seconds,
             read_seconds: 0.0,

@@ -12,7 +12,7 @@ use crate::fsio;
 use crate::generate::{Completion, Outcome};
 use crate::ids::{RowId, ShardId};
 use crate::input::{InputWindow, Stage};
-use crate::report::{RunReport, RunTimes, peak_memory_bytes};
+use crate::report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
 use crate::tokenize::GlmTokenizer;
 
 /// Rows that the first window of a shard keeps for the table, spread over it.
@@ -129,6 +129,7 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
     let spec = &prepared.record.spec;
     Ok(RunReport {
         job: spec.name.clone(),
+        job_fingerprint: prepared.job.as_deref().map(str::to_owned),
         program: prepared.record.program.clone(),
         results: format!(
             "{} ({})",
@@ -138,6 +139,7 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
         finished,
         job_rows: rows,
         totals,
+        checked: CheckedFiles::default(),
         rows_now: worker.rows_now,
         duplicate_ids: worker.duplicates.duplicates(),
         duplicates_counted_to: worker.duplicates.stopped_after(),

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, json_options};
+use crate::spec::OutputFormat;
 
 use super::arrow_json::{JsonColumn, end_line, field, write_key};
 use super::columns::{CarriedColumn, Layout};
@@ -96,7 +97,7 @@ impl JsonlSink {
 
 impl ResultSink for JsonlSink {
     fn extension(&self) -> &'static str {
-        "jsonl"
+        OutputFormat::Jsonl.extension()
     }
 
     fn write_part(

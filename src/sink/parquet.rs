@@ -20,6 +20,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow};
+use crate::spec::OutputFormat;
 
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
@@ -97,7 +98,7 @@ impl ParquetSink {
 
 impl ResultSink for ParquetSink {
     fn extension(&self) -> &'static str {
-        "parquet"
+        OutputFormat::Parquet.extension()
     }
 
     fn write_part(

@@ -251,6 +251,16 @@ pub enum OutputFormat {
     Jsonl,
 }
 
+impl OutputFormat {
+    /// Ending of a part's file name, without the dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Jsonl => "jsonl",
+        }
+    }
+}
+
 /// Input columns that are carried through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CarriedColumns {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use glm_batch::checkpoint::{
-    CheckpointError, Commit, JobRecord, Journal, LockOptions, Manifest, OutputFolder, ShardLock,
-    Soundness, Totals, check_sizes, clean_leftovers, commit_window, discard, repair, restart,
-    status, verify,
+    CheckpointError, Commit, JobFingerprint, JobRecord, Journal, LockOptions, Manifest,
+    OutputFolder, ShardLock, Soundness, StoredJob, Totals, check_sizes, clean_leftovers,
+    commit_window, discard, repair, restart, status, verify,
 };
 use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::{RowId, ShardId, WindowId};
@@ -48,7 +48,7 @@ impl Job {
             None,
             None,
         );
-        let manifest = Manifest::new(ShardId(0), 1);
+        let manifest = Manifest::new(&job_of(&folder), ShardId(0), 1);
         Self {
             parent,
             folder,
@@ -75,8 +75,12 @@ impl Job {
 
     fn commit(&mut self, id: u32) -> Result<(), CheckpointError> {
         let (window, rows) = Self::window(id);
-        let (mut journal, found, cut) =
-            Journal::open(&self.folder, &span(id, u64::from(id) * 4, 4)).unwrap();
+        let (mut journal, found, cut) = Journal::open(
+            &self.folder,
+            &job_of(&self.folder),
+            &span(id, u64::from(id) * 4, 4),
+        )
+        .unwrap();
         assert_eq!(cut, None);
         for (row, outcome) in rows.iter().filter(|(row, _)| !found.contains_key(*row)) {
             journal.append(*row, outcome).unwrap();
@@ -122,6 +126,11 @@ impl Job {
     }
 }
 
+/// What the files of the job in a folder name it by.
+fn job_of(folder: &OutputFolder) -> JobFingerprint {
+    StoredJob::existing(folder).unwrap().fingerprint
+}
+
 #[test]
 fn a_finished_job_is_sound() {
     let job = Job::finished();
@@ -151,7 +160,7 @@ fn a_journal_cut_at_every_byte_gives_its_complete_lines() {
     let job = Job::new();
     let (_, rows) = Job::window(0);
     let span = span(0, 0, 4);
-    let (mut journal, ..) = Journal::open(&job.folder, &span).unwrap();
+    let (mut journal, ..) = Journal::open(&job.folder, &job_of(&job.folder), &span).unwrap();
     for (row, outcome) in &rows {
         journal.append(*row, outcome).unwrap();
     }
@@ -162,7 +171,7 @@ fn a_journal_cut_at_every_byte_gives_its_complete_lines() {
     let whole = std::fs::read(&path).unwrap();
     for length in 0..=whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
-        let (_, found, cut) = Journal::open(&job.folder, &span).unwrap();
+        let (_, found, cut) = Journal::open(&job.folder, &job_of(&job.folder), &span).unwrap();
         let lines = whole[..length].split(|&byte| byte == b'\n').count() - 1;
         assert!(found.iter().eq(rows.iter().take(lines)), "cut at {length}");
         let sound = whole[..length]
@@ -179,7 +188,7 @@ fn a_journal_cut_at_every_byte_gives_its_complete_lines() {
 fn a_row_enters_a_journal_once() {
     let job = Job::new();
     let span = span(0, 0, 4);
-    let (mut journal, ..) = Journal::open(&job.folder, &span).unwrap();
+    let (mut journal, ..) = Journal::open(&job.folder, &job_of(&job.folder), &span).unwrap();
     journal.append(RowId(1), &answered(&["a"])).unwrap();
     let error = journal.append(RowId(1), &answered(&["b"])).unwrap_err();
     assert_eq!(
@@ -190,12 +199,17 @@ fn a_row_enters_a_journal_once() {
     let path = job.folder.journal(WindowId(0));
     let line = std::fs::read(&path).unwrap();
     std::fs::write(&path, [line.clone(), line.clone()].concat()).unwrap();
-    let (_, found, cut) = Journal::open(&job.folder, &span).unwrap();
+    let (_, found, cut) = Journal::open(&job.folder, &job_of(&job.folder), &span).unwrap();
     assert_eq!(found.len(), 1);
     insta::assert_snapshot!(job.message(&cut.unwrap()), @"journal `OUT/journal/window-000000.jsonl`: line 2 is wrong (row 1 stands above already); 159 bytes from there on are cut and their rows computed again");
     assert_eq!(std::fs::read(&path).unwrap(), line);
 
-    let (_, found, cut) = Journal::open(&job.folder, &crate::windows::span(0, 5, 4)).unwrap();
+    let (_, found, cut) = Journal::open(
+        &job.folder,
+        &job_of(&job.folder),
+        &crate::windows::span(0, 5, 4),
+    )
+    .unwrap();
     assert!(found.is_empty());
     assert_eq!(cut.unwrap().reason, "row 1 is not in window 0");
 }
@@ -203,7 +217,8 @@ fn a_row_enters_a_journal_once() {
 #[test]
 fn the_journal_reads_like_the_results() {
     let job = Job::new();
-    let (mut journal, ..) = Journal::open(&job.folder, &span(0, 0, 4)).unwrap();
+    let (mut journal, ..) =
+        Journal::open(&job.folder, &job_of(&job.folder), &span(0, 0, 4)).unwrap();
     journal.append(RowId(0), &answered(&["北京"])).unwrap();
     journal.append(RowId(1), &failed("no room")).unwrap();
     journal.sync().unwrap();
@@ -276,7 +291,7 @@ proptest! {
         let parent = tempfile::tempdir().unwrap();
         let folder = OutputFolder::open(parent.path()).unwrap();
         let span = span(0, 10, 6);
-        let (mut journal, ..) = Journal::open(&folder, &span).unwrap();
+        let (mut journal, ..) = Journal::open(&folder, &JobFingerprint::NONE, &span).unwrap();
         for (row, outcome) in (10..).zip(&outcomes) {
             journal.append(RowId(row), outcome).unwrap();
             if row % 2 == 0 {
@@ -284,7 +299,7 @@ proptest! {
             }
         }
         journal.sync().unwrap();
-        let (_, found, cut) = Journal::open(&folder, &span).unwrap();
+        let (_, found, cut) = Journal::open(&folder, &JobFingerprint::NONE, &span).unwrap();
         prop_assert_eq!(cut, None);
         prop_assert_eq!(found.len(), outcomes.len());
         for (found, outcome) in found.values().zip(&outcomes) {
@@ -309,7 +324,8 @@ fn a_commit_stopped_after_any_step_is_redone_to_the_same_files() {
     for steps in 0..6 {
         let mut job = Job::new();
         job.commit(0).unwrap();
-        let (mut journal, ..) = Journal::open(&job.folder, &span(1, 4, 4)).unwrap();
+        let (mut journal, ..) =
+            Journal::open(&job.folder, &job_of(&job.folder), &span(1, 4, 4)).unwrap();
         for (row, outcome) in Job::window(1).1 {
             journal.append(row, &outcome).unwrap();
         }
@@ -333,7 +349,8 @@ fn a_commit_stopped_after_any_step_is_redone_to_the_same_files() {
             let manifest = &expected[Path::new("manifest/shard-0.json")];
             std::fs::write(root.join("manifest/shard-0.json"), manifest).unwrap();
         }
-        job.manifest = Manifest::load_or_new(&job.folder, ShardId(0), 1).unwrap();
+        job.manifest =
+            Manifest::load_or_new(&job.folder, &job_of(&job.folder), ShardId(0), 1).unwrap();
         clean_leftovers(&job.folder, &job.manifest).unwrap();
         assert_eq!(job.manifest.contains(WindowId(1)), steps >= 4);
         if !job.manifest.contains(WindowId(1)) {
@@ -398,7 +415,8 @@ fn assert_every_flip_is_found(job: &Job, path: &Path, may_be_note: impl Fn(usize
 fn verify_finds_every_flipped_byte() {
     let mut job = Job::new();
     job.commit(0).unwrap();
-    let (mut journal, ..) = Journal::open(&job.folder, &span(1, 4, 4)).unwrap();
+    let (mut journal, ..) =
+        Journal::open(&job.folder, &job_of(&job.folder), &span(1, 4, 4)).unwrap();
     for (row, outcome) in Job::window(1).1 {
         journal.append(row, &outcome).unwrap();
     }
@@ -462,7 +480,7 @@ fn repair_takes_damage_out_and_the_next_run_makes_it_again() {
     );
     assert_eq!(verify(&folder).unwrap().soundness(), Soundness::SoFar);
 
-    let manifest = Manifest::load_or_new(&folder, ShardId(0), 1).unwrap();
+    let manifest = Manifest::load_or_new(&folder, &job_of(&folder), ShardId(0), 1).unwrap();
     let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
     let mut job = Job {
         parent,
@@ -480,7 +498,8 @@ fn repair_takes_damage_out_and_the_next_run_makes_it_again() {
 fn repair_keeps_the_sound_lines_of_a_journal_and_moves_a_manifest() {
     let mut job = Job::new();
     job.commit(0).unwrap();
-    let (mut journal, ..) = Journal::open(&job.folder, &span(1, 4, 4)).unwrap();
+    let (mut journal, ..) =
+        Journal::open(&job.folder, &job_of(&job.folder), &span(1, 4, 4)).unwrap();
     for (row, outcome) in Job::window(1).1 {
         journal.append(row, &outcome).unwrap();
     }
@@ -623,7 +642,8 @@ fn a_real_full_device_is_recognised() {
 fn status_counts_what_the_files_say() {
     let mut job = Job::new();
     job.commit(0).unwrap();
-    let (mut journal, ..) = Journal::open(&job.folder, &span(1, 4, 4)).unwrap();
+    let (mut journal, ..) =
+        Journal::open(&job.folder, &job_of(&job.folder), &span(1, 4, 4)).unwrap();
     journal.append(RowId(5), &answered(&["a"])).unwrap();
     journal.sync().unwrap();
     let found = status(&job.folder).unwrap();

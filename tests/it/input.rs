@@ -13,8 +13,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::input::{
-    BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputWindow, MAX_WINDOW_BYTES,
-    Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
+    BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
+    MAX_WINDOW_BYTES, Place, PromptSource, Scan, ScanOptions, Selection, Stage, json_lines, open,
     resolve_files, scan, select,
 };
 use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules};
@@ -1185,7 +1185,8 @@ fn standard_input_is_copied_whole() {
     job.input.path = vec!["-".to_owned()];
     let found = resolve_files(&job.input, folder.path()).unwrap();
     let copy = &found.files[0].path;
-    copy_stdin(lines(0..3).as_bytes(), copy, &|| false).unwrap();
+    let stream = InputStream::start(std::io::Cursor::new(lines(0..3)), &|| false);
+    stream.unwrap().copy_to(copy).unwrap();
     assert_eq!(fs::read_to_string(copy).unwrap(), lines(0..3));
     let beside = copy.parent().unwrap();
     assert_eq!(fs::read_dir(beside).unwrap().count(), 1);

@@ -1,16 +1,17 @@
-//! Every version of the manifest and of `job.json` that was ever written keeps loading.
+//! Every version of the manifest, of journals and of `job.json` that was ever written keeps loading.
 #![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 
 use std::path::Path;
 
 use glm_batch::checkpoint::{
-    CommittedWindow, Example, FileEntry, JobRecord, Manifest, OutputFolder, Totals,
+    CommittedWindow, Example, FileEntry, JobFingerprint, JobRecord, Journal, Manifest,
+    OutputFolder, StoredJob, Totals,
 };
 use glm_batch::fsio::FileDigest;
-use glm_batch::ids::{ShardId, WindowId};
+use glm_batch::ids::{RowId, ShardId, WindowId};
 use glm_batch::spec::Rules;
 
-use crate::windows::record;
+use crate::windows::{answered, failed, record, span};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
@@ -57,22 +58,58 @@ fn fixture(name: &str, written_now: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+/// A folder with a job of version 1, whose files do not name it, or of version 2.
+fn job_of_version(version: u32, folder: &OutputFolder) -> JobFingerprint {
+    let name = format!("checkpoint/job-v{version}.json");
+    let text = std::fs::read(Path::new(FIXTURES).join(name)).unwrap();
+    std::fs::write(folder.job_file(), text).unwrap();
+    StoredJob::existing(folder).unwrap().fingerprint
+}
+
 #[test]
-fn manifest_version_1() {
-    let parent = tempfile::tempdir().unwrap();
-    let folder = OutputFolder::open(parent.path()).unwrap();
-    let mut manifest = Manifest::new(ShardId(1), 2);
-    manifest.commit(&folder, committed()).unwrap();
-    let path = folder.manifest(ShardId(1));
-    let text = fixture("manifests/v1.json", &path);
-    assert_eq!(
-        std::fs::read(&path).unwrap(),
-        text,
-        "the current version is version 1"
-    );
-    std::fs::write(&path, text).unwrap();
-    let loaded = Manifest::load_or_new(&folder, ShardId(1), 2).unwrap();
-    assert_eq!(loaded.windows()[&WindowId(1)], committed());
+fn manifest_versions() {
+    for version in [1, 2] {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(parent.path()).unwrap();
+        let job = job_of_version(version, &folder);
+        let mut manifest = Manifest::new(&job, ShardId(1), 2);
+        manifest.commit(&folder, committed()).unwrap();
+        let path = folder.manifest(ShardId(1));
+        let text = fixture(&format!("manifests/v{version}.json"), &path);
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            text,
+            "beside a `job.json` of version {version}"
+        );
+        std::fs::write(&path, text).unwrap();
+        let loaded = Manifest::load_or_new(&folder, &job, ShardId(1), 2).unwrap();
+        assert_eq!(loaded.windows()[&WindowId(1)], committed());
+    }
+}
+
+#[test]
+fn journal_versions() {
+    for version in [1, 2] {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(parent.path()).unwrap();
+        let job = job_of_version(version, &folder);
+        let span = span(0, 0, 4);
+        let (mut journal, ..) = Journal::open(&folder, &job, &span).unwrap();
+        journal.append(RowId(2), &answered(&["北京"])).unwrap();
+        journal.append(RowId(1), &failed("no room")).unwrap();
+        journal.sync().unwrap();
+        let path = folder.journal(WindowId(0));
+        let text = fixture(&format!("checkpoint/journal-v{version}.jsonl"), &path);
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            text,
+            "beside a `job.json` of version {version}"
+        );
+        std::fs::write(&path, text).unwrap();
+        let (_, outcomes, cut) = Journal::open(&folder, &job, &span).unwrap();
+        assert_eq!(cut, None);
+        assert_eq!(outcomes.len(), 2);
+    }
 }
 
 #[test]
@@ -109,18 +146,18 @@ fn a_newer_version_is_refused_with_the_cure() {
     let parent = tempfile::tempdir().unwrap();
     let folder = OutputFolder::open(parent.path()).unwrap();
     let text = r#"{
-  "version": "2"
+  "version": "99"
 }
 "#;
     let crc = crc32c::crc32c(text.as_bytes());
     let sealed = text.replace("\n}\n", &format!(",\n  \"crc\": \"{crc:08x}\"\n}}\n"));
     std::fs::write(folder.manifest(ShardId(0)), sealed).unwrap();
-    let error = Manifest::load_or_new(&folder, ShardId(0), 1)
+    let error = Manifest::load_or_new(&folder, &JobFingerprint::NONE, ShardId(0), 1)
         .unwrap_err()
         .to_string();
     let error = error.replace(&parent.path().display().to_string(), "OUT");
     insta::assert_snapshot!(error, @"
-    `OUT/manifest/shard-0.json` has version `2`, which this program does not know
+    `OUT/manifest/shard-0.json` has version `99`, which this program does not know
     hint: run the version of glm-batch that wrote it, or a newer one
     ");
 }

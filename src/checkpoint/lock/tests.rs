@@ -1,0 +1,181 @@
+//! Locks and owner files of this host and of others.
+
+use std::cell::Cell;
+
+use super::*;
+
+fn foreign() -> Owner {
+    Owner {
+        host: "some other host".to_owned(),
+        pid: 12,
+        started_ms: 1,
+        heartbeat_ms: 2,
+        beats: 3,
+    }
+}
+
+fn quick(is_interrupted: &dyn Fn() -> bool) -> LockOptions<'_> {
+    let timing = LockTiming {
+        heartbeat: Duration::from_hours(1),
+        stale_after: Duration::from_micros(3),
+        poll: Duration::ZERO,
+    };
+    LockOptions {
+        break_lock: false,
+        timing,
+        is_interrupted,
+    }
+}
+
+fn folder() -> (tempfile::TempDir, OutputFolder) {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    (parent, folder)
+}
+
+#[test]
+fn a_second_writer_is_refused_until_the_first_is_gone() {
+    let (_parent, folder) = folder();
+    let first = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
+    let error = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap_err();
+    assert!(error.is_temporary());
+    assert!(
+        error
+            .to_string()
+            .starts_with("shard 0 is being written by process"),
+        "{error}"
+    );
+    ShardLock::acquire(&folder, ShardId(1), &LockOptions::default()).unwrap();
+    drop(first);
+    let next = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
+    assert_eq!(next.note(), None);
+    assert!(next.still_mine());
+}
+
+#[test]
+fn a_dead_owner_of_this_host_is_no_obstacle() {
+    let (_parent, folder) = folder();
+    let dead = Owner {
+        pid: 1,
+        started_ms: 5,
+        ..Owner::this_process()
+    };
+    dead.write(&folder.owner(ShardId(0))).unwrap();
+    let no_wait = || panic!("must not wait");
+    let lock = ShardLock::acquire(&folder, ShardId(0), &quick(&no_wait)).unwrap();
+    assert!(lock.still_mine());
+}
+
+#[test]
+fn a_still_heart_of_another_host_is_taken_over() {
+    let (_parent, folder) = folder();
+    foreign().write(&folder.owner(ShardId(0))).unwrap();
+    let looks = Cell::new(0);
+    let count = || {
+        looks.set(looks.get() + 1);
+        false
+    };
+    let lock = ShardLock::acquire(&folder, ShardId(0), &quick(&count)).unwrap();
+    assert_eq!(looks.get(), 3);
+    insta::assert_snapshot!(lock.note().unwrap(), @"shard 0 was taken over from process 12 on `some other host`, whose heartbeat stood still");
+}
+
+#[test]
+fn a_beating_heart_of_another_host_refuses() {
+    let (_parent, folder) = folder();
+    let path = folder.owner(ShardId(0));
+    foreign().write(&path).unwrap();
+    let beat = || {
+        foreign().next_beat().write(&path).unwrap();
+        false
+    };
+    let error = ShardLock::acquire(&folder, ShardId(0), &quick(&beat)).unwrap_err();
+    assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
+}
+
+#[test]
+fn waiting_ends_with_a_signal_or_is_skipped() {
+    let (_parent, folder) = folder();
+    foreign().write(&folder.owner(ShardId(0))).unwrap();
+    let error = ShardLock::acquire(&folder, ShardId(0), &quick(&|| true)).unwrap_err();
+    assert!(matches!(error, CheckpointError::Interrupted));
+    let breaking = LockOptions {
+        break_lock: true,
+        ..LockOptions::default()
+    };
+    let lock = ShardLock::acquire(&folder, ShardId(0), &breaking).unwrap();
+    assert!(lock.note().unwrap().ends_with("by `--break-lock`"));
+}
+
+#[test]
+fn a_writer_that_was_taken_over_notices() {
+    let (_parent, folder) = folder();
+    let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
+    lock.ensure_mine().unwrap();
+    foreign().write(&folder.owner(ShardId(0))).unwrap();
+    assert!(
+        lock.ensure_mine()
+            .unwrap_err()
+            .to_string()
+            .contains("some other host")
+    );
+    drop(lock);
+    assert_eq!(
+        Owner::read(&folder.owner(ShardId(0))).unwrap(),
+        Some(foreign())
+    );
+}
+
+#[test]
+fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
+    let (_parent, folder) = folder();
+    let path = folder.owner(ShardId(0));
+    // What cannot be read as a file stands for what a network file system may answer.
+    std::fs::create_dir(&path).unwrap();
+    let error = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap_err();
+    assert!(matches!(error, CheckpointError::Fs(_)), "{error}");
+    std::fs::remove_dir(&path).unwrap();
+    foreign().write(&path).unwrap();
+    let vanish = || {
+        if path.is_file() {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            return false;
+        }
+        std::fs::remove_dir(&path).unwrap();
+        foreign().next_beat().write(&path).unwrap();
+        false
+    };
+    let error = ShardLock::acquire(&folder, ShardId(0), &quick(&vanish)).unwrap_err();
+    assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
+}
+
+#[test]
+fn the_heart_beats() {
+    let (_parent, folder) = folder();
+    let timing = LockTiming {
+        heartbeat: Duration::from_micros(100),
+        ..LockTiming::default()
+    };
+    let options = LockOptions {
+        timing,
+        ..LockOptions::default()
+    };
+    let lock = ShardLock::acquire(&folder, ShardId(0), &options).unwrap();
+    let owner = || Owner::read(&folder.owner(ShardId(0))).unwrap();
+    while owner().is_none_or(|owner| owner.beats < 3) {
+        thread::yield_now();
+    }
+    assert!(lock.still_mine());
+    drop(lock);
+    assert_eq!(owner(), None);
+}
+
+#[test]
+fn the_job_lock_excludes() {
+    let (_parent, folder) = folder();
+    let lock = JobLock::try_acquire(&folder).unwrap().unwrap();
+    assert!(JobLock::try_acquire(&folder).unwrap().is_none());
+    drop(lock);
+    JobLock::acquire(&folder, &LockOptions::default()).unwrap();
+}

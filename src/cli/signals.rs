@@ -1,0 +1,103 @@
+//! Signals to a request to stop, and the limit on the size of files to an error.
+//!
+//! The first signal asks the run to stop, the second ends the process: the journal is safe either way. A signal
+//! that is ignored when the program starts stays ignored, as `nohup` wants it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+use signal_hook::iterator::Signals;
+use signal_hook::{flag, low_level};
+
+use crate::report::say;
+use crate::run::StopFlag;
+
+/// Signals by which people, schedulers, closed terminals and limits ask a program to end.
+const STOPPING: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
+
+/// Exit code of a run that a signal ended.
+const INTERRUPTED: i32 = 75;
+
+/// Listens to signals from now on. `grace` is how long rows in flight may go on after the first.
+pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Result<()> {
+    let heard: Vec<i32> = STOPPING.into_iter().filter(|&s| !is_ignored(s)).collect();
+    let speaking = Arc::new(AtomicBool::new(false));
+    for &signal in &heard {
+        if signal != SIGXCPU {
+            // Where nobody takes what is said, the next signal ends the process all the same.
+            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&speaking))?;
+        }
+        flag::register(signal, stop.shared())?;
+    }
+    let mut signals = Signals::new(&heard)?;
+    let listen = move || {
+        let mut is_asked = false;
+        for signal in &mut signals {
+            speaking.store(true, Ordering::SeqCst);
+            if !is_asked {
+                is_asked = true;
+                say(&first_words(signal, grace));
+            } else if signal != SIGXCPU {
+                say("exit 75: stopped at once by a second signal: run the same command again");
+                low_level::exit(INTERRUPTED);
+            }
+            // The limit on processor time comes again with every second of it, and nobody sent it.
+            speaking.store(false, Ordering::SeqCst);
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(listen)
+        .map(drop)
+}
+
+/// What the first signal does, and what a second one would.
+fn first_words(signal: i32, grace: Duration) -> String {
+    let name = low_level::signal_name(signal).unwrap_or("signal");
+    let second = if signal == SIGINT {
+        "press Ctrl-C again to stop at once"
+    } else {
+        "a second signal stops at once"
+    };
+    format!(
+        "{name}: the run ends as soon as the rows in flight are done, in {} s at the latest; {second}",
+        grace.as_secs_f64()
+    )
+}
+
+/// A file that may not grow any more is an error with the file's name, not the end of the process.
+pub(super) fn report_size_limits() {
+    // Where that cannot be had, the signal ends the process as it always did.
+    let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
+/// Whether the program was started with a signal ignored.
+#[expect(unsafe_code, reason = "no safe call tells what a signal does")]
+fn is_ignored(signal: i32) -> bool {
+    let mut found = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action, `sigaction` only writes the present one to where `found` points, and it is
+    // looked at only after a call that did so.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), found.as_mut_ptr()) == 0
+            && found.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_words_say_what_happens() {
+        assert_eq!(
+            first_words(SIGINT, Duration::from_secs(20)),
+            "SIGINT: the run ends as soon as the rows in flight are done, in 20 s at the latest; press Ctrl-C again to stop at once"
+        );
+        let text = first_words(SIGUSR1, Duration::from_millis(500));
+        assert!(text.starts_with("SIGUSR1: "), "{text}");
+        assert!(text.contains("in 0.5 s at the latest"), "{text}");
+    }
+}

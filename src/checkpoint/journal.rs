@@ -217,7 +217,7 @@ fn names_its_job(text: &[u8], path: &Path, job: &JobFingerprint) -> Result<bool,
     Ok(named.is_some())
 }
 
-/// Refuses the journal of another job; one that is not there is nobody's.
+/// Refuses the journal of another job; one that is not there names none.
 pub(super) fn check_job(path: &Path, job: &JobFingerprint) -> Result<(), CheckpointError> {
     count_rows(path, job, 1).map(drop)
 }

@@ -83,7 +83,7 @@ impl LockOptions<'_> {
 }
 
 /// The right to set the job up: first pass and `job.json`. Given back when dropped. Where the file system knows
-/// no locks everybody has it: `job.json` is made once all the same.
+/// no locks every process has it: `job.json` is made once all the same.
 #[derive(Debug)]
 pub struct JobLock {
     _file: Option<File>,
@@ -274,8 +274,18 @@ pub(super) fn claim(
     shard: ShardId,
     options: &LockOptions<'_>,
 ) -> Result<Claim, CheckpointError> {
+    let lock = try_lock(&folder.shard_lock(shard))?;
+    claim_by(lock, folder, shard, options)
+}
+
+/// As [`claim`], where the file lock has been tried.
+fn claim_by(
+    lock: FileLock,
+    folder: &OutputFolder,
+    shard: ShardId,
+    options: &LockOptions<'_>,
+) -> Result<Claim, CheckpointError> {
     let path = folder.shard_lock(shard);
-    let lock = try_lock(&path)?;
     let owner = read_again(&folder.owner(shard))?;
     let warning = match &lock {
         FileLock::Unknown(cause) => Some(no_locks(&path, cause)),
@@ -320,7 +330,7 @@ pub(super) fn claim(
 }
 
 /// As [`claim`], where the file lock alone settles it: `None` where that takes a look at another host's heartbeat,
-/// or somebody writes.
+/// or another process writes.
 pub(super) fn claim_quickly(
     folder: &OutputFolder,
     shard: ShardId,
@@ -339,7 +349,7 @@ pub(super) fn claim_quickly(
 
 fn no_locks(path: &Path, cause: &io::Error) -> String {
     format!(
-        "`{}` cannot be locked ({cause}): only its owner file keeps a second writer out, and a run that was killed is waited for by its heartbeat; mount the file system with locks (NFS: `nolock` off and lockd running; Lustre: `flock`), or choose an `output.path` on another one",
+        "`{}` cannot be locked ({cause}): the owner file beside it alone keeps a second writer out, and after a kill the next run waits until its heartbeat has stood still; mount the file system with locks (NFS: without `nolock`; Lustre: with `flock`), or choose an `output.path` on another one",
         path.display()
     )
 }

@@ -21,8 +21,8 @@ pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>
     let link = root;
     let root = &behind_links(link);
     let folder = OutputFolder::at(root);
-    if folder.first_work()?.is_some() {
-        // Its record may be gone, and a copy may lack the folders that were empty.
+    if folder.job_file().is_file() || folder.first_work()?.is_some() {
+        // Its record may be gone or damaged, and a copy may lack the folders that were empty.
         OutputFolder::open(root)?;
     }
     let Some(_locks) = lock_all(&folder, options)? else {

@@ -1,6 +1,6 @@
 //! The files in `parts/` and `failed/` to those that belong to the job and those that do not.
 //!
-//! Invariant: a file that a manifest names, or that an open window may have left, is no stray. The folders are
+//! Invariant: a file that a manifest names, or that an open window may have left, is never a stray. The folders are
 //! listed before the manifests are read, so a window that is committed meanwhile is not taken for one either.
 
 use std::collections::BTreeSet;

@@ -32,7 +32,7 @@ pub struct VerifyReport {
     pub journalled_rows: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
-    /// What is no damage but worth saying: what an interrupted run has left.
+    /// What an interrupted run has left: worth saying, and not damage.
     pub notes: Vec<String>,
 }
 

@@ -4,7 +4,7 @@
 //! that is ignored when the program starts stays ignored, as `nohup` wants it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,11 +24,10 @@ const INTERRUPTED: i32 = 75;
 /// Listens to signals from now on. `grace` is how long rows in flight may go on after the first.
 pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Result<()> {
     let heard: Vec<i32> = STOPPING.into_iter().filter(|&s| !is_ignored(s)).collect();
-    let speaking = Arc::new(AtomicBool::new(false));
+    let came = Arc::new(AtomicUsize::new(0));
     for &signal in &heard {
         if signal != SIGXCPU {
-            // Where nobody takes what is said, the next signal ends the process all the same.
-            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&speaking))?;
+            exit_at_the_third(signal, &came)?;
         }
         flag::register(signal, stop.shared())?;
     }
@@ -36,7 +35,6 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
     let listen = move || {
         let mut is_asked = false;
         for signal in &mut signals {
-            speaking.store(true, Ordering::SeqCst);
             if !is_asked {
                 is_asked = true;
                 say(&first_words(signal, grace));
@@ -44,14 +42,29 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
                 say("exit 75: stopped at once by a second signal: run the same command again");
                 low_level::exit(INTERRUPTED);
             }
-            // The limit on processor time comes again with every second of it, and nobody sent it.
-            speaking.store(false, Ordering::SeqCst);
+            // The limit on processor time comes again with every second of it, and no person sent it.
         }
     };
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(listen)
         .map(drop)
+}
+
+/// Ends the process at the third signal, which comes where the words of the others cannot be written.
+#[expect(
+    unsafe_code,
+    reason = "no safe call counts signals and ends the process"
+)]
+fn exit_at_the_third(signal: i32, came: &Arc<AtomicUsize>) -> std::io::Result<()> {
+    let came = Arc::clone(came);
+    let count = move || {
+        if came.fetch_add(1, Ordering::SeqCst) >= 2 {
+            low_level::exit(INTERRUPTED);
+        }
+    };
+    // SAFETY: the action only adds to an atomic number and ends the process by `_exit`, which a signal handler may.
+    unsafe { low_level::register(signal, count) }.map(drop)
 }
 
 /// What the first signal does, and what a second one would.

@@ -1,7 +1,7 @@
 //! Standard input to a file in the output folder, so that a resume can read it again.
 //!
-//! A thread of its own reads, because nothing wakes up a read of a stream that is silent: whoever waits for it
-//! looks at the signals meanwhile.
+//! A thread of its own reads, because nothing wakes up a read of a silent stream; the thread that waits for it
+//! looks for signals meanwhile.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -69,7 +69,7 @@ impl<'a> InputStream<'a> {
         Ok(self.peeked.is_none())
     }
 
-    /// Copies the stream to its end into a file, whose folder is made; the name stands only once all is
+    /// Copies the stream to its end into a file, whose folder is made. The file has its name only once all is
     /// there.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl<'a> InputStream<'a> {
     }
 }
 
-/// Sends what a stream holds until it ends, fails, or nobody listens any more.
+/// Sends what a stream holds until it ends, fails, or no one listens any more.
 fn read_blocks(mut reader: impl Read, sender: &Sender<Block>) {
     let mut block = vec![0; BLOCK_BYTES];
     loop {

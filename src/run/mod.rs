@@ -349,11 +349,43 @@ fn run_locked(
     worker.run(lock, manifest, shard)
 }
 
-/// Why the work on a shard ended early: what goes wrong after somebody has taken it over is the doing of that
-/// process, which clears away what this one is writing.
+/// Why the work on a shard ended early: what goes wrong after a takeover is the doing of the new owner,
+/// which clears away what this process is writing.
 fn taken_over(lock: &ShardLock, error: Error) -> Error {
     match lock.ensure_mine() {
         Err(taken @ CheckpointError::TakenOver { .. }) => taken.into(),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_after_a_takeover_is_its_doing() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(parent.path()).unwrap();
+        let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
+        let gone = || {
+            let cause = std::io::ErrorKind::NotFound.into();
+            Error::Fs(crate::fsio::FsError::new("read", parent.path(), cause))
+        };
+        assert!(!taken_over(&lock, gone()).is_temporary());
+        let other = r#"{"host":"elsewhere","pid":3,"started_ms":1,"heartbeat_ms":1,"beats":0}"#;
+        std::fs::write(folder.owner(ShardId(0)), other).unwrap();
+        let error = taken_over(&lock, gone());
+        assert!(error.is_temporary(), "{error}");
+        // It may have finished, and given the shard back, by then.
+        std::fs::remove_file(folder.owner(ShardId(0))).unwrap();
+        assert!(taken_over(&lock, gone()).is_temporary());
+    }
+
+    #[test]
+    fn many_files_are_named_in_part() {
+        let lines = named((0..7).map(|at| at.to_string()).collect());
+        assert_eq!(lines, ["0", "1", "2", "3", "4", "and 2 more files"]);
+        assert_eq!(named(vec!["a".to_owned()]), ["a"]);
     }
 }

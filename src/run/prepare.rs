@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::fsio::FsError;
 use crate::ids::ShardId;
 use crate::input::{
-    self, BadRow, FoundFile, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES, Place,
-    PromptSource, ScanOptions,
+    self, BadRow, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES,
+    Place, PromptSource, ScanOptions,
 };
 use crate::kernels;
 use crate::model::GlmConfig;
@@ -375,7 +375,7 @@ fn standard_input(
     let mut input = InputStream::start(std::io::stdin(), &is_interrupted).map_err(failed)?;
     // A copy without a job is what a refused run left; new input replaces it.
     let is_empty = input.is_empty().map_err(|cause| match cause {
-        _ if is_interrupted() => Error::Interrupted,
+        _ if is_interrupted() => Error::Input(InputError::Interrupted),
         cause => failed(cause).into(),
     })?;
     if !is_empty || !copy.exists() {

@@ -38,7 +38,9 @@ impl Job {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("out");
         let folder = OutputFolder::open(&root).unwrap();
-        assert!(record(&root, 1, &[4, 4]).create(&folder).unwrap());
+        // The same job in every folder, so that the same files name it.
+        let job = record(Path::new("/out"), 1, &[4, 4]);
+        assert!(job.create(&folder).unwrap());
         let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
         let columns = index(&[("n", glm_batch::input::ColumnKind::Int64)]);
         let sink = new_sink(
@@ -173,7 +175,9 @@ fn a_journal_cut_at_every_byte_gives_its_complete_lines() {
         std::fs::write(&path, &whole[..length]).unwrap();
         let (_, found, cut) = Journal::open(&job.folder, &job_of(&job.folder), &span).unwrap();
         let lines = whole[..length].split(|&byte| byte == b'\n').count() - 1;
-        assert!(found.iter().eq(rows.iter().take(lines)), "cut at {length}");
+        // The first one names the job.
+        let lines = rows.iter().take(lines.saturating_sub(1));
+        assert!(found.iter().eq(lines), "cut at {length}");
         let sound = whole[..length]
             .iter()
             .rposition(|&byte| byte == b'\n')
@@ -197,12 +201,13 @@ fn a_row_enters_a_journal_once() {
     );
     journal.sync().unwrap();
     let path = job.folder.journal(WindowId(0));
-    let line = std::fs::read(&path).unwrap();
-    std::fs::write(&path, [line.clone(), line.clone()].concat()).unwrap();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let (_, line) = whole.split_once('\n').unwrap();
+    std::fs::write(&path, [&whole, line].concat()).unwrap();
     let (_, found, cut) = Journal::open(&job.folder, &job_of(&job.folder), &span).unwrap();
     assert_eq!(found.len(), 1);
-    insta::assert_snapshot!(job.message(&cut.unwrap()), @"journal `OUT/journal/window-000000.jsonl`: line 2 is wrong (row 1 stands above already); 159 bytes from there on are cut and their rows computed again");
-    assert_eq!(std::fs::read(&path).unwrap(), line);
+    insta::assert_snapshot!(job.message(&cut.unwrap()), @"journal `OUT/journal/window-000000.jsonl`: line 3 is wrong (row 1 stands above already); 159 bytes from there on are cut and their rows computed again");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
 
     let (_, found, cut) = Journal::open(
         &job.folder,
@@ -222,7 +227,11 @@ fn the_journal_reads_like_the_results() {
     journal.append(RowId(0), &answered(&["北京"])).unwrap();
     journal.append(RowId(1), &failed("no room")).unwrap();
     journal.sync().unwrap();
-    insta::assert_snapshot!(std::fs::read_to_string(job.folder.journal(WindowId(0))).unwrap(), @r#"
+    let text = std::fs::read_to_string(job.folder.journal(WindowId(0))).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    let header: serde_json::Value = serde_json::from_str(header).unwrap();
+    assert_eq!(header["job"].as_str(), job_of(&job.folder).as_deref());
+    insta::assert_snapshot!(rows, @r#"
     {"row":0,"status":"ok","prompt_tokens":9,"samples":[{"text":"北京","finish_reason":"stop","token_ids":[7,50007],"token_logprobs":[-0.5,-0.25]}],"crc":"f19c0d6d"}
     {"row":1,"status":"failed","stage":"generate","reason":"no room","crc":"a7eb164b"}
     "#);
@@ -517,7 +526,7 @@ fn repair_keeps_the_sound_lines_of_a_journal_and_moves_a_manifest() {
         .collect();
     insta::assert_snapshot!(problems.join("\n"), @"
     `OUT/manifest/shard-0.json`: its checksum does not fit its content
-    `OUT/journal/window-000001.jsonl`: line 2 is wrong: its checksum does not fit its content
+    `OUT/journal/window-000001.jsonl`: line 3 is wrong: its checksum does not fit its content
     ");
     let Job {
         parent: _parent,
@@ -530,7 +539,7 @@ fn repair_keeps_the_sound_lines_of_a_journal_and_moves_a_manifest() {
     assert_eq!(repaired.windows, [WindowId(0), WindowId(1)]);
     assert_eq!(
         std::fs::read_to_string(&path).unwrap(),
-        text.lines().next().unwrap().to_owned() + "\n"
+        text.split_inclusive('\n').take(2).collect::<String>()
     );
     assert!(!manifest.exists());
     assert_eq!(std::fs::read_dir(folder.damaged()).unwrap().count(), 2);

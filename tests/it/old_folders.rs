@@ -92,7 +92,11 @@ fn an_old_folder_is_finished_with_the_same_bytes() {
         let shown = job.command(&["show", "out", "--limit", "0"]);
         assert_eq!(shown.status.code(), Some(0), "{}", both(&shown));
         let again = job.run(&["--verify"]);
-        assert!(stderr(&again).contains("finished already"), "{}", both(&again));
+        assert!(
+            stderr(&again).contains("finished already"),
+            "{}",
+            both(&again)
+        );
     }
 }
 
@@ -129,18 +133,4 @@ fn an_old_folder_may_be_stopped_again() {
     let ended = job.run(&[]);
     assert_eq!(ended.status.code(), Some(0), "{}", both(&ended));
     job.assert_is_as_unbroken("jsonl");
-}
-
-#[test]
-fn an_old_folder_whose_rules_have_changed_is_refused() {
-    let job = OldJob::new("bad-words");
-    let before = job.files("parts", "");
-    let refused = job.run(&[]);
-    assert_eq!(refused.status.code(), Some(2), "{}", both(&refused));
-    let text = stderr(&refused);
-    assert!(text.contains("generation.bad_words"), "{text}");
-    assert!(text.contains("--restart"), "{text}");
-    assert_eq!(job.files("parts", ""), before);
-    let anew = job.run(&["--restart"]);
-    assert_eq!(anew.status.code(), Some(0), "{}", both(&anew));
 }

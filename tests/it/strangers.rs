@@ -94,6 +94,16 @@ fn work_of_any_kind_without_a_record_is_refused() {
     assert!(!job.path("out.old-1").exists());
 }
 
+#[test]
+fn a_damaged_record_alone_is_moved_away_too() {
+    let job = job();
+    std::fs::create_dir(job.path("out")).unwrap();
+    std::fs::write(job.path("out/job.json"), "{}").unwrap();
+    refused(&job, &["--quiet"], "out/job.json");
+    job.run_ok(&["--quiet", "--restart"]);
+    assert!(job.path("out.old-1/job.json").exists());
+}
+
 /// Two jobs that stopped early; the file of the second one takes the place of the first one's.
 fn with_file_of_another_job(name: &str) -> Job {
     let (job, other) = (job(), job());
@@ -117,16 +127,23 @@ fn a_manifest_of_another_job_is_refused_named_and_taken_out() {
     for command in ["status", "show"] {
         let output = job.command(&[command, "out"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-        assert!(stderr(&output).contains("manifest/shard-0.json"), "{}", both(&output));
+        assert!(
+            stderr(&output).contains("manifest/shard-0.json"),
+            "{}",
+            both(&output)
+        );
     }
     let found = verified(&job, &[]);
     assert_eq!(found.status.code(), Some(2), "{}", both(&found));
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
-    assert!(text.contains("manifest/shard-0.json`: it belongs to another job"), "{text}");
+    assert!(
+        text.contains("manifest/shard-0.json`: it belongs to another job"),
+        "{text}"
+    );
     assert!(text.contains("--restart"), "{text}");
     let repaired = verified(&job, &["--repair"]);
     assert_eq!(repaired.status.code(), Some(75), "{}", both(&repaired));
-    // Nobody knows whose parts they were, so none is written over.
+    // Which job wrote the parts is not known, so none is written over.
     assert_eq!(job.files("parts"), []);
     let kept = files(&job.path("out/damaged"));
     assert!(kept.len() > parts.len(), "{kept:?}");
@@ -152,13 +169,20 @@ fn a_report_of_another_job_is_named_and_replaced() {
     let job = with_file_of_another_job("report/shard-0.json");
     let found = verified(&job, &[]);
     assert_eq!(found.status.code(), Some(2), "{}", both(&found));
-    assert!(both(&found).contains("report/shard-0.json"), "{}", both(&found));
+    assert!(
+        both(&found).contains("report/shard-0.json"),
+        "{}",
+        both(&found)
+    );
     job.run_ok(&["--quiet"]);
     assert_eq!(verified(&job, &[]).status.code(), Some(0));
     let stored = StoredJob::existing(&OutputFolder::at(&job.path("out"))).unwrap();
     let report = std::fs::read(job.path("out/report/shard-0.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-    assert_eq!(report["job_fingerprint"].as_str(), stored.fingerprint.as_deref());
+    assert_eq!(
+        report["job_fingerprint"].as_str(),
+        stored.fingerprint.as_deref()
+    );
 }
 
 /// A folder with a job of one window.
@@ -199,8 +223,14 @@ fn the_journal_of_another_job_is_refused_named_and_taken_out() {
     for stranger in [other.as_str(), row] {
         std::fs::write(&path, stranger).unwrap();
         let opened = Journal::open(&folder, &job, &span(0, 0, 4));
-        assert!(matches!(opened, Err(CheckpointError::Stranger { .. })), "{stranger}");
-        assert!(matches!(status(&folder), Err(CheckpointError::Stranger { .. })));
+        assert!(
+            matches!(opened, Err(CheckpointError::Stranger { .. })),
+            "{stranger}"
+        );
+        assert!(matches!(
+            status(&folder),
+            Err(CheckpointError::Stranger { .. })
+        ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), stranger);
         let report = verify(&folder).unwrap();
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
@@ -216,7 +246,10 @@ fn the_journal_of_another_job_is_refused_named_and_taken_out() {
     std::fs::write(&path, own.replacen("crc", "CRC", 1)).unwrap();
     let (_, rows, cut) = Journal::open(&folder, &job, &span(0, 0, 4)).unwrap();
     assert!(rows.is_empty() && cut.unwrap().line == 1);
-    assert_eq!(std::fs::read_to_string(write_journal(&folder, &job)).unwrap(), own);
+    assert_eq!(
+        std::fs::read_to_string(write_journal(&folder, &job)).unwrap(),
+        own
+    );
 }
 
 #[test]
@@ -233,7 +266,10 @@ fn files_that_name_no_job_belong_beside_an_old_record_only() {
         let mut written = written;
         written.commit(&folder, committed_nothing()).unwrap();
         let read = Manifest::load_or_new(&folder, read_as, ShardId(0), 1);
-        assert!(matches!(read, Err(CheckpointError::Stranger { .. })), "{read:?}");
+        assert!(
+            matches!(read, Err(CheckpointError::Stranger { .. })),
+            "{read:?}"
+        );
     }
     assert!(JobRecord::load(&folder).unwrap().is_some());
 }
@@ -270,7 +306,7 @@ fn a_file_of_no_window_is_warned_of_named_and_moved() {
     for stray in strays {
         std::fs::write(job.path("out").join(stray), "{}\n").unwrap();
     }
-    // Hidden files are no results to any reader, and the top of the folder is everybody's.
+    // Hidden files are no results to any reader, and the top of the folder is for people.
     for other in ["parts/.hidden", "README.md", "notes.txt"] {
         std::fs::write(job.path("out").join(other), "mine").unwrap();
     }
@@ -351,7 +387,10 @@ fn leftovers_of_a_killed_run_are_cleared_by_the_next() {
         std::fs::write(job.path("out/parts/.mine"), "").unwrap();
         job.run_ok(&["--quiet"]);
         for name in leftovers {
-            assert!(!job.path("out").join(name).exists(), "{name}, {is_finished}");
+            assert!(
+                !job.path("out").join(name).exists(),
+                "{name}, {is_finished}"
+            );
         }
         assert_eq!(job.files("journal"), []);
         assert!(job.path("out/parts/.mine").exists());
@@ -368,8 +407,14 @@ fn a_restart_keeps_a_link_and_moves_what_is_behind_it() {
     job.run_ok(&["--quiet"]);
     let parts = job.files("parts");
     job.run_ok(&["--quiet", "--restart"]);
-    assert_eq!(std::fs::read_link(job.path("out")).unwrap(), Path::new("link"));
-    assert_eq!(std::fs::read_link(job.path("link")).unwrap(), Path::new("disk"));
+    assert_eq!(
+        std::fs::read_link(job.path("out")).unwrap(),
+        Path::new("link")
+    );
+    assert_eq!(
+        std::fs::read_link(job.path("link")).unwrap(),
+        Path::new("disk")
+    );
     assert!(!job.path("out.old-1").exists());
     assert_eq!(files(&job.path("disk.old-1/parts")), parts);
     assert_eq!(files(&job.path("disk/parts")), parts);
@@ -406,7 +451,10 @@ fn a_folder_that_cannot_be_moved_is_named_with_a_cure() {
     }
     assert_eq!(restarted.status.code(), Some(2), "{}", both(&restarted));
     let text = stderr(&restarted);
-    assert!(text.contains("cannot move") && text.contains("hint: "), "{text}");
+    assert!(
+        text.contains("cannot move") && text.contains("hint: "),
+        "{text}"
+    );
 }
 
 /// A finished job needs nothing but to be read.
@@ -452,12 +500,21 @@ fn damage_that_sizes_do_not_show_is_found_where_it_is_asked_for() {
     let refused = job.run(&["--quiet", "--verify"]);
     assert_eq!(refused.status.code(), Some(2), "{}", both(&refused));
     let error = stderr(&refused);
-    assert!(error.contains("part-000001.jsonl`: its content is not"), "{error}");
-    assert!(error.contains("verify") && error.contains("--repair"), "{error}");
+    assert!(
+        error.contains("part-000001.jsonl`: its content is not"),
+        "{error}"
+    );
+    assert!(
+        error.contains("verify") && error.contains("--repair"),
+        "{error}"
+    );
     assert_eq!(verified(&job, &["--repair"]).status.code(), Some(75));
     job.run_ok(&["--quiet", "--verify"]);
     assert_eq!(std::fs::read_to_string(&part).unwrap(), text);
     let whole = job.run_ok(&["--quiet", "--verify", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
-    assert_eq!(report["checked"], serde_json::json!({ "files": 4, "content": true }));
+    assert_eq!(
+        report["checked"],
+        serde_json::json!({ "files": 4, "content": true })
+    );
 }

@@ -150,6 +150,54 @@ fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
     assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_file_system_without_locks_is_recognised() {
+    use rustix::io::Errno;
+    let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+    for errno in [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS] {
+        assert!(knows_no_locks(&error(errno)), "{errno}");
+    }
+    for errno in [Errno::ACCESS, Errno::IO, Errno::INTR] {
+        assert!(!knows_no_locks(&error(errno)), "{errno}");
+    }
+}
+
+#[test]
+fn without_locks_the_owner_file_decides() {
+    let (_parent, folder) = folder();
+    let path = folder.owner(ShardId(0));
+    let unknown = || FileLock::Unknown(io::ErrorKind::Unsupported.into());
+    let claim = |is_interrupted: &dyn Fn() -> bool| {
+        claim_by(unknown(), &folder, ShardId(0), &quick(is_interrupted))
+    };
+    let free = claim(&|| panic!("must not wait")).unwrap();
+    assert!(free.file.is_none() && free.note.is_none());
+    let warning = free.warning.unwrap();
+    assert!(warning.contains("Lustre: with `flock`"), "{warning}");
+
+    // An owner of this host may live: no lock says that it does not.
+    let own = Owner::this_process();
+    own.write(&path).unwrap();
+    let looks = Cell::new(0);
+    let count = || {
+        looks.set(looks.get() + 1);
+        false
+    };
+    let taken = claim(&count).unwrap();
+    assert_eq!(looks.get(), 3);
+    assert!(taken.note.is_some() && taken.warning.is_some());
+    let beat = || {
+        own.next_beat().write(&path).unwrap();
+        false
+    };
+    let refused = claim(&beat).err().unwrap();
+    assert!(
+        matches!(refused, CheckpointError::Locked { .. }),
+        "{refused}"
+    );
+}
+
 #[test]
 fn the_heart_beats() {
     let (_parent, folder) = folder();

@@ -1,0 +1,181 @@
+//! Signals and limits that end a run, and those that must not.
+#![cfg(unix)]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::support::{Job, both, some_questions, stderr};
+
+const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\ndo_sample = true\nmin_new_tokens = 20\nmax_new_tokens = 40\n[batch]\nmax_batch_size = 64\nwindow_rows = 20000\n[checkpoint]\ninterval_seconds = 0.05\n";
+
+/// A job that takes far longer than any of these tests.
+fn long_job() -> Job {
+    let job = Job::new(Path::new("questions.jsonl"), MORE);
+    some_questions(job.folder.path(), 20_000);
+    job
+}
+
+/// `run job.toml` behind a line of shell, which ends in `"$@"`.
+fn start(job: &Job, shell: &str, args: &[&str], input: Stdio) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", shell, "sh"]);
+    if knows_default_signals() {
+        // What started the tests may ignore signals, as `nohup` does; that is handed down.
+        command.args(["env", "--default-signal=HUP,INT,TERM,USR1,USR2,XCPU"]);
+    }
+    command
+        .args([
+            env!("CARGO_BIN_EXE_glm-batch"),
+            "run",
+            "job.toml",
+            "--quiet",
+        ])
+        .args(args)
+        .current_dir(job.folder.path())
+        .env("XDG_CACHE_HOME", job.path("cache"))
+        .stdin(input)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn knows_default_signals() -> bool {
+    let asked = Command::new("env")
+        .args(["--default-signal=HUP", "true"])
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
+}
+
+fn send(child: &Child, signal: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Waits until the run has journalled rows.
+fn wait_for_rows(job: &Job, child: &mut Child) {
+    let journal = job.path("out/journal/window-000000.jsonl");
+    while std::fs::metadata(&journal).map_or(0, |found| found.len()) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+}
+
+fn ended(child: Child) -> Output {
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn every_signal_that_asks_a_program_to_end_does() {
+    for signal in ["TERM", "INT", "HUP", "USR1", "USR2", "XCPU"] {
+        let job = long_job();
+        let mut child = start(&job, "exec \"$@\"", &["--grace", "0.5"], Stdio::null());
+        wait_for_rows(&job, &mut child);
+        send(&child, signal);
+        let output = ended(child);
+        assert_eq!(
+            output.status.code(),
+            Some(75),
+            "{signal}: {}",
+            both(&output)
+        );
+        let text = stderr(&output);
+        let first =
+            format!("SIG{signal}: the run ends as soon as the rows in flight are done, in 0.5 s");
+        assert!(text.starts_with(&first), "{text}");
+        let last = "exit 75: interrupted, the checkpoint is valid: run the same command again\n";
+        assert!(text.ends_with(last), "{text}");
+        let verified = job.command(&["verify", "out"]).output().unwrap();
+        assert_eq!(verified.status.code(), Some(75), "{}", both(&verified));
+    }
+}
+
+#[test]
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
+    let job = long_job();
+    // As `nohup` starts a program; `env` must not undo it.
+    let shell = "trap '' HUP USR1; [ \"$1\" = env ] && shift 2; exec \"$@\"";
+    let mut child = start(&job, shell, &["--grace", "0"], Stdio::null());
+    wait_for_rows(&job, &mut child);
+    send(&child, "HUP");
+    send(&child, "USR1");
+    send(&child, "USR2");
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(75), "{}", both(&output));
+    assert!(
+        stderr(&output).starts_with("SIGUSR2: "),
+        "{}",
+        both(&output)
+    );
+}
+
+#[test]
+fn a_second_signal_ends_the_run_at_once_and_says_so() {
+    let job = long_job();
+    let mut child = start(&job, "exec \"$@\"", &["--grace", "600"], Stdio::null());
+    wait_for_rows(&job, &mut child);
+    // Stopped meanwhile, so that both are there when it goes on.
+    for signal in ["STOP", "INT", "TERM", "CONT"] {
+        send(&child, signal);
+    }
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(75), "{}", both(&output));
+    let text = stderr(&output);
+    assert!(
+        text.contains("to stop at once") || text.contains("stops at once"),
+        "{text}"
+    );
+    let last = "exit 75: stopped at once by a second signal: run the same command again\n";
+    assert!(text.ends_with(last), "{text}");
+    let verified = job.command(&["verify", "out"]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(75), "{}", both(&verified));
+}
+
+#[test]
+fn one_signal_ends_a_run_that_waits_for_silent_input() {
+    for first_line in ["", "{\"question\": \"3+5\"}\n"] {
+        let job = Job::new(Path::new("-"), MORE);
+        let mut child = start(&job, "exec \"$@\"", &[], Stdio::piped());
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(first_line.as_bytes()).unwrap();
+        let folder = if first_line.is_empty() {
+            "locks"
+        } else {
+            "input"
+        };
+        while std::fs::read_dir(job.path("out").join(folder)).map_or(0, Iterator::count) == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::yield_now();
+        }
+        send(&child, "INT");
+        let output = ended(child);
+        drop(input);
+        assert_eq!(output.status.code(), Some(75), "{}", both(&output));
+        let last = "exit 75: the checkpoint is valid, run the same command again\n";
+        assert!(stderr(&output).ends_with(last), "{}", both(&output));
+        assert_eq!(job.files("input"), []);
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_with_the_file_and_the_limit() {
+    let job = long_job();
+    let child = start(&job, "ulimit -f 8; exec \"$@\"", &[], Stdio::null());
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    let text = stderr(&output);
+    assert!(
+        text.contains("out/") && text.contains("ulimit -f"),
+        "{text}"
+    );
+    assert!(text.contains("bytes at most"), "{text}");
+    let verified = job.command(&["status", "out"]).output().unwrap();
+    assert!(
+        matches!(verified.status.code(), Some(0 | 2)),
+        "{}",
+        both(&verified)
+    );
+}

@@ -10,6 +10,16 @@ use std::collections::BTreeMap;
 /// Calls around the one that builds a tensor: a parameter, and a tensor of another type.
 const MOST_WRAPPERS: usize = 4;
 
+/// Bytes of the largest pickle that is read; that of a model has some hundred thousand.
+const MOST_BYTES: usize = 16 << 20;
+
+/// What a tensor may have at most, so that few bytes that are named again and again make no long work.
+const MOST_DIMENSIONS: usize = 8;
+const MOST_NAME_BYTES: usize = 512;
+
+/// Keys below which tensors are looked for where there are none by themselves.
+const MOST_KEYS: usize = 64;
+
 /// A tensor as a checkpoint describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PickledTensor {
@@ -46,20 +56,17 @@ pub(super) enum Checkpoint {
 ///
 /// What is wrong with it, in words.
 pub(super) fn read(bytes: &[u8]) -> Result<Checkpoint, String> {
-    let mut reader = Reader {
-        rest: bytes,
-        values: Vec::new(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: BTreeMap::new(),
-    };
+    if bytes.len() > MOST_BYTES {
+        return Err(format!("has more than {} MiB", MOST_BYTES >> 20));
+    }
+    let mut reader = Reader::new(bytes);
     let top = reader.run()?;
     let Value::Dict(entries) = &reader.values[top] else {
         return Err("holds no tensors by name".to_owned());
     };
     let tensors = reader.tensors(entries);
     if tensors.is_empty() {
-        let below = entries.iter().find_map(|&(key, value)| {
+        let below = entries.iter().take(MOST_KEYS).find_map(|&(key, value)| {
             match (&reader.values[key], &reader.values[value]) {
                 (Value::Text(key), Value::Dict(inner)) if !reader.tensors(inner).is_empty() => {
                     Some(*key)
@@ -107,6 +114,16 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            rest: bytes,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: BTreeMap::new(),
+        }
+    }
+
     /// Runs the instructions to the last one, and gives what it leaves.
     fn run(&mut self) -> Result<Id, String> {
         loop {
@@ -120,41 +137,39 @@ impl<'a> Reader<'a> {
     /// One instruction, by its name in Python's `pickletools`.
     fn step(&mut self, code: u8) -> Result<(), String> {
         match code {
-            0x80 => drop(self.bytes(1)?),                  // PROTO
-            0x95 => drop(self.bytes(8)?),                  // FRAME
-            b'(' => self.marks.push(self.stack.len()),     // MARK
-            b'0' => drop(self.pop()?),                     // POP
-            b'1' => drop(self.pop_to_mark()?),             // POP_MARK
-            b'2' => self.stack.push(self.top()?),          // DUP
-            b'N' | 0x88 | 0x89 => self.push(Value::Other), // NONE, NEWTRUE, NEWFALSE
+            0x80 => drop(self.bytes(1)?),                         // PROTO
+            0x95 => drop(self.bytes(8)?),                         // FRAME
+            b'(' => self.marks.push(self.stack.len()),            // MARK
+            b'0' | b'b' => drop(self.pop()?), // POP, BUILD: attributes hold no tensors
+            b'1' => drop(self.pop_to_mark()?), // POP_MARK
+            b'2' => self.stack.push(self.top()?), // DUP
+            b'N' | 0x88 | 0x89 | 0x8f => self.push(Value::Other), // NONE, NEWTRUE, NEWFALSE, EMPTY_SET
             b'J' => self.push_number(4, |number| i64::from(number as i32))?, // BININT
             b'K' => self.push_number(1, |number| number as i64)?, // BININT1
             b'M' => self.push_number(2, |number| number as i64)?, // BININT2
-            0x8a => self.long()?,                          // LONG1
-            b'G' => self.skip(8)?,                         // BINFLOAT
-            b'X' => self.text(4)?,                         // BINUNICODE
-            0x8c => self.text(1)?,                         // SHORT_BINUNICODE
-            0x8d => self.text(8)?,                         // BINUNICODE8
-            b'U' | b'C' => self.skip_counted(1)?,          // SHORT_BINSTRING, SHORT_BINBYTES
-            b'T' | b'B' | 0x8b => self.skip_counted(4)?,   // BINSTRING, BINBYTES, LONG4
-            0x8e | 0x96 => self.skip_counted(8)?,          // BINBYTES8, BYTEARRAY8
-            b'c' => self.global()?,                        // GLOBAL
-            0x93 => self.stack_global()?,                  // STACK_GLOBAL
-            b']' => self.push(Value::List(Vec::new())),    // EMPTY_LIST
-            b')' => self.push(Value::Tuple(Vec::new())),   // EMPTY_TUPLE
-            b'}' => self.push(Value::Dict(Vec::new())),    // EMPTY_DICT
-            0x8f => self.push(Value::Other),               // EMPTY_SET
-            b'a' => self.append(1)?,                       // APPEND
-            b'e' | 0x90 => self.append_all()?,             // APPENDS, ADDITEMS
-            b's' => self.set_item()?,                      // SETITEM
-            b'u' => self.set_items()?,                     // SETITEMS
-            b'l' => self.collect(Value::List)?,            // LIST
-            b't' => self.collect(Value::Tuple)?,           // TUPLE
-            0x91 => self.collect(|_| Value::Other)?,       // FROZENSET
-            b'd' => self.dict()?,                          // DICT
+            0x8a => self.long()?,                                 // LONG1
+            b'G' => self.skip(8)?,                                // BINFLOAT
+            b'X' => self.text(4)?,                                // BINUNICODE
+            0x8c => self.text(1)?,                                // SHORT_BINUNICODE
+            0x8d => self.text(8)?,                                // BINUNICODE8
+            b'U' | b'C' => self.skip_counted(1)?,                 // SHORT_BINSTRING, SHORT_BINBYTES
+            b'T' | b'B' | 0x8b => self.skip_counted(4)?,          // BINSTRING, BINBYTES, LONG4
+            0x8e | 0x96 => self.skip_counted(8)?,                 // BINBYTES8, BYTEARRAY8
+            b'c' => self.global()?,                               // GLOBAL
+            0x93 => self.stack_global()?,                         // STACK_GLOBAL
+            b']' => self.push(Value::List(Vec::new())),           // EMPTY_LIST
+            b')' => self.push(Value::Tuple(Vec::new())),          // EMPTY_TUPLE
+            b'}' => self.push(Value::Dict(Vec::new())),           // EMPTY_DICT
+            b'a' => self.append()?,                               // APPEND
+            b'e' | 0x90 => self.append_all()?,                    // APPENDS, ADDITEMS
+            b's' => self.set_item()?,                             // SETITEM
+            b'u' => self.set_items()?,                            // SETITEMS
+            b'l' => self.collect(Value::List)?,                   // LIST
+            b't' => self.collect(Value::Tuple)?,                  // TUPLE
+            0x91 => self.collect(|_| Value::Other)?,              // FROZENSET
+            b'd' => self.dict()?,                                 // DICT
             0x85..=0x87 => self.tuple(usize::from(code - 0x84))?, // TUPLE1, TUPLE2, TUPLE3
-            b'R' | 0x81 => self.call()?,                   // REDUCE, NEWOBJ
-            b'b' => drop(self.pop()?),                     // BUILD: attributes hold no tensors
+            b'R' | 0x81 => self.call()?,                          // REDUCE, NEWOBJ
             b'Q' => {
                 let id = self.pop()?;
                 self.push(Value::Outside(id)); // BINPERSID
@@ -295,12 +310,9 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn append(&mut self, count: usize) -> Result<(), String> {
-        let mut items = Vec::with_capacity(count);
-        for _ in 0..count {
-            items.push(self.pop()?);
-        }
-        self.extend(&items)
+    fn append(&mut self) -> Result<(), String> {
+        let item = self.pop()?;
+        self.extend(&[item])
     }
 
     fn append_all(&mut self) -> Result<(), String> {
@@ -369,7 +381,7 @@ impl<'a> Reader<'a> {
     /// The entries that are tensors; of two with one name the later counts, as in Python.
     fn tensors(&self, entries: &[(Id, Id)]) -> BTreeMap<String, PickledTensor> {
         let tensor = |&(key, value): &(Id, Id)| match self.values[key] {
-            Value::Text(name) => Some((name.to_owned(), self.tensor(value)?)),
+            Value::Text(name) => Some((owned(name)?, self.tensor(value)?)),
             _ => None,
         };
         entries.iter().filter_map(tensor).collect()
@@ -395,11 +407,11 @@ impl<'a> Reader<'a> {
                     let (Value::Global("torch._utils", "_rebuild_tensor_v2"), Some(&inner)) =
                         (&self.values[*arguments.first()?], arguments.get(2))
                     else {
-                        return Some(unknown(name));
+                        return unknown(name);
                     };
                     return self.rebuilt(self.items(inner)?);
                 }
-                ("torch._utils", _) => return Some(unknown(name)),
+                ("torch._utils", _) => return unknown(name),
                 _ => return None,
             }
         }
@@ -424,9 +436,9 @@ impl<'a> Reader<'a> {
             return None;
         };
         Some(PickledTensor {
-            kind: class.strip_suffix("Storage").unwrap_or(class).to_owned(),
+            kind: owned(class.strip_suffix("Storage").unwrap_or(class))?,
             place: Some(TensorPlace {
-                storage: (*name).to_owned(),
+                storage: owned(name)?,
                 offset: self.size(offset)?,
                 shape: self.sizes(shape)?,
                 strides: self.sizes(strides)?,
@@ -449,19 +461,25 @@ impl<'a> Reader<'a> {
     }
 
     fn sizes(&self, value: Id) -> Option<Vec<usize>> {
-        self.items(value)?
-            .iter()
-            .map(|&item| self.size(item))
-            .collect()
+        let items = self.items(value)?;
+        if items.len() > MOST_DIMENSIONS {
+            return None;
+        }
+        items.iter().map(|&item| self.size(item)).collect()
     }
 }
 
 /// A tensor that something else than the usual call builds.
-fn unknown(name: &str) -> PickledTensor {
-    PickledTensor {
-        kind: name.to_owned(),
+fn unknown(name: &str) -> Option<PickledTensor> {
+    Some(PickledTensor {
+        kind: owned(name)?,
         place: None,
-    }
+    })
+}
+
+/// A name, unless it is none by its length.
+fn owned(name: &str) -> Option<String> {
+    (name.len() <= MOST_NAME_BYTES).then(|| name.to_owned())
 }
 
 fn text(bytes: &[u8]) -> Result<&str, String> {
@@ -477,108 +495,4 @@ fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `{"x": tensor}` as `torch.save` writes it.
-    const ONE: &[u8] = b"\x80\x02}q\x00X\x01\x00\x00\x00xq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02((X\x07\x00\x00\x00storageq\x03\
-        ctorch\nHalfStorage\nq\x04X\x01\x00\x00\x000q\x05X\x03\x00\x00\x00cpuq\x06K\x06tq\x07QK\x02K\x02K\x02\x86q\x08K\x02K\x01\x86q\x09\
-        \x89ccollections\nOrderedDict\nq\x0a)Rq\x0btq\x0cRq\x0ds.";
-
-    #[test]
-    fn a_tensor_is_described() {
-        let Checkpoint::Tensors(tensors) = read(ONE).unwrap() else {
-            panic!("no tensors");
-        };
-        let place = TensorPlace {
-            storage: "0".to_owned(),
-            offset: 2,
-            shape: vec![2, 2],
-            strides: vec![2, 1],
-        };
-        assert_eq!(tensors.len(), 1);
-        assert_eq!(
-            tensors["x"],
-            PickledTensor {
-                kind: "Half".to_owned(),
-                place: Some(place)
-            }
-        );
-        let below = [
-            b"\x80\x02}X\x01\x00\x00\x00m",
-            &ONE[2..ONE.len() - 1],
-            b"s.",
-        ]
-        .concat();
-        assert_eq!(read(&below), Ok(Checkpoint::Below("m".to_owned())));
-    }
-
-    #[test]
-    fn a_cut_pickle_is_an_error_at_every_byte() {
-        for end in 0..ONE.len() {
-            assert_eq!(read(&ONE[..end]), Err("ends early".to_owned()), "{end}");
-        }
-        for (bytes, want) in [
-            (&b"."[..], "takes a value where none is"),
-            (b"a.", "takes a value where none is"),
-            (b"N(a.", "takes a value where none is"),
-            (b"t.", "closes what was not opened"),
-            (b"}(Nu.", "has a key without a value"),
-            (b"h\x05.", "recalls what it never kept"),
-            (b"X\xff\xff\xff\xff.", "ends early"),
-            (b"N.", "holds no tensors by name"),
-            (b"\xff.", "has an instruction that is unknown here, 0xff"),
-        ] {
-            assert_eq!(read(bytes), Err(want.to_owned()), "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn depth_and_repeats_cost_a_list() {
-        let deep = 1_000_000;
-        let bytes = [vec![b']'; deep], vec![b'a'; deep - 1], vec![b'.']].concat();
-        assert_eq!(read(&bytes), Err("holds no tensors by name".to_owned()));
-        // Each list holds the one before twice: 2^60 values if they were copied.
-        let twice = b"]h\x00h\x00\x86aq\x00".repeat(60);
-        let bytes = [&b"]q\x00"[..], &twice, b"."].concat();
-        assert_eq!(read(&bytes), Err("holds no tensors by name".to_owned()));
-    }
-
-    #[test]
-    fn wrong_arguments_are_no_tensor() {
-        for (from, to) in [
-            (&b"K\x02K\x02\x86q\x08"[..], &b"NK\x02\x86q\x08"[..]),
-            (b"Q", b"0N"),
-        ] {
-            let at = ONE
-                .windows(from.len())
-                .position(|found| found == from)
-                .unwrap();
-            let bytes = [&ONE[..at], to, &ONE[at + from.len()..]].concat();
-            assert_eq!(
-                read(&bytes),
-                Ok(Checkpoint::Tensors(BTreeMap::new())),
-                "{from:?}"
-            );
-        }
-        for (bytes, want) in [
-            (&b"\x8a\x02\xff\xff"[..], -1),
-            (b"\x8a\x00", 0),
-            (b"J\xff\xff\xff\xff", -1),
-            (b"\x8a\x02\x00\x01", 256),
-        ] {
-            let mut reader = Reader {
-                rest: &[bytes, b"."].concat(),
-                values: Vec::new(),
-                stack: Vec::new(),
-                marks: Vec::new(),
-                memo: BTreeMap::new(),
-            };
-            let top = reader.run().unwrap();
-            assert!(
-                matches!(reader.values[top], Value::Number(number) if number == want),
-                "{bytes:?}"
-            );
-        }
-    }
-}
+mod tests;

@@ -238,9 +238,11 @@ impl WeightStore {
         let is_known = |name: &str| {
             expected.contains(name) || BUFFERS.iter().any(|buffer| name.ends_with(buffer))
         };
-        let counted = self.tensors.iter().filter(|(name, stored)| {
-            !is_known(name) && !(name.as_str() == TIED && self.is_tied(stored))
-        });
+        let is_tied = |name: &str, stored| name == TIED && self.is_tied(stored);
+        let counted = self
+            .tensors
+            .iter()
+            .filter(|(name, stored)| !is_known(name) && !is_tied(name, stored));
         let mut names: Vec<String> = counted
             .map(|(_, stored)| stored.tensor.name.clone())
             .collect();

@@ -73,7 +73,9 @@ mod tests {
                 ids,
                 |id| (id >= 100).then_some("[X]"),
                 |run, out| {
-                    run.iter().for_each(|id| out.push_str(&id.to_string()));
+                    for id in run {
+                        out.push_str(&id.to_string());
+                    }
                     Ok(())
                 },
             )

@@ -29,5 +29,8 @@ mod resume;
 mod sampling_golden;
 mod sink;
 mod support;
+mod templates;
+mod terminal;
+mod text_rules;
 mod tokenizer_golden;
 mod windows;

@@ -25,7 +25,6 @@ fn a_template_without_end_fails_its_rows() {
         ENDLESS,
         "{{ 'x' * 10000000000 }}",
         "{% set n = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x=[]) %}{% for i in range(100000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}",
         "{% macro f(x) %}{{ f([[[[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]]]]) }}{% endmacro %}{{ f(1) }}",
         "{{ range(100000) | map('string') | join('x' * 1000000) }}",
     ] {
@@ -45,7 +44,7 @@ fn a_template_without_end_fails_its_rows() {
 /// Values may nest as deep as the steps of a row allow: they are taken down, and printed, without harm.
 #[test]
 fn deep_values_are_filled_in() {
-    let brackets = ("[".repeat(100), "]".repeat(100));
+    let brackets = ("[".repeat(60), "]".repeat(60));
     let grow = |rounds: usize| {
         let set = format!("{{% set n.x = {}n.x{} %}}", brackets.0, brackets.1);
         format!(

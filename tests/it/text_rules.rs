@@ -150,7 +150,7 @@ fn a_stop_string_that_no_answer_can_hold_is_refused() {
         (
             "<|endofpiece|>",
             "a special token",
-            "every answer ends at `<|endofpiece|>` anyway",
+            "take it out of the list: every answer ends at `<|endofpiece|>` anyway",
         ),
         ("答[MASK]", "a special token", "take it out of the list"),
         ("🦀", "vocabulary has no `🦀`", "take it out of the list"),

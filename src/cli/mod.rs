@@ -29,14 +29,15 @@ pub use args::command;
 use args::{Cli, Command};
 use exit::Exit;
 
-use crate::report::say_lines;
+use crate::report::{on_one_line, say_lines};
 
 /// Parses the arguments, runs the command, reports its end.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = stop_at_failpoints();
     signals::report_size_limits();
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             let asked = matches!(
@@ -48,7 +49,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 let _ = error.print();
                 return ExitCode::SUCCESS;
             }
-            // It repeats the arguments, so it goes without colours through the place that escapes them.
+            // It repeats the arguments: so it is made again from harmless ones, and goes without colours.
+            let harmless = args
+                .iter()
+                .map(|arg| on_one_line(&arg.to_string_lossy()).into_owned());
+            let error = Cli::try_parse_from(harmless).err().unwrap_or(error);
             say_lines(&error.render().to_string());
             return exit::report(Ok(Exit::Refused));
         }

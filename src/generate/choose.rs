@@ -3,6 +3,8 @@
 //! Invariant: the token depends on the arguments alone. Ties go to the lowest id; a draw walks the
 //! kept tokens in id order, so it does not depend on how they were sorted.
 
+use std::cell::RefCell;
+
 use super::philox::Draw;
 use super::rules::{Rules, process};
 use super::warp::{Buffers, Kept};
@@ -15,6 +17,18 @@ const LANES: usize = 16;
 pub struct Scratch {
     logits: Vec<f32>,
     warp: Buffers,
+}
+
+thread_local! {
+    /// A vocabulary's worth of candidates is a megabyte: too much to be asked of the system for every step.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Scratch {
+    /// Lends the buffers that the calling thread keeps; `choose` must not lead back here.
+    pub(super) fn of_thread<T>(choose: impl FnOnce(&mut Self) -> T) -> T {
+        SCRATCH.with_borrow_mut(choose)
+    }
 }
 
 /// The next token of an answer.

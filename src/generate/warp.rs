@@ -26,6 +26,9 @@ const FIRST_BUCKET: u32 = (127 - 14) << 7;
 /// Buckets of top-p: 128 for each doubling of the distance to the likeliest logit, from 2^-14 to 2^18.
 const BUCKETS: usize = 32 << 7;
 
+/// Logits that are compared side by side.
+const LANES: usize = 16;
+
 /// Roundings that two sums of the same weights in two orders may differ by, each of half an epsilon of the
 /// sum; four times what theory allows.
 const ROUNDINGS: f64 = 4.0;
@@ -95,9 +98,10 @@ impl Warp {
             0 => f32::NEG_INFINITY,
             k => kth_largest(logits.iter().copied(), k, &mut buffers.values),
         };
-        let mut total = self.weigh(logits, least, &mut buffers.kept);
+        let top = likeliest(logits);
+        let mut total = self.weigh(logits, least, top, &mut buffers.kept);
         if self.top_p < 1.0
-            && let Some(last) = last_of_top_p(self.top_p, total, buffers)
+            && let Some(last) = last_of_top_p(self.top_p * total, total, top, buffers)
         {
             total = retain(&mut buffers.kept, |candidate| {
                 candidate.logit > last.logit
@@ -117,8 +121,8 @@ impl Warp {
 
     /// All tokens that are not barred and have at least this logit, each with its softmax without the
     /// denominator. Returns that: the sum, in id order.
-    fn weigh(&self, logits: &[f32], least: f32, kept: &mut Vec<Candidate>) -> f64 {
-        let top = f64::from(likeliest(logits));
+    fn weigh(&self, logits: &[f32], least: f32, top: f32, kept: &mut Vec<Candidate>) -> f64 {
+        let top = f64::from(top);
         let mut total = 0.0;
         kept.clear();
         for (id, &logit) in logits.iter().enumerate() {
@@ -136,8 +140,17 @@ impl Warp {
     }
 }
 
+/// The largest logit, in lanes that the compiler turns into vector instructions.
 fn likeliest(logits: &[f32]) -> f32 {
-    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (top, &logit) in tops.iter_mut().zip(chunk) {
+            *top = if logit > *top { logit } else { *top };
+        }
+    }
+    let all = tops.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Keeps the candidates of which `stays` is true. Returns the sum of their weights, in id order.
@@ -197,22 +210,25 @@ fn likeliest_first(a: &Candidate, b: &Candidate) -> Ordering {
 
 /// The last token that top-p keeps; `None` where all stay.
 ///
+/// `limit` is `top_p` of the `total`, `top` the largest logit.
+///
 /// A token stays while the likelier ones sum to less than `top_p`; the likeliest always stays. This is
 /// transformers' rule (ascending, cumulative sum at most `1 - top_p` goes) seen from the other end: the
 /// cumulative sum of a token is 1 less what is likelier. What decides is the sum in the order of likelihood,
 /// rounded after each token. A sum in any other order tells on which side of the limit it is, unless it is so
 /// near that rounding could decide; only then is there anything to sort.
-fn last_of_top_p(top_p: f64, total: f64, buffers: &mut Buffers) -> Option<Candidate> {
-    let limit = top_p * total;
+fn last_of_top_p(limit: f64, total: f64, top: f32, buffers: &mut Buffers) -> Option<Candidate> {
+    // What two orders of summing may differ by.
+    let doubt = ROUNDINGS * buffers.kept.len() as f64 * f64::EPSILON * total;
+    if let Some(last) = last_by_buckets(limit, doubt, top, buffers) {
+        return Some(last);
+    }
     let Buffers {
         kept,
         sorted,
         values,
-        shares,
+        ..
     } = buffers;
-    if let Some(last) = last_by_buckets(limit, total, kept, sorted, shares) {
-        return Some(last);
-    }
     let mut head = FIRST_SORTED;
     loop {
         let least = kth_largest(kept.iter().map(|candidate| candidate.logit), head, values);
@@ -231,22 +247,14 @@ fn last_of_top_p(top_p: f64, total: f64, buffers: &mut Buffers) -> Option<Candid
 
 /// The token at which the weights, likeliest first, reach `limit`: the tokens are dealt to buckets by their
 /// logit, and only the bucket in which the limit is reached is sorted. `None` where rounding could decide.
-fn last_by_buckets(
-    limit: f64,
-    total: f64,
-    kept: &[Candidate],
-    sorted: &mut Vec<Candidate>,
-    shares: &mut Vec<f64>,
-) -> Option<Candidate> {
-    let top = kept
-        .iter()
-        .fold(f32::NEG_INFINITY, |top, candidate| top.max(candidate.logit));
-    shares.clear();
-    shares.resize(BUCKETS, 0.0);
-    for candidate in kept {
-        shares[bucket(top, candidate.logit)] += candidate.weight;
-    }
-    let doubt = ROUNDINGS * kept.len() as f64 * f64::EPSILON * total;
+fn last_by_buckets(limit: f64, doubt: f64, top: f32, buffers: &mut Buffers) -> Option<Candidate> {
+    let Buffers {
+        kept,
+        sorted,
+        shares,
+        ..
+    } = buffers;
+    deal(kept, top, shares);
     let mut sum = 0.0;
     let found = shares.iter().position(|share| {
         let reaches = sum + share >= limit - doubt;
@@ -267,6 +275,15 @@ fn last_by_buckets(
         }
     }
     None
+}
+
+/// What each bucket's tokens weigh together.
+fn deal(kept: &[Candidate], top: f32, shares: &mut Vec<f64>) {
+    shares.clear();
+    shares.resize(BUCKETS, 0.0);
+    for candidate in kept {
+        shares[bucket(top, candidate.logit)] += candidate.weight;
+    }
 }
 
 /// Which bucket a logit belongs to: a likelier one is never in a later bucket.

@@ -5,6 +5,8 @@
 //! and one that the row does not have are both undefined, and so are nulls inside a column, so that
 //! JSON lines and Parquet agree.
 
+use std::panic::resume_unwind;
+
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
 use super::build::{Record, is_blank};
@@ -17,6 +19,16 @@ use super::types::{BadRow, Stage};
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.
 pub const TEMPLATE_STEPS: u64 = 1_000_000;
 
+/// Longest template, bytes, whose values an ordinary stack has room for.
+const SHORT: usize = 4096;
+
+/// Words by which a short template makes values that nest as deep as its steps allow.
+const NESTING: [&str; 4] = ["namespace", "macro", "recursive", "call"];
+
+/// Stack for values that nest so deep: printing one, and taking it down, goes by recursion. Only what is used
+/// of it takes memory.
+const DEEP_STACK: usize = 512 << 20;
+
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";
 
@@ -26,6 +38,8 @@ pub(super) struct Template {
     names: Vec<String>,
     /// Those of `names` that no row can do without.
     required: Vec<String>,
+    /// Whether it may make values that nest deeper than an ordinary stack has room for.
+    is_deep: bool,
 }
 
 impl Template {
@@ -71,6 +85,7 @@ impl Template {
             environment,
             names,
             required,
+            is_deep: source.len() > SHORT || NESTING.iter().any(|word| source.contains(word)),
         })
     }
 
@@ -99,16 +114,33 @@ impl Template {
             .filter(|name| !columns.iter().any(|(known, _)| known == name))
             .filter(|name| !self.environment.globals().any(|(known, _)| known == *name))
             .collect();
-        let text = self
-            .environment
-            .get_template(NAME)
-            .and_then(|template| template.render(Value::from_pairs(columns)))
-            .map_err(|error| bad(with_empty(&error, &empty)))?;
+        let columns = Value::from_pairs(columns);
+        let fill = || {
+            let template = self.environment.get_template(NAME);
+            let text = template.and_then(|template| template.render(columns));
+            text.map_err(|error| bad(with_empty(&error, &empty)))
+        };
+        let text = if self.is_deep {
+            with_room(fill)?
+        } else {
+            fill()?
+        };
         if is_blank(&text) {
             return Err(bad("the template gives an empty prompt".to_owned()));
         }
         Ok(text)
     }
+}
+
+/// Calls `fill` on a thread with a large stack.
+fn with_room(fill: impl FnOnce() -> Result<String, BadRow> + Send) -> Result<String, BadRow> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(DEEP_STACK);
+        match thread.spawn_scoped(scope, fill) {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(error) => Err(bad(format!("no thread for the template: {error}"))),
+        }
+    })
 }
 
 /// `default`, for null values too.

@@ -6,7 +6,7 @@
 //! goes through [`on_one_line`] first.
 
 use std::borrow::Cow;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -114,7 +114,7 @@ fn push_escape(text: &mut String, c: char) {
 
 fn push_json_escape(text: &mut String, c: char) {
     // All of these characters have 16 bits.
-    text.push_str(&format!("\\u{:04x}", u32::from(c)));
+    let _ = fmt::Write::write_fmt(text, format_args!("\\u{:04x}", u32::from(c)));
 }
 
 fn escaped(

@@ -35,5 +35,8 @@ mod signals;
 mod sink;
 mod strangers;
 mod support;
+mod templates;
+mod terminal;
+mod text_rules;
 mod tokenizer_golden;
 mod windows;

@@ -373,9 +373,11 @@ impl Engine {
             .collect();
         let progress: Vec<(usize, Progress)> = running
             .into_par_iter()
-            .map_init(Scratch::default, |scratch, (slot, row, answer)| {
+            .map(|(slot, row, answer)| {
                 let progress = match scores {
-                    Scores::Logits(logits) => answer.advance(logits.row(row), codec, scratch),
+                    Scores::Logits(logits) => Scratch::of_thread(|scratch| {
+                        answer.advance(logits.row(row), codec, scratch)
+                    }),
                     Scores::Likeliest(tokens) => answer.take(tokens[row], codec),
                 };
                 (slot, progress)

@@ -309,8 +309,9 @@ fn files(
     if spec.input.path == ["-"] {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path)?;
+    let found = input::resolve_files(&spec.input, &spec.output.path);
     let Some(first) = first else {
+        let found = found?;
         for note in &found.notes {
             observer.note(&format!("note: {note}"));
         }
@@ -319,14 +320,17 @@ fn files(
     let known = || first.input.files.iter();
     if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {
         // The same files may stand elsewhere now; their hashes decide.
-        return Ok(found.files);
+        return Ok(found?.files);
     }
     let is_known = |path: &Path| known().any(|file| file.path == path);
-    for late in found.files.iter().filter(|file| !is_known(&file.path)) {
-        observer.note(&format!(
-            "warning: `{}` came after the first run and is left out",
-            late.path.display()
-        ));
+    // The list is fixed: whatever came into the folders since then does not end the job.
+    for late in found.into_iter().flat_map(|found| found.files) {
+        if !is_known(&late.path) {
+            observer.note(&format!(
+                "warning: `{}` came after the first run and is left out",
+                late.path.display()
+            ));
+        }
     }
     let of_first_run = |file: &InputFile| FoundFile {
         path: file.path.clone(),

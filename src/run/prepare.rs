@@ -70,16 +70,7 @@ impl Prepared {
             Some(first) => Some(first),
             None => JobRecord::load(&folder)?,
         };
-        let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
-        let read = ReadInput::new(
-            spec,
-            options,
-            &folder,
-            first.as_ref(),
-            rules,
-            stop,
-            observer,
-        )?;
+        let read = ReadInput::new(spec, options, &folder, first.as_ref(), stop, observer)?;
         let resolved = match (&model, &first) {
             (None, Some(first)) => first.resolved.clone(),
             (None, None) => ModelFacts::load(spec)?.resolved(spec, None)?,
@@ -87,7 +78,13 @@ impl Prepared {
                 model.resolved(spec, first.as_ref().map(|first| &first.resolved))?
             }
         };
-        let record = new_record(spec, options, rules, resolved, &read.index);
+        let record = new_record(
+            spec,
+            options,
+            rules_of(first.as_ref()),
+            resolved,
+            &read.index,
+        );
         if stop.is_requested() {
             return Err(Error::Interrupted);
         }
@@ -151,6 +148,11 @@ impl Prepared {
         }
         Ok(None)
     }
+}
+
+/// The rules that the job goes by: those of its first run.
+fn rules_of(first: Option<&JobRecord>) -> Rules {
+    first.map_or(Rules::CURRENT, |first| first.rules)
 }
 
 /// The job as this run sees it.
@@ -224,7 +226,6 @@ impl ReadInput {
         options: &RunOptions,
         folder: &OutputFolder,
         first: Option<&JobRecord>,
-        rules: Rules,
         stop: &StopFlag,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
@@ -233,7 +234,7 @@ impl ReadInput {
             spec,
             files: &files,
             previous: first.map(|first| &first.input),
-            rules,
+            rules: rules_of(first),
             stop,
         };
         let Some(selection) = options.trial else {

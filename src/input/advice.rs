@@ -22,7 +22,6 @@ pub(super) fn template_for(column: &str, value: &Value) -> Option<String> {
             _ => None,
         },
         Value::Object(_) => Some(format!("{{{{ {column}.{} }}}}", text_field(value)?)),
-        Value::Bool(_) => Some(format!("{{{{ {column} }}}}")),
         _ => None,
     }
 }

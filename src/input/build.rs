@@ -110,7 +110,7 @@ impl PromptBuilder {
 
     /// Checks that some row has each column that the job names.
     pub(super) fn check_columns(&self, index: &InputIndex) -> Result<(), InputError> {
-        if index.columns.is_empty() {
+        if !index.has_own_columns() {
             // No rows, or broken ones alone: there is nothing to compare with.
             return Ok(());
         }

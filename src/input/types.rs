@@ -66,6 +66,15 @@ pub struct Partition {
 }
 
 impl InputIndex {
+    /// Whether the rows themselves have a column.
+    pub(super) fn has_own_columns(&self) -> bool {
+        let is_own = |column: &InputColumn| {
+            let mut partitions = self.files.iter().flat_map(|file| &file.partition);
+            partitions.all(|one| one.name != column.name)
+        };
+        self.columns.iter().any(is_own)
+    }
+
     /// The files that a window's rows are in.
     pub(super) fn files_of(&self, span: &WindowSpan) -> impl Iterator<Item = &InputFile> {
         let (first, end) = (span.first_row.0, span.first_row.0 + span.rows);

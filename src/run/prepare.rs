@@ -82,8 +82,8 @@ impl Prepared {
             None => begun(&folder)?,
         };
         let known = first.as_ref().map(|first| &first.record);
-        let rules = known.map_or(Rules::CURRENT, |known| known.rules);
-        let read = ReadInput::new(spec, options, &folder, known, rules, stop, observer)?;
+        let rules = rules_of(known);
+        let read = ReadInput::new(spec, options, &folder, known, stop, observer)?;
         let resolved = match (&model, known) {
             (None, Some(first)) => first.resolved.clone(),
             (None, None) => ModelFacts::load(spec)?.resolved(spec, rules, None)?,
@@ -167,6 +167,11 @@ impl Prepared {
     }
 }
 
+/// The rules that the job goes by: those of its first run.
+fn rules_of(first: Option<&JobRecord>) -> Rules {
+    first.map_or(Rules::CURRENT, |first| first.rules)
+}
+
 /// The job as this run sees it.
 fn new_record(
     spec: &JobSpec,
@@ -244,7 +249,6 @@ impl ReadInput {
         options: &RunOptions,
         folder: &OutputFolder,
         first: Option<&JobRecord>,
-        rules: Rules,
         stop: &StopFlag,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
@@ -253,7 +257,7 @@ impl ReadInput {
             spec,
             files: &files,
             previous: first.map(|first| &first.input),
-            rules,
+            rules: rules_of(first),
             stop,
         };
         let Some(selection) = options.trial else {
@@ -330,8 +334,9 @@ fn files(
     if reads_standard_input(spec) {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path)?;
+    let found = input::resolve_files(&spec.input, &spec.output.path);
     let Some(first) = first else {
+        let found = found?;
         for note in &found.notes {
             observer.note(&format!("note: {note}"));
         }
@@ -340,14 +345,17 @@ fn files(
     let known = || first.input.files.iter();
     if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {
         // The same files may stand elsewhere now; their hashes decide.
-        return Ok(found.files);
+        return Ok(found?.files);
     }
     let is_known = |path: &Path| known().any(|file| file.path == path);
-    for late in found.files.iter().filter(|file| !is_known(&file.path)) {
-        observer.note(&format!(
-            "warning: `{}` came after the first run and is left out",
-            late.path.display()
-        ));
+    // The list is fixed: whatever came into the folders since then does not end the job.
+    for late in found.into_iter().flat_map(|found| found.files) {
+        if !is_known(&late.path) {
+            observer.note(&format!(
+                "warning: `{}` came after the first run and is left out",
+                late.path.display()
+            ));
+        }
     }
     let of_first_run = |file: &InputFile| FoundFile {
         path: file.path.clone(),

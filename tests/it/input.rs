@@ -746,27 +746,30 @@ fn a_named_file_of_no_known_ending_must_look_like_input() {
     let parquet = folder.path().join("table.dat");
     write_parquet(&parquet, &questions(0..3), groups(3));
     assert_eq!(Job::new(&[&parquet]).rows().len(), 3);
-    for (name, content, cure) in [
+    for (name, content, what, cure) in [
         (
             "x.csv",
             "id,prompt\n1,hello\n",
+            "neither JSON lines nor Parquet",
             "`read_csv('x.csv').to_parquet('x.parquet')`",
         ),
         (
             "x.json",
             "\n[\n{\"prompt\": \"hello\"}]",
+            "a JSON array, not JSON lines",
             "jq -c '.[]' x.json > x.jsonl",
         ),
         (
             "LICENSE",
             "Permission is granted",
+            "neither JSON lines nor Parquet",
             "convert it to one of .jsonl",
         ),
     ] {
         let path = file(&folder, name, content);
         let error = Job::new(&[&path]).scan_with(None).unwrap_err().to_string();
         assert!(
-            error.contains("is neither JSON lines nor Parquet\nhint: ") && error.contains(cure),
+            error.contains(&format!("is {what}\nhint: ")) && error.contains(cure),
             "{error}"
         );
     }

@@ -936,7 +936,6 @@ fn a_prompt_that_is_no_text_gets_a_template_that_works() {
         (json!(["甲", "乙"]), "甲 乙"),
         (json!({"text": "甲"}), "甲"),
         (json!({"role": "user", "content": "甲"}), "甲"),
-        (json!(true), "true"),
     ] {
         let path = file(&folder, "a.jsonl", json!({"prompt": prompt}).to_string());
         let rows = Job::new(&[&path]).rows();
@@ -958,6 +957,7 @@ fn a_prompt_that_is_no_text_gets_a_template_that_works() {
         json!([1]),
         json!({}),
         json!([[{"content": "x"}]]),
+        json!(true),
     ] {
         let path = file(&folder, "a.jsonl", json!({"prompt": prompt}).to_string());
         let rows = Job::new(&[&path]).rows();

@@ -62,7 +62,7 @@ pub fn repair(
     for problem in &report.problems {
         match problem.kind {
             ProblemKind::Committed(_) | ProblemKind::Stray => {
-                repaired.move_away(folder, &problem.path)?
+                repaired.move_away(folder, &problem.path)?;
             }
             ProblemKind::Journal { sound_bytes } => {
                 repaired.cut_journal(folder, &problem.path, sound_bytes)?;

@@ -130,7 +130,6 @@ fn read_blocks(mut reader: impl Read, sender: &Sender<Block>) {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use std::cell::Cell;
 

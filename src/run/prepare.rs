@@ -399,22 +399,18 @@ fn establish(
     first: Option<StoredJob>,
     observer: &mut dyn Observer,
 ) -> Result<(JobRecord, JobFingerprint)> {
-    let first = match first {
-        Some(first) => first,
-        None => {
-            let is_first = record.create(folder)?;
-            let stored = StoredJob::existing(folder)?;
-            if is_first {
-                return Ok((record, stored.fingerprint));
-            }
-            // Another host was faster, where locks do not reach from one to the other.
-            stored
-        }
-    };
+    let is_first = first.is_none() && record.create(folder)?;
     let StoredJob {
         record: first,
         fingerprint,
-    } = first;
+    } = match first {
+        Some(first) => first,
+        // Another host may have been faster, where locks do not reach from one to the other.
+        None => StoredJob::existing(folder)?,
+    };
+    if is_first {
+        return Ok((record, fingerprint));
+    }
     let differences = spec::differences(&first.spec, &record.spec);
     let differences = differences
         .into_iter()

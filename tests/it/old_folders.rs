@@ -1,6 +1,5 @@
 //! Output folders that an earlier version began are finished with the bytes that it would have written, or
 //! refused in plain words.
-#![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -2,10 +2,13 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use glm_batch::fsio;
-use glm_batch::input::{InputIndex, MAX_WINDOW_BYTES, ScanOptions, resolve_files, scan};
-use glm_batch::spec::{self, JobSpec};
+use glm_batch::input::{
+    InputIndex, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, resolve_files, scan,
+};
+use glm_batch::spec::{self, JobSpec, Rules};
 
 /// Rows of the file: as many as a window has.
 pub(crate) const ROWS: usize = 8192;
@@ -59,7 +62,19 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         window_rows: job.batch.window_rows,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
+        rules: Rules::CURRENT,
         is_interrupted: &|| false,
     };
     scan(&options).unwrap().index
+}
+
+/// Opens the job's input.
+pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSource> {
+    let options = OpenOptions {
+        input: &job.input,
+        prompt: &job.prompt,
+        carried: &job.output.columns,
+        rules: Rules::CURRENT,
+    };
+    open(&options, Arc::clone(index)).unwrap()
 }

@@ -12,7 +12,6 @@ use arrow::datatypes::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
-use super::PromptSource;
 use super::build::{Built, PromptBuilder};
 use super::error::InputError;
 use super::lines::{Lines, RowLine, SharedHasher};
@@ -21,6 +20,7 @@ use super::types::{
     BadRow, Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
 };
 use super::windows::{Start, Windows};
+use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 
 /// Lines of a block are parsed while the next block is read.
@@ -65,12 +65,13 @@ impl Columns {
         }
     }
 
-    pub(super) fn finish(self) -> Vec<InputColumn> {
+    /// The columns with their types; where `exact`, no integer is rounded for the sake of other numbers.
+    pub(super) fn finish(self, exact: bool) -> Vec<InputColumn> {
         self.order
             .into_iter()
             .map(|(name, seen)| InputColumn {
                 name,
-                kind: seen.kind(),
+                kind: seen.kind(exact),
             })
             .collect()
     }
@@ -346,7 +347,7 @@ fn parse_row(builder: &PromptBuilder, row: RowId, place: Place, line: &[u8]) -> 
 }
 
 impl PromptSource for JsonlSource {
-    fn read_window(&self, span: &WindowSpan) -> Result<InputWindow, InputError> {
+    fn read_rows(&self, span: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         let raw = self.read_lines(span)?;
         let (rows, (lines, fields)) = raw
             .lines
@@ -358,7 +359,10 @@ impl PromptSource for JsonlSource {
                     file: *file,
                     line: line.line,
                 };
-                parse_row(&self.builder, row, place, &raw.arena[line.start..line.end])
+                let line = &raw.arena[line.start..line.end];
+                let mut parsed = parse_row(&self.builder, row, place, line);
+                each(position, &mut parsed.0);
+                parsed
             })
             .unzip();
         Ok(InputWindow {

@@ -59,44 +59,67 @@ pub use build::id_column;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{STDIN_COPY, resolve_files};
-pub use parquet::{json_lines, json_options};
+pub use parquet::{is_first_rule, json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
 pub use stdin::copy_stdin;
 pub use types::*;
 
-use crate::spec::{InputSpec, PromptSpec};
+use crate::spec::{CarriedColumns, InputSpec, PromptSpec, Rules};
+
+/// What is done with a row, given its place in the window, as soon as its prompt is made.
+pub type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
 
 /// Reads windows of an input. Windows may be read in any order and by several threads; in ascending
 /// order it costs least.
 pub trait PromptSource: Send + Sync {
-    /// Reads one window.
+    /// Reads one window and shows every row to `each`, in no order and by several threads.
+    ///
+    /// A text that many rows repeat is held once, but the prompts made of it are not: `each` may
+    /// [release](InputRow::release) them, so that no more than a few stand in memory.
     ///
     /// # Errors
     /// A file that cannot be read any more or is not what the first pass saw.
-    fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError>;
+    fn read_rows(&self, window: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError>;
+
+    /// Reads one window with all its prompts.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows).
+    fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError> {
+        self.read_rows(window, &|_, _| ())
+    }
 
     /// Parquet: the schema that all windows' batches have.
     fn arrow_schema(&self) -> Option<SchemaRef>;
+}
+
+/// What reading needs to know of a job.
+pub struct OpenOptions<'a> {
+    /// `[input]`
+    pub input: &'a InputSpec,
+    /// `[prompt]`
+    pub prompt: &'a PromptSpec,
+    /// Columns that stand in the results.
+    pub carried: &'a CarriedColumns,
+    /// The rules that the job goes by.
+    pub rules: Rules,
 }
 
 /// Opens an input that was scanned.
 ///
 /// # Errors
 /// A named column that no row has, a template that does not parse, a struct of settings with an
-/// unknown field; for Parquet what its footers get wrong.
+/// unknown field; for Parquet what its footers get wrong, and a carried integer that float64, the common
+/// type of its column, does not hold.
 pub fn open(
-    input: &InputSpec,
-    prompt: &PromptSpec,
+    options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let builder = build::PromptBuilder::new(&input.columns, prompt)?;
+    let builder = build::PromptBuilder::new(&options.input.columns, options.prompt)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => Box::new(jsonl::JsonlSource::new(index, builder)),
-        InputFormat::Parquet => {
-            let generation = input.columns.generation.as_deref();
-            Box::new(parquet::ParquetSource::new(index, builder, generation)?)
-        }
+        InputFormat::Parquet => Box::new(parquet::ParquetSource::new(index, builder, options)?),
     })
 }

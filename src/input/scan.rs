@@ -11,7 +11,7 @@ use super::jsonl::{Columns, FirstPass};
 use super::parquet;
 use super::types::{BadRow, InputFile, InputFormat, InputIndex, Place};
 use super::windows::Windows;
-use crate::spec::{InputSpec, OnBadRow, PromptSpec};
+use crate::spec::{InputSpec, OnBadRow, PromptSpec, Rules};
 
 /// Bytes of unpacked lines that a window holds at most, unless one row alone has more.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
@@ -30,6 +30,8 @@ pub struct ScanOptions<'a> {
     pub max_window_bytes: u64,
     /// An earlier index: what it knows of a file holds while path, size and time agree.
     pub previous: Option<&'a InputIndex>,
+    /// The rules that the job goes by.
+    pub rules: Rules,
     /// Says that reading should end.
     pub is_interrupted: &'a dyn Fn() -> bool,
 }
@@ -151,7 +153,7 @@ fn scan_parquet(
     stats: Vec<Stat>,
     mut windows: Windows,
 ) -> Result<Scan, InputError> {
-    let footers = parquet::first_pass(options.files, &mut windows)?;
+    let footers = parquet::first_pass(options.files, &mut windows, options.rules)?;
     let files = stats
         .into_iter()
         .zip(footers.files)
@@ -224,7 +226,7 @@ fn scan_jsonl(
         files,
         rows: pass.windows.rows(),
         windows: pass.windows.finish(),
-        columns: pass.columns.finish(),
+        columns: pass.columns.finish(parquet::by_parquet(options.rules)),
     };
     Ok(Scan { index, first_bad })
 }

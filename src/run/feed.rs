@@ -1,23 +1,23 @@
 //! Windows to requests, beside the engine: reading, templates, encoding.
 //!
-//! A window's rows are encoded in parallel; the channel holds one window, so that the engine never
-//! waits for the next and memory never holds more than three.
+//! A window's rows are encoded in parallel, each as soon as it is read; the channel holds one window, so that the
+//! engine never waits for the next and memory never holds more than three.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use rayon::prelude::*;
 
-use super::StopFlag;
 use super::facts::ModelFacts;
 use super::prepare::Prepared;
+use super::{StopFlag, summary};
 use crate::checkpoint::{Cut, Journal};
 use crate::error::Result;
 use crate::generate::{Outcome, Request};
 use crate::ids::RowId;
-use crate::input::{BadRow, InputRow, InputWindow, Prompt, Stage, WindowSpan};
+use crate::input::{BadRow, InputRow, InputWindow, Prompt, PromptSource, Stage, WindowSpan};
 use crate::spec::{GenerationSpec, Lengths, OnBadRow, PromptSpec};
 use crate::tokenize::GlmTokenizer;
 
@@ -61,9 +61,6 @@ pub(super) fn feed(
 fn feed_window(prepared: &Prepared, model: &ModelFacts, span: &WindowSpan) -> Result<FedWindow> {
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, span)?;
     let started = Instant::now();
-    let window = prepared.source.read_window(span)?;
-    let read_seconds = started.elapsed().as_secs_f64();
-    let started = Instant::now();
     let spec = &prepared.record.spec;
     let encoder = RowEncoder {
         tokenizer: &model.tokenizer,
@@ -71,24 +68,30 @@ fn feed_window(prepared: &Prepared, model: &ModelFacts, span: &WindowSpan) -> Re
         prompt: &spec.prompt,
         settings: Arc::new(spec.generation.clone()),
     };
-    let encoded: Vec<Option<std::result::Result<Request, BadRow>>> = window
-        .rows
-        .par_iter()
-        .map(|row| (!outcomes.contains_key(&row.row)).then(|| encoder.encode(row)))
-        .collect();
+    let read = encoder.read(
+        prepared.source.as_ref(),
+        span,
+        &|row| !outcomes.contains_key(&row.row),
+        &|position| summary::may_show(position, span.rows as usize),
+    )?;
+    let EncodedWindow {
+        window,
+        rows,
+        tokenize_seconds,
+    } = read;
     let mut fed = FedWindow {
         span: span.clone(),
         recovered: outcomes.len(),
         window,
         journal,
         outcomes,
-        requests: Vec::with_capacity(encoded.len()),
+        requests: Vec::with_capacity(rows.len()),
         stop_at: None,
         cut,
-        read_seconds,
-        tokenize_seconds: 0.0,
+        read_seconds: started.elapsed().as_secs_f64() - tokenize_seconds,
+        tokenize_seconds,
     };
-    for (position, row) in encoded.into_iter().enumerate() {
+    for (position, row) in rows.into_iter().enumerate() {
         match row {
             Some(Ok(request)) => fed.requests.push(request),
             Some(Err(bad)) => {
@@ -101,8 +104,18 @@ fn feed_window(prepared: &Prepared, model: &ModelFacts, span: &WindowSpan) -> Re
             None => {}
         }
     }
-    fed.tokenize_seconds = started.elapsed().as_secs_f64();
     Ok(fed)
+}
+
+/// A row's request, or why it has none.
+pub(super) type Encoded = std::result::Result<Request, BadRow>;
+
+/// A window and its rows as requests.
+pub(super) struct EncodedWindow {
+    pub(super) window: InputWindow,
+    /// By place in the window; `None` where the row was not wanted.
+    pub(super) rows: Vec<Option<Encoded>>,
+    pub(super) tokenize_seconds: f64,
 }
 
 /// Prompts to requests under the job's settings.
@@ -114,8 +127,37 @@ pub(super) struct RowEncoder<'a> {
 }
 
 impl RowEncoder<'_> {
-    /// A row's request, or why it has none.
-    pub(super) fn encode(&self, row: &InputRow) -> std::result::Result<Request, BadRow> {
+    /// Reads a window and encodes the wanted rows. A row's prompt is let go of as soon as it is encoded, unless
+    /// `keeps` says otherwise for its place.
+    pub(super) fn read(
+        &self,
+        source: &dyn PromptSource,
+        span: &WindowSpan,
+        wants: &(dyn Fn(&InputRow) -> bool + Sync),
+        keeps: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<EncodedWindow> {
+        let encoded: Vec<OnceLock<Encoded>> = (0..span.rows).map(|_| OnceLock::new()).collect();
+        let nanoseconds = AtomicU64::new(0);
+        let window = source.read_rows(span, &|position, row| {
+            if wants(row) {
+                let started = Instant::now();
+                encoded[position].get_or_init(|| self.encode(row));
+                let spent = started.elapsed().as_nanos() as u64;
+                nanoseconds.fetch_add(spent, Ordering::Relaxed);
+            }
+            if !keeps(position) {
+                row.release();
+            }
+        })?;
+        let threads = rayon::current_num_threads() as f64;
+        Ok(EncodedWindow {
+            window,
+            rows: encoded.into_iter().map(OnceLock::into_inner).collect(),
+            tokenize_seconds: nanoseconds.into_inner() as f64 / 1e9 / threads,
+        })
+    }
+
+    fn encode(&self, row: &InputRow) -> Encoded {
         let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
         let input = |reason| BadRow {
             stage: Stage::Input,

@@ -3,20 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::StopFlag;
 use super::facts::ModelFacts;
-use super::feed::RowEncoder;
+use super::feed::{Encoded, RowEncoder};
 use super::prepare::{ReadInput, place_text};
 use super::shard::budget;
 use crate::error::{Error, Result};
 use crate::generate::Request;
-use crate::input::{self, BadRow, DuplicateIds, InputWindow};
+use crate::input::{self, DuplicateIds, InputWindow};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::report::{counted, grouped, table};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, Rules};
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
@@ -82,7 +81,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         ));
     }
     let files = input::resolve_files(&spec.input, &spec.output.path)?;
-    let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
+    let read = ReadInput::open(spec, &files, Rules::CURRENT, None, &StopFlag::default())?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
     let rows = Rows::collect(spec, &model, &read)?;
@@ -148,34 +147,25 @@ impl Rows {
         };
         let mut rows = Self::default();
         for span in &read.index.windows {
-            let window = read.source.read_window(span)?;
-            let encoded: Vec<_> = window
-                .rows
-                .par_iter()
-                .map(|row| encoder.encode(row))
-                .collect();
-            rows.add(&window, &encoded, read);
+            let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
+            rows.add(&encoded.window, &encoded.rows, read);
         }
         Ok(rows)
     }
 
-    fn add(
-        &mut self,
-        window: &InputWindow,
-        encoded: &[std::result::Result<Request, BadRow>],
-        read: &ReadInput,
-    ) {
+    fn add(&mut self, window: &InputWindow, encoded: &[Option<Encoded>], read: &ReadInput) {
         let mut lengths = Vec::with_capacity(encoded.len());
         for (row, encoded) in window.rows.iter().zip(encoded) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
             match encoded {
-                Ok(request) => {
+                None => {}
+                Some(Ok(request)) => {
                     self.truncated += u64::from(request.encoded.truncated > 0);
                     lengths.push(length(request, lengths.len()));
                 }
-                Err(bad) => {
+                Some(Err(bad)) => {
                     self.bad += 1;
                     if self.first_bad.len() < SHOWN_BAD_ROWS {
                         let place = place_text(&row.place, &read.index.files);

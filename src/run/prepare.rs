@@ -16,7 +16,8 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::{
-    self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, Place, PromptSource, ScanOptions,
+    self, BadRow, InputFile, InputIndex, MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource,
+    ScanOptions,
 };
 use crate::model::GlmConfig;
 use crate::report::Observer;
@@ -77,7 +78,7 @@ impl Prepared {
                 model.resolved(spec, first.as_ref().map(|first| &first.resolved))?
             }
         };
-        let rules = first.as_ref().map_or(Rules::CURRENT, |first| first.rules);
+        let rules = rules_of(first.as_ref());
         let record = new_record(spec, options, rules, resolved, &read.index);
         if stop.is_requested() {
             return Err(Error::Interrupted);
@@ -142,6 +143,11 @@ impl Prepared {
         }
         Ok(None)
     }
+}
+
+/// The rules of the first run, or of today where this is the first.
+fn rules_of(first: Option<&JobRecord>) -> Rules {
+    first.map_or(Rules::CURRENT, |first| first.rules)
 }
 
 /// The job as this run sees it.
@@ -210,11 +216,12 @@ impl ReadInput {
     ) -> Result<Self> {
         let files = files(spec, folder, first, stop, observer)?;
         let previous = first.map(|first| &first.input);
+        let rules = rules_of(first);
         let Some(selection) = options.trial else {
-            return Self::open(spec, &files, previous, stop);
+            return Self::open(spec, &files, rules, previous, stop);
         };
         // A bad row may be none of the trial's; its own ones are met when they are read.
-        let (read, _) = Self::scan(spec, &files, previous, stop)?;
+        let (read, _) = Self::scan(spec, &files, rules, previous, stop)?;
         let (source, index) =
             input::select(read.source, &read.index, selection, spec.batch.window_rows);
         Ok(Self {
@@ -227,10 +234,11 @@ impl ReadInput {
     pub(super) fn open(
         spec: &JobSpec,
         files: &[PathBuf],
+        rules: Rules,
         previous: Option<&InputIndex>,
         stop: &StopFlag,
     ) -> Result<Self> {
-        let (read, first_bad) = Self::scan(spec, files, previous, stop)?;
+        let (read, first_bad) = Self::scan(spec, files, rules, previous, stop)?;
         match first_bad {
             None => Ok(read),
             Some((place, bad)) => Err(Error::BadRow {
@@ -255,6 +263,7 @@ impl ReadInput {
     fn scan(
         spec: &JobSpec,
         files: &[PathBuf],
+        rules: Rules,
         previous: Option<&InputIndex>,
         stop: &StopFlag,
     ) -> Result<(Self, Option<(Place, BadRow)>)> {
@@ -265,10 +274,17 @@ impl ReadInput {
             window_rows: spec.batch.window_rows,
             max_window_bytes: MAX_WINDOW_BYTES,
             previous,
+            rules,
             is_interrupted: &|| stop.is_requested(),
         })?;
         let index = Arc::new(scan.index);
-        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
+        let options = OpenOptions {
+            input: &spec.input,
+            prompt: &spec.prompt,
+            carried: &spec.output.columns,
+            rules,
+        };
+        let source = input::open(&options, Arc::clone(&index))?;
         Ok((Self { index, source }, scan.first_bad))
     }
 }

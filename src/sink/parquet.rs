@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
-use crate::input::{Carried, InputWindow};
+use crate::input::{Carried, InputWindow, is_first_rule};
 
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
@@ -29,6 +29,10 @@ use super::{ResultSink, SinkError};
 /// Lines handed to the writer at once. It bounds the copies of long carried texts, and is a constant
 /// because page borders depend on it.
 const LINES_AT_ONCE: usize = 256;
+
+/// Bytes of a row group at most, as they are written: a window of texts that share their bytes may be far more
+/// than it takes in memory.
+const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Balance of size and speed; the writer's own default packs a fifth worse on Chinese text.
 const ZSTD_LEVEL: i32 = 3;
@@ -52,7 +56,11 @@ impl ParquetSink {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             // Another version of the program or of the library must not change the bytes.
-            .set_created_by("glm-batch".to_owned())
+            .set_created_by("glm-batch".to_owned());
+        // JSON lines are never more than their window; a job of the first rule keeps its bytes.
+        let is_bounded = schema.is_none_or(is_first_rule);
+        let properties = properties
+            .set_max_row_group_bytes((!is_bounded).then_some(ROW_GROUP_BYTES))
             .build();
         for column in &layout.carried {
             let field = carried_field(column, schema)?;
@@ -79,19 +87,24 @@ impl ParquetSink {
             Arc::new(Int64Array::from_iter_values(rows)),
             Arc::new(StringArray::from_iter_values(ids)),
         ];
-        for (column, field) in self.layout.carried.iter().zip(&self.schema.fields()[2..]) {
+        for column in &self.layout.carried {
             columns.push(match &window.carried {
                 Carried::Json { fields, .. } => json_column(column, fields, lines)?,
                 Carried::Arrow(batch) => {
                     let index = batch.schema_ref().index_of(&column.source)?;
-                    arrow_column(batch.column(index), field.data_type(), lines)?
+                    arrow_column(batch.column(index), lines)?
                 }
             });
         }
         for name in self.layout.result_names() {
             columns.push(result_column(name, lines, self.layout.nested));
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        let fields = self.schema.fields().iter().zip(&columns);
+        let fields = fields.map(|(field, array)| {
+            Field::new(field.name(), array.data_type().clone(), field.is_nullable())
+        });
+        let held = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Ok(RecordBatch::try_new(held, columns)?)
     }
 }
 

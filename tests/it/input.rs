@@ -14,10 +14,12 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::input::{
     BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputWindow, MAX_WINDOW_BYTES,
-    Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
-    resolve_files, scan, select,
+    OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines,
+    open, resolve_files, scan, select,
 };
-use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec};
+use glm_batch::spec::{
+    CarriedColumns, ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -29,6 +31,7 @@ struct Job {
     prompt: PromptSpec,
     window_rows: u32,
     max_bytes: u64,
+    rules: Rules,
 }
 
 /// A row as it came: the raw line, or the Parquet row as JSON.
@@ -65,6 +68,7 @@ impl Job {
             },
             window_rows: 8192,
             max_bytes: MAX_WINDOW_BYTES,
+            rules: Rules::CURRENT,
         }
     }
 
@@ -92,6 +96,7 @@ impl Job {
             window_rows: self.window_rows,
             max_window_bytes: self.max_bytes,
             previous,
+            rules: self.rules,
             is_interrupted: &|| false,
         })
     }
@@ -102,10 +107,17 @@ impl Job {
 
     fn open(&self) -> Result<(Box<dyn PromptSource>, InputIndex), InputError> {
         let index = self.scan_with(None)?.index;
-        Ok((
-            open(&self.input, &self.prompt, Arc::new(index.clone()))?,
-            index,
-        ))
+        Ok((self.open_index(&index)?, index))
+    }
+
+    fn open_index(&self, index: &InputIndex) -> Result<Box<dyn PromptSource>, InputError> {
+        let options = OpenOptions {
+            input: &self.input,
+            prompt: &self.prompt,
+            carried: &CarriedColumns::All,
+            rules: self.rules,
+        };
+        open(&options, Arc::new(index.clone()))
     }
 
     fn windows(&self) -> Vec<InputWindow> {
@@ -594,7 +606,7 @@ fn an_unchanged_input_is_not_read_again() {
     let again = job.scan_with(Some(&known)).unwrap().index;
     assert_eq!(again.rows, 6);
     assert_ne!(again.files[0].fingerprint, "kept");
-    let source = open(&job.input, &job.prompt, Arc::new(known.clone())).unwrap();
+    let source = job.open_index(&known).unwrap();
     let error = source.read_window(&known.windows[0]).unwrap_err();
     assert!(matches!(error, InputError::Changed { .. }), "{error}");
 }

@@ -64,6 +64,9 @@ pub struct PlanReport {
     pub calibrated: bool,
     /// Seconds of the whole job if every answer is as long as it may be.
     pub estimated_seconds: Option<f64>,
+    /// What should be known of the names of the result columns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
 }
@@ -84,6 +87,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     let read = ReadInput::open(spec, &files, Rules::CURRENT, None, &StopFlag::default())?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
+    let note = read.case_note(spec)?;
     let rows = Rows::collect(spec, &model, &read)?;
     let weight_bytes = model.loaded_bytes();
     let cache_bytes_per_token = model.cache_bytes_per_token();
@@ -123,6 +127,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         estimated_seconds: foretold
             .or(rate.map(|rate| operations / rate))
             .map(|seconds| seconds / model.devices.len() as f64),
+        note,
         statistics,
     })
 }
@@ -236,6 +241,9 @@ impl fmt::Display for PlanReport {
             grouped(self.cache_bytes >> 20)
         )?;
         self.write_time(f)?;
+        if let Some(note) = &self.note {
+            writeln!(f, "  note        {note}")?;
+        }
         writeln!(f, "\n  prompt tokens and rows")?;
         f.write_str(&self.histogram())
     }

@@ -87,6 +87,9 @@ impl Prepared {
             observer.note("warning: the input has no rows");
         }
         let sink = read.sink(spec)?;
+        if let Some(note) = read.case_note(spec)? {
+            observer.note(&format!("note: {note}"));
+        }
         let record = establish(&folder, record, first, observer)?;
         drop(lock);
         Ok(Self {
@@ -257,6 +260,18 @@ impl ReadInput {
             &self.index,
             input::id_column(&spec.input.columns, &self.index).as_deref(),
             self.source.arrow_schema().as_deref(),
+        )?)
+    }
+
+    /// What should be known of the names of the result columns.
+    pub(super) fn case_note(&self, spec: &JobSpec) -> Result<Option<String>> {
+        let id = input::id_column(&spec.input.columns, &self.index);
+        let (output, generation) = (&spec.output, &spec.generation);
+        Ok(sink::case_note(
+            output,
+            generation,
+            &self.index,
+            id.as_deref(),
         )?)
     }
 

@@ -67,6 +67,21 @@ pub fn result_columns(
     Ok(columns::Layout::new(output, generation, index, id_column)?.names())
 }
 
+/// A note on the result columns that readers which do not look at case take for one: `DuckDB`, Spark.
+///
+/// # Errors
+///
+/// As [`new_sink`].
+pub fn case_note(
+    output: &OutputSpec,
+    generation: &GenerationSpec,
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<Option<String>, SinkError> {
+    let layout = columns::Layout::new(output, generation, index, id_column)?;
+    Ok(layout.case_note())
+}
+
 /// Makes the sink of a job: `id_column` is the input column that is written as `id`, `arrow_schema` the
 /// schema that all Parquet files share.
 ///

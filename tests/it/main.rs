@@ -24,6 +24,7 @@ mod manifest_compat;
 mod model_files;
 mod model_golden;
 mod nano;
+mod parquet_types;
 mod plan_props;
 mod resume;
 mod sampling_golden;

@@ -4,7 +4,7 @@
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
 //! `columns` decides which columns there are, `lines` which lines; `jsonl` and `parquet` write them,
-//! `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
+//! `sizes` says how much of them at once, `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
 
 mod arrow_json;
 mod carried;
@@ -15,6 +15,7 @@ mod jsonl;
 mod lines;
 mod parquet;
 mod read;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -16,6 +16,7 @@ use arrow::array::{
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
@@ -24,11 +25,15 @@ use crate::input::{Carried, InputWindow, is_first_rule};
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
 use super::lines::{Line, lines, logprob};
+use super::sizes::value_bytes;
 use super::{ResultSink, SinkError};
 
-/// Lines handed to the writer at once. It bounds the copies of long carried texts, and is a constant
-/// because page borders depend on it.
+/// Lines handed to the writer at once, at most; a constant, because page borders depend on it.
 const LINES_AT_ONCE: usize = 256;
+
+/// Bytes of carried values handed to the writer at once, at most, unless one line has more. Rows may share their
+/// texts; the writer's pages do not.
+const BYTES_AT_ONCE: usize = 16 << 20;
 
 /// Bytes of a row group at most, as they are written: a window of texts that share their bytes may be far more
 /// than it takes in memory.
@@ -43,6 +48,8 @@ pub(super) struct ParquetSink {
     layout: Layout,
     schema: SchemaRef,
     properties: WriterProperties,
+    /// Whether the lines of a window are no more than what it holds in memory.
+    is_bounded: bool,
 }
 
 impl ParquetSink {
@@ -77,7 +84,37 @@ impl ParquetSink {
             layout,
             schema: Arc::new(Schema::new(fields)),
             properties,
+            is_bounded,
         })
+    }
+
+    /// Splits off as many lines as are handed to the writer at once.
+    fn split<'a, 'l>(
+        &self,
+        window: &InputWindow,
+        lines: &'a [Line<'l>],
+    ) -> Result<(&'a [Line<'l>], &'a [Line<'l>]), SinkError> {
+        let most = lines.len().min(LINES_AT_ONCE);
+        let Carried::Arrow(batch) = &window.carried else {
+            return Ok(lines.split_at(most));
+        };
+        if self.is_bounded {
+            return Ok(lines.split_at(most));
+        }
+        let carried = self.layout.carried.iter();
+        let columns =
+            carried.map(|column| Ok(batch.column(batch.schema_ref().index_of(&column.source)?)));
+        let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+        let mut bytes = 0;
+        let fitting = lines[..most].iter().take_while(|line| {
+            let at = line.position;
+            bytes += columns
+                .iter()
+                .map(|column| value_bytes(column, at, at + 1))
+                .sum::<usize>();
+            bytes <= BYTES_AT_ONCE
+        });
+        Ok(lines.split_at(fitting.count().max(1)))
     }
 
     fn batch(&self, window: &InputWindow, lines: &[Line<'_>]) -> Result<RecordBatch, SinkError> {
@@ -122,8 +159,11 @@ impl ResultSink for ParquetSink {
         let lines = lines(window, outcomes, self.layout.nested)?;
         let schema = Arc::clone(&self.schema);
         let mut writer = ArrowWriter::try_new(out, schema, Some(self.properties.clone()))?;
-        for chunk in lines.chunks(LINES_AT_ONCE) {
+        let mut left = lines.as_slice();
+        while !left.is_empty() {
+            let (chunk, rest) = self.split(window, left)?;
             writer.write(&self.batch(window, chunk)?)?;
+            left = rest;
         }
         writer.close()?;
         Ok(())

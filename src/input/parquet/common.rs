@@ -77,12 +77,13 @@ fn finer(a: TimeUnit, b: TimeUnit) -> TimeUnit {
 
 fn common_decimal(a: &DataType, b: &DataType) -> Option<DataType> {
     let ((digits, scale), other) = (decimal(a)?, decimal(b)?);
-    ((digits, scale) == other).then(|| {
-        if digits <= DIGITS_OF_128_BITS {
-            DataType::Decimal128(digits, scale)
-        } else {
-            DataType::Decimal256(digits, scale)
-        }
+    if (digits, scale) != other {
+        return None;
+    }
+    Some(if digits <= DIGITS_OF_128_BITS {
+        DataType::Decimal128(digits, scale)
+    } else {
+        DataType::Decimal256(digits, scale)
     })
 }
 

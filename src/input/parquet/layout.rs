@@ -154,7 +154,7 @@ mod tests {
             .as_string_view()
             .data_buffers()
             .iter()
-            .map(|b| b.len())
+            .map(arrow::buffer::Buffer::len)
             .sum();
         assert_eq!(held, text.len());
         assert_eq!(small.column(0).len(), 50);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::nullif;
 use arrow::datatypes::{
-    DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
+    DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
@@ -132,5 +132,8 @@ pub(super) fn without_finer(
         }
         columns[place] = nullif(&columns[place], &differs)?;
     }
-    Ok((RecordBatch::try_new(held.schema(), columns)?, misfits))
+    let fields = held.schema_ref().fields().iter();
+    let nullable = fields.map(|field| Field::clone(field).with_nullable(true));
+    let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+    Ok((RecordBatch::try_new(schema, columns)?, misfits))
 }

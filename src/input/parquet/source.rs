@@ -410,3 +410,22 @@ fn check_settings(schema: &Schema, column: Option<&str>) -> Result<(), InputErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::unreadable;
+
+    #[test]
+    fn what_the_decoder_cannot_do_is_not_called_damage() {
+        let beyond = unreadable(
+            3,
+            "Parquet error: NYI: The codec type LZO is not supported yet",
+        );
+        assert!(beyond.starts_with("row group 3 cannot be decoded by this program: "));
+        let damage = unreadable(3, "EOF: eof decoding byte array");
+        assert_eq!(
+            damage,
+            "row group 3 is damaged: EOF: eof decoding byte array"
+        );
+    }
+}

@@ -19,6 +19,7 @@
 //! | lone surrogate escape in a top-level text or key | bad row, no record; inside nested values it is carried as it stood |
 //! | `\u0000` in a text | kept |
 //! | number that no float64 holds | accepted; its column is carried as JSON text |
+//! | whole number that float64 would round, in a column with others | accepted; its column is carried as JSON text |
 //! | any depth in a carried field | accepted; a template that names the field fails over 127 levels |
 //! | id null, missing or empty | the row number |
 //! | id number | its own digits |

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch::fsio;
-use glm_batch::input::open;
 use parquet::arrow::ArrowWriter;
-use rows::{ROWS, first_pass, job, row, write_jsonl};
+use rows::{ROWS, first_pass, job, row, source, write_jsonl};
 
 fn write_parquet(path: &Path) {
     let rows: Vec<_> = (0..ROWS).map(row).collect();
@@ -47,7 +46,7 @@ fn input(criterion: &mut Criterion) {
         let index = Arc::new(first_pass(&job));
         group.bench_function("windows", |bencher| {
             bencher.iter(|| {
-                let source = open(&job.input, &job.prompt, Arc::clone(&index)).unwrap();
+                let source = source(&job, &index);
                 let windows = index.windows.iter();
                 let rows = windows.map(|span| source.read_window(span).unwrap().rows.len());
                 assert_eq!(rows.sum::<usize>(), ROWS);

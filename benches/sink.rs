@@ -9,10 +9,10 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::RowId;
-use glm_batch::input::{InputWindow, id_column, open};
+use glm_batch::input::{InputWindow, id_column};
 use glm_batch::sink::new_sink;
 use glm_batch::spec::OutputFormat;
-use rows::{ROWS, first_pass, job, write_jsonl};
+use rows::{ROWS, first_pass, job, source, write_jsonl};
 
 /// An answer of 32 tokens for each row.
 fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
@@ -37,7 +37,7 @@ fn sink(criterion: &mut Criterion) {
     write_jsonl(&folder.path().join("rows.jsonl"));
     let mut job = job(folder.path(), "rows.jsonl");
     let index = Arc::new(first_pass(&job));
-    let source = open(&job.input, &job.prompt, Arc::clone(&index)).unwrap();
+    let source = source(&job, &index);
     let window = source.read_window(&index.windows[0]).unwrap();
     assert_eq!(window.rows.len(), ROWS);
     let outcomes = outcomes(&window);

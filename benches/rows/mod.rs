@@ -2,9 +2,12 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use glm_batch::fsio;
-use glm_batch::input::{InputIndex, MAX_WINDOW_BYTES, ScanOptions, resolve_files, scan};
+use glm_batch::input::{
+    InputIndex, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, resolve_files, scan,
+};
 use glm_batch::spec::{self, JobSpec, Rules};
 
 /// Rows of the file: as many as a window has.
@@ -63,4 +66,15 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         is_interrupted: &|| false,
     };
     scan(&options).unwrap().index
+}
+
+/// Opens the job's input.
+pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSource> {
+    let options = OpenOptions {
+        input: &job.input,
+        prompt: &job.prompt,
+        carried: &job.output.columns,
+        rules: Rules::CURRENT,
+    };
+    open(&options, Arc::clone(index)).unwrap()
 }

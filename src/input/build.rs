@@ -257,7 +257,8 @@ pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
 
-fn bad(reason: String) -> BadRow {
+/// A row that the input itself makes bad.
+pub(super) fn bad(reason: String) -> BadRow {
     BadRow {
         stage: Stage::Input,
         reason,

@@ -112,6 +112,20 @@ pub enum InputError {
         /// Its type there.
         second_type: String,
     },
+    /// An integer that the common type of its column would round.
+    #[error(
+        "column `{column}` is float64 in another file, which cannot hold {value} exactly: row group {row_group} of `{}`\nhint: write the column with one type in all files, or leave it out of `output.columns`", .path.display()
+    )]
+    OddInteger {
+        /// Name of the column.
+        column: String,
+        /// The integer.
+        value: String,
+        /// The file that has it.
+        path: PathBuf,
+        /// Its row group.
+        row_group: usize,
+    },
     /// A column that the job names and no row has.
     #[error("no row has the column `{column}` that `{key}` names{}", hint(.cure))]
     UnknownColumn {

@@ -8,13 +8,14 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::UNIX_EPOCH;
 
 use arrow::datatypes::SchemaRef;
 
-use super::PromptSource;
 use super::error::InputError;
 use super::types::{InputFile, InputIndex, InputWindow, Partition, WindowSpan};
+use super::{EachRow, PromptSource};
 
 /// Bytes that are hashed at once, by all cores.
 const HASH_BYTES: usize = 8 << 20;
@@ -140,12 +141,16 @@ pub(super) struct Checked<S> {
 }
 
 impl<S: PromptSource> PromptSource for Checked<S> {
-    fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError> {
+    fn read_rows(&self, window: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         self.check_unchanged(window)?;
-        let read = self.source.read_window(window);
+        let read = self.source.read_rows(window, each);
         // Bytes of two versions may look damaged: that they changed is the reason to give.
         self.check_unchanged(window)?;
         read
+    }
+
+    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
+        self.source.interrupt_with(stop);
     }
 
     fn check_unchanged(&self, window: &WindowSpan) -> Result<(), InputError> {

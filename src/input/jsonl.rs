@@ -13,7 +13,6 @@ use arrow::datatypes::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
-use super::PromptSource;
 use super::build::{Built, PromptBuilder};
 use super::error::InputError;
 use super::lines::{Lines, RowLine, SharedHasher};
@@ -23,6 +22,7 @@ use super::types::{
     BadRow, Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
 };
 use super::windows::{Start, Windows};
+use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 
 /// Lines of a block are parsed while the next block is read.
@@ -67,12 +67,13 @@ impl Columns {
         }
     }
 
-    pub(super) fn finish(self) -> Vec<InputColumn> {
+    /// The columns with their types; where `exact`, no integer is rounded for the sake of other numbers.
+    pub(super) fn finish(self, exact: bool) -> Vec<InputColumn> {
         self.order
             .into_iter()
             .map(|(name, seen)| InputColumn {
                 name,
-                kind: seen.kind(),
+                kind: seen.kind(exact),
             })
             .collect()
     }
@@ -380,7 +381,7 @@ impl JsonlSource {
 }
 
 impl PromptSource for JsonlSource {
-    fn read_window(&self, span: &WindowSpan) -> Result<InputWindow, InputError> {
+    fn read_rows(&self, span: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         let raw = self.read_lines(span)?;
         let (rows, (lines, fields)) = raw
             .lines
@@ -388,7 +389,9 @@ impl PromptSource for JsonlSource {
             .enumerate()
             .map(|(position, (file, line))| {
                 let row = RowId(span.first_row.0 + position as u64);
-                self.parse_row(row, *file, line, &raw.arena)
+                let mut parsed = self.parse_row(row, *file, line, &raw.arena);
+                each(position, &mut parsed.0);
+                parsed
             })
             .unzip();
         Ok(InputWindow {

@@ -20,6 +20,7 @@
 //! | lone surrogate escape in a top-level text or key | bad row, no record; inside nested values it is carried as it stood |
 //! | `\u0000` in a text | kept |
 //! | number that no float64 holds | accepted; its column is carried as JSON text |
+//! | whole number that float64 would round, in a column with others | accepted; its column is carried as JSON text |
 //! | any depth in a carried field | accepted; a template that names the field fails over 127 levels |
 //! | id null, missing or empty | the row number |
 //! | id number | its own digits |
@@ -70,7 +71,7 @@ pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
 pub(crate) use identity::inode;
-pub use parquet::{json_lines, json_options};
+pub use parquet::{is_first_rule, json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
 pub use stdin::InputStream;
@@ -79,16 +80,30 @@ pub use template::TEMPLATE_STEPS;
 pub use types::*;
 
 use self::identity::Checked;
-use crate::spec::{InputSpec, PromptSpec};
+use crate::spec::{CarriedColumns, InputSpec, PromptSpec, Rules};
+
+/// What is done with a row, given its place in the window, as soon as its prompt is made.
+pub type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
 
 /// Reads windows of an input. Windows may be read in any order and by several threads; in ascending
 /// order it costs least.
 pub trait PromptSource: Send + Sync {
-    /// Reads one window.
+    /// Reads one window and shows every row to `each`, in no order and by several threads.
+    ///
+    /// A text that many rows repeat is held once, but the prompts made of it are not: `each` may
+    /// [release](InputRow::release) them, so that no more than a few stand in memory.
     ///
     /// # Errors
     /// A file that cannot be read any more or is not what the first pass saw.
-    fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError>;
+    fn read_rows(&self, window: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError>;
+
+    /// Reads one window with all its prompts.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows).
+    fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError> {
+        self.read_rows(window, &|_, _| ())
+    }
 
     /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
     /// is being read is of no use then.
@@ -108,26 +123,38 @@ pub trait PromptSource: Send + Sync {
     fn arrow_schema(&self) -> Option<SchemaRef>;
 }
 
+/// What reading needs to know of a job.
+pub struct OpenOptions<'a> {
+    /// `[input]`
+    pub input: &'a InputSpec,
+    /// `[prompt]`
+    pub prompt: &'a PromptSpec,
+    /// Columns that stand in the results.
+    pub carried: &'a CarriedColumns,
+    /// The rules that the job goes by.
+    pub rules: Rules,
+}
+
 /// Opens an input that was scanned.
 ///
 /// # Errors
 /// A named column that no row has, a template that does not parse, a struct of settings with an
-/// unknown field; for Parquet what its footers get wrong.
+/// unknown field; for Parquet what its footers get wrong, and a carried integer that float64, the common
+/// type of its column, does not hold.
 pub fn open(
-    input: &InputSpec,
-    prompt: &PromptSpec,
+    options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let builder = build::PromptBuilder::new(&input.columns, prompt)?;
+    let builder = build::PromptBuilder::new(&options.input.columns, options.prompt)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {
-            let source = jsonl::JsonlSource::new(Arc::clone(&index), builder, input.max_row_bytes);
+            let most = options.input.max_row_bytes;
+            let source = jsonl::JsonlSource::new(Arc::clone(&index), builder, most);
             Box::new(Checked { index, source })
         }
         InputFormat::Parquet => {
-            let generation = input.columns.generation.as_deref();
-            let source = parquet::ParquetSource::new(Arc::clone(&index), builder, generation)?;
+            let source = parquet::ParquetSource::new(Arc::clone(&index), builder, options)?;
             Box::new(Checked { index, source })
         }
     })

@@ -7,14 +7,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, new_empty_array,
-};
-use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use serde_json::value::RawValue;
 
+use super::parquet::Shared;
 use super::types::{ColumnKind, InputColumn, InputFile, InputFormat, Partition};
 
 /// What Hive and Spark name the folder of null.
@@ -127,7 +125,7 @@ impl PartitionColumn {
         RawValue::from_string(text).ok()
     }
 
-    /// The value of a file as many times as it has rows here.
+    /// The value of a file as many times as it has rows here, in the layout in which rows are held.
     fn array(&self, file: &InputFile, rows: usize) -> ArrayRef {
         let one = file.partition.iter().find(|one| one.name == self.name);
         let value = one.and_then(|one| one.value.as_deref());
@@ -135,7 +133,7 @@ impl PartitionColumn {
             let number = value.and_then(|value| value.parse().ok());
             Arc::new(std::iter::repeat_n(number, rows).collect::<Int64Array>())
         } else {
-            Arc::new(std::iter::repeat_n(value, rows).collect::<StringArray>())
+            Arc::new(std::iter::repeat_n(value, rows).collect::<StringViewArray>())
         }
     }
 }
@@ -163,44 +161,33 @@ impl ArrowPartitions {
         Self(columns(files.iter().map(|file| file.partition.as_slice())))
     }
 
-    /// The schema of the files with these columns behind theirs.
-    pub(super) fn schema(&self, files: &SchemaRef) -> SchemaRef {
+    /// The columns of the files with these behind them.
+    pub(super) fn add_to(&self, files: Shared) -> Shared {
         if self.0.is_empty() {
-            return Arc::clone(files);
+            return files;
         }
-        let own = files.fields().iter().cloned();
+        let own = files.schema.fields().iter().cloned();
         let added = self
             .0
             .iter()
             .map(|column| Arc::new(Field::new(&column.name, column.data_type(), true)));
         let fields: Vec<_> = own.chain(added).collect();
-        Arc::new(Schema::new_with_metadata(fields, files.metadata().clone()))
+        let metadata = files.schema.metadata().clone();
+        Shared::new(Schema::new_with_metadata(fields, metadata))
     }
 
-    /// Adds the columns to a batch whose rows come from these files, so many from each.
-    pub(super) fn add(
+    /// Puts the values that the folders of `file` give into the batch of its rows.
+    pub(super) fn fill(
         &self,
         batch: RecordBatch,
-        files: &[(&InputFile, usize)],
+        file: &InputFile,
     ) -> Result<RecordBatch, ArrowError> {
-        if self.0.is_empty() {
-            return Ok(batch);
-        }
+        let (schema, rows) = (batch.schema(), batch.num_rows());
         let mut columns = batch.columns().to_vec();
         for column in &self.0 {
-            let pieces: Vec<ArrayRef> = files
-                .iter()
-                .map(|(file, rows)| column.array(file, *rows))
-                .collect();
-            let pieces: Vec<_> = pieces.iter().map(AsRef::as_ref).collect();
-            columns.push(if pieces.is_empty() {
-                new_empty_array(&column.data_type())
-            } else {
-                concat(&pieces)?
-            });
+            columns[schema.index_of(&column.name)?] = column.array(file, rows);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let schema = self.schema(batch.schema_ref());
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(schema, columns, &options)
     }
 }

@@ -214,6 +214,8 @@ impl Seen {
     const TEXT: u8 = 8;
     /// Nested values, and numbers that neither an int64 nor a float64 holds.
     const OTHER: u8 = 16;
+    /// Beside [`INT`](Self::INT): some of them no float64 holds.
+    const ODD: u8 = 32;
 
     pub(super) fn add(&mut self, value: &RawValue) {
         self.0 |= Self::bit(value.get());
@@ -236,15 +238,20 @@ impl Seen {
                     Self::OTHER
                 }
             }
-            _ if text.parse::<i64>().is_ok() => Self::INT,
-            _ => Self::OTHER,
+            _ => match text.parse::<i64>() {
+                Ok(value) if (value as f64) as i128 == i128::from(value) => Self::INT,
+                Ok(_) => Self::INT | Self::ODD,
+                Err(_) => Self::OTHER,
+            },
         }
     }
 
-    /// The type that holds all of them.
-    pub(super) fn kind(self) -> ColumnKind {
+    /// The type that holds all of them; where `exact`, none of them rounded.
+    pub(super) fn kind(self, exact: bool) -> ColumnKind {
         const INT_AND_FLOAT: u8 = Seen::INT | Seen::FLOAT;
-        match self.0 {
+        let is_odd = self.0 & Self::ODD != 0;
+        match self.0 & !Self::ODD {
+            INT_AND_FLOAT if is_odd && exact => ColumnKind::Json,
             0 | Self::TEXT => ColumnKind::String,
             Self::BOOL => ColumnKind::Bool,
             Self::INT => ColumnKind::Int64,

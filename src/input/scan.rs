@@ -157,7 +157,7 @@ fn scan_parquet(
     mut windows: Windows,
 ) -> Result<Scan, InputError> {
     let paths: Vec<_> = options.files.iter().map(|file| file.path.clone()).collect();
-    let footers = parquet::first_pass(&paths, &mut windows)?;
+    let footers = parquet::first_pass(&paths, &mut windows, options.rules)?;
     let fingerprints = parquet_fingerprints(options, stats)?;
     let files = stats
         .iter()
@@ -233,7 +233,7 @@ fn scan_jsonl(
         files,
         rows: pass.windows.rows(),
         windows: pass.windows.finish(),
-        columns: pass.columns.finish(),
+        columns: pass.columns.finish(parquet::by_parquet(options.rules)),
     };
     Ok(Scan { index, first_bad })
 }

@@ -11,9 +11,10 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use super::PromptSource;
 use super::error::{FileProblem, InputError, one_line};
+use super::parquet::compact;
 use super::types::{Carried, InputIndex, InputWindow, WindowSpan};
+use super::{EachRow, PromptSource};
 use crate::ids::WindowId;
 
 /// Which rows a trial takes.
@@ -171,7 +172,7 @@ struct Trial {
 }
 
 impl PromptSource for Trial {
-    fn read_window(&self, span: &WindowSpan) -> Result<InputWindow, InputError> {
+    fn read_rows(&self, span: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         let first = self
             .starts
             .get(span.id.0 as usize)
@@ -190,7 +191,15 @@ impl PromptSource for Trial {
                 positions.push(row - from.first_row.0);
                 place += 1;
             }
-            let window = self.source.read_window(from)?;
+            let before = gathered.rows.len();
+            let window =
+                self.source
+                    .read_rows(from, &|position, row| match positions
+                        .binary_search(&(position as u64))
+                    {
+                        Ok(chosen) => each(before + chosen, row),
+                        Err(_) => row.release(),
+                    })?;
             gathered
                 .take(window, &positions)
                 .map_err(|error| self.odd(from, &error))?;
@@ -286,7 +295,9 @@ impl Gathered {
                 }
             }
             (earlier, Carried::Arrow(batch)) => {
+                // What is not chosen must not be held by what is.
                 let taken = take_record_batch(&batch, &UInt64Array::from(positions.to_vec()))?;
+                let taken = compact(&taken)?;
                 Carried::Arrow(match earlier {
                     Some(Carried::Arrow(before)) => joined(&before, &taken)?,
                     _ => taken,

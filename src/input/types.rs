@@ -125,7 +125,7 @@ pub enum ColumnKind {
     Bool,
     /// Whole numbers that fit 64 bits.
     Int64,
-    /// Numbers, some of them not whole.
+    /// Numbers, some of them not whole, that float64 holds.
     Float64,
     /// Text; also a column that holds nothing but nulls.
     String,
@@ -159,8 +159,17 @@ pub struct InputRow {
     pub reference: Option<String>,
     /// False for a broken line, which is no record: it has no line in the results.
     pub is_record: bool,
-    /// The prompt, or why the row is bad.
+    /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.
     pub outcome: Result<Prompt, BadRow>,
+}
+
+impl InputRow {
+    /// Lets go of the texts of the prompt, once nothing needs them any more.
+    pub fn release(&mut self) {
+        if let Ok(prompt) = &mut self.outcome {
+            *prompt = Prompt::default();
+        }
+    }
 }
 
 /// Where a row stands, for messages and `failed/`.
@@ -195,12 +204,13 @@ pub enum Carried {
         /// Fields of every row.
         fields: Vec<Vec<(String, Box<RawValue>)>>,
     },
-    /// Parquet: one batch with all columns, one record a row, in the schema that all files share.
+    /// Parquet: one batch with all columns, one record a row, in the schema that all files share. Text and bytes
+    /// are views, so that rows of one value share it; dictionaries are their values.
     Arrow(RecordBatch),
 }
 
 /// What a row asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
     /// Prompt text, after the template.
     pub text: String,

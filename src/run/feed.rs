@@ -1,24 +1,23 @@
 //! Windows to requests, beside the engine: reading, templates, encoding.
 //!
-//! A window's rows are encoded in parallel; the channel holds one window, so that the engine never
-//! waits for the next and memory never holds more than three.
+//! A window's rows are encoded in parallel, each as soon as it is read; the channel holds one window, so that the
+//! engine never waits for the next and memory never holds more than three.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use rayon::prelude::*;
 
-use super::StopFlag;
 use super::facts::ModelFacts;
 use super::prepare::Prepared;
-use super::texts;
+use super::{StopFlag, summary, texts};
 use crate::checkpoint::{Cut, Journal};
 use crate::error::Result;
 use crate::generate::{Outcome, Request};
 use crate::ids::RowId;
-use crate::input::{BadRow, InputRow, InputWindow, Prompt, Stage, WindowSpan};
+use crate::input::{BadRow, InputRow, InputWindow, Prompt, PromptSource, Stage, WindowSpan};
 use crate::spec::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec};
 use crate::tokenize::GlmTokenizer;
 
@@ -73,36 +72,37 @@ fn feed_window(
 ) -> Result<Option<FedWindow>> {
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
-    let window = prepared.source.read_window(span)?;
-    let read_seconds = started.elapsed().as_secs_f64();
-    let started = Instant::now();
     let spec = &prepared.record.spec;
     let encoder = RowEncoder::new(spec, model, prepared.record.rules.text)?;
-    let encoded: Vec<Option<EncodedRow>> = window
-        .rows
-        .par_iter()
-        .map(|row| {
-            let is_wanted = !outcomes.contains_key(&row.row) && !stop.is_requested();
-            is_wanted.then(|| encoder.encode(row))
-        })
-        .collect();
+    let read = encoder.read(
+        prepared.source.as_ref(),
+        span,
+        &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
+        &|position| summary::may_show(position, span.rows as usize),
+    )?;
     if stop.is_requested() {
         return Ok(None);
     }
+    let EncodedWindow {
+        window,
+        rows,
+        idle_rows,
+        tokenize_seconds,
+    } = read;
     let mut fed = FedWindow {
-        idle_rows: count_idle(&window.rows, &encoded),
+        idle_rows,
         span: span.clone(),
         recovered: outcomes.len(),
         window,
         journal,
         outcomes,
-        requests: Vec::with_capacity(encoded.len()),
+        requests: Vec::with_capacity(rows.len()),
         stop_at: None,
         cut,
-        read_seconds,
-        tokenize_seconds: 0.0,
+        read_seconds: started.elapsed().as_secs_f64() - tokenize_seconds,
+        tokenize_seconds,
     };
-    for (position, row) in encoded.into_iter().enumerate() {
+    for (position, row) in rows.into_iter().enumerate() {
         match row {
             Some(Ok(request)) => fed.requests.push(request),
             Some(Err(bad)) => {
@@ -115,12 +115,21 @@ fn feed_window(
             None => {}
         }
     }
-    fed.tokenize_seconds = started.elapsed().as_secs_f64();
     Ok(Some(fed))
 }
 
 /// A row's request, or why it has none.
 pub(super) type EncodedRow = std::result::Result<Request, BadRow>;
+
+/// A window and its rows as requests.
+pub(super) struct EncodedWindow {
+    pub(super) window: InputWindow,
+    /// By place in the window; `None` where the row was not wanted.
+    pub(super) rows: Vec<Option<EncodedRow>>,
+    /// Rows whose own settings for drawing do nothing.
+    pub(super) idle_rows: u64,
+    pub(super) tokenize_seconds: f64,
+}
 
 /// Prompts to requests under the job's settings.
 pub(super) struct RowEncoder<'a> {
@@ -152,8 +161,39 @@ impl<'a> RowEncoder<'a> {
         })
     }
 
-    /// A row's request, or why it has none.
-    pub(super) fn encode(&self, row: &InputRow) -> EncodedRow {
+    /// Reads a window and encodes the wanted rows. A row's prompt is let go of as soon as it is encoded, unless
+    /// `keeps` says otherwise for its place.
+    pub(super) fn read(
+        &self,
+        source: &dyn PromptSource,
+        span: &WindowSpan,
+        wants: &(dyn Fn(&InputRow) -> bool + Sync),
+        keeps: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<EncodedWindow> {
+        let encoded: Vec<OnceLock<EncodedRow>> = (0..span.rows).map(|_| OnceLock::new()).collect();
+        let (idle_rows, nanoseconds) = (AtomicU64::new(0), AtomicU64::new(0));
+        let window = source.read_rows(span, &|position, row| {
+            if wants(row) {
+                let started = Instant::now();
+                let request = encoded[position].get_or_init(|| self.encode(row));
+                idle_rows.fetch_add(is_idle(row, request).into(), Ordering::Relaxed);
+                let spent = started.elapsed().as_nanos() as u64;
+                nanoseconds.fetch_add(spent, Ordering::Relaxed);
+            }
+            if !keeps(position) {
+                row.release();
+            }
+        })?;
+        let threads = rayon::current_num_threads() as f64;
+        Ok(EncodedWindow {
+            window,
+            rows: encoded.into_iter().map(OnceLock::into_inner).collect(),
+            idle_rows: idle_rows.into_inner(),
+            tokenize_seconds: nanoseconds.into_inner() as f64 / 1e9 / threads,
+        })
+    }
+
+    fn encode(&self, row: &InputRow) -> EncodedRow {
         let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
         let input = |reason| BadRow {
             stage: Stage::Input,
@@ -200,17 +240,14 @@ impl<'a> RowEncoder<'a> {
 }
 
 /// How many of these rows set what only drawing uses, and are not drawn.
-pub(super) fn count_idle(rows: &[InputRow], encoded: &[Option<EncodedRow>]) -> u64 {
-    let is_idle = |(row, encoded): &(&InputRow, &Option<EncodedRow>)| {
-        let (Ok(prompt), Some(Ok(request))) = (&row.outcome, encoded) else {
-            return false;
-        };
-        let mut set = prompt
-            .overrides
-            .iter()
-            .filter(|(_, value)| !value.is_null());
-        let drawing = |key: &String| GenerationSpec::DRAWING_KEYS.contains(&key.as_str());
-        !request.settings.do_sample && set.any(|(key, _)| drawing(key))
+fn is_idle(row: &InputRow, encoded: &EncodedRow) -> bool {
+    let (Ok(prompt), Ok(request)) = (&row.outcome, encoded) else {
+        return false;
     };
-    rows.iter().zip(encoded).filter(is_idle).count() as u64
+    let mut set = prompt
+        .overrides
+        .iter()
+        .filter(|(_, value)| !value.is_null());
+    let drawing = |key: &String| GenerationSpec::DRAWING_KEYS.contains(&key.as_str());
+    !request.settings.do_sample && set.any(|(key, _)| drawing(key))
 }

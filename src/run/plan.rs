@@ -2,18 +2,17 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::StopFlag;
 use super::facts::ModelFacts;
-use super::feed::{EncodedRow, RowEncoder, count_idle};
+use super::feed::{EncodedWindow, RowEncoder};
 use super::prepare::{ReadInput, Reading, place_text};
 use super::shard::budget;
 use super::texts;
 use crate::error::{Error, Result};
 use crate::generate::Request;
-use crate::input::{self, DuplicateIds, InputWindow};
+use crate::input::{self, DuplicateIds};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::report::{counted, grouped, on_one_line, table};
 use crate::spec::{JobSpec, Rules};
@@ -31,9 +30,6 @@ pub struct PlanReport {
     pub job: String,
     /// Input files.
     pub files: usize,
-    /// What folders and globs left out that may have been meant.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub left_out: Vec<String>,
     /// Rows, broken lines included.
     pub rows: u64,
     /// Rows that fail before generation.
@@ -96,7 +92,9 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     })?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
-    let mut notes = model.warnings();
+    let mut notes = found.notes;
+    notes.extend(model.warnings());
+    notes.extend(read.case_note(spec)?);
     notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;
     notes.extend(texts::idle_rows(rows.idle));
@@ -119,7 +117,6 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     Ok(PlanReport {
         job: spec.name.clone(),
         files: found.files.len(),
-        left_out: found.notes,
         rows: read.index.rows,
         bad_rows: rows.bad,
         first_bad_rows: rows.first_bad,
@@ -161,30 +158,26 @@ impl Rows {
         let encoder = RowEncoder::new(spec, model, Rules::CURRENT.text)?;
         let mut rows = Self::default();
         for span in &read.index.windows {
-            let window = read.source.read_window(span)?;
-            let encoded: Vec<_> = window
-                .rows
-                .par_iter()
-                .map(|row| Some(encoder.encode(row)))
-                .collect();
-            rows.add(&window, &encoded, read);
+            let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
+            rows.add(&encoded, read);
         }
         Ok(rows)
     }
 
-    fn add(&mut self, window: &InputWindow, encoded: &[Option<EncodedRow>], read: &ReadInput) {
-        let mut lengths = Vec::with_capacity(encoded.len());
-        self.idle += count_idle(&window.rows, encoded);
-        for (row, encoded) in window.rows.iter().zip(encoded.iter().flatten()) {
+    fn add(&mut self, encoded: &EncodedWindow, read: &ReadInput) {
+        let mut lengths = Vec::with_capacity(encoded.rows.len());
+        self.idle += encoded.idle_rows;
+        for (row, encoded) in encoded.window.rows.iter().zip(&encoded.rows) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
             match encoded {
-                Ok(request) => {
+                None => {}
+                Some(Ok(request)) => {
                     self.truncated += u64::from(request.encoded.truncated > 0);
                     lengths.push(length(request, lengths.len()));
                 }
-                Err(bad) => {
+                Some(Err(bad)) => {
                     self.bad += 1;
                     if self.first_bad.len() < SHOWN_BAD_ROWS {
                         let place = place_text(&row.place, &read.index.files);
@@ -228,9 +221,6 @@ impl fmt::Display for PlanReport {
             counted(self.files as u64, "file"),
             counted(self.windows as u64, "window")
         )?;
-        for note in &self.left_out {
-            writeln!(f, "              {note}")?;
-        }
         self.write_faults(f)?;
         for note in &self.notes {
             writeln!(f, "  {}", on_one_line(note))?;

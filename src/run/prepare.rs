@@ -18,7 +18,7 @@ use crate::fsio::FsError;
 use crate::ids::ShardId;
 use crate::input::{
     self, BadRow, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES,
-    Place, PromptSource, ScanOptions,
+    OpenOptions, Place, PromptSource, ScanOptions,
 };
 use crate::kernels;
 use crate::model::GlmConfig;
@@ -102,6 +102,9 @@ impl Prepared {
             observer.note("warning: the input has no rows");
         }
         let sink = read.sink(spec)?;
+        if let Some(note) = read.case_note(spec)? {
+            observer.note(&format!("note: {note}"));
+        }
         if let Some(model) = &model {
             for note in texts::check(spec, model, known, &folder)? {
                 observer.note(&note);
@@ -297,6 +300,18 @@ impl ReadInput {
         )?)
     }
 
+    /// What should be known of the names of the result columns.
+    pub(super) fn case_note(&self, spec: &JobSpec) -> Result<Option<String>> {
+        let id = input::id_column(&spec.input.columns, &self.index);
+        let (output, generation) = (&spec.output, &spec.generation);
+        Ok(sink::case_note(
+            output,
+            generation,
+            &self.index,
+            id.as_deref(),
+        )?)
+    }
+
     fn scan(reading: &Reading<'_>) -> Result<(Self, Option<(Place, BadRow)>)> {
         let Reading {
             spec, rules, stop, ..
@@ -317,7 +332,13 @@ impl ReadInput {
             is_interrupted: &|| stop.is_requested(),
         })?;
         let index = Arc::new(scan.index);
-        let mut source = input::open(&input, &spec.prompt, Arc::clone(&index))?;
+        let options = OpenOptions {
+            input: &input,
+            prompt: &spec.prompt,
+            carried: &spec.output.columns,
+            rules: *rules,
+        };
+        let mut source = input::open(&options, Arc::clone(&index))?;
         source.interrupt_with(stop.shared());
         Ok((Self { index, source }, scan.first_bad))
     }

@@ -27,7 +27,6 @@ pub(super) fn of_window(
 ) -> (Totals, Vec<Example>) {
     let mut totals = Totals::default();
     let mut examples = Vec::new();
-    let stride = window.rows.len().div_ceil(KEPT_EXAMPLES).max(1);
     let shows = window.id.0 < prepared.record.spec.shards;
     for (position, row) in window.rows.iter().enumerate() {
         let Some(outcome) = outcomes.get(&row.row) else {
@@ -47,7 +46,7 @@ pub(super) fn of_window(
             .first()
             .map_or("", |sample| sample.text.trim());
         totals.exact += u64::from(answer == as_the_model_writes(tokenizer, reference));
-        if shows && position.is_multiple_of(stride) {
+        if shows && may_show(position, window.rows.len()) {
             examples.push(Example {
                 question: prompt.text.clone(),
                 completion: answer.to_owned(),
@@ -56,6 +55,11 @@ pub(super) fn of_window(
         }
     }
     (totals, examples)
+}
+
+/// Whether the row at a place of a window with so many rows may be among the examples.
+pub(super) fn may_show(position: usize, rows: usize) -> bool {
+    position.is_multiple_of(rows.div_ceil(KEPT_EXAMPLES).max(1))
 }
 
 fn count(totals: &mut Totals, outcome: &Outcome) {

@@ -6,8 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayData, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
-    make_array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use arrow::error::ArrowError;
@@ -170,47 +169,9 @@ fn plain_field(field: &FieldRef) -> FieldRef {
     ))
 }
 
-/// One Parquet column of the given lines, in its output type.
-pub(super) fn arrow_column(
-    array: &dyn Array,
-    to: &DataType,
-    lines: &[Line<'_>],
-) -> Result<ArrayRef, ArrowError> {
+/// One Parquet column of the given lines, in the layout in which it is held: the writer takes views for text and
+/// values for a dictionary, so that a text which many rows share is never copied for each of them.
+pub(super) fn arrow_column(array: &dyn Array, lines: &[Line<'_>]) -> Result<ArrayRef, ArrowError> {
     let positions = UInt64Array::from_iter_values(lines.iter().map(|line| line.position as u64));
-    let taken = arrow::compute::take(array, &positions, None)?;
-    if taken.data_type() == to {
-        return Ok(taken);
-    }
-    if matches!(taken.data_type(), DataType::LargeUtf8 | DataType::Utf8View) {
-        return arrow::compute::cast(&taken, to);
-    }
-    Ok(make_array(retype(&taken.to_data(), to)?))
-}
-
-/// Gives values a type that differs from theirs in metadata alone; the builder checks that it fits.
-fn retype(data: &ArrayData, to: &DataType) -> Result<ArrayData, ArrowError> {
-    let children = child_types(to)
-        .into_iter()
-        .zip(data.child_data())
-        .map(|(to, child)| retype(child, to))
-        .collect::<Result<Vec<_>, _>>()?;
-    data.clone()
-        .into_builder()
-        .data_type(to.clone())
-        .child_data(children)
-        .build()
-}
-
-fn child_types(of: &DataType) -> Vec<&DataType> {
-    match of {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _)
-        | DataType::Map(item, _) => vec![item.data_type()],
-        DataType::Struct(fields) => fields.iter().map(|field| field.data_type()).collect(),
-        DataType::Dictionary(_, value) => vec![value],
-        _ => Vec::new(),
-    }
+    arrow::compute::take(array, &positions, None)
 }

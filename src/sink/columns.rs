@@ -3,6 +3,7 @@
 //! Invariant: no two result columns of a [`Layout`] have one name. Pure: no files, no values.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::input::{ColumnKind, InputIndex};
 use crate::spec::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout, nearest};
@@ -82,6 +83,26 @@ impl Layout {
             names.push("token_ids");
         }
         names
+    }
+
+    /// The columns whose names differ in case alone, in words.
+    pub(super) fn case_note(&self) -> Option<String> {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let mut pairs = Vec::new();
+        for name in self.names() {
+            match seen.entry(name.to_lowercase()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(name);
+                }
+                Entry::Occupied(first) => pairs.push(format!("`{}` and `{name}`", first.get())),
+            }
+        }
+        (!pairs.is_empty()).then(|| {
+            format!(
+                "the result columns {} differ in case alone: DuckDB and Spark cannot tell them apart; `output.rename` gives a column another name",
+                pairs.join(", ")
+            )
+        })
     }
 
     fn check_names(&self) -> Result<(), SinkError> {

@@ -4,7 +4,7 @@
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
 //! `columns` decides which columns there are, `lines` which lines; `jsonl` and `parquet` write them,
-//! `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
+//! `sizes` says how much of them at once, `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
 
 mod arrow_json;
 mod carried;
@@ -15,6 +15,7 @@ mod jsonl;
 mod lines;
 mod parquet;
 mod read;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -65,6 +66,21 @@ pub fn result_columns(
     id_column: Option<&str>,
 ) -> Result<Vec<String>, SinkError> {
     Ok(columns::Layout::new(output, generation, index, id_column)?.names())
+}
+
+/// A note on the result columns that readers which do not look at case take for one: `DuckDB`, Spark.
+///
+/// # Errors
+///
+/// As [`new_sink`].
+pub fn case_note(
+    output: &OutputSpec,
+    generation: &GenerationSpec,
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<Option<String>, SinkError> {
+    let layout = columns::Layout::new(output, generation, index, id_column)?;
+    Ok(layout.case_note())
 }
 
 /// Makes the sink of a job: `id_column` is the input column that is written as `id`, `arrow_schema` the

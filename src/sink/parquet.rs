@@ -16,20 +16,29 @@ use arrow::array::{
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
-use crate::input::{Carried, InputWindow};
+use crate::input::{Carried, InputWindow, is_first_rule};
 use crate::spec::OutputFormat;
 
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
 use super::lines::{Line, lines, logprob};
+use super::sizes::value_bytes;
 use super::{ResultSink, SinkError};
 
-/// Lines handed to the writer at once. It bounds the copies of long carried texts, and is a constant
-/// because page borders depend on it.
+/// Lines handed to the writer at once, at most; a constant, because page borders depend on it.
 const LINES_AT_ONCE: usize = 256;
+
+/// Bytes of carried values handed to the writer at once, at most, unless one line has more. Rows may share their
+/// texts; the writer's pages do not.
+const BYTES_AT_ONCE: usize = 16 << 20;
+
+/// Bytes of a row group at most, as they are written: a window of texts that share their bytes may be far more
+/// than it takes in memory.
+const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Balance of size and speed; the writer's own default packs a fifth worse on Chinese text.
 const ZSTD_LEVEL: i32 = 3;
@@ -40,6 +49,8 @@ pub(super) struct ParquetSink {
     layout: Layout,
     schema: SchemaRef,
     properties: WriterProperties,
+    /// Whether the lines of a window are no more than what it holds in memory.
+    is_bounded: bool,
 }
 
 impl ParquetSink {
@@ -53,7 +64,11 @@ impl ParquetSink {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             // Another version of the program or of the library must not change the bytes.
-            .set_created_by("glm-batch".to_owned())
+            .set_created_by("glm-batch".to_owned());
+        // JSON lines are never more than their window; a job of the first rule keeps its bytes.
+        let is_bounded = schema.is_none_or(is_first_rule);
+        let properties = properties
+            .set_max_row_group_bytes((!is_bounded).then_some(ROW_GROUP_BYTES))
             .build();
         for column in &layout.carried {
             let field = carried_field(column, schema)?;
@@ -70,7 +85,37 @@ impl ParquetSink {
             layout,
             schema: Arc::new(Schema::new(fields)),
             properties,
+            is_bounded,
         })
+    }
+
+    /// Splits off as many lines as are handed to the writer at once.
+    fn split<'a, 'l>(
+        &self,
+        window: &InputWindow,
+        lines: &'a [Line<'l>],
+    ) -> Result<(&'a [Line<'l>], &'a [Line<'l>]), SinkError> {
+        let most = lines.len().min(LINES_AT_ONCE);
+        let Carried::Arrow(batch) = &window.carried else {
+            return Ok(lines.split_at(most));
+        };
+        if self.is_bounded {
+            return Ok(lines.split_at(most));
+        }
+        let carried = self.layout.carried.iter();
+        let columns =
+            carried.map(|column| Ok(batch.column(batch.schema_ref().index_of(&column.source)?)));
+        let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+        let mut bytes = 0;
+        let fitting = lines[..most].iter().take_while(|line| {
+            let at = line.position;
+            bytes += columns
+                .iter()
+                .map(|column| value_bytes(column, at, at + 1))
+                .sum::<usize>();
+            bytes <= BYTES_AT_ONCE
+        });
+        Ok(lines.split_at(fitting.count().max(1)))
     }
 
     fn batch(&self, window: &InputWindow, lines: &[Line<'_>]) -> Result<RecordBatch, SinkError> {
@@ -80,19 +125,24 @@ impl ParquetSink {
             Arc::new(Int64Array::from_iter_values(rows)),
             Arc::new(StringArray::from_iter_values(ids)),
         ];
-        for (column, field) in self.layout.carried.iter().zip(&self.schema.fields()[2..]) {
+        for column in &self.layout.carried {
             columns.push(match &window.carried {
                 Carried::Json { fields, .. } => json_column(column, fields, lines)?,
                 Carried::Arrow(batch) => {
                     let index = batch.schema_ref().index_of(&column.source)?;
-                    arrow_column(batch.column(index), field.data_type(), lines)?
+                    arrow_column(batch.column(index), lines)?
                 }
             });
         }
         for name in self.layout.result_names() {
             columns.push(result_column(name, lines, self.layout.nested));
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        let fields = self.schema.fields().iter().zip(&columns);
+        let fields = fields.map(|(field, array)| {
+            Field::new(field.name(), array.data_type().clone(), field.is_nullable())
+        });
+        let held = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Ok(RecordBatch::try_new(held, columns)?)
     }
 }
 
@@ -110,8 +160,11 @@ impl ResultSink for ParquetSink {
         let lines = lines(window, outcomes, self.layout.nested)?;
         let schema = Arc::clone(&self.schema);
         let mut writer = ArrowWriter::try_new(out, schema, Some(self.properties.clone()))?;
-        for chunk in lines.chunks(LINES_AT_ONCE) {
+        let mut left = lines.as_slice();
+        while !left.is_empty() {
+            let (chunk, rest) = self.split(window, left)?;
             writer.write(&self.batch(window, chunk)?)?;
+            left = rest;
         }
         writer.close()?;
         Ok(())

@@ -13,8 +13,8 @@ use crate::input::json_lines;
 
 use super::SinkError;
 
-/// Rows decoded at a time.
-const BATCH_ROWS: usize = 1024;
+/// Rows decoded at a time: few, since the rows of a part may repeat one long text.
+const BATCH_ROWS: usize = 64;
 
 /// A result row by column.
 pub type ResultRow = Map<String, Value>;

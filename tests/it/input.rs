@@ -14,10 +14,12 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::input::{
     BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
-    MAX_WINDOW_BYTES, Place, PromptSource, Scan, ScanOptions, Selection, Stage, json_lines, open,
-    resolve_files, scan, select,
+    MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, Stage,
+    json_lines, open, resolve_files, scan, select,
 };
-use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules};
+use glm_batch::spec::{
+    CarriedColumns, ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -106,10 +108,20 @@ impl Job {
 
     pub(crate) fn open(&self) -> Result<(Box<dyn PromptSource>, InputIndex), InputError> {
         let index = self.scan_with(None)?.index;
-        Ok((
-            open(&self.input, &self.prompt, Arc::new(index.clone()))?,
-            index,
-        ))
+        Ok((self.open_index(&index)?, index))
+    }
+
+    pub(crate) fn open_index(
+        &self,
+        index: &InputIndex,
+    ) -> Result<Box<dyn PromptSource>, InputError> {
+        let options = OpenOptions {
+            input: &self.input,
+            prompt: &self.prompt,
+            carried: &CarriedColumns::All,
+            rules: self.rules,
+        };
+        open(&options, Arc::new(index.clone()))
     }
 
     pub(crate) fn windows(&self) -> Vec<InputWindow> {
@@ -598,7 +610,7 @@ fn an_unchanged_input_is_not_read_again() {
     let again = job.scan_with(Some(&known)).unwrap().index;
     assert_eq!(again.rows, 6);
     assert_ne!(again.files[0].fingerprint, "kept");
-    let source = open(&job.input, &job.prompt, Arc::new(known.clone())).unwrap();
+    let source = job.open_index(&known).unwrap();
     let error = source.read_window(&known.windows[0]).unwrap_err();
     assert!(matches!(error, InputError::Changed { .. }), "{error}");
 }

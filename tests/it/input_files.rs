@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
-use glm_batch::input::{ColumnKind, InputError, Place, Stage, open, resolve_files};
+use glm_batch::input::{ColumnKind, InputError, Place, Stage, resolve_files};
 use glm_batch::spec::Rules;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::{Value, json};
@@ -479,7 +479,7 @@ fn columns_of_folders_reach_windows_and_give_way_to_the_rows_own() {
         let stored = serde_json::to_string(&index).unwrap();
         let stored: glm_batch::input::InputIndex = serde_json::from_str(&stored).unwrap();
         assert_eq!(stored, index);
-        let source = open(&job.input, &job.prompt, Arc::new(stored)).unwrap();
+        let source = job.open_index(&stored).unwrap();
         for span in index.windows.iter().rev() {
             source.read_window(span).unwrap();
         }
@@ -714,11 +714,7 @@ fn what_is_no_file_is_refused_without_being_opened() {
     let path = folder.path().join("rows.jsonl");
     let known = Job::new(&[&path]).index();
     fs::rename(&pipe, &path).unwrap();
-    let source = open(
-        &Job::new(&[&path]).input,
-        &Job::new(&[]).prompt,
-        Arc::new(known.clone()),
-    );
+    let source = Job::new(&[&path]).open_index(&known);
     let error = source.unwrap().read_window(&known.windows[0]).unwrap_err();
     assert!(error.to_string().contains("no regular file"), "{error}");
 }

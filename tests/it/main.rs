@@ -28,6 +28,7 @@ mod model_folders;
 mod model_golden;
 mod nano;
 mod old_folders;
+mod parquet_types;
 mod plan_props;
 mod resume;
 mod sampling_golden;

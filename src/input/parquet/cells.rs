@@ -1,19 +1,20 @@
 //! A batch to records: the columns that prompts are made of, by row.
 //!
-//! Text of any layout is read as it stands; all else goes through JSON, so that a template sees in a
-//! nested column what it would see in JSON lines.
+//! Text is read as it stands, a UUID as its text; all else goes through JSON, one value at a time, so that a
+//! template sees in a nested column what it would see in JSON lines.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use arrow::array::{Array, LargeStringArray, RecordBatch};
+use arrow::array::{Array, AsArray, FixedSizeBinaryArray, RecordBatch, StringViewArray};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use serde_json::Value;
 
 use super::json::json_lines;
-use super::schema::is_text;
+use super::layout::is_text;
+use super::schema::{is_first_rule, is_uuid};
 use crate::input::build::{Cell, Record};
 
 /// The used columns of a batch.
@@ -22,26 +23,37 @@ pub(super) struct Cells {
 }
 
 enum Column {
-    Text(LargeStringArray),
+    Text(StringViewArray),
+    Uuid(FixedSizeBinaryArray),
     Json {
+        /// The type in words.
         kind: String,
         numeric: bool,
-        values: Vec<Value>,
+        /// This column alone.
+        batch: RecordBatch,
     },
-    /// The column cannot be written as JSON.
-    Unreadable(String),
 }
 
 impl Cells {
-    pub(super) fn new(batch: &RecordBatch, names: &[&str]) -> Result<Self, ArrowError> {
+    /// `schema` says of the batch's columns what Arrow's types do not.
+    pub(super) fn new(
+        batch: &RecordBatch,
+        schema: &Schema,
+        names: &[&str],
+    ) -> Result<Self, ArrowError> {
         let mut columns = HashMap::new();
         for name in names {
             let Ok(place) = batch.schema_ref().index_of(name) else {
                 continue;
             };
-            columns.insert((*name).to_owned(), Column::new(batch, place)?);
+            columns.insert((*name).to_owned(), Column::new(batch, schema, place)?);
         }
         Ok(Self { columns })
+    }
+
+    /// Takes the columns that `other` has.
+    pub(super) fn replace(&mut self, other: Self) {
+        self.columns.extend(other.columns);
     }
 
     pub(super) fn row(&self, row: usize) -> CellsRow<'_> {
@@ -50,40 +62,58 @@ impl Cells {
 }
 
 impl Column {
-    fn new(batch: &RecordBatch, place: usize) -> Result<Self, ArrowError> {
+    fn new(batch: &RecordBatch, schema: &Schema, place: usize) -> Result<Self, ArrowError> {
         let array = batch.column(place);
         let kind = array.data_type();
         if is_text(kind) {
-            let text = cast(array, &DataType::LargeUtf8)?;
-            return Ok(Self::Text(LargeStringArray::from(text.to_data())));
+            let text = cast(array, &DataType::Utf8View)?;
+            return Ok(Self::Text(text.as_string_view().clone()));
         }
-        let numeric = kind.is_numeric();
-        let kind = kind.to_string();
-        match json_values(&batch.project(&[place])?) {
-            Ok(values) => Ok(Self::Json {
-                kind,
-                numeric,
-                values,
-            }),
-            Err(reason) => Ok(Self::Unreadable(format!("{kind}: {reason}"))),
+        let known = schema.field_with_name(batch.schema_ref().field(place).name());
+        if let Some(bytes) = array.as_fixed_size_binary_opt()
+            && known.as_ref().is_ok_and(|field| is_uuid(field))
+        {
+            return Ok(Self::Uuid(bytes.clone()));
         }
+        let kind = known.map_or(kind, |field| field.data_type());
+        let seen = if is_first_rule(schema) {
+            kind
+        } else {
+            array.data_type()
+        };
+        Ok(Self::Json {
+            kind: kind.to_string(),
+            numeric: seen.is_numeric(),
+            batch: batch.project(&[place])?,
+        })
     }
 }
 
-fn json_values(one_column: &RecordBatch) -> Result<Vec<Value>, String> {
-    let text = json_lines(one_column).map_err(|error| error.to_string())?;
-    text.split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            let row: serde_json::Map<String, Value> =
-                serde_json::from_slice(line).map_err(|error| error.to_string())?;
-            Ok(row
-                .into_iter()
-                .next()
-                .map(|(_, value)| value)
-                .unwrap_or_default())
-        })
-        .collect()
+fn json_value(one_column: &RecordBatch, row: usize) -> Result<Value, String> {
+    if one_column.column(0).is_null(row) {
+        return Ok(Value::Null);
+    }
+    let text = json_lines(&one_column.slice(row, 1)).map_err(|error| error.to_string())?;
+    let record: serde_json::Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    Ok(record
+        .into_iter()
+        .next()
+        .map(|(_, value)| value)
+        .unwrap_or_default())
+}
+
+/// The form that RFC 9562 gives: 8-4-4-4-12 hexadecimal digits.
+fn uuid_text(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(36);
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// One row of the used columns.
@@ -98,15 +128,18 @@ impl Record for CellsRow<'_> {
             None => Cell::Absent,
             Some(Column::Text(texts)) if texts.is_null(self.row) => Cell::Null,
             Some(Column::Text(texts)) => Cell::Text(Cow::Borrowed(texts.value(self.row))),
-            Some(Column::Unreadable(reason)) => Cell::Other(reason),
+            Some(Column::Uuid(ids)) if ids.is_null(self.row) => Cell::Null,
+            Some(Column::Uuid(ids)) => Cell::Text(Cow::Owned(uuid_text(ids.value(self.row)))),
             Some(Column::Json {
                 kind,
                 numeric,
-                values,
-            }) => match &values[self.row] {
-                Value::Null => Cell::Null,
-                Value::Number(number) if *numeric => Cell::Number(Cow::Owned(number.to_string())),
-                Value::String(digits) if *numeric => Cell::Number(Cow::Borrowed(digits)),
+                batch,
+            }) => match json_value(batch, self.row) {
+                Ok(Value::Null) => Cell::Null,
+                Ok(Value::Number(number)) if *numeric => {
+                    Cell::Number(Cow::Owned(number.to_string()))
+                }
+                Ok(Value::String(digits)) if *numeric => Cell::Number(Cow::Owned(digits)),
                 _ => Cell::Other(kind),
             },
         }
@@ -117,8 +150,11 @@ impl Record for CellsRow<'_> {
             None => Ok(None),
             Some(Column::Text(texts)) if texts.is_null(self.row) => Ok(Some(Value::Null)),
             Some(Column::Text(texts)) => Ok(Some(Value::from(texts.value(self.row)))),
-            Some(Column::Unreadable(reason)) => Err(format!("cannot be read as JSON ({reason})")),
-            Some(Column::Json { values, .. }) => Ok(Some(values[self.row].clone())),
+            Some(Column::Uuid(ids)) if ids.is_null(self.row) => Ok(Some(Value::Null)),
+            Some(Column::Uuid(ids)) => Ok(Some(Value::from(uuid_text(ids.value(self.row))))),
+            Some(Column::Json { batch, .. }) => json_value(batch, self.row)
+                .map(Some)
+                .map_err(|reason| format!("cannot be read as JSON ({reason})")),
         }
     }
 }

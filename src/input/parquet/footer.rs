@@ -3,19 +3,28 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::encrypted::encrypted_columns;
 use super::group::guarded;
-use super::schema::Unifier;
+use super::layout::layout;
+use super::schema::{Shared, Unifier, by_parquet, with_uuids};
+use super::times;
+use super::unknown::unknown_type;
 use crate::input::error::{FileProblem, InputError};
 use crate::input::types::{ColumnKind, InputColumn};
 use crate::input::windows::{Start, Windows};
+use crate::spec::Rules;
 
 /// Length of the footer and magic number at the end of a file.
 const TAIL_BYTES: u64 = 8;
+
+/// Magic number of a file whose footer is encrypted.
+const ENCRYPTED_MAGIC: &[u8] = b"PARE";
 
 /// What the footers say.
 pub(crate) struct Footers {
@@ -25,19 +34,23 @@ pub(crate) struct Footers {
 }
 
 /// Reads the footer of every file; all that cannot be read are named in one error.
-pub(crate) fn first_pass(files: &[PathBuf], windows: &mut Windows) -> Result<Footers, InputError> {
-    let mut unifier = Unifier::default();
+pub(crate) fn first_pass(
+    files: &[PathBuf],
+    windows: &mut Windows,
+    rules: Rules,
+) -> Result<Footers, InputError> {
+    let mut unifier = Unifier::new(rules);
     let mut problems = Vec::new();
     let mut found = Vec::with_capacity(files.len());
     for (number, path) in files.iter().enumerate() {
-        match open_footer(path) {
+        match open_footer(path, rules) {
             Err(reason) => problems.push(FileProblem {
                 path: path.clone(),
                 reason,
             }),
             Ok(footer) => {
                 if problems.is_empty() {
-                    unifier.add(path, footer.schema())?;
+                    unifier.add(path, &footer.schema, footer.rows())?;
                 }
                 found.push(push_groups(footer.metadata(), number as u32, windows));
             }
@@ -47,7 +60,7 @@ pub(crate) fn first_pass(files: &[PathBuf], windows: &mut Windows) -> Result<Foo
         return Err(InputError::Broken { problems });
     }
     Ok(Footers {
-        columns: columns(&unifier.finish()),
+        columns: columns(&unifier.finish().schema),
         rows: found,
     })
 }
@@ -83,8 +96,31 @@ fn columns(schema: &Schema) -> Vec<InputColumn> {
         .collect()
 }
 
+/// The footer of one file.
+#[derive(Clone)]
+pub(super) struct Footer {
+    /// The columns as the file has them.
+    pub(super) schema: SchemaRef,
+    /// The footer for a reader of rows in the layout in which they are held.
+    pub(super) held: ArrowReaderMetadata,
+    /// For columns of times that may be finer than they are held: the footer for a reader of the finer ones.
+    pub(super) finer: Option<times::Finer>,
+}
+
+impl Footer {
+    /// What Parquet says of the file.
+    pub(super) fn metadata(&self) -> &ParquetMetaData {
+        self.held.metadata()
+    }
+
+    /// Rows in the file.
+    pub(super) fn rows(&self) -> u64 {
+        self.metadata().file_metadata().num_rows().max(0) as u64
+    }
+}
+
 /// The footer of a file; the error is one line.
-pub(super) fn open_footer(path: &Path) -> Result<ArrowReaderMetadata, String> {
+pub(super) fn open_footer(path: &Path, rules: Rules) -> Result<Footer, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     if length < TAIL_BYTES + 4 {
@@ -92,14 +128,75 @@ pub(super) fn open_footer(path: &Path) -> Result<ArrowReaderMetadata, String> {
             "no Parquet footer: the file has {length} bytes; it is cut short"
         ));
     }
-    let footer = guarded(|| {
-        ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| e.to_string())
+    let bytes = footer_bytes(&file).map_err(|error| error.to_string())?;
+    if bytes.ends_with(ENCRYPTED_MAGIC) {
+        return Err("the file is encrypted; write it without encryption".to_owned());
+    }
+    let metadata = guarded(|| {
+        ParquetMetaDataReader::new()
+            .parse_and_finish(&file)
+            .map_err(|error| error.to_string())
     })
     .map_err(|reason| {
         format!("no Parquet footer: {reason}; the file is cut short or no Parquet")
     })?;
-    check_counts(footer.metadata())?;
-    Ok(footer)
+    check_counts(&metadata)?;
+    if let Some(column) = encrypted_columns(&bytes).first() {
+        return Err(format!(
+            "the column `{column}` is encrypted; write the file without encryption, or without the column"
+        ));
+    }
+    if let Some((column, kind)) = unknown_type(&metadata) {
+        return Err(format!(
+            "the column `{column}` is of the type {kind}, which cannot be read; cast it to another type, such as text"
+        ));
+    }
+    read_as(metadata, rules)
+}
+
+/// The footer with the types in which its rows are read.
+fn read_as(metadata: ParquetMetaData, rules: Rules) -> Result<Footer, String> {
+    let plain = guarded(|| {
+        ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
+            .map_err(|error| error.to_string())
+    })
+    .map_err(|reason| format!("the types of its columns cannot be read: {reason}"))?;
+    let mut schema = Arc::clone(plain.schema());
+    if by_parquet(rules) {
+        check_names(&schema)?;
+        schema = times::in_microseconds(&plain);
+    }
+    let held = with_types(&plain, layout(&schema));
+    let finer = times::Finer::new(&plain, &schema);
+    if by_parquet(rules) {
+        let parquet = plain.metadata().file_metadata().schema_descr();
+        schema = with_uuids(&schema, parquet);
+    }
+    Ok(Footer {
+        schema,
+        held,
+        finer,
+    })
+}
+
+/// The footer for a reader that gives the columns these types; where it cannot, they are cast later.
+fn with_types(plain: &ArrowReaderMetadata, types: SchemaRef) -> ArrowReaderMetadata {
+    let options = ArrowReaderOptions::new().with_schema(types);
+    ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options)
+        .unwrap_or_else(|_| plain.clone())
+}
+
+/// Refuses two columns of one name: one of them would be lost.
+fn check_names(schema: &Schema) -> Result<(), String> {
+    for (place, field) in schema.fields().iter().enumerate() {
+        let name = field.name();
+        if schema.index_of(name).is_ok_and(|first| first < place) {
+            return Err(format!(
+                "two columns are named `{name}`; give them different names"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a footer that contradicts itself: its row numbers decide how much is read.
@@ -131,28 +228,40 @@ fn check_counts(metadata: &ParquetMetaData) -> Result<(), String> {
 
 /// blake3 of size and footer, in hex: what identified a file in earlier versions.
 pub(crate) fn footer_fingerprint(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&file.metadata()?.len().to_le_bytes());
+    hasher.update(&footer_bytes(&file)?);
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The footer with its length and the magic number behind; as much as there is of it.
+fn footer_bytes(mut file: &File) -> io::Result<Vec<u8>> {
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::End(-(TAIL_BYTES as i64)))?;
     let mut tail = [0; TAIL_BYTES as usize];
     file.read_exact(&mut tail)?;
-    let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
-    file.seek(SeekFrom::End(-(TAIL_BYTES as i64) - i64::from(length)))?;
+    let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES + length)))?;
     let mut footer = Vec::new();
     file.read_to_end(&mut footer)?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&bytes.to_le_bytes());
-    hasher.update(&footer);
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(footer)
 }
 
-/// The schema that all files share.
-pub(super) fn shared_schema(files: impl Iterator<Item = PathBuf>) -> Result<SchemaRef, InputError> {
-    let mut unifier = Unifier::default();
+/// The schema that all files share; each footer is shown to `each`.
+pub(super) fn shared_schema(
+    files: impl Iterator<Item = PathBuf>,
+    rules: Rules,
+    mut each: impl FnMut(&Path, &Footer),
+) -> Result<Shared, InputError> {
+    let mut unifier = Unifier::new(rules);
     let mut problems = Vec::new();
     for path in files {
-        match open_footer(&path) {
-            Ok(footer) => unifier.add(&path, footer.schema())?,
+        match open_footer(&path, rules) {
+            Ok(footer) => {
+                unifier.add(&path, &footer.schema, footer.rows())?;
+                each(&path, &footer);
+            }
             Err(reason) => problems.push(FileProblem { path, reason }),
         }
     }

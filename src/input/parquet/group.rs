@@ -9,46 +9,118 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::Schema;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
     RowSelector,
 };
+use parquet::basic::Encoding;
+use parquet::file::metadata::RowGroupMetaData;
 
-use super::footer::row_bytes;
-use super::schema::fit;
+use super::fit::Misfit;
+use super::footer::{Footer, row_bytes};
+use super::layout::compact;
+use super::times::without_finer;
 use crate::input::error::one_line;
 
 /// Rows decoded at once, at most.
 const BATCH_ROWS: u64 = 1024;
+
+/// Rows decoded at once where texts are stored as what differs from the one before: the few bytes of a
+/// repeated text become all of them again.
+const DELTA_BATCH_ROWS: u64 = 32;
 
 /// Bytes decoded at once, at most, as far as the footer tells.
 const BATCH_BYTES: u64 = 4 << 20;
 
 /// A reader inside one row group.
 pub(super) struct GroupReader {
-    reader: ParquetRecordBatchReader,
-    schema: SchemaRef,
-    /// Decoded and not given out yet.
-    left: Option<RecordBatch>,
+    rows: Rows,
+    /// The times of the same rows in nanoseconds.
+    finer: Option<Rows>,
 }
 
 impl GroupReader {
     /// Begins at row `skip` of a row group.
     pub(super) fn open(
         path: &Path,
-        footer: &ArrowReaderMetadata,
+        footer: &Footer,
         group: u32,
         skip: u64,
-        schema: &SchemaRef,
+    ) -> Result<Self, String> {
+        let all = ProjectionMask::all();
+        let rows = Rows::open(path, &footer.held, all, group, skip)?;
+        let finer = footer
+            .finer
+            .as_ref()
+            .map(|finer| Rows::open(path, &finer.metadata, finer.projection.clone(), group, skip));
+        Ok(Self {
+            rows,
+            finer: finer.transpose()?,
+        })
+    }
+
+    /// The next `rows` rows as one batch, as the file has them, and values that are finer than they are held.
+    pub(super) fn take(
+        &mut self,
+        rows: u64,
+        schema: &Schema,
+    ) -> Result<(RecordBatch, Vec<Misfit>), String> {
+        let held = self.rows.take(rows)?;
+        let Some(finer) = &mut self.finer else {
+            return Ok((held, Vec::new()));
+        };
+        let fine = finer.take(rows)?;
+        without_finer(&held, &fine, schema).map_err(|error| error.to_string())
+    }
+
+    /// Decodes all that is left and says whether it was `rows` rows without damage.
+    pub(super) fn check(mut self, rows: u64) -> Result<(), String> {
+        let mut seen = 0;
+        while let Some(batch) = self.rows.next()? {
+            seen += batch.num_rows() as u64;
+        }
+        if seen == rows {
+            Ok(())
+        } else {
+            Err(format!("it has {seen} rows instead of {rows}"))
+        }
+    }
+}
+
+/// The rows of one row group under one schema.
+struct Rows {
+    reader: ParquetRecordBatchReader,
+    /// Decoded and not given out yet.
+    left: Option<RecordBatch>,
+    /// Equal texts come apart in the decoder and are brought together again.
+    compacts: bool,
+}
+
+impl Rows {
+    fn open(
+        path: &Path,
+        metadata: &ArrowReaderMetadata,
+        columns: ProjectionMask,
+        group: u32,
+        skip: u64,
     ) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
-        let size = footer.metadata().row_group(group as usize);
+        let size = metadata.metadata().row_group(group as usize);
         let rows = size.num_rows().max(0) as u64;
+        let compacts = has_deltas(size);
+        let most = if compacts {
+            DELTA_BATCH_ROWS
+        } else {
+            BATCH_ROWS
+        };
         let fitting = BATCH_BYTES / row_bytes(size.total_byte_size(), rows).max(1);
-        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer.clone())
-            .with_row_groups(vec![group as usize])
-            .with_batch_size(fitting.clamp(1, BATCH_ROWS) as usize);
+        let mut builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+                .with_projection(columns)
+                .with_row_groups(vec![group as usize])
+                .with_batch_size(fitting.clamp(1, most) as usize);
         if skip > 0 {
             builder = builder.with_row_selection(RowSelection::from(vec![
                 RowSelector::skip(skip as usize),
@@ -58,8 +130,8 @@ impl GroupReader {
         let reader = guarded(|| builder.build().map_err(|error| error.to_string()))?;
         Ok(Self {
             reader,
-            schema: schema.clone(),
             left: None,
+            compacts,
         })
     }
 
@@ -70,16 +142,22 @@ impl GroupReader {
         guarded(|| match self.reader.next() {
             None => Ok(None),
             Some(batch) => batch
-                .and_then(|batch| fit(&batch, &self.schema))
+                .and_then(|batch| {
+                    if self.compacts {
+                        compact(&batch)
+                    } else {
+                        Ok(batch)
+                    }
+                })
                 .map(Some)
                 .map_err(|error| error.to_string()),
         })
     }
 
-    /// The next `rows` rows as one batch.
-    pub(super) fn take(&mut self, rows: u64) -> Result<RecordBatch, String> {
+    fn take(&mut self, rows: u64) -> Result<RecordBatch, String> {
         let mut pieces = Vec::new();
         let mut missing = rows as usize;
+        let mut schema = None;
         while missing > 0 {
             let Some(batch) = self.next()? else {
                 return Err(format!("it ends {missing} rows early"));
@@ -88,24 +166,29 @@ impl GroupReader {
             if taken < batch.num_rows() {
                 self.left = Some(batch.slice(taken, batch.num_rows() - taken));
             }
+            schema.get_or_insert_with(|| batch.schema());
             pieces.push(batch.slice(0, taken));
             missing -= taken;
         }
-        concat_batches(&self.schema, &pieces).map_err(|error| error.to_string())
+        let schema = schema.unwrap_or_else(|| Schema::empty().into());
+        concat_batches(&schema, &pieces).map_err(|error| error.to_string())
     }
+}
 
-    /// Decodes all that is left and says whether it was `rows` rows without damage.
-    pub(super) fn check(mut self, rows: u64) -> Result<(), String> {
-        let mut seen = 0;
-        while let Some(batch) = self.next()? {
-            seen += batch.num_rows() as u64;
-        }
-        if seen == rows {
-            Ok(())
-        } else {
-            Err(format!("it has {seen} rows instead of {rows}"))
-        }
-    }
+fn has_deltas(group: &RowGroupMetaData) -> bool {
+    let mut columns = group.columns().iter();
+    columns.any(|column| {
+        column
+            .encodings()
+            .any(|kind| kind == Encoding::DELTA_BYTE_ARRAY)
+    })
+}
+
+/// Whether the program failed and not the bytes: something in them that the decoder cannot do.
+pub(super) fn is_beyond_decoder(reason: &str) -> bool {
+    reason.contains("NYI: ")
+        || reason.contains("not yet implemented")
+        || reason.contains("overflow")
 }
 
 /// Runs a decoder, which may panic on damaged bytes.

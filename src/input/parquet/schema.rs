@@ -1,188 +1,233 @@
-//! The schemas of several files to the one that all parts have, and batches into it.
+//! The schemas of several files to the one that all parts have.
 //!
-//! Columns by name, in order of first appearance; missing is null; int32 and int64 give int64; int and
-//! float give float64; the encodings of text are one type; any other clash is refused. Everything is
-//! nullable and carries no metadata, so that a row without readable columns can stand as nulls.
+//! Columns by name, in order of first appearance; missing is null; what two files have is joined by
+//! [`super::common`]; any other clash is refused. Everything is nullable and carries no metadata, so that a row
+//! without readable columns can stand as nulls.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::basic::LogicalType;
+use parquet::schema::types::SchemaDescriptor;
 
+use super::common::{common, common_by_layout};
+use super::layout::{layout, map_type};
 use crate::input::error::InputError;
+use crate::spec::Rules;
+
+/// Version of the rule of types from which on a type is what it is in Parquet.
+const BY_PARQUET: u32 = 2;
+
+/// Key of a schema's metadata: the rule for types that its job goes by, where it is the first one.
+const RULE: &str = "glm-batch.types";
+const FIRST_RULE: &str = "1";
+
+/// Key of a field's metadata: what Parquet says of a column beyond its Arrow type.
+const MARK: &str = "glm-batch.logical";
+const UUID: &str = "uuid";
+
+/// Whether types are compared by what they are in Parquet.
+pub(in crate::input) fn by_parquet(rules: Rules) -> bool {
+    rules.types >= BY_PARQUET
+}
+
+/// Whether a column holds UUIDs.
+pub(super) fn is_uuid(field: &Field) -> bool {
+    field.metadata().get(MARK).is_some_and(|mark| mark == UUID)
+}
+
+/// The schema of a file, in which columns of UUIDs say so.
+pub(super) fn with_uuids(schema: &Schema, parquet: &SchemaDescriptor) -> SchemaRef {
+    let roots = parquet.root_schema().get_fields().iter();
+    let fields = schema.fields().iter().zip(roots).map(|(field, root)| {
+        let is_uuid = root.get_basic_info().logical_type_ref() == Some(&LogicalType::Uuid);
+        if !is_uuid {
+            return Arc::clone(field);
+        }
+        let mark = HashMap::from([(MARK.to_owned(), UUID.to_owned())]);
+        Arc::new(Field::clone(field).with_metadata(mark))
+    });
+    let fields: Vec<_> = fields.collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// Whether a schema is that of a job which goes by the first rule for types.
+pub fn is_first_rule(schema: &Schema) -> bool {
+    let rule = schema.metadata().get(RULE);
+    rule.is_some_and(|rule| rule == FIRST_RULE)
+}
+
+/// What all files share.
+#[derive(Clone)]
+pub(in crate::input) struct Shared {
+    /// The types that the results have.
+    pub(in crate::input) schema: SchemaRef,
+    /// The same columns in the layout in which rows are held.
+    pub(in crate::input) layout: SchemaRef,
+}
+
+impl Shared {
+    pub(in crate::input) fn new(schema: Schema) -> Self {
+        Self {
+            layout: layout(&schema),
+            schema: Arc::new(schema),
+        }
+    }
+}
+
+/// One column so far.
+struct Column {
+    name: String,
+    kind: DataType,
+    /// The file that has this type.
+    file: PathBuf,
+    /// Whether a file with rows has it: others contradict nothing.
+    has_rows: bool,
+}
 
 /// Gathers the schemas of files.
-#[derive(Default)]
 pub(super) struct Unifier {
-    /// Name, type so far, and the file that had the column first.
-    columns: Vec<(String, DataType, PathBuf)>,
+    by_parquet: bool,
+    columns: Vec<Column>,
 }
 
 impl Unifier {
-    pub(super) fn add(&mut self, path: &Path, schema: &Schema) -> Result<(), InputError> {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            by_parquet: by_parquet(rules),
+            columns: Vec::new(),
+        }
+    }
+
+    /// Takes the schema of a file with this many rows.
+    pub(super) fn add(
+        &mut self,
+        path: &Path,
+        schema: &Schema,
+        rows: u64,
+    ) -> Result<(), InputError> {
+        let has_rows = rows > 0 || !self.by_parquet;
         for field in schema.fields() {
-            let kind = widen_keys(field.data_type());
-            match self
-                .columns
-                .iter_mut()
-                .find(|(name, ..)| name == field.name())
-            {
-                None => self
-                    .columns
-                    .push((field.name().clone(), kind, path.to_owned())),
-                Some((name, known, first)) => {
-                    *known = merge(known, &kind).ok_or_else(|| InputError::SchemaClash {
-                        column: name.clone(),
-                        first: first.clone(),
-                        first_type: known.to_string(),
-                        second: path.to_owned(),
-                        second_type: field.data_type().to_string(),
-                    })?;
-                }
+            let kind = self.widen_keys(field.data_type());
+            let known = self.columns.iter_mut().find(|c| c.name == *field.name());
+            let Some(known) = known else {
+                self.columns.push(Column {
+                    name: field.name().clone(),
+                    kind,
+                    file: path.to_owned(),
+                    has_rows,
+                });
+                continue;
+            };
+            if !has_rows {
+                continue;
             }
+            if !known.has_rows {
+                (known.kind, known.has_rows) = (kind, true);
+                path.clone_into(&mut known.file);
+                continue;
+            }
+            let join = if self.by_parquet {
+                common
+            } else {
+                common_by_layout
+            };
+            known.kind = join(&known.kind, &kind).ok_or_else(|| InputError::SchemaClash {
+                column: known.name.clone(),
+                first: known.file.clone(),
+                first_type: known.kind.to_string(),
+                second: path.to_owned(),
+                second_type: field.data_type().to_string(),
+            })?;
         }
         Ok(())
     }
 
-    pub(super) fn finish(self) -> SchemaRef {
-        let fields: Vec<Field> = self
-            .columns
-            .into_iter()
-            .map(|(name, kind, _)| Field::new(name, kind, true))
+    pub(super) fn finish(self) -> Shared {
+        let columns = self.columns.into_iter();
+        let fields: Vec<Field> = columns
+            .map(|column| Field::new(column.name, column.kind, true))
             .collect();
-        Arc::new(Schema::new(fields))
+        let rule = (!self.by_parquet).then(|| (RULE.to_owned(), FIRST_RULE.to_owned()));
+        let metadata: HashMap<_, _> = rule.into_iter().collect();
+        Shared::new(Schema::new_with_metadata(fields, metadata))
     }
-}
 
-/// Dictionary keys of 8 and 16 bits overflow where row groups with their own dictionaries meet.
-fn widen_keys(kind: &DataType) -> DataType {
-    match kind {
-        DataType::Dictionary(key, value)
-            if matches!(
-                **key,
-                DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16
-            ) =>
-        {
-            DataType::Dictionary(Box::new(DataType::Int32), value.clone())
-        }
-        other => other.clone(),
-    }
-}
-
-/// The type that holds both.
-fn merge(a: &DataType, b: &DataType) -> Option<DataType> {
-    use DataType::{Float64, Int64, LargeUtf8, Null, UInt64};
-    match (a, b) {
-        _ if a == b => Some(a.clone()),
-        (Null, other) | (other, Null) => Some(other.clone()),
-        _ if is_text(a) && is_text(b) => Some(LargeUtf8),
-        (UInt64, other) | (other, UInt64) if other.is_integer() => None,
-        _ if a.is_integer() && b.is_integer() => Some(Int64),
-        _ if is_number(a) && is_number(b) => Some(Float64),
-        _ => {
-            let plain = normal(a);
-            (plain == normal(b)).then_some(plain)
+    /// Dictionary keys of 8 and 16 bits overflow where row groups with their own dictionaries meet.
+    fn widen_keys(&self, kind: &DataType) -> DataType {
+        let widen = |kind: &DataType| match kind {
+            DataType::Dictionary(key, value)
+                if matches!(
+                    **key,
+                    DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16
+                ) =>
+            {
+                Some(DataType::Dictionary(
+                    Box::new(DataType::Int32),
+                    value.clone(),
+                ))
+            }
+            _ => None,
+        };
+        if self.by_parquet {
+            map_type(kind, &widen)
+        } else {
+            widen(kind).unwrap_or_else(|| kind.clone())
         }
     }
-}
-
-fn is_number(kind: &DataType) -> bool {
-    kind.is_integer() || kind.is_floating()
-}
-
-/// Whether values are text, however they are laid out.
-pub(super) fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, value) => is_text(value),
-        _ => false,
-    }
-}
-
-/// A nested type without metadata and the names of list items, everything nullable.
-fn normal(kind: &DataType) -> DataType {
-    let item = |field: &FieldRef| Arc::new(Field::new("item", normal(field.data_type()), true));
-    match kind {
-        DataType::List(field) => DataType::List(item(field)),
-        DataType::LargeList(field) => DataType::LargeList(item(field)),
-        DataType::FixedSizeList(field, size) => DataType::FixedSizeList(item(field), *size),
-        DataType::Struct(fields) => DataType::Struct(
-            fields
-                .iter()
-                .map(|f| Field::new(f.name(), normal(f.data_type()), true))
-                .collect(),
-        ),
-        other => other.clone(),
-    }
-}
-
-/// A batch of one file in the schema of all files.
-pub(super) fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
-            Some(column) => cast(column, field.data_type()),
-            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    with_rows(schema, columns, batch.num_rows())
-}
-
-/// Rows of nulls.
-pub(super) fn nulls(schema: &SchemaRef, rows: usize) -> Result<RecordBatch, ArrowError> {
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|f| new_null_array(f.data_type(), rows))
-        .collect();
-    with_rows(schema, columns, rows)
-}
-
-fn with_rows(
-    schema: &SchemaRef,
-    columns: Vec<arrow::array::ArrayRef>,
-    rows: usize,
-) -> Result<RecordBatch, ArrowError> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DataType, Field, Path, Schema, Unifier, merge};
+    use super::{DataType, Field, Path, Rules, Schema, Unifier};
     use crate::input::InputError;
 
-    #[test]
-    fn types_meet_in_the_wider_one() {
-        use DataType::{Float32, Float64, Int32, Int64, LargeUtf8, Null, UInt64, Utf8, Utf8View};
-        assert_eq!(merge(&Int32, &Int64), Some(Int64));
-        assert_eq!(merge(&Int64, &Float32), Some(Float64));
-        assert_eq!(merge(&Utf8, &Utf8View), Some(LargeUtf8));
-        assert_eq!(merge(&Null, &Utf8), Some(Utf8));
-        assert_eq!(merge(&Int64, &Utf8), None);
-        assert_eq!(merge(&Int64, &UInt64), None);
-        assert_eq!(merge(&DataType::Boolean, &Int32), None);
+    fn schema(kind: DataType) -> Schema {
+        Schema::new(vec![Field::new("x", kind, false)])
     }
 
     #[test]
     fn a_clash_names_both_files() {
-        let schema = |kind| Schema::new(vec![Field::new("x", kind, false)]);
-        let mut unifier = Unifier::default();
+        let mut unifier = Unifier::new(Rules::CURRENT);
         unifier
-            .add(Path::new("a.parquet"), &schema(DataType::Int64))
+            .add(Path::new("a.parquet"), &schema(DataType::Int64), 1)
             .unwrap();
         let error = unifier
-            .add(Path::new("b.parquet"), &schema(DataType::Utf8))
+            .add(Path::new("b.parquet"), &schema(DataType::Utf8), 1)
             .unwrap_err();
         assert!(matches!(error, InputError::SchemaClash { .. }));
         assert_eq!(
             error.to_string(),
             "column `x` is Int64 in `a.parquet` and Utf8 in `b.parquet`\nhint: write the files with one type, or read them in two jobs"
         );
+    }
+
+    #[test]
+    fn a_file_without_rows_contradicts_nothing() {
+        let join = |rules, first: (DataType, u64), second: (DataType, u64)| {
+            let mut unifier = Unifier::new(rules);
+            unifier.add(Path::new("a"), &schema(first.0), first.1)?;
+            unifier.add(Path::new("b"), &schema(second.0), second.1)?;
+            Ok::<_, InputError>(unifier.finish().schema.field(0).data_type().clone())
+        };
+        let (text, float) = (DataType::Utf8, DataType::Float64);
+        for (first, second) in [(1, 0), (0, 1)] {
+            let kinds = if first == 1 {
+                (text.clone(), float.clone())
+            } else {
+                (float.clone(), text.clone())
+            };
+            let found = join(
+                Rules::CURRENT,
+                (kinds.0.clone(), first),
+                (kinds.1.clone(), second),
+            );
+            assert_eq!(found.unwrap(), text);
+            assert!(join(Rules::FIRST, (kinds.0, first), (kinds.1, second)).is_err());
+        }
+        let only = join(Rules::CURRENT, (float.clone(), 0), (text, 0));
+        assert_eq!(only.unwrap(), float);
     }
 }

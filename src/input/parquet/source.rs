@@ -1,6 +1,6 @@
 //! Windows of Parquet rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -8,22 +8,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use rayon::prelude::*;
 
 use super::cells::Cells;
-use super::footer::{open_footer, shared_schema};
-use super::group::GroupReader;
-use super::schema::nulls;
+use super::exact::OddIntegers;
+use super::fit::{Misfit, fit, nulls};
+use super::footer::{Footer, open_footer, shared_schema};
+use super::group::{GroupReader, is_beyond_decoder};
+use super::schema::{Shared, by_parquet};
 use crate::ids::RowId;
-use crate::input::PromptSource;
-use crate::input::build::{Built, PromptBuilder};
+use crate::input::build::{Built, PromptBuilder, bad};
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::partition::ArrowPartitions;
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
-use crate::spec::{GenerationSpec, nearest};
+use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
+use crate::spec::{CarriedColumns, GenerationSpec, Rules, nearest};
 
 /// Readers that wait for the window after their last one.
 const KEPT_READERS: usize = 2;
@@ -35,12 +36,14 @@ type GroupId = (u32, u32);
 pub(crate) struct ParquetSource {
     index: Arc<InputIndex>,
     builder: PromptBuilder,
-    /// The columns of the files.
-    schema: SchemaRef,
-    /// The columns that folders add to them.
+    rules: Rules,
+    shared: Shared,
+    /// The columns that folders add to those of the files.
     partitions: ArrowPartitions,
+    /// Whether each column of the schema is in the results.
+    carried: Vec<bool>,
     /// The footer used last.
-    footer: Mutex<Option<(u32, ArrowReaderMetadata)>>,
+    footer: Mutex<Option<(u32, Footer)>>,
     /// Row groups that were decoded whole, with the damage found.
     checked: Mutex<HashMap<GroupId, Option<String>>>,
     /// Readers with the row that they stand before.
@@ -52,22 +55,44 @@ struct Slice {
     id: GroupId,
     first: u64,
     rows: u64,
-    damage: Option<String>,
+    content: Result<Content, String>,
+}
+
+/// What the rows of a slice hold.
+struct Content {
+    /// The columns that prompts are made of.
+    cells: Cells,
+    /// Values that a carried column cannot hold, by row of the slice.
+    misfits: BTreeMap<u64, String>,
 }
 
 impl ParquetSource {
     pub(crate) fn new(
         index: Arc<InputIndex>,
         builder: PromptBuilder,
-        generation: Option<&str>,
+        options: &OpenOptions<'_>,
     ) -> Result<Self, InputError> {
-        let schema = shared_schema(index.files.iter().map(|file| file.path.clone()))?;
-        check_settings(&schema, generation)?;
+        let mut odd = OddIntegers::default();
+        let files = index.files.iter().map(|file| file.path.clone());
+        let shared = shared_schema(files, options.rules, |path, footer| {
+            if by_parquet(options.rules) {
+                odd.add(path, footer);
+            }
+        })?;
+        let partitions = ArrowPartitions::new(&index.files);
+        let shared = partitions.add_to(shared);
+        let id = id_column(&options.input.columns, &index);
+        let is_carried = |name: &str| is_carried(options.carried, id.as_deref(), name);
+        odd.check(&shared, is_carried)?;
+        check_settings(&shared.schema, options.input.columns.generation.as_deref())?;
+        let fields = shared.schema.fields().iter();
         Ok(Self {
-            partitions: ArrowPartitions::new(&index.files),
+            carried: fields.map(|field| is_carried(field.name())).collect(),
+            partitions,
             index,
             builder,
-            schema,
+            rules: options.rules,
+            shared,
             footer: Mutex::new(None),
             checked: Mutex::new(HashMap::new()),
             kept: Mutex::new(Vec::new()),
@@ -82,7 +107,7 @@ impl ParquetSource {
             .unwrap_or_default()
     }
 
-    fn footer(&self, file: u32) -> Result<ArrowReaderMetadata, InputError> {
+    fn footer(&self, file: u32) -> Result<Footer, InputError> {
         let mut last = self.footer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, footer)) = &*last
             && *known == file
@@ -90,7 +115,7 @@ impl ParquetSource {
             return Ok(footer.clone());
         }
         let path = self.path(file);
-        let footer = open_footer(&path).map_err(|reason| InputError::Broken {
+        let footer = open_footer(&path, self.rules).map_err(|reason| InputError::Broken {
             problems: vec![FileProblem { path, reason }],
         })?;
         *last = Some((file, footer.clone()));
@@ -119,20 +144,24 @@ impl ParquetSource {
             let rows = left.min(missing);
             if rows > 0 {
                 let read = self.read_group(&footer, (file, group), row, rows);
-                let (batch, damage) = match read {
-                    Ok(batch) => (Ok(batch), None),
+                let (batch, content) = match read {
+                    Ok((own, finer)) => self
+                        .content(&footer, file, &own, finer)
+                        .map(|(batch, content)| (batch, Ok(content))),
                     Err(reason) if is_machine_error(&reason) => {
                         let (path, source) = (self.path(file), io::Error::other(reason));
                         return Err(InputError::Io { path, source });
                     }
-                    Err(reason) => (nulls(&self.schema, rows as usize), Some(reason)),
-                };
-                batches.push(batch.map_err(|error| self.odd(file, &error))?);
+                    Err(reason) => nulls(&self.shared.layout, rows as usize)
+                        .map(|batch| (batch, Err(unreadable(group, &reason)))),
+                }
+                .map_err(|error| self.odd(file, &error))?;
+                batches.push(batch);
                 slices.push(Slice {
                     id: (file, group),
                     first: row,
                     rows,
-                    damage,
+                    content,
                 });
                 missing -= rows;
             }
@@ -141,24 +170,64 @@ impl ParquetSource {
                 (group, row) = (group + 1, 0);
             }
         }
-        let files: Vec<_> = slices
-            .iter()
-            .map(|slice| (&self.index.files[slice.id.0 as usize], slice.rows as usize))
-            .collect();
-        let batch = concat_batches(&self.schema, &batches)
-            .and_then(|batch| self.partitions.add(batch, &files))
+        let batch = concat_batches(&self.shared.layout, &batches)
             .map_err(|error| self.odd(span.file, &error))?;
         Ok((batch, slices))
     }
 
-    /// Rows of a group, or the damage that fails the whole group.
+    /// Rows of a file in the schema of all files, and what they hold.
+    fn content(
+        &self,
+        footer: &Footer,
+        file: u32,
+        own: &RecordBatch,
+        finer: Vec<Misfit>,
+    ) -> Result<(RecordBatch, Content), ArrowError> {
+        let names = self.builder.used_columns();
+        let exact = by_parquet(self.rules);
+        let (batch, lost) = fit(own, &self.shared.layout, exact)?;
+        let batch = self
+            .partitions
+            .fill(batch, &self.index.files[file as usize])?;
+        let mut cells = Cells::new(&batch, &self.shared.schema, &names)?;
+        if exact {
+            // Numbers keep their own digits, whatever other files have in the column.
+            cells.replace(Cells::new(own, &footer.schema, &names)?);
+        }
+        let misfits = self
+            .named(&footer.schema, finer)
+            .chain(self.named(&self.shared.schema, lost))
+            .fold(BTreeMap::new(), |mut first, (row, reason)| {
+                first.entry(row).or_insert(reason);
+                first
+            });
+        Ok((batch, Content { cells, misfits }))
+    }
+
+    /// Reasons for rows, by what columns of `schema` could not hold and the results would.
+    fn named(
+        &self,
+        schema: &SchemaRef,
+        misfits: Vec<Misfit>,
+    ) -> impl Iterator<Item = (u64, String)> + use<'_> {
+        let schema = Arc::clone(schema);
+        misfits.into_iter().filter_map(move |misfit| {
+            let name = schema.field(misfit.column).name();
+            let place = self.shared.schema.index_of(name).ok()?;
+            let Misfit { value, kind, .. } = &misfit;
+            let reason = format!("column `{name}` holds {value}, which {kind} cannot hold exactly");
+            self.carried[place].then_some((misfit.row as u64, reason))
+        })
+    }
+
+    /// Rows of a group as the file has them, or what keeps the whole group from being read.
     fn read_group(
         &self,
-        footer: &ArrowReaderMetadata,
+        footer: &Footer,
         id: GroupId,
         row: u64,
         rows: u64,
-    ) -> Result<RecordBatch, String> {
+    ) -> Result<(RecordBatch, Vec<Misfit>), String> {
         let path = self.path(id.0);
         let size = footer.metadata().row_group(id.1 as usize).num_rows().max(0) as u64;
         let whole = row == 0 && rows == size;
@@ -167,9 +236,9 @@ impl ParquetSource {
         }
         let mut reader = match self.take_kept(id, row) {
             Some(reader) => reader,
-            None => GroupReader::open(&path, footer, id.1, row, &self.schema)?,
+            None => GroupReader::open(&path, footer, id.1, row)?,
         };
-        let batch = reader.take(rows)?;
+        let batch = reader.take(rows, &footer.schema)?;
         if !whole && row + rows < size {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() >= KEPT_READERS {
@@ -189,7 +258,7 @@ impl ParquetSource {
     }
 
     /// Decodes a whole group once.
-    fn check(&self, footer: &ArrowReaderMetadata, id: GroupId, rows: u64) -> Result<(), String> {
+    fn check(&self, footer: &Footer, id: GroupId, rows: u64) -> Result<(), String> {
         let known = {
             let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
             checked.get(&id).cloned()
@@ -197,7 +266,7 @@ impl ParquetSource {
         if let Some(damage) = known {
             return damage.map_or(Ok(()), Err);
         }
-        let result = GroupReader::open(&self.path(id.0), footer, id.1, 0, &self.schema)
+        let result = GroupReader::open(&self.path(id.0), footer, id.1, 0)
             .and_then(|reader| reader.check(rows));
         if result
             .as_ref()
@@ -220,7 +289,7 @@ impl ParquetSource {
         }
     }
 
-    fn row(&self, cells: &Cells, row: RowId, position: usize, slice: &Slice, at: u64) -> InputRow {
+    fn row(&self, row: RowId, slice: &Slice, at: u64) -> InputRow {
         let (file, row_group) = slice.id;
         let place = Place::RowGroup {
             file,
@@ -230,27 +299,30 @@ impl ParquetSource {
         let Built {
             id,
             reference,
-            outcome,
-        } = match &slice.damage {
-            None => self.builder.build(row, &cells.row(position)),
-            Some(damage) => Built::bad(row, format!("row group {row_group} is damaged: {damage}")),
+            mut outcome,
+        } = match &slice.content {
+            Ok(content) => self.builder.build(row, &content.cells.row(at as usize)),
+            Err(reason) => Built::bad(row, reason.clone()),
         };
+        if let Ok(content) = &slice.content
+            && let Some(reason) = content.misfits.get(&at)
+        {
+            outcome = outcome.and(Err(bad(reason.clone())));
+        }
         InputRow {
             row,
             place,
             id,
             reference,
-            is_record: slice.damage.is_none(),
+            is_record: slice.content.is_ok(),
             outcome,
         }
     }
 }
 
 impl PromptSource for ParquetSource {
-    fn read_window(&self, span: &WindowSpan) -> Result<InputWindow, InputError> {
+    fn read_rows(&self, span: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         let (batch, slices) = self.read(span)?;
-        let cells = Cells::new(&batch, &self.builder.used_columns())
-            .map_err(|error| self.odd(span.file, &error))?;
         let mut places = Vec::with_capacity(batch.num_rows());
         for slice in &slices {
             places.extend((0..slice.rows).map(|at| (slice, at)));
@@ -259,8 +331,10 @@ impl PromptSource for ParquetSource {
             .par_iter()
             .enumerate()
             .map(|(position, (slice, at))| {
-                let row = RowId(span.first_row.0 + position as u64);
-                self.row(&cells, row, position, slice, *at)
+                let number = RowId(span.first_row.0 + position as u64);
+                let mut row = self.row(number, slice, *at);
+                each(position, &mut row);
+                row
             })
             .collect();
         Ok(InputWindow {
@@ -275,7 +349,26 @@ impl PromptSource for ParquetSource {
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {
-        Some(self.partitions.schema(&self.schema))
+        Some(Arc::clone(&self.shared.schema))
+    }
+}
+
+/// Whether a column of the input is in the results under a name of its own.
+fn is_carried(carried: &CarriedColumns, id: Option<&str>, name: &str) -> bool {
+    let is_asked_for = match carried {
+        CarriedColumns::All => true,
+        CarriedColumns::None => false,
+        CarriedColumns::Names(names) => names.iter().any(|asked| asked == name),
+    };
+    is_asked_for && id != Some(name)
+}
+
+/// Why no row of a group can be read.
+fn unreadable(group: u32, reason: &str) -> String {
+    if is_beyond_decoder(reason) {
+        format!("row group {group} cannot be decoded by this program: {reason}")
+    } else {
+        format!("row group {group} is damaged: {reason}")
     }
 }
 
@@ -286,7 +379,7 @@ fn is_machine_error(reason: &str) -> bool {
 }
 
 /// Refuses a struct of settings with a field that is none.
-fn check_settings(schema: &SchemaRef, column: Option<&str>) -> Result<(), InputError> {
+fn check_settings(schema: &Schema, column: Option<&str>) -> Result<(), InputError> {
     let Some(column) = column else { return Ok(()) };
     let Ok(field) = schema.field_with_name(column) else {
         return Ok(());
@@ -310,4 +403,23 @@ fn check_settings(schema: &SchemaRef, column: Option<&str>) -> Result<(), InputE
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unreadable;
+
+    #[test]
+    fn what_the_decoder_cannot_do_is_not_called_damage() {
+        let beyond = unreadable(
+            3,
+            "Parquet error: NYI: The codec type LZO is not supported yet",
+        );
+        assert!(beyond.starts_with("row group 3 cannot be decoded by this program: "));
+        let damage = unreadable(3, "EOF: eof decoding byte array");
+        assert_eq!(
+            damage,
+            "row group 3 is damaged: EOF: eof decoding byte array"
+        );
+    }
 }

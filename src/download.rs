@@ -37,7 +37,7 @@ pub enum Unusable {
 ///
 /// # Errors
 ///
-/// [`Unusable`], where it is not there, no plain file, empty, or a stand-in for the file.
+/// [`Unusable`], where it is missing, not a plain file, empty, or a text left in the file's place.
 pub fn open(path: &Path) -> Result<File, Unusable> {
     let found = metadata(path)?;
     if !found.is_file() {
@@ -111,7 +111,7 @@ fn stand_in(start: &[u8]) -> Option<String> {
     is_page.then(|| format!("is a web page, not the file itself\n{AGAIN}"))
 }
 
-/// A kind of thing that is no file, in words.
+/// What something other than a file is, in words.
 fn kind(found: FileType) -> &'static str {
     #[cfg(unix)]
     {

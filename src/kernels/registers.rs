@@ -1,7 +1,7 @@
 //! What the products multiply with: weights as they are stored, and the registers that hold one panel.
 //!
 //! A value of [`Avx2`], [`Avx512`], [`Avx512Bf16`] or [`Avx512Vnni`] is the proof that the machine has those
-//! instructions: only `of_machine` makes one. Whoever holds it may use them.
+//! instructions: only `of_machine` makes one. Code that holds it may use them.
 
 #![expect(
     clippy::inline_always,

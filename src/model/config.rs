@@ -128,7 +128,7 @@ impl GlmConfig {
 ///
 /// # Errors
 ///
-/// [`ModelError::File`] or [`ModelError::Io`], where there is none or it is none.
+/// [`ModelError::File`] or [`ModelError::Io`], where it is missing or something else.
 pub(super) fn config_text(path: &Path) -> Result<String, ModelError> {
     let bytes = download::read(path, MOST_BYTES).map_err(|unusable| match unusable {
         Unusable::Missing => ModelError::file(
@@ -145,7 +145,7 @@ pub(super) fn config_text(path: &Path) -> Result<String, ModelError> {
 ///
 /// # Errors
 ///
-/// [`ModelError::File`], where it is no JSON object.
+/// [`ModelError::File`], where the text is not a JSON object.
 pub(super) fn parse_keys(text: &str, path: &Path) -> Result<Map<String, Value>, ModelError> {
     // Some editors put a byte order mark in front.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

@@ -43,7 +43,7 @@ pub enum ModelError {
         /// What helps.
         cure: String,
     },
-    /// The path leads to no model folder.
+    /// The path leads to something else than a model folder.
     #[error("`{}` {reason}", path.display())]
     Folder {
         /// The path.

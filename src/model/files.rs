@@ -119,7 +119,7 @@ fn shards(folder: &Path, path: &Path) -> Result<WeightFiles, ModelError> {
     for (tensor, file) in map {
         let file = file.as_str().ok_or_else(|| {
             wrong(format!(
-                "names `{file}` as the file of `{tensor}`, which is no file name"
+                "names `{file}` as the file of `{tensor}`, which is not a file name"
             ))
         })?;
         tensors.insert(tensor, file);

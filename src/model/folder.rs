@@ -11,7 +11,7 @@ const MOST_NAMED: usize = 3;
 /// Start of the names that a hub's cache gives to the folders of models.
 const CACHED_MODEL: &str = "models--";
 
-/// Refuses a path that leads to no model folder, naming the one that was meant where it can be seen.
+/// Refuses a path that leads to something else than a model folder, naming the one that was meant where it can be seen.
 ///
 /// # Errors
 ///

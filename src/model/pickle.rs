@@ -84,7 +84,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Checkpoint, String> {
 /// Number of a value in the list.
 type Id = usize;
 
-/// A value; what it is made of stands in the same list.
+/// A value; what it is made of is in the same list.
 #[derive(Debug)]
 enum Value<'a> {
     Text(&'a str),
@@ -98,7 +98,7 @@ enum Value<'a> {
         function: Id,
         arguments: Id,
     },
-    /// What stands outside the pickle.
+    /// Something outside the pickle.
     Outside(Id),
     /// Anything else.
     Other,
@@ -320,7 +320,7 @@ impl<'a> Reader<'a> {
         self.extend(&items)
     }
 
-    /// Adds to the list on top; what is no list has no items that matter.
+    /// Adds to the list on top; the items of anything else do not matter.
     fn extend(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
         if let Value::List(list) = &mut self.values[top] {
@@ -477,7 +477,7 @@ fn unknown(name: &str) -> Option<PickledTensor> {
     })
 }
 
-/// A name, unless it is none by its length.
+/// A name, unless it is too long for one.
 fn owned(name: &str) -> Option<String> {
     (name.len() <= MOST_NAME_BYTES).then(|| name.to_owned())
 }

@@ -99,7 +99,7 @@ pub(super) fn tensors(path: &Path, content: &[u8]) -> Result<Vec<StoredTensor>, 
 ///
 /// # Errors
 ///
-/// [`ModelError::File`] where it is no such file, [`ModelError::Io`] where it cannot be read.
+/// [`ModelError::File`] where it is something else, [`ModelError::Io`] where it cannot be read.
 #[expect(
     unsafe_code,
     reason = "memory maps are unsafe because another process may change the file"
@@ -176,7 +176,7 @@ fn of_archive(content: &[u8]) -> Result<Vec<StoredTensor>, String> {
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
     content: &'a [u8],
-    /// What stands before the names of all its files.
+    /// What the names of all its files begin with.
     folder: String,
 }
 

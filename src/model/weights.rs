@@ -26,7 +26,7 @@ const MOST_NAMED: usize = 20;
 /// Prefixes of the classes that wrap the network: training on many devices, and the model for generation.
 const PREFIXES: [&str; 2] = ["module.", "glm."];
 
-/// Ends of the names of tensors that are no weights: what a class keeps beside them.
+/// Ends of the names of tensors that a class keeps beside its weights.
 const BUFFERS: [&str; 5] = [
     "position_ids",
     "masked_bias",
@@ -39,7 +39,7 @@ const BUFFERS: [&str; 5] = [
 const WORDS: &str = "word_embeddings.weight";
 const TIED: &str = "lm_head.weight";
 
-/// What stands before the number of a layer.
+/// What comes before the number of a layer.
 const LAYERS: &str = "transformer.layers.";
 
 /// All tensors of a model folder, read when asked for.
@@ -246,7 +246,7 @@ impl WeightStore {
         let mut names: Vec<String> = counted
             .map(|(_, stored)| stored.tensor.name.clone())
             .collect();
-        // A copy of a tensor that the index has elsewhere is none that is missed.
+        // What the index has in another file is read there.
         let uncounted = self
             .uncounted
             .iter()

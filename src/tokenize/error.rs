@@ -37,7 +37,7 @@ pub enum TokenizeError {
         /// What the system said.
         source: io::Error,
     },
-    /// What has the name of a file is none, or stands for the file.
+    /// The path leads to something else than a file, or to a text that was left in the file's place.
     #[error("`{}` {reason}", path.display())]
     Unusable {
         /// The path.

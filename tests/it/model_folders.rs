@@ -647,7 +647,7 @@ fn every_process_reads_a_folder_alike() {
         more.insert(format!("extra.{number}"), zeros(&more[NORM]));
     }
     odd.push(Case::of(&more));
-    // Each special token stands under two ids.
+    // Each special token is there under two ids.
     let twice = Case::sound();
     let mut tokenizer: Value =
         serde_json::from_slice(&std::fs::read(twice.path("tokenizer.json")).unwrap()).unwrap();

@@ -50,16 +50,18 @@ impl OutputFolder {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NoJob`].
+    /// [`CheckpointError::NoJob`]; [`CheckpointError::NoRecord`], where it holds work but no record of its job.
     pub fn existing(root: &Path) -> Result<Self, CheckpointError> {
         let folder = Self::at(root);
         if folder.job_file().is_file() {
-            Ok(folder)
-        } else {
-            Err(CheckpointError::NoJob {
-                path: root.to_path_buf(),
-            })
+            return Ok(folder);
         }
+        Err(match folder.first_work()? {
+            Some(path) => CheckpointError::NoRecord { path },
+            None => CheckpointError::NoJob {
+                path: root.to_path_buf(),
+            },
+        })
     }
 
     /// The folder itself.

@@ -67,6 +67,15 @@ fn a_job_without_its_record_is_refused_until_it_is_begun_anew() {
         }
         assert_eq!(before, (job.files("parts"), job.files("manifest")));
         assert!(!job.path("out/job.json").exists());
+        for command in ["verify", "status", "show"] {
+            let output = job.command(&[command, "out"]).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+            assert!(
+                stderr(&output).contains("put `job.json` back"),
+                "{}",
+                both(&output)
+            );
+        }
         job.run_ok(&["--quiet", "--restart", "--set", "generation.seed=7"]);
         assert_eq!(before.0, files(&job.path("out.old-1/parts")));
         assert_eq!(verified(&job, &[]).status.code(), Some(0));

@@ -133,3 +133,17 @@ fn an_old_folder_may_be_stopped_again() {
     assert_eq!(ended.status.code(), Some(0), "{}", both(&ended));
     job.assert_is_as_unbroken("jsonl");
 }
+
+#[test]
+fn an_old_folder_whose_rules_have_changed_is_refused() {
+    let job = OldJob::new("bad-words");
+    let before = job.files("parts", "");
+    let refused = job.run(&[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", both(&refused));
+    let text = stderr(&refused);
+    assert!(text.contains("generation.bad_words"), "{text}");
+    assert!(text.contains("--restart"), "{text}");
+    assert_eq!(job.files("parts", ""), before);
+    let anew = job.run(&["--restart"]);
+    assert_eq!(anew.status.code(), Some(0), "{}", both(&anew));
+}

@@ -10,6 +10,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch::fsio;
 use glm_batch::input::open;
+use glm_batch::spec::Rules;
 use parquet::arrow::ArrowWriter;
 use rows::{ROWS, first_pass, job, row, write_jsonl};
 
@@ -47,7 +48,7 @@ fn input(criterion: &mut Criterion) {
         let index = Arc::new(first_pass(&job));
         group.bench_function("windows", |bencher| {
             bencher.iter(|| {
-                let source = open(&job.input, &job.prompt, Arc::clone(&index)).unwrap();
+                let source = open(&job.input, &job.prompt, Arc::clone(&index), Rules::CURRENT).unwrap();
                 let windows = index.windows.iter();
                 let rows = windows.map(|span| source.read_window(span).unwrap().rows.len());
                 assert_eq!(rows.sum::<usize>(), ROWS);

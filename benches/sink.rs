@@ -11,7 +11,7 @@ use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::RowId;
 use glm_batch::input::{InputWindow, id_column, open};
 use glm_batch::sink::new_sink;
-use glm_batch::spec::OutputFormat;
+use glm_batch::spec::{OutputFormat, Rules};
 use rows::{ROWS, first_pass, job, write_jsonl};
 
 /// An answer of 32 tokens for each row.
@@ -37,7 +37,7 @@ fn sink(criterion: &mut Criterion) {
     write_jsonl(&folder.path().join("rows.jsonl"));
     let mut job = job(folder.path(), "rows.jsonl");
     let index = Arc::new(first_pass(&job));
-    let source = open(&job.input, &job.prompt, Arc::clone(&index)).unwrap();
+    let source = open(&job.input, &job.prompt, Arc::clone(&index), Rules::CURRENT).unwrap();
     let window = source.read_window(&index.windows[0]).unwrap();
     assert_eq!(window.rows.len(), ROWS);
     let outcomes = outcomes(&window);

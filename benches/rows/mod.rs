@@ -5,7 +5,7 @@ use std::path::Path;
 
 use glm_batch::fsio;
 use glm_batch::input::{InputIndex, MAX_WINDOW_BYTES, ScanOptions, resolve_files, scan};
-use glm_batch::spec::{self, JobSpec};
+use glm_batch::spec::{self, JobSpec, Rules};
 
 /// Rows of the file: as many as a window has.
 pub(crate) const ROWS: usize = 8192;
@@ -56,6 +56,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         spec: &job.input,
         prompt: &job.prompt,
         files: &files,
+        rules: Rules::CURRENT,
         window_rows: job.batch.window_rows,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,

@@ -22,6 +22,7 @@ use super::types::{
 };
 use super::windows::{Start, Windows};
 use crate::ids::RowId;
+use crate::spec::Rules;
 
 /// Lines of a block are parsed while the next block is read.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -82,6 +83,7 @@ pub(super) struct FirstPass<'a> {
     pub(super) columns: Columns,
     /// Where set, prompts are built until the first bad row.
     pub(super) builder: Option<&'a PromptBuilder>,
+    pub(super) rules: Rules,
     pub(super) first_bad: Option<(Place, BadRow)>,
     /// Says that the pass should end early; what it has by then is of no use.
     pub(super) is_interrupted: &'a dyn Fn() -> bool,
@@ -126,8 +128,11 @@ impl FirstPass<'_> {
         let mut block = Block::read(&mut lines)?;
         while !block.lines.is_empty() && !(self.is_interrupted)() {
             let builder = self.builder.filter(|_| self.first_bad.is_none());
-            let (facts, next) =
-                rayon::join(|| examine(&block, builder), || Block::read(&mut lines));
+            let rules = self.rules;
+            let (facts, next) = rayon::join(
+                || examine(&block, builder, rules),
+                || Block::read(&mut lines),
+            );
             self.take(&block, file, facts);
             block = next?;
         }
@@ -153,14 +158,14 @@ impl FirstPass<'_> {
     }
 }
 
-fn examine(block: &Block, builder: Option<&PromptBuilder>) -> Vec<Facts> {
+fn examine(block: &Block, builder: Option<&PromptBuilder>, rules: Rules) -> Vec<Facts> {
     block
         .lines
         .par_chunks(TASK_LINES)
         .map(|lines| {
             let mut facts = Facts::default();
             for line in lines {
-                let bad = match Fields::parse(&block.arena[line.start..line.end]) {
+                let bad = match Fields::parse(&block.arena[line.start..line.end], rules) {
                     Ok(fields) => {
                         for (guess, (name, value)) in fields.0.iter().enumerate() {
                             facts.columns.entry(guess, name).add(value);
@@ -186,6 +191,7 @@ fn examine(block: &Block, builder: Option<&PromptBuilder>) -> Vec<Facts> {
 pub(super) struct JsonlSource {
     index: Arc<InputIndex>,
     builder: PromptBuilder,
+    rules: Rules,
     /// Readers that stand behind a window that was read, with their file.
     kept: Mutex<Vec<(u32, Lines)>>,
 }
@@ -197,10 +203,11 @@ struct RawWindow {
 }
 
 impl JsonlSource {
-    pub(super) fn new(index: Arc<InputIndex>, builder: PromptBuilder) -> Self {
+    pub(super) fn new(index: Arc<InputIndex>, builder: PromptBuilder, rules: Rules) -> Self {
         Self {
             index,
             builder,
+            rules,
             kept: Mutex::new(Vec::new()),
         }
     }
@@ -314,14 +321,20 @@ impl JsonlSource {
 /// One parsed row: itself, its raw line, its fields.
 type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
 
-fn parse_row(builder: &PromptBuilder, row: RowId, place: Place, line: &[u8]) -> Parsed {
-    let (built, is_record, fields) = match Fields::parse(line) {
+fn parse_row(
+    builder: &PromptBuilder,
+    rules: Rules,
+    row: RowId,
+    place: Place,
+    line: &[u8],
+) -> Parsed {
+    let (built, is_record, fields) = match Fields::parse(line, rules) {
         Ok(fields) => {
             let built = builder.build(row, &fields);
             let owned = fields
                 .0
                 .into_iter()
-                .map(|(k, v)| (k.into_owned(), v.to_owned()))
+                .map(|(k, v)| (k.into_owned(), v.into_owned()))
                 .collect();
             (built, true, owned)
         }
@@ -358,7 +371,8 @@ impl PromptSource for JsonlSource {
                     file: *file,
                     line: line.line,
                 };
-                parse_row(&self.builder, row, place, &raw.arena[line.start..line.end])
+                let text = &raw.arena[line.start..line.end];
+                parse_row(&self.builder, self.rules, row, place, text)
             })
             .unzip();
         Ok(InputWindow {

@@ -16,7 +16,7 @@
 //! | not UTF-8, no JSON, no object, two values, a comment, `NaN` | bad row, no record |
 //! | U+2028, U+2029, U+0085 in a text | kept: only LF ends a line |
 //! | equal keys | the last value counts, at the first one's position |
-//! | lone surrogate escape in a top-level text or key | bad row, no record; inside nested values it is carried as it stood |
+//! | lone surrogate escape in a top-level text or key | bad row, no record; inside nested values it becomes U+FFFD |
 //! | `\u0000` in a text | kept |
 //! | number that no float64 holds | accepted; its column is carried as JSON text |
 //! | any depth in a carried field | accepted; a template that names the field fails over 127 levels |
@@ -47,6 +47,7 @@ mod record;
 mod scan;
 mod select;
 mod stdin;
+mod surrogates;
 mod template;
 mod types;
 mod windows;
@@ -59,13 +60,13 @@ pub use build::id_column;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{STDIN_COPY, resolve_files};
-pub use parquet::{json_lines, json_options};
+pub use parquet::{JsonColumn, Logical, json_lines, json_options};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
 pub use stdin::copy_stdin;
 pub use types::*;
 
-use crate::spec::{InputSpec, PromptSpec};
+use crate::spec::{InputSpec, PromptSpec, Rules};
 
 /// Reads windows of an input. Windows may be read in any order and by several threads; in ascending
 /// order it costs least.
@@ -80,7 +81,7 @@ pub trait PromptSource: Send + Sync {
     fn arrow_schema(&self) -> Option<SchemaRef>;
 }
 
-/// Opens an input that was scanned.
+/// Opens an input that was scanned under the same rules.
 ///
 /// # Errors
 /// A named column that no row has, a template that does not parse, a struct of settings with an
@@ -89,14 +90,17 @@ pub fn open(
     input: &InputSpec,
     prompt: &PromptSpec,
     index: Arc<InputIndex>,
+    rules: Rules,
 ) -> Result<Box<dyn PromptSource>, InputError> {
     let builder = build::PromptBuilder::new(&input.columns, prompt)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
-        InputFormat::Jsonl => Box::new(jsonl::JsonlSource::new(index, builder)),
+        InputFormat::Jsonl => Box::new(jsonl::JsonlSource::new(index, builder, rules)),
         InputFormat::Parquet => {
             let generation = input.columns.generation.as_deref();
-            Box::new(parquet::ParquetSource::new(index, builder, generation)?)
+            Box::new(parquet::ParquetSource::new(
+                index, builder, generation, rules,
+            )?)
         }
     })
 }

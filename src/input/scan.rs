@@ -11,7 +11,7 @@ use super::jsonl::{Columns, FirstPass};
 use super::parquet;
 use super::types::{BadRow, InputFile, InputFormat, InputIndex, Place};
 use super::windows::Windows;
-use crate::spec::{InputSpec, OnBadRow, PromptSpec};
+use crate::spec::{InputSpec, OnBadRow, PromptSpec, Rules};
 
 /// Bytes of unpacked lines that a window holds at most, unless one row alone has more.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
@@ -24,6 +24,8 @@ pub struct ScanOptions<'a> {
     pub prompt: &'a PromptSpec,
     /// Files in reading order, from [`resolve_files`](super::resolve_files).
     pub files: &'a [PathBuf],
+    /// The rules that the job goes by.
+    pub rules: Rules,
     /// Most rows of a window.
     pub window_rows: u32,
     /// Most bytes of a window; see [`MAX_WINDOW_BYTES`].
@@ -151,7 +153,7 @@ fn scan_parquet(
     stats: Vec<Stat>,
     mut windows: Windows,
 ) -> Result<Scan, InputError> {
-    let footers = parquet::first_pass(options.files, &mut windows)?;
+    let footers = parquet::first_pass(options.files, &mut windows, options.rules)?;
     let files = stats
         .into_iter()
         .zip(footers.files)
@@ -183,6 +185,7 @@ fn scan_jsonl(
         windows,
         columns: Columns::default(),
         builder: builder.as_ref(),
+        rules: options.rules,
         first_bad: None,
         is_interrupted: options.is_interrupted,
     };

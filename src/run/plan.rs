@@ -16,7 +16,7 @@ use crate::generate::Request;
 use crate::input::{self, BadRow, DuplicateIds, InputWindow};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::report::{counted, grouped, table};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, Rules};
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
@@ -82,7 +82,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         ));
     }
     let files = input::resolve_files(&spec.input, &spec.output.path)?;
-    let read = ReadInput::open(spec, &files, None, &StopFlag::default())?;
+    let read = ReadInput::open(spec, &files, Rules::CURRENT, None, &StopFlag::default())?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
     let rows = Rows::collect(spec, &model, &read)?;

@@ -210,11 +210,12 @@ impl ReadInput {
     ) -> Result<Self> {
         let files = files(spec, folder, first, stop, observer)?;
         let previous = first.map(|first| &first.input);
+        let rules = first.map_or(Rules::CURRENT, |first| first.rules);
         let Some(selection) = options.trial else {
-            return Self::open(spec, &files, previous, stop);
+            return Self::open(spec, &files, rules, previous, stop);
         };
         // A bad row may be none of the trial's; its own ones are met when they are read.
-        let (read, _) = Self::scan(spec, &files, previous, stop)?;
+        let (read, _) = Self::scan(spec, &files, rules, previous, stop)?;
         let (source, index) =
             input::select(read.source, &read.index, selection, spec.batch.window_rows);
         Ok(Self {
@@ -227,10 +228,11 @@ impl ReadInput {
     pub(super) fn open(
         spec: &JobSpec,
         files: &[PathBuf],
+        rules: Rules,
         previous: Option<&InputIndex>,
         stop: &StopFlag,
     ) -> Result<Self> {
-        let (read, first_bad) = Self::scan(spec, files, previous, stop)?;
+        let (read, first_bad) = Self::scan(spec, files, rules, previous, stop)?;
         match first_bad {
             None => Ok(read),
             Some((place, bad)) => Err(Error::BadRow {
@@ -255,6 +257,7 @@ impl ReadInput {
     fn scan(
         spec: &JobSpec,
         files: &[PathBuf],
+        rules: Rules,
         previous: Option<&InputIndex>,
         stop: &StopFlag,
     ) -> Result<(Self, Option<(Place, BadRow)>)> {
@@ -262,13 +265,14 @@ impl ReadInput {
             spec: &spec.input,
             prompt: &spec.prompt,
             files,
+            rules,
             window_rows: spec.batch.window_rows,
             max_window_bytes: MAX_WINDOW_BYTES,
             previous,
             is_interrupted: &|| stop.is_requested(),
         })?;
         let index = Arc::new(scan.index);
-        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index))?;
+        let source = input::open(&spec.input, &spec.prompt, Arc::clone(&index), rules)?;
         Ok((Self { index, source }, scan.first_bad))
     }
 }

@@ -4,13 +4,15 @@
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
 //! `columns` decides which columns there are, `lines` which lines; `jsonl` and `parquet` write them,
-//! `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
+//! `carried`, `annotations` and `json_line` turn input values into one or the other, `failed` writes what has no
+//! result.
 
-mod arrow_json;
+mod annotations;
 mod carried;
 mod columns;
 mod error;
 mod failed;
+mod json_line;
 mod jsonl;
 mod lines;
 mod parquet;
@@ -82,7 +84,7 @@ pub fn new_sink(
 ) -> Result<Box<dyn ResultSink>, SinkError> {
     let layout = columns::Layout::new(output, generation, index, id_column)?;
     Ok(match output.format {
-        OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout, arrow_schema)?),
+        OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout)),
         OutputFormat::Parquet => Box::new(parquet::ParquetSink::new(layout, arrow_schema)?),
     })
 }

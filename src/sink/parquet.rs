@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use ::parquet::arrow::ArrowWriter;
+use ::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use ::parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use ::parquet::basic::{Compression, ZstdLevel};
+use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use arrow::array::{
     ArrayRef, Float32Array, Float32Builder, Int32Array, Int32Builder, Int64Array, ListArray,
@@ -21,6 +23,7 @@ use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow};
 
+use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
 use super::lines::{Line, lines, logprob};
@@ -38,37 +41,36 @@ const ZSTD_LEVEL: i32 = 3;
 pub(super) struct ParquetSink {
     layout: Layout,
     schema: SchemaRef,
-    properties: WriterProperties,
+    options: ArrowWriterOptions,
 }
 
 impl ParquetSink {
     /// Fixes the schema of all parts and checks that it can be written.
-    pub(super) fn new(layout: Layout, schema: Option<&Schema>) -> Result<Self, SinkError> {
+    pub(super) fn new(layout: Layout, input: Option<&Schema>) -> Result<Self, SinkError> {
         let mut fields = vec![
             Field::new("row", DataType::Int64, true),
             Field::new("id", DataType::Utf8, true),
         ];
-        let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            // Another version of the program or of the library must not change the bytes.
-            .set_created_by("glm-batch".to_owned())
-            .build();
+        // The fields that say how each column is annotated.
+        let mut marked = fields.clone();
+        let properties = properties()?;
         for column in &layout.carried {
-            let field = carried_field(column, schema)?;
-            check(&field, column, &properties)?;
+            let source = input.map(|schema| schema.field_with_name(&column.source));
+            let source = source.transpose()?;
+            let field = carried_field(column, source);
+            let mark = source.unwrap_or(&field).clone();
+            check(&field, &mark, column, &properties)?;
             fields.push(field);
+            marked.push(mark);
         }
-        fields.extend(
-            layout
-                .result_names()
-                .into_iter()
-                .map(|name| result_field(name, &layout)),
-        );
+        let results = layout.result_names().into_iter();
+        fields.extend(results.map(|name| result_field(name, &layout)));
+        marked.extend_from_slice(&fields[marked.len()..]);
+        let schema = Schema::new(fields);
         Ok(Self {
+            options: options(&schema, &marked, &properties)?,
+            schema: Arc::new(schema),
             layout,
-            schema: Arc::new(Schema::new(fields)),
-            properties,
         })
     }
 
@@ -108,7 +110,7 @@ impl ResultSink for ParquetSink {
     ) -> Result<(), SinkError> {
         let lines = lines(window, outcomes, self.layout.nested)?;
         let schema = Arc::clone(&self.schema);
-        let mut writer = ArrowWriter::try_new(out, schema, Some(self.properties.clone()))?;
+        let mut writer = ArrowWriter::try_new_with_options(out, schema, self.options.clone())?;
         for chunk in lines.chunks(LINES_AT_ONCE) {
             writer.write(&self.batch(window, chunk)?)?;
         }
@@ -117,22 +119,45 @@ impl ResultSink for ParquetSink {
     }
 }
 
-fn carried_field(column: &CarriedColumn, schema: Option<&Schema>) -> Result<Field, SinkError> {
-    let kind = match schema {
-        Some(schema) => output_type(schema.field_with_name(&column.source)?.data_type()),
+fn properties() -> Result<WriterProperties, ParquetError> {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        // Another version of the program or of the library must not change the bytes.
+        .set_created_by("glm-batch".to_owned())
+        .build())
+}
+
+/// How a schema is written, with the annotations of the marked fields, one a column.
+fn options(
+    schema: &Schema,
+    marked: &[Field],
+    properties: &WriterProperties,
+) -> Result<ArrowWriterOptions, ParquetError> {
+    let plain = ArrowSchemaConverter::new().convert(schema)?;
+    Ok(ArrowWriterOptions::new()
+        .with_properties(properties.clone())
+        .with_parquet_schema(annotate(&plain, marked)?))
+}
+
+fn carried_field(column: &CarriedColumn, source: Option<&Field>) -> Field {
+    let kind = match source {
+        Some(field) => output_type(field.data_type()),
         None => json_type(&column.kind),
     };
-    Ok(Field::new(&column.name, kind, true))
+    Field::new(&column.name, kind, true)
 }
 
 /// Tries a column alone, so that the message can name it.
 fn check(
     field: &Field,
+    mark: &Field,
     column: &CarriedColumn,
     properties: &WriterProperties,
 ) -> Result<(), SinkError> {
     let schema = Arc::new(Schema::new(vec![field.clone()]));
-    ArrowWriter::try_new(Vec::new(), schema, Some(properties.clone()))
+    options(&schema, std::slice::from_ref(mark), properties)
+        .and_then(|options| ArrowWriter::try_new_with_options(Vec::new(), schema, options))
         .and_then(ArrowWriter::close)
         .map(drop)
         .map_err(|error| SinkError::Unsupported {

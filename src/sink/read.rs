@@ -41,7 +41,7 @@ pub fn read_part(path: &Path) -> Result<Rows, SinkError> {
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
             .and_then(|reader| reader.with_batch_size(BATCH_ROWS).build())
             .map_err(|error| wrong(error.to_string()))?;
-        let lines = reader.map(|batch| batch.and_then(|batch| json_lines(&batch)));
+        let lines = reader.map(|batch| batch.map(|batch| json_lines(&batch)));
         let rows = lines.flat_map(|lines| match lines {
             Ok(lines) => rows_of(&lines),
             Err(error) => vec![Err(error.to_string())],

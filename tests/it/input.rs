@@ -17,7 +17,9 @@ use glm_batch::input::{
     Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
     resolve_files, scan, select,
 };
-use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec};
+use glm_batch::spec::{
+    ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -36,7 +38,6 @@ fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
     match &window.carried {
         Carried::Json { lines, .. } => lines[position].clone(),
         Carried::Arrow(batch) => json_lines(&batch.slice(position, 1))
-            .unwrap()
             .trim_ascii_end()
             .to_vec(),
     }
@@ -89,6 +90,7 @@ impl Job {
             spec: &self.input,
             prompt: &self.prompt,
             files: &files,
+            rules: Rules::CURRENT,
             window_rows: self.window_rows,
             max_window_bytes: self.max_bytes,
             previous,
@@ -103,7 +105,7 @@ impl Job {
     fn open(&self) -> Result<(Box<dyn PromptSource>, InputIndex), InputError> {
         let index = self.scan_with(None)?.index;
         Ok((
-            open(&self.input, &self.prompt, Arc::new(index.clone()))?,
+            open(&self.input, &self.prompt, Arc::new(index.clone()), Rules::CURRENT)?,
             index,
         ))
     }
@@ -594,7 +596,7 @@ fn an_unchanged_input_is_not_read_again() {
     let again = job.scan_with(Some(&known)).unwrap().index;
     assert_eq!(again.rows, 6);
     assert_ne!(again.files[0].fingerprint, "kept");
-    let source = open(&job.input, &job.prompt, Arc::new(known.clone())).unwrap();
+    let source = open(&job.input, &job.prompt, Arc::new(known.clone()), Rules::CURRENT).unwrap();
     let error = source.read_window(&known.windows[0]).unwrap_err();
     assert!(matches!(error, InputError::Changed { .. }), "{error}");
 }

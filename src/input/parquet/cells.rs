@@ -13,6 +13,7 @@ use arrow::error::ArrowError;
 use serde_json::Value;
 
 use super::json::json_lines;
+use super::logical::text_of;
 use super::schema::is_text;
 use crate::input::build::{Cell, Record};
 
@@ -25,11 +26,12 @@ enum Column {
     Text(LargeStringArray),
     Json {
         kind: String,
+        /// Whether numbers are numbers, and not something that JSON writes as one.
         numeric: bool,
+        /// Whether texts are what the values are, and not a way to write them.
+        textual: bool,
         values: Vec<Value>,
     },
-    /// The column cannot be written as JSON.
-    Unreadable(String),
 }
 
 impl Cells {
@@ -58,30 +60,28 @@ impl Column {
             return Ok(Self::Text(LargeStringArray::from(text.to_data())));
         }
         let numeric = kind.is_numeric();
-        let kind = kind.to_string();
-        match json_values(&batch.project(&[place])?) {
-            Ok(values) => Ok(Self::Json {
-                kind,
-                numeric,
-                values,
-            }),
-            Err(reason) => Ok(Self::Unreadable(format!("{kind}: {reason}"))),
-        }
+        let textual = text_of(batch.schema_ref().field(place)).is_some();
+        Ok(Self::Json {
+            kind: kind.to_string(),
+            numeric,
+            textual,
+            values: json_values(&batch.project(&[place])?),
+        })
     }
 }
 
-fn json_values(one_column: &RecordBatch) -> Result<Vec<Value>, String> {
-    let text = json_lines(one_column).map_err(|error| error.to_string())?;
-    text.split(|byte| *byte == b'\n')
+fn json_values(one_column: &RecordBatch) -> Vec<Value> {
+    json_lines(one_column)
+        .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {
+            // A number that is out of the range of any type here, or too deep, is none.
             let row: serde_json::Map<String, Value> =
-                serde_json::from_slice(line).map_err(|error| error.to_string())?;
-            Ok(row
-                .into_iter()
+                serde_json::from_slice(line).unwrap_or_default();
+            row.into_iter()
                 .next()
                 .map(|(_, value)| value)
-                .unwrap_or_default())
+                .unwrap_or_default()
         })
         .collect()
 }
@@ -98,13 +98,14 @@ impl Record for CellsRow<'_> {
             None => Cell::Absent,
             Some(Column::Text(texts)) if texts.is_null(self.row) => Cell::Null,
             Some(Column::Text(texts)) => Cell::Text(Cow::Borrowed(texts.value(self.row))),
-            Some(Column::Unreadable(reason)) => Cell::Other(reason),
             Some(Column::Json {
                 kind,
                 numeric,
+                textual,
                 values,
             }) => match &values[self.row] {
                 Value::Null => Cell::Null,
+                Value::String(text) if *textual => Cell::Text(Cow::Borrowed(text)),
                 Value::Number(number) if *numeric => Cell::Number(Cow::Owned(number.to_string())),
                 Value::String(digits) if *numeric => Cell::Number(Cow::Borrowed(digits)),
                 _ => Cell::Other(kind),
@@ -117,7 +118,6 @@ impl Record for CellsRow<'_> {
             None => Ok(None),
             Some(Column::Text(texts)) if texts.is_null(self.row) => Ok(Some(Value::Null)),
             Some(Column::Text(texts)) => Ok(Some(Value::from(texts.value(self.row)))),
-            Some(Column::Unreadable(reason)) => Err(format!("cannot be read as JSON ({reason})")),
             Some(Column::Json { values, .. }) => Ok(Some(values[self.row].clone())),
         }
     }

@@ -3,16 +3,19 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::group::guarded;
+use super::logical::{self, Marks};
 use super::schema::Unifier;
 use crate::input::error::{FileProblem, InputError};
 use crate::input::types::{ColumnKind, InputColumn};
 use crate::input::windows::{Start, Windows};
+use crate::spec::Rules;
 
 /// Length of the footer and magic number at the end of a file.
 const TAIL_BYTES: u64 = 8;
@@ -25,12 +28,16 @@ pub(crate) struct Footers {
 }
 
 /// Reads the footer of every file; all that cannot be read are named in one error.
-pub(crate) fn first_pass(files: &[PathBuf], windows: &mut Windows) -> Result<Footers, InputError> {
+pub(crate) fn first_pass(
+    files: &[PathBuf],
+    windows: &mut Windows,
+    rules: Rules,
+) -> Result<Footers, InputError> {
     let mut unifier = Unifier::default();
     let mut problems = Vec::new();
     let mut found = Vec::with_capacity(files.len());
     for (number, path) in files.iter().enumerate() {
-        match open_footer(path).and_then(|footer| Ok((footer, fingerprint(path)?))) {
+        match open_footer(path, rules).and_then(|footer| Ok((footer, fingerprint(path)?))) {
             Err(reason) => problems.push(FileProblem {
                 path: path.clone(),
                 reason,
@@ -84,8 +91,13 @@ fn columns(schema: &Schema) -> Vec<InputColumn> {
         .collect()
 }
 
-/// The footer of a file; the error is one line.
-pub(super) fn open_footer(path: &Path) -> Result<ArrowReaderMetadata, String> {
+/// The footer of a file, ready to decode its rows; the error is one line.
+pub(super) fn open_footer(path: &Path, rules: Rules) -> Result<ArrowReaderMetadata, String> {
+    decodable(read_footer(path)?, rules)
+}
+
+/// The footer of a file as it is stored.
+fn read_footer(path: &Path) -> Result<ParquetMetaData, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     if length < TAIL_BYTES + 4 {
@@ -93,14 +105,26 @@ pub(super) fn open_footer(path: &Path) -> Result<ArrowReaderMetadata, String> {
             "no Parquet footer: the file has {length} bytes; it is cut short"
         ));
     }
-    let footer = guarded(|| {
-        ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| e.to_string())
-    })
-    .map_err(|reason| {
-        format!("no Parquet footer: {reason}; the file is cut short or no Parquet")
-    })?;
-    check_counts(footer.metadata())?;
+    let read = || ParquetMetaDataReader::new().parse_and_finish(&file);
+    let footer = guarded(|| read().map_err(|error| error.to_string())).map_err(no_footer)?;
+    check_counts(&footer)?;
     Ok(footer)
+}
+
+fn decodable(footer: ParquetMetaData, rules: Rules) -> Result<ArrowReaderMetadata, String> {
+    let decodable = || {
+        let footer = match rules.types {
+            1 => footer,
+            _ => logical::readable(footer)?,
+        };
+        ArrowReaderMetadata::try_new(Arc::new(footer), ArrowReaderOptions::new())
+    };
+    guarded(|| decodable().map_err(|error| error.to_string())).map_err(no_footer)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it maps an error")]
+fn no_footer(reason: String) -> String {
+    format!("no Parquet footer: {reason}; the file is cut short or no Parquet")
 }
 
 /// Refuses a footer that contradicts itself: its row numbers decide how much is read.
@@ -151,18 +175,29 @@ fn fingerprint(path: &Path) -> Result<String, String> {
 }
 
 /// The schema that all files share.
-pub(super) fn shared_schema(files: impl Iterator<Item = PathBuf>) -> Result<SchemaRef, InputError> {
+pub(super) fn shared_schema(
+    files: impl Iterator<Item = PathBuf>,
+    rules: Rules,
+) -> Result<SchemaRef, InputError> {
     let mut unifier = Unifier::default();
+    let mut marks = Marks::default();
     let mut problems = Vec::new();
     for path in files {
-        match open_footer(&path) {
+        let stored = read_footer(&path);
+        if let Ok(stored) = &stored {
+            marks.add(stored.file_metadata().schema_descr());
+        }
+        match stored.and_then(|stored| decodable(stored, rules)) {
             Ok(footer) => unifier.add(&path, footer.schema())?,
             Err(reason) => problems.push(FileProblem { path, reason }),
         }
     }
-    if problems.is_empty() {
-        Ok(unifier.finish())
-    } else {
-        Err(InputError::Broken { problems })
+    if !problems.is_empty() {
+        return Err(InputError::Broken { problems });
     }
+    let schema = unifier.finish();
+    Ok(match rules.types {
+        1 => logical::under_first_rule(&schema),
+        _ => marks.apply(&schema),
+    })
 }

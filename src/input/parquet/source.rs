@@ -21,7 +21,7 @@ use crate::input::PromptSource;
 use crate::input::build::{Built, PromptBuilder};
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
-use crate::spec::{GenerationSpec, nearest};
+use crate::spec::{GenerationSpec, Rules, nearest};
 
 /// Readers that wait for the window after their last one.
 const KEPT_READERS: usize = 2;
@@ -34,6 +34,7 @@ pub(crate) struct ParquetSource {
     index: Arc<InputIndex>,
     builder: PromptBuilder,
     schema: SchemaRef,
+    rules: Rules,
     /// The footer used last.
     footer: Mutex<Option<(u32, ArrowReaderMetadata)>>,
     /// Row groups that were decoded whole, with the damage found.
@@ -55,13 +56,15 @@ impl ParquetSource {
         index: Arc<InputIndex>,
         builder: PromptBuilder,
         generation: Option<&str>,
+        rules: Rules,
     ) -> Result<Self, InputError> {
-        let schema = shared_schema(index.files.iter().map(|file| file.path.clone()))?;
+        let schema = shared_schema(index.files.iter().map(|file| file.path.clone()), rules)?;
         check_settings(&schema, generation)?;
         Ok(Self {
             index,
             builder,
             schema,
+            rules,
             footer: Mutex::new(None),
             checked: Mutex::new(HashMap::new()),
             kept: Mutex::new(Vec::new()),
@@ -85,7 +88,7 @@ impl ParquetSource {
         }
         let path = self.path(file);
         self.check_size(file)?;
-        let footer = open_footer(&path).map_err(|reason| InputError::Broken {
+        let footer = open_footer(&path, self.rules).map_err(|reason| InputError::Broken {
             problems: vec![FileProblem { path, reason }],
         })?;
         *last = Some((file, footer.clone()));

@@ -48,7 +48,8 @@ fn input(criterion: &mut Criterion) {
         let index = Arc::new(first_pass(&job));
         group.bench_function("windows", |bencher| {
             bencher.iter(|| {
-                let source = open(&job.input, &job.prompt, Arc::clone(&index), Rules::CURRENT).unwrap();
+                let source =
+                    open(&job.input, &job.prompt, Arc::clone(&index), Rules::CURRENT).unwrap();
                 let windows = index.windows.iter();
                 let rows = windows.map(|span| source.read_window(span).unwrap().rows.len());
                 assert_eq!(rows.sum::<usize>(), ROWS);

@@ -5,10 +5,12 @@
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
 //! summary   manifests and counts -> RunReport                 once
+//! card      a finished job -> README.md of the output folder  once
 //! ```
 
 mod bench;
 mod calibration;
+mod card;
 mod curve;
 mod facts;
 mod feed;
@@ -127,7 +129,11 @@ pub fn run(
     let end = run_shards(&prepared, options, &mut worker);
     worker.observer.finish();
     let end = end?;
-    let report = summary::report(&prepared, &worker, started.elapsed())?;
+    let mut report = summary::report(&prepared, &worker, started.elapsed())?;
+    if report.finished {
+        report.loading = card::calls(&prepared)?;
+        card::write(&prepared, &report, worker.observer)?;
+    }
     Ok((report, end))
 }
 

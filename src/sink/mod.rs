@@ -3,7 +3,7 @@
 //! Invariant: the bytes of a part depend on the job, the window and its outcomes alone, and all parts
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
-//! `columns` decides which columns there are, `lines` which lines; `jsonl` and `parquet` write them,
+//! `columns` decides which columns there are, `readers` tells readers of them, `lines` decides which lines; `jsonl` and `parquet` write them,
 //! `carried`, `annotations` and `json_line` turn input values into one or the other, `failed` writes what has no
 //! result.
 
@@ -17,6 +17,7 @@ mod jsonl;
 mod lines;
 mod parquet;
 mod read;
+mod readers;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -31,6 +32,7 @@ use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};
 pub use read::{ResultRow, read_part};
+pub use readers::{ResultColumn, result_types};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
 pub const RESULTS_FORMAT: u32 = 1;

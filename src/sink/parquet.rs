@@ -168,7 +168,8 @@ fn check(
         })
 }
 
-fn result_field(name: &str, layout: &Layout) -> Field {
+/// One of our own columns.
+pub(super) fn result_field(name: &str, layout: &Layout) -> Field {
     let list = |item| DataType::List(Arc::new(Field::new_list_field(item, true)));
     let kind = match name {
         "sample" | "prompt_tokens" | "completion_tokens" => DataType::Int32,

@@ -17,9 +17,7 @@ use glm_batch::input::{
     Place, PromptSource, Scan, ScanOptions, Selection, Stage, copy_stdin, json_lines, open,
     resolve_files, scan, select,
 };
-use glm_batch::spec::{
-    ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
-};
+use glm_batch::spec::{ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -105,7 +103,12 @@ impl Job {
     fn open(&self) -> Result<(Box<dyn PromptSource>, InputIndex), InputError> {
         let index = self.scan_with(None)?.index;
         Ok((
-            open(&self.input, &self.prompt, Arc::new(index.clone()), Rules::CURRENT)?,
+            open(
+                &self.input,
+                &self.prompt,
+                Arc::new(index.clone()),
+                Rules::CURRENT,
+            )?,
             index,
         ))
     }
@@ -596,7 +599,13 @@ fn an_unchanged_input_is_not_read_again() {
     let again = job.scan_with(Some(&known)).unwrap().index;
     assert_eq!(again.rows, 6);
     assert_ne!(again.files[0].fingerprint, "kept");
-    let source = open(&job.input, &job.prompt, Arc::new(known.clone()), Rules::CURRENT).unwrap();
+    let source = open(
+        &job.input,
+        &job.prompt,
+        Arc::new(known.clone()),
+        Rules::CURRENT,
+    )
+    .unwrap();
     let error = source.read_window(&known.windows[0]).unwrap_err();
     assert!(matches!(error, InputError::Changed { .. }), "{error}");
 }

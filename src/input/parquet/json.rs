@@ -1,8 +1,8 @@
 //! Arrow values to JSON text: as arrow-json writes them, with our own answer where it has none.
 //!
 //! Invariant: every value of every type is written, so that no content can stop a file from being written.
-//! What JSON has no form for is null: NaN, infinities, dates beyond the years that a date can have. Binary is
-//! base64; a time with a zone is written in UTC, which needs no table of zones that could change.
+//! What JSON has no form for is null: NaN, infinities, dates outside the years 0 to 9999. Binary is base64; a
+//! time with a named zone is written in UTC, which needs no table of zones that could change.
 //!
 //! All that writes values as JSON comes here, so that a value has one form: the sinks, `failed/`, `show`,
 //! templates.
@@ -153,15 +153,24 @@ impl Forms {
         let options = FormatOptions::new().with_display_error(true);
         let formatter = ArrayFormatter::try_new(array, &options)?;
         let writes_errors = self.writes_errors;
-        Ok(each(
-            array.logical_nulls(),
-            move |row, out| match formatter.value(row).try_to_string() {
-                Ok(text) => write_quoted(&text, out),
-                Err(_) if writes_errors => write_quoted(&formatter.value(row).to_string(), out),
-                Err(_) => write_null(row, out),
-            },
-        ))
+        let has_year = matches!(
+            array.data_type(),
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
+        );
+        Ok(each(array.logical_nulls(), move |row, out| {
+            let value = formatter.value(row);
+            match value.try_to_string() {
+                _ if writes_errors => write_quoted(&value.to_string(), out),
+                Ok(text) if !has_year || is_common_year(&text) => write_quoted(&text, out),
+                _ => out.extend_from_slice(NULL),
+            }
+        }))
     }
+}
+
+/// Whether a date is of the years 0 to 9999. RFC 3339 has no others, and many readers none either.
+fn is_common_year(date: &str) -> bool {
+    !date.starts_with(['+', '-'])
 }
 
 /// An encoder from what writes a value that is not null.
@@ -197,8 +206,9 @@ fn is_offset(zone: &str) -> bool {
 fn instants<T: ArrowTimestampType>(array: &dyn Array) -> NullableEncoder<'_> {
     let array: &PrimitiveArray<T> = array.as_primitive();
     each(array.nulls().cloned(), |row, out| {
-        match as_datetime::<T>(array.value(row)) {
-            Some(time) => write_quoted(&format!("{time:?}Z"), out),
+        let time = as_datetime::<T>(array.value(row)).map(|time| format!("{time:?}Z"));
+        match time.filter(|text| is_common_year(text)) {
+            Some(text) => write_quoted(&text, out),
             None => write_null(row, out),
         }
     })

@@ -60,7 +60,7 @@ pub use build::id_column;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{STDIN_COPY, resolve_files};
-pub use parquet::{JsonColumn, Logical, json_lines, json_options};
+pub use parquet::{JsonColumn, Logical, json_lines, json_options, marked_batches};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
 pub use stdin::copy_stdin;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Job, both, demo_model, rows};
 
-const COLUMNS: &str = "columns = { prompt = \"question\", id = \"id\" }";
+const COLUMNS: &str = "columns = { prompt = \"question\" }";
 const QUESTIONS: [&str; 2] = ["法国的首都是哪座城市？", "河南省的省会在哪里？"];
 const FORMATS: [&str; 2] = ["jsonl", "parquet"];
 
@@ -32,12 +32,18 @@ fn case(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Runs a job with more keys of `[output]`, which may end with those of `[generation]`.
 fn run(input: &Path, format: &str, more: &str) -> (Job, Value) {
+    let generation = if more.is_empty() {
+        "[generation]\n"
+    } else {
+        more
+    };
     let more = format!(
-        "format = \"{format}\"\n{more}[prompt]\nmax_length = 64\n[batch]\nwindow_rows = 4\n"
+        "format = \"{format}\"\n{generation}max_new_tokens = 4\n[prompt]\nmax_length = 64\n[batch]\nwindow_rows = 4\n"
     );
     let job = Job::of_model(&demo_model(), input, COLUMNS, &more);
-    let output = job.run_ok(&["--quiet", "--json", "--set", "generation.max_new_tokens=4"]);
+    let output = job.run_ok(&["--quiet", "--json"]);
     let report = serde_json::from_slice(&output.stdout).unwrap();
     (job, report)
 }
@@ -371,7 +377,7 @@ fn a_card_tells_of_the_job_and_of_every_column() {
     insta::assert_snapshot!(without_hashes(&card(&job)));
     let folder = job.path("out").display().to_string();
     let calls = report["loading"].to_string().replace(&folder, "OUT");
-    insta::assert_snapshot!(calls, @"");
+    insta::assert_snapshot!(calls);
 }
 
 #[test]

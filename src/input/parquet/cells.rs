@@ -32,6 +32,8 @@ enum Column {
         textual: bool,
         values: Vec<Value>,
     },
+    /// The column is nested too deeply.
+    Unreadable(String),
 }
 
 impl Cells {
@@ -61,27 +63,27 @@ impl Column {
         }
         let numeric = kind.is_numeric();
         let textual = text_of(batch.schema_ref().field(place)).is_some();
-        Ok(Self::Json {
-            kind: kind.to_string(),
-            numeric,
-            textual,
-            values: json_values(&batch.project(&[place])?),
+        let kind = kind.to_string();
+        Ok(match json_values(&batch.project(&[place])?) {
+            Ok(values) => Self::Json {
+                kind,
+                numeric,
+                textual,
+                values,
+            },
+            Err(reason) => Self::Unreadable(format!("{kind}: {reason}")),
         })
     }
 }
 
-fn json_values(one_column: &RecordBatch) -> Vec<Value> {
+fn json_values(one_column: &RecordBatch) -> Result<Vec<Value>, serde_json::Error> {
     json_lines(one_column)
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {
-            // A number that is out of the range of any type here, or too deep, is none.
-            let row: serde_json::Map<String, Value> =
-                serde_json::from_slice(line).unwrap_or_default();
-            row.into_iter()
-                .next()
-                .map(|(_, value)| value)
-                .unwrap_or_default()
+            let row: serde_json::Map<String, Value> = serde_json::from_slice(line)?;
+            let value = row.into_iter().next().map(|(_, value)| value);
+            Ok(value.unwrap_or_default())
         })
         .collect()
 }
@@ -98,6 +100,7 @@ impl Record for CellsRow<'_> {
             None => Cell::Absent,
             Some(Column::Text(texts)) if texts.is_null(self.row) => Cell::Null,
             Some(Column::Text(texts)) => Cell::Text(Cow::Borrowed(texts.value(self.row))),
+            Some(Column::Unreadable(reason)) => Cell::Other(reason),
             Some(Column::Json {
                 kind,
                 numeric,
@@ -118,6 +121,7 @@ impl Record for CellsRow<'_> {
             None => Ok(None),
             Some(Column::Text(texts)) if texts.is_null(self.row) => Ok(Some(Value::Null)),
             Some(Column::Text(texts)) => Ok(Some(Value::from(texts.value(self.row)))),
+            Some(Column::Unreadable(reason)) => Err(format!("cannot be read as JSON ({reason})")),
             Some(Column::Json { values, .. }) => Ok(Some(values[self.row].clone())),
         }
     }

@@ -185,7 +185,7 @@ pub(super) fn shared_schema(
     for path in files {
         let stored = read_footer(&path);
         if let Ok(stored) = &stored {
-            marks.add(stored.file_metadata().schema_descr());
+            marks.add(stored.file_metadata());
         }
         match stored.and_then(|stored| decodable(stored, rules)) {
             Ok(footer) => unifier.add(&path, footer.schema())?,

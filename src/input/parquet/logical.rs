@@ -8,16 +8,24 @@
 //! Jobs that began under the first rule for types have no marks, and their schema says so.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::Arc;
 
-use arrow::array::IntervalMonthDayNanoArray;
+use arrow::array::{IntervalMonthDayNanoArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Field, FieldRef, Fields, IntervalMonthDayNano, Schema, SchemaRef,
 };
+use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::{ConvertedType, LogicalType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder};
+use parquet::file::metadata::{
+    FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader,
+};
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 /// Key of a field's metadata under which its mark stands.
@@ -208,6 +216,34 @@ fn annotated(
         .map(Arc::new)
 }
 
+/// The rows of a file with their marks, so many at a time.
+///
+/// # Errors
+///
+/// A file that is no Parquet; each batch may fail on its own.
+pub fn marked_batches(
+    file: File,
+    rows: usize,
+) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>>, ParquetError> {
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&file)?;
+    let mut marks = Marks::default();
+    marks.add(footer.file_metadata());
+    let footer = Arc::new(readable(footer)?);
+    let footer = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new())?;
+    let schema = marks.apply(footer.schema());
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer);
+    let batches = reader.with_batch_size(rows).build()?;
+    Ok(batches.map(move |batch| {
+        let batch = batch?;
+        let columns = batch.columns().iter().zip(schema.fields());
+        // Inside another value a mark is part of the type.
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let columns = columns.collect::<Result<_, _>>()?;
+        RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)
+    }))
+}
+
 /// Gathers the marks of all files.
 #[derive(Default)]
 pub(super) struct Marks(BTreeMap<String, Column>);
@@ -218,20 +254,25 @@ struct Column {
     group: Option<Logical>,
     /// Of each leaf, in their order; `None` for one that holds nothing but nulls.
     leaves: Vec<Option<Option<Logical>>>,
+    /// Whether one of those files has rows.
+    has_rows: bool,
 }
 
 impl Marks {
-    /// Adds a file. A leaf on which two files do not agree has no mark.
-    pub(super) fn add(&mut self, schema: &SchemaDescriptor) {
-        for kind in schema.root_schema().get_fields() {
+    /// Adds a file. A leaf on which two files do not agree has no mark; a file without rows contradicts none.
+    pub(super) fn add(&mut self, file: &FileMetaData) {
+        let has_rows = file.num_rows() > 0;
+        for kind in file.schema_descr().root_schema().get_fields() {
             let mut column = Column {
                 group: Logical::of_parquet(kind).filter(|_| kind.is_group()),
                 leaves: Vec::new(),
+                has_rows,
             };
             add_leaves(kind, &mut column.leaves);
             match self.0.get_mut(kind.name()) {
-                Some(known) => known.merge(&column),
-                None => {
+                Some(known) if known.has_rows && has_rows => known.merge(&column),
+                Some(known) if known.has_rows => {}
+                _ => {
                     self.0.insert(kind.name().to_owned(), column);
                 }
             }

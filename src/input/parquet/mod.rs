@@ -14,5 +14,5 @@ mod source;
 
 pub(super) use footer::first_pass;
 pub use json::{JsonColumn, json_lines, json_options};
-pub use logical::Logical;
+pub use logical::{Logical, marked_batches};
 pub(super) use source::ParquetSource;

@@ -19,6 +19,9 @@ use super::{counted, grouped};
 pub const CARD_MARK: &str =
     "<!-- glm-batch keeps this file up to date; without this line it leaves the file alone -->";
 
+/// Digits of the parts' fingerprint that name the results.
+const NAMED_DIGITS: usize = 16;
+
 /// Input files that are listed by name.
 const LISTED_FILES: usize = 20;
 
@@ -26,10 +29,14 @@ const LISTED_FILES: usize = 20;
 pub struct Card<'a> {
     /// The job as its last run saw it.
     pub record: &'a JobRecord,
+    /// Name of the output folder.
+    pub folder: &'a str,
     /// Columns of the results.
     pub columns: &'a [ResultColumn],
     /// Counts of all shards.
     pub totals: &'a Totals,
+    /// Fingerprint of all parts, in hex.
+    pub parts: &'a str,
 }
 
 impl fmt::Display for Card<'_> {
@@ -56,34 +63,44 @@ impl Card<'_> {
             OutputFormat::Parquet => "parquet",
             OutputFormat::Jsonl => "jsonl",
         };
-        let files = quoted(&format!("parts/*.{ending}"));
+        let (name, files) = (self.configuration(), quoted(&format!("parts/*.{ending}")));
         writeln!(
             f,
-            "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {files}"
+            "---\nconfigs:\n- config_name: {name}\n  data_files:\n  - split: train\n    path: {files}"
         )?;
         let features = features(self.columns, self.format());
-        writeln!(f, "dataset_info:\n  features:\n{features}---")
-    }
-
-    fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let failed = self.totals.failed + self.totals.bad;
         writeln!(
             f,
-            "Answers of `{}` to {}, written by glm-batch. {} no result: `error` says why, and `failed/` has \
-             their records.",
-            self.model(),
-            counted(self.totals.rows, "row"),
-            match failed {
-                0 => "No row has".to_owned(),
-                1 => "1 row has".to_owned(),
-                failed => format!("{} rows have", grouped(failed)),
-            }
+            "dataset_info:\n  config_name: {name}\n  features:\n{features}---"
         )
     }
 
+    /// A name that no other results have: `datasets` keeps what it has loaded under the name of the folder and
+    /// what stands in the front matter, and would give the rows of another job.
+    fn configuration(&self) -> String {
+        let parts = self.parts.get(..NAMED_DIGITS).unwrap_or(self.parts);
+        quoted(&format!("results-{parts}"))
+    }
+
+    fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, rows) = (self.model(), counted(self.totals.rows, "row"));
+        writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
+        match self.totals.failed + self.totals.bad {
+            0 => Ok(()),
+            failed => writeln!(
+                f,
+                "Without a result: {}. There `error` says why, and `failed/` has the records.",
+                counted(failed, "row")
+            ),
+        }
+    }
+
     fn calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let calls = loading(".", self.format(), self.columns);
-        writeln!(f, "\n## Loading\n\nFrom this folder, one of\n\n```python")?;
+        let calls = loading(self.folder, self.format(), self.columns);
+        writeln!(
+            f,
+            "\n## Loading\n\nOne of these, run beside this folder:\n\n```python"
+        )?;
         for Loading { library, call } in &calls {
             let modules = match (library.as_str(), self.format()) {
                 ("pyarrow", OutputFormat::Parquet) => "pyarrow.parquet",

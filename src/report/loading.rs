@@ -22,16 +22,7 @@ pub struct Loading {
 
 /// One call a library for the results in a folder.
 pub fn loading(folder: &str, format: OutputFormat, columns: &[ResultColumn]) -> Vec<Loading> {
-    let file = |name: &str| {
-        quoted(&format!(
-            "{}{name}",
-            if folder == "." {
-                String::new()
-            } else {
-                format!("{folder}/")
-            }
-        ))
-    };
+    let file = |name: &str| quoted(&format!("{folder}/{name}"));
     let calls = match format {
         OutputFormat::Parquet => [
             (
@@ -104,13 +95,10 @@ fn pyarrow_json(files: &str, columns: &[ResultColumn]) -> String {
 fn polars_type(kind: &DataType) -> String {
     let name = match kind {
         DataType::Boolean => "Boolean",
-        DataType::Int8 => "Int8",
-        DataType::Int16 => "Int16",
-        DataType::Int32 => "Int32",
+        // It reads no smaller ones from JSON.
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => "Int32",
         DataType::Int64 => "Int64",
-        DataType::UInt8 => "UInt8",
-        DataType::UInt16 => "UInt16",
-        DataType::UInt32 => "UInt32",
+        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => "UInt32",
         DataType::UInt64 => "UInt64",
         DataType::Float32 => "Float32",
         DataType::Float64 => "Float64",

@@ -5,6 +5,7 @@
 use std::io::{ErrorKind, Write};
 
 use super::prepare::Prepared;
+use crate::checkpoint;
 use crate::error::Result;
 use crate::fsio;
 use crate::input;
@@ -17,10 +18,13 @@ pub(super) fn write(
     report: &RunReport,
     observer: &mut dyn Observer,
 ) -> Result<()> {
+    let root = prepared.folder.root();
     let card = Card {
         record: &prepared.record,
+        folder: &root.file_name().unwrap_or_default().to_string_lossy(),
         columns: &columns(prepared)?,
         totals: &report.totals,
+        parts: &parts(prepared)?,
     };
     let (text, path) = (card.to_string(), prepared.folder.card());
     match std::fs::read_to_string(&path) {
@@ -41,6 +45,15 @@ pub(super) fn write(
         observer.note(&format!("note: the job has no new card: {error}"));
     }
     Ok(())
+}
+
+/// Fingerprint of all parts, in order of their rows.
+fn parts(prepared: &Prepared) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for window in checkpoint::committed_windows(&prepared.folder)? {
+        hasher.update(window.part.digest.blake3.as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The calls that load the results.

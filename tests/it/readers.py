@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import uuid
 
 MODULES = {}
 for name in ["datasets", "polars", "pandas", "pyarrow", "duckdb"]:
@@ -30,6 +31,8 @@ def plain(value):
     """A value as JSON has it; what a library writes for a missing value is None."""
     if value is None or value is getattr(MODULES.get("pandas"), "NA", None):
         return None
+    if isinstance(value, uuid.UUID):
+        return str(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):
@@ -41,31 +44,34 @@ def plain(value):
     return value
 
 
-def records(library, loaded):
+def records(library, loaded, names):
+    """The rows, without columns whose values Python itself cannot hold, such as infinite dates."""
     if library == "datasets":
-        return list(loaded["train"])
+        return list(loaded["train"].select_columns(names))
     if library == "polars":
-        return loaded.to_dicts()
+        return loaded.select(names).to_dicts()
     if library == "pandas":
-        return loaded.to_dict("records")
-    return loaded.to_pylist()
+        return loaded[names].to_dict("records")
+    return loaded.select(names).to_pylist()
 
 
-def compare(where, found, expected, columns):
+def compare(where, found, expected, names):
     found = sorted(found, key=lambda row: (row["row"], plain(row.get("sample")) or 0))
     assert len(found) == len(expected), f"{where}: {len(found)} rows instead of {len(expected)}"
     for ours, row in zip(expected, found):
-        for column in columns:
-            if column in ours:
-                a, b = plain(row[column]), plain(ours[column])
-                assert a == b, f"{where}: row {ours['row']}, {column}: {a!r} instead of {b!r}"
+        for name in names:
+            a, b = plain(row[name]), plain(ours[name])
+            assert a == b, f"{where}: row {ours['row']}, {name}: {a!r} instead of {b!r}"
 
 
-def duckdb_rows(job):
+def duckdb_rows(job, names):
     ending = "parquet" if glob.glob(job["out"] + "/parts/*.parquet") else "jsonl"
     source = f"'{job['out']}/parts/*.{ending}'"
-    relation = MODULES["duckdb"].sql(f"select * from {source if ending == 'parquet' else f'read_json({source}, sample_size=-1)'}")
-    return [dict(zip(relation.columns, row)) for row in relation.fetchall()]
+    if ending == "jsonl":
+        source = f"read_json({source}, sample_size=-1)"
+    relation = MODULES["duckdb"].sql(f"select * from {source}")
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return [dict(zip(names, row)) for row in relation.select(quoted).fetchall()]
 
 
 def card_calls(out):
@@ -79,21 +85,21 @@ def card_calls(out):
 
 for line in sys.stdin:
     job = json.loads(line)
-    columns = OURS + job["carried"]
+    names = [name for name in OURS + job["carried"] if name in job["rows"][0]]
     for call in job["calls"]:
         library = call["library"]
         if library not in MODULES or library in job["skip"]:
             continue
         loaded = eval(call["call"], {"glob": glob, **MODULES})
-        compare(f"{job['name']}, {library}", records(library, loaded), job["rows"], columns)
+        compare(f"{job['name']}, {library}", records(library, loaded, names), job["rows"], names)
         print(f"{job['name']}: {library} loaded {len(job['rows'])} rows")
     here = os.getcwd()
-    os.chdir(job["out"])
-    for library, code, scope in card_calls("."):
+    os.chdir(os.path.dirname(job["out"]))
+    for library, code, scope in card_calls(job["out"]):
         if library in MODULES and library not in job["skip"]:
             exec(code, scope)
-            compare(f"{job['name']}, card, {library}", records(library, scope["rows"]), job["rows"], columns)
+            compare(f"{job['name']}, card, {library}", records(library, scope["rows"], names), job["rows"], names)
     os.chdir(here)
     if "duckdb" in MODULES and "duckdb" not in job["skip"]:
-        compare(f"{job['name']}, duckdb", duckdb_rows(job), job["rows"], columns)
+        compare(f"{job['name']}, duckdb", duckdb_rows(job, names), job["rows"], names)
         print(f"{job['name']}: duckdb loaded {len(job['rows'])} rows")

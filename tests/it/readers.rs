@@ -297,7 +297,14 @@ fn finished(folder: &Path) -> Vec<(Job, Value)> {
             "interval",
         ] {
             let made = run(&case(&format!("{name}.parquet")), format, "");
-            jobs.push(loaded(&format!("{format}, {name}"), &[], &[], made));
+            // Its columns of dates are Python's own, which end with the year 9999.
+            let skip = match (format, name) {
+                ("parquet", "infinite-dates") => &["pandas"][..],
+                // It reads no file with a variant or an interval, not even the input.
+                ("parquet", "logical-types" | "interval") => &["polars"],
+                _ => &[],
+            };
+            jobs.push(loaded(&format!("{format}, {name}"), &[], skip, made));
         }
         let error = run(&case("error-after-nulls.jsonl"), format, "");
         jobs.push(loaded(
@@ -364,7 +371,23 @@ fn without_hashes(card: &str) -> String {
         let is_hash = word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_hash { "HASH" } else { word }
     });
-    words.collect::<Vec<_>>().join("`")
+    let card = words.collect::<Vec<_>>().join("`");
+    let named = card.split("results-").nth(1).unwrap();
+    card.replace(&named[..16], "HASH")
+}
+
+#[test]
+fn results_of_two_jobs_are_two_for_a_reader_that_keeps_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |failing: &[usize]| {
+        let input = questions(folder.path(), "questions", failing);
+        let (job, _) = run(&input, "jsonl", "");
+        card(&job).lines().nth(2).unwrap().to_owned()
+    };
+    let first = named(&[]);
+    assert!(first.starts_with("- config_name: \"results-"), "{first}");
+    assert_eq!(named(&[]), first);
+    assert_ne!(named(&[3]), first);
 }
 
 #[test]

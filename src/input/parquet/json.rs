@@ -26,6 +26,9 @@ use base64::engine::general_purpose::STANDARD;
 
 const NULL: &[u8] = b"null";
 
+/// What arrow prints for a duration that it cannot.
+const OUT_OF_RANGE: &str = "<invalid>";
+
 /// How the values of a schema are written: nulls inside structs too, so that all rows have the same fields.
 pub fn json_options(schema: &Schema) -> EncoderOptions {
     let factory = Forms {
@@ -161,8 +164,11 @@ impl Forms {
             let value = formatter.value(row);
             match value.try_to_string() {
                 _ if writes_errors => write_quoted(&value.to_string(), out),
-                Ok(text) if !has_year || is_common_year(&text) => write_quoted(&text, out),
-                _ => out.extend_from_slice(NULL),
+                Ok(text) if text == OUT_OF_RANGE || has_year && !is_common_year(&text) => {
+                    out.extend_from_slice(NULL);
+                }
+                Ok(text) => write_quoted(&text, out),
+                Err(_) => out.extend_from_slice(NULL),
             }
         }))
     }

@@ -12,6 +12,7 @@ use crate::ids::{ShardId, WindowId};
 use super::CheckpointError;
 
 const JOB_FILE: &str = "job.json";
+const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
 /// Folders that hold nothing before there is a record of the job; `phases` is one of later versions.
@@ -72,6 +73,20 @@ impl OutputFolder {
     /// `job.json`
     pub fn job_file(&self) -> PathBuf {
         self.root.join(JOB_FILE)
+    }
+
+    /// Card of a finished job.
+    pub fn card(&self) -> PathBuf {
+        self.root.join(CARD_FILE)
+    }
+
+    /// Half-written cards, left by a process that was killed.
+    pub fn temporary_cards(&self) -> Vec<PathBuf> {
+        let names = names(&self.root).into_iter();
+        names
+            .filter(|name| fsio::temporary_target(name) == Some(CARD_FILE))
+            .map(|name| self.root.join(name))
+            .collect()
     }
 
     /// Copy of standard input.

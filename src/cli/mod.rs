@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod exit;
+mod filter;
 mod model;
 mod output;
 mod reference;

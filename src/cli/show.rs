@@ -3,12 +3,12 @@
 use std::fmt::{Display, Write};
 use std::path::PathBuf;
 
-use minijinja::value::Serde;
-use minijinja::{Environment, Expression};
+use minijinja::Environment;
 use serde_json::{Map, Value};
 
 use super::args::ShowArgs;
 use super::exit::Exit;
+use super::filter::{Filter, environment, mismatch};
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::input;
@@ -27,7 +27,7 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
             path: args.output.clone(),
         })
     })?;
-    let mut environment = Environment::new();
+    let mut environment = environment();
     environment.set_fuel(Some(input::TEMPLATE_STEPS));
     let filter = args
         .filter
@@ -78,21 +78,21 @@ fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
 
 /// Compiles an expression whose every name is a column.
 fn compile<'e>(
-    environment: &'e Environment<'_>,
+    environment: &'e Environment<'e>,
     text: &'e str,
     columns: &[String],
-) -> Result<Expression<'e, 'e>, Error> {
-    input::check_expression(text).map_err(|reason| wrong_filter(text, &reason))?;
-    let filter = environment
+) -> Result<Filter<'e>, Error> {
+    input::check_expression(text).map_err(|reason| wrong_text(text, &reason))?;
+    let expression = environment
         .compile_expression(text)
         .map_err(|error| wrong_filter(text, &error))?;
-    let mut names: Vec<String> = filter.undeclared_variables(false).into_iter().collect();
+    let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().collect();
     names.sort_unstable();
     let is_known = |name: &String| {
         columns.contains(name) || environment.globals().any(|(known, _)| known == name)
     };
     match names.iter().find(|name| !is_known(name)) {
-        None => Ok(filter),
+        None => Filter::new(environment, text).map_err(|error| wrong_filter(text, &error)),
         Some(name) => Err(unknown_column(name, columns)),
     }
 }
@@ -118,7 +118,14 @@ fn nothing_shown(committed: usize, windows: usize) -> &'static str {
     }
 }
 
-fn wrong_filter(text: &str, error: &impl Display) -> Error {
+fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
+    match mismatch(error) {
+        Some(mismatch) => Error::Usage(format!("`--where {text}`: {mismatch}")),
+        None => wrong_text(text, error),
+    }
+}
+
+fn wrong_text(text: &str, error: &impl Display) -> Error {
     Error::Usage(format!(
         "`--where {text}`: {error}\nhint: for example `--where 'completion_tokens > 100'`"
     ))
@@ -140,7 +147,7 @@ fn files(folder: &OutputFolder, committed: &[CommittedWindow], failed: bool) -> 
 
 fn wanted(
     args: &ShowArgs,
-    filter: Option<&Expression<'_, '_>>,
+    filter: Option<&Filter<'_>>,
     row: &Map<String, Value>,
 ) -> anyhow::Result<bool> {
     if args
@@ -153,10 +160,8 @@ fn wanted(
     match filter {
         Some(filter) => {
             let text = args.filter.as_deref().unwrap_or_default();
-            let value = filter
-                .eval(Serde(row))
-                .map_err(|error| wrong_filter(text, &error))?;
-            Ok(value.is_true())
+            let is_wanted = filter.matches(row);
+            Ok(is_wanted.map_err(|error| wrong_filter(text, &error))?)
         }
         None => Ok(true),
     }

@@ -24,6 +24,7 @@ use super::types::{
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
+use crate::spec::Rules;
 
 /// Lines of a block are parsed while the next block is read.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -87,6 +88,7 @@ pub(super) struct FirstPass<'a> {
     pub(super) builder: Option<&'a PromptBuilder>,
     /// Bytes that a line may have.
     pub(super) max_row_bytes: u64,
+    pub(super) rules: Rules,
     pub(super) first_bad: Option<(Place, BadRow)>,
     /// Says that the pass should end early; what it has by then is of no use.
     pub(super) is_interrupted: &'a (dyn Fn() -> bool + Sync),
@@ -136,6 +138,7 @@ impl FirstPass<'_> {
                 builder: self.builder.filter(|_| self.first_bad.is_none()),
                 added,
                 max_row_bytes: most,
+                rules: self.rules,
                 is_interrupted: self.is_interrupted,
             };
             let (facts, next) =
@@ -170,6 +173,7 @@ struct Examiner<'a> {
     builder: Option<&'a PromptBuilder>,
     added: &'a partition::Fields,
     max_row_bytes: u64,
+    rules: Rules,
     is_interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -201,7 +205,7 @@ impl Examiner<'_> {
             stage: Stage::Input,
             reason,
         };
-        let mut fields = match fields(line, arena, self.max_row_bytes) {
+        let mut fields = match fields(line, arena, self.max_row_bytes, self.rules) {
             Ok(fields) => fields,
             Err(reason) => return Some(bad(reason)),
         };
@@ -216,9 +220,14 @@ impl Examiner<'_> {
 }
 
 /// The fields of a line, or the reason for the bad row.
-fn fields<'a>(line: &RowLine, arena: &'a [u8], max_row_bytes: u64) -> Result<Fields<'a>, String> {
+fn fields<'a>(
+    line: &RowLine,
+    arena: &'a [u8],
+    max_row_bytes: u64,
+    rules: Rules,
+) -> Result<Fields<'a>, String> {
     match line.too_long {
-        None => Fields::parse(&arena[line.start..line.end]),
+        None => Fields::parse(&arena[line.start..line.end], rules),
         Some(bytes) => Err(format!(
             "the line has {bytes} bytes, more than `input.max_row_bytes` = {max_row_bytes}; its beginning is kept"
         )),
@@ -230,6 +239,7 @@ pub(super) struct JsonlSource {
     index: Arc<InputIndex>,
     builder: PromptBuilder,
     max_row_bytes: u64,
+    rules: Rules,
     /// The fields that folders give to the rows of each file.
     added: Vec<partition::Fields>,
     /// Readers that stand behind a window that was read, with their file.
@@ -243,12 +253,18 @@ struct RawWindow {
 }
 
 impl JsonlSource {
-    pub(super) fn new(index: Arc<InputIndex>, builder: PromptBuilder, max_row_bytes: u64) -> Self {
+    pub(super) fn new(
+        index: Arc<InputIndex>,
+        builder: PromptBuilder,
+        max_row_bytes: u64,
+        rules: Rules,
+    ) -> Self {
         Self {
             added: partition::fields(&index.files),
             index,
             builder,
             max_row_bytes,
+            rules,
             kept: Mutex::new(Vec::new()),
         }
     }
@@ -347,14 +363,14 @@ type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
 
 impl JsonlSource {
     fn parse_row(&self, row: RowId, file: u32, line: &RowLine, arena: &[u8]) -> Parsed {
-        let (built, is_record, fields) = match fields(line, arena, self.max_row_bytes) {
+        let (built, is_record, fields) = match fields(line, arena, self.max_row_bytes, self.rules) {
             Ok(mut fields) => {
                 fields.add(&self.added[file as usize]);
                 let built = self.builder.build(row, &fields);
                 let owned = fields
                     .0
                     .into_iter()
-                    .map(|(k, v)| (k.into_owned(), v.to_owned()))
+                    .map(|(k, v)| (k.into_owned(), v.into_owned()))
                     .collect();
                 (built, true, owned)
             }

@@ -17,7 +17,7 @@
 //! | not UTF-8, no JSON, no object, two values, a comment, `NaN` | bad row, no record |
 //! | U+2028, U+2029, U+0085 in a text | kept: only LF ends a line |
 //! | equal keys | the last value counts, at the first one's position |
-//! | lone surrogate escape in a top-level text or key | bad row, no record; inside nested values it is carried as it stood |
+//! | lone surrogate escape in a top-level text or key | bad row, no record; inside nested values it becomes U+FFFD |
 //! | `\u0000` in a text | kept |
 //! | number that no float64 holds | accepted; its column is carried as JSON text |
 //! | whole number that float64 would round, in a column with others | accepted; its column is carried as JSON text |
@@ -56,6 +56,7 @@ mod scan;
 mod select;
 mod sniff;
 mod stdin;
+mod surrogates;
 mod tags;
 mod template;
 mod types;
@@ -71,7 +72,7 @@ pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
 pub(crate) use identity::inode;
-pub use parquet::{is_first_rule, json_lines, json_options};
+pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use select::{Selection, select};
 pub use stdin::InputStream;
@@ -135,7 +136,7 @@ pub struct OpenOptions<'a> {
     pub rules: Rules,
 }
 
-/// Opens an input that was scanned.
+/// Opens an input that was scanned under the same rules.
 ///
 /// # Errors
 /// A named column that no row has, a template that does not parse, a struct of settings with an
@@ -150,7 +151,7 @@ pub fn open(
     Ok(match index.format {
         InputFormat::Jsonl => {
             let most = options.input.max_row_bytes;
-            let source = jsonl::JsonlSource::new(Arc::clone(&index), builder, most);
+            let source = jsonl::JsonlSource::new(Arc::clone(&index), builder, most, options.rules);
             Box::new(Checked { index, source })
         }
         InputFormat::Parquet => {

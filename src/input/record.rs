@@ -1,8 +1,9 @@
 //! One line to its fields, strictly: RFC 8259 JSON, UTF-8, one object, nothing after it.
 //!
 //! Values stay text ([`RawValue`]) until someone needs them. Of equal keys the last value counts, at
-//! the first one's position. Top-level texts and keys are checked to decode (no lone surrogate), so
-//! that whoever writes them later cannot fail. The parser does not recurse: depth is no limit.
+//! the first one's position. Top-level texts and keys are checked to decode (no lone surrogate), and
+//! nested ones are mended, so that what is written later loads everywhere. The parser does not recurse:
+//! depth is no limit.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,26 +14,35 @@ use serde_json::value::RawValue;
 
 use super::build::{Cell, Record};
 use super::lines::BOM;
+use super::surrogates;
 use super::types::ColumnKind;
+use crate::spec::Rules;
 
 /// Over this many keys, equal ones are looked for by hash.
 const MANY_KEYS: usize = 24;
 
-/// The fields of a line, borrowed from it.
-pub(super) struct Fields<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
+/// The fields of a line, borrowed from it where nothing had to be mended.
+pub(super) struct Fields<'a>(pub(super) Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
 impl<'a> Fields<'a> {
-    /// Parses a line; the error is the reason for the bad row.
-    pub(super) fn parse(line: &'a [u8]) -> Result<Self, String> {
+    /// Parses a line; the error is the reason for the bad row. By the second rule for types, half a surrogate
+    /// pair inside a nested value becomes U+FFFD.
+    pub(super) fn parse(line: &'a [u8], rules: Rules) -> Result<Self, String> {
         let text = std::str::from_utf8(line)
             .map_err(|error| format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1))?;
         let start = text.trim_start_matches([' ', '\t', '\r']);
         if !start.starts_with('{') {
             return Err(not_an_object(start));
         }
-        let fields: Self = serde_json::from_str(text).map_err(|error| broken(&error))?;
-        for (name, value) in &fields.0 {
+        let mut fields: Self = serde_json::from_str(text).map_err(|error| broken(&error))?;
+        for (name, value) in &mut fields.0 {
             check_text(name, value)?;
+            if rules.types > 1
+                && let Some(mended) = surrogates::mended(value.get())
+            {
+                let mended = RawValue::from_string(mended).map_err(|error| broken(&error))?;
+                *value = Cow::Owned(mended);
+            }
         }
         Ok(fields)
     }
@@ -43,7 +53,7 @@ impl<'a> Fields<'a> {
     pub(super) fn add(&mut self, more: &'a [(String, Box<RawValue>)]) {
         for (name, value) in more {
             if !self.0.iter().any(|(known, _)| known == name) {
-                self.0.push((Cow::Borrowed(name), value));
+                self.0.push((Cow::Borrowed(name), Cow::Borrowed(&**value)));
             }
         }
     }
@@ -111,10 +121,10 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(8);
+        let mut fields: Vec<(Cow<'de, str>, Cow<'de, RawValue>)> = Vec::with_capacity(8);
         let mut places: HashMap<Cow<'de, str>, usize> = HashMap::new();
         while let Some(Key(key)) = map.next_key()? {
-            let value: &RawValue = map.next_value()?;
+            let value: Cow<'de, RawValue> = Cow::Borrowed(map.next_value()?);
             if fields.len() == MANY_KEYS {
                 places = fields
                     .iter()

@@ -223,6 +223,7 @@ fn scan_jsonl(
         columns: Columns::default(),
         builder: builder.as_ref(),
         max_row_bytes: options.spec.max_row_bytes,
+        rules: options.rules,
         first_bad: None,
         is_interrupted: options.is_interrupted,
     };

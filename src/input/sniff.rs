@@ -14,6 +14,7 @@ use super::files::{KNOWN_ENDINGS, has_known_ending};
 use super::lines::{BOM, head};
 use super::record::Fields;
 use super::types::InputFormat;
+use crate::spec::Rules;
 
 /// Non-blank lines that are looked at.
 const HEAD_LINES: usize = 100;
@@ -121,7 +122,7 @@ fn has_object(head: &[u8], is_whole: bool) -> bool {
     while let Some(line) = lines.next() {
         let is_cut = lines.peek().is_none() && !is_whole;
         let begins = line.trim_ascii_start().starts_with(b"{");
-        if begins && (is_cut || Fields::parse(line.trim_ascii_end()).is_ok()) {
+        if begins && (is_cut || Fields::parse(line.trim_ascii_end(), Rules::CURRENT).is_ok()) {
             return true;
         }
         seen += 1;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{counted, grouped, line, on_one_line, side_by_side};
+use super::{Loading, counted, grouped, line, on_one_line, side_by_side};
 use crate::checkpoint::{Example, Totals};
 use crate::generate::EngineStatistics;
 
@@ -63,6 +63,9 @@ pub struct RunReport {
     pub program: String,
     /// Where the results are; empty where they are not kept.
     pub results: String,
+    /// How the results are loaded, once all are there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loading: Vec<Loading>,
     /// Whether every window of the job is committed.
     pub finished: bool,
     /// Rows of the whole job.
@@ -140,6 +143,9 @@ impl fmt::Display for RunReport {
         }
         if !self.results.is_empty() {
             line(f, "results", &self.results)?;
+        }
+        for Loading { library, call } in &self.loading {
+            line(f, library, call)?;
         }
         if self.compares && !self.examples.is_empty() {
             let rows = self.examples.iter().take(SHOWN_EXAMPLES);

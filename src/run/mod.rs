@@ -5,10 +5,12 @@
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
 //! summary   manifests and counts -> RunReport                 once
+//! card      a finished job -> README.md of the output folder  once
 //! ```
 
 mod bench;
 mod calibration;
+mod card;
 mod curve;
 mod facts;
 mod feed;
@@ -144,6 +146,10 @@ pub fn run(
         files: worker.checked_files,
         content: options.verify,
     };
+    if report.finished {
+        report.loading = card::calls(&prepared)?;
+        card::write(&prepared, &report, worker.observer)?;
+    }
     Ok((report, end))
 }
 

@@ -140,6 +140,7 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
             prepared.folder.parts().display(),
             prepared.sink.extension()
         ),
+        loading: Vec::new(),
         finished,
         job_rows: rows,
         totals,

@@ -14,7 +14,7 @@ use crate::generate::Outcome;
 use crate::ids::RowId;
 use crate::input::{Carried, InputFile, InputWindow, Place, json_lines};
 
-use super::arrow_json::{end_line, field};
+use super::json_line::{end_line, field};
 use super::lines::row_outcome;
 
 /// Fields that a line may have, in their order.
@@ -54,7 +54,7 @@ pub fn write_failed(
         write_place(&row.place, files, &mut line);
         field("stage", &bad.stage, &mut line);
         field("reason", &bad.reason, &mut line);
-        write_record(&window.carried, position, &mut line)?;
+        write_record(&window.carried, position, &mut line);
         end_line(&mut line, out)?;
         count += 1;
     }
@@ -84,20 +84,19 @@ fn write_place(place: &Place, files: &[InputFile], out: &mut Vec<u8>) {
     }
 }
 
-fn write_record(carried: &Carried, position: usize, out: &mut Vec<u8>) -> io::Result<()> {
+fn write_record(carried: &Carried, position: usize, out: &mut Vec<u8>) {
     match carried {
         Carried::Json { lines, .. } => match std::str::from_utf8(&lines[position]) {
             Ok(text) => field("raw", text, out),
             Err(_) => field("raw_base64", &STANDARD.encode(&lines[position]), out),
         },
-        Carried::Arrow(batch) => field("raw", &record_text(batch, position)?, out),
+        Carried::Arrow(batch) => field("raw", &record_text(batch, position), out),
     }
-    Ok(())
 }
 
 /// A Parquet row as a JSON object; all null where its row group is damaged.
-fn record_text(batch: &RecordBatch, position: usize) -> io::Result<String> {
-    let mut record = json_lines(&batch.slice(position, 1)).map_err(io::Error::other)?;
+fn record_text(batch: &RecordBatch, position: usize) -> String {
+    let mut record = json_lines(&batch.slice(position, 1));
     record.pop();
-    String::from_utf8(record).map_err(io::Error::other)
+    String::from_utf8_lossy(&record).into_owned()
 }

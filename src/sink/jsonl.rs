@@ -1,25 +1,22 @@
 //! Lines of a window to JSON, fields in a fixed order.
 //!
-//! Values of JSON input stand as they stood there, those of Parquet as [`super::arrow_json`] writes
+//! Values of JSON input stand as they stood there, those of Parquet as [`JsonColumn`] writes
 //! them; a field that a row does not have is null.
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_empty_array};
-use arrow::datatypes::{FieldRef, Schema};
 use arrow::json::writer::EncoderOptions;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
-use crate::input::{Carried, InputWindow, json_options};
+use crate::input::{Carried, InputWindow, JsonColumn, json_options};
 use crate::spec::OutputFormat;
 
-use super::arrow_json::{JsonColumn, end_line, field, write_key};
 use super::columns::{CarriedColumn, Layout};
+use super::json_line::{end_line, field, write_key};
 use super::lines::{Line, lines, logprob};
 use super::{ResultSink, SinkError};
 
@@ -30,24 +27,8 @@ pub(super) struct JsonlSink {
 }
 
 impl JsonlSink {
-    /// Checks that every carried column has a JSON form.
-    pub(super) fn new(layout: Layout, schema: Option<&Schema>) -> Result<Self, SinkError> {
-        let options = json_options();
-        for column in &layout.carried {
-            let Some(field) = schema.and_then(|schema| schema.field_with_name(&column.source).ok())
-            else {
-                continue;
-            };
-            let array = new_empty_array(field.data_type());
-            let field = Arc::new(field.clone());
-            JsonColumn::new(&field, &array, &options).map_err(|error| SinkError::Unsupported {
-                column: column.source.clone(),
-                kind: field.data_type().to_string(),
-                format: "JSON",
-                reason: error.to_string(),
-            })?;
-        }
-        Ok(Self { layout })
+    pub(super) fn new(layout: Layout) -> Self {
+        Self { layout }
     }
 
     fn write_results(&self, line: &Line<'_>, out: &mut Vec<u8>) {
@@ -107,9 +88,11 @@ impl ResultSink for JsonlSink {
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError> {
         let lines = lines(window, outcomes, self.layout.nested)?;
-        let options = json_options();
-        let arrow = arrow_columns(&self.layout.carried, &window.carried)?;
-        let mut columns = Columns::new(&self.layout.carried, &window.carried, &arrow, &options)?;
+        let options = match &window.carried {
+            Carried::Arrow(batch) => json_options(batch.schema_ref()),
+            Carried::Json { .. } => EncoderOptions::default(),
+        };
+        let mut columns = Columns::new(&self.layout.carried, &window.carried, &options)?;
         let mut buffer = Vec::new();
         for line in &lines {
             buffer.push(b'{');
@@ -133,17 +116,17 @@ impl<'a> Columns<'a> {
     fn new(
         carried: &'a [CarriedColumn],
         window: &'a Carried,
-        arrow: &'a [(FieldRef, ArrayRef)],
         options: &'a EncoderOptions,
     ) -> Result<Self, SinkError> {
-        if let Carried::Json { fields, .. } = window {
-            return Ok(Self::Json(carried, fields));
-        }
-        let columns = carried.iter().zip(arrow).map(|(column, (field, array))| {
-            Ok((
-                column.name.as_str(),
-                JsonColumn::new(field, array, options)?,
-            ))
+        let batch = match window {
+            Carried::Json { fields, .. } => return Ok(Self::Json(carried, fields)),
+            Carried::Arrow(batch) => batch,
+        };
+        let columns = carried.iter().map(|column| {
+            let index = batch.schema_ref().index_of(&column.source)?;
+            let field = &batch.schema_ref().fields()[index];
+            let values = JsonColumn::new(field, batch.column(index), options);
+            Ok((column.name.as_str(), values))
         });
         Ok(Self::Arrow(columns.collect::<Result<_, SinkError>>()?))
     }
@@ -164,27 +147,6 @@ impl<'a> Columns<'a> {
             }
         }
     }
-}
-
-fn arrow_columns(
-    carried: &[CarriedColumn],
-    window: &Carried,
-) -> Result<Vec<(FieldRef, ArrayRef)>, SinkError> {
-    let Carried::Arrow(batch) = window else {
-        return Ok(Vec::new());
-    };
-    carried
-        .iter()
-        .map(|column| arrow_column(batch, &column.source))
-        .collect()
-}
-
-fn arrow_column(batch: &RecordBatch, name: &str) -> Result<(FieldRef, ArrayRef), SinkError> {
-    let index = batch.schema_ref().index_of(name)?;
-    Ok((
-        Arc::clone(&batch.schema_ref().fields()[index]),
-        Arc::clone(batch.column(index)),
-    ))
 }
 
 /// Writes a value as it stood. Outside strings a carriage return is mere space in JSON, but many readers

@@ -3,18 +3,21 @@
 //! Invariant: the bytes of a part depend on the job, the window and its outcomes alone, and all parts
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
-//! `columns` decides which columns there are, `lines` which lines; `jsonl` and `parquet` write them,
-//! `sizes` says how much of them at once, `carried` and `arrow_json` turn input values into one or the other, `failed` writes what has no result.
+//! `columns` decides which columns there are, `readers` tells readers of them, `lines` decides which lines; `jsonl`
+//! and `parquet` write them, `sizes` says how much of them at once; `carried`, `annotations` and `json_line` turn
+//! input values into one or the other, `failed` writes what has no result.
 
-mod arrow_json;
+mod annotations;
 mod carried;
 mod columns;
 mod error;
 mod failed;
+mod json_line;
 mod jsonl;
 mod lines;
 mod parquet;
 mod read;
+mod readers;
 mod sizes;
 
 use std::collections::BTreeMap;
@@ -30,6 +33,7 @@ use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};
 pub use read::{ResultRow, read_part};
+pub use readers::{ResultColumn, result_types};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
 pub const RESULTS_FORMAT: u32 = 1;
@@ -98,7 +102,7 @@ pub fn new_sink(
 ) -> Result<Box<dyn ResultSink>, SinkError> {
     let layout = columns::Layout::new(output, generation, index, id_column)?;
     Ok(match output.format {
-        OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout, arrow_schema)?),
+        OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout)),
         OutputFormat::Parquet => Box::new(parquet::ParquetSink::new(layout, arrow_schema)?),
     })
 }

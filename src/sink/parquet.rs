@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use ::parquet::arrow::ArrowWriter;
+use ::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use ::parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use ::parquet::basic::{Compression, ZstdLevel};
+use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use arrow::array::{
     ArrayRef, Float32Array, Float32Builder, Int32Array, Int32Builder, Int64Array, ListArray,
@@ -23,6 +25,7 @@ use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, is_first_rule};
 use crate::spec::OutputFormat;
 
+use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{CarriedColumn, Layout};
 use super::lines::{Line, lines, logprob};
@@ -48,43 +51,40 @@ const ZSTD_LEVEL: i32 = 3;
 pub(super) struct ParquetSink {
     layout: Layout,
     schema: SchemaRef,
-    properties: WriterProperties,
+    options: ArrowWriterOptions,
     /// Whether the lines of a window are no more than what it holds in memory.
     is_bounded: bool,
 }
 
 impl ParquetSink {
     /// Fixes the schema of all parts and checks that it can be written.
-    pub(super) fn new(layout: Layout, schema: Option<&Schema>) -> Result<Self, SinkError> {
+    pub(super) fn new(layout: Layout, input: Option<&Schema>) -> Result<Self, SinkError> {
         let mut fields = vec![
             Field::new("row", DataType::Int64, true),
             Field::new("id", DataType::Utf8, true),
         ];
-        let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            // Another version of the program or of the library must not change the bytes.
-            .set_created_by("glm-batch".to_owned());
+        // The fields that say how each column is annotated.
+        let mut marked = fields.clone();
         // JSON lines are never more than their window; a job of the first rule keeps its bytes.
-        let is_bounded = schema.is_none_or(is_first_rule);
-        let properties = properties
-            .set_max_row_group_bytes((!is_bounded).then_some(ROW_GROUP_BYTES))
-            .build();
+        let is_bounded = input.is_none_or(is_first_rule);
+        let properties = properties(is_bounded)?;
         for column in &layout.carried {
-            let field = carried_field(column, schema)?;
-            check(&field, column, &properties)?;
+            let source = input.map(|schema| schema.field_with_name(&column.source));
+            let source = source.transpose()?;
+            let field = carried_field(column, source);
+            let mark = source.unwrap_or(&field).clone();
+            check(&field, &mark, column, &properties)?;
             fields.push(field);
+            marked.push(mark);
         }
-        fields.extend(
-            layout
-                .result_names()
-                .into_iter()
-                .map(|name| result_field(name, &layout)),
-        );
+        let results = layout.result_names().into_iter();
+        fields.extend(results.map(|name| result_field(name, &layout)));
+        marked.extend_from_slice(&fields[marked.len()..]);
+        let schema = Schema::new(fields);
         Ok(Self {
+            options: options(&schema, &marked, &properties)?,
+            schema: Arc::new(schema),
             layout,
-            schema: Arc::new(Schema::new(fields)),
-            properties,
             is_bounded,
         })
     }
@@ -159,7 +159,7 @@ impl ResultSink for ParquetSink {
     ) -> Result<(), SinkError> {
         let lines = lines(window, outcomes, self.layout.nested)?;
         let schema = Arc::clone(&self.schema);
-        let mut writer = ArrowWriter::try_new(out, schema, Some(self.properties.clone()))?;
+        let mut writer = ArrowWriter::try_new_with_options(out, schema, self.options.clone())?;
         let mut left = lines.as_slice();
         while !left.is_empty() {
             let (chunk, rest) = self.split(window, left)?;
@@ -171,22 +171,46 @@ impl ResultSink for ParquetSink {
     }
 }
 
-fn carried_field(column: &CarriedColumn, schema: Option<&Schema>) -> Result<Field, SinkError> {
-    let kind = match schema {
-        Some(schema) => output_type(schema.field_with_name(&column.source)?.data_type()),
+fn properties(is_bounded: bool) -> Result<WriterProperties, ParquetError> {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        // Another version of the program or of the library must not change the bytes.
+        .set_created_by("glm-batch".to_owned())
+        .set_max_row_group_bytes((!is_bounded).then_some(ROW_GROUP_BYTES))
+        .build())
+}
+
+/// How a schema is written, with the annotations of the marked fields, one a column.
+fn options(
+    schema: &Schema,
+    marked: &[Field],
+    properties: &WriterProperties,
+) -> Result<ArrowWriterOptions, ParquetError> {
+    let plain = ArrowSchemaConverter::new().convert(schema)?;
+    Ok(ArrowWriterOptions::new()
+        .with_properties(properties.clone())
+        .with_parquet_schema(annotate(&plain, marked)?))
+}
+
+fn carried_field(column: &CarriedColumn, source: Option<&Field>) -> Field {
+    let kind = match source {
+        Some(field) => output_type(field.data_type()),
         None => json_type(&column.kind),
     };
-    Ok(Field::new(&column.name, kind, true))
+    Field::new(&column.name, kind, true)
 }
 
 /// Tries a column alone, so that the message can name it.
 fn check(
     field: &Field,
+    mark: &Field,
     column: &CarriedColumn,
     properties: &WriterProperties,
 ) -> Result<(), SinkError> {
     let schema = Arc::new(Schema::new(vec![field.clone()]));
-    ArrowWriter::try_new(Vec::new(), schema, Some(properties.clone()))
+    options(&schema, std::slice::from_ref(mark), properties)
+        .and_then(|options| ArrowWriter::try_new_with_options(Vec::new(), schema, options))
         .and_then(ArrowWriter::close)
         .map(drop)
         .map_err(|error| SinkError::Unsupported {
@@ -197,7 +221,8 @@ fn check(
         })
 }
 
-fn result_field(name: &str, layout: &Layout) -> Field {
+/// One of our own columns.
+pub(super) fn result_field(name: &str, layout: &Layout) -> Field {
     let list = |item| DataType::List(Arc::new(Field::new_list_field(item, true)));
     let kind = match name {
         "sample" | "prompt_tokens" | "completion_tokens" => DataType::Int32,

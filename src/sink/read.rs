@@ -5,11 +5,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::input::json_lines;
+use crate::input::{json_lines, marked_batches};
 
 use super::SinkError;
 
@@ -38,10 +37,8 @@ pub fn read_part(path: &Path) -> Result<Rows, SinkError> {
         .extension()
         .is_some_and(|extension| extension == "parquet")
     {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|reader| reader.with_batch_size(BATCH_ROWS).build())
-            .map_err(|error| wrong(error.to_string()))?;
-        let lines = reader.map(|batch| batch.and_then(|batch| json_lines(&batch)));
+        let batches = marked_batches(file, BATCH_ROWS).map_err(|error| wrong(error.to_string()))?;
+        let lines = batches.map(|batch| batch.map(|batch| json_lines(&batch)));
         let rows = lines.flat_map(|lines| match lines {
             Ok(lines) => rows_of(&lines),
             Err(error) => vec![Err(error.to_string())],

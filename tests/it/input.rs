@@ -39,7 +39,6 @@ pub(crate) fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
     match &window.carried {
         Carried::Json { lines, .. } => lines[position].clone(),
         Carried::Arrow(batch) => json_lines(&batch.slice(position, 1))
-            .unwrap()
             .trim_ascii_end()
             .to_vec(),
     }

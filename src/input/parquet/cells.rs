@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray, FixedSizeBinaryArray, RecordBatch, StringViewArray};
+use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::json::json_lines;
 use super::layout::is_text;
-use super::schema::{is_first_rule, is_uuid};
+use super::logical::text_of;
+use super::schema::is_first_rule;
 use crate::input::build::{Cell, Record};
 
 /// The used columns of a batch.
@@ -24,11 +25,13 @@ pub(super) struct Cells {
 
 enum Column {
     Text(StringViewArray),
-    Uuid(FixedSizeBinaryArray),
     Json {
         /// The type in words.
         kind: String,
+        /// Whether numbers are numbers, and not something that JSON writes as one.
         numeric: bool,
+        /// Whether texts are what the values are, and not a way to write them.
+        textual: bool,
         /// This column alone.
         batch: RecordBatch,
     },
@@ -70,11 +73,6 @@ impl Column {
             return Ok(Self::Text(text.as_string_view().clone()));
         }
         let known = schema.field_with_name(batch.schema_ref().field(place).name());
-        if let Some(bytes) = array.as_fixed_size_binary_opt()
-            && known.as_ref().is_ok_and(|field| is_uuid(field))
-        {
-            return Ok(Self::Uuid(bytes.clone()));
-        }
         let kind = known.map_or(kind, |field| field.data_type());
         let seen = if is_first_rule(schema) {
             kind
@@ -84,6 +82,7 @@ impl Column {
         Ok(Self::Json {
             kind: kind.to_string(),
             numeric: seen.is_numeric(),
+            textual: text_of(batch.schema_ref().field(place)).is_some(),
             batch: batch.project(&[place])?,
         })
     }
@@ -93,7 +92,7 @@ fn json_value(one_column: &RecordBatch, row: usize) -> Result<Value, String> {
     if one_column.column(0).is_null(row) {
         return Ok(Value::Null);
     }
-    let text = json_lines(&one_column.slice(row, 1)).map_err(|error| error.to_string())?;
+    let text = json_lines(&one_column.slice(row, 1));
     let record: serde_json::Map<String, Value> =
         serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     Ok(record
@@ -101,19 +100,6 @@ fn json_value(one_column: &RecordBatch, row: usize) -> Result<Value, String> {
         .next()
         .map(|(_, value)| value)
         .unwrap_or_default())
-}
-
-/// The form that RFC 9562 gives: 8-4-4-4-12 hexadecimal digits.
-fn uuid_text(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(36);
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// One row of the used columns.
@@ -128,14 +114,14 @@ impl Record for CellsRow<'_> {
             None => Cell::Absent,
             Some(Column::Text(texts)) if texts.is_null(self.row) => Cell::Null,
             Some(Column::Text(texts)) => Cell::Text(Cow::Borrowed(texts.value(self.row))),
-            Some(Column::Uuid(ids)) if ids.is_null(self.row) => Cell::Null,
-            Some(Column::Uuid(ids)) => Cell::Text(Cow::Owned(uuid_text(ids.value(self.row)))),
             Some(Column::Json {
                 kind,
                 numeric,
+                textual,
                 batch,
             }) => match json_value(batch, self.row) {
                 Ok(Value::Null) => Cell::Null,
+                Ok(Value::String(text)) if *textual => Cell::Text(Cow::Owned(text)),
                 Ok(Value::Number(number)) if *numeric => {
                     Cell::Number(Cow::Owned(number.to_string()))
                 }
@@ -150,8 +136,6 @@ impl Record for CellsRow<'_> {
             None => Ok(None),
             Some(Column::Text(texts)) if texts.is_null(self.row) => Ok(Some(Value::Null)),
             Some(Column::Text(texts)) => Ok(Some(Value::from(texts.value(self.row)))),
-            Some(Column::Uuid(ids)) if ids.is_null(self.row) => Ok(Some(Value::Null)),
-            Some(Column::Uuid(ids)) => Ok(Some(Value::from(uuid_text(ids.value(self.row))))),
             Some(Column::Json { batch, .. }) => json_value(batch, self.row)
                 .map(Some)
                 .map_err(|reason| format!("cannot be read as JSON ({reason})")),

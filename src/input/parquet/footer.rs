@@ -12,7 +12,8 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use super::encrypted::encrypted_columns;
 use super::group::guarded;
 use super::layout::layout;
-use super::schema::{Shared, Unifier, by_parquet, with_uuids};
+use super::logical::{self, Marks};
+use super::schema::{Shared, Unifier, by_parquet};
 use super::times;
 use super::unknown::unknown_type;
 use crate::input::error::{FileProblem, InputError};
@@ -101,6 +102,8 @@ fn columns(schema: &Schema) -> Vec<InputColumn> {
 pub(super) struct Footer {
     /// The columns as the file has them.
     pub(super) schema: SchemaRef,
+    /// What the file says of its columns beyond their Arrow types; nothing under the first rule for types.
+    pub(super) marks: Marks,
     /// The footer for a reader of rows in the layout in which they are held.
     pub(super) held: ArrowReaderMetadata,
     /// For columns of times that may be finer than they are held: the footer for a reader of the finer ones.
@@ -156,7 +159,13 @@ pub(super) fn open_footer(path: &Path, rules: Rules) -> Result<Footer, String> {
 
 /// The footer with the types in which its rows are read.
 fn read_as(metadata: ParquetMetaData, rules: Rules) -> Result<Footer, String> {
+    let mut marks = Marks::default();
     let plain = guarded(|| {
+        let mut metadata = metadata;
+        if by_parquet(rules) {
+            marks.add(metadata.file_metadata());
+            metadata = logical::readable(metadata).map_err(|error| error.to_string())?;
+        }
         ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
             .map_err(|error| error.to_string())
     })
@@ -168,12 +177,9 @@ fn read_as(metadata: ParquetMetaData, rules: Rules) -> Result<Footer, String> {
     }
     let held = with_types(&plain, layout(&schema));
     let finer = times::Finer::new(&plain, &schema);
-    if by_parquet(rules) {
-        let parquet = plain.metadata().file_metadata().schema_descr();
-        schema = with_uuids(&schema, parquet);
-    }
     Ok(Footer {
         schema,
+        marks,
         held,
         finer,
     })
@@ -255,19 +261,25 @@ pub(super) fn shared_schema(
     mut each: impl FnMut(&Path, &Footer),
 ) -> Result<Shared, InputError> {
     let mut unifier = Unifier::new(rules);
+    let mut marks = Marks::default();
     let mut problems = Vec::new();
     for path in files {
         match open_footer(&path, rules) {
             Ok(footer) => {
                 unifier.add(&path, &footer.schema, footer.rows())?;
+                marks.merge(&footer.marks);
                 each(&path, &footer);
             }
             Err(reason) => problems.push(FileProblem { path, reason }),
         }
     }
-    if problems.is_empty() {
-        Ok(unifier.finish())
-    } else {
-        Err(InputError::Broken { problems })
+    if !problems.is_empty() {
+        return Err(InputError::Broken { problems });
     }
+    let shared = unifier.finish();
+    Ok(if by_parquet(rules) {
+        Shared::new(marks.apply(&shared.schema))
+    } else {
+        shared
+    })
 }

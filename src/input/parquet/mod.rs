@@ -3,7 +3,8 @@
 //! [`schema`] finds the schema that all files share, by [`common`]; [`footer`] is the first pass, for which
 //! [`encrypted`] and [`unknown`] name columns that cannot be read; [`layout`] says how values are held, [`fit`] and
 //! [`times`] bring the values of a file there, [`exact`] knows integers that will not fit; [`group`] decodes rows
-//! of one row group, [`source`] reads windows, [`cells`] shows a batch as records, [`json`] writes rows as JSON.
+//! of one row group, [`source`] reads windows, [`cells`] shows a batch as records, [`logical`] marks what Arrow has
+//! no type for, [`json`] writes rows as JSON.
 
 mod cells;
 mod common;
@@ -14,14 +15,16 @@ mod footer;
 mod group;
 mod json;
 mod layout;
+mod logical;
 mod schema;
 mod source;
 mod times;
 mod unknown;
 
 pub(super) use footer::{first_pass, footer_fingerprint};
-pub use json::{json_lines, json_options};
+pub use json::{JsonColumn, json_lines, json_options};
 pub(super) use layout::compact;
+pub use logical::{Logical, marked_batches};
 pub use schema::is_first_rule;
 pub(super) use schema::{Shared, by_parquet};
 pub(super) use source::ParquetSource;

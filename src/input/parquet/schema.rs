@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::basic::LogicalType;
-use parquet::schema::types::SchemaDescriptor;
 
 use super::common::{common, common_by_layout};
 use super::layout::{layout, map_type};
@@ -24,33 +22,9 @@ const BY_PARQUET: u32 = 2;
 const RULE: &str = "glm-batch.types";
 const FIRST_RULE: &str = "1";
 
-/// Key of a field's metadata: what Parquet says of a column beyond its Arrow type.
-const MARK: &str = "glm-batch.logical";
-const UUID: &str = "uuid";
-
 /// Whether types are compared by what they are in Parquet.
 pub(in crate::input) fn by_parquet(rules: Rules) -> bool {
     rules.types >= BY_PARQUET
-}
-
-/// Whether a column holds UUIDs.
-pub(super) fn is_uuid(field: &Field) -> bool {
-    field.metadata().get(MARK).is_some_and(|mark| mark == UUID)
-}
-
-/// The schema of a file, in which columns of UUIDs say so.
-pub(super) fn with_uuids(schema: &Schema, parquet: &SchemaDescriptor) -> SchemaRef {
-    let roots = parquet.root_schema().get_fields().iter();
-    let fields = schema.fields().iter().zip(roots).map(|(field, root)| {
-        let is_uuid = root.get_basic_info().logical_type_ref() == Some(&LogicalType::Uuid);
-        if !is_uuid {
-            return Arc::clone(field);
-        }
-        let mark = HashMap::from([(MARK.to_owned(), UUID.to_owned())]);
-        Arc::new(Field::clone(field).with_metadata(mark))
-    });
-    let fields: Vec<_> = fields.collect();
-    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 /// Whether a schema is that of a job which goes by the first rule for types.

@@ -192,7 +192,8 @@ impl ParquetSource {
         let mut cells = Cells::new(&batch, &self.shared.schema, &names)?;
         if exact {
             // Numbers keep their own digits, whatever other files have in the column.
-            cells.replace(Cells::new(own, &footer.schema, &names)?);
+            let own = footer.marks.apply_to(own)?;
+            cells.replace(Cells::new(&own, &footer.schema, &names)?);
         }
         let misfits = self
             .named(&footer.schema, finer)

@@ -83,6 +83,7 @@ pub fn workload(
     report.times.wall += before.as_secs_f64();
     // They are gone with the folder.
     report.results.clear();
+    report.loading.clear();
     let results = results(&spec.output.path)?;
     let answers = rows.into_iter().zip(0..).map(|(row, number)| {
         let result = results.get(&number);

@@ -1,32 +1,6 @@
-//! Fields and values to the JSON text of a line; Arrow values as [`crate::input::json_options`] says.
+//! Fields and values to the JSON text of a line.
 
 use std::io::Write;
-
-use arrow::array::ArrayRef;
-use arrow::datatypes::FieldRef;
-use arrow::error::ArrowError;
-use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
-
-/// The values of one column as JSON.
-pub(super) struct JsonColumn<'a>(NullableEncoder<'a>);
-
-impl<'a> JsonColumn<'a> {
-    pub(super) fn new(
-        field: &'a FieldRef,
-        array: &'a ArrayRef,
-        options: &'a EncoderOptions,
-    ) -> Result<Self, ArrowError> {
-        make_encoder(field, array, options).map(Self)
-    }
-
-    pub(super) fn write(&mut self, position: usize, out: &mut Vec<u8>) {
-        if self.0.is_null(position) {
-            out.extend_from_slice(b"null");
-        } else {
-            self.0.encode(position, out);
-        }
-    }
-}
 
 /// Writes a value that serde knows; a `Vec` takes every byte.
 fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {

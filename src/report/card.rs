@@ -1,0 +1,247 @@
+//! A finished job to its card: the `README.md` of the output folder.
+//!
+//! The front matter lets `datasets.load_dataset` read the folder, the rest is for people. Invariant: the text
+//! depends on the job, its input, its model and its counts alone, so that every run of the job writes the same;
+//! no clock, no machine and no absolute path stands in it.
+
+use std::fmt::{self, Write as _};
+use std::path::Path;
+
+use crate::checkpoint::{JobRecord, Totals};
+use crate::sink::ResultColumn;
+use crate::spec::OutputFormat;
+
+use super::features::features;
+use super::loading::{Loading, loading, quoted};
+use super::{counted, grouped};
+
+/// The line by which a card is known as ours.
+pub const CARD_MARK: &str =
+    "<!-- glm-batch keeps this file up to date; without this line it leaves the file alone -->";
+
+/// Digits of the parts' fingerprint that name the results.
+const NAMED_DIGITS: usize = 16;
+
+/// Input files that are listed by name.
+const LISTED_FILES: usize = 20;
+
+/// What a card tells of.
+pub struct Card<'a> {
+    /// The job as its last run saw it.
+    pub record: &'a JobRecord,
+    /// Name of the output folder.
+    pub folder: &'a str,
+    /// Columns of the results.
+    pub columns: &'a [ResultColumn],
+    /// Counts of all shards.
+    pub totals: &'a Totals,
+    /// Fingerprint of all parts, in hex.
+    pub parts: &'a str,
+}
+
+impl fmt::Display for Card<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.front_matter(f)?;
+        let name = plain(&self.record.spec.name);
+        writeln!(f, "\n# {name}\n\n{CARD_MARK}\n")?;
+        self.introduction(f)?;
+        self.calls(f)?;
+        self.job(f)?;
+        self.counts(f)?;
+        self.input(f)?;
+        self.settings(f)
+    }
+}
+
+impl Card<'_> {
+    fn format(&self) -> OutputFormat {
+        self.record.spec.output.format
+    }
+
+    fn front_matter(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ending = match self.format() {
+            OutputFormat::Parquet => "parquet",
+            OutputFormat::Jsonl => "jsonl",
+        };
+        let (name, files) = (self.configuration(), quoted(&format!("parts/*.{ending}")));
+        writeln!(
+            f,
+            "---\nconfigs:\n- config_name: {name}\n  data_files:\n  - split: train\n    path: {files}"
+        )?;
+        let features = features(self.columns, self.format());
+        writeln!(
+            f,
+            "dataset_info:\n  config_name: {name}\n  features:\n{features}---"
+        )
+    }
+
+    /// A name that no other results have: `datasets` keeps what it has loaded under the name of the folder and
+    /// what stands in the front matter, and would give the rows of another job.
+    fn configuration(&self) -> String {
+        let parts = self.parts.get(..NAMED_DIGITS).unwrap_or(self.parts);
+        quoted(&format!("results-{parts}"))
+    }
+
+    fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, rows) = (self.model(), counted(self.totals.rows, "row"));
+        writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
+        match self.totals.failed + self.totals.bad {
+            0 => Ok(()),
+            failed => writeln!(
+                f,
+                "Without a result: {}. There `error` says why, and `failed/` has the records.",
+                counted(failed, "row")
+            ),
+        }
+    }
+
+    fn calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = loading(self.folder, self.format(), self.columns);
+        writeln!(
+            f,
+            "\n## Loading\n\nOne of these, run beside this folder:\n\n```python"
+        )?;
+        for Loading { library, call } in &calls {
+            let modules = match (library.as_str(), self.format()) {
+                ("pyarrow", OutputFormat::Parquet) => "pyarrow.parquet",
+                ("pyarrow", OutputFormat::Jsonl) => "glob, pyarrow, pyarrow.json",
+                ("pandas", OutputFormat::Jsonl) => "glob, pandas",
+                (library, _) => library,
+            };
+            writeln!(f, "import {modules}; rows = {call}")?;
+        }
+        writeln!(f, "```")?;
+        if self.columns.iter().any(|column| column.kind.is_none()) {
+            writeln!(
+                f,
+                "\nColumns whose values are of several kinds: {}. datasets gives them as they stand, polars as \
+                 text; pyarrow reads them only where all values are of one kind.",
+                self.mixed_columns()
+            )?;
+        }
+        Ok(())
+    }
+
+    fn mixed_columns(&self) -> String {
+        let mixed = self.columns.iter().filter(|column| column.kind.is_none());
+        let names: Vec<String> = mixed
+            .map(|column| format!("`{}`", code(&column.name)))
+            .collect();
+        names.join(", ")
+    }
+
+    fn job(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resolved = &self.record.resolved;
+        writeln!(f, "\n## Job\n\n| | |\n| --- | --- |")?;
+        let mut row = |what: &str, value: &str| writeln!(f, "| {what} | {value} |");
+        row("model", &format!("`{}`", self.model()))?;
+        row("weights", &format!("`{}`", code(&resolved.weights)))?;
+        row("tokenizer", &format!("`{}`", code(&resolved.tokenizer)))?;
+        row(
+            "precision",
+            &format!("{} on {}", resolved.dtype, resolved.device),
+        )?;
+        row(
+            "context and answer",
+            &format!(
+                "at most {}",
+                counted(u64::from(resolved.max_length), "token")
+            ),
+        )
+    }
+
+    fn counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let totals = self.totals;
+        writeln!(f, "\n## Counts\n\n| | |\n| --- | ---: |")?;
+        let mut row = |what: &str, value: String| writeln!(f, "| {what} | {value} |");
+        row("rows", grouped(totals.rows))?;
+        row("rows with a result", grouped(totals.ok))?;
+        row("rows that failed before generation", grouped(totals.bad))?;
+        row("rows that failed in generation", grouped(totals.failed))?;
+        row("prompts cut to fit", grouped(totals.truncated))?;
+        row("prompt tokens", grouped(totals.prompt_tokens))?;
+        row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
+        row("answer tokens", grouped(totals.completion_tokens))?;
+        row(
+            "answer tokens a row",
+            mean(totals.completion_tokens, totals.ok),
+        )?;
+        if totals.referenced > 0 {
+            row("rows with a reference", grouped(totals.referenced))?;
+            row("answers that match it", grouped(totals.exact))?;
+        }
+        Ok(())
+    }
+
+    fn input(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = &self.record.input.files;
+        writeln!(
+            f,
+            "\n## Input\n\n| file | rows | fingerprint |\n| --- | ---: | --- |"
+        )?;
+        for file in files.iter().take(LISTED_FILES) {
+            let (name, rows) = (file_name(&file.path), grouped(file.rows));
+            writeln!(f, "| `{name}` | {rows} | `{}` |", code(&file.fingerprint))?;
+        }
+        match files.len().saturating_sub(LISTED_FILES) {
+            0 => Ok(()),
+            more => writeln!(
+                f,
+                "\nAnd {} more, listed in `job.json`.",
+                counted(more as u64, "file")
+            ),
+        }
+    }
+
+    fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = &self.record.spec;
+        let settings = serde_json::json!({
+            "prompt": spec.prompt,
+            "generation": spec.generation,
+        });
+        // A line of it never begins with a backtick.
+        writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")
+    }
+
+    fn model(&self) -> String {
+        file_name(&self.record.spec.model.path)
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    code(&path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+fn mean(sum: u64, count: u64) -> String {
+    match count {
+        0 => "-".to_owned(),
+        count => format!("{:.1}", sum as f64 / count as f64),
+    }
+}
+
+/// A text for a line of Markdown.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        match c {
+            c if c.is_control() => plain.push(' '),
+            '\\' | '`' | '*' | '_' | '<' | '>' | '[' | ']' | '|' | '#' => {
+                let _ = write!(plain, "\\{c}");
+            }
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// A text for code inside a line or a table of Markdown.
+fn code(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            c if c.is_control() => ' ',
+            '`' => '\'',
+            '|' => '/',
+            c => c,
+        })
+        .collect()
+}

@@ -11,7 +11,7 @@ use crate::checkpoint::{JobRecord, Totals};
 use crate::sink::ResultColumn;
 use crate::spec::OutputFormat;
 
-use super::features::features;
+use super::features::write_features;
 use super::loading::{Loading, loading, quoted};
 use super::{counted, grouped};
 
@@ -68,11 +68,9 @@ impl Card<'_> {
             f,
             "---\nconfigs:\n- config_name: {name}\n  data_files:\n  - split: train\n    path: {files}"
         )?;
-        let features = features(self.columns, self.format());
-        writeln!(
-            f,
-            "dataset_info:\n  config_name: {name}\n  features:\n{features}---"
-        )
+        writeln!(f, "dataset_info:\n  config_name: {name}\n  features:")?;
+        write_features(self.columns, self.format(), f)?;
+        writeln!(f, "---")
     }
 
     /// A name that no other results have: `datasets` keeps what it has loaded under the name of the folder and

@@ -2,6 +2,8 @@
 //!
 //! With them it need not guess, and it loads what it has no guess for: UUIDs, maps, values of mixed kinds.
 
+use std::fmt;
+
 use arrow::datatypes::{DataType, Field, FieldRef};
 
 use crate::sink::ResultColumn;
@@ -9,18 +11,21 @@ use crate::spec::OutputFormat;
 
 use super::loading::{quoted, unit_name};
 
-/// The list of features, each line set in by two spaces.
-pub(super) fn features(columns: &[ResultColumn], format: OutputFormat) -> String {
-    let mut yaml = String::new();
+/// Writes the list of features, each line set in by two spaces.
+pub(super) fn write_features(
+    columns: &[ResultColumn],
+    format: OutputFormat,
+    out: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
     for column in columns {
-        yaml.push_str(&format!("  - name: {}\n", quoted(&column.name)));
+        writeln!(out, "  - name: {}", quoted(&column.name))?;
         let feature = match &column.kind {
             Some(kind) => feature(kind, format),
             None => Feature::Json,
         };
-        write(&feature, 4, &mut yaml);
+        write(&feature, 4, out)?;
     }
-    yaml
+    Ok(())
 }
 
 enum Feature {
@@ -84,24 +89,26 @@ fn value(kind: &DataType) -> Option<String> {
 }
 
 /// Writes what describes a feature, one key a line.
-fn write(feature: &Feature, indent: usize, yaml: &mut String) {
+fn write(feature: &Feature, indent: usize, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let space = " ".repeat(indent);
     match feature {
-        Feature::Value(name) => yaml.push_str(&format!("{space}dtype: {}\n", quoted(name))),
-        Feature::Json => yaml.push_str(&format!("{space}dtype: \"json\"\n")),
+        Feature::Value(name) => writeln!(out, "{space}dtype: {}", quoted(name)),
+        Feature::Json => writeln!(out, "{space}dtype: \"json\""),
         Feature::List(kind, item, length) => {
-            yaml.push_str(&format!("{space}{kind}:\n"));
-            write(item, indent + 2, yaml);
-            if let Some(length) = length {
-                yaml.push_str(&format!("{space}length: {length}\n"));
+            writeln!(out, "{space}{kind}:")?;
+            write(item, indent + 2, out)?;
+            match length {
+                Some(length) => writeln!(out, "{space}length: {length}"),
+                None => Ok(()),
             }
         }
         Feature::Struct(fields) => {
-            yaml.push_str(&format!("{space}struct:\n"));
+            writeln!(out, "{space}struct:")?;
             for (name, field) in fields {
-                yaml.push_str(&format!("{space}- name: {}\n", quoted(name)));
-                write(field, indent + 2, yaml);
+                writeln!(out, "{space}- name: {}", quoted(name))?;
+                write(field, indent + 2, out)?;
             }
+            Ok(())
         }
     }
 }

@@ -182,17 +182,35 @@ pub(super) fn unit_name(unit: TimeUnit) -> &'static str {
 
 /// A text in quotes, as JSON, YAML and Python all read it: on one line, nothing in it that cannot be printed.
 pub(super) fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                quoted.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => quoted.push(c),
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => escape(c),
+        c if c.is_control() => escape(c),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
+fn escape(c: char) -> String {
+    format!("\\u{:04x}", u32::from(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_quoted_text_is_one_line_that_json_reads_back() {
+        for text in [
+            "plain",
+            "a\"b\\c",
+            "line\nend\r",
+            "\u{85}\u{2028}\u{7f}\u{1b}",
+            "问题",
+        ] {
+            let quoted = quoted(text);
+            assert!(!quoted.chars().any(char::is_control), "{quoted}");
+            assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), text);
         }
     }
-    quoted.push('"');
-    quoted
 }

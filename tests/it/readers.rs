@@ -1,4 +1,4 @@
-//! Results of every kind load in `datasets`, polars, pandas, pyarrow and DuckDB, by the calls that the summary
+//! Results of every kind load in `datasets`, polars, pandas, pyarrow and `DuckDB`, by the calls that the summary
 //! and the card print; what the card says, and when it is written.
 
 use std::io::Write;
@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use arrow::array::types::{Float32Type, Int32Type};
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray,
     DurationMicrosecondArray, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, Float64Array,
     Int8Array, Int16Array, Int64Array, LargeStringArray, ListArray, MapBuilder, NullArray,
     RecordBatch, StringArray, StringBuilder, StringViewArray, StructArray, Time64MicrosecondArray,
     TimestampMicrosecondArray, TimestampNanosecondArray, UInt32Array, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field};
 use serde_json::{Value, json};
 
 use crate::support::{Job, both, demo_model, rows};
@@ -70,10 +69,7 @@ fn loaded(
 /// JSON lines with columns of every kind, some rows without a prompt.
 fn questions(folder: &Path, name: &str, failing: &[usize]) -> PathBuf {
     let line = |number: usize| {
-        let question = match failing.contains(&number) {
-            true => Value::Null,
-            false => json!(QUESTIONS[number % 2]),
-        };
+        let question = (!failing.contains(&number)).then_some(QUESTIONS[number % 2]);
         // Null in the first window, so that a reader cannot guess.
         let late = |value: Value| if number < 4 { Value::Null } else { value };
         json!({
@@ -113,50 +109,11 @@ fn mixed(folder: &Path) -> PathBuf {
     path
 }
 
-/// A Parquet file with a column of every type that can be carried, null in its first half.
-fn every_type(folder: &Path) -> PathBuf {
-    let half = |array: ArrayRef| {
-        let nulls = arrow::array::new_null_array(array.data_type(), 4);
-        arrow::compute::concat(&[&nulls, &array]).unwrap()
-    };
-    let list = |values: [Option<i32>; 4]| {
-        ListArray::from_iter_primitive::<Int32Type, _, _>(
-            values.map(|value| Some(vec![value, None])),
-        )
-    };
-    let floats = ListArray::from_iter_primitive::<Float32Type, _, _>([
-        Some(vec![Some(0.5)]),
-        Some(vec![]),
-        None,
-        None,
-    ]);
-    let pair = FixedSizeListArray::from_iter_primitive::<Int32Type, _, _>(
-        [Some([Some(1), Some(2)]), None, None, None],
-        2,
-    );
-    let inner = StructArray::from(vec![
-        (
-            Arc::new(Field::new("a", DataType::Int64, true)),
-            Arc::new(Int64Array::from(vec![Some(1), None, Some(3), None])) as ArrayRef,
-        ),
-        (
-            Arc::new(Field::new("b", list([None; 4]).data_type().clone(), true)),
-            Arc::new(list([Some(1), None, None, None])) as ArrayRef,
-        ),
-    ]);
-    let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
-    for number in 0..4 {
-        map.keys().append_value(number.to_string());
-        map.values().append_value("x");
-        map.append(true).unwrap();
-    }
-    let words: DictionaryArray<Int32Type> = ["a", "b", "a", "b"].into_iter().collect();
-    let bytes = FixedSizeBinaryArray::try_from_iter([[1_u8; 12]; 4].iter()).unwrap();
-    let decimals = Decimal128Array::from(vec![150, 2, 3, -4])
-        .with_precision_and_scale(10, 2)
-        .unwrap();
-    let times = TimestampMicrosecondArray::from(vec![0, 1_704_164_645_678_901, 2, 3]);
-    let typed: Vec<(&str, ArrayRef)> = vec![
+type Columns = Vec<(&'static str, ArrayRef)>;
+
+fn numbers() -> Columns {
+    let decimals = Decimal128Array::from(vec![150, 2, 3, -4]).with_precision_and_scale(10, 2);
+    vec![
         (
             "flag",
             Arc::new(BooleanArray::from(vec![true, false, true, false])),
@@ -183,6 +140,16 @@ fn every_type(folder: &Path) -> PathBuf {
             "float64",
             Arc::new(Float64Array::from(vec![0.1, f64::INFINITY, 3.0, 4.0])),
         ),
+        ("decimal", Arc::new(decimals.unwrap())),
+    ]
+}
+
+fn texts_and_times() -> Columns {
+    let words: DictionaryArray<Int32Type> = ["a", "b", "a", "b"].into_iter().collect();
+    let bytes = FixedSizeBinaryArray::try_from_iter([[1_u8; 12]; 4].iter()).unwrap();
+    let times = TimestampMicrosecondArray::from(vec![0, 1_704_164_645_678_901, 2, 3]);
+    let zone = |zone: &str| Arc::new(times.clone().with_timezone(zone));
+    vec![
         (
             "text",
             Arc::new(StringArray::from(vec!["1", "2", "3", "4"])),
@@ -210,35 +177,59 @@ fn every_type(folder: &Path) -> PathBuf {
             "span",
             Arc::new(DurationMicrosecondArray::from(vec![1, -2, 3, 4])),
         ),
-        ("naive", Arc::new(times.clone())),
-        ("utc", Arc::new(times.clone().with_timezone("UTC"))),
-        (
-            "berlin",
-            Arc::new(times.clone().with_timezone("Europe/Berlin")),
-        ),
-        ("offset", Arc::new(times.with_timezone("+08:00"))),
+        ("utc", zone("UTC")),
+        ("berlin", zone("Europe/Berlin")),
+        ("offset", zone("+08:00")),
+        ("naive", Arc::new(times)),
         (
             "nano",
             Arc::new(TimestampNanosecondArray::from(vec![1, 2, 3, 4])),
         ),
-        ("decimal", Arc::new(decimals)),
-        ("list", Arc::new(list([Some(1), None, Some(3), None]))),
+    ]
+}
+
+fn nested() -> Columns {
+    let list = |values: [Option<i32>; 4]| {
+        let values = values.map(|value| Some(vec![value, None]));
+        Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(values)) as ArrayRef
+    };
+    let floats = [Some(vec![Some(0.5)]), Some(vec![]), None, None];
+    let floats = ListArray::from_iter_primitive::<Float32Type, _, _>(floats);
+    let pair = [Some([Some(1), Some(2)]), None, None, None];
+    let pair = FixedSizeListArray::from_iter_primitive::<Int32Type, _, _>(pair, 2);
+    let whole = Int64Array::from(vec![Some(1), None, Some(3), None]);
+    let inner = StructArray::try_from(vec![
+        ("a", Arc::new(whole) as ArrayRef),
+        ("b", list([Some(1), None, None, None])),
+    ]);
+    let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+    for number in 0..4 {
+        map.keys().append_value(number.to_string());
+        map.values().append_value("x");
+        map.append(true).unwrap();
+    }
+    vec![
+        ("list", list([Some(1), None, Some(3), None])),
         ("floats", Arc::new(floats)),
         ("pair", Arc::new(pair)),
-        ("struct", Arc::new(inner)),
+        ("struct", Arc::new(inner.unwrap())),
         ("map", Arc::new(map.finish())),
-    ];
+    ]
+}
+
+/// A Parquet file with a column of every type that can be carried, null in its first half.
+fn every_type(folder: &Path) -> PathBuf {
+    let half = |array: ArrayRef| {
+        let nulls = arrow::array::new_null_array(array.data_type(), 4);
+        arrow::compute::concat(&[&nulls, &array]).unwrap()
+    };
     let prompts = (0..8).map(|number| (number != 5).then_some(QUESTIONS[number % 2]));
-    let mut columns = vec![(
-        "question",
-        Arc::new(prompts.collect::<StringArray>()) as ArrayRef,
-        true,
-    )];
-    columns.extend(
-        typed
-            .into_iter()
-            .map(|(name, array)| (name, half(array), true)),
-    );
+    let prompts: ArrayRef = Arc::new(prompts.collect::<StringArray>());
+    let mut columns = vec![("question", prompts, true)];
+    let typed = [numbers(), texts_and_times(), nested()]
+        .into_iter()
+        .flatten();
+    columns.extend(typed.map(|(name, array)| (name, half(array), true)));
     columns.push(("nothing", Arc::new(NullArray::new(8)), true));
     let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
     let path = folder.join("types.parquet");

@@ -425,10 +425,10 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
     let window = source.read_window(&index.windows[0]).unwrap();
     let text = match &window.carried {
         Carried::Arrow(batch) => String::from_utf8(json_lines(&batch.slice(0, 1))).unwrap(),
-        Carried::Json { fields, .. } => fields[0]
-            .iter()
-            .map(|(name, value)| format!("{name}={value} "))
-            .collect(),
+        Carried::Json { fields, .. } => {
+            let values = fields[0].iter().map(|(_, value)| value.get());
+            values.collect::<Vec<_>>().join(" ")
+        }
     };
     (window.rows[0].id.clone(), text)
 }

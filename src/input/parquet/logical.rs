@@ -101,14 +101,12 @@ pub(super) fn text_of(field: &Field) -> Option<fn(&[u8]) -> String> {
 }
 
 fn uuid_text(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(36);
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
+    let places = bytes.iter().enumerate();
+    let digits = places.map(|(place, byte)| match place {
+        4 | 6 | 8 | 10 => format!("-{byte:02x}"),
+        _ => format!("{byte:02x}"),
+    });
+    digits.collect()
 }
 
 fn interval_text(bytes: &[u8]) -> String {
@@ -223,10 +221,18 @@ pub(super) struct Marks(BTreeMap<String, Column>);
 #[derive(Clone, PartialEq)]
 struct Column {
     group: Option<Logical>,
-    /// Of each leaf, in their order; `None` for one that holds nothing but nulls.
-    leaves: Vec<Option<Option<Logical>>>,
+    /// The types without others inside, in their order.
+    leaves: Vec<Leaf>,
     /// Whether one of those files has rows.
     has_rows: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Leaf {
+    /// Nothing but nulls.
+    Null,
+    Plain,
+    Marked(Logical),
 }
 
 impl Marks {
@@ -282,22 +288,24 @@ impl Marks {
     }
 }
 
-fn add_leaves(kind: &Type, leaves: &mut Vec<Option<Option<Logical>>>) {
+fn add_leaves(kind: &Type, leaves: &mut Vec<Leaf>) {
     if kind.is_group() {
         for field in kind.get_fields() {
             add_leaves(field, leaves);
         }
         return;
     }
-    let is_null = kind.get_basic_info().logical_type_ref() == Some(&LogicalType::Unknown);
-    leaves.push((!is_null).then(|| Logical::of_parquet(kind)));
+    leaves.push(match kind.get_basic_info().logical_type_ref() {
+        Some(LogicalType::Unknown) => Leaf::Null,
+        _ => Logical::of_parquet(kind).map_or(Leaf::Plain, Leaf::Marked),
+    });
 }
 
 impl Column {
     fn merge(&mut self, other: &Self) {
         if self.leaves.len() != other.leaves.len() {
             // One of them is all null, or the files are refused.
-            let nulls = [None];
+            let nulls = [Leaf::Null];
             if self.leaves == nulls {
                 *self = other.clone();
             } else if other.leaves != nulls {
@@ -309,20 +317,23 @@ impl Column {
             self.group = None;
         }
         for (known, other) in self.leaves.iter_mut().zip(&other.leaves) {
-            match (*known, *other) {
-                (None, other) => *known = other,
-                (Some(a), Some(b)) if a != b => *known = Some(None),
-                _ => {}
-            }
+            *known = match (*known, *other) {
+                (Leaf::Null, one) | (one, Leaf::Null) => one,
+                (one, other) if one == other => one,
+                _ => Leaf::Plain,
+            };
         }
     }
 
     fn apply(&self, field: &FieldRef) -> FieldRef {
-        let is_marked = self.group.is_some() || self.leaves.iter().flatten().any(Option::is_some);
-        if !is_marked || count_leaves(field.data_type()) != self.leaves.len() {
+        if count_leaves(field.data_type()) != self.leaves.len() {
             return Arc::clone(field);
         }
-        let field = mark_leaves(field, &mut self.leaves.iter().map(|leaf| leaf.flatten()));
+        let mut marks = self.leaves.iter().map(|leaf| match leaf {
+            Leaf::Marked(logical) => Some(*logical),
+            Leaf::Plain | Leaf::Null => None,
+        });
+        let field = mark_leaves(field, &mut marks);
         match self.group {
             Some(logical) => Arc::new(logical.mark(&field)),
             None => field,

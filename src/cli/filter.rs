@@ -192,7 +192,7 @@ mod tests {
 
     fn ask(text: &str) -> Result<bool, String> {
         let row = json!({
-            "id": "5", "n": 5, "none": null, "list": [1, 200], "easy": true, "object": {"a": 1.5}, "mixed": "x",
+            "id": "5", "n": 5, "gone": null, "list": [1, 200], "easy": true, "object": {"a": 1.5}, "mixed": "x",
         });
         let environment = environment();
         let filter = Filter::new(&environment, text).map_err(|error| error.to_string())?;
@@ -228,13 +228,13 @@ mod tests {
     #[test]
     fn null_is_equal_to_null_alone_and_has_no_order() {
         for (text, answer) in [
-            ("none == none", true),
+            ("gone == none", true),
             ("n == none", false),
             ("n != none", true),
-            ("none < 5", false),
-            ("none >= 5", false),
-            ("5 > none", false),
-            ("not none > 5", true),
+            ("gone < 5", false),
+            ("gone >= 5", false),
+            ("5 > gone", false),
+            ("not gone > 5", true),
         ] {
             assert_eq!(ask(text), Ok(answer), "{text}");
         }

@@ -11,8 +11,8 @@ use std::path::Path;
 /// Bytes that are looked at to tell what a file really is.
 const START_BYTES: usize = 512;
 
-/// Start of the text that git-lfs leaves in place of a large file.
-const POINTER: &[u8] = b"version https://git-lfs";
+/// Start of the text that Git LFS leaves in place of a large file.
+pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Starts of a web page, in lower case.
 const PAGES: [&[u8]; 2] = [b"<!doctype", b"<html"];
@@ -101,9 +101,9 @@ fn stand_in(start: &[u8]) -> Option<String> {
     if start.is_empty() {
         return Some(format!("is empty\n{AGAIN}"));
     }
-    if start.starts_with(POINTER) {
+    if start.starts_with(LFS_POINTER) {
         return Some(format!(
-            "is a git-lfs pointer, not the file itself\n{FETCH}"
+            "is a Git LFS pointer, not the file itself\n{FETCH}"
         ));
     }
     let text = start.trim_ascii_start().to_ascii_lowercase();
@@ -157,7 +157,7 @@ mod tests {
             (
                 "pointer",
                 "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-                "is a git-lfs pointer, not the file itself\nhint: download the file itself: `git lfs pull`",
+                "is a Git LFS pointer, not the file itself\nhint: download the file itself: `git lfs pull`",
             ),
             ("page", "\n<!DOCTYPE html><html>", "is a web page"),
         ] {

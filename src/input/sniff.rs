@@ -14,6 +14,7 @@ use super::files::{KNOWN_ENDINGS, has_known_ending};
 use super::lines::{BOM, head};
 use super::record::Fields;
 use super::types::InputFormat;
+use crate::download::LFS_POINTER;
 use crate::spec::Rules;
 
 /// Non-blank lines that are looked at.
@@ -21,9 +22,6 @@ const HEAD_LINES: usize = 100;
 
 /// Bytes that are looked at, at most.
 const HEAD_BYTES: u64 = 1 << 20;
-
-/// Begins the file that Git LFS leaves in place of another one.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// First bytes of Parquet files, the second of those with an encrypted footer.
 const PARQUET_MAGIC: [&[u8]; 2] = [b"PAR1", b"PARE"];
@@ -136,7 +134,7 @@ fn has_object(head: &[u8], is_whole: bool) -> bool {
 /// Formats that are known by their first bytes.
 fn by_signature(head: &[u8]) -> Option<Stranger> {
     if head.starts_with(LFS_POINTER) {
-        let what = "a Git LFS pointer, not the file that it stands for";
+        let what = "a Git LFS pointer, not the file itself";
         return Some(Stranger::new(
             what,
             "fetch the file itself: `git lfs pull`, or download it from where the repository is",

@@ -10,6 +10,8 @@
 
 mod arithmetic;
 mod batch_invariance;
+
+mod cases;
 mod checkpoint;
 mod cli;
 mod crew;

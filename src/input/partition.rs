@@ -179,7 +179,7 @@ impl ArrowPartitions {
     /// Puts the values that the folders of `file` give into the batch of its rows.
     pub(super) fn fill(
         &self,
-        batch: RecordBatch,
+        batch: &RecordBatch,
         file: &InputFile,
     ) -> Result<RecordBatch, ArrowError> {
         let (schema, rows) = (batch.schema(), batch.num_rows());

@@ -2,7 +2,7 @@
 //!
 //! [`Observer`] is told of progress; [`terminal`](observer_for) draws bars or prints plain lines.
 //! [`RunReport`] is what remains: it is written to `report/shard-i.json` and printed as the summary. A finished
-//! job also has a [`Card`]. Whatever is printed goes through [`say`], [`print`] or [`print_json`].
+//! job also has a [`Card`]. Whatever is printed goes through [`say`], [`print()`] or [`print_json`].
 
 mod card;
 mod features;

@@ -238,7 +238,7 @@ fn folders_of_other_programs() {
     sound_in_both("spark-folder", 1, |_, _| {});
     sound_in_both("partitioned-folder", 2, |_, rows| {
         let mut languages = column(rows, "lang");
-        languages.sort_by_key(|value| value.to_string());
+        languages.sort_by_key(ToString::to_string);
         assert_eq!(languages, ["en", "zh"]);
     });
     for entry in ["", "/*.json", "/*.json.gz"] {

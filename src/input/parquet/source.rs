@@ -188,7 +188,7 @@ impl ParquetSource {
         let (batch, lost) = fit(own, &self.shared.layout, exact)?;
         let batch = self
             .partitions
-            .fill(batch, &self.index.files[file as usize])?;
+            .fill(&batch, &self.index.files[file as usize])?;
         let mut cells = Cells::new(&batch, &self.shared.schema, &names)?;
         if exact {
             // Numbers keep their own digits, whatever other files have in the column.

@@ -14,6 +14,7 @@ mod card;
 mod curve;
 mod facts;
 mod feed;
+mod load;
 mod machine;
 mod plan;
 mod prepare;

@@ -4,26 +4,24 @@
 //! committed when its last row ends; at most two windows are open.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::curve::{self, ProductCurve};
 use super::facts::ModelFacts;
 use super::feed::{self, FedWindow};
+use super::load::load_model;
 use super::prepare::{Prepared, place_text};
-use super::{RunEnd, StopFlag, machine, summary, texts};
+use super::{RunEnd, StopFlag, summary, texts};
 use crate::checkpoint::{self, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
 use crate::generate::{Crew, EngineStatistics, Finished, LoadModel, Outcome};
 use crate::ids::{ShardId, WindowId};
 use crate::input::{DuplicateIds, Stage, WindowSpan};
-use crate::model::{DeviceId, Glm, ModelError, TextModel};
-use crate::plan::{self, Budget, Memory};
+use crate::model::DeviceId;
 use crate::report::{Observer, Progress};
-use crate::spec::{BatchSpec, JobSpec};
+use crate::spec::JobSpec;
 use crate::tokenize::GlmTokenizer;
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
@@ -183,50 +181,6 @@ impl<'a> Worker<'a> {
         let crew = Crew::start(codec, models, &|| stop.is_requested())?;
         self.load_seconds += started.elapsed().as_secs_f64();
         Ok(crew)
-    }
-}
-
-/// Loads the weights; what may be in flight follows from the memory that is left then.
-fn load_model(
-    folder: &Path,
-    device: DeviceId,
-    facts: &ModelFacts,
-    batch: &BatchSpec,
-) -> std::result::Result<(Box<dyn TextModel>, Budget), ModelError> {
-    let device = device.open()?;
-    let mut model = Glm::load(folder, &device, facts.precision)?;
-    let memory = if device.is_cpu() {
-        Some(machine::memory(0))
-    } else {
-        machine::device_memory(&device, 0)
-    };
-    let curve = match batch.max_batch_size {
-        None => facts.product_curve(),
-        Some(_) => None,
-    };
-    let mut budget = budget(batch, facts, curve.as_ref(), memory.as_ref());
-    if batch.max_batch_size.is_none() && !device.is_cpu() {
-        let enough = curve::device_batch_size(&mut model, budget.max_batch_tokens)?;
-        budget.max_batch_size = enough.unwrap_or(budget.max_batch_size);
-    }
-    Ok((Box::new(model), budget))
-}
-
-/// What may be in flight at once on each of the job's devices; where it was not timed how many rows are
-/// enough, few on a CPU and many on a GPU.
-pub(super) fn budget(
-    batch: &BatchSpec,
-    facts: &ModelFacts,
-    curve: Option<&ProductCurve>,
-    memory: Option<&Memory>,
-) -> Budget {
-    let cache_bytes_per_token = facts.cache_bytes_per_token();
-    match memory {
-        Some(memory) if facts.is_cpu() => {
-            let rows = curve.map_or(curve::FEWEST_ROWS, ProductCurve::batch_size);
-            plan::cpu_budget(batch, rows, memory, cache_bytes_per_token)
-        }
-        _ => plan::device_budget(batch, memory, cache_bytes_per_token),
     }
 }
 

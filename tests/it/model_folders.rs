@@ -522,7 +522,7 @@ fn what_stands_for_a_file_is_named() {
         for (content, wanted) in [
             (
                 POINTER,
-                "is a git-lfs pointer, not the file itself\nhint: download the file itself: `git lfs pull`",
+                "is a Git LFS pointer, not the file itself\nhint: download the file itself: `git lfs pull`",
             ),
             (
                 "<!DOCTYPE html>\n<html></html>",
@@ -536,7 +536,7 @@ fn what_stands_for_a_file_is_named() {
     }
     let shards = Case::new(|folder| write_shards(folder, false));
     std::fs::write(shards.path("model-00002-of-00002.safetensors"), POINTER).unwrap();
-    shards.is_refused(&["model-00002-of-00002.safetensors`: is a git-lfs pointer"]);
+    shards.is_refused(&["model-00002-of-00002.safetensors`: is a Git LFS pointer"]);
 }
 
 #[test]

@@ -39,12 +39,14 @@ pub enum CheckpointError {
         cure: &'static str,
     },
     /// Files of the job are not as they were written.
-    #[error("{problems}\nhint: `glm-batch verify {} --repair` takes it out, the next run makes it again", .folder.display())]
+    #[error("files in `{}` are not as they were written:\n  {problems}\nhint: {cure}", .folder.display())]
     Unsound {
         /// The folder.
         folder: PathBuf,
         /// What is wrong, one line each.
         problems: String,
+        /// What helps.
+        cure: &'static str,
     },
     /// The folder holds no job.
     #[error(

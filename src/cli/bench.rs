@@ -1,13 +1,15 @@
 //! `bench`: a model's speed beside the machine's limits, or a whole workload end to end.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::args::BenchArgs;
 use super::exit::Exit;
 use super::signals::stop_on_signals;
+use crate::error::Error;
 use crate::fsio;
 use crate::report::{observer_for, on_one_line, print, print_json};
-use crate::run::{self, BenchOptions, RunOptions, StopFlag, WorkloadOptions};
+use crate::run::{self, BenchOptions, StopFlag, WorkloadOptions};
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     match &args.workload {
@@ -40,7 +42,7 @@ fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
 fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
     if let Some(counts) = &args.counts {
         // A file that cannot be written is found before the work, not after it.
-        fsio::check_writable(counts)?;
+        fsio::check_writable(counts).map_err(Error::from)?;
     }
     let options = WorkloadOptions {
         model: args.model.clone(),
@@ -49,7 +51,8 @@ fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
         dtype: args.dtype,
     };
     let stop = StopFlag::default();
-    stop_on_signals(&stop, RunOptions::default().grace)?;
+    // A workload is measured whole or not at all: nothing of it is worth a grace.
+    stop_on_signals(&stop, Duration::ZERO)?;
     let report = run::workload(&options, &stop, observer_for(false).as_mut())?;
     if let Some(counts) = &args.counts {
         run::write_counts(counts, &report.answers)?;

@@ -5,44 +5,58 @@
 use std::io::{ErrorKind, Write};
 
 use super::prepare::Prepared;
-use crate::checkpoint;
+use crate::checkpoint::{self, JobLock};
 use crate::error::Result;
 use crate::fsio;
 use crate::input;
 use crate::report::{CARD_MARK, Card, Loading, Observer, RunReport, loading};
 use crate::sink::{self, ResultColumn};
 
-/// Writes the card of a job whose shards are all finished. A `README.md` without our mark stays as it is.
-pub(super) fn write(
-    prepared: &Prepared,
-    report: &RunReport,
-    observer: &mut dyn Observer,
-) -> Result<()> {
-    let root = prepared.folder.root();
+/// Says how the results of a finished job are loaded, in its report and in its card.
+pub(super) fn finish(prepared: &Prepared, report: &mut RunReport, observer: &mut dyn Observer) {
+    let finished = calls(prepared).and_then(|calls| {
+        report.loading = calls;
+        write(prepared, report)
+    });
+    if let Err(error) = finished {
+        observer.note(&format!("note: the job has no new card: {error}"));
+    }
+}
+
+/// Writes the card where it is missing or out of date. A `README.md` without our mark stays as it is.
+fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
+    let folder = &prepared.folder;
     let card = Card {
         record: &prepared.record,
-        folder: &root.file_name().unwrap_or_default().to_string_lossy(),
+        folder: &folder
+            .root()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy(),
         columns: &columns(prepared)?,
         totals: &report.totals,
         parts: &parts(prepared)?,
     };
-    let (text, path) = (card.to_string(), prepared.folder.card());
-    match std::fs::read_to_string(&path) {
-        Ok(present) if present == text || !present.contains(CARD_MARK) => return Ok(()),
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        // Whatever stands there is none of ours.
+    let (text, path) = (card.to_string(), folder.card());
+    let is_current = match std::fs::read_to_string(&path) {
+        Ok(present) if !present.contains(CARD_MARK) => return Ok(()),
+        Ok(present) => present == text,
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        // What cannot be read as text is not ours.
         Err(_) => return Ok(()),
+    };
+    if is_current && folder.temporary_cards().is_empty() {
+        return Ok(());
     }
-    let written = fsio::write_atomic(&path, |out| out.write_all(text.as_bytes()));
-    let cleared = written.and_then(|_| {
-        let leftovers = prepared.folder.temporary_cards();
-        leftovers
-            .iter()
-            .try_for_each(|path| fsio::remove_synced(path))
-    });
-    if let Err(error) = cleared {
-        observer.note(&format!("note: the job has no new card: {error}"));
+    // The runs of two shards may end together: one writes, and clears only what no other is writing.
+    let Some(_lock) = JobLock::try_acquire(folder)? else {
+        return Ok(());
+    };
+    if !is_current {
+        fsio::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+    }
+    for leftover in folder.temporary_cards() {
+        fsio::remove_synced(&leftover)?;
     }
     Ok(())
 }
@@ -57,7 +71,7 @@ fn parts(prepared: &Prepared) -> Result<String> {
 }
 
 /// The calls that load the results.
-pub(super) fn calls(prepared: &Prepared) -> Result<Vec<Loading>> {
+fn calls(prepared: &Prepared) -> Result<Vec<Loading>> {
     let folder = prepared.folder.root().to_string_lossy();
     let format = prepared.record.spec.output.format;
     Ok(loading(&folder, format, &columns(prepared)?))

@@ -31,7 +31,7 @@ pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
 pub use plan::{PlanReport, plan};
 pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
-use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ShardLock};
+use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::Selection;
@@ -148,8 +148,7 @@ pub fn run(
         content: options.verify,
     };
     if report.finished {
-        report.loading = card::calls(&prepared)?;
-        card::write(&prepared, &report, worker.observer)?;
+        card::finish(&prepared, &mut report, worker.observer);
     }
     Ok((report, end))
 }
@@ -217,11 +216,18 @@ fn check_contents(folder: &OutputFolder, options: &RunOptions) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
+    let is_lost = problems
+        .iter()
+        .any(|problem| problem.kind == ProblemKind::Job);
     let lines = named(problems.iter().map(ToString::to_string).collect());
-    let folder = folder.root().to_path_buf();
     Err(CheckpointError::Unsound {
-        folder,
-        problems: lines.join("\n"),
+        folder: folder.root().to_path_buf(),
+        problems: lines.join("\n  "),
+        cure: if is_lost {
+            "begin anew with `run --restart`; everything that is there is kept beside"
+        } else {
+            "`glm-batch verify` with `--repair` moves it to `damaged/`; then run the job again"
+        },
     }
     .into())
 }

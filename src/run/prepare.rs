@@ -2,6 +2,7 @@
 //!
 //! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -368,7 +369,8 @@ fn files(
         // The same files may stand elsewhere now; their hashes decide.
         return Ok(found?.files);
     }
-    let is_known = |path: &Path| known().any(|file| file.path == path);
+    let paths: BTreeSet<&Path> = known().map(|file| file.path.as_path()).collect();
+    let is_known = |path: &Path| paths.contains(path);
     // The list is fixed: whatever came into the folders since then does not end the job.
     for late in found.into_iter().flat_map(|found| found.files) {
         if !is_known(&late.path) {

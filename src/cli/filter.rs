@@ -13,14 +13,15 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
 use crate::sink::ResultRow;
 
-/// The comparisons, each with the function that stands for it. No column has such a name.
-const COMPARISONS: [(Comparison, &str); 6] = [
-    (Comparison::Equal, "\0=="),
-    (Comparison::Unequal, "\0!="),
-    (Comparison::Less, "\0<"),
-    (Comparison::LessOrEqual, "\0<="),
-    (Comparison::Greater, "\0>"),
-    (Comparison::GreaterOrEqual, "\0>="),
+/// The comparisons, each with the name of its function, which no column has, and with the names of its test, as
+/// in `n is gt(5)`.
+const COMPARISONS: [(Comparison, &str, &[&str]); 6] = [
+    (Comparison::Equal, "\0==", &["eq", "equalto", "=="]),
+    (Comparison::Unequal, "\0!=", &["ne", "!="]),
+    (Comparison::Less, "\0<", &["lt", "lessthan", "<"]),
+    (Comparison::LessOrEqual, "\0<=", &["le", "<="]),
+    (Comparison::Greater, "\0>", &["gt", "greaterthan", ">"]),
+    (Comparison::GreaterOrEqual, "\0>=", &["ge", ">="]),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +37,12 @@ enum Comparison {
 /// An environment for filters.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    for (comparison, name) in COMPARISONS {
-        environment.add_function(name, move |a: &Value, b: &Value| compare(comparison, a, b));
+    for (comparison, name, tests) in COMPARISONS {
+        let compare = move |a: &Value, b: &Value| compare(comparison, a, b);
+        environment.add_function(name, compare);
+        for test in tests {
+            environment.add_test(*test, compare);
+        }
     }
     environment
 }
@@ -68,8 +73,8 @@ impl<'e> Filter<'e> {
             if let Some(comparison) = comparison_of(instruction) {
                 let names = COMPARISONS.iter();
                 let name = names
-                    .filter(|(known, _)| *known == comparison)
-                    .map(|(_, name)| *name);
+                    .filter(|(known, ..)| *known == comparison)
+                    .map(|(_, name, _)| *name);
                 for name in name {
                     *instruction = Instruction::CallFunction(name, Some(2));
                 }
@@ -208,6 +213,7 @@ mod tests {
     fn values_of_one_type_are_compared() {
         for (text, answer) in [
             ("n > 4", true),
+            ("n is gt(4) and n is eq(5) and n is not ge(6)", true),
             ("n >= 5.0 and n <= 5", true),
             ("n < 5 or n != 5", false),
             ("id == '5'", true),
@@ -257,6 +263,14 @@ mod tests {
             ),
             (
                 "id > 4",
+                "a text is compared with a number\nhint: write the number as a text",
+            ),
+            (
+                "list is gt(100)",
+                "a list is compared with a number\nhint: look at one entry",
+            ),
+            (
+                "id is eq(5)",
                 "a text is compared with a number\nhint: write the number as a text",
             ),
             (

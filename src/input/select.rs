@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -221,6 +222,10 @@ impl PromptSource for Trial {
             rows,
             carried,
         })
+    }
+
+    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
+        self.source.interrupt_with(stop);
     }
 
     fn check_unchanged(&self, span: &WindowSpan) -> Result<(), InputError> {

@@ -23,11 +23,12 @@ pub struct Loading {
 /// One call a library for the results in a folder.
 pub fn loading(folder: &str, format: OutputFormat, columns: &[ResultColumn]) -> Vec<Loading> {
     let file = |name: &str| quoted(&format!("{folder}/{name}"));
+    let pattern = |name: &str| quoted(&format!("{}/{name}", plain_pattern(folder)));
     let calls = match format {
         OutputFormat::Parquet => [
             (
                 "polars",
-                format!("polars.read_parquet({})", file("parts/*.parquet")),
+                format!("polars.read_parquet({})", pattern("parts/*.parquet")),
             ),
             ("pandas", format!("pandas.read_parquet({})", file("parts"))),
             (
@@ -36,7 +37,7 @@ pub fn loading(folder: &str, format: OutputFormat, columns: &[ResultColumn]) -> 
             ),
         ],
         OutputFormat::Jsonl => {
-            let files = file("parts/*.jsonl");
+            let files = pattern("parts/*.jsonl");
             [
                 ("polars", polars_json(&files, columns)),
                 (
@@ -60,6 +61,15 @@ pub fn loading(folder: &str, format: OutputFormat, columns: &[ResultColumn]) -> 
             call,
         })
         .collect()
+}
+
+/// A pattern that matches this path alone: signs of patterns in its own names mean themselves.
+fn plain_pattern(path: &str) -> String {
+    let signs = path.chars().map(|c| match c {
+        '[' | '*' | '?' => format!("[{c}]"),
+        c => c.to_string(),
+    });
+    signs.collect()
 }
 
 fn polars_json(files: &str, columns: &[ResultColumn]) -> String {
@@ -197,7 +207,25 @@ fn escape(c: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{loading, quoted};
+    use crate::spec::OutputFormat;
+
+    #[test]
+    fn signs_of_patterns_in_a_folder_mean_themselves() {
+        let calls = loading("/data/o[1]*?", OutputFormat::Parquet, &[]);
+        let call = |library: &str| {
+            let found = calls.iter().find(|call| call.library == library);
+            found.unwrap().call.clone()
+        };
+        assert_eq!(
+            call("polars"),
+            r#"polars.read_parquet("/data/o[[]1][*][?]/parts/*.parquet")"#
+        );
+        assert_eq!(
+            call("pandas"),
+            r#"pandas.read_parquet("/data/o[1]*?/parts")"#
+        );
+    }
 
     #[test]
     fn a_quoted_text_is_one_line_that_json_reads_back() {

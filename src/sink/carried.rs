@@ -2,7 +2,6 @@
 //!
 //! Types lose their metadata at every depth, since it belongs to the input's files; values never change.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,7 +9,6 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use arrow::error::ArrowError;
-use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
 use crate::input::{ColumnKind, InputRow};
@@ -60,7 +58,11 @@ pub(super) fn json_column(
         ColumnKind::Float64 => Arc::new(Float64Array::from(
             cells.parse("number", |text| text.parse().ok())?,
         )),
-        ColumnKind::String => Arc::new(StringArray::from(cells.parse("text", string)?)),
+        ColumnKind::String => {
+            Arc::new(StringArray::from(cells.parse("text", |text| {
+                serde_json::from_str::<String>(text).ok()
+            })?))
+        }
         ColumnKind::Json | ColumnKind::Arrow(_) => Arc::new(StringArray::from(
             cells.parse("value", |text| Some(text.to_owned()))?,
         )),
@@ -97,40 +99,6 @@ impl Cells<'_> {
             column: self.column.source.clone(),
             kind,
         }
-    }
-}
-
-/// A JSON string. Lone surrogates, which JSON allows and text does not, become U+FFFD.
-fn string(text: &str) -> Option<String> {
-    serde_json::from_str(text).ok().or_else(|| {
-        let Lossy(text) = serde_json::from_str(text).ok()?;
-        Some(text)
-    })
-}
-
-struct Lossy(String);
-
-impl<'de> Deserialize<'de> for Lossy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(LossyVisitor)
-    }
-}
-
-struct LossyVisitor;
-
-impl Visitor<'_> for LossyVisitor {
-    type Value = Lossy;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Lossy, E> {
-        Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Lossy, E> {
-        Ok(Lossy(text.to_owned()))
     }
 }
 

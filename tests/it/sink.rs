@@ -346,24 +346,6 @@ fn an_empty_window_is_a_valid_part() {
 }
 
 #[test]
-fn lone_surrogates_become_replacement_characters_in_parquet() {
-    let window = json_window(0, 0, &[r#"{"question": "a\ud800b"}"#]);
-    let columns = index(&[("question", ColumnKind::String)]);
-    let rows = outcomes(&window);
-    let batch = read(&part(
-        &output(OutputFormat::Parquet),
-        &columns,
-        &window,
-        &rows,
-    ));
-    let question = strings(&batch, "question")[0].unwrap().to_owned();
-    assert!(
-        question.starts_with("a\u{fffd}") && question.ends_with("\u{fffd}b"),
-        "{question:?}"
-    );
-}
-
-#[test]
 fn a_row_without_outcome_is_no_part() {
     let window = json_window(3, 12, &[r#"{"n": 5}"#]);
     let sink = new_sink(

@@ -12,7 +12,7 @@ use crate::sink::ResultColumn;
 use crate::spec::OutputFormat;
 
 use super::features::write_features;
-use super::loading::{Loading, loading, quoted};
+use super::loading::{loading, quoted};
 use super::{counted, grouped};
 
 /// The line by which a card is known as ours.
@@ -99,14 +99,8 @@ impl Card<'_> {
             f,
             "\n## Loading\n\nOne of these, run beside this folder:\n\n```python"
         )?;
-        for Loading { library, call } in &calls {
-            let modules = match (library.as_str(), self.format()) {
-                ("pyarrow", OutputFormat::Parquet) => "pyarrow.parquet",
-                ("pyarrow", OutputFormat::Jsonl) => "glob, pyarrow, pyarrow.json",
-                ("pandas", OutputFormat::Jsonl) => "glob, pandas",
-                (library, _) => library,
-            };
-            writeln!(f, "import {modules}; rows = {call}")?;
+        for call in &calls {
+            writeln!(f, "{call}")?;
         }
         writeln!(f, "```")?;
         if self.columns.iter().any(|column| column.kind.is_none()) {

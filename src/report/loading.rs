@@ -3,6 +3,8 @@
 //! Parquet says itself which types it has. Readers of JSON lines guess them from the first rows, where a
 //! column may be null throughout, so their calls name the types.
 
+use std::fmt;
+
 use arrow::datatypes::{DataType, TimeUnit};
 
 use crate::sink::ResultColumn;
@@ -11,13 +13,21 @@ use crate::spec::OutputFormat;
 /// Bytes that pyarrow reads at once: a line must fit.
 const BLOCK_BYTES: &str = "1 << 26";
 
-/// A library and the expression that loads all results with it.
+/// A library and the expression that loads all results with it; printed, it is a line of Python that can be pasted.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Loading {
     /// Name of the Python library.
     pub library: String,
-    /// The expression, without the line that imports the library.
+    /// The modules that the expression needs.
+    pub modules: String,
+    /// The expression.
     pub call: String,
+}
+
+impl fmt::Display for Loading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "import {}; rows = {}", self.modules, self.call)
+    }
 }
 
 /// One call a library for the results in a folder.
@@ -58,9 +68,19 @@ pub fn loading(folder: &str, format: OutputFormat, columns: &[ResultColumn]) -> 
     calls
         .map(|(library, call)| Loading {
             library: library.to_owned(),
+            modules: modules(library, format).to_owned(),
             call,
         })
         .collect()
+}
+
+fn modules(library: &'static str, format: OutputFormat) -> &'static str {
+    match (library, format) {
+        ("pyarrow", OutputFormat::Parquet) => "pyarrow.parquet",
+        ("pyarrow", OutputFormat::Jsonl) => "glob, pyarrow, pyarrow.json",
+        ("pandas", OutputFormat::Jsonl) => "glob, pandas",
+        (library, _) => library,
+    }
 }
 
 /// A pattern that matches this path alone: signs of patterns in its own names mean themselves.

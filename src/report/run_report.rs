@@ -144,8 +144,8 @@ impl fmt::Display for RunReport {
         if !self.results.is_empty() {
             line(f, "results", &self.results)?;
         }
-        for Loading { library, call } in &self.loading {
-            line(f, library, call)?;
+        for loading in &self.loading {
+            line(f, &loading.library, &loading.to_string())?;
         }
         if self.compares && !self.examples.is_empty() {
             let rows = self.examples.iter().take(SHOWN_EXAMPLES);

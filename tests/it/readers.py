@@ -90,7 +90,9 @@ for line in sys.stdin:
         library = call["library"]
         if library not in MODULES or library in job["skip"]:
             continue
-        loaded = eval(call["call"], {"glob": glob, **MODULES})
+        scope = {}
+        exec(f"import {call['modules']}; rows = {call['call']}", scope)
+        loaded = scope["rows"]
         compare(f"{job['name']}, {library}", records(library, loaded, names), job["rows"], names)
         print(f"{job['name']}: {library} loaded {len(job['rows'])} rows")
     here = os.getcwd()

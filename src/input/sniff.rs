@@ -27,7 +27,12 @@ const HEAD_BYTES: u64 = 1 << 20;
 const PARQUET_MAGIC: [&[u8]; 2] = [b"PAR1", b"PARE"];
 
 /// First bytes of other formats, what they are, and the cure.
-const MAGIC: [(&[u8], &str, &str); 11] = [
+const MAGIC: [(&[u8], &str, &str); 12] = [
+    (
+        b"PAR1",
+        "a Parquet file",
+        "give it a name that ends in `.parquet`",
+    ),
     (b"ARROW1", "an Arrow IPC (Feather) file", TO_PARQUET),
     (b"ORC", "an ORC file", TO_PARQUET),
     (b"Obj\x01", "an Avro file", TO_PARQUET),
@@ -102,7 +107,8 @@ fn lines_stranger(path: &Path) -> io::Result<Option<Stranger>> {
     let name = Shown::new(path);
     let stranger = by_signature(text)
         .or_else(|| wide_text(&head, &name))
-        .or_else(|| json_value(text, is_whole, &name));
+        .or_else(|| json_value(text, is_whole, &name))
+        .or_else(|| other_encoding(text, &name));
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     Ok(match (stranger, first) {
         (None, Some(byte)) if *byte != b'{' && !has_known_ending(path) => Some(name.unknown()),
@@ -182,6 +188,27 @@ fn wide_text(head: &[u8], name: &Shown<'_>) -> Option<Stranger> {
         &format!("{encoding} text; JSON lines are UTF-8"),
         cure,
     ))
+}
+
+/// Lines that begin as objects do, none of which is UTF-8.
+fn other_encoding(text: &[u8], name: &Shown<'_>) -> Option<Stranger> {
+    let mut lines = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii().is_empty())
+        .take(HEAD_LINES)
+        .peekable();
+    lines.peek()?;
+    let is_other = |line: &[u8]| {
+        line.trim_ascii_start().starts_with(b"{") && std::str::from_utf8(line).is_err()
+    };
+    lines.all(is_other).then(|| {
+        let cure = format!(
+            "convert it; Chinese text is often GB18030: `{} | iconv -f GB18030 -t UTF-8 > {}`",
+            name.printed(),
+            name.beside("utf8.jsonl")
+        );
+        Stranger::new("text in another encoding; JSON lines are UTF-8", cure)
+    })
 }
 
 /// One JSON value over many lines, or lines of arrays.

@@ -924,8 +924,12 @@ fn a_prompt_that_is_no_text_gets_a_template_that_works() {
     let folder = tempfile::tempdir().unwrap();
     for (prompt, expected) in [
         (
-            json!([{"role": "user", "content": "甲"}, {"role": "user", "content": "乙"}]),
-            "甲 乙",
+            json!([
+                {"role": "system", "content": "丙"},
+                {"role": "user", "content": "甲"},
+                {"role": "assistant", "content": "丁"},
+            ]),
+            "甲",
         ),
         (json!([{"from": "human", "value": "甲"}]), "甲"),
         (json!([{"id": 3, "body": "甲"}]), "甲"),
@@ -953,6 +957,7 @@ fn a_prompt_that_is_no_text_gets_a_template_that_works() {
         json!([1]),
         json!({}),
         json!([[{"content": "x"}]]),
+        json!({"model": "x", "messages": []}),
         json!(true),
     ] {
         let path = file(&folder, "a.jsonl", json!({"prompt": prompt}).to_string());

@@ -3,19 +3,20 @@
 //! Invariant: a value is either itself afterwards or null and named. Integers beyond 2^53 may not fit float64, far
 //! dates may not fit nanoseconds; such a value is never rounded. Jobs of the first rule round, as they began to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, MapArray,
-    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, new_null_array,
+    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, UInt64Array, new_null_array,
 };
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{cast, not, nullif};
+use arrow::compute::{cast, not, nullif, take};
 use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::util::display::array_value_to_string;
 
 use super::common::{counterpart, item};
+use super::json::value_text;
 
 /// A value that the common type of the files cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,20 @@ fn fit_map(
     };
     let mut inner = lost.is_some().then(Vec::new);
     let keys = fit_array(array.keys(), pair[0].data_type(), &mut inner)?;
+    let odd: Vec<usize> = inner.iter().flatten().map(|(at, ..)| *at).collect();
+    if !odd.is_empty() {
+        // A key cannot be null: the whole map is.
+        let odd = odd.into_iter();
+        let odd: BTreeSet<_> = odd
+            .filter_map(|at| holder(array.offsets(), array, at))
+            .collect();
+        extend(lost, inner, |at| holder(array.offsets(), array, at));
+        let rows = 0..array.len();
+        let rows =
+            rows.map(|row| (array.is_valid(row) && !odd.contains(&row)).then_some(row as u64));
+        let rest = take(array, &UInt64Array::from_iter(rows), None)?;
+        return fit_map(rest.as_map(), entries, sorted, lost);
+    }
     let values = fit_array(array.values(), pair[1].data_type(), &mut inner)?;
     extend(lost, inner, |at| holder(array.offsets(), array, at));
     let pairs = StructArray::try_new(pair.clone(), vec![keys, values], None)?;
@@ -209,7 +224,7 @@ fn fit_leaf(
     }
     let kind = type_words(to);
     for row in (0..same.len()).filter(|&row| !same.value(row)) {
-        lost.push((row, array_value_to_string(array, row)?, kind.clone()));
+        lost.push((row, value_text(array, row), kind.clone()));
     }
     let differs: BooleanArray = not(&same)?;
     nullif(&fitted, &differs)

@@ -248,8 +248,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray,
-        TimestampMicrosecondArray,
+        Array, ArrayRef, AsArray, Int64Array, Int64Builder, ListArray, MapBuilder, RecordBatch,
+        StringArray, TimestampMicrosecondArray,
     };
     use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
 
@@ -319,5 +319,44 @@ mod tests {
         let nulls = ListArray::new_null(Arc::new(Field::new("x", DataType::Null, true)), 2);
         let (array, _) = fitted(Arc::new(nulls), DataType::List(Arc::clone(&item)));
         assert_eq!(array.data_type(), &DataType::List(item));
+    }
+
+    #[test]
+    fn a_map_with_a_key_that_does_not_fit_is_named_and_null() {
+        let odd = (1 << 53) + 1;
+        let mut maps = MapBuilder::new(None, Int64Builder::new(), Int64Builder::new());
+        for entries in [&[(odd, 0)][..], &[(1, 2), (odd, 3)], &[(3, odd)], &[]] {
+            for (key, value) in entries {
+                maps.keys().append_value(*key);
+                maps.values().append_value(*value);
+            }
+            maps.append(true).unwrap();
+        }
+        let pair = [
+            Field::new("keys", DataType::Float64, false),
+            Field::new("values", DataType::Float64, true),
+        ];
+        let pair = DataType::Struct(pair.into_iter().collect());
+        let entries = Arc::new(Field::new("entries", pair, false));
+        // The first map, which the slice does not show, has such a key too.
+        let maps = maps.finish().slice(1, 3);
+        let (array, lost) = fitted(Arc::new(maps), DataType::Map(entries, false));
+        assert_eq!(lost, [(0, odd.to_string()), (1, odd.to_string())]);
+        let maps = array.as_map();
+        assert!(maps.is_null(0) && maps.is_valid(1) && maps.is_valid(2));
+        assert_eq!(maps.value(1).column(1).null_count(), 1);
+    }
+
+    #[test]
+    fn a_date_in_a_named_zone_is_named_in_utc() {
+        let zone = |unit| DataType::Timestamp(unit, Some("Asia/Shanghai".into()));
+        let times = TimestampMicrosecondArray::from(vec![253_370_764_800_000_000, i64::MAX]);
+        let times = times.with_timezone("Asia/Shanghai");
+        let (_, lost) = fitted(Arc::new(times), zone(TimeUnit::Nanosecond));
+        let expected = ["9999-01-01T00:00:00Z", "a value that has no text"];
+        assert_eq!(
+            lost,
+            [(0, expected[0].to_owned()), (1, expected[1].to_owned())]
+        );
     }
 }

@@ -33,7 +33,7 @@ fn what_does_not_end_as_parquet_is_not_read_for_a_footer() {
     ] {
         let bytes = [&b"PAR1"[..], &[0; 40], &tail].concat();
         std::fs::write(&path, bytes).unwrap();
-        let refused = Reading::new(&[path.clone()], Rules::CURRENT, BY_QUESTION);
+        let refused = Reading::new(std::slice::from_ref(&path), Rules::CURRENT, BY_QUESTION);
         let message = refused.err().unwrap().to_string();
         assert!(message.contains(reason), "{message}");
         assert!(message.contains("cut short or no Parquet"), "{message}");

@@ -130,7 +130,7 @@ fn fit_map(
         let rows = 0..array.len();
         let rows =
             rows.map(|row| (array.is_valid(row) && !odd.contains(&row)).then_some(row as u64));
-        let rest = take(array, &UInt64Array::from_iter(rows), None)?;
+        let rest = take(array, &rows.collect::<UInt64Array>(), None)?;
         return fit_map(rest.as_map(), entries, sorted, lost);
     }
     let values = fit_array(array.values(), pair[1].data_type(), &mut inner)?;

@@ -39,6 +39,7 @@
 
 mod advice;
 mod build;
+mod digits;
 mod duplicates;
 mod error;
 mod files;
@@ -68,6 +69,7 @@ use std::sync::atomic::AtomicBool;
 use arrow::datatypes::SchemaRef;
 
 pub use build::id_column;
+pub(crate) use digits::keep_digits;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};

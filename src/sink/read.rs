@@ -8,12 +8,15 @@ use std::path::Path;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::input::{json_lines, marked_batches};
+use crate::input::{json_lines, keep_digits, marked_batches};
 
 use super::SinkError;
 
 /// Rows decoded at a time: few, since the rows of a part may repeat one long text.
 const BATCH_ROWS: usize = 64;
+
+/// Decimal digits that float64 always gives back.
+const SAFE_DIGITS: usize = f64::DIGITS as usize;
 
 /// A result row by column.
 pub type ResultRow = Map<String, Value>;
@@ -60,18 +63,40 @@ fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, String>> {
 }
 
 /// A line as a row. Carried values stand in the file as they came, so a number may be out of the range
-/// of any type here: it is given as its text.
+/// of any type here, or have more digits than it: it is given as its text.
 fn row_of(line: &[u8]) -> Result<ResultRow, String> {
     if let Ok(row) = serde_json::from_slice(line) {
-        return Ok(row);
+        return Ok(with_digits(row, line));
     }
     let raw: BTreeMap<String, Box<RawValue>> =
         serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let value = |text: &RawValue| {
-        serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get()))
+        let mut value =
+            serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get()));
+        keep_digits(&mut value, text);
+        value
     };
     Ok(raw
         .into_iter()
         .map(|(name, text)| (name, value(&text)))
         .collect())
+}
+
+/// The row with the text of each number that it could not hold.
+fn with_digits(row: ResultRow, line: &[u8]) -> ResultRow {
+    let is_digit = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    let mut numbers = line.split(|byte| !is_digit(byte));
+    let has_long_number = numbers.any(|number| number.len() > SAFE_DIGITS);
+    let Some(text) = has_long_number
+        .then(|| serde_json::from_slice::<&RawValue>(line).ok())
+        .flatten()
+    else {
+        return row;
+    };
+    let mut value = Value::Object(row);
+    keep_digits(&mut value, text);
+    match value {
+        Value::Object(row) => row,
+        _ => ResultRow::new(),
+    }
 }

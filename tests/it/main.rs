@@ -30,6 +30,7 @@ mod model_folders;
 mod model_golden;
 mod nano;
 mod old_folders;
+mod parquet_digits;
 mod parquet_types;
 mod plan_props;
 mod readers;

@@ -31,14 +31,14 @@ use tempfile::TempDir;
 
 use crate::support::{Job, both, demo_model, stderr};
 
-const QUESTION: &str = "法国的首都是哪座城市？";
+pub const QUESTION: &str = "法国的首都是哪座城市？";
 
 fn case(name: &str) -> PathBuf {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases");
     cases.join(name)
 }
 
-fn job(input: &Path, format: &str, more: &str) -> Job {
+pub fn job(input: &Path, format: &str, more: &str) -> Job {
     let more = format!(
         "format = \"{format}\"\n{more}\n[prompt]\nmax_length = 64\n[generation]\nmax_new_tokens = 4\n"
     );
@@ -70,7 +70,7 @@ fn texts(batch: &RecordBatch, column: &str) -> Vec<Option<String>> {
     text.map(|text| text.map(str::to_owned)).collect()
 }
 
-fn values(job: &Job, column: &str) -> Vec<Value> {
+pub fn values(job: &Job, column: &str) -> Vec<Value> {
     job.rows().iter().map(|row| row[column].clone()).collect()
 }
 
@@ -98,7 +98,7 @@ fn is_refused(job: &Job) -> String {
     stderr(&outputs[0])
 }
 
-fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, properties: Option<WriterProperties>) {
+pub fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, properties: Option<WriterProperties>) {
     let columns = columns.into_iter().map(|(name, array)| (name, array, true));
     let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
     let file = File::create(path).unwrap();
@@ -107,12 +107,12 @@ fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, properties: Option<WriterP
     writer.close().unwrap();
 }
 
-fn questions(rows: usize) -> ArrayRef {
+pub fn questions(rows: usize) -> ArrayRef {
     Arc::new(StringArray::from(vec![QUESTION; rows]))
 }
 
 /// The first pass and the source of a job whose rows are read but not answered.
-struct Reading {
+pub struct Reading {
     _folder: TempDir,
     spec: JobSpec,
     index: InputIndex,
@@ -120,7 +120,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(files: &[PathBuf], rules: Rules, more: &str) -> Result<Self, InputError> {
+    pub fn new(files: &[PathBuf], rules: Rules, more: &str) -> Result<Self, InputError> {
         let folder = TempDir::new().unwrap();
         let text = format!(
             "version = 1\nmodel.path = \"model\"\ninput.path = \"unused\"\noutput.path = \"out\"\n{more}"
@@ -152,12 +152,12 @@ impl Reading {
         })
     }
 
-    fn window(&self) -> InputWindow {
+    pub fn window(&self) -> InputWindow {
         self.source.read_window(&self.index.windows[0]).unwrap()
     }
 }
 
-const BY_QUESTION: &str = "input.columns.prompt = \"question\"\n";
+pub const BY_QUESTION: &str = "input.columns.prompt = \"question\"\n";
 
 fn batch(window: &InputWindow) -> &RecordBatch {
     match &window.carried {

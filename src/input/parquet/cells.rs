@@ -11,12 +11,14 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::json::json_lines;
 use super::layout::is_text;
 use super::logical::text_of;
 use super::schema::is_first_rule;
 use crate::input::build::{Cell, Record};
+use crate::input::digits::keep_digits;
 
 /// The used columns of a batch.
 pub(super) struct Cells {
@@ -30,6 +32,8 @@ enum Column {
         kind: String,
         /// Whether numbers are numbers, and not something that JSON writes as one.
         numeric: bool,
+        /// Whether a number keeps all its digits, and is none in a template that could not print them.
+        exact: bool,
         /// Whether texts are what the values are, and not a way to write them.
         textual: bool,
         /// This column alone.
@@ -82,24 +86,21 @@ impl Column {
         Ok(Self::Json {
             kind: kind.to_string(),
             numeric: seen.is_numeric(),
+            exact: !is_first_rule(schema),
             textual: text_of(batch.schema_ref().field(place)).is_some(),
             batch: batch.project(&[place])?,
         })
     }
 }
 
-fn json_value(one_column: &RecordBatch, row: usize) -> Result<Value, String> {
-    if one_column.column(0).is_null(row) {
-        return Ok(Value::Null);
-    }
+/// A value with its JSON text.
+fn json_value(one_column: &RecordBatch, row: usize) -> Result<(Value, Box<RawValue>), String> {
     let text = json_lines(&one_column.slice(row, 1));
-    let record: serde_json::Map<String, Value> =
+    let record: HashMap<String, Box<RawValue>> =
         serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    Ok(record
-        .into_iter()
-        .next()
-        .map(|(_, value)| value)
-        .unwrap_or_default())
+    let text = record.into_values().next().unwrap_or_default();
+    let value = serde_json::from_str(text.get()).map_err(|error| error.to_string())?;
+    Ok((value, text))
 }
 
 /// One row of the used columns.
@@ -117,15 +118,19 @@ impl Record for CellsRow<'_> {
             Some(Column::Json {
                 kind,
                 numeric,
+                exact,
                 textual,
                 batch,
             }) => match json_value(batch, self.row) {
-                Ok(Value::Null) => Cell::Null,
-                Ok(Value::String(text)) if *textual => Cell::Text(Cow::Owned(text)),
-                Ok(Value::Number(number)) if *numeric => {
+                Ok((Value::Null, _)) => Cell::Null,
+                Ok((Value::String(text), _)) if *textual => Cell::Text(Cow::Owned(text)),
+                Ok((Value::Number(_), text)) if *numeric && *exact => {
+                    Cell::Number(Cow::Owned(text.get().to_owned()))
+                }
+                Ok((Value::Number(number), _)) if *numeric => {
                     Cell::Number(Cow::Owned(number.to_string()))
                 }
-                Ok(Value::String(digits)) if *numeric => Cell::Number(Cow::Owned(digits)),
+                Ok((Value::String(digits), _)) if *numeric => Cell::Number(Cow::Owned(digits)),
                 _ => Cell::Other(kind),
             },
         }
@@ -136,9 +141,16 @@ impl Record for CellsRow<'_> {
             None => Ok(None),
             Some(Column::Text(texts)) if texts.is_null(self.row) => Ok(Some(Value::Null)),
             Some(Column::Text(texts)) => Ok(Some(Value::from(texts.value(self.row)))),
-            Some(Column::Json { batch, .. }) => json_value(batch, self.row)
-                .map(Some)
-                .map_err(|reason| format!("cannot be read as JSON ({reason})")),
+            Some(Column::Json { batch, exact, .. }) => {
+                let (mut value, text) = json_value(batch, self.row)
+                    .map_err(|reason| format!("cannot be read as JSON ({reason})"))?;
+                let odd = exact.then(|| keep_digits(&mut value, &text)).flatten();
+                odd.map_or(Ok(Some(value)), |digits| {
+                    Err(format!(
+                        "holds {digits}, which float64 cannot hold exactly; write the column as text"
+                    ))
+                })
+            }
         }
     }
 }

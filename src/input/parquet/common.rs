@@ -153,13 +153,13 @@ fn common_entries(a: &FieldRef, b: &FieldRef) -> Option<FieldRef> {
     else {
         return None;
     };
-    let pair = a_pair.iter().zip(b_pair).map(|(a, b)| {
+    let pair = a_pair.iter().zip(b_pair).enumerate();
+    let pair = pair.map(|(place, (a, b))| {
         let kind = common(a.data_type(), b.data_type())?;
-        Some(Field::new(
-            a.name(),
-            kind,
-            a.is_nullable() || b.is_nullable(),
-        ))
+        // A value that the type cannot hold becomes null.
+        let is_value = place > 0;
+        let is_nullable = is_value || a.is_nullable() || b.is_nullable();
+        Some(Field::new(a.name(), kind, is_nullable))
     });
     let pair = DataType::Struct(pair.collect::<Option<Fields>>()?);
     Some(Arc::new(Field::new(a.name(), pair, false)))

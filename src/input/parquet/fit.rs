@@ -3,19 +3,20 @@
 //! Invariant: a value is either itself afterwards or null and named. Integers beyond 2^53 may not fit float64, far
 //! dates may not fit nanoseconds; such a value is never rounded. Jobs of the first rule round, as they began to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, MapArray,
-    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, new_null_array,
+    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, UInt64Array, new_null_array,
 };
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{cast, not, nullif};
+use arrow::compute::{cast, not, nullif, take};
 use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::util::display::array_value_to_string;
 
 use super::common::{counterpart, item};
+use super::json::value_text;
 
 /// A value that the common type of the files cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,20 @@ fn fit_map(
     };
     let mut inner = lost.is_some().then(Vec::new);
     let keys = fit_array(array.keys(), pair[0].data_type(), &mut inner)?;
+    let odd: Vec<usize> = inner.iter().flatten().map(|(at, ..)| *at).collect();
+    if !odd.is_empty() {
+        // A key cannot be null: the whole map is.
+        let odd = odd.into_iter();
+        let odd: BTreeSet<_> = odd
+            .filter_map(|at| holder(array.offsets(), array, at))
+            .collect();
+        extend(lost, inner, |at| holder(array.offsets(), array, at));
+        let rows = 0..array.len();
+        let rows =
+            rows.map(|row| (array.is_valid(row) && !odd.contains(&row)).then_some(row as u64));
+        let rest = take(array, &rows.collect::<UInt64Array>(), None)?;
+        return fit_map(rest.as_map(), entries, sorted, lost);
+    }
     let values = fit_array(array.values(), pair[1].data_type(), &mut inner)?;
     extend(lost, inner, |at| holder(array.offsets(), array, at));
     let pairs = StructArray::try_new(pair.clone(), vec![keys, values], None)?;
@@ -209,7 +224,7 @@ fn fit_leaf(
     }
     let kind = type_words(to);
     for row in (0..same.len()).filter(|&row| !same.value(row)) {
-        lost.push((row, array_value_to_string(array, row)?, kind.clone()));
+        lost.push((row, value_text(array, row), kind.clone()));
     }
     let differs: BooleanArray = not(&same)?;
     nullif(&fitted, &differs)
@@ -233,8 +248,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray,
-        TimestampMicrosecondArray,
+        Array, ArrayRef, AsArray, Int64Array, Int64Builder, ListArray, MapBuilder, RecordBatch,
+        StringArray, TimestampMicrosecondArray,
     };
     use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
 
@@ -304,5 +319,44 @@ mod tests {
         let nulls = ListArray::new_null(Arc::new(Field::new("x", DataType::Null, true)), 2);
         let (array, _) = fitted(Arc::new(nulls), DataType::List(Arc::clone(&item)));
         assert_eq!(array.data_type(), &DataType::List(item));
+    }
+
+    #[test]
+    fn a_map_with_a_key_that_does_not_fit_is_named_and_null() {
+        let odd = (1 << 53) + 1;
+        let mut maps = MapBuilder::new(None, Int64Builder::new(), Int64Builder::new());
+        for entries in [&[(odd, 0)][..], &[(1, 2), (odd, 3)], &[(3, odd)], &[]] {
+            for (key, value) in entries {
+                maps.keys().append_value(*key);
+                maps.values().append_value(*value);
+            }
+            maps.append(true).unwrap();
+        }
+        let pair = [
+            Field::new("keys", DataType::Float64, false),
+            Field::new("values", DataType::Float64, true),
+        ];
+        let pair = DataType::Struct(pair.into_iter().collect());
+        let entries = Arc::new(Field::new("entries", pair, false));
+        // The first map, which the slice does not show, has such a key too.
+        let maps = maps.finish().slice(1, 3);
+        let (array, lost) = fitted(Arc::new(maps), DataType::Map(entries, false));
+        assert_eq!(lost, [(0, odd.to_string()), (1, odd.to_string())]);
+        let maps = array.as_map();
+        assert!(maps.is_null(0) && maps.is_valid(1) && maps.is_valid(2));
+        assert_eq!(maps.value(1).column(1).null_count(), 1);
+    }
+
+    #[test]
+    fn a_date_in_a_named_zone_is_named_in_utc() {
+        let zone = |unit| DataType::Timestamp(unit, Some("Asia/Shanghai".into()));
+        let times = TimestampMicrosecondArray::from(vec![253_370_764_800_000_000, i64::MAX]);
+        let times = times.with_timezone("Asia/Shanghai");
+        let (_, lost) = fitted(Arc::new(times), zone(TimeUnit::Nanosecond));
+        let expected = ["9999-01-01T00:00:00Z", "a value that has no text"];
+        assert_eq!(
+            lost,
+            [(0, expected[0].to_owned()), (1, expected[1].to_owned())]
+        );
     }
 }

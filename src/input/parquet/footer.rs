@@ -16,13 +16,16 @@ use super::logical::{self, Marks};
 use super::schema::{Shared, Unifier, by_parquet};
 use super::times;
 use super::unknown::unknown_type;
-use crate::input::error::{FileProblem, InputError};
+use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::types::{ColumnKind, InputColumn};
 use crate::input::windows::{Start, Windows};
 use crate::spec::Rules;
 
 /// Length of the footer and magic number at the end of a file.
 const TAIL_BYTES: u64 = 8;
+
+/// Magic number at the end of a file.
+const MAGIC: &[u8] = b"PAR1";
 
 /// Magic number of a file whose footer is encrypted.
 const ENCRYPTED_MAGIC: &[u8] = b"PARE";
@@ -140,9 +143,7 @@ pub(super) fn open_footer(path: &Path, rules: Rules) -> Result<Footer, String> {
             .parse_and_finish(&file)
             .map_err(|error| error.to_string())
     })
-    .map_err(|reason| {
-        format!("no Parquet footer: {reason}; the file is cut short or no Parquet")
-    })?;
+    .map_err(|reason| no_footer(&reason).to_string())?;
     check_counts(&metadata)?;
     if let Some(column) = encrypted_columns(&bytes).first() {
         return Err(format!(
@@ -175,8 +176,8 @@ fn read_as(metadata: ParquetMetaData, rules: Rules) -> Result<Footer, String> {
         check_names(&schema)?;
         schema = times::in_microseconds(&plain);
     }
-    let held = with_types(&plain, layout(&schema));
-    let finer = times::Finer::new(&plain, &schema);
+    let held = with_types(&plain, layout(&schema), rules)?;
+    let finer = times::Finer::new(&plain, &schema)?;
     Ok(Footer {
         schema,
         marks,
@@ -185,11 +186,22 @@ fn read_as(metadata: ParquetMetaData, rules: Rules) -> Result<Footer, String> {
     })
 }
 
-/// The footer for a reader that gives the columns these types; where it cannot, they are cast later.
-fn with_types(plain: &ArrowReaderMetadata, types: SchemaRef) -> ArrowReaderMetadata {
+/// The footer for a reader that gives the columns these types. Jobs of the first rule read what has no such reader
+/// as it is, and cast it later.
+fn with_types(
+    plain: &ArrowReaderMetadata,
+    types: SchemaRef,
+    rules: Rules,
+) -> Result<ArrowReaderMetadata, String> {
     let options = ArrowReaderOptions::new().with_schema(types);
-    ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options)
-        .unwrap_or_else(|_| plain.clone())
+    match ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options) {
+        Ok(held) => Ok(held),
+        Err(_) if !by_parquet(rules) => Ok(plain.clone()),
+        Err(error) => Err(format!(
+            "the types of its columns cannot be read: {}",
+            one_line(&error.to_string())
+        )),
+    }
 }
 
 /// Refuses two columns of one name: one of them would be lost.
@@ -241,14 +253,28 @@ pub(crate) fn footer_fingerprint(path: &Path) -> io::Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The footer with its length and the magic number behind; as much as there is of it.
+fn no_footer(reason: &str) -> io::Error {
+    let text = format!("no Parquet footer: {reason}; the file is cut short or no Parquet");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// The footer with its length and the magic number behind.
 fn footer_bytes(mut file: &File) -> io::Result<Vec<u8>> {
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::End(-(TAIL_BYTES as i64)))?;
     let mut tail = [0; TAIL_BYTES as usize];
     file.read_exact(&mut tail)?;
+    // Without the magic number the length is any four bytes, and what it names may be gigabytes.
+    if ![MAGIC, ENCRYPTED_MAGIC].contains(&&tail[4..]) {
+        return Err(no_footer("its last bytes are not those of Parquet"));
+    }
     let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-    file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES + length)))?;
+    let Some(start) = bytes.checked_sub(TAIL_BYTES + length) else {
+        return Err(no_footer(&format!(
+            "it states {length} bytes of footer, the file has {bytes}"
+        )));
+    };
+    file.seek(SeekFrom::Start(start))?;
     let mut footer = Vec::new();
     file.read_to_end(&mut footer)?;
     Ok(footer)

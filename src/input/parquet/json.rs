@@ -17,7 +17,7 @@ use arrow::array::types::{
 };
 use arrow::array::{Array, AsArray, ListLikeArray, PrimitiveArray, RecordBatch};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, FieldRef, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -87,6 +87,21 @@ pub fn json_lines(batch: &RecordBatch) -> Vec<u8> {
         out.extend_from_slice(b"}\n");
     }
     out
+}
+
+/// A value in words: its JSON text without quotes.
+pub(super) fn value_text(array: &dyn Array, row: usize) -> String {
+    let field = Arc::new(Field::new("value", array.data_type().clone(), true));
+    let options = EncoderOptions::default().with_encoder_factory(Arc::new(Forms {
+        writes_errors: false,
+    }));
+    let mut text = Vec::new();
+    JsonColumn::new(&field, array, &options).write(row, &mut text);
+    if text == NULL && array.is_valid(row) {
+        return "a value that has no text".to_owned();
+    }
+    let text = String::from_utf8_lossy(&text);
+    text.trim_matches('"').to_owned()
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) {

@@ -221,8 +221,8 @@ pub(super) struct Marks(BTreeMap<String, Column>);
 #[derive(Clone, PartialEq)]
 struct Column {
     group: Option<Logical>,
-    /// The types without others inside, in their order.
-    leaves: Vec<Leaf>,
+    /// The types without others inside, in their order, each with its path.
+    leaves: Vec<(Vec<String>, Leaf)>,
     /// Whether one of those files has rows.
     has_rows: bool,
 }
@@ -245,7 +245,7 @@ impl Marks {
                 leaves: Vec::new(),
                 has_rows,
             };
-            add_leaves(kind, &mut column.leaves);
+            add_leaves(kind, &[], false, &mut column.leaves);
             self.merge_column(kind.name(), column);
         }
     }
@@ -288,27 +288,43 @@ impl Marks {
     }
 }
 
-fn add_leaves(kind: &Type, leaves: &mut Vec<Leaf>) {
+/// A path has the names of fields that are matched by name: those of structs. The names of what lists and maps are
+/// made of differ from writer to writer.
+fn add_leaves(kind: &Type, path: &[String], in_map: bool, leaves: &mut Vec<(Vec<String>, Leaf)>) {
     if kind.is_group() {
-        for field in kind.get_fields() {
-            add_leaves(field, leaves);
+        let info = kind.get_basic_info();
+        let is_map = !in_map
+            && (info.logical_type_ref() == Some(&LogicalType::Map)
+                || matches!(
+                    info.converted_type(),
+                    ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE
+                ));
+        let fields = kind.get_fields();
+        for (place, field) in fields.iter().enumerate() {
+            let mut path = path.to_vec();
+            if in_map {
+                path.push(place.to_string());
+            } else if fields.len() > 1 {
+                path.push(field.name().to_owned());
+            }
+            add_leaves(field, &path, is_map, leaves);
         }
         return;
     }
-    leaves.push(match kind.get_basic_info().logical_type_ref() {
+    let leaf = match kind.get_basic_info().logical_type_ref() {
         Some(LogicalType::Unknown) => Leaf::Null,
         _ => Logical::of_parquet(kind).map_or(Leaf::Plain, Leaf::Marked),
-    });
+    };
+    leaves.push((path.to_vec(), leaf));
 }
 
 impl Column {
     fn merge(&mut self, other: &Self) {
         if self.leaves.len() != other.leaves.len() {
             // One of them is all null, or the files are refused.
-            let nulls = [Leaf::Null];
-            if self.leaves == nulls {
+            if self.is_null() {
                 *self = other.clone();
-            } else if other.leaves != nulls {
+            } else if !other.is_null() {
                 self.leaves.clear();
             }
             return;
@@ -316,8 +332,8 @@ impl Column {
         if self.group != other.group {
             self.group = None;
         }
-        for (known, other) in self.leaves.iter_mut().zip(&other.leaves) {
-            *known = match (*known, *other) {
+        for (place, (path, known)) in self.leaves.iter_mut().enumerate() {
+            *known = match (*known, other.leaf(place, path)) {
                 (Leaf::Null, one) | (one, Leaf::Null) => one,
                 (one, other) if one == other => one,
                 _ => Leaf::Plain,
@@ -325,11 +341,23 @@ impl Column {
         }
     }
 
+    fn is_null(&self) -> bool {
+        matches!(self.leaves[..], [(_, Leaf::Null)])
+    }
+
+    /// The leaf at a path; the one at `place` where several have it, as the fields of structs are matched.
+    fn leaf(&self, place: usize, path: &[String]) -> Leaf {
+        let mut at_path = self.leaves.iter().filter(|(known, _)| known == path);
+        let here = self.leaves.get(place).filter(|(known, _)| known == path);
+        here.or_else(|| at_path.next())
+            .map_or(Leaf::Plain, |(_, leaf)| *leaf)
+    }
+
     fn apply(&self, field: &FieldRef) -> FieldRef {
         if count_leaves(field.data_type()) != self.leaves.len() {
             return Arc::clone(field);
         }
-        let mut marks = self.leaves.iter().map(|leaf| match leaf {
+        let mut marks = self.leaves.iter().map(|(_, leaf)| match leaf {
             Leaf::Marked(logical) => Some(*logical),
             Leaf::Plain | Leaf::Null => None,
         });
@@ -397,5 +425,61 @@ impl Logical {
             (Self::UtcTime, DataType::Time32(_) | DataType::Time64(_)) => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::arrow::parquet_to_arrow_schema;
+    use parquet::file::metadata::FileMetaData;
+    use parquet::schema::parser::parse_message_type;
+    use parquet::schema::types::SchemaDescriptor;
+
+    use super::{DataType, Logical, Marks};
+
+    fn file(columns: &str) -> FileMetaData {
+        let message = format!("message rows {{ {columns} }}");
+        let schema = SchemaDescriptor::new(Arc::new(parse_message_type(&message).unwrap()));
+        FileMetaData::new(1, 1, None, None, Arc::new(schema), None)
+    }
+
+    #[test]
+    fn the_marks_of_two_files_meet_by_the_names_of_fields() {
+        let uuid = "required fixed_len_byte_array(16) u (UUID);";
+        let number = "required int64 n;";
+        let entries = |value: &str, names: [&str; 2]| {
+            let [key, inner] = names;
+            format!(
+                "optional group m (MAP) {{ repeated group {inner} {{ required binary {key} (UTF8); \
+                 required group {inner} {{ {value} }} }} }}"
+            )
+        };
+        let first = format!("{uuid} {number}");
+        let second = format!("{number} {uuid}");
+        let structs = |fields: &str| format!("required group s {{ {fields} }}");
+        let known = structs(&first) + &entries(&first, ["key", "value"]);
+        let known = file(&known);
+        let mut marks = Marks::default();
+        marks.add(&known);
+        marks.add(&file(&(structs(&second) + &entries(&second, ["k", "v"]))));
+        let schema = parquet_to_arrow_schema(known.schema_descr(), None).unwrap();
+        let schema = marks.apply(&schema);
+        let DataType::Struct(fields) = schema.field(0).data_type() else {
+            panic!("a struct")
+        };
+        let found = fields.iter().map(|field| Logical::of(field));
+        assert_eq!(found.collect::<Vec<_>>(), [Some(Logical::Uuid), None]);
+        let DataType::Map(entries, _) = schema.field(1).data_type() else {
+            panic!("a map")
+        };
+        let DataType::Struct(pair) = entries.data_type() else {
+            panic!("a pair")
+        };
+        let DataType::Struct(fields) = pair[1].data_type() else {
+            panic!("a struct")
+        };
+        assert_eq!(Logical::of(&fields[0]), Some(Logical::Uuid));
     }
 }

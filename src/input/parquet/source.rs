@@ -145,9 +145,14 @@ impl ParquetSource {
             if rows > 0 {
                 let read = self.read_group(&footer, (file, group), row, rows);
                 let (batch, content) = match read {
-                    Ok((own, finer)) => self
-                        .content(&footer, file, &own, finer)
-                        .map(|(batch, content)| (batch, Ok(content))),
+                    Ok((own, finer)) => match self.content(&footer, file, &own, finer) {
+                        Ok((batch, content)) => Ok((batch, Ok(content))),
+                        Err(error) => {
+                            let reason = one_line(&error.to_string());
+                            nulls(&self.shared.layout, rows as usize)
+                                .map(|batch| (batch, Err(unfitting(group, &reason))))
+                        }
+                    },
                     Err(reason) if is_machine_error(&reason) => {
                         let (path, source) = (self.path(file), io::Error::other(reason));
                         return Err(InputError::Io { path, source });
@@ -195,9 +200,11 @@ impl ParquetSource {
             let own = footer.marks.apply_to(own)?;
             cells.replace(Cells::new(&own, &footer.schema, &names)?);
         }
+        // Prompts are made of the file's own values: what the common type lost is there, what the file's lost is not.
+        let is_needed = |name: &str| names.contains(&name);
         let misfits = self
-            .named(&footer.schema, finer)
-            .chain(self.named(&self.shared.schema, lost))
+            .named(&footer.schema, finer, is_needed)
+            .chain(self.named(&self.shared.schema, lost, |_| false))
             .fold(BTreeMap::new(), |mut first, (row, reason)| {
                 first.entry(row).or_insert(reason);
                 first
@@ -205,19 +212,19 @@ impl ParquetSource {
         Ok((batch, Content { cells, misfits }))
     }
 
-    /// Reasons for rows, by what columns of `schema` could not hold and the results would.
+    /// Reasons for rows, by what columns of `schema` could not hold and the results, or the prompts, would.
     fn named(
         &self,
-        schema: &SchemaRef,
+        schema: &Schema,
         misfits: Vec<Misfit>,
-    ) -> impl Iterator<Item = (u64, String)> + use<'_> {
-        let schema = Arc::clone(schema);
+        is_needed: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (u64, String)> {
         misfits.into_iter().filter_map(move |misfit| {
             let name = schema.field(misfit.column).name();
             let place = self.shared.schema.index_of(name).ok()?;
             let Misfit { value, kind, .. } = &misfit;
             let reason = format!("column `{name}` holds {value}, which {kind} cannot hold exactly");
-            self.carried[place].then_some((misfit.row as u64, reason))
+            (self.carried[place] || is_needed(name)).then_some((misfit.row as u64, reason))
         })
     }
 
@@ -371,6 +378,11 @@ fn unreadable(group: u32, reason: &str) -> String {
     } else {
         format!("row group {group} is damaged: {reason}")
     }
+}
+
+/// Why no row of a group can be used, though it was decoded.
+fn unfitting(group: u32, reason: &str) -> String {
+    format!("row group {group} cannot be given the types that all files share: {reason}")
 }
 
 /// Whether the machine failed and not the bytes: the rows must not fail for it. The decoder passes on

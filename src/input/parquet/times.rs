@@ -6,21 +6,23 @@
 //! that one.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::nullif;
 use arrow::datatypes::{
     DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::error::ArrowError;
-use arrow::util::display::array_value_to_string;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, ProjectionMask};
 use parquet::basic::Type as Physical;
 
 use super::fit::Misfit;
+use super::json::value_text;
 use super::layout::{map_type, with_type};
+use crate::input::error::one_line;
 
 const NANOSECONDS: i64 = 1000;
 
@@ -71,30 +73,33 @@ pub(super) struct Finer {
 
 impl Finer {
     /// `None` where `held`, the schema of the file, has all columns of the plain reader's.
-    pub(super) fn new(plain: &ArrowReaderMetadata, held: &Schema) -> Option<Self> {
+    pub(super) fn new(plain: &ArrowReaderMetadata, held: &Schema) -> Result<Option<Self>, String> {
         let fields = plain.schema().fields().iter().zip(held.fields());
         let roots: Vec<usize> = fields
             .enumerate()
-            .filter(|(_, (fine, held))| {
-                fine.data_type().is_temporal() && fine.data_type() != held.data_type()
-            })
+            .filter(|(_, (fine, held))| fine.data_type() != held.data_type())
             .map(|(place, _)| place)
             .collect();
         if roots.is_empty() {
-            return None;
+            return Ok(None);
         }
         let descriptor = plain.metadata().file_metadata().schema_descr();
         let projection = ProjectionMask::roots(descriptor, roots);
         let options = ArrowReaderOptions::new();
-        let metadata = ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options).ok()?;
-        Some(Self {
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options);
+        let metadata = metadata.map_err(|error| {
+            let reason = one_line(&error.to_string());
+            format!("its times cannot be read in nanoseconds: {reason}")
+        })?;
+        Ok(Some(Self {
             metadata,
             projection,
-        })
+        }))
     }
 }
 
-/// Nulls the times that are finer than they are held, and names them by their place in `schema`.
+/// Nulls the values that are, or hold, a time finer than it is held, and names that time and the value's place in
+/// `schema`.
 pub(super) fn without_finer(
     held: &RecordBatch,
     fine: &RecordBatch,
@@ -104,36 +109,71 @@ pub(super) fn without_finer(
     let mut misfits = Vec::new();
     for (field, fine) in fine.schema_ref().fields().iter().zip(fine.columns()) {
         let place = held.schema_ref().index_of(field.name())?;
-        let Some(fine) = fine.as_primitive_opt::<TimestampNanosecondType>() else {
-            continue;
-        };
-        let Some(whole) = columns[place].as_primitive_opt::<TimestampMicrosecondType>() else {
-            continue;
-        };
-        let differs: BooleanArray = (0..fine.len())
-            .map(|row| {
-                // Both wrap where the nanoseconds do, so that the rest is exact.
-                let whole = whole.value(row).wrapping_mul(NANOSECONDS);
-                fine.is_valid(row) && fine.value(row).wrapping_sub(whole) != 0
-            })
-            .map(Some)
-            .collect();
-        if differs.true_count() == 0 {
+        let found = finer_times(&columns[place], fine);
+        if found.is_empty() {
             continue;
         }
         let column = schema.index_of(field.name())?;
-        for row in (0..fine.len()).filter(|&row| differs.value(row)) {
+        let mut differs = vec![false; held.num_rows()];
+        for (row, value) in found {
+            differs[row] = true;
             misfits.push(Misfit {
                 row,
                 column,
-                value: array_value_to_string(fine, row)?,
+                value,
                 kind: "a timestamp in microseconds".to_owned(),
             });
         }
-        columns[place] = nullif(&columns[place], &differs)?;
+        columns[place] = nullif(&columns[place], &BooleanArray::from(differs))?;
     }
     let fields = held.schema_ref().fields().iter();
     let nullable = fields.map(|field| Field::clone(field).with_nullable(true));
     let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
     Ok((RecordBatch::try_new(schema, columns)?, misfits))
+}
+
+/// The rows whose values differ, and the first such time of each. Two readers of one column gave both arrays.
+fn finer_times(held: &dyn Array, fine: &dyn Array) -> Vec<(usize, String)> {
+    if held.data_type() == fine.data_type() {
+        return Vec::new();
+    }
+    if let (Some(held), Some(fine)) = (held.as_struct_opt(), fine.as_struct_opt()) {
+        let columns = held.columns().iter().zip(fine.columns());
+        let found = columns.flat_map(|(held, fine)| finer_times(held, fine));
+        let visible = found.filter(|(row, _)| fine.is_valid(*row));
+        // Of two times in one row the first is named.
+        let mut first = BTreeMap::new();
+        visible.for_each(|(row, value)| {
+            first.entry(row).or_insert(value);
+        });
+        return first.into_iter().collect();
+    }
+    let inner: Box<dyn Fn(usize) -> Option<(ArrayRef, ArrayRef)>> =
+        if let (Some(held), Some(fine)) = (held.as_list_opt::<i32>(), fine.as_list_opt::<i32>()) {
+            Box::new(|row| Some((held.value(row), fine.value(row))))
+        } else if let (Some(held), Some(fine)) = (held.as_map_opt(), fine.as_map_opt()) {
+            Box::new(|row| Some((Arc::new(held.value(row)), Arc::new(fine.value(row)))))
+        } else {
+            Box::new(|_| None)
+        };
+    let rows = (0..fine.len()).filter(|&row| fine.is_valid(row));
+    let (Some(whole), Some(times)) = (
+        held.as_primitive_opt::<TimestampMicrosecondType>(),
+        fine.as_primitive_opt::<TimestampNanosecondType>(),
+    ) else {
+        let first = |row| {
+            let (held, fine) = inner(row)?;
+            let (_, value) = finer_times(&held, &fine).into_iter().next()?;
+            Some((row, value))
+        };
+        return rows.filter_map(first).collect();
+    };
+    // Both wrap where the nanoseconds do, so that the rest is exact.
+    let rest = |row| {
+        let whole: i64 = whole.value(row).wrapping_mul(NANOSECONDS);
+        times.value(row).wrapping_sub(whole)
+    };
+    rows.filter(|&row| rest(row) != 0)
+        .map(|row| (row, value_text(fine, row)))
+        .collect()
 }

@@ -54,7 +54,9 @@ pub(crate) fn job(folder: &Path, file: &str) -> JobSpec {
 
 /// The first pass over the job's input.
 pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
-    let files = resolve_files(&job.input, &job.output.path).unwrap().files;
+    let files = resolve_files(&job.input, &job.output.path, Rules::CURRENT)
+        .unwrap()
+        .files;
     let options = ScanOptions {
         spec: &job.input,
         prompt: &job.prompt,

@@ -14,7 +14,7 @@ use super::error::InputError;
 use super::template::Template;
 use super::types::{BadRow, InputIndex, Prompt, Stage};
 use crate::ids::RowId;
-use crate::spec::{ColumnSpec, PromptSpec, nearest};
+use crate::spec::{ColumnSpec, PromptSpec, Rules, nearest};
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";
@@ -68,14 +68,22 @@ pub(super) struct PromptBuilder {
     columns: ColumnSpec,
     template: Option<Template>,
     prefix: Option<String>,
+    rules: Rules,
     /// Set where the run is to stop: rows are not looked at any more, and nothing is made of them.
     stop: Arc<AtomicBool>,
 }
 
 impl PromptBuilder {
     /// Compiles the template and keeps what the job says about columns.
-    pub(super) fn new(columns: &ColumnSpec, prompt: &PromptSpec) -> Result<Self, InputError> {
-        let template = prompt.template.as_deref().map(Template::new).transpose()?;
+    pub(super) fn new(
+        columns: &ColumnSpec,
+        prompt: &PromptSpec,
+        rules: Rules,
+    ) -> Result<Self, InputError> {
+        let template = prompt.template.as_deref();
+        let template = template
+            .map(|source| Template::new(source, rules))
+            .transpose()?;
         if template.is_none() && columns.prompt.is_none() {
             return Err(InputError::NoPrompt);
         }
@@ -83,6 +91,7 @@ impl PromptBuilder {
             columns: columns.clone(),
             template,
             prefix: prompt.prefix.clone(),
+            rules,
             stop: Arc::default(),
         })
     }
@@ -90,6 +99,11 @@ impl PromptBuilder {
     /// Leaves rows unread once `stop` is set.
     pub(super) fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
+    }
+
+    /// Set where the run is to stop.
+    pub(super) fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// Columns that [`build`](Self::build) looks at; not all of them need exist.
@@ -178,7 +192,7 @@ impl PromptBuilder {
     fn prompt(&self, record: &dyn Record) -> Result<Prompt, BadRow> {
         let text = match (&self.template, self.columns.prompt.as_deref()) {
             (Some(template), _) => template.render(record)?,
-            (None, Some(name)) => required_text(name, record)?,
+            (None, Some(name)) => self.required_text(name, record)?,
             (None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_deref(), record)?;
@@ -207,6 +221,33 @@ impl PromptBuilder {
         }
     }
 
+    fn required_text(&self, name: &str, record: &dyn Record) -> Result<String, BadRow> {
+        match record.cell(name) {
+            Cell::Absent => Err(bad(format!("the row has no prompt column `{name}`"))),
+            Cell::Null => Err(bad(format!("prompt column `{name}` is null"))),
+            Cell::Text(text) if text.is_empty() => {
+                Err(bad(format!("prompt column `{name}` is empty")))
+            }
+            Cell::Text(text) if is_blank(&text) => Err(bad(format!(
+                "prompt column `{name}` holds nothing but white space"
+            ))),
+            Cell::Text(text) => Ok(text.into_owned()),
+            Cell::Number(number) => Err(bad(format!(
+                "prompt column `{name}` holds the number {number}, not a text"
+            ))),
+            Cell::Other(kind) => {
+                let value = record.json(name).ok().flatten().unwrap_or_default();
+                let template = template_for(name, &value).filter(|_| self.rules.rows > 1);
+                let cure = template.map_or_else(String::new, |template| {
+                    format!("; `prompt.template = \"{template}\"` makes one of it")
+                });
+                Err(bad(format!(
+                    "prompt column `{name}` holds {kind}, not a text{cure}"
+                )))
+            }
+        }
+    }
+
     fn overrides(&self, record: &dyn Record) -> Result<Map<String, Value>, BadRow> {
         let Some(name) = self.columns.generation.as_deref() else {
             return Ok(Map::new());
@@ -224,30 +265,6 @@ impl PromptBuilder {
             _ => Err(fail(
                 "holds neither an object nor a string with one".to_owned(),
             )),
-        }
-    }
-}
-
-fn required_text(name: &str, record: &dyn Record) -> Result<String, BadRow> {
-    match record.cell(name) {
-        Cell::Absent => Err(bad(format!("the row has no prompt column `{name}`"))),
-        Cell::Null => Err(bad(format!("prompt column `{name}` is null"))),
-        Cell::Text(text) if text.is_empty() => Err(bad(format!("prompt column `{name}` is empty"))),
-        Cell::Text(text) if is_blank(&text) => Err(bad(format!(
-            "prompt column `{name}` holds nothing but white space"
-        ))),
-        Cell::Text(text) => Ok(text.into_owned()),
-        Cell::Number(number) => Err(bad(format!(
-            "prompt column `{name}` holds the number {number}, not a text"
-        ))),
-        Cell::Other(kind) => {
-            let value = record.json(name).ok().flatten().unwrap_or_default();
-            let cure = template_for(name, &value).map_or_else(String::new, |template| {
-                format!("; `prompt.template = \"{template}\"` makes one of it")
-            });
-            Err(bad(format!(
-                "prompt column `{name}` holds {kind}, not a text{cure}"
-            )))
         }
     }
 }
@@ -281,4 +298,61 @@ pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
         .id
         .clone()
         .or_else(|| known.then(|| DEFAULT_ID.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{MaskToken, Overflow};
+
+    /// A row with one column.
+    struct OneList;
+
+    impl Record for OneList {
+        fn cell(&self, name: &str) -> Cell<'_> {
+            match name {
+                "a" => Cell::Other("a list"),
+                _ => Cell::Absent,
+            }
+        }
+
+        fn json(&self, name: &str) -> Result<Option<Value>, String> {
+            Ok((name == "a").then(|| serde_json::json!(["x", "y"])))
+        }
+    }
+
+    fn outcome(template: Option<&str>, rules: Rules) -> Result<String, String> {
+        let columns = ColumnSpec {
+            prompt: Some("a".to_owned()),
+            ..ColumnSpec::default()
+        };
+        let prompt = PromptSpec {
+            template: template.map(str::to_owned),
+            prefix: None,
+            max_length: None,
+            overflow: Overflow::Fail,
+            mask: MaskToken::Mask,
+        };
+        let builder = PromptBuilder::new(&columns, &prompt, rules).unwrap();
+        let built = builder.build(RowId(0), &OneList);
+        built
+            .outcome
+            .map(|prompt| prompt.text)
+            .map_err(|bad| bad.reason)
+    }
+
+    #[test]
+    fn an_old_job_keeps_its_reasons_and_has_no_bound_of_steps() {
+        let reason = "prompt column `a` holds a list, not a text";
+        assert_eq!(outcome(None, Rules::FIRST).unwrap_err(), reason);
+        assert_ne!(outcome(None, Rules::CURRENT).unwrap_err(), reason);
+        let long = "{% for i in range(100000) %}{% for j in range(4) %}{% endfor %}{% endfor %}x";
+        assert_eq!(outcome(Some(long), Rules::FIRST).unwrap(), "x");
+        assert!(outcome(Some(long), Rules::CURRENT).is_err());
+        let deep = format!(
+            "{{% if false %}}{{{{ {}1 }}}}{{% endif %}}x",
+            "-".repeat(600)
+        );
+        assert_eq!(outcome(Some(&deep), Rules::FIRST).unwrap(), "x");
+    }
 }

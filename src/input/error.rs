@@ -159,6 +159,11 @@ pub enum InputError {
         /// What is wrong and where.
         reason: String,
     },
+    /// The system has no thread for a template whose values may nest deep.
+    #[error(
+        "`prompt.template` needs a thread with a stack of 512 MiB, of which only the used part takes memory: {0}\nhint: raise `ulimit -v` or `ulimit -u`, or write the template without `set`, `macro`, `call`, `recursive` and `namespace` and with at most 4096 bytes inside its tags"
+    )]
+    NoThread(#[source] io::Error),
     /// A file is not what the first pass saw.
     #[error("`{}` changed since the first pass: {what}\nhint: put the file back as it was and run again (the same bytes are the same file), or begin anew with `--restart`", .path.display())]
     Changed {

@@ -10,11 +10,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::InputError;
-use super::folders::{Excluded, Gathered, refuse_tables};
+use super::folders::{Excluded, Gathered};
 use super::partition::partition;
 use super::patterns;
 use super::types::{InputFormat, Partition};
-use crate::spec::{InputSpec, nearest};
+use crate::spec::{InputSpec, Rules, nearest};
 
 /// Endings of the files that are taken from globs and folders.
 pub(super) const KNOWN_ENDINGS: [&str; 10] = [
@@ -66,19 +66,23 @@ impl From<PathBuf> for FoundFile {
     }
 }
 
-/// Turns files, globs and folders into the list of files, in reading order.
+/// Turns files, globs and folders into the list of files, in reading order; an old job's as it was listed then.
 ///
 /// The entry `-` gives the copy of standard input in `output`; see [`InputStream`](super::InputStream).
 ///
 /// # Errors
 /// A path that leads nowhere or to no file, a glob or folder without input, a table with metadata of its own, a
 /// name that is no text, both formats in one input.
-pub fn resolve_files(spec: &InputSpec, output: &Path) -> Result<InputFiles, InputError> {
+pub fn resolve_files(
+    spec: &InputSpec,
+    output: &Path,
+    rules: Rules,
+) -> Result<InputFiles, InputError> {
     let excluded = Excluded::new(output);
     let mut resolved = InputFiles::default();
     let mut seen = HashSet::new();
     for entry in &spec.path {
-        let mut found = resolve_entry(entry, output, &excluded)?;
+        let mut found = resolve_entry(entry, output, &excluded, rules)?;
         // One file may be reached by several names.
         found.files.retain(|file| {
             let path = &file.path;
@@ -95,6 +99,7 @@ fn resolve_entry(
     entry: &str,
     output: &Path,
     excluded: &Excluded,
+    rules: Rules,
 ) -> Result<InputFiles, InputError> {
     if entry == "-" {
         return Ok(one(output.join(STDIN_COPY)));
@@ -105,14 +110,14 @@ fn resolve_entry(
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            refuse_tables(path)?;
-            let mut gathered = Gathered::default();
+            let mut gathered = Gathered::new(rules);
+            gathered.refuse_tables(path)?;
             gathered.walk(path, excluded)?;
             in_order(gathered, path, path, "it holds no file that ends in ")
         }
         Ok(found) if !found.is_file() => Err(no_file(path, kind(found.file_type()))),
         Ok(_) => Ok(one(path.to_owned())),
-        Err(_) if entry.contains(['*', '?', '[']) => glob_files(entry, excluded),
+        Err(_) if entry.contains(['*', '?', '[']) => glob_files(entry, excluded, rules),
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(InputError::Io {
             path: path.to_owned(),
             source,
@@ -135,6 +140,7 @@ fn in_order(
     root: &Path,
     why_none: &str,
 ) -> Result<InputFiles, InputError> {
+    let gives_columns = gathered.rules.rows > 1;
     let (mut files, notes) = gathered.finish(shown);
     if files.is_empty() {
         return Err(InputError::NoFiles {
@@ -150,31 +156,41 @@ fn in_order(
     let files = files
         .into_iter()
         .map(|path| FoundFile {
-            partition: partition(root, &path),
+            partition: if gives_columns {
+                partition(root, &path)
+            } else {
+                Vec::new()
+            },
             path,
         })
         .collect();
     Ok(InputFiles { files, notes })
 }
 
-fn glob_files(pattern: &str, excluded: &Excluded) -> Result<InputFiles, InputError> {
+fn glob_files(pattern: &str, excluded: &Excluded, rules: Rules) -> Result<InputFiles, InputError> {
     let (root, matches) = patterns::expand(pattern)?;
     let takes_underscores = patterns::names_underscores(pattern);
-    let mut gathered = Gathered::default();
+    let mut gathered = Gathered::new(rules);
     gathered.takes_all_json = patterns::names_json(pattern);
     let mut is_any = false;
     for path in matches {
         is_any = true;
         let below = path.strip_prefix(&root).unwrap_or(&path);
-        let found = std::fs::metadata(&path).map_err(|source| InputError::Io {
-            path: path.clone(),
-            source,
-        })?;
+        let found = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                gathered.leave_out_dangling(&path);
+                continue;
+            }
+            found => found.map_err(|source| InputError::Io {
+                path: path.clone(),
+                source,
+            })?,
+        };
         let is_out = !takes_underscores && gathered.leaves_out(below, found.is_dir());
         if is_out || excluded.has(&path) {
             continue;
         }
-        refuse_tables(path.parent().unwrap_or(&path))?;
+        gathered.refuse_tables(path.parent().unwrap_or(&path))?;
         if found.is_dir() {
             gathered.walk(&path, excluded)?;
         } else {

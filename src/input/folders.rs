@@ -13,13 +13,14 @@ use walkdir::WalkDir;
 
 use super::error::InputError;
 use super::files::{has_known_ending, lower_name};
+use crate::spec::Rules;
 
 /// Names that a note gives.
 const NAMED: usize = 3;
 
 /// What was found in a folder or matched a glob.
-#[derive(Default)]
 pub(super) struct Gathered {
+    pub(super) rules: Rules,
     /// Whether every `.json` is meant.
     pub(super) takes_all_json: bool,
     taken: Vec<PathBuf>,
@@ -30,9 +31,41 @@ pub(super) struct Gathered {
     other_endings: Vec<String>,
     /// Names that are neither file nor folder.
     no_files: Vec<String>,
+    /// Names of input that are links to nothing.
+    dangling: Vec<String>,
 }
 
 impl Gathered {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            takes_all_json: false,
+            taken: Vec::new(),
+            json: Vec::new(),
+            underscores: Vec::new(),
+            other_endings: Vec::new(),
+            no_files: Vec::new(),
+            dangling: Vec::new(),
+        }
+    }
+
+    /// Refuses a folder that is a table or lies in one. By the first rules no folder was looked at so.
+    pub(super) fn refuse_tables(&self, folder: &Path) -> Result<(), InputError> {
+        match self.rules.rows {
+            1 => Ok(()),
+            _ => refuse_tables(folder),
+        }
+    }
+
+    /// Whether the ending says that a file is input. By the first rules `.json` did not.
+    fn is_input(&self, path: &Path) -> bool {
+        let name = lower_name(path);
+        let is_json = [".json", ".json.gz", ".json.zst"]
+            .iter()
+            .any(|ending| name.ends_with(ending));
+        has_known_ending(path) && (self.rules.rows > 1 || !is_json)
+    }
+
     /// Takes a folder and all below it.
     pub(super) fn walk(&mut self, root: &Path, excluded: &Excluded) -> Result<(), InputError> {
         let mut entries = WalkDir::new(root)
@@ -40,6 +73,10 @@ impl Gathered {
             .sort_by_file_name()
             .into_iter();
         while let Some(entry) = entries.next() {
+            if let Some(path) = entry.as_ref().err().and_then(dangling) {
+                self.leave_out_dangling(path);
+                continue;
+            }
             let entry = entry.map_err(|error| InputError::Io {
                 path: error.path().unwrap_or(root).to_owned(),
                 source: error.into(),
@@ -52,7 +89,9 @@ impl Gathered {
                     entries.skip_current_dir();
                 }
             } else if is_folder {
-                refuse_table(entry.path())?;
+                if self.rules.rows > 1 {
+                    refuse_table(entry.path())?;
+                }
             } else {
                 let kind = entry.file_type();
                 self.consider(entry.into_path(), kind)?;
@@ -64,7 +103,8 @@ impl Gathered {
     /// Whether a component of a path begins with `_` and is no partition.
     pub(super) fn leaves_out(&mut self, below: &Path, is_folder: bool) -> bool {
         let names: Vec<_> = below.iter().map(|name| name.to_string_lossy()).collect();
-        let is_own = |name: &str| name.starts_with('_') && !name.contains('=');
+        let leaves_out = self.rules.rows > 1;
+        let is_own = |name: &str| leaves_out && name.starts_with('_') && !name.contains('=');
         let Some(at) = names.iter().position(|name| is_own(name)) else {
             return false;
         };
@@ -77,6 +117,14 @@ impl Gathered {
         true
     }
 
+    /// Notes a link to nothing that would be input.
+    pub(super) fn leave_out_dangling(&mut self, path: &Path) {
+        let name = path.file_name().unwrap_or_default();
+        if !is_hidden(Path::new(name)) && self.is_input(path) {
+            self.dangling.push(name.to_string_lossy().into_owned());
+        }
+    }
+
     /// Takes a file, where its ending is known.
     pub(super) fn consider(&mut self, path: PathBuf, kind: FileType) -> Result<(), InputError> {
         let shown = || {
@@ -85,7 +133,7 @@ impl Gathered {
         };
         if !kind.is_file() {
             self.no_files.push(shown());
-        } else if !has_known_ending(&path) {
+        } else if !self.is_input(&path) {
             self.other_endings.push(shown());
         } else if path.to_str().is_none() {
             return Err(InputError::NotText { path });
@@ -121,6 +169,7 @@ impl Gathered {
                 "names that begin with `_` belong to the program that wrote the folder",
             ),
             (self.no_files, "they are neither files nor folders"),
+            (self.dangling, "they are links to files that do not exist"),
         ];
         let notes = notes
             .into_iter()
@@ -149,6 +198,13 @@ fn listed(mut names: Vec<String>) -> String {
     }
 }
 
+/// The link to nothing below its root that a walk failed at.
+pub(super) fn dangling(error: &walkdir::Error) -> Option<&Path> {
+    let is_missing = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let path = error.path().filter(|path| path.is_symlink())?;
+    (error.depth() > 0 && error.io_error().is_some_and(is_missing)).then_some(path)
+}
+
 fn is_plain_json(path: &Path) -> bool {
     path.extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
@@ -159,7 +215,7 @@ fn is_hidden(name: &Path) -> bool {
 }
 
 /// Refuses a folder that is a table or lies in one.
-pub(super) fn refuse_tables(folder: &Path) -> Result<(), InputError> {
+fn refuse_tables(folder: &Path) -> Result<(), InputError> {
     let mut folder = folder;
     refuse_table(folder)?;
     while folder
@@ -214,6 +270,8 @@ fn has_iceberg_metadata(folder: &Path) -> bool {
 pub(super) struct Excluded {
     parent: PathBuf,
     name: String,
+    /// Where the output folder's name leads, which may be a link.
+    target: Option<PathBuf>,
 }
 
 impl Excluded {
@@ -225,11 +283,19 @@ impl Excluded {
                 .file_name()
                 .map(|n| n.to_string_lossy().into_owned())
                 .unwrap_or_default(),
+            target: output.canonicalize().ok(),
         }
     }
 
     pub(super) fn has(&self, path: &Path) -> bool {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if self
+            .target
+            .as_ref()
+            .is_some_and(|target| path.starts_with(target))
+        {
+            return true;
+        }
         let Ok(below) = path.strip_prefix(&self.parent) else {
             return false;
         };

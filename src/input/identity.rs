@@ -103,7 +103,7 @@ pub(crate) fn inode(_found: &Metadata) -> Option<u64> {
     None
 }
 
-/// blake3 of all bytes of a file, in hex.
+/// blake3 of all bytes of a file, in hex; [`io::ErrorKind::Interrupted`], where a signal came.
 pub(super) fn hash(path: &Path, is_interrupted: &dyn Fn() -> bool) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = blake3::Hasher::new();
@@ -113,7 +113,10 @@ pub(super) fn hash(path: &Path, is_interrupted: &dyn Fn() -> bool) -> io::Result
         Read::by_ref(&mut file)
             .take(HASH_BYTES as u64)
             .read_to_end(&mut block)?;
-        if block.is_empty() || is_interrupted() {
+        if is_interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if block.is_empty() {
             return Ok(hasher.finalize().to_hex().to_string());
         }
         hasher.update_rayon(&block);
@@ -159,5 +162,18 @@ impl<S: PromptSource> PromptSource for Checked<S> {
 
     fn arrow_schema(&self) -> Option<SchemaRef> {
         self.source.arrow_schema()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_that_ends_early_is_none() {
+        let path = Path::new(file!());
+        assert!(hash(path, &|| false).is_ok());
+        let interrupted = hash(path, &|| true).unwrap_err();
+        assert_eq!(interrupted.kind(), io::ErrorKind::Interrupted);
     }
 }

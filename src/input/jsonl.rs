@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::build::{Built, PromptBuilder};
 use super::error::InputError;
-use super::lines::{Lines, RowLine, SharedHasher};
+use super::lines::{Interrupt, Lines, RowLine, SharedHasher};
 use super::partition;
 use super::record::{Fields, Seen};
 use super::types::{
@@ -101,7 +101,7 @@ struct Block {
 }
 
 impl Block {
-    fn read(lines: &mut Lines, max_row_bytes: u64) -> io::Result<Self> {
+    fn read(lines: &mut Lines<'_>, max_row_bytes: u64) -> io::Result<Self> {
         let mut block = Self::default();
         while block.arena.len() < BLOCK_BYTES {
             match lines.next_row(&mut block.arena, max_row_bytes)? {
@@ -131,7 +131,7 @@ impl FirstPass<'_> {
     ) -> io::Result<u64> {
         let before = self.windows.rows();
         let most = self.max_row_bytes;
-        let mut lines = Lines::open(path, hasher)?;
+        let mut lines = Lines::open(path, hasher, Arc::new(self.is_interrupted))?;
         let mut block = Block::read(&mut lines, most)?;
         while !block.lines.is_empty() && !(self.is_interrupted)() {
             let examiner = Examiner {
@@ -243,7 +243,7 @@ pub(super) struct JsonlSource {
     /// The fields that folders give to the rows of each file.
     added: Vec<partition::Fields>,
     /// Readers that stand behind a window that was read, with their file.
-    kept: Mutex<Vec<(u32, Lines)>>,
+    kept: Mutex<Vec<(u32, Lines<'static>)>>,
 }
 
 /// The lines of a window in one buffer, each with its file.
@@ -276,7 +276,15 @@ impl JsonlSource {
             .map(|file| file.path.as_path())
     }
 
+    fn interrupt(&self) -> Interrupt<'static> {
+        let stop = self.builder.stop();
+        Arc::new(move || stop.load(Ordering::Relaxed))
+    }
+
     fn failed(&self, file: u32, error: io::Error) -> InputError {
+        if (self.interrupt())() {
+            return InputError::Interrupted;
+        }
         let path = self.path(file).map(Path::to_owned).unwrap_or_default();
         if error.kind() == io::ErrorKind::UnexpectedEof {
             let what = "it ends before the place where rows were".to_owned();
@@ -289,7 +297,7 @@ impl JsonlSource {
     }
 
     /// A reader at the window's first line: a kept one that is not past it, else a new one.
-    fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines> {
+    fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines<'static>> {
         let kept = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let best = kept
@@ -302,21 +310,26 @@ impl JsonlSource {
         };
         match kept {
             Some(mut lines) => lines.skip_to(span.offset, span.line).map(|()| lines),
-            None => Lines::open_at(path, span.offset, span.line),
+            None => Lines::open_at(path, span.offset, span.line, self.interrupt()),
         }
     }
 
     /// A reader at the window's first row in `file`.
-    fn open_for(&self, span: &WindowSpan, file: u32, path: &Path) -> Result<Lines, InputError> {
+    fn open_for(
+        &self,
+        span: &WindowSpan,
+        file: u32,
+        path: &Path,
+    ) -> Result<Lines<'static>, InputError> {
         let opened = if file == span.file {
             self.reader(span, path)
         } else {
-            Lines::open(path, None)
+            Lines::open(path, None, self.interrupt())
         };
         opened.map_err(|error| self.failed(file, error))
     }
 
-    fn keep(&self, file: u32, lines: Lines) {
+    fn keep(&self, file: u32, lines: Lines<'static>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_READERS {
             kept.remove(0);
@@ -330,7 +343,7 @@ impl JsonlSource {
             lines: Vec::with_capacity(span.rows as usize),
         };
         let mut file = span.file;
-        let mut open: Option<Lines> = None;
+        let mut open: Option<Lines<'static>> = None;
         while (raw.lines.len() as u64) < span.rows {
             let Some(path) = self.path(file) else {
                 let what = format!("window {} ends before its {} rows", span.id, span.rows);

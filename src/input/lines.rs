@@ -42,18 +42,25 @@ pub(super) struct RowLine {
 /// blake3 of all bytes that passed.
 pub(super) type SharedHasher = Arc<Mutex<blake3::Hasher>>;
 
+/// Says that reading should end early. It is asked for every buffer, since a packed line may go on for hours.
+pub(super) type Interrupt<'a> = Arc<dyn Fn() -> bool + Send + Sync + 'a>;
+
 /// The non-blank lines of one file, from some offset on.
-pub(super) struct Lines {
-    reader: Box<dyn BufRead + Send>,
+pub(super) struct Lines<'a> {
+    reader: Box<dyn BufRead + Send + 'a>,
     /// Offset of the next line in the unpacked file.
     pub(super) offset: u64,
     /// Number of the next line, from 1.
     pub(super) line: u64,
 }
 
-impl Lines {
+impl<'a> Lines<'a> {
     /// Opens a file at its start; the stored bytes go through `hasher`.
-    pub(super) fn open(path: &Path, hasher: Option<SharedHasher>) -> io::Result<Self> {
+    pub(super) fn open(
+        path: &Path,
+        hasher: Option<SharedHasher>,
+        interrupt: Interrupt<'a>,
+    ) -> io::Result<Self> {
         let mut file = File::open(path)?;
         if file.metadata()?.is_dir() {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
@@ -61,16 +68,22 @@ impl Lines {
         let packing = Packing::of(path, &mut file)?;
         let stored = BufReader::with_capacity(
             READ_BYTES,
-            Hashing {
-                inner: file,
-                hasher,
+            Interruptible {
+                inner: Hashing {
+                    inner: file,
+                    hasher,
+                },
+                interrupt: Arc::clone(&interrupt),
             },
         );
-        let reader: Box<dyn BufRead + Send> = match packing {
+        let reader: Box<dyn BufRead + Send + 'a> = match packing {
             None => Box::new(stored),
             Some(packing) => Box::new(BufReader::with_capacity(
                 READ_BYTES,
-                Packed::new(packing, stored)?,
+                Interruptible {
+                    inner: Packed::new(packing, stored)?,
+                    interrupt,
+                },
             )),
         };
         Ok(Self {
@@ -81,21 +94,30 @@ impl Lines {
     }
 
     /// Opens a file where a line begins: seeks in a plain file, unpacks and drops in a packed one.
-    pub(super) fn open_at(path: &Path, offset: u64, line: u64) -> io::Result<Self> {
+    pub(super) fn open_at(
+        path: &Path,
+        offset: u64,
+        line: u64,
+        interrupt: Interrupt<'a>,
+    ) -> io::Result<Self> {
         let mut file = File::open(path)?;
         if Packing::of(path, &mut file)?.is_none() {
             if file.metadata()?.len() < offset {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             file.seek(SeekFrom::Start(offset))?;
-            let reader = Box::new(BufReader::with_capacity(READ_BYTES, file));
+            let reader = Interruptible {
+                inner: file,
+                interrupt,
+            };
+            let reader = Box::new(BufReader::with_capacity(READ_BYTES, reader));
             return Ok(Self {
                 reader,
                 offset,
                 line,
             });
         }
-        let mut lines = Self::open(path, None)?;
+        let mut lines = Self::open(path, None, interrupt)?;
         lines.skip_to(offset, line)?;
         Ok(lines)
     }
@@ -208,7 +230,7 @@ fn is_blank(bytes: &[u8]) -> bool {
 /// Cuts a line that is too long down to its beginning, at the border of a character; returns its new end.
 fn shortened(arena: &mut Vec<u8>, start: usize, end: usize) -> usize {
     let mut kept = end.min(start + KEPT_OF_LONG);
-    let borders = kept.saturating_sub(3)..kept;
+    let borders = start.max(kept.saturating_sub(3))..kept;
     if let Some(border) = borders.rev().find(|at| arena[*at] & 0xC0 != 0x80)
         && std::str::from_utf8(&arena[border..kept]).is_err()
     {
@@ -221,7 +243,7 @@ fn shortened(arena: &mut Vec<u8>, start: usize, end: usize) -> usize {
 /// The first bytes of a file, unpacked, and whether they are all of it.
 pub(super) fn head(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {
     let mut head = Vec::new();
-    Lines::open(path, None)?
+    Lines::open(path, None, Arc::new(|| false))?
         .reader
         .take(most + 1)
         .read_to_end(&mut head)?;
@@ -243,6 +265,22 @@ fn trim_line(arena: &[u8], begin: usize, first: bool) -> (usize, usize) {
     (if marked { begin + BOM.len() } else { begin }, end)
 }
 
+/// Fails as soon as reading should end early.
+struct Interruptible<'a, R> {
+    inner: R,
+    interrupt: Interrupt<'a>,
+}
+
+impl<R: Read> Read for Interruptible<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.interrupt)() {
+            // `ErrorKind::Interrupted` would be tried again.
+            return Err(io::Error::other("interrupted"));
+        }
+        self.inner.read(buffer)
+    }
+}
+
 struct Hashing {
     inner: File,
     hasher: Option<SharedHasher>,
@@ -258,5 +296,48 @@ impl Read for Hashing {
             hasher.update(&buffer[..count]);
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Says after some questions that reading should end, and counts them.
+    fn soon(asked: &AtomicUsize) -> Interrupt<'_> {
+        Arc::new(|| asked.fetch_add(1, Ordering::Relaxed) >= 4)
+    }
+
+    #[test]
+    fn a_line_without_end_is_left_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zeros.jsonl.zst");
+        let zeros = vec![b'0'; 64 << 20];
+        std::fs::write(&path, zstd::encode_all(&zeros[..], 1).unwrap()).unwrap();
+        for most in [10, u64::MAX] {
+            let asked = AtomicUsize::new(0);
+            let mut lines = Lines::open(&path, None, soon(&asked)).unwrap();
+            assert!(lines.next_row(&mut Vec::new(), most).is_err());
+            assert_eq!(asked.load(Ordering::Relaxed), 5);
+        }
+        let asked = AtomicUsize::new(0);
+        assert!(Lines::open_at(&path, 60 << 20, 2, soon(&asked)).is_err());
+        assert_eq!(asked.load(Ordering::Relaxed), 5);
+    }
+
+    #[test]
+    fn a_line_of_no_characters_is_cut_inside_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, b"7\n\x80\x80\n").unwrap();
+        let mut lines = Lines::open(&path, None, Arc::new(|| false)).unwrap();
+        let mut arena = Vec::new();
+        lines.next_row(&mut arena, 1).unwrap().unwrap();
+        let line = lines.next_row(&mut arena, 1).unwrap().unwrap();
+        assert_eq!(line.too_long, Some(2));
+        assert!(line.start <= line.end && line.end == arena.len());
     }
 }

@@ -53,6 +53,7 @@ mod partition;
 mod patterns;
 mod printed;
 mod record;
+mod roomy;
 mod scan;
 mod select;
 mod sniff;
@@ -148,7 +149,7 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let builder = build::PromptBuilder::new(&options.input.columns, options.prompt)?;
+    let builder = build::PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {

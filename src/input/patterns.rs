@@ -11,6 +11,7 @@ use glob::{MatchOptions, Pattern};
 use walkdir::WalkDir;
 
 use super::error::InputError;
+use super::folders::dangling;
 
 const OPTIONS: MatchOptions = MatchOptions {
     case_sensitive: true,
@@ -21,7 +22,8 @@ const OPTIONS: MatchOptions = MatchOptions {
 /// The folders down to any depth.
 const ANY_DEPTH: &str = "**";
 
-/// The part of a pattern that has no wildcards, and the paths that match, in no order.
+/// The part of a pattern that has no wildcards, and the paths that match, in no order; links to nothing are
+/// among them.
 pub(super) fn expand(pattern: &str) -> Result<(PathBuf, Vec<PathBuf>), InputError> {
     let invalid = |reason: String| InputError::Glob {
         pattern: pattern.to_owned(),
@@ -52,7 +54,7 @@ pub(super) fn expand(pattern: &str) -> Result<(PathBuf, Vec<PathBuf>), InputErro
         };
     }
     let mut paths = found.unwrap_or_default();
-    paths.retain(|path| path.exists());
+    paths.retain(|path| path.exists() || path.is_symlink());
     Ok((root, paths))
 }
 
@@ -109,6 +111,9 @@ fn folders_below(above: &[PathBuf]) -> Result<Vec<PathBuf>, InputError> {
                 entry.depth() == 0 || (entry.file_type().is_dir() && !name.starts_with(b"."))
             });
         for entry in entries {
+            if entry.as_ref().err().and_then(dangling).is_some() {
+                continue;
+            }
             let entry = entry.map_err(|error| InputError::Io {
                 path: error.path().unwrap_or(folder).to_owned(),
                 source: error.into(),

@@ -196,17 +196,15 @@ fn parquet_fingerprints(
             1 => parquet::footer_fingerprint(&stat.path),
             _ => identity::hash(&stat.path, options.is_interrupted),
         };
-        computed.map_err(|source| InputError::Io {
-            path: stat.path.clone(),
-            source,
+        computed.map_err(|source| match source.kind() {
+            std::io::ErrorKind::Interrupted => InputError::Interrupted,
+            _ => InputError::Io {
+                path: stat.path.clone(),
+                source,
+            },
         })
     };
-    let fingerprints = stats.iter().map(compute).collect::<Result<_, _>>()?;
-    // A hash that ended early is of no use.
-    if (options.is_interrupted)() {
-        return Err(InputError::Interrupted);
-    }
-    Ok(fingerprints)
+    stats.iter().map(compute).collect()
 }
 
 fn scan_jsonl(
@@ -215,7 +213,11 @@ fn scan_jsonl(
     windows: Windows,
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
-        OnBadRow::Stop => Some(PromptBuilder::new(&options.spec.columns, options.prompt)?),
+        OnBadRow::Stop => Some(PromptBuilder::new(
+            &options.spec.columns,
+            options.prompt,
+            options.rules,
+        )?),
         OnBadRow::Record => None,
     };
     let mut pass = FirstPass {

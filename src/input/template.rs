@@ -5,49 +5,43 @@
 //! and one that the row does not have are both undefined, and so are nulls inside a column, so that
 //! JSON lines and Parquet agree.
 
-use std::panic::resume_unwind;
+use std::sync::Arc;
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
 use super::build::{Record, is_blank};
 use super::error::{InputError, one_line};
 use super::printed::printed_names;
+use super::roomy::{Roomy, fill, needs_room};
 use super::tags::check_nesting;
 use super::types::{BadRow, Stage};
+use crate::spec::Rules;
 
 /// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.
 pub const TEMPLATE_STEPS: u64 = 1_000_000;
-
-/// Longest template, bytes, whose values an ordinary stack has room for.
-const SHORT: usize = 4096;
-
-/// Words by which a short template makes values that nest as deep as its steps allow.
-const NESTING: [&str; 4] = ["namespace", "macro", "recursive", "call"];
-
-/// Stack for values that nest so deep: printing one, and taking it down, goes by recursion. Only what is used
-/// of it takes memory.
-const DEEP_STACK: usize = 512 << 20;
 
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";
 
 /// A compiled template and the columns that it names.
 pub(super) struct Template {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     names: Vec<String>,
     /// Those of `names` that no row can do without.
     required: Vec<String>,
-    /// Whether it may make values that nest deeper than an ordinary stack has room for.
-    is_deep: bool,
+    /// Fills it where its values may nest deeper than an ordinary stack has room for.
+    roomy: Option<Roomy>,
 }
 
 impl Template {
-    /// Compiles a template.
-    pub(super) fn new(source: &str) -> Result<Self, InputError> {
-        check_nesting(source).map_err(|reason| InputError::Template { reason })?;
+    /// Compiles a template. One of the first rules is bounded in nothing.
+    pub(super) fn new(source: &str, rules: Rules) -> Result<Self, InputError> {
         let mut environment = Environment::new();
-        environment.set_fuel(Some(TEMPLATE_STEPS));
+        if rules.rows > 1 {
+            check_nesting(source).map_err(|reason| InputError::Template { reason })?;
+            environment.set_fuel(Some(TEMPLATE_STEPS));
+        }
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.set_formatter(|out, state, value| {
             if value.is_none() || value.is_undefined() {
@@ -81,11 +75,13 @@ impl Template {
             .filter(|name| names.iter().any(|known| known == name) && !is_global(name))
             .map(str::to_owned)
             .collect();
+        let environment = Arc::new(environment);
+        let roomy = needs_room(source).then(|| Roomy::start(&environment, NAME));
         Ok(Self {
             environment,
             names,
             required,
-            is_deep: source.len() > SHORT || NESTING.iter().any(|word| source.contains(word)),
+            roomy: roomy.transpose().map_err(InputError::NoThread)?,
         })
     }
 
@@ -115,32 +111,16 @@ impl Template {
             .filter(|name| !self.environment.globals().any(|(known, _)| known == *name))
             .collect();
         let columns = Value::from_pairs(columns);
-        let fill = || {
-            let template = self.environment.get_template(NAME);
-            let text = template.and_then(|template| template.render(columns));
-            text.map_err(|error| bad(with_empty(&error, &empty)))
+        let filled = match &self.roomy {
+            Some(roomy) => roomy.fill(columns),
+            None => fill(&self.environment, NAME, columns),
         };
-        let text = if self.is_deep {
-            with_room(fill)?
-        } else {
-            fill()?
-        };
+        let text = filled.map_err(|error| bad(with_empty(&error, &empty)))?;
         if is_blank(&text) {
             return Err(bad("the template gives an empty prompt".to_owned()));
         }
         Ok(text)
     }
-}
-
-/// Calls `fill` on a thread with a large stack.
-fn with_room(fill: impl FnOnce() -> Result<String, BadRow> + Send) -> Result<String, BadRow> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(DEEP_STACK);
-        match thread.spawn_scoped(scope, fill) {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-            Err(error) => Err(bad(format!("no thread for the template: {error}"))),
-        }
-    })
 }
 
 /// `default`, for null values too.

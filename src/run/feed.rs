@@ -79,7 +79,8 @@ fn feed_window(
         span,
         &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
         &|position| summary::may_show(position, span.rows as usize),
-    )?;
+    );
+    // Reading ends early then.
     if stop.is_requested() {
         return Ok(None);
     }
@@ -88,7 +89,7 @@ fn feed_window(
         rows,
         idle_rows,
         tokenize_seconds,
-    } = read;
+    } = read?;
     let mut fed = FedWindow {
         idle_rows,
         span: span.clone(),

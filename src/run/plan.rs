@@ -82,7 +82,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),
         ));
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path)?;
+    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     let read = ReadInput::open(&Reading {
         spec,
         files: &found.files,

@@ -356,7 +356,7 @@ fn files(
     if reads_standard_input(spec) {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path);
+    let found = input::resolve_files(&spec.input, &spec.output.path, rules_of(first));
     let Some(first) = first else {
         let found = found?;
         for note in &found.notes {

@@ -88,7 +88,7 @@ impl Job {
     }
 
     pub(crate) fn scan_with(&self, previous: Option<&InputIndex>) -> Result<Scan, InputError> {
-        let files = resolve_files(&self.input, Path::new("/nowhere/out"))?.files;
+        let files = resolve_files(&self.input, Path::new("/nowhere/out"), self.rules)?.files;
         scan(&ScanOptions {
             spec: &self.input,
             prompt: &self.prompt,
@@ -677,7 +677,7 @@ fn paths_become_files_in_order() {
             .iter()
             .map(|p| folder.path().join(p).to_str().unwrap().to_owned())
             .collect();
-        resolve_files(&spec, &out).map(|found| {
+        resolve_files(&spec, &out, Rules::CURRENT).map(|found| {
             found
                 .files
                 .iter()
@@ -1197,7 +1197,7 @@ fn standard_input_is_copied_whole() {
     let folder = tempfile::tempdir().unwrap();
     let mut job = Job::new(&[]);
     job.input.path = vec!["-".to_owned()];
-    let found = resolve_files(&job.input, folder.path()).unwrap();
+    let found = resolve_files(&job.input, folder.path(), Rules::CURRENT).unwrap();
     let copy = &found.files[0].path;
     let stream = InputStream::start(std::io::Cursor::new(lines(0..3)), &|| false);
     stream.unwrap().copy_to(copy).unwrap();

@@ -209,7 +209,7 @@ fn an_input_edited_during_a_run_is_neither_answered_nor_committed() {
 fn names_and_notes(input: &str, root: &Path) -> Result<(Vec<String>, Vec<String>), InputError> {
     let mut spec = Job::new(&[]).input;
     spec.path = vec![root.join(input).to_str().unwrap().to_owned()];
-    resolve_files(&spec, &root.join("out")).map(|found| {
+    resolve_files(&spec, &root.join("out"), Rules::CURRENT).map(|found| {
         let name = |path: &Path| {
             let below = path.strip_prefix(root).unwrap();
             below.to_str().unwrap().to_owned()

@@ -22,6 +22,7 @@ mod engine;
 mod greedy_golden;
 mod input;
 mod input_files;
+mod input_listing;
 mod job_file;
 mod layering;
 mod manifest_compat;

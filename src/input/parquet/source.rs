@@ -158,7 +158,7 @@ impl ParquetSource {
                         return Err(InputError::Io { path, source });
                     }
                     Err(reason) => nulls(&self.shared.layout, rows as usize)
-                        .map(|batch| (batch, Err(unreadable(group, &reason)))),
+                        .map(|batch| (batch, Err(unreadable(group, &reason, self.rules)))),
                 }
                 .map_err(|error| self.odd(file, &error))?;
                 batches.push(batch);
@@ -372,8 +372,8 @@ fn is_carried(carried: &CarriedColumns, id: Option<&str>, name: &str) -> bool {
 }
 
 /// Why no row of a group can be read.
-fn unreadable(group: u32, reason: &str) -> String {
-    if is_beyond_decoder(reason) {
+fn unreadable(group: u32, reason: &str, rules: Rules) -> String {
+    if rules.rows > 1 && is_beyond_decoder(reason) {
         format!("row group {group} cannot be decoded by this program: {reason}")
     } else {
         format!("row group {group} is damaged: {reason}")
@@ -421,15 +421,16 @@ fn check_settings(schema: &Schema, column: Option<&str>) -> Result<(), InputErro
 #[cfg(test)]
 mod tests {
     use super::unreadable;
+    use crate::spec::Rules;
 
     #[test]
     fn what_the_decoder_cannot_do_is_not_called_damage() {
-        let beyond = unreadable(
-            3,
-            "Parquet error: NYI: The codec type LZO is not supported yet",
-        );
+        let reason = "Parquet error: NYI: The codec type LZO is not supported yet";
+        let beyond = unreadable(3, reason, Rules::CURRENT);
         assert!(beyond.starts_with("row group 3 cannot be decoded by this program: "));
-        let damage = unreadable(3, "EOF: eof decoding byte array");
+        let of_old_job = unreadable(3, reason, Rules::FIRST);
+        assert_eq!(of_old_job, format!("row group 3 is damaged: {reason}"));
+        let damage = unreadable(3, "EOF: eof decoding byte array", Rules::CURRENT);
         assert_eq!(
             damage,
             "row group 3 is damaged: EOF: eof decoding byte array"

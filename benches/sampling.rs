@@ -1,6 +1,8 @@
 //! Choosing a token from 50,048 logits: what a row costs beside the model's step.
 #![allow(missing_docs, reason = "a benchmark")]
 
+use std::sync::Arc;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -27,8 +29,7 @@ fn greedy() -> Rules {
         },
         repetition_penalty: 1.0,
         no_repeat_ngram_size: 0,
-        barred: Vec::new(),
-        barred_sequences: Vec::new(),
+        bad_words: Arc::default(),
         min_new_tokens: 0,
         warp: None,
         seed: 42,

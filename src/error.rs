@@ -57,6 +57,9 @@ pub enum Error {
         /// What helps.
         cure: &'static str,
     },
+    /// A model that is refused now, of a job that began under a version which may have read it.
+    #[error("{}", begun_earlier(.0))]
+    BegunEarlier(ModelError),
     /// A stop string of the job that no answer can hold.
     #[error("`generation.stop` holds `{stop}`, which no answer can hold: {reason}\nhint: {cure}")]
     Stop {
@@ -105,6 +108,19 @@ pub enum Error {
     Interrupted,
 }
 
+/// What is wrong with the model, and in the hint who can finish the job.
+fn begun_earlier(error: &ModelError) -> String {
+    let text = error.to_string();
+    let link = if text.contains("\nhint: ") {
+        ";"
+    } else {
+        "\nhint:"
+    };
+    format!(
+        "{text}{link} an earlier version began this job: finish it with that version, or begin anew with `--restart` (the old results are kept beside)"
+    )
+}
+
 /// Result of anything above the stages.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -127,7 +143,10 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Checkpoint(error) => error.is_temporary(),
-            Self::Interrupted | Self::Input(InputError::Interrupted) | Self::Reopened => true,
+            Self::Interrupted
+            | Self::Input(InputError::Interrupted)
+            | Self::Model(ModelError::Interrupted)
+            | Self::Reopened => true,
             _ => false,
         }
     }

@@ -62,8 +62,8 @@ const RENAME_AFTER: &str = "rename-after";
 /// End of the names of files that are being written; they start with a dot.
 const TEMPORARY_ENDING: &str = ".tmp";
 
-/// Bytes read at once when hashing: enough for the widest vectors of blake3.
-const HASH_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes that are hashed at once, by all cores.
+const HASH_BLOCK_BYTES: u64 = 8 << 20;
 
 /// A file operation that failed.
 #[derive(Debug)]
@@ -310,24 +310,35 @@ pub fn truncate_synced(file: &mut File, path: &Path, length: u64) -> Result<(), 
 ///
 /// [`FsError`], where it cannot be read.
 pub fn hash_file(path: &Path) -> Result<FileDigest, FsError> {
+    hash_file_unless(path, &|| false)
+}
+
+/// As [`hash_file`], block by block on all cores, so that it can be interrupted.
+///
+/// # Errors
+///
+/// As [`hash_file`]; its cause is [`io::ErrorKind::Interrupted`] where, and only where, it was interrupted.
+pub fn hash_file_unless(
+    path: &Path,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<FileDigest, FsError> {
     let read_error = |cause| FsError::new("read", path, cause);
     let mut file = File::open(path).map_err(read_error)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; HASH_BUFFER_BYTES];
-    let mut bytes = 0;
+    let mut block = Vec::new();
     loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(read_error(cause)),
+        if is_interrupted() {
+            return Err(read_error(io::ErrorKind::Interrupted.into()));
         }
+        block.clear();
+        let mut next = Read::by_ref(&mut file).take(HASH_BLOCK_BYTES);
+        if next.read_to_end(&mut block).map_err(read_error)? == 0 {
+            break;
+        }
+        hasher.update_rayon(&block);
     }
     Ok(FileDigest {
-        bytes,
+        bytes: hasher.count(),
         blake3: hasher.finalize().to_hex().to_string(),
     })
 }
@@ -545,6 +556,9 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"newer");
         assert_eq!(digest, hash_file(&path).unwrap());
         assert_eq!(digest.blake3, blake3::hash(b"newer").to_hex().to_string());
+        assert_eq!(digest.bytes, 5);
+        let interrupted = hash_file_unless(&path, &|| true).unwrap_err();
+        assert_eq!(interrupted.cause.kind(), io::ErrorKind::Interrupted);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -135,8 +135,8 @@ pub enum CheckpointError {
         /// Who has it now.
         owner: Option<Owner>,
     },
-    /// A signal came while waiting for a lock.
-    #[error("interrupted while waiting for a lock\nhint: run the same command again")]
+    /// A signal came while a lock was waited for, or files were checked.
+    #[error("interrupted before the work began\nhint: run the same command again")]
     Interrupted,
     /// A window does not belong to the shard.
     #[error("window {window} does not belong to shard {shard}")]

@@ -103,17 +103,18 @@ impl VerifyReport {
 /// [`CheckpointError::NoJob`]; [`CheckpointError::Fs`], where a file cannot be read; damage is no error but
 /// stands in the report.
 pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
-    verify_shards(folder, None)
+    verify_shards(folder, None, &|| false)
 }
 
 /// As [`verify`], for the files of one shard where one is given.
 ///
 /// # Errors
 ///
-/// As [`verify`].
+/// As [`verify`]; [`CheckpointError::Interrupted`].
 pub fn verify_shards(
     folder: &OutputFolder,
     only: Option<ShardId>,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<VerifyReport, CheckpointError> {
     let mut report = VerifyReport::default();
     let job = match StoredJob::existing(folder) {
@@ -129,7 +130,7 @@ pub fn verify_shards(
     report.windows = job.record.input.windows.len() as u64;
     for shard in (0..shards).map(ShardId) {
         if only.is_none_or(|only| only == shard) {
-            report.check_shard(folder, &job, &listing, shard)?;
+            report.check_shard(folder, &job, &listing, shard, is_interrupted)?;
         }
     }
     for path in stray_manifests(folder, shards) {
@@ -155,6 +156,7 @@ impl VerifyReport {
         job: &StoredJob,
         listing: &Listing,
         shard: ShardId,
+        is_interrupted: &dyn Fn() -> bool,
     ) -> Result<(), CheckpointError> {
         let StoredJob {
             record,
@@ -164,7 +166,7 @@ impl VerifyReport {
         let manifest = match Manifest::load_or_new(folder, fingerprint, shard, shards) {
             Ok(manifest) => {
                 for window in manifest.windows().values() {
-                    self.check_window(folder, window, windows)?;
+                    self.check_window(folder, window, windows, is_interrupted)?;
                 }
                 self.check_unnamed(folder, job, listing, &manifest);
                 manifest
@@ -235,13 +237,14 @@ impl VerifyReport {
         folder: &OutputFolder,
         window: &CommittedWindow,
         windows: &[WindowSpan],
+        is_interrupted: &dyn Fn() -> bool,
     ) -> Result<(), CheckpointError> {
         let problems = self.problems.len();
         for file in [Some(&window.part), window.failed.as_ref()]
             .into_iter()
             .flatten()
         {
-            self.check_file(folder, window.window, file)?;
+            self.check_file(folder, window.window, file, is_interrupted)?;
         }
         let span = windows.binary_search_by_key(&window.window, |span| span.id);
         let span = span.ok().map(|at| &windows[at]);
@@ -264,9 +267,10 @@ impl VerifyReport {
         folder: &OutputFolder,
         window: WindowId,
         file: &FileEntry,
+        is_interrupted: &dyn Fn() -> bool,
     ) -> Result<(), CheckpointError> {
         let path = folder.entry(&file.name);
-        let reason = match fsio::hash_file(&path) {
+        let reason = match fsio::hash_file_unless(&path, is_interrupted) {
             Ok(found) if found == file.digest => return Ok(()),
             Ok(found) if found.bytes != file.digest.bytes => {
                 format!(
@@ -277,6 +281,9 @@ impl VerifyReport {
             Ok(_) => "its content is not what was written".to_owned(),
             Err(error) if error.cause.kind() == std::io::ErrorKind::NotFound => {
                 "is gone".to_owned()
+            }
+            Err(error) if error.cause.kind() == std::io::ErrorKind::Interrupted => {
+                return Err(CheckpointError::Interrupted);
             }
             Err(error) => return Err(error.into()),
         };

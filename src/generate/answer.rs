@@ -178,7 +178,7 @@ fn earliest(text: &str, stop: &[String]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::rules::tests::Letters;
+    use crate::generate::rules::tests::{Letters, rules_of};
     use crate::generate::warp::tests::SETTINGS;
     use crate::spec::GenerationSpec;
 
@@ -186,7 +186,7 @@ mod tests {
         let start = Start {
             history: vec![28, 0, 30],
             mask_position: 1,
-            rules: Arc::new(Rules::new(settings, &Letters)),
+            rules: Arc::new(rules_of(settings)),
             max_new_tokens,
             row: 0,
             sample: 0,

@@ -145,7 +145,7 @@ pub fn log_probability(logits: &[f32], id: u32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::rules::tests::Letters;
+    use crate::generate::rules::tests::rules_of;
     use crate::generate::warp::Candidate;
     use crate::generate::warp::tests::SETTINGS;
     use crate::spec::GenerationSpec;
@@ -158,7 +158,7 @@ mod tests {
             step,
         };
         choose(
-            &Rules::new(settings, &Letters),
+            &rules_of(settings),
             &[30],
             0,
             logits,

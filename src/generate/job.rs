@@ -12,9 +12,10 @@ use crate::spec::GenerationSpec;
 use crate::tokenize::Encoded;
 
 use super::answer::Start;
+use super::bad_words::BadWordLists;
 use super::codec::TextCodec;
 use super::engine::Finished;
-use super::rules::Rules;
+use super::rules::{Endings, Rules};
 use super::types::{Completion, Outcome, Request, Sample};
 
 /// A row, and what is its own where its answers are shared.
@@ -153,13 +154,16 @@ pub(super) fn jobs(
     window: WindowId,
     requests: Vec<Request>,
     codec: &dyn TextCodec,
+    bad_words: &BadWordLists,
     bucket_tokens: u32,
 ) -> Vec<Job> {
+    let endings = Endings::of(codec);
     let mut compiled: HashMap<*const GenerationSpec, Arc<Rules>> = HashMap::new();
     let mut rules_of = |settings: &Arc<GenerationSpec>| {
-        let rules = compiled
-            .entry(Arc::as_ptr(settings))
-            .or_insert_with(|| Arc::new(Rules::new(settings, codec)));
+        let rules = compiled.entry(Arc::as_ptr(settings)).or_insert_with(|| {
+            let bad_words = bad_words.get(&settings.bad_words, codec);
+            Arc::new(Rules::new(settings, bad_words, endings))
+        });
         Arc::clone(rules)
     };
     // The pointers above are keys only as long as nothing else can take their place.

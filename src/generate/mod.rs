@@ -6,6 +6,7 @@
 //! logits alone, never on the rows beside it.
 
 mod answer;
+mod bad_words;
 mod choose;
 mod codec;
 mod crew;
@@ -18,6 +19,7 @@ mod statistics;
 mod types;
 mod warp;
 
+pub use bad_words::BadWords;
 pub use choose::{Scratch, choose, log_probability};
 pub use codec::{FirstTextRule, TextCodec};
 pub use crew::{Crew, LoadModel};

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::ids::WindowId;
 use crate::plan::{Budget, Load, RowLength};
 
+use super::bad_words::BadWordLists;
 use super::codec::TextCodec;
 use super::job::{Job, jobs};
 use super::types::Request;
@@ -25,6 +26,7 @@ pub(super) enum Phase {
 /// Jobs that wait, first in, first out.
 pub(super) struct JobQueue {
     pub(super) codec: Arc<dyn TextCodec>,
+    bad_words: BadWordLists,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -39,6 +41,7 @@ impl JobQueue {
     pub(super) fn new(codec: Arc<dyn TextCodec>) -> Self {
         Self {
             codec,
+            bad_words: BadWordLists::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -57,7 +60,8 @@ impl JobQueue {
         bucket_tokens: u32,
     ) -> usize {
         let rows = requests.len();
-        let jobs = jobs(window, requests, self.codec.as_ref(), bucket_tokens);
+        let codec = self.codec.as_ref();
+        let jobs = jobs(window, requests, codec, &self.bad_words, bucket_tokens);
         let shared = rows - jobs.len();
         self.lock().jobs.extend(jobs);
         self.wake();

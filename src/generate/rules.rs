@@ -8,8 +8,11 @@
 //! well, and a bad word that is only an ending token is dropped for both. A bad word is a text here, which the
 //! codec turns into every sequence that it may have: transformers takes ids and leaves that to the caller.
 
+use std::sync::Arc;
+
 use crate::spec::GenerationSpec;
 
+use super::bad_words::BadWords;
 use super::codec::TextCodec;
 use super::warp::Warp;
 
@@ -23,6 +26,14 @@ pub struct Endings {
 }
 
 impl Endings {
+    /// Those of a codec.
+    pub(super) fn of(codec: &dyn TextCodec) -> Self {
+        Self {
+            eop: codec.eop(),
+            eos: codec.eos(),
+        }
+    }
+
     /// Whether this id ends an answer.
     pub fn contains(self, id: u32) -> bool {
         id == self.eop || id == self.eos
@@ -38,10 +49,8 @@ pub struct Rules {
     pub repetition_penalty: f32,
     /// No n-gram of this size twice; 0 is off.
     pub no_repeat_ngram_size: usize,
-    /// Ids that are never chosen.
-    pub barred: Vec<u32>,
-    /// Sequences of two and more ids whose last is not chosen after the others.
-    pub barred_sequences: Vec<Vec<u32>>,
+    /// What is never chosen; rows with the same words share it.
+    pub bad_words: Arc<BadWords>,
     /// Ending ids are barred before this many answer tokens.
     pub min_new_tokens: usize,
     /// How to draw; `None` takes the likeliest.
@@ -55,28 +64,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of these settings; bad words become ids.
-    pub fn new(settings: &GenerationSpec, codec: &dyn TextCodec) -> Self {
-        let endings = Endings {
-            eop: codec.eop(),
-            eos: codec.eos(),
-        };
-        let (mut barred, mut barred_sequences) = (Vec::new(), Vec::new());
-        let words = settings.bad_words.iter();
-        for ids in words.flat_map(|word| codec.encode_bad_word(word)) {
-            match ids.as_slice() {
-                [] => {}
-                [id] if endings.contains(*id) => {}
-                [id] => barred.push(*id),
-                _ => barred_sequences.push(ids),
-            }
-        }
+    /// The rules of these settings, of which the bad words have become ids.
+    pub fn new(settings: &GenerationSpec, bad_words: Arc<BadWords>, endings: Endings) -> Self {
         Self {
             endings,
             repetition_penalty: settings.repetition_penalty as f32,
             no_repeat_ngram_size: settings.no_repeat_ngram_size as usize,
-            barred,
-            barred_sequences,
+            bad_words,
             min_new_tokens: settings.min_new_tokens as usize,
             warp: settings.do_sample.then(|| Warp::new(settings)),
             seed: settings.seed,
@@ -103,8 +97,8 @@ impl Rules {
     pub fn changes_logits(&self, answered: usize) -> bool {
         self.repetition_penalty != 1.0
             || self.no_repeat_ngram_size > 0
-            || !self.barred.is_empty()
-            || !self.barred_sequences.is_empty()
+            || !self.bad_words.ids.is_empty()
+            || !self.bad_words.sequences.is_empty()
             || answered < self.min_new_tokens
     }
 }
@@ -119,10 +113,10 @@ pub fn process(rules: &Rules, history: &[u32], answered: usize, logits: &mut [f3
     if rules.no_repeat_ngram_size > 0 {
         bar_repeated(history, rules.no_repeat_ngram_size, logits);
     }
-    for &id in &rules.barred {
+    for &id in &rules.bad_words.ids {
         bar(id, logits);
     }
-    for sequence in &rules.barred_sequences {
+    for sequence in &rules.bad_words.sequences {
         if let Some((&last, before)) = sequence.split_last()
             && history.ends_with(before)
         {
@@ -204,10 +198,16 @@ pub(super) mod tests {
         }
     }
 
+    /// The rules of settings over letters.
+    pub(crate) fn rules_of(settings: &GenerationSpec) -> Rules {
+        let bad_words = Arc::new(BadWords::new(&settings.bad_words, &Letters));
+        Rules::new(settings, bad_words, Endings::of(&Letters))
+    }
+
     fn rules(change: impl FnOnce(&mut GenerationSpec)) -> Rules {
         let mut settings = SETTINGS;
         change(&mut settings);
-        Rules::new(&settings, &Letters)
+        rules_of(&settings)
     }
 
     fn barred(rules: &Rules, history: &[u32], answered: usize) -> Vec<usize> {

@@ -288,7 +288,8 @@ fn deal(kept: &[Candidate], top: f32, shares: &mut Vec<f64>) {
 
 /// Which bucket a logit belongs to: a likelier one is never in a later bucket.
 fn bucket(top: f32, logit: f32) -> usize {
-    let distance = (top - logit).to_bits() >> 16;
+    // -0.0 is level with 0.0, but the difference of the two may have a sign bit, which would be a huge distance.
+    let distance = (top - logit).abs().to_bits() >> 16;
     (distance.saturating_sub(FIRST_BUCKET) as usize).min(BUCKETS - 1)
 }
 

@@ -4,8 +4,8 @@
 //! inode agree, a fingerprint is not computed again. [`Checked`] looks again around every window, because an
 //! answer belongs to the bytes that were hashed.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,9 +16,7 @@ use arrow::datatypes::SchemaRef;
 use super::error::InputError;
 use super::types::{InputFile, InputIndex, InputWindow, Partition, WindowSpan};
 use super::{EachRow, PromptSource};
-
-/// Bytes that are hashed at once, by all cores.
-const HASH_BYTES: usize = 8 << 20;
+use crate::fsio;
 
 /// Path, size, time and inode of a file before it is read.
 pub(super) struct Stat {
@@ -105,21 +103,9 @@ pub(crate) fn inode(_found: &Metadata) -> Option<u64> {
 
 /// blake3 of all bytes of a file, in hex; [`io::ErrorKind::Interrupted`], where a signal came.
 pub(super) fn hash(path: &Path, is_interrupted: &dyn Fn() -> bool) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut block = Vec::with_capacity(HASH_BYTES);
-    loop {
-        block.clear();
-        Read::by_ref(&mut file)
-            .take(HASH_BYTES as u64)
-            .read_to_end(&mut block)?;
-        if is_interrupted() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        if block.is_empty() {
-            return Ok(hasher.finalize().to_hex().to_string());
-        }
-        hasher.update_rayon(&block);
+    match fsio::hash_file_unless(path, is_interrupted) {
+        Ok(digest) => Ok(digest.blake3),
+        Err(error) => Err(error.cause),
     }
 }
 

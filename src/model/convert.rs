@@ -31,7 +31,7 @@ pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<Vec<String>, 
     let config = GlmConfig::load(from)?;
     let store = WeightStore::open(from, &WeightFiles::find(from)?, float)?;
     let expected = expected(&config);
-    store.check(&expected, config.num_layers)?;
+    store.check(&expected, Some(config.num_layers))?;
     fsio::create_dir_all(to).map_err(ModelError::io(to))?;
     if !fsio::is_empty_or_absent(to) {
         return Err(ModelError::file(

@@ -8,6 +8,9 @@ use crate::download::Unusable;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
+    /// A signal came while the weights were hashed.
+    #[error("interrupted while the model's files were hashed")]
+    Interrupted,
     /// The machine or the device has no room for this call.
     #[error("out of memory")]
     OutOfMemory,
@@ -68,6 +71,15 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A file is not the one any more that it was when the run began.
+    #[error(
+        "`{}`: was changed while the model was being loaded\nhint: run the same command again once nothing writes to the model's folder",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
     },
     /// Tensors are missing, too many, of another kind or of another shape than the configuration says.
     #[error(

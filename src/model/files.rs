@@ -18,6 +18,9 @@ const NAMES: [(&str, &str); 2] = [
 /// Bytes of the largest index that is read: some million tensors.
 const MOST_INDEX_BYTES: u64 = 256 << 20;
 
+/// Bytes that are hashed at once, by all cores.
+const HASH_BYTES: usize = 64 << 20;
+
 /// Ends of the names that downloads have while they are under way.
 const UNFINISHED: [&str; 5] = ["incomplete", "part", "partial", "crdownload", "aria2"];
 
@@ -167,12 +170,22 @@ fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, ModelError>
 ///
 /// # Errors
 ///
-/// As [`WeightFiles::find`], or [`ModelError::Io`].
-pub fn weights_fingerprint(folder: &Path, by: Fingerprinted) -> Result<String, ModelError> {
+/// As [`WeightFiles::find`], or [`ModelError::Io`]; [`ModelError::Interrupted`].
+pub fn weights_fingerprint(
+    folder: &Path,
+    by: Fingerprinted,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<String, ModelError> {
     let mut all = blake3::Hasher::new();
     for path in WeightFiles::find(folder)?.deciding(folder, by) {
-        let content = map_file(&path)?;
-        all.update(blake3::hash(&content).as_bytes());
+        let mut hasher = blake3::Hasher::new();
+        for block in map_file(&path)?.chunks(HASH_BYTES) {
+            if is_interrupted() {
+                return Err(ModelError::Interrupted);
+            }
+            hasher.update_rayon(block);
+        }
+        all.update(hasher.finalize().as_bytes());
     }
     Ok(all.finalize().to_hex().to_string())
 }
@@ -192,13 +205,16 @@ mod tests {
         ));
         std::fs::write(path.join("config.json"), "{}").unwrap();
         std::fs::write(path.join("model.safetensors"), "abc").unwrap();
-        let fingerprint = || weights_fingerprint(path, Fingerprinted::FilesAndIndex).unwrap();
+        let fingerprint =
+            || weights_fingerprint(path, Fingerprinted::FilesAndIndex, &|| false).unwrap();
         let first = fingerprint();
         assert_eq!(first, fingerprint());
         assert_eq!(
-            weights_fingerprint(path, Fingerprinted::Files).unwrap(),
+            weights_fingerprint(path, Fingerprinted::Files, &|| false).unwrap(),
             first
         );
+        let interrupted = weights_fingerprint(path, Fingerprinted::Files, &|| true);
+        assert!(matches!(interrupted, Err(ModelError::Interrupted)));
         std::fs::write(path.join("model.safetensors"), "abd").unwrap();
         assert_ne!(first, fingerprint());
     }
@@ -212,7 +228,7 @@ mod tests {
         }
         let both = || {
             [Fingerprinted::Files, Fingerprinted::FilesAndIndex]
-                .map(|by| weights_fingerprint(path, by).unwrap())
+                .map(|by| weights_fingerprint(path, by, &|| false).unwrap())
         };
         let index = path.join("pytorch_model.bin.index.json");
         std::fs::write(&index, r#"{"weight_map": {"a": "1.bin", "b": "2.bin"}}"#).unwrap();

@@ -21,16 +21,34 @@ pub struct Inspection {
     pub read_otherwise_before: Option<String>,
 }
 
+/// What is done about layers that a configuration leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FurtherLayers {
+    /// The folder is refused.
+    Refused,
+    /// They are left out, as the first version of this program did, with a warning.
+    LeftOut,
+}
+
 /// Holds the weights of a folder against its configuration; the values are not read.
 ///
 /// # Errors
 ///
-/// What [`Glm::load`](super::Glm::load) would refuse, but for values that are not finite.
-pub fn inspect(folder: &Path, config: &GlmConfig) -> Result<Inspection, ModelError> {
+/// What [`Glm::load`](super::Glm::load) would refuse, but for values that are not finite; further layers,
+/// where these are refused.
+pub fn inspect(
+    folder: &Path,
+    config: &GlmConfig,
+    further: FurtherLayers,
+) -> Result<Inspection, ModelError> {
     let files = WeightFiles::find(folder)?;
     let store = WeightStore::open(folder, &files, FloatType::F32)?;
     let expected = expected(config);
-    store.check(&expected, config.num_layers)?;
+    let most_layers = match further {
+        FurtherLayers::Refused => Some(config.num_layers),
+        FurtherLayers::LeftOut => None,
+    };
+    store.check(&expected, most_layers)?;
     Ok(Inspection {
         warnings: unread(folder, &store.unread(&expected))
             .into_iter()

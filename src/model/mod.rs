@@ -34,6 +34,6 @@ pub use error::ModelError;
 pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
 pub use folder::check_folder;
 pub use glm::Glm;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{FurtherLayers, Inspection, inspect};
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;

@@ -58,7 +58,7 @@ impl Network {
     ) -> Result<Self, ModelError> {
         let weights = WeightFiles::find(folder)?;
         let store = WeightStore::open(folder, &weights, precision.float())?;
-        store.check(&expected(config), config.num_layers)?;
+        store.check(&expected(config), None)?;
         let loader = Loader {
             store: &store,
             config,

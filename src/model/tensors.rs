@@ -289,9 +289,10 @@ fn extent(place: &TensorPlace, values: usize) -> Result<Range<usize>, String> {
 
 /// The strides of a tensor that lies one row after the other. Those of a dimension of one do not matter.
 fn row_by_row(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1_usize; shape.len()];
     for at in (1..shape.len()).rev() {
-        strides[at - 1] = strides[at] * shape[at];
+        // A tensor without values may claim any other sizes; those of one with values have been multiplied before.
+        strides[at - 1] = strides[at].saturating_mul(shape[at]);
     }
     strides
 }
@@ -353,5 +354,21 @@ mod tests {
             .collect();
         assert_eq!(got, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
         assert_eq!(row_by_row(&[2, 3, 4]), [12, 4, 1]);
+    }
+
+    #[test]
+    fn a_tensor_without_values_may_claim_any_sizes() {
+        let huge = 1_usize << 40;
+        let place = place(0, &[0, huge, huge], &[1, 1, 1]);
+        assert_eq!(extent(&place, 1), Ok(0..0));
+        assert_ne!(row_by_row(&place.shape), place.strides);
+        let empty = StoredTensor {
+            name: "x".to_owned(),
+            kind: Kind::Float(FloatType::F32),
+            shape: place.shape,
+            bytes: 0..0,
+            strides: Some(place.strides),
+        };
+        assert!(empty.gather(&[]).is_empty());
     }
 }

@@ -170,14 +170,15 @@ impl WeightStore {
         stored.tensor.gather(&self.files[stored.file].map)
     }
 
-    /// Refuses weights that lack one of the given tensors, have it in another kind or shape, or have more than
-    /// so many layers, naming all.
+    /// Refuses weights that lack one of the given tensors, have it in another kind or shape, or have more
+    /// layers than `most_layers`, where that is given; names all.
     pub(super) fn check(
         &self,
         expected: &[(String, Vec<usize>)],
-        layers: usize,
+        most_layers: Option<usize>,
     ) -> Result<(), ModelError> {
-        let mut problems: Vec<String> = self.layers_beyond(layers).into_iter().collect();
+        let beyond = most_layers.and_then(|layers| self.layers_beyond(layers));
+        let mut problems: Vec<String> = beyond.into_iter().collect();
         let mut is_kind_alone = problems.is_empty();
         for (name, shape) in expected {
             let Some(problem) = self.problem(name, shape) else {

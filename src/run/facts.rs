@@ -6,13 +6,14 @@ use std::time::UNIX_EPOCH;
 
 use super::calibration::{Calibration, Subject};
 use super::curve::ProductCurve;
-use super::machine;
+use super::{StopFlag, machine};
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::kernels::Storage;
 use crate::model::{
-    self, DeviceChoice, DeviceId, Fingerprinted, GlmConfig, Inspection, ModelError, Precision,
+    self, DeviceChoice, DeviceId, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError,
+    Precision,
 };
 use crate::plan::Memory;
 use crate::spec::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
@@ -35,7 +36,8 @@ pub(super) struct ModelFacts {
 }
 
 impl ModelFacts {
-    pub(super) fn load(spec: &JobSpec) -> Result<Self> {
+    /// Looks at the model's folder, as the rules of the job have it.
+    pub(super) fn load(spec: &JobSpec, rules: Rules) -> Result<Self> {
         let path = &spec.model.path;
         let config = GlmConfig::load(path)?;
         let tokenizer = Arc::new(GlmTokenizer::load(path)?);
@@ -52,7 +54,7 @@ impl ModelFacts {
         let is_cpu = devices.iter().all(|device| device.is_cpu());
         let precision = precision(spec.model.dtype, is_cpu);
         precision.check(is_cpu)?;
-        let inspection = model::inspect(path, &config)?;
+        let inspection = inspect(path, &config, rules)?;
         let files = inspection.files.files.iter();
         let sizes = files.filter_map(|path| model_file(path));
         Ok(Self {
@@ -85,6 +87,7 @@ impl ModelFacts {
         spec: &JobSpec,
         rules: Rules,
         first: Option<&Resolved>,
+        stop: &StopFlag,
     ) -> Result<Resolved> {
         let by = self.fingerprinted(spec, rules)?;
         let mut paths = self.inspection.files.deciding(&spec.model.path, by);
@@ -98,7 +101,7 @@ impl ModelFacts {
         });
         let weights = match known {
             Some(known) => known.weights.clone(),
-            None => model::weights_fingerprint(&spec.model.path, by)?,
+            None => model::weights_fingerprint(&spec.model.path, by, &|| stop.is_requested())?,
         };
         Ok(Resolved {
             dtype: self.precision.name().to_owned(),
@@ -217,6 +220,21 @@ impl ModelFacts {
     }
 }
 
+/// What the headers of the weight files say. The first version read some folders that are refused now: a job
+/// that began under it leaves further layers out as that did, and a refusal says who can finish it.
+fn inspect(path: &Path, config: &GlmConfig, rules: Rules) -> Result<Inspection> {
+    if rules.weights_fingerprint > 1 {
+        return Ok(model::inspect(path, config, FurtherLayers::Refused)?);
+    }
+    let inspection = model::inspect(path, config, FurtherLayers::LeftOut);
+    inspection.map_err(|error| match error {
+        ModelError::Weights { .. } | ModelError::Twice { .. } | ModelError::File { .. } => {
+            Error::BegunEarlier(error)
+        }
+        error => error.into(),
+    })
+}
+
 /// The error for a tokenizer whose ids the model does not know.
 fn mixed(path: &Path, config: &GlmConfig, tokenizer: &GlmTokenizer) -> ModelError {
     ModelError::Config {
@@ -227,6 +245,17 @@ fn mixed(path: &Path, config: &GlmConfig, tokenizer: &GlmTokenizer) -> ModelErro
             config.vocab_size,
             tokenizer.vocab_size() - 1
         ),
+    }
+}
+
+/// Refuses a model whose files are not those that were fingerprinted any more: what was loaded may be another.
+pub(super) fn check_unchanged(resolved: &Resolved) -> std::result::Result<(), ModelError> {
+    let is_same = |known: &&ModelFile| model_file(&known.path).is_some_and(|now| now.is(known));
+    match resolved.model_files.iter().find(|known| !is_same(known)) {
+        None => Ok(()),
+        Some(known) => Err(ModelError::Changed {
+            path: known.path.clone(),
+        }),
     }
 }
 
@@ -259,5 +288,33 @@ pub(super) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
         DtypeSpec::F32 => Precision::F32,
         DtypeSpec::Bf16 => Precision::Bf16,
         DtypeSpec::Q8 => Precision::Q8,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_changed_while_they_were_loaded_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, "abc").unwrap();
+        let resolved = Resolved {
+            dtype: String::new(),
+            device: String::new(),
+            cpu: String::new(),
+            max_length: 0,
+            tokenizer: String::new(),
+            weights: String::new(),
+            model_files: vec![model_file(&path).unwrap()],
+        };
+        check_unchanged(&resolved).unwrap();
+        std::fs::write(&path, "abcd").unwrap();
+        let error = check_unchanged(&resolved).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors`: was changed"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(check_unchanged(&resolved).is_err());
     }
 }

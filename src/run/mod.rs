@@ -133,7 +133,7 @@ pub fn run(
     check_shard(spec, options)?;
     let folder = empty_folder(spec, options, stop, observer)?;
     if options.verify {
-        check_contents(&folder, options)?;
+        check_contents(&folder, options, stop)?;
     }
     let prepared = Prepared::new(spec, options, folder, stop, observer)?;
     warn_of_strays(&prepared, options, observer)?;
@@ -207,12 +207,12 @@ fn empty_folder(
 }
 
 /// Refuses files that are not as they were written.
-fn check_contents(folder: &OutputFolder, options: &RunOptions) -> Result<()> {
+fn check_contents(folder: &OutputFolder, options: &RunOptions, stop: &StopFlag) -> Result<()> {
     if !folder.job_file().is_file() {
         return Ok(());
     }
     let only = options.shard.map(|(shard, _)| ShardId(shard));
-    let problems = checkpoint::verify_shards(folder, only)?.problems;
+    let problems = checkpoint::verify_shards(folder, only, &|| stop.is_requested())?.problems;
     if problems.is_empty() {
         return Ok(());
     }

@@ -62,7 +62,10 @@ impl Prepared {
         let started = Instant::now();
         let model = match &first {
             Some(first) if is_finished && is_model_unchanged(spec, &first.record) => None,
-            _ => Some(Arc::new(ModelFacts::load(spec)?)),
+            _ => {
+                let rules = rules_of(first.as_ref().map(|first| &first.record));
+                Some(Arc::new(ModelFacts::load(spec, rules)?))
+            }
         };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
@@ -87,9 +90,9 @@ impl Prepared {
         let read = ReadInput::new(spec, options, &folder, known, stop, observer)?;
         let resolved = match (&model, known) {
             (None, Some(first)) => first.resolved.clone(),
-            (None, None) => ModelFacts::load(spec)?.resolved(spec, rules, None)?,
+            (None, None) => ModelFacts::load(spec, rules)?.resolved(spec, rules, None, stop)?,
             (Some(model), known) => {
-                model.resolved(spec, rules, known.map(|known| &known.resolved))?
+                model.resolved(spec, rules, known.map(|known| &known.resolved), stop)?
             }
         };
         for warning in model.iter().flat_map(|model| model.warnings()) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::facts::ModelFacts;
+use super::facts::{self, ModelFacts};
 use super::feed::{self, FedWindow};
 use super::load::load_model;
 use super::prepare::{Prepared, place_text};
@@ -179,6 +179,10 @@ impl<'a> Worker<'a> {
         let stop = &self.stop;
         let codec = texts::codec(&facts.tokenizer, self.prepared.record.rules.text);
         let crew = Crew::start(codec, models, &|| stop.is_requested())?;
+        if crew.is_some() {
+            // Answers must come from the weights that the record names.
+            facts::check_unchanged(&self.prepared.record.resolved)?;
+        }
         self.load_seconds += started.elapsed().as_secs_f64();
         Ok(crew)
     }

@@ -8,6 +8,7 @@ mod written;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::decode;
 use super::error::TokenizeError;
@@ -41,6 +42,8 @@ pub struct GlmTokenizer {
     special: SpecialIds,
     fingerprint: String,
     vocab_size: usize,
+    /// What a word is put behind, encoded when it is first needed.
+    neighbours: OnceLock<Vec<(&'static str, Vec<u32>)>>,
 }
 
 /// What turns text without special tokens into ids.
@@ -120,6 +123,7 @@ impl GlmTokenizer {
             skipped: specials.skipped,
             special,
             fingerprint: files.fingerprint(),
+            neighbours: OnceLock::new(),
         })
     }
 

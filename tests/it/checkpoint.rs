@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use glm_batch::checkpoint::{
     CheckpointError, Commit, JobFingerprint, JobRecord, Journal, LockOptions, Manifest,
     OutputFolder, ShardLock, Soundness, StoredJob, Totals, check_sizes, clean_leftovers,
-    commit_window, discard, repair, restart, status, verify,
+    commit_window, discard, repair, restart, status, verify, verify_shards,
 };
 use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::{RowId, ShardId, WindowId};
@@ -418,6 +418,14 @@ fn assert_every_flip_is_found(job: &Job, path: &Path, may_be_note: impl Fn(usize
     }
     std::fs::write(path, whole).unwrap();
     assert!(verify(&job.folder).unwrap().problems.is_empty());
+}
+
+#[test]
+fn an_interrupted_check_says_so() {
+    let mut job = Job::new();
+    job.commit(0).unwrap();
+    let checked = verify_shards(&job.folder, None, &|| true);
+    assert!(matches!(checked, Err(CheckpointError::Interrupted)));
 }
 
 #[test]

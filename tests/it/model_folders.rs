@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use glm_batch::checkpoint::{JobRecord, OutputFolder};
+use glm_batch::model::{Fingerprinted, weights_fingerprint};
 use glm_batch::spec::Rules;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -359,12 +360,14 @@ fn the_index_says_which_file_holds_a_tensor() {
     }
 }
 
-/// Makes the record of a job that has just been set up one of the first rules.
+/// Makes the record of a job that has just been set up one of the first rules, with the model as it is now.
 fn set_first_rules(case: &Case) {
     let out = case.job.path("out");
     let mut record = JobRecord::load(&OutputFolder::at(&out)).unwrap().unwrap();
     std::fs::rename(&out, case.job.path("before")).unwrap();
     record.rules = Rules::FIRST;
+    record.resolved.weights =
+        weights_fingerprint(case.model.path(), Fingerprinted::Files, &|| false).unwrap();
     assert!(record.create(&OutputFolder::open(&out).unwrap()).unwrap());
 }
 
@@ -391,12 +394,40 @@ fn a_job_of_the_first_rules_goes_on_unless_shards_disagree() {
 }
 
 #[test]
+fn a_job_of_the_first_rules_leaves_further_layers_out() {
+    let case = Case::sound();
+    case.answers();
+    case.set_config("num_layers", &json!(1));
+    set_first_rules(&case);
+    let (answers, said) = case.answers();
+    assert_ne!(answers, sound_answers());
+    let left_out = "that nothing reads: `glm.transformer.layers.1.";
+    assert!(said.contains(left_out), "{said}");
+}
+
+#[test]
+fn a_job_of_the_first_rules_is_told_who_can_finish_it() {
+    let case = Case::sound();
+    case.answers();
+    let mut twice = tensors();
+    let other = zeros(&twice[NORM]);
+    twice.insert(NORM.replace("glm.", ""), other);
+    write(&case.path("model.safetensors"), &twice);
+    set_first_rules(&case);
+    let older = "download the model again; an earlier version began this job: finish it with that version, or begin anew with `--restart`";
+    refused(&case.run(), &["are names of one tensor", older]);
+    let output = case.command("plan");
+    assert!(!both(&output).contains("an earlier version"));
+}
+
+#[test]
 fn what_contradicts_the_configuration_is_refused() {
     let case = Case::sound();
     case.set_config("num_layers", &json!(1));
     let wanted = ["`num_layers` is 1, but the weights have 3 layers: `glm.transformer.layers.2."];
     case.is_refused(&wanted);
     refused(&case.convert(), &wanted);
+    refused(&case.bench(), &wanted);
     case.set_config("num_layers", &json!(3));
     case.set_config("max_sequence_length", &json!(64));
     case.is_refused(&["position_embeddings.weight`: expected [65, 128], found [129, 128]"]);

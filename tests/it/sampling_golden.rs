@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use glm_batch::generate::{Endings, Rules, Warp, probabilities, process};
 use safetensors::SafeTensors;
@@ -15,8 +16,7 @@ fn rules(kwargs: &Value) -> Rules {
         endings: Endings { eop: 507, eos: 500 },
         repetition_penalty: number("repetition_penalty", 1.0) as f32,
         no_repeat_ngram_size: 0,
-        barred: Vec::new(),
-        barred_sequences: Vec::new(),
+        bad_words: Arc::default(),
         min_new_tokens: 0,
         warp: Some(Warp {
             temperature: number("temperature", 1.0),

@@ -104,6 +104,21 @@ fn level_tokens_stay_by_lowest_id() {
 }
 
 #[test]
+fn both_zeros_are_level() {
+    assert_eq!(bucket(-0.0, 0.0), bucket(0.0, 0.0));
+    // The likeliest is found in lanes, where the first of two level logits stays.
+    let mut logits = vec![-1.0; 2 * LANES];
+    (logits[0], logits[LANES]) = (-0.0, 0.0);
+    for top_p in [0.05, 0.1, 0.2, 0.9] {
+        assert_same(Warp { top_p, ..OPEN }, &logits);
+    }
+    assert_eq!(
+        kept(Warp { top_p: 0.1, ..OPEN }, &logits),
+        [0, LANES as u32]
+    );
+}
+
+#[test]
 fn min_p_is_relative_to_the_likeliest() {
     let logits = logits(&[0.1, 0.4, 0.2, 0.3]);
     assert_eq!(kept(Warp { min_p: 0.4, ..OPEN }, &logits), [1, 2, 3]);

@@ -14,7 +14,7 @@ pub use report::{BatchSpeed, BenchReport, ProductPeak};
 use super::calibration::{self, Subject};
 use super::facts::{device_choice, precision};
 use crate::error::{Error, Result};
-use crate::model::{self, DecodeRow, Glm, GlmConfig, PrefillRow, TextModel};
+use crate::model::{self, DecodeRow, FurtherLayers, Glm, GlmConfig, PrefillRow, TextModel};
 use crate::spec::{DeviceSpec, DtypeSpec};
 
 /// Rows in flight that are measured on a CPU.
@@ -68,6 +68,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     };
     let is_cpu = device.is_cpu();
     let precision = precision(options.dtype, is_cpu);
+    model::inspect(folder, &config, FurtherLayers::Refused)?;
     let started = Instant::now();
     let opened = device.open()?;
     let mut glm = Glm::load(folder, &opened, precision)?;

@@ -26,10 +26,15 @@ impl GlmTokenizer {
     ///
     /// Other splits of the word into tokens, which encoding never gives, are not among them.
     pub fn encode_anywhere(&self, word: &str) -> Vec<Vec<u32>> {
+        let neighbours = self.neighbours.get_or_init(|| {
+            NEIGHBOURS
+                .map(|neighbour| (neighbour, self.encode(neighbour)))
+                .to_vec()
+        });
         let mut found = vec![self.encode(word)];
-        for neighbour in NEIGHBOURS {
+        for (neighbour, before) in neighbours {
             let both = self.encode(&format!("{neighbour}{word}"));
-            let rest = both.strip_prefix(self.encode(neighbour).as_slice());
+            let rest = both.strip_prefix(before.as_slice());
             if let Some(rest) = rest.filter(|&rest| !found.iter().any(|known| known == rest)) {
                 found.push(rest.to_vec());
             }

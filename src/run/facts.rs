@@ -86,7 +86,7 @@ impl ModelFacts {
         rules: Rules,
         first: Option<&Resolved>,
     ) -> Result<Resolved> {
-        let by = self.fingerprinted(spec, rules)?;
+        let by = fingerprinted(rules);
         let mut paths = self.inspection.files.deciding(&spec.model.path, by);
         paths.rotate_left(1);
         let files: Vec<ModelFile> = paths.iter().filter_map(|path| model_file(path)).collect();
@@ -111,24 +111,21 @@ impl ModelFacts {
         })
     }
 
-    /// What the fingerprint of the weights is taken over.
+    /// Refuses an unfinished job whose tensors were read otherwise by its rules.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] for a job whose first runs took a tensor from a file that the index does not name.
-    fn fingerprinted(&self, spec: &JobSpec, rules: Rules) -> Result<Fingerprinted> {
-        if rules.weights_fingerprint > 1 {
-            return Ok(Fingerprinted::FilesAndIndex);
-        }
+    pub(super) fn check_reading(&self, spec: &JobSpec, rules: Rules) -> Result<()> {
         match &self.inspection.read_otherwise_before {
-            None => Ok(Fingerprinted::Files),
-            Some(tensor) => Err(Error::Refused {
+            Some(tensor) if fingerprinted(rules) == Fingerprinted::Files => Err(Error::Refused {
                 folder: spec.output.path.display().to_string(),
                 differences: format!(
                     "  `{tensor}` was read from the last shard that holds it, is now read from the one that the index names"
                 ),
                 cure: "begin anew with `--restart` (the old results are kept beside), or choose another `output.path`",
             }),
+            _ => Ok(()),
         }
     }
 
@@ -227,6 +224,15 @@ fn mixed(path: &Path, config: &GlmConfig, tokenizer: &GlmTokenizer) -> ModelErro
             config.vocab_size,
             tokenizer.vocab_size() - 1
         ),
+    }
+}
+
+/// What the rules of a job take the fingerprint of the weights over.
+fn fingerprinted(rules: Rules) -> Fingerprinted {
+    if rules.weights_fingerprint > 1 {
+        Fingerprinted::FilesAndIndex
+    } else {
+        Fingerprinted::Files
     }
 }
 

@@ -93,6 +93,15 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
+    /// The file where the record of a job would be is another program's.
+    #[error(
+        "`{}` is not a file of glm-batch, and the record of the job would have its name\nhint: choose another `output.path`",
+        .path.display()
+    )]
+    OtherRecord {
+        /// The file.
+        path: PathBuf,
+    },
     /// The folder holds work, and the record of the job that it belongs to is gone.
     #[error(
         "`{}` is there, and the `job.json` of the job that it belongs to is gone\nhint: put `job.json` back, or begin anew with `--restart`; everything that is there is kept beside",
@@ -134,6 +143,15 @@ pub enum CheckpointError {
         shard: ShardId,
         /// Who has it now.
         owner: Option<Owner>,
+    },
+    /// Another process has begun another job in the folder.
+    #[error(
+        "another process has begun anew in `{}` meanwhile\nhint: this process stops here; what it had committed was moved beside",
+        .folder.display()
+    )]
+    Replaced {
+        /// The folder.
+        folder: PathBuf,
     },
     /// A signal came while a lock was waited for, or files were checked.
     #[error("interrupted before the work began\nhint: run the same command again")]
@@ -204,7 +222,10 @@ impl CheckpointError {
     pub fn is_temporary(&self) -> bool {
         matches!(
             self,
-            Self::Locked { .. } | Self::TakenOver { .. } | Self::Interrupted
+            Self::Locked { .. }
+                | Self::TakenOver { .. }
+                | Self::Replaced { .. }
+                | Self::Interrupted
         )
     }
 }

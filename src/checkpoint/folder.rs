@@ -3,6 +3,7 @@
 //! Invariant: a file's name tells its window or shard, so that one shard never touches what belongs to
 //! another.
 
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -160,16 +161,21 @@ impl OutputFolder {
         self.locks().join("job")
     }
 
-    /// The first file, in order of folders and names, that only a job with a record can have left.
+    /// The first file, in order of folders and names, that only a job with a record can have left. Other files may
+    /// be anybody's: other programs have folders of these names too.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Fs`], where a folder cannot be listed.
     pub fn first_work(&self) -> Result<Option<PathBuf>, CheckpointError> {
+        let is_work = |name: &OsStr| name.to_str().is_some_and(is_work);
         for name in WORK_FOLDERS {
             let folder = self.root.join(name);
             let first = match std::fs::read_dir(&folder) {
-                Ok(entries) => entries.flatten().map(|entry| entry.path()).min(),
+                Ok(entries) => {
+                    let work = entries.flatten().filter(|one| is_work(&one.file_name()));
+                    work.map(|entry| entry.path()).min()
+                }
                 Err(cause) if cause.kind() == ErrorKind::NotFound => None,
                 Err(cause) => return Err(CheckpointError::read(&folder, cause)),
             };
@@ -180,9 +186,19 @@ impl OutputFolder {
         Ok(None)
     }
 
-    /// Whether nothing but the empty folders of a job stands here.
+    /// Whether a job has marked the folder as its own: it makes these folders before anything else.
+    pub(super) fn is_marked(&self) -> bool {
+        let folders = [self.locks(), self.parts(), self.journals()];
+        folders.iter().all(|path| path.is_dir())
+    }
+
+    /// Whether nothing but the empty folders of a job stands here, and what a kill left of its record.
     pub(super) fn is_untouched(&self) -> bool {
-        let is_ours = |name: &String| FOLDERS.contains(&name.as_str()) || name == "input";
+        let is_ours = |name: &String| {
+            FOLDERS.contains(&name.as_str())
+                || name == "input"
+                || fsio::temporary_target(name) == Some(JOB_FILE)
+        };
         names(&self.root).iter().all(is_ours) && fsio::is_empty_or_absent(&self.parts())
     }
 
@@ -286,6 +302,12 @@ fn is_probe(name: &str) -> bool {
     let is_unnamed = name.starts_with(".tmp") && fsio::temporary_target(name).is_none();
     let target = fsio::temporary_target(name).unwrap_or(name);
     is_unnamed || target.starts_with("probe-")
+}
+
+/// Whether a name is one that jobs give to their results and to what they know of them.
+fn is_work(name: &str) -> bool {
+    let is_of = |prefix| name.contains('.') && number(name, prefix).is_some();
+    is_of("part-") || is_of("window-") || is_of("shard-")
 }
 
 /// Paths of the files in a folder whose names fit.

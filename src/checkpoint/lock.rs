@@ -216,21 +216,19 @@ impl Drop for ShardLock {
     }
 }
 
-/// Becomes the owner of a shard. One who takes it over at the same moment may take the half-written file for a
-/// leftover.
+/// Becomes the owner of a shard. A process that takes it over at the same moment may remove the half-written file
+/// as a leftover, and a restart may move the whole folder away: both have it then.
 fn write_owner(owner: &Owner, path: &Path, shard: ShardId) -> Result<(), CheckpointError> {
-    let Err(error) = owner.write(path) else {
-        return Ok(());
-    };
-    match Owner::read(path) {
-        Ok(Some(other)) if error.cause.kind() == ErrorKind::NotFound => {
-            Err(CheckpointError::Locked {
+    owner.write(path).map_err(|error| {
+        if error.cause.kind() == ErrorKind::NotFound {
+            CheckpointError::Locked {
                 shard: Some(shard),
-                owner: Some(other),
-            })
+                owner: Owner::read(path).ok().flatten(),
+            }
+        } else {
+            error.into()
         }
-        _ => Err(error.into()),
-    }
+    })
 }
 
 fn start_heart(
@@ -422,7 +420,14 @@ fn try_lock(path: &Path) -> Result<FileLock, CheckpointError> {
             .truncate(false)
             .write(true)
             .open(path)
-            .map_err(|cause| FsError::new("open", path, cause))?;
+            .map_err(|cause| match cause.kind() {
+                // The folder was there: a restart is moving it away.
+                ErrorKind::NotFound => CheckpointError::Locked {
+                    shard: None,
+                    owner: None,
+                },
+                _ => FsError::new("open", path, cause).into(),
+            })?;
         match file.try_lock() {
             Ok(()) if is_at(&file, path) => return Ok(FileLock::Taken(file)),
             Ok(()) => {}

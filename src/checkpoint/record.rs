@@ -6,13 +6,14 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::fsio;
 use crate::input::{InputIndex, Selection};
 use crate::spec::{JobSpec, Rules};
 
-use super::{CheckpointError, OutputFolder, seal};
+use super::{CheckpointError, OutputFolder, restart, seal};
 
 const CURE: &str = "start anew with `run --restart`";
 
@@ -137,13 +138,19 @@ impl StoredJob {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Damaged`], [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
+    /// [`CheckpointError::Damaged`]; [`CheckpointError::OtherRecord`], where it is another program's;
+    /// [`CheckpointError::UnknownVersion`]; [`CheckpointError::Fs`].
     pub fn load(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
         let path = folder.job_file();
         let Some(text) = seal::read_text(&path)? else {
             return Ok(None);
         };
-        let record: JobRecord = seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE)?;
+        let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE) {
+            Err(CheckpointError::Damaged { .. }) if !restart::is_of_a_job(folder)? => {
+                return Err(CheckpointError::OtherRecord { path });
+            }
+            record => record?,
+        };
         let fingerprint = JobFingerprint::of(&record.version, &text);
         Ok(Some(Self {
             record,
@@ -163,6 +170,33 @@ impl StoredJob {
     }
 }
 
+/// Whether the folder has a `job.json` of ours, damaged or not. Other programs have files of that name.
+pub(super) fn is_there(folder: &OutputFolder) -> Result<bool, CheckpointError> {
+    let text = seal::read_text(&folder.job_file())?;
+    Ok(text.is_some_and(|text| is_ours(&text)))
+}
+
+fn is_ours(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Keys {
+        #[serde(rename = "version")]
+        _version: IgnoredAny,
+        #[serde(rename = "program")]
+        _program: IgnoredAny,
+        #[serde(rename = "spec")]
+        _spec: IgnoredAny,
+    }
+    // Damage may leave no JSON at all, and rarely changes the first lines too.
+    let mut lines = text.split(|&byte| byte == b'\n').skip(1);
+    let mut is_next = |key: &str| {
+        lines
+            .next()
+            .is_some_and(|line| line.starts_with(key.as_bytes()))
+    };
+    serde_json::from_slice::<Keys>(text).is_ok()
+        || (is_next("  \"version\": ") && is_next("  \"program\": "))
+}
+
 /// What manifests, journals and reports name their job by: the blake3 of the bytes of its `job.json`. The
 /// files of a job whose `job.json` has version 1 name none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +214,25 @@ impl JobFingerprint {
     /// The fingerprint in hex, where the files of the job name one.
     pub fn as_deref(&self) -> Option<&str> {
         self.0.as_deref()
+    }
+
+    /// Refuses to go on where the folder is another job's by now.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Replaced`]; [`CheckpointError::Fs`].
+    pub fn ensure_current(&self, folder: &OutputFolder) -> Result<(), CheckpointError> {
+        let text = seal::read_text(&folder.job_file())?;
+        let is_of_this_job = text.is_some_and(|text| match &self.0 {
+            Some(own) => *own == blake3::hash(&text).to_hex().as_str(),
+            None => seal::version(&text).is_ok_and(|version| version == FIRST_VERSION),
+        });
+        if is_of_this_job {
+            return Ok(());
+        }
+        Err(CheckpointError::Replaced {
+            folder: folder.root().to_path_buf(),
+        })
     }
 
     /// Refuses a file that names another job.

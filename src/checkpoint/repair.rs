@@ -1,4 +1,4 @@
-//! A report of damage to a folder without it: what is wrong moves to `damaged/`, its windows leave the
+//! A folder with damage to one without: what is wrong moves to `damaged/`, its windows leave the
 //! manifest, and the next run makes them again.
 //!
 //! A window leaves the manifest before its file moves: stopped between, the file is a leftover that the
@@ -13,19 +13,21 @@ use crate::ids::{ShardId, WindowId};
 use super::lock::{JobLock, LockOptions, claim};
 use super::{
     CheckpointError, JobFingerprint, Manifest, OutputFolder, Problem, ProblemKind, StoredJob,
-    VerifyReport,
+    VerifyReport, verify,
 };
 
 /// What was mended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
+    /// What was found, and mended.
+    pub found: VerifyReport,
     /// Files that were moved or cut, and where their damaged content is now.
     pub moved: Vec<(PathBuf, PathBuf)>,
     /// Windows that the next run makes again.
     pub windows: Vec<WindowId>,
 }
 
-/// Moves what a report names out of the way.
+/// Looks for damage while nothing else writes, and moves it out of the way.
 ///
 /// # Errors
 ///
@@ -33,20 +35,26 @@ pub struct RepairReport {
 /// is, which only `run --restart` cures; [`CheckpointError::Fs`].
 pub fn repair(
     folder: &OutputFolder,
-    report: &VerifyReport,
     options: &LockOptions<'_>,
 ) -> Result<RepairReport, CheckpointError> {
+    StoredJob::existing(folder)?;
+    // A copy may lack the folders that were empty.
+    OutputFolder::open(folder.root())?;
+    let _job = JobLock::acquire(folder, options)?;
     let StoredJob {
         record,
         fingerprint,
     } = StoredJob::existing(folder)?;
     let shards = record.spec.shards;
-    let _job = JobLock::acquire(folder, options)?;
     let _claims = (0..shards)
         .map(|shard| claim(folder, ShardId(shard), options))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut repaired = RepairReport::default();
-    for problem in &report.problems {
+    let mut repaired = RepairReport {
+        found: verify(folder)?,
+        ..RepairReport::default()
+    };
+    let problems = std::mem::take(&mut repaired.found.problems);
+    for problem in &problems {
         if let ProblemKind::Manifest(shard) = problem.kind {
             repaired.move_away(folder, &problem.path)?;
             let lost = record.input.windows.iter().map(|span| span.id);
@@ -56,10 +64,10 @@ pub fn repair(
         }
     }
     for shard in (0..shards).map(ShardId) {
-        let windows = committed(&report.problems, shard, shards);
+        let windows = committed(&problems, shard, shards);
         repaired.take_out(folder, &fingerprint, windows, shard, shards)?;
     }
-    for problem in &report.problems {
+    for problem in &problems {
         match problem.kind {
             ProblemKind::Committed(_) | ProblemKind::Stray => {
                 repaired.move_away(folder, &problem.path)?;
@@ -70,6 +78,7 @@ pub fn repair(
             ProblemKind::Job | ProblemKind::Manifest(_) => {}
         }
     }
+    repaired.found.problems = problems;
     Ok(repaired)
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::fsio::{self, FsError};
 
 use super::lock::{Claim, JobLock, LockOptions, claim};
-use super::{CheckpointError, JobRecord, OutputFolder};
+use super::{CheckpointError, JobRecord, OutputFolder, record};
 
 /// Moves a job's folder to the first free `OUT.old-N` and says where; `None` where no job has begun there. Where
 /// `OUT` is a symbolic link, that happens to the folder behind it, and the link leads to an empty one then.
@@ -21,10 +21,6 @@ pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>
     let link = root;
     let root = &behind_links(link);
     let folder = OutputFolder::at(root);
-    if folder.job_file().is_file() || folder.first_work()?.is_some() {
-        // Its record may be gone or damaged, and a copy may lack the folders that were empty.
-        OutputFolder::open(root)?;
-    }
     let Some(_locks) = lock_all(&folder, options)? else {
         return Ok(None);
     };
@@ -99,15 +95,12 @@ fn lock_all(
     folder: &OutputFolder,
     options: &LockOptions<'_>,
 ) -> Result<Option<(JobLock, Vec<Claim>)>, CheckpointError> {
-    // Somebody's other folder must never be moved: only one that a job has marked as its own.
-    let folders = [folder.locks(), folder.parts(), folder.journals()];
-    if !folders.iter().all(|path| path.is_dir()) {
-        // A copy may lack folders that were empty; the job's record tells whose it is.
-        if !matches!(JobRecord::load(folder), Ok(Some(_))) {
-            return Ok(None);
-        }
-        OutputFolder::open(folder.root())?;
+    // Somebody's other folder must never be moved.
+    if !is_of_a_job(folder)? {
+        return Ok(None);
     }
+    // A copy may lack the folders that were empty.
+    OutputFolder::open(folder.root())?;
     let Some(job) = JobLock::try_acquire(folder)? else {
         return Err(CheckpointError::Locked {
             shard: None,
@@ -119,6 +112,11 @@ fn lock_all(
         .into_iter()
         .map(|shard| claim(folder, shard, options));
     Ok(Some((job, claims.collect::<Result<_, _>>()?)))
+}
+
+/// Whether a folder was made by a job: its marks, its work or its record tell, of which any may be gone or damaged.
+pub(super) fn is_of_a_job(folder: &OutputFolder) -> Result<bool, CheckpointError> {
+    Ok(folder.is_marked() || folder.first_work()?.is_some() || record::is_there(folder)?)
 }
 
 /// `OUT` with an ending after its whole name.

@@ -108,17 +108,22 @@ pub(super) fn parse_file<T: DeserializeOwned>(
 
 /// All sealed files say which version they have.
 fn check_version(path: &Path, text: &[u8], known: &[&str]) -> Result<(), CheckpointError> {
+    match version(text) {
+        Ok(version) if known.contains(&version.as_str()) => Ok(()),
+        found => Err(CheckpointError::UnknownVersion {
+            path: path.to_path_buf(),
+            found: found.unwrap_or_else(|_| "none".to_owned()),
+        }),
+    }
+}
+
+/// The version that a sealed file says it has.
+pub(super) fn version(text: &[u8]) -> serde_json::Result<String> {
     #[derive(serde::Deserialize)]
     struct Tagged {
         version: String,
     }
-    match serde_json::from_slice::<Tagged>(text) {
-        Ok(tagged) if known.contains(&tagged.version.as_str()) => Ok(()),
-        found => Err(CheckpointError::UnknownVersion {
-            path: path.to_path_buf(),
-            found: found.map_or_else(|_| "none".to_owned(), |tagged| tagged.version),
-        }),
-    }
+    serde_json::from_slice::<Tagged>(text).map(|tagged| tagged.version)
 }
 
 #[cfg(test)]

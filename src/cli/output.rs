@@ -94,11 +94,11 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     }
     if soundness == Soundness::Damaged && args.repair {
         let options = LockOptions::default();
-        let repaired = checkpoint::repair(&folder, &report, &options).map_err(Error::from)?;
+        let repaired = checkpoint::repair(&folder, &options).map_err(Error::from)?;
         for (from, to) in &repaired.moved {
             say(&format!("moved `{}` to `{}`", from.display(), to.display()));
         }
-        if repaired.windows.is_empty() && report.sound_windows == report.windows {
+        if repaired.windows.is_empty() && repaired.found.sound_windows == repaired.found.windows {
             return Ok(Exit::Done("sound and finished"));
         }
         say(&format!(

@@ -89,7 +89,7 @@ impl ModelFacts {
         first: Option<&Resolved>,
         stop: &StopFlag,
     ) -> Result<Resolved> {
-        let by = self.fingerprinted(spec, rules)?;
+        let by = fingerprinted(rules);
         let mut paths = self.inspection.files.deciding(&spec.model.path, by);
         paths.rotate_left(1);
         let files: Vec<ModelFile> = paths.iter().filter_map(|path| model_file(path)).collect();
@@ -114,24 +114,21 @@ impl ModelFacts {
         })
     }
 
-    /// What the fingerprint of the weights is taken over.
+    /// Refuses an unfinished job whose tensors were read otherwise by its rules.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] for a job whose first runs took a tensor from a file that the index does not name.
-    fn fingerprinted(&self, spec: &JobSpec, rules: Rules) -> Result<Fingerprinted> {
-        if rules.weights_fingerprint > 1 {
-            return Ok(Fingerprinted::FilesAndIndex);
-        }
+    pub(super) fn check_reading(&self, spec: &JobSpec, rules: Rules) -> Result<()> {
         match &self.inspection.read_otherwise_before {
-            None => Ok(Fingerprinted::Files),
-            Some(tensor) => Err(Error::Refused {
+            Some(tensor) if fingerprinted(rules) == Fingerprinted::Files => Err(Error::Refused {
                 folder: spec.output.path.display().to_string(),
                 differences: format!(
                     "  `{tensor}` was read from the last shard that holds it, is now read from the one that the index names"
                 ),
                 cure: "begin anew with `--restart` (the old results are kept beside), or choose another `output.path`",
             }),
+            _ => Ok(()),
         }
     }
 
@@ -256,6 +253,15 @@ pub(super) fn check_unchanged(resolved: &Resolved) -> std::result::Result<(), Mo
         Some(known) => Err(ModelError::Changed {
             path: known.path.clone(),
         }),
+    }
+}
+
+/// What the rules of a job take the fingerprint of the weights over.
+fn fingerprinted(rules: Rules) -> Fingerprinted {
+    if rules.weights_fingerprint > 1 {
+        Fingerprinted::FilesAndIndex
+    } else {
+        Fingerprinted::Files
     }
 }
 

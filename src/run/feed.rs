@@ -13,7 +13,7 @@ use crossbeam_channel::Sender;
 use super::facts::ModelFacts;
 use super::prepare::Prepared;
 use super::{StopFlag, summary, texts};
-use crate::checkpoint::{Cut, Journal};
+use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::error::Result;
 use crate::generate::{Outcome, Request};
 use crate::ids::RowId;
@@ -44,6 +44,7 @@ pub(super) struct FedWindow {
 pub(super) fn feed(
     prepared: &Prepared,
     model: &ModelFacts,
+    lock: &ShardLock,
     windows: &[WindowSpan],
     stop: &StopFlag,
     sender: &Sender<Result<Box<FedWindow>>>,
@@ -52,7 +53,7 @@ pub(super) fn feed(
         if stop.is_requested() {
             return;
         }
-        let Some(fed) = feed_window(prepared, model, span, stop).transpose() else {
+        let Some(fed) = feed_window(prepared, model, lock, span, stop).transpose() else {
             return;
         };
         let failed = fed.is_err();
@@ -67,9 +68,12 @@ pub(super) fn feed(
 fn feed_window(
     prepared: &Prepared,
     model: &ModelFacts,
+    lock: &ShardLock,
     span: &WindowSpan,
     stop: &StopFlag,
 ) -> Result<Option<FedWindow>> {
+    // Opening a journal cuts off its last line where that is not whole: a new owner may be writing it.
+    lock.ensure_mine()?;
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
     let spec = &prepared.record.spec;

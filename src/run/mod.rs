@@ -354,7 +354,8 @@ fn run_locked(
     lock: &ShardLock,
     shard: ShardId,
 ) -> Result<ShardEnd> {
-    // Another process may have committed windows before the lock was ours.
+    // While the lock was not ours another process may have begun anew, or committed windows.
+    prepared.job.ensure_current(&prepared.folder)?;
     let manifest = prepared.manifest(shard)?;
     worker.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
     checkpoint::check_journals(&prepared.folder, &prepared.job, &manifest)?;

@@ -27,6 +27,9 @@ use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::spec::{self, JobSpec, Rules};
 
+/// How often a record is looked for where there is work of its job.
+const LOADS: usize = 3;
+
 /// A job that is ready to run.
 pub(super) struct Prepared {
     pub(super) folder: OutputFolder,
@@ -92,6 +95,9 @@ impl Prepared {
             (None, Some(first)) => first.resolved.clone(),
             (None, None) => ModelFacts::load(spec, rules)?.resolved(spec, rules, None, stop)?,
             (Some(model), known) => {
+                if !is_finished {
+                    model.check_reading(spec, rules)?;
+                }
                 model.resolved(spec, rules, known.map(|known| &known.resolved), stop)?
             }
         };
@@ -109,7 +115,8 @@ impl Prepared {
         if let Some(note) = read.case_note(spec)? {
             observer.note(&format!("note: {note}"));
         }
-        if let Some(model) = &model {
+        // A finished job gets no more answers that its texts could change.
+        if let Some(model) = model.as_ref().filter(|_| !is_finished) {
             for note in texts::check(spec, model, known, &folder)? {
                 observer.note(&note);
             }
@@ -123,7 +130,8 @@ impl Prepared {
             index: read.index,
             source: read.source,
             sink,
-            model,
+            // Its texts were not checked, so no window that is taken out meanwhile may be made again.
+            model: model.filter(|_| !is_finished),
             scan_seconds: started.elapsed().as_secs_f64(),
             load_seconds,
         })
@@ -139,12 +147,12 @@ impl Prepared {
 
     /// What a shard has committed.
     pub(super) fn manifest(&self, shard: ShardId) -> Result<Manifest> {
-        Ok(Manifest::load_or_new(
-            &self.folder,
-            &self.job,
-            shard,
-            self.record.spec.shards,
-        )?)
+        let (folder, shards) = (&self.folder, self.record.spec.shards);
+        Manifest::load_or_new(folder, &self.job, shard, shards).or_else(|error| {
+            // It may be the manifest of a job that another process has begun here meanwhile.
+            self.job.ensure_current(folder)?;
+            Err(error.into())
+        })
     }
 
     /// All shards of the job.
@@ -204,13 +212,28 @@ fn new_record(
 fn begun(folder: &OutputFolder) -> Result<Option<StoredJob>> {
     // Work is looked for first: where another host begins the job meanwhile, the record is there before it.
     let work = folder.first_work()?;
-    let first = StoredJob::load(folder)?;
+    let mut first = StoredJob::load(folder)?;
+    if first.is_none() && work.is_some() {
+        first = load_again(folder)?;
+    }
     match (&first, work) {
         (Some(first), _) => checkpoint::check_manifests(folder, first.record.spec.shards)?,
         (None, Some(path)) => return Err(CheckpointError::NoRecord { path }.into()),
         (None, None) => {}
     }
     Ok(first)
+}
+
+/// Reads a record that another host may have written just now: a network file system remembers for a while that a
+/// file was not there, until its folder is listed.
+fn load_again(folder: &OutputFolder) -> Result<Option<StoredJob>> {
+    for _ in 0..LOADS {
+        let _ = std::fs::read_dir(folder.root()).map(Iterator::count);
+        if let Some(stored) = StoredJob::load(folder)? {
+            return Ok(Some(stored));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether every asked-for window is committed.

@@ -14,7 +14,7 @@ use super::feed::{self, FedWindow};
 use super::load::load_model;
 use super::prepare::{Prepared, place_text};
 use super::{RunEnd, StopFlag, summary, texts};
-use crate::checkpoint::{self, Commit, Manifest, ShardLock, Totals};
+use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
 use crate::generate::{Crew, EngineStatistics, Finished, LoadModel, Outcome};
 use crate::ids::{ShardId, WindowId};
@@ -155,12 +155,16 @@ impl<'a> Worker<'a> {
             reader_ended: false,
         };
         let end = std::thread::scope(|scope| {
-            scope.spawn(move || feed::feed(prepared, model, to_feed, stop, &sender));
+            scope.spawn(move || feed::feed(prepared, model, lock, to_feed, stop, &sender));
             // The receiver goes with `run`, so that a feeder that waits to send ends too.
             work.run(receiver)
         });
         self.crew = Some(crew);
-        let written = summary::write_shard(prepared, self, shard);
+        let written = match lock.ensure_mine() {
+            // The new owner has a report of its own.
+            Err(CheckpointError::TakenOver { .. }) => Ok(()),
+            _ => summary::write_shard(prepared, self, shard),
+        };
         // Why the work ended matters more than that its report could not be written.
         let end = end?;
         written?;

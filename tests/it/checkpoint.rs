@@ -478,7 +478,7 @@ fn repair_takes_damage_out_and_the_next_run_makes_it_again() {
     `OUT/failed/window-000000.jsonl`: is gone
     `OUT/parts/part-000001.jsonl`: its content is not what was written (line 1)
     ");
-    let error = repair(&job.folder, &report, &LockOptions::default()).unwrap_err();
+    let error = repair(&job.folder, &LockOptions::default()).unwrap_err();
     assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
 
     let Job {
@@ -489,7 +489,7 @@ fn repair_takes_damage_out_and_the_next_run_makes_it_again() {
         ..
     } = job;
     drop(lock);
-    let repaired = repair(&folder, &report, &LockOptions::default()).unwrap();
+    let repaired = repair(&folder, &LockOptions::default()).unwrap();
     assert_eq!(repaired.windows, [WindowId(0), WindowId(1)]);
     assert_eq!(
         repaired.moved,
@@ -543,7 +543,7 @@ fn repair_keeps_the_sound_lines_of_a_journal_and_moves_a_manifest() {
         ..
     } = job;
     drop(lock);
-    let repaired = repair(&folder, &report, &LockOptions::default()).unwrap();
+    let repaired = repair(&folder, &LockOptions::default()).unwrap();
     assert_eq!(repaired.windows, [WindowId(0), WindowId(1)]);
     assert_eq!(
         std::fs::read_to_string(&path).unwrap(),
@@ -728,6 +728,8 @@ fn only_the_folder_of_a_trial_is_discarded() {
         OutputFolder::open(&root).unwrap();
     }
     std::fs::remove_file(root.join("thesis.txt")).unwrap();
+    // A trial that was killed while it wrote its record.
+    std::fs::write(root.join(".job.json.7.tmp"), "{").unwrap();
     discard(&root, &LockOptions::default()).unwrap();
     assert!(!root.exists());
 }

@@ -147,3 +147,20 @@ fn an_old_folder_whose_rules_have_changed_is_refused() {
     let anew = job.run(&["--restart"]);
     assert_eq!(anew.status.code(), Some(0), "{}", both(&anew));
 }
+
+/// Nothing is left that other rules could change, wherever the model is now.
+#[test]
+fn a_finished_old_folder_is_finished_under_any_rules() {
+    let job = OldJob::new("bad-words-finished");
+    let before = job.files("parts", "");
+    for more in [&[][..], &["--verify"]] {
+        let ended = job.run(more);
+        assert_eq!(ended.status.code(), Some(0), "{}", both(&ended));
+        assert!(
+            stderr(&ended).contains("finished already"),
+            "{}",
+            both(&ended)
+        );
+    }
+    assert_eq!(job.files("parts", ""), before);
+}

@@ -6,9 +6,12 @@ use std::process::Output;
 
 use glm_batch::checkpoint::{
     CheckpointError, JobFingerprint, JobRecord, Journal, LockOptions, Manifest, OutputFolder,
-    Soundness, StoredJob, repair, status, verify,
+    Soundness, StoredJob, repair, restart, status, verify,
 };
 use glm_batch::ids::{RowId, ShardId, WindowId};
+use glm_batch::report::{Observer, Progress};
+use glm_batch::spec;
+use glm_batch::{RunOptions, StopFlag};
 
 use crate::support::{Job, both, files, some_questions, stderr};
 use crate::windows::{answered, record, span};
@@ -85,16 +88,22 @@ fn a_job_without_its_record_is_refused_until_it_is_begun_anew() {
 /// Each folder that only a job with a record fills, alone in a folder that lacks the others.
 #[test]
 fn work_of_any_kind_without_a_record_is_refused() {
-    for name in ["manifest", "journal", "parts", "failed", "phases"] {
+    for (name, file) in [
+        ("manifest", "shard-0.json"),
+        ("journal", "window-000000.jsonl"),
+        ("parts", "part-000003.parquet"),
+        ("failed", "window-000007.jsonl"),
+        ("phases", "shard-1.json"),
+    ] {
         let job = job();
         let folder = job.path("out").join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("something"), "").unwrap();
-        refused(&job, &["--quiet"], "something");
+        std::fs::write(folder.join(file), "").unwrap();
+        refused(&job, &["--quiet"], file);
         let there: Vec<_> = std::fs::read_dir(job.path("out")).unwrap().collect();
         assert_eq!(there.len(), 1, "a folder that was refused was written to");
         job.run_ok(&["--quiet", "--restart"]);
-        assert!(job.path("out.old-1").join(name).join("something").exists());
+        assert!(job.path("out.old-1").join(name).join(file).exists());
     }
     let job = job();
     std::fs::create_dir_all(job.path("out/report")).unwrap();
@@ -106,11 +115,110 @@ fn work_of_any_kind_without_a_record_is_refused() {
 #[test]
 fn a_damaged_record_alone_is_moved_away_too() {
     let job = job();
-    std::fs::create_dir(job.path("out")).unwrap();
-    std::fs::write(job.path("out/job.json"), "{}").unwrap();
-    refused(&job, &["--quiet"], "out/job.json");
-    job.run_ok(&["--quiet", "--restart"]);
-    assert!(job.path("out.old-1/job.json").exists());
+    stop_early(&job);
+    let whole = std::fs::read(job.path("out/job.json")).unwrap();
+    let flipped = whole.iter().rev().map(|byte| byte ^ 1);
+    for damaged in [whole[..whole.len() / 2].to_vec(), {
+        let half = whole.len() / 2;
+        let rest: Vec<u8> = flipped.take(whole.len() - half).collect();
+        [&whole[..half], &rest].concat()
+    }] {
+        std::fs::remove_dir_all(job.path("out")).unwrap();
+        std::fs::create_dir(job.path("out")).unwrap();
+        std::fs::write(job.path("out/job.json"), damaged).unwrap();
+        refused(&job, &["--quiet"], "out/job.json");
+        job.run_ok(&["--quiet", "--restart"]);
+    }
+    assert!(job.path("out.old-2/job.json").exists());
+}
+
+/// Files that have the names of ours, or lie in folders that do, in somebody's other folder.
+#[test]
+fn a_folder_of_another_program_is_never_moved() {
+    for (file, content) in [
+        ("job.json", "{}"),
+        (
+            "job.json",
+            "{\n  \"version\": \"2\",\n  \"steps\": [\"build\"]\n}\n",
+        ),
+        ("failed/x", ""),
+        ("parts/.gitkeep", ""),
+        ("parts/part-list.txt", ""),
+        ("journal/2024.md", ""),
+        ("manifest/shard-0", ""),
+    ] {
+        let job = job();
+        let path = job.path("out").join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(
+            restart(&job.path("out"), &LockOptions::default()).unwrap(),
+            None,
+            "{file}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        assert!(!job.path("out/locks").exists(), "{file}");
+        if file != "job.json" {
+            continue;
+        }
+        for more in [&["--quiet"][..], &["--quiet", "--restart"]] {
+            let output = job.run(more);
+            assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+            let text = stderr(&output);
+            assert!(text.contains("out/job.json"), "{text}");
+            assert!(text.contains("choose another `output.path`"), "{text}");
+            assert!(!text.contains("--restart"), "{text}");
+        }
+        assert!(!job.path("out/locks").exists());
+        assert!(!job.path("out.old-1").exists());
+    }
+}
+
+/// Begins another job in the folder as soon as the run says something: while it prepares, it holds no lock.
+struct BeginsAnew {
+    root: PathBuf,
+    notes: usize,
+}
+
+impl Observer for BeginsAnew {
+    fn note(&mut self, _message: &str) {
+        self.notes += 1;
+        if self.notes > 1 {
+            return;
+        }
+        let options = LockOptions::default();
+        let old = restart(&self.root, &options).unwrap().unwrap();
+        let mut other = JobRecord::load(&OutputFolder::at(&old)).unwrap().unwrap();
+        other.spec.generation.seed += 1;
+        let folder = OutputFolder::open(&self.root).unwrap();
+        assert!(other.create(&folder).unwrap());
+    }
+
+    fn progress(&mut self, _progress: &Progress) {}
+    fn finish(&mut self) {}
+}
+
+#[test]
+fn a_job_that_was_replaced_during_the_preparation_gets_no_work_of_the_first() {
+    let job = job();
+    let text = std::fs::read_to_string(job.path("job.toml")).unwrap();
+    // A setting without effect makes the run say something.
+    let text = text.replace("[generation]", "[generation]\ntop_k = 5");
+    std::fs::write(job.path("job.toml"), text).unwrap();
+    stop_early(&job);
+    let spec = spec::load(&job.path("job.toml"), &[]).unwrap();
+    let mut observer = BeginsAnew {
+        root: job.path("out"),
+        notes: 0,
+    };
+    let (options, stop) = (RunOptions::default(), StopFlag::default());
+    let error = glm_batch::run(&spec, &options, &stop, &mut observer).unwrap_err();
+    assert!(observer.notes > 0);
+    assert!(error.is_temporary(), "{error}");
+    assert!(error.to_string().contains("begun anew"), "{error}");
+    for folder in ["parts", "journal", "manifest", "failed", "report"] {
+        assert_eq!(job.files(folder), [], "{folder}");
+    }
 }
 
 /// Two jobs that stopped early; the file of the second one takes the place of the first one's.
@@ -244,7 +352,7 @@ fn the_journal_of_another_job_is_refused_named_and_taken_out() {
         let report = verify(&folder).unwrap();
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
         assert_eq!(report.problems[0].path, path);
-        repair(&folder, &report, &LockOptions::default()).unwrap();
+        repair(&folder, &LockOptions::default()).unwrap();
         assert_eq!(verify(&folder).unwrap().soundness(), Soundness::SoFar);
         assert!(!path.exists());
     }

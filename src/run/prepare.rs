@@ -58,7 +58,8 @@ impl Prepared {
             Some(first) => is_finished(options, &folder, first)?,
             None => false,
         };
-        if !is_finished {
+        let copies_input = reads_standard_input(spec) && !folder.standard_input().exists();
+        if !is_finished || copies_input {
             // A finished job may lie where nothing can be written.
             OutputFolder::open(folder.root())?;
         }
@@ -77,7 +78,6 @@ impl Prepared {
             is_interrupted: &is_interrupted,
             ..LockOptions::default()
         };
-        let copies_input = reads_standard_input(spec) && !folder.standard_input().exists();
         let lock = match first {
             Some(_) if !copies_input => None,
             _ => Some(JobLock::acquire(&folder, &waiting)?),

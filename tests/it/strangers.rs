@@ -117,12 +117,8 @@ fn a_damaged_record_alone_is_moved_away_too() {
     let job = job();
     stop_early(&job);
     let whole = std::fs::read(job.path("out/job.json")).unwrap();
-    let flipped = whole.iter().rev().map(|byte| byte ^ 1);
-    for damaged in [whole[..whole.len() / 2].to_vec(), {
-        let half = whole.len() / 2;
-        let rest: Vec<u8> = flipped.take(whole.len() - half).collect();
-        [&whole[..half], &rest].concat()
-    }] {
+    let half = &whole[..whole.len() / 2];
+    for damaged in [half.to_vec(), [half, &[0; 100]].concat()] {
         std::fs::remove_dir_all(job.path("out")).unwrap();
         std::fs::create_dir(job.path("out")).unwrap();
         std::fs::write(job.path("out/job.json"), damaged).unwrap();

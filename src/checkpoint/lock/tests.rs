@@ -227,3 +227,18 @@ fn the_job_lock_excludes() {
     drop(lock);
     JobLock::acquire(&folder, &LockOptions::default()).unwrap();
 }
+
+#[test]
+fn a_folder_that_is_moved_away_meanwhile_is_anothers() {
+    let (_parent, folder) = folder();
+    std::fs::remove_dir_all(folder.locks()).unwrap();
+    let is_locked = |error: CheckpointError| {
+        assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
+        assert!(error.is_temporary());
+    };
+    let options = LockOptions::default();
+    is_locked(ShardLock::acquire(&folder, ShardId(0), &options).unwrap_err());
+    is_locked(JobLock::acquire(&folder, &options).unwrap_err());
+    let path = folder.owner(ShardId(0));
+    is_locked(write_owner(&Owner::this_process(), &path, ShardId(0)).unwrap_err());
+}

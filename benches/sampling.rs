@@ -1,9 +1,8 @@
 //! Choosing a token from 50,048 logits: what a row costs beside the model's step.
 #![allow(missing_docs, reason = "a benchmark")]
 
-use std::sync::Arc;
-
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch::generate::{Draw, Endings, Rules, Scratch, Warp, choose, log_probability};

@@ -270,6 +270,13 @@ impl VerifyReport {
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<(), CheckpointError> {
         let path = folder.entry(&file.name);
+        // A pipe would be waited for, and a folder cannot be read: neither is what was written.
+        let is_other = std::fs::metadata(&path).is_ok_and(|found| !found.is_file());
+        if is_other {
+            let reason = "is not a file any more".to_owned();
+            self.add(path, ProblemKind::Committed(window), reason);
+            return Ok(());
+        }
         let reason = match fsio::hash_file_unless(&path, is_interrupted) {
             Ok(found) if found == file.digest => return Ok(()),
             Ok(found) if found.bytes != file.digest.bytes => {

@@ -21,6 +21,10 @@ const STOPPING: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
 /// Exit code of a run that a signal ended.
 const INTERRUPTED: i32 = 75;
 
+/// How long after the grace the run may take to write what is done. What takes longer, such as a template that
+/// never ends, is left where it is.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// Listens to signals from now on. `grace` is how long rows in flight may go on after the first.
 pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Result<()> {
     let heard: Vec<i32> = STOPPING.into_iter().filter(|&s| !is_ignored(s)).collect();
@@ -38,6 +42,8 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
             if !is_asked {
                 is_asked = true;
                 say(&first_words(signal, grace));
+                // Where no thread can be had, a second signal still ends the process.
+                let _ = exit_after(grace + LAST_WORDS);
             } else if signal != SIGXCPU {
                 say("exit 75: stopped at once by a second signal: run the same command again");
                 low_level::exit(INTERRUPTED);
@@ -49,6 +55,19 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
         .name("signals".to_owned())
         .spawn(listen)
         .map(drop)
+}
+
+/// Ends the process when the time is over, if nothing else did. That is as safe as a second signal.
+fn exit_after(time: Duration) -> std::io::Result<()> {
+    let wait = move || {
+        thread::sleep(time);
+        say(
+            "exit 75: stopped in the middle of work that took longer than the grace: run the same command again",
+        );
+        low_level::exit(INTERRUPTED);
+    };
+    let thread = thread::Builder::new().name("grace".to_owned());
+    thread.spawn(wait).map(drop)
 }
 
 /// Ends the process at the third signal, which comes where the words of the others cannot be written.

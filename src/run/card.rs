@@ -2,7 +2,9 @@
 //!
 //! It is a help, not a result: what hinders it is said and changes nothing about how the run ends.
 
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::Path;
 
 use super::prepare::Prepared;
 use crate::checkpoint::{self, JobLock};
@@ -11,6 +13,9 @@ use crate::fsio;
 use crate::input;
 use crate::report::{CARD_MARK, Card, Loading, Observer, RunReport, loading};
 use crate::sink::{self, ResultColumn};
+
+/// Bytes of a `README.md` that are looked at; a card has fewer.
+const MOST_CARD_BYTES: u64 = 16 << 20;
 
 /// Says how the results of a finished job are loaded, in its report and in its card.
 pub(super) fn finish(prepared: &Prepared, report: &mut RunReport, observer: &mut dyn Observer) {
@@ -38,7 +43,7 @@ fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
         parts: &parts(prepared)?,
     };
     let (text, path) = (card.to_string(), folder.card());
-    let is_current = match std::fs::read_to_string(&path) {
+    let is_current = match present(&path) {
         Ok(present) if !present.contains(CARD_MARK) => return Ok(()),
         Ok(present) => present == text,
         Err(error) if error.kind() == ErrorKind::NotFound => false,
@@ -59,6 +64,19 @@ fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
         fsio::remove_synced(&leftover)?;
     }
     Ok(())
+}
+
+/// The card that is there, as far as a card goes.
+fn present(path: &Path) -> io::Result<String> {
+    // A pipe would be waited for.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let mut text = String::new();
+    File::open(path)?
+        .take(MOST_CARD_BYTES)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Fingerprint of all parts, in order of their rows.

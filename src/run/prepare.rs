@@ -98,7 +98,8 @@ impl Prepared {
                 if !is_finished {
                     model.check_reading(spec, rules)?;
                 }
-                model.resolved(spec, rules, known.map(|known| &known.resolved), stop)?
+                let first = known.map(|known| &known.resolved);
+                model.resolved(spec, rules, first.filter(|_| !options.verify), stop)?
             }
         };
         for warning in model.iter().flat_map(|model| model.warnings()) {
@@ -286,7 +287,8 @@ impl ReadInput {
         let reading = Reading {
             spec,
             files: &files,
-            previous: first.map(|first| &first.input),
+            // To verify is to read the input again, not to believe its size and time.
+            previous: first.map(|first| &first.input).filter(|_| !options.verify),
             rules: rules_of(first),
             stop,
         };

@@ -179,3 +179,22 @@ fn a_limit_on_the_size_of_files_is_an_error_with_the_file_and_the_limit() {
         both(&verified)
     );
 }
+
+#[test]
+fn a_run_that_cannot_end_is_ended_after_the_grace() {
+    let job = long_job();
+    // A list that doubles is a chain of itself, which no count of steps sees; its length takes for ever.
+    let template = "prompt.template={% set ns = namespace(l=[1]) %}{% for i in range(40) %}\
+                    {% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l | length }}";
+    let args = ["--grace", "0", "--set", template];
+    let mut child = start(&job, "exec \"$@\"", &args, Stdio::null());
+    while !job.path("out/job.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    send(&child, "TERM");
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(75), "{}", both(&output));
+    let text = stderr(&output);
+    assert!(text.contains("longer than the grace"), "{text}");
+}

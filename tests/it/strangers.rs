@@ -631,3 +631,42 @@ fn damage_that_sizes_do_not_show_is_found_where_it_is_asked_for() {
         serde_json::json!({ "files": 4, "content": true })
     );
 }
+
+#[test]
+fn an_input_that_size_and_time_do_not_tell_from_another_is_found_where_it_is_asked_for() {
+    let job = job();
+    job.run_ok(&["--quiet"]);
+    let input = job.path("questions.jsonl");
+    let before = std::fs::metadata(&input).unwrap().modified().unwrap();
+    let text = std::fs::read_to_string(&input).unwrap();
+    std::fs::write(&input, text.replacen('法', "泰", 1)).unwrap();
+    let file = std::fs::File::options().write(true).open(&input).unwrap();
+    file.set_modified(before).unwrap();
+    let refused = job.run(&["--quiet", "--verify"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", both(&refused));
+    assert!(
+        stderr(&refused).contains("questions.jsonl"),
+        "{}",
+        both(&refused)
+    );
+}
+
+#[test]
+fn what_is_no_file_any_more_is_damage_like_any_other() {
+    let job = job();
+    job.run_ok(&["--quiet"]);
+    let part = job.path("out/parts/part-000000.jsonl");
+    let text = std::fs::read(&part).unwrap();
+    std::fs::remove_file(&part).unwrap();
+    std::fs::create_dir(&part).unwrap();
+    let found = verified(&job, &[]);
+    assert_eq!(found.status.code(), Some(2), "{}", both(&found));
+    assert!(
+        both(&found).contains("is not a file any more"),
+        "{}",
+        both(&found)
+    );
+    assert_eq!(verified(&job, &["--repair"]).status.code(), Some(75));
+    job.run_ok(&["--quiet"]);
+    assert_eq!(std::fs::read(&part).unwrap(), text);
+}

@@ -192,7 +192,7 @@ impl OutputFolder {
         folders.iter().all(|path| path.is_dir())
     }
 
-    /// Whether nothing but the empty folders of a job stands here, and what a kill left of its record.
+    /// Whether the folder holds only the empty folders of a job, and what a kill left of its record.
     pub(super) fn is_untouched(&self) -> bool {
         let is_ours = |name: &String| {
             FOLDERS.contains(&name.as_str())

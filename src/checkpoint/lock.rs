@@ -259,7 +259,7 @@ fn start_heart(
 
 /// A shard that nobody else writes.
 pub(super) struct Claim {
-    /// The locked file; `None` where another host's lock still stands but its heart does not beat, or there are
+    /// The locked file; `None` where another host still holds the lock but its heart does not beat, or there are
     /// no locks.
     pub(super) file: Option<File>,
     note: Option<String>,

@@ -171,7 +171,7 @@ impl VerifyReport {
                 self.check_unnamed(folder, job, listing, &manifest);
                 manifest
             }
-            // What it names is not known: nothing that stands there is called a stray.
+            // What it names is not known: no file is called a stray.
             Err(CheckpointError::Damaged { path, reason, .. }) => {
                 self.add(path, ProblemKind::Manifest(shard), reason);
                 Manifest::new(fingerprint, shard, shards)

@@ -46,7 +46,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             );
             if asked {
-                // A closed terminal is nobody's loss.
+                // There is no one to tell where the terminal is closed.
                 let _ = error.print();
                 return ExitCode::SUCCESS;
             }

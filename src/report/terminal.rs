@@ -14,7 +14,7 @@ use serde::Serialize;
 /// How lines that the program itself puts below a message begin. What follows any other line break is data.
 const CONTINUATIONS: [&str; 2] = ["hint: ", "  "];
 
-/// A message on standard error; a closed one is nobody's loss.
+/// Prints a message on standard error. Where that is closed, there is no one to tell.
 ///
 /// A message has one line, and below it hints and indented lists. A line break of another kind comes from a
 /// name in the message and is escaped, so that a name cannot pretend to be the next message.

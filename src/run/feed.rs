@@ -244,7 +244,7 @@ impl<'a> RowEncoder<'a> {
     }
 }
 
-/// How many of these rows set what only drawing uses, and are not drawn.
+/// Whether a row sets what only drawing uses, and is not drawn.
 fn is_idle(row: &InputRow, encoded: &EncodedRow) -> bool {
     let (Ok(prompt), Ok(request)) = (&row.outcome, encoded) else {
         return false;

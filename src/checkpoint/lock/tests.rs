@@ -130,7 +130,7 @@ fn a_writer_that_was_taken_over_notices() {
 fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
     let (_parent, folder) = folder();
     let path = folder.owner(ShardId(0));
-    // What cannot be read as a file stands for what a network file system may answer.
+    // A folder in its place cannot be read, as a file on a network file system sometimes cannot.
     std::fs::create_dir(&path).unwrap();
     let error = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap_err();
     assert!(matches!(error, CheckpointError::Fs(_)), "{error}");

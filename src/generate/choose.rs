@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use super::philox::Draw;
 use super::rules::{Rules, process};
-use super::warp::{Buffers, Kept};
+use super::warp::{Buffers, log_sum};
 
 /// Logits that are compared side by side.
 const LANES: usize = 16;
@@ -46,18 +46,20 @@ pub fn choose(
     draw: Draw,
     scratch: &mut Scratch,
 ) -> Result<u32, String> {
-    let raw = likeliest(logits)?;
-    if !rules.changes_logits(answered) && rules.warp.is_none() {
-        return raw.ok_or_else(nothing_allowed);
+    let mut top = largest(logits)?;
+    let mut logits = logits;
+    if rules.changes_logits(answered) {
+        scratch.logits.clear();
+        scratch.logits.extend_from_slice(logits);
+        process(rules, history, answered, &mut scratch.logits);
+        logits = &scratch.logits;
+        top = largest(logits)?;
     }
-    scratch.logits.clear();
-    scratch.logits.extend_from_slice(logits);
-    process(rules, history, answered, &mut scratch.logits);
-    let Some(warp) = &rules.warp else {
-        return likeliest(&scratch.logits)?.ok_or_else(nothing_allowed);
+    let id = match &rules.warp {
+        Some(warp) => warp.draw(logits, top, draw.uniform(), &mut scratch.warp),
+        None => first_of(logits, top),
     };
-    let kept = warp.keep(&scratch.logits, &mut scratch.warp);
-    take(kept, draw.uniform()).ok_or_else(nothing_allowed)
+    id.ok_or_else(nothing_allowed)
 }
 
 fn nothing_allowed() -> String {
@@ -66,19 +68,9 @@ fn nothing_allowed() -> String {
 }
 
 /// The lowest id of the largest logit; `None` where all are negative infinity.
-fn likeliest(logits: &[f32]) -> Result<Option<u32>, String> {
-    let top = largest(logits)?;
-    if top == f32::INFINITY {
-        return Err(
-            "the model's logits are infinite: its weights or the arithmetic in this dtype \
-                    are broken"
-                .to_owned(),
-        );
-    }
-    let id = logits
-        .iter()
-        .position(|&logit| logit == top && logit != f32::NEG_INFINITY);
-    Ok(id.map(|id| id as u32))
+fn first_of(logits: &[f32], top: f32) -> Option<u32> {
+    let is_top = |&logit: &f32| logit == top && logit != f32::NEG_INFINITY;
+    logits.iter().position(is_top).map(|id| id as u32)
 }
 
 /// The largest logit, in lanes that the compiler turns into vector instructions.
@@ -97,57 +89,40 @@ fn largest(logits: &[f32]) -> Result<f32, String> {
         }
     }
     if broken.iter().any(|&lane| lane != 0) || rest.iter().any(|logit| logit.is_nan()) {
-        return Err(
-            "the model's logits are not numbers (NaN): its weights or the arithmetic in \
-                    this dtype are broken"
-                .to_owned(),
-        );
+        return Err(broken_logits("not numbers (NaN)"));
     }
-    Ok(tops
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max))
+    let all = tops.iter().chain(rest).copied();
+    match all.fold(f32::NEG_INFINITY, f32::max) {
+        f32::INFINITY => Err(broken_logits("infinite")),
+        top => Ok(top),
+    }
 }
 
-/// The token at `uniform` of the cumulative distribution, in id order.
-fn take(kept: Kept<'_>, uniform: f64) -> Option<u32> {
-    let target = uniform * kept.total;
-    let mut sum = 0.0;
-    for candidate in kept.candidates {
-        sum += candidate.weight;
-        if target < sum {
-            return Some(candidate.id);
-        }
-    }
-    // `uniform` is below 1, so only rounding can lead here.
-    kept.candidates
-        .iter()
-        .rev()
-        .find(|candidate| candidate.weight > 0.0)
-        .map(|candidate| candidate.id)
+fn broken_logits(how: &str) -> String {
+    format!("the model's logits are {how}: its weights or the arithmetic in this dtype are broken")
 }
 
-/// Log-softmax of raw logits at one id, summed in f64.
+/// Log-softmax of raw logits at one id, summed in f64; NaN where [`choose`] refuses the logits.
 pub fn log_probability(logits: &[f32], id: u32) -> f32 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits
+    let top = largest(logits).unwrap_or(f32::NAN);
+    let logit = logits.get(id as usize).copied();
+    let below_top = f64::from(logit.unwrap_or(f32::NEG_INFINITY)) - f64::from(top);
+    let [least, most] = log_sum(logits, top).map(|log_sum| (below_top - log_sum) as f32);
+    if least == most {
+        return least;
+    }
+    // As f32 the two differ: the sum in id order decides.
+    let weights = logits
         .iter()
-        .map(|&logit| (f64::from(logit) - f64::from(top)).exp())
-        .sum();
-    let logit = logits
-        .get(id as usize)
-        .copied()
-        .unwrap_or(f32::NEG_INFINITY);
-    (f64::from(logit) - f64::from(top) - sum.ln()) as f32
+        .map(|&logit| (f64::from(logit) - f64::from(top)).exp());
+    (below_top - weights.sum::<f64>().ln()) as f32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::generate::rules::tests::rules_of;
-    use crate::generate::warp::Candidate;
-    use crate::generate::warp::tests::SETTINGS;
+    use crate::generate::warp::tests::{SETTINGS, scattered};
     use crate::spec::GenerationSpec;
 
     fn pick(settings: &GenerationSpec, logits: &[f32], step: u32) -> Result<u32, String> {
@@ -220,26 +195,6 @@ mod tests {
     }
 
     #[test]
-    fn the_inverse_of_the_distribution_is_in_id_order() {
-        let candidates = [(4, 0.25), (7, 1.0), (9, 0.75)].map(|(id, weight)| Candidate {
-            id,
-            logit: 0.0,
-            weight,
-        });
-        let kept = Kept {
-            candidates: &candidates,
-            total: 2.0,
-        };
-        let taken = [0.0, 0.124, 0.126, 0.624, 0.626, 0.999].map(|uniform| take(kept, uniform));
-        assert_eq!(taken, [4, 4, 7, 7, 9, 9].map(Some));
-        let nothing = Kept {
-            candidates: &[],
-            total: 0.0,
-        };
-        assert_eq!(take(nothing, 0.5), None);
-    }
-
-    #[test]
     fn log_probabilities_sum_to_one() {
         let logits = [1.0, -2.0, 30.0, 29.5];
         let sum: f64 = (0..4)
@@ -247,5 +202,24 @@ mod tests {
             .sum();
         assert!((sum - 1.0).abs() < 1e-6);
         assert!((log_probability(&logits, 2) - -0.474_077).abs() < 1e-6);
+        assert!(log_probability(&[0.0, f32::NAN], 0).is_nan());
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_a_sum_in_id_order() {
+        for seed in 0..40 {
+            let spread = [0.0, 1e-3, 2.0, 300.0][seed as usize % 4];
+            let logits: Vec<f32> = scattered(50_048, seed)
+                .map(|uniform| uniform * spread - 5.0)
+                .collect();
+            let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let weights = logits.iter().map(|&logit| (f64::from(logit) - top).exp());
+            let log_sum = weights.sum::<f64>().ln();
+            for id in 0..50 {
+                let expected = (f64::from(logits[id]) - top - log_sum) as f32;
+                let found = log_probability(&logits, id as u32);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{seed} {id}");
+            }
+        }
     }
 }

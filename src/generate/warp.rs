@@ -1,4 +1,7 @@
-//! Processed logits to the tokens that may be drawn: temperature, top-k, top-p, min-p, in this order.
+//! Processed logits to a drawn token: temperature, top-k, top-p, min-p, in this order, then the draw.
+//!
+//! [`Warp::keep`] and [`Kept::at`] are the rule as it reads. [`Warp::draw`] gives the same token in less time:
+//! [`estimate`] knows each weight nearly, and asks the rule only where that may not decide.
 //!
 //! # Source
 //!
@@ -13,25 +16,16 @@
 //! level tokens `torch.sort` promises no order (it is called without `stable`): which of them stay is
 //! not defined there. Here the lowest ids stay; how many stay is the same.
 
+mod estimate;
+
 use std::cmp::Ordering;
 
 use crate::spec::GenerationSpec;
 
-/// Tokens that top-p sorts first, where rounding could decide what stays.
+pub(super) use estimate::log_sum;
+
+/// Tokens that top-p sorts first.
 const FIRST_SORTED: usize = 256;
-
-/// How far a logit may be below the likeliest one's to share its bucket, as the upper half of an f32's bits.
-const FIRST_BUCKET: u32 = (127 - 14) << 7;
-
-/// Buckets of top-p: 128 for each doubling of the distance to the likeliest logit, from 2^-14 to 2^18.
-const BUCKETS: usize = 32 << 7;
-
-/// Logits that are compared side by side.
-const LANES: usize = 16;
-
-/// Roundings that two sums of the same weights in two orders may differ by, each of half an epsilon of the
-/// sum; four times what theory allows.
-const ROUNDINGS: f64 = 4.0;
 
 /// Values that are gathered before the smallest are thrown away, when the k-th largest is looked for.
 const GATHERED: usize = 2048;
@@ -66,7 +60,7 @@ pub struct Buffers {
     kept: Vec<Candidate>,
     sorted: Vec<Candidate>,
     values: Vec<f32>,
-    shares: Vec<f64>,
+    estimate: estimate::Buffers,
 }
 
 /// Tokens that may be drawn.
@@ -89,19 +83,30 @@ impl Warp {
         }
     }
 
+    /// The token at `uniform` of the cumulative distribution of what may be drawn, in id order.
+    ///
+    /// `logits` must not hold NaN or positive infinity; `top` is the largest. `None`: every logit is negative
+    /// infinity.
+    pub fn draw(
+        &self,
+        logits: &[f32],
+        top: f32,
+        uniform: f64,
+        buffers: &mut Buffers,
+    ) -> Option<u32> {
+        let least = self.least(logits, &mut buffers.values);
+        estimate::draw(self, logits, least, top, uniform, &mut buffers.estimate)
+            .or_else(|| self.keep(logits, top, buffers).at(uniform))
+    }
+
     /// The tokens that may be drawn.
     ///
-    /// `logits` must not hold NaN or positive infinity. The result is empty only where every logit
-    /// is negative infinity.
-    pub fn keep<'a>(&self, logits: &[f32], buffers: &'a mut Buffers) -> Kept<'a> {
-        let least = match self.top_k {
-            0 => f32::NEG_INFINITY,
-            k => kth_largest(logits.iter().copied(), k, &mut buffers.values),
-        };
-        let top = likeliest(logits);
+    /// Takes what [`Self::draw`] takes; the result is empty only where that gives `None`.
+    pub fn keep<'a>(&self, logits: &[f32], top: f32, buffers: &'a mut Buffers) -> Kept<'a> {
+        let least = self.least(logits, &mut buffers.values);
         let mut total = self.weigh(logits, least, top, &mut buffers.kept);
         if self.top_p < 1.0
-            && let Some(last) = last_of_top_p(self.top_p * total, total, top, buffers)
+            && let Some(last) = last_of_top_p(self.top_p * total, buffers)
         {
             total = retain(&mut buffers.kept, |candidate| {
                 candidate.logit > last.logit
@@ -119,15 +124,27 @@ impl Warp {
         }
     }
 
+    /// The lowest logit that top-k lets pass.
+    fn least(&self, logits: &[f32], values: &mut Vec<f32>) -> f32 {
+        match self.top_k {
+            0 => f32::NEG_INFINITY,
+            k => kth_largest(logits.iter().copied(), k, values),
+        }
+    }
+
+    /// The softmax without its denominator, of one logit.
+    fn weight(&self, logit: f32, top: f32) -> f64 {
+        ((f64::from(logit) - f64::from(top)) / self.temperature).exp()
+    }
+
     /// All tokens that are not barred and have at least this logit, each with its softmax without the
     /// denominator. Returns that: the sum, in id order.
     fn weigh(&self, logits: &[f32], least: f32, top: f32, kept: &mut Vec<Candidate>) -> f64 {
-        let top = f64::from(top);
         let mut total = 0.0;
         kept.clear();
         for (id, &logit) in logits.iter().enumerate() {
             if logit >= least && logit != f32::NEG_INFINITY {
-                let weight = ((f64::from(logit) - top) / self.temperature).exp();
+                let weight = self.weight(logit, top);
                 total += weight;
                 kept.push(Candidate {
                     id: id as u32,
@@ -140,34 +157,31 @@ impl Warp {
     }
 }
 
-/// The largest logit, in lanes that the compiler turns into vector instructions.
-fn likeliest(logits: &[f32]) -> f32 {
-    let mut tops = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (top, &logit) in tops.iter_mut().zip(chunk) {
-            *top = if logit > *top { logit } else { *top };
+impl Kept<'_> {
+    /// The token at `uniform` of the cumulative distribution, in id order.
+    pub fn at(&self, uniform: f64) -> Option<u32> {
+        let target = uniform * self.total;
+        let mut sum = 0.0;
+        for candidate in self.candidates {
+            sum += candidate.weight;
+            if target < sum {
+                return Some(candidate.id);
+            }
         }
+        // `uniform` is below 1, so only rounding can lead here.
+        let mut weighing = self.candidates.iter().rev();
+        let last = weighing.find(|candidate| candidate.weight > 0.0);
+        last.map(|candidate| candidate.id)
     }
-    let all = tops.iter().chain(rest).copied();
-    all.fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Keeps the candidates of which `stays` is true. Returns the sum of their weights, in id order.
-///
-/// Without branches: on a flat distribution no processor foretells which ones stay.
 fn retain(kept: &mut Vec<Candidate>, stays: impl Fn(&Candidate) -> bool) -> f64 {
+    kept.retain(stays);
     let mut total = 0.0;
-    let mut count = 0;
-    for at in 0..kept.len() {
-        let candidate = kept[at];
-        kept[count] = candidate;
-        let stays = stays(&candidate);
-        count += usize::from(stays);
-        // Adding nothing changes no bit of the sum.
-        total += if stays { candidate.weight } else { 0.0 };
+    for candidate in kept {
+        total += candidate.weight;
     }
-    kept.truncate(count);
     total
 }
 
@@ -210,19 +224,10 @@ fn likeliest_first(a: &Candidate, b: &Candidate) -> Ordering {
 
 /// The last token that top-p keeps; `None` where all stay.
 ///
-/// `limit` is `top_p` of the `total`, `top` the largest logit.
-///
-/// A token stays while the likelier ones sum to less than `top_p`; the likeliest always stays. This is
-/// transformers' rule (ascending, cumulative sum at most `1 - top_p` goes) seen from the other end: the
-/// cumulative sum of a token is 1 less what is likelier. What decides is the sum in the order of likelihood,
-/// rounded after each token. A sum in any other order tells on which side of the limit it is, unless it is so
-/// near that rounding could decide; only then is there anything to sort.
-fn last_of_top_p(limit: f64, total: f64, top: f32, buffers: &mut Buffers) -> Option<Candidate> {
-    // What two orders of summing may differ by.
-    let doubt = ROUNDINGS * buffers.kept.len() as f64 * f64::EPSILON * total;
-    if let Some(last) = last_by_buckets(limit, doubt, top, buffers) {
-        return Some(last);
-    }
+/// A token stays while the likelier ones sum to less than `limit`, `top_p` of the total; the likeliest always
+/// stays. This is transformers' rule (ascending, cumulative sum at most `1 - top_p` goes) seen from the other
+/// end: the cumulative sum of a token is 1 less what is likelier. The sum is rounded after each token.
+fn last_of_top_p(limit: f64, buffers: &mut Buffers) -> Option<Candidate> {
     let Buffers {
         kept,
         sorted,
@@ -245,54 +250,6 @@ fn last_of_top_p(limit: f64, total: f64, top: f32, buffers: &mut Buffers) -> Opt
     }
 }
 
-/// The token at which the weights, likeliest first, reach `limit`: the tokens are dealt to buckets by their
-/// logit, and only the bucket in which the limit is reached is sorted. `None` where rounding could decide.
-fn last_by_buckets(limit: f64, doubt: f64, top: f32, buffers: &mut Buffers) -> Option<Candidate> {
-    let Buffers {
-        kept,
-        sorted,
-        shares,
-        ..
-    } = buffers;
-    deal(kept, top, shares);
-    let mut sum = 0.0;
-    let found = shares.iter().position(|share| {
-        let reaches = sum + share >= limit - doubt;
-        sum += if reaches { 0.0 } else { *share };
-        reaches
-    })?;
-    sorted.clear();
-    let in_bucket = |candidate: &&Candidate| bucket(top, candidate.logit) == found;
-    sorted.extend(kept.iter().filter(in_bucket));
-    sorted.sort_unstable_by(likeliest_first);
-    for candidate in sorted.iter() {
-        if sum >= limit - doubt {
-            return None;
-        }
-        sum += candidate.weight;
-        if sum >= limit + doubt {
-            return Some(*candidate);
-        }
-    }
-    None
-}
-
-/// What each bucket's tokens weigh together.
-fn deal(kept: &[Candidate], top: f32, shares: &mut Vec<f64>) {
-    shares.clear();
-    shares.resize(BUCKETS, 0.0);
-    for candidate in kept {
-        shares[bucket(top, candidate.logit)] += candidate.weight;
-    }
-}
-
-/// Which bucket a logit belongs to: a likelier one is never in a later bucket.
-fn bucket(top: f32, logit: f32) -> usize {
-    // -0.0 is level with 0.0, but the difference of the two may have a sign bit, which would be a huge distance.
-    let distance = (top - logit).abs().to_bits() >> 16;
-    (distance.saturating_sub(FIRST_BUCKET) as usize).min(BUCKETS - 1)
-}
-
 /// The last token before which the weights sum to less than `limit`; `None` where that may be further
 /// down.
 fn last_within(limit: f64, sorted: &[Candidate]) -> Option<Candidate> {
@@ -308,7 +265,8 @@ fn last_within(limit: f64, sorted: &[Candidate]) -> Option<Candidate> {
 /// For tests and reports; generation draws from the candidates and never fills such a vector.
 pub fn probabilities(warp: &Warp, logits: &[f32]) -> Vec<f32> {
     let mut buffers = Buffers::default();
-    let kept = warp.keep(logits, &mut buffers);
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let kept = warp.keep(logits, top, &mut buffers);
     let mut probabilities = vec![0.0; logits.len()];
     for candidate in kept.candidates {
         probabilities[candidate.id as usize] = (candidate.weight / kept.total) as f32;

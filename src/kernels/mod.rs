@@ -25,7 +25,7 @@ pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
 pub use embedding::{Embedding, HostTable};
 pub use host::{from_host, with_host};
 pub use linear::Linear;
-pub use math::gelu;
+pub use math::{gelu, softmax_weights};
 pub use norm::{LayerNorm, layer_norm};
 pub use packed::{Epilogue, PackedLinear, Storage};
 pub use pages::Pages;

@@ -27,8 +27,12 @@ const OPEN: Warp = Warp {
     min_p: 0.0,
 };
 
+fn top(logits: &[f32]) -> f32 {
+    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
 fn kept(warp: Warp, logits: &[f32]) -> Vec<u32> {
-    warp.keep(logits, &mut Buffers::default())
+    warp.keep(logits, top(logits), &mut Buffers::default())
         .candidates
         .iter()
         .map(|candidate| candidate.id)
@@ -105,17 +109,12 @@ fn level_tokens_stay_by_lowest_id() {
 
 #[test]
 fn both_zeros_are_level() {
-    assert_eq!(bucket(-0.0, 0.0), bucket(0.0, 0.0));
-    // The likeliest is found in lanes, where the first of two level logits stays.
-    let mut logits = vec![-1.0; 2 * LANES];
-    (logits[0], logits[LANES]) = (-0.0, 0.0);
+    let mut logits = vec![-1.0; 32];
+    (logits[0], logits[16]) = (-0.0, 0.0);
     for top_p in [0.05, 0.1, 0.2, 0.9] {
         assert_same(Warp { top_p, ..OPEN }, &logits);
     }
-    assert_eq!(
-        kept(Warp { top_p: 0.1, ..OPEN }, &logits),
-        [0, LANES as u32]
-    );
+    assert_eq!(kept(Warp { top_p: 0.1, ..OPEN }, &logits), [0, 16]);
 }
 
 #[test]
@@ -145,11 +144,16 @@ fn top_p_sees_what_top_k_left() {
 
 #[test]
 fn a_tiny_temperature_is_the_likeliest_token() {
-    let warp = Warp {
-        temperature: 1e-300,
-        ..OPEN
-    };
-    assert_eq!(probabilities(&warp, &[1.0, 30.0, 29.0]), [0.0, 1.0, 0.0]);
+    // The inverse of the second is no f64.
+    for temperature in [1e-300, 1e-310] {
+        let warp = Warp {
+            temperature,
+            ..OPEN
+        };
+        let logits = [1.0, 30.0, 29.0];
+        assert_eq!(probabilities(&warp, &logits), [0.0, 1.0, 0.0]);
+        assert_same(warp, &logits);
+    }
 }
 
 #[test]
@@ -203,15 +207,35 @@ fn by_full_sort(warp: Warp, logits: &[f32]) -> Vec<Candidate> {
 
 fn assert_same(warp: Warp, logits: &[f32]) {
     let mut buffers = Buffers::default();
-    let kept = warp.keep(logits, &mut buffers);
+    let kept = warp.keep(logits, top(logits), &mut buffers);
     let expected = by_full_sort(warp, logits);
     assert_eq!(kept.candidates, expected, "{warp:?}");
     let total: f64 = expected.iter().map(|candidate| candidate.weight).sum();
     assert_eq!(kept.total.to_bits(), total.to_bits(), "{warp:?}");
+
+    let expected = Kept {
+        candidates: &expected,
+        total,
+    };
+    let borders = expected.candidates.iter().scan(0.0, |sum, candidate| {
+        *sum += candidate.weight;
+        Some(*sum / total)
+    });
+    // At a border between two tokens only the rule's own sum knows the side.
+    let step = expected.candidates.len() / 16 + 1;
+    let uniforms: Vec<f64> = borders
+        .step_by(step)
+        .filter(|border| *border < 1.0)
+        .chain((0..8).map(|eighth| f64::from(eighth) / 8.0))
+        .collect();
+    for uniform in uniforms {
+        let drawn = warp.draw(logits, top(logits), uniform, &mut buffers);
+        assert_eq!(drawn, expected.at(uniform), "{warp:?} at {uniform}");
+    }
 }
 
 /// Numbers from 0 to 1 that look drawn.
-fn scattered(count: u64, seed: u64) -> impl Iterator<Item = f32> {
+pub(crate) fn scattered(count: u64, seed: u64) -> impl Iterator<Item = f32> {
     (0..count).map(move |at| {
         let bits = (at + seed)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -229,9 +253,9 @@ proptest::proptest! {
         levels in proptest::sample::select(vec![1.0_f32, 7.0, 300.0, 1e7]),
         outlier in proptest::sample::select(vec![None, Some(f32::NEG_INFINITY), Some(-1e30), Some(60.0)]),
         temperature in proptest::sample::select(vec![0.01, 0.7, 1.0, 3.0, 1e6]),
-        top_k in proptest::sample::select(vec![0_usize, 1, 50, 2500]),
+        top_k in proptest::sample::select(vec![0_usize, 0, 1, 50, 2500]),
         top_p in proptest::sample::select(vec![1e-9, 0.05, 0.25, 0.5, 0.9, 0.999, 1.0 - 1e-12, 1.0]),
-        min_p in proptest::sample::select(vec![0.0, 0.0, 0.001, 0.5]),
+        min_p in proptest::sample::select(vec![0.0, 0.0, 1e-305, 0.001, 0.5, 1.0]),
     ) {
         let mut logits: Vec<f32> = scattered(count, seed)
             .map(|uniform| (uniform * levels).floor() / levels * spread - 2.0)
@@ -270,22 +294,53 @@ fn a_whole_vocabulary_is_kept_as_by_a_full_sort() {
 }
 
 #[test]
-fn a_flat_distribution_needs_no_long_sort() {
-    let mut buffers = Buffers::default();
-    for seed in 0..50 {
-        let logits: Vec<f32> = scattered(50_048, seed)
-            .map(|uniform| uniform * 9.0)
-            .collect();
-        let warp = Warp {
-            temperature: 3.0,
-            top_p: 0.9,
+fn a_draw_is_hardly_ever_in_doubt() {
+    let mut buffers = estimate::Buffers::default();
+    for warp in [
+        OPEN,
+        Warp { top_p: 0.9, ..OPEN },
+        Warp {
+            min_p: 0.01,
             ..OPEN
-        };
-        warp.keep(&logits, &mut buffers);
-        assert!(
-            buffers.sorted.len() < 2_000,
-            "{} were sorted",
-            buffers.sorted.len()
-        );
+        },
+        Warp {
+            min_p: 1.0,
+            top_k: 50,
+            ..OPEN
+        },
+    ] {
+        for seed in 0..50 {
+            let logits: Vec<f32> = scattered(50_048, seed)
+                .map(|uniform| uniform * 9.0)
+                .collect();
+            let uniform = (seed as f64 + 0.5) / 50.0;
+            let warp = Warp {
+                temperature: 3.0,
+                ..warp
+            };
+            let least = warp.least(&logits, &mut Vec::new());
+            let drawn = estimate::draw(&warp, &logits, least, top(&logits), uniform, &mut buffers);
+            assert!(drawn.is_some(), "{warp:?}");
+        }
     }
+}
+
+#[test]
+fn the_inverse_of_the_distribution_is_in_id_order() {
+    let candidates = [(4, 0.25), (7, 1.0), (9, 0.75)].map(|(id, weight)| Candidate {
+        id,
+        logit: 0.0,
+        weight,
+    });
+    let kept = Kept {
+        candidates: &candidates,
+        total: 2.0,
+    };
+    let taken = [0.0, 0.124, 0.126, 0.624, 0.626, 0.999].map(|uniform| kept.at(uniform));
+    assert_eq!(taken, [4, 4, 7, 7, 9, 9].map(Some));
+    let nothing = Kept {
+        candidates: &[],
+        total: 0.0,
+    };
+    assert_eq!(nothing.at(0.5), None);
 }

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::generate::{Outcome, Request};
 use crate::ids::RowId;
 use crate::input::{BadRow, InputRow, InputWindow, Prompt, PromptSource, Stage, WindowSpan};
-use crate::spec::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec};
+use crate::spec::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec, Rules};
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.
@@ -77,7 +77,7 @@ fn feed_window(
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
     let spec = &prepared.record.spec;
-    let encoder = RowEncoder::new(spec, model, prepared.record.rules.text)?;
+    let encoder = RowEncoder::new(spec, model, prepared.record.rules)?;
     let read = encoder.read(
         prepared.source.as_ref(),
         span,
@@ -145,7 +145,7 @@ pub(super) struct RowEncoder<'a> {
     settings: Arc<GenerationSpec>,
     /// Its settings as they are written.
     job: &'a GenerationSpec,
-    text_rule: u32,
+    rules: Rules,
 }
 
 impl<'a> RowEncoder<'a> {
@@ -154,15 +154,15 @@ impl<'a> RowEncoder<'a> {
     /// # Errors
     ///
     /// [`Error::Stop`](crate::error::Error::Stop) for a stop string of the job that no answer can hold.
-    pub(super) fn new(spec: &'a JobSpec, model: &'a ModelFacts, text_rule: u32) -> Result<Self> {
+    pub(super) fn new(spec: &'a JobSpec, model: &'a ModelFacts, rules: Rules) -> Result<Self> {
         let tokenizer = &*model.tokenizer;
         Ok(Self {
             tokenizer,
             lengths: model.lengths,
             prompt: &spec.prompt,
-            settings: texts::of_job(&spec.generation, tokenizer, text_rule)?,
+            settings: texts::of_job(&spec.generation, tokenizer, rules.text)?,
             job: &spec.generation,
-            text_rule,
+            rules,
         })
     }
 
@@ -234,8 +234,14 @@ impl<'a> RowEncoder<'a> {
         if prompt.overrides.is_empty() {
             return Ok(Arc::clone(&self.settings));
         }
-        let settings = self.job.with_overrides(&prompt.overrides)?;
-        texts::written(settings, self.tokenizer, self.text_rule)
+        let settings =
+            self.job
+                .with_overrides(&prompt.overrides)
+                .map_err(|flaw| match self.rules.rows {
+                    1 => flaw.reason,
+                    _ => flaw.to_string(),
+                })?;
+        texts::written(settings, self.tokenizer, self.rules.text)
             .map(Arc::new)
             .map_err(|(stop, error)| {
                 let (stop, reason) = (stop.escape_debug(), error.reason);

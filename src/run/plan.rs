@@ -155,7 +155,7 @@ struct Rows {
 
 impl Rows {
     fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
-        let encoder = RowEncoder::new(spec, model, Rules::CURRENT.text)?;
+        let encoder = RowEncoder::new(spec, model, Rules::CURRENT)?;
         let mut rows = Self::default();
         for span in &read.index.windows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;

@@ -4,6 +4,7 @@
 //! place, a row makes a one-line reason of it.
 
 use super::error::{Hint, Place, SpecError};
+use super::row::RowFlaw;
 use super::source::Node;
 
 /// A key whose value is wrong, before its place is known.
@@ -48,17 +49,18 @@ impl Flaw {
         self
     }
 
-    /// The reason in one line, as a failed row carries it.
-    pub(super) fn into_reason(self) -> String {
+    /// The reason of a failed row.
+    pub(super) fn into_row_flaw(self) -> RowFlaw {
         let (key, reason) = (self.key, self.reason);
-        let cure = self
-            .hint
-            .map(|hint| format!("; {hint}"))
-            .unwrap_or_default();
-        if self.not_yet {
-            return format!("`{key}`: {reason} not available in this version yet{cure}");
+        let reason = if self.not_yet {
+            format!("`{key}`: {reason} not available in this version yet")
+        } else {
+            format!("`{key}` {reason}")
+        };
+        RowFlaw {
+            reason,
+            cure: self.hint,
         }
-        format!("`{key}` {reason}{cure}")
     }
 
     /// The error of a job file, with the place of the key.

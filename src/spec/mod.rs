@@ -36,6 +36,7 @@ pub use difference::{Difference, differences};
 pub use error::{Hint, Place, SpecError};
 pub use lengths::Lengths;
 pub use problem::read_word;
+pub use row::RowFlaw;
 pub use rules::Rules;
 pub use schema::{job_keys, json_schema};
 pub use suggest::nearest;

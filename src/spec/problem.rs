@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{self, DeserializeOwned, Expected, IntoDeserializer, Unexpected};
 
 use super::error::{Hint, Place, SpecError};
+use super::row::RowFlaw;
 use super::schema::job_keys;
 use super::source::{Entry, Node, Value};
 use super::suggest::{any_of, join, key_hint, nearest_word};
@@ -108,26 +109,27 @@ impl Problem {
     /// The message for a word of the command line.
     fn into_word_message(self, word: &str) -> String {
         let Kind::WrongType { expected } = self.kind else {
-            return self.into_reason();
+            return self.into_row_flaw().reason;
         };
         let hint = value_hint("", &expected, &format!("string `{}`", shown(word)));
         format!("expected {expected}{hint}")
     }
 
-    /// The reason in one line, as a failed row carries it.
-    pub(super) fn into_reason(self) -> String {
+    /// The reason of a failed row.
+    pub(super) fn into_row_flaw(self) -> RowFlaw {
         let here = self.key.unwrap_or_default();
         let found = self.found.unwrap_or_default();
-        match self.kind {
+        let mut cure = None;
+        let reason = match self.kind {
             Kind::WrongType { expected } => {
-                let cure = negative_cure(&here, &found).map(|cure| format!("; {cure}"));
-                let cure = cure.unwrap_or_default();
-                format!("`{here}`: expected {expected}, found {found}{cure}")
+                cure = negative_cure(&here, &found).map(str::to_owned);
+                format!("`{here}`: expected {expected}, found {found}")
             }
             Kind::UnknownKey { field, .. } => format!("`{here}`: unknown key `{field}`"),
             Kind::Missing { field } => format!("`{here}`: `{field}` is missing"),
             Kind::Other(reason) => format!("`{here}` {reason}"),
-        }
+        };
+        RowFlaw { reason, cure }
     }
 }
 

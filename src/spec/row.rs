@@ -50,6 +50,16 @@ row_keys!(
     seed,
 );
 
+/// What is wrong with a row's own settings: the reason of a failed row, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}{}", self.cure.as_ref().map(|cure| format!("; {cure}")).unwrap_or_default())]
+pub struct RowFlaw {
+    /// The key, what it takes and what its value is.
+    pub reason: String,
+    /// What to write instead.
+    pub cure: Option<String>,
+}
+
 impl GenerationSpec {
     /// Keys that a row may set: all of `[generation]` but `logprobs`.
     pub const ROW_KEYS: &'static [&'static str] = KEYS;
@@ -58,9 +68,8 @@ impl GenerationSpec {
     ///
     /// # Errors
     ///
-    /// One line that names the key, what it takes and what stands there: the reason of a failed
-    /// row.
-    pub fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, String> {
+    /// The first key whose value is wrong.
+    pub fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, RowFlaw> {
         let mut section = GenerationSection::from(self);
         for (key, value) in row {
             // A key must be known even where its value is null.
@@ -68,23 +77,25 @@ impl GenerationSpec {
             if value.is_null() && KEYS.contains(&key.as_str()) {
                 continue;
             }
-            if !set(&mut section, key, &node).map_err(Problem::into_reason)? {
+            if !set(&mut section, key, &node).map_err(Problem::into_row_flaw)? {
                 return Err(unknown(key));
             }
         }
-        check_generation(section).map_err(Flaw::into_reason)
+        check_generation(section).map_err(Flaw::into_row_flaw)
     }
 }
 
-fn unknown(key: &str) -> String {
+fn unknown(key: &str) -> RowFlaw {
     let key = shown(key);
-    if key == "logprobs" {
-        return "`logprobs` is a setting of the job, not of a row".into();
-    }
-    match nearest(&key, KEYS.iter().copied()) {
-        Some(near) => format!("unknown key `{key}`, did you mean `{near}`?"),
-        None => format!("unknown key `{key}`"),
-    }
+    let reason = if key == "logprobs" {
+        "`logprobs` is a setting of the job, not of a row".into()
+    } else {
+        match nearest(&key, KEYS.iter().copied()) {
+            Some(near) => format!("unknown key `{key}`, did you mean `{near}`?"),
+            None => format!("unknown key `{key}`"),
+        }
+    };
+    RowFlaw { reason, cure: None }
 }
 
 impl From<&GenerationSpec> for GenerationSection {
@@ -125,7 +136,7 @@ mod tests {
         let Value::Object(row) = row else {
             panic!("no object")
         };
-        job().with_overrides(&row)
+        job().with_overrides(&row).map_err(|flaw| flaw.to_string())
     }
 
     #[test]

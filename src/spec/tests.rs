@@ -208,7 +208,7 @@ proptest! {
         let value = serde_json::from_str(&value).unwrap_or(serde_json::Value::String(value));
         let row = [(key, value)].into_iter().collect();
         if let Err(reason) = job.with_overrides(&row) {
-            prop_assert!(!reason.contains('\n'));
+            prop_assert!(!reason.to_string().contains('\n'));
         }
     }
 }

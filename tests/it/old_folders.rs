@@ -99,6 +99,15 @@ fn an_old_folder_is_finished_with_the_same_bytes() {
     }
 }
 
+/// A later version says more of a row's wrong settings, but not in a job that was begun without that.
+#[test]
+fn the_reasons_of_failed_rows_stay_as_they_were() {
+    let job = OldJob::new("row-settings");
+    let ended = job.run(&["--shard", "1/2"]);
+    assert_eq!(ended.status.code(), Some(0), "{}", both(&ended));
+    job.assert_is_as_unbroken("row-settings");
+}
+
 /// The files of an old job stay as they were: none names the job, in whatever version.
 #[test]
 fn the_files_of_an_old_folder_name_no_job() {

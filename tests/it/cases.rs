@@ -481,6 +481,83 @@ fn odd_model_folders() {
     }
 }
 
+#[test]
+fn flat_distributions_are_drawn_from_whole() {
+    let Some((folder, output)) = generation("top-p-flat", &[]) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    let rows = rows(&folder.path().join("out"));
+    assert_eq!(rows.len(), 64);
+    for row in rows {
+        let tokens = row["completion_tokens"].as_u64().unwrap();
+        assert!((20..=24).contains(&tokens), "{row}");
+    }
+}
+
+/// What the `run.sh` of a case prints, where each run draws so many samples of a row.
+fn scripted(name: &str, samples: u32) -> Option<String> {
+    let case = shared(&format!("cases-generation/{name}"))?;
+    let model = shared("fixtures/glm-tiny-zh")?;
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["run.sh", "job.toml", "in.jsonl"] {
+        std::fs::write(
+            folder.path().join(file),
+            std::fs::read(case.join(file)).unwrap(),
+        )
+        .unwrap();
+    }
+    let program = folder.path().join("glm-batch");
+    let script = format!(
+        "#!/bin/sh\nexec '{}' \"$@\" --set model.path='{}' --set generation.num_return_sequences={samples}\n",
+        env!("CARGO_BIN_EXE_glm-batch"),
+        model.display(),
+    );
+    std::fs::write(&program, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).unwrap();
+    let output = Command::new("bash")
+        .arg(folder.path().join("run.sh"))
+        .arg(&program)
+        .env("XDG_CACHE_HOME", folder.path().join("cache"))
+        .output()
+        .unwrap();
+    Some(both(&output))
+}
+
+#[test]
+fn schedulers_signals_leave_a_job_to_go_on_with() {
+    if !has("bash") {
+        return;
+    }
+    // Enough work for the script's two seconds on any machine.
+    let Some(said) = scripted("signals", 16) else {
+        return;
+    };
+    for signal in ["TERM", "USR1", "USR2", "HUP", "XCPU"] {
+        assert!(said.contains(&format!("{signal}: exit 75 ")), "{said}");
+    }
+}
+
+#[test]
+fn a_file_system_without_locks_is_used_or_refused_with_the_cure() {
+    if !(has("bash") && has("strace")) {
+        return;
+    }
+    let Some(said) = scripted("lock-unsupported", 1) else {
+        return;
+    };
+    for code in ["ENOLCK", "EOPNOTSUPP", "ENOSYS"] {
+        let line = said
+            .lines()
+            .find(|line| line.starts_with(&format!("{code}: ")));
+        let line = line.unwrap_or_default();
+        let runs = line.contains("exit 0") && line.contains("warning");
+        let refused = line.contains("exit 2") && said.contains("hint");
+        assert!(runs || refused, "{said}");
+    }
+}
+
 /// What `cases.sh` prints for one attack.
 fn attack(name: &str) -> Option<String> {
     let script = shared("cases-enemy/cases.sh")?;

@@ -8,7 +8,7 @@ use glm_batch::fsio;
 use glm_batch::input::{
     InputIndex, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, resolve_files, scan,
 };
-use glm_batch::spec::{self, JobSpec, Rules};
+use glm_batch::job::{self, JobSpec, Rules};
 
 /// Rows of the file: as many as a window has.
 pub(crate) const ROWS: usize = 8192;
@@ -49,7 +49,7 @@ pub(crate) fn job(folder: &Path, file: &str) -> JobSpec {
         output.path = "out"
         "#
     );
-    spec::parse(&text, "bench", folder, &[]).unwrap()
+    job::parse(&text, "bench", folder, &[]).unwrap()
 }
 
 /// The first pass over the job's input.

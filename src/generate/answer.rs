@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::generate::rules::tests::{Letters, rules_of};
     use crate::generate::warp::tests::SETTINGS;
-    use crate::spec::GenerationSpec;
+    use crate::job::GenerationSpec;
 
     fn run(settings: &GenerationSpec, max_new_tokens: u32, ids: &[u32]) -> (usize, Option<Sample>) {
         let start = Start {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::ids::{RowId, WindowId};
 use crate::input::{BadRow, Stage};
+use crate::job::GenerationSpec;
 use crate::plan::{RowLength, order};
-use crate::spec::GenerationSpec;
 use crate::tokenize::Encoded;
 
 use super::answer::Start;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::RowId;
 use crate::input::BadRow;
-use crate::spec::GenerationSpec;
+use crate::job::GenerationSpec;
 use crate::tokenize::Encoded;
 
 /// A row ready to be answered.

@@ -15,7 +15,7 @@
 
 use std::cmp::Ordering;
 
-use crate::spec::GenerationSpec;
+use crate::job::GenerationSpec;
 
 /// Tokens that top-p sorts first, where rounding could decide what stays.
 const FIRST_SORTED: usize = 256;

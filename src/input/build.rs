@@ -14,7 +14,7 @@ use super::error::InputError;
 use super::template::Template;
 use super::types::{BadRow, InputIndex, Prompt, Stage};
 use crate::ids::RowId;
-use crate::spec::{ColumnSpec, PromptSpec, Rules, nearest};
+use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";
@@ -303,7 +303,7 @@ pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{MaskToken, Overflow};
+    use crate::job::{MaskToken, Overflow};
 
     /// A row with one column.
     struct OneList;

@@ -24,7 +24,7 @@ use super::types::{
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Lines of a block are parsed while the next block is read.
 const BLOCK_BYTES: usize = 4 << 20;

@@ -84,7 +84,7 @@ pub use template::TEMPLATE_STEPS;
 pub use types::*;
 
 use self::identity::Checked;
-use crate::spec::{CarriedColumns, InputSpec, PromptSpec, Rules};
+use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
 
 /// What is done with a row, given its place in the window, as soon as its prompt is made.
 pub type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);

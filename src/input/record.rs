@@ -16,7 +16,7 @@ use super::build::{Cell, Record};
 use super::lines::BOM;
 use super::surrogates;
 use super::types::ColumnKind;
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Over this many keys, equal ones are looked for by hash.
 const MANY_KEYS: usize = 24;

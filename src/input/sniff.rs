@@ -15,7 +15,7 @@ use super::lines::{BOM, head};
 use super::record::Fields;
 use super::types::InputFormat;
 use crate::download::LFS_POINTER;
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Non-blank lines that are looked at.
 const HEAD_LINES: usize = 100;

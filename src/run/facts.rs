@@ -10,13 +10,13 @@ use super::{StopFlag, machine};
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
 use crate::input;
+use crate::job::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
 use crate::kernels::Storage;
 use crate::model::{
     self, DeviceChoice, DeviceId, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError,
     Precision,
 };
 use crate::plan::Memory;
-use crate::spec::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
 use crate::tokenize::GlmTokenizer;
 
 /// What the model's folder says, without its weights being loaded.

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::generate::{Outcome, Request};
 use crate::ids::RowId;
 use crate::input::{BadRow, InputRow, InputWindow, Prompt, PromptSource, Stage, WindowSpan};
-use crate::spec::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec};
+use crate::job::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec};
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::curve::{self, ProductCurve};
 use super::facts::ModelFacts;
 use super::machine;
+use crate::job::BatchSpec;
 use crate::model::{DeviceId, Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
-use crate::spec::BatchSpec;
 
 /// Loads the weights; what may be in flight follows from the memory that is left then.
 pub(super) fn load_model(

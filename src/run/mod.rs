@@ -35,8 +35,8 @@ use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, Proble
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::Selection;
+use crate::job::JobSpec;
 use crate::report::{CheckedFiles, Observer, RunReport, counted};
-use crate::spec::JobSpec;
 
 use prepare::Prepared;
 use shard::{ShardEnd, Worker};

@@ -13,9 +13,9 @@ use super::texts;
 use crate::error::{Error, Result};
 use crate::generate::Request;
 use crate::input::{self, DuplicateIds};
+use crate::job::{JobSpec, Rules};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::report::{counted, grouped, on_one_line, table};
-use crate::spec::{JobSpec, Rules};
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;

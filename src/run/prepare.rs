@@ -21,11 +21,11 @@ use crate::input::{
     self, BadRow, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES,
     OpenOptions, Place, PromptSource, ScanOptions,
 };
+use crate::job::{self, JobSpec, Rules};
 use crate::kernels;
 use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
-use crate::spec::{self, JobSpec, Rules};
 
 /// How often a record is looked for where there is work of its job.
 const LOADS: usize = 3;
@@ -462,7 +462,7 @@ fn establish(
     if is_first {
         return Ok((record, fingerprint));
     }
-    let differences = spec::differences(&first.spec, &record.spec);
+    let differences = job::differences(&first.spec, &record.spec);
     let differences = differences
         .into_iter()
         .map(|d| (d.key, d.first, d.now))

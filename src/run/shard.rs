@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::generate::{Crew, EngineStatistics, Finished, LoadModel, Outcome};
 use crate::ids::{ShardId, WindowId};
 use crate::input::{DuplicateIds, Stage, WindowSpan};
+use crate::job::JobSpec;
 use crate::model::DeviceId;
 use crate::report::{Observer, Progress};
-use crate::spec::JobSpec;
 use crate::tokenize::GlmTokenizer;
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, JsonColumn, json_options};
-use crate::spec::OutputFormat;
+use crate::job::OutputFormat;
 
 use super::columns::{CarriedColumn, Layout};
 use super::json_line::{end_line, field, write_key};

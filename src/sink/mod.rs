@@ -28,7 +28,7 @@ use arrow::datatypes::Schema;
 use crate::generate::Outcome;
 use crate::ids::RowId;
 use crate::input::{InputIndex, InputWindow};
-use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};

@@ -23,7 +23,7 @@ use arrow::error::ArrowError;
 use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, is_first_rule};
-use crate::spec::OutputFormat;
+use crate::job::OutputFormat;
 
 use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};

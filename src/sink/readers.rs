@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 
 use crate::input::{ColumnKind, InputIndex};
-use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 
 use super::SinkError;
 use super::carried::{json_type, output_type};

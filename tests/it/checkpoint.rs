@@ -13,8 +13,8 @@ use glm_batch::checkpoint::{
 use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::{RowId, ShardId, WindowId};
 use glm_batch::input::{BadRow, InputWindow, Stage};
+use glm_batch::job::OutputFormat;
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
-use glm_batch::spec::OutputFormat;
 use proptest::prelude::*;
 
 use crate::windows::{

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use glm_batch::generate::{Crew, GenerateError, LoadModel, Outcome, Request};
 use glm_batch::ids::{RowId, WindowId};
+use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use glm_batch::plan::Budget;
-use glm_batch::spec::GenerationSpec;
 
 use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};
 

@@ -9,9 +9,9 @@ use glm_batch::generate::{
 };
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::input::Stage;
+use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
 use glm_batch::plan::{Budget, SlotSizes, padded};
-use glm_batch::spec::GenerationSpec;
 use glm_batch::tokenize::Encoded;
 use proptest::prelude::*;
 

@@ -17,7 +17,7 @@ use glm_batch::input::{
     MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, Stage,
     json_lines, open, resolve_files, scan, select,
 };
-use glm_batch::spec::{
+use glm_batch::job::{
     CarriedColumns, ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
 };
 use parquet::arrow::ArrowWriter;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use glm_batch::input::{ColumnKind, InputError, Place, Stage, resolve_files};
-use glm_batch::spec::Rules;
+use glm_batch::job::Rules;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::{Value, json};
 

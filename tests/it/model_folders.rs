@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use glm_batch::checkpoint::{JobRecord, OutputFolder};
+use glm_batch::job::Rules;
 use glm_batch::model::{Fingerprinted, weights_fingerprint};
-use glm_batch::spec::Rules;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -18,7 +18,7 @@ use glm_batch::input::{
     Carried, FoundFile, InputError, InputIndex, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
     PromptSource, ScanOptions, open, scan,
 };
-use glm_batch::spec::{self, JobSpec, Rules};
+use glm_batch::job::{self, JobSpec, Rules};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
@@ -125,7 +125,7 @@ impl Reading {
         let text = format!(
             "version = 1\nmodel.path = \"model\"\ninput.path = \"unused\"\noutput.path = \"out\"\n{more}"
         );
-        let spec = spec::parse(&text, "test", folder.path(), &[]).unwrap();
+        let spec = job::parse(&text, "test", folder.path(), &[]).unwrap();
         let files: Vec<FoundFile> = files.iter().cloned().map(Into::into).collect();
         let index = scan(&ScanOptions {
             spec: &spec.input,

@@ -15,8 +15,8 @@ use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type, Int64Typ
 use glm_batch::generate::Outcome;
 use glm_batch::ids::RowId;
 use glm_batch::input::{ColumnKind, InputIndex, InputWindow};
+use glm_batch::job::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 use glm_batch::sink::{SinkError, new_sink, write_failed};
-use glm_batch::spec::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::windows::{

@@ -25,8 +25,8 @@ use glm_batch::ids::RowId;
 use glm_batch::input::{
     Carried, MAX_WINDOW_BYTES, OpenOptions, ScanOptions, json_lines, open, scan,
 };
+use glm_batch::job::{self, Rules};
 use glm_batch::sink::write_failed;
-use glm_batch::spec::{self, Rules};
 
 use crate::support::{Job, both, demo_model, stderr};
 use crate::windows::{arrow_window, failed, input_file};
@@ -403,7 +403,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
         "version = 1\nname = \"x\"\nmodel.path = \"m\"\ninput.path = \"{}\"\ninput.{COLUMNS}\noutput.path = \"out\"\n",
         input.display()
     );
-    let job = spec::parse(&text, "job", folder.path(), &[]).unwrap();
+    let job = job::parse(&text, "job", folder.path(), &[]).unwrap();
     let options = ScanOptions {
         spec: &job.input,
         prompt: &job.prompt,

@@ -10,7 +10,7 @@ use glm_batch::input::{
     BadRow, Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow,
     InputWindow, Place, Prompt, Stage, WindowSpan,
 };
-use glm_batch::spec::{
+use glm_batch::job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, DeviceSpec, DtypeSpec, GenerationSpec,
     InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
     Overflow, PromptSpec, Rules, SampleLayout,

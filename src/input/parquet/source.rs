@@ -24,7 +24,7 @@ use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::partition::ArrowPartitions;
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
-use crate::spec::{CarriedColumns, GenerationSpec, Rules, nearest};
+use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
 
 /// Readers that wait for the window after their last one.
 const KEPT_READERS: usize = 2;
@@ -421,7 +421,7 @@ fn check_settings(schema: &Schema, column: Option<&str>) -> Result<(), InputErro
 #[cfg(test)]
 mod tests {
     use super::unreadable;
-    use crate::spec::Rules;
+    use crate::job::Rules;
 
     #[test]
     fn what_the_decoder_cannot_do_is_not_called_damage() {

@@ -1,6 +1,6 @@
 //! Encoded contexts to [`Completion`]s: scheduler, slots, sampling, stop rules.
 //!
-//! [`Crew`] runs an engine for each device. [`Engine`] keeps the model's slots full with rows from [`crate::plan`]'s order; [`Rules`] say what a
+//! [`Devices`] runs an engine for each device. [`Engine`] keeps the model's slots full with rows from [`crate::plan`]'s order; [`Rules`] say what a
 //! row's settings do to the logits, [`choose`] takes the next token from them, and an answer decides
 //! when it has ended. Invariant: an answer depends on its row's ids, settings, row number and the
 //! logits alone, never on the rows beside it.
@@ -9,7 +9,6 @@ mod answer;
 mod bad_words;
 mod choose;
 mod codec;
-mod crew;
 mod engine;
 mod job;
 mod philox;
@@ -22,8 +21,7 @@ mod warp;
 pub use bad_words::BadWords;
 pub use choose::{Scratch, choose, log_probability};
 pub use codec::{FirstTextRule, TextCodec};
-pub use crew::{Crew, LoadModel};
-pub use engine::{Engine, Finished};
+pub use engine::{Devices, Engine, Finished, LoadModel};
 pub use philox::{Draw, philox4x32_10};
 pub use rules::{Endings, Rules, process};
 pub use statistics::EngineStatistics;

@@ -8,6 +8,7 @@
 //! runs out lowers the budget for good and puts rows back in the queue, never out of it, unless a row
 //! alone does not fit. Rows that begin anew choose the same tokens, since nothing but the row keys them.
 
+mod devices;
 mod memory;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +29,8 @@ use super::job::Job;
 use super::queue::{JobQueue, Phase};
 use super::statistics::EngineStatistics;
 use super::types::{Outcome, Request};
+
+pub use devices::{Devices, LoadModel};
 
 /// Why a job that a slot or the line of those that wait names is there.
 const KEPT: &str = "a job is kept until its rows have ended";

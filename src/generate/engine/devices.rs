@@ -2,7 +2,7 @@
 //!
 //! A model is loaded, used and dropped on its engine's thread, because a device's work has an order only
 //! within a thread. Invariant: a submitted row is returned once, whichever engine takes it, or counted by
-//! [`Crew::drain`].
+//! [`Devices::drain`].
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -16,12 +16,12 @@ use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
 use crate::plan::{Budget, SlotSizes};
 
-use super::GenerateError;
-use super::codec::TextCodec;
-use super::engine::{Engine, Finished};
-use super::queue::{JobQueue, Phase};
-use super::statistics::EngineStatistics;
-use super::types::Request;
+use super::{Engine, Finished};
+use crate::generate::GenerateError;
+use crate::generate::codec::TextCodec;
+use crate::generate::queue::{JobQueue, Phase};
+use crate::generate::statistics::EngineStatistics;
+use crate::generate::types::Request;
 
 /// How long a model that is being loaded is waited for before its thread is looked at.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -29,8 +29,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// Loads a model and says what it may have in flight; called on the thread that will use it.
 pub type LoadModel = Box<dyn FnOnce() -> Result<(Box<dyn TextModel>, Budget), ModelError> + Send>;
 
-/// Engines with one queue.
-pub struct Crew {
+/// Devices with one queue of rows, an engine on each.
+pub struct Devices {
     queue: Arc<JobQueue>,
     members: Vec<Member>,
     reports: Receiver<Report>,
@@ -69,7 +69,7 @@ enum Report {
     Failed(GenerateError),
 }
 
-impl Crew {
+impl Devices {
     /// Starts an engine for each model and waits until all are loaded; `None` where waiting was interrupted.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Crew {
             .into_iter()
             .map(|load| Member::start(load, Arc::clone(&queue), sender.clone()))
             .collect();
-        let mut crew = Self {
+        let mut devices = Self {
             queue,
             members,
             reports,
@@ -94,27 +94,27 @@ impl Crew {
             shared_rows: 0,
             failure: None,
         };
-        let mut loading = crew.members.len();
+        let mut loading = devices.members.len();
         while loading > 0 {
-            match crew.reports.recv_timeout(LONGEST_WAIT) {
+            match devices.reports.recv_timeout(LONGEST_WAIT) {
                 Ok(Report::Loaded(loaded)) => {
                     loaded?;
                     loading -= 1;
                 }
                 Ok(_) => {}
                 Err(_) if is_interrupted() => {
-                    crew.abandon();
+                    devices.abandon();
                     return Ok(None);
                 }
                 Err(_) => {
-                    crew.notice_panics();
-                    if let Some(Failure::Panic(panic)) = crew.failure.take() {
+                    devices.notice_panics();
+                    if let Some(Failure::Panic(panic)) = devices.failure.take() {
                         resume_unwind(panic);
                     }
                 }
             }
         }
-        Ok(Some(crew))
+        Ok(Some(devices))
     }
 
     /// Queues a window's rows behind what waits, as [`Engine::submit`] does.
@@ -130,7 +130,7 @@ impl Crew {
     /// # Errors
     ///
     /// [`GenerateError::Model`] where an engine had to stop, once the rows that had ended before are
-    /// returned. The crew takes no more rows then.
+    /// returned. The devices take no more rows then.
     ///
     /// # Panics
     ///
@@ -177,7 +177,7 @@ impl Crew {
         self.queue.turn(Phase::Draining);
     }
 
-    /// Lets the engines be: what they compute now is lost, and dropping the crew does not wait for it. For a process
+    /// Lets the engines be: what they compute now is lost, and dropping them does not wait for it. For a process
     /// that is about to end.
     pub fn abandon(&mut self) {
         self.queue.turn(Phase::Closed);
@@ -231,7 +231,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for Devices {
     fn drop(&mut self) {
         self.queue.turn(Phase::Closed);
         for member in &mut self.members {
@@ -305,7 +305,7 @@ fn work(mut engine: Engine, seen: &Mutex<View>, reports: &Sender<Report>) {
     }
 }
 
-/// Nobody listens any more once the crew is being dropped.
+/// The receiver is gone once the devices are being dropped.
 fn tell(reports: &Sender<Report>, report: Report) {
     drop(reports.send(report));
 }

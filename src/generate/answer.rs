@@ -34,8 +34,8 @@ pub(super) struct Start {
 /// A running answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Job that it belongs to.
-    pub(super) job: u64,
+    /// The engine's number for the entry that it belongs to.
+    pub(super) entry: u64,
     /// Cost of its slot, tokens.
     pub(super) slot_tokens: u64,
     /// Larger for what was admitted later.
@@ -58,10 +58,10 @@ pub(super) enum Progress {
 }
 
 impl Answer {
-    pub(super) fn new(job: u64, slot_tokens: u64, admission: u64, start: Start) -> Self {
+    pub(super) fn new(entry: u64, slot_tokens: u64, admission: u64, start: Start) -> Self {
         let first_token = start.history.len();
         Self {
-            job,
+            entry,
             slot_tokens,
             admission,
             start,

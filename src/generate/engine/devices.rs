@@ -16,10 +16,10 @@ use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
 use crate::plan::{Budget, SlotSizes};
 
+use super::queue::{Phase, Queue};
 use super::{Engine, Finished};
 use crate::generate::GenerateError;
 use crate::generate::codec::TextCodec;
-use crate::generate::queue::{JobQueue, Phase};
 use crate::generate::statistics::EngineStatistics;
 use crate::generate::types::Request;
 
@@ -31,7 +31,7 @@ pub type LoadModel = Box<dyn FnOnce() -> Result<(Box<dyn TextModel>, Budget), Mo
 
 /// Devices with one queue of rows, an engine on each.
 pub struct Devices {
-    queue: Arc<JobQueue>,
+    queue: Arc<Queue>,
     members: Vec<Member>,
     reports: Receiver<Report>,
     /// Rows that were submitted and neither returned nor dropped.
@@ -80,7 +80,7 @@ impl Devices {
         models: Vec<LoadModel>,
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<Option<Self>, ModelError> {
-        let queue = Arc::new(JobQueue::new(codec));
+        let queue = Arc::new(Queue::new(codec));
         let (sender, reports) = unbounded();
         let members: Vec<Member> = models
             .into_iter()
@@ -244,7 +244,7 @@ impl Drop for Devices {
 }
 
 impl Member {
-    fn start(load: LoadModel, queue: Arc<JobQueue>, reports: Sender<Report>) -> Self {
+    fn start(load: LoadModel, queue: Arc<Queue>, reports: Sender<Report>) -> Self {
         let view = Arc::new(Mutex::new(View {
             budget: NOTHING,
             running: 0,

@@ -78,7 +78,7 @@ pub enum Error {
         /// File and line, or file, row group and row; the number of the row where it is known.
         place: String,
         /// Stage that refused it.
-        stage: crate::input::Stage,
+        stage: crate::outcome::Stage,
         /// Reason.
         reason: String,
     },

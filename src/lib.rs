@@ -28,6 +28,7 @@ pub mod input;
 pub mod job;
 pub mod kernels;
 pub mod model;
+pub mod outcome;
 pub mod plan;
 pub mod report;
 pub mod run;

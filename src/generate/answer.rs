@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use crate::model::DecodeRow;
+use crate::outcome::{FinishReason, Sample};
 
 use super::choose::{Scratch, choose, log_probability};
 use super::codec::TextCodec;
 use super::philox::Draw;
 use super::rules::Rules;
-use super::types::{FinishReason, Sample};
 
 /// What an answer needs to know of its row.
 #[derive(Clone, Debug)]

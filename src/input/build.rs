@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use super::advice::template_for;
 use super::error::InputError;
 use super::template::Template;
-use super::types::{BadRow, InputIndex, Prompt, Stage};
+use super::types::{InputIndex, Prompt};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
+use crate::outcome::{BadRow, Stage};
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";

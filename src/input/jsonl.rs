@@ -18,13 +18,12 @@ use super::error::InputError;
 use super::lines::{Interrupt, Lines, RowLine, SharedHasher};
 use super::partition;
 use super::record::{Fields, Seen};
-use super::types::{
-    BadRow, Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
-};
+use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 use crate::job::Rules;
+use crate::outcome::{BadRow, Stage};
 
 /// Lines of a block are parsed while the next block is read.
 const BLOCK_BYTES: usize = 4 << 20;

@@ -3,7 +3,7 @@
 //! [`resolve_files`] lists the files, [`scan`] is the first pass that fixes rows, windows and columns
 //! in an [`InputIndex`], [`open`] gives a [`PromptSource`] that reads any window of it. Only the job's
 //! settings come in; rows go on to the tokenizer. Whatever a row holds, it never stops the job here: it
-//! becomes a [`BadRow`].
+//! becomes a [`BadRow`](crate::outcome::BadRow).
 //!
 //! # What becomes of odd JSON lines
 //!

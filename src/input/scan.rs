@@ -10,9 +10,10 @@ use super::jsonl::{Columns, FirstPass};
 use super::parquet;
 use super::partition;
 use super::sniff::refuse_other_format;
-use super::types::{BadRow, InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
+use super::types::{InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
 use crate::job::{InputSpec, OnBadRow, PromptSpec, Rules};
+use crate::outcome::BadRow;
 
 /// Bytes of unpacked lines that a window holds at most, unless one row alone has more.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;

@@ -14,8 +14,8 @@ use super::error::{InputError, one_line};
 use super::printed::printed_names;
 use super::roomy::{Roomy, fill, needs_room};
 use super::tags::check_nesting;
-use super::types::{BadRow, Stage};
 use crate::job::Rules;
+use crate::outcome::{BadRow, Stage};
 
 /// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.

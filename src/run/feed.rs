@@ -15,10 +15,11 @@ use super::prepare::Prepared;
 use super::{StopFlag, summary, texts};
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::error::Result;
-use crate::generate::{Outcome, Request};
+use crate::generate::Request;
 use crate::ids::RowId;
-use crate::input::{BadRow, InputRow, InputWindow, Prompt, PromptSource, Stage, WindowSpan};
+use crate::input::{InputRow, InputWindow, Prompt, PromptSource, WindowSpan};
 use crate::job::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec};
+use crate::outcome::{BadRow, Outcome, Stage};
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.

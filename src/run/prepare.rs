@@ -18,12 +18,13 @@ use crate::error::{Error, Result};
 use crate::fsio::FsError;
 use crate::ids::ShardId;
 use crate::input::{
-    self, BadRow, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES,
-    OpenOptions, Place, PromptSource, ScanOptions,
+    self, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES, OpenOptions,
+    Place, PromptSource, ScanOptions,
 };
 use crate::job::{self, JobSpec, Rules};
 use crate::kernels;
 use crate::model::GlmConfig;
+use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 

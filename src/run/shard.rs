@@ -16,11 +16,12 @@ use super::prepare::{Prepared, place_text};
 use super::{RunEnd, StopFlag, summary, texts};
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
-use crate::generate::{Devices, EngineStatistics, Finished, LoadModel, Outcome};
+use crate::generate::{Devices, EngineStatistics, LoadModel};
 use crate::ids::{ShardId, WindowId};
-use crate::input::{DuplicateIds, Stage, WindowSpan};
+use crate::input::{DuplicateIds, WindowSpan};
 use crate::job::JobSpec;
 use crate::model::DeviceId;
+use crate::outcome::{Finished, Outcome, Stage};
 use crate::report::{Observer, Progress};
 use crate::tokenize::GlmTokenizer;
 

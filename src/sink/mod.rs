@@ -25,10 +25,10 @@ use std::io::Write;
 
 use arrow::datatypes::Schema;
 
-use crate::generate::Outcome;
 use crate::ids::RowId;
 use crate::input::{InputIndex, InputWindow};
 use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::outcome::Outcome;
 
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};

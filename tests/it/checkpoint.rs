@@ -10,10 +10,10 @@ use glm_batch::checkpoint::{
     OutputFolder, ShardLock, Soundness, StoredJob, Totals, check_sizes, clean_leftovers,
     commit_window, discard, repair, restart, status, verify, verify_shards,
 };
-use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::input::{BadRow, InputWindow, Stage};
+use glm_batch::input::InputWindow;
 use glm_batch::job::OutputFormat;
+use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
 use proptest::prelude::*;
 

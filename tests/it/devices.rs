@@ -5,10 +5,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use glm_batch::generate::{Devices, GenerateError, LoadModel, Outcome, Request};
+use glm_batch::generate::{Devices, GenerateError, LoadModel, Request};
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use glm_batch::outcome::Outcome;
 use glm_batch::plan::Budget;
 
 use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};

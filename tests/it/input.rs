@@ -13,13 +13,14 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::input::{
-    BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
-    MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, Stage,
-    json_lines, open, resolve_files, scan, select,
+    Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
+    MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, json_lines,
+    open, resolve_files, scan, select,
 };
 use glm_batch::job::{
     CarriedColumns, ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
 };
+use glm_batch::outcome::{BadRow, Stage};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// see each other.
 const LEVELS: &[(u8, &[&str])] = &[
     (1, &["ids", "fsio", "download"]),
-    (2, &["job"]),
+    (2, &["job", "outcome"]),
     (3, &["input", "kernels"]),
     (4, &["tokenize", "plan"]),
     (5, &["model"]),

@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::ids::WindowId;
-use crate::model::{ModelError, TextModel};
-use crate::plan::{Budget, SlotSizes};
-
-use super::queue::{Phase, Queue};
-use super::{Engine, Finished};
 use crate::generate::GenerateError;
 use crate::generate::codec::TextCodec;
+use crate::generate::request::Request;
 use crate::generate::statistics::EngineStatistics;
-use crate::generate::types::Request;
+use crate::ids::WindowId;
+use crate::model::{ModelError, TextModel};
+use crate::outcome::Finished;
+use crate::plan::{Budget, SlotSizes};
+
+use super::Engine;
+use super::queue::{Phase, Queue};
 
 /// How long a model that is being loaded is waited for before its thread is looked at.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);

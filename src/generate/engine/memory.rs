@@ -1,6 +1,8 @@
 //! What an engine does where memory runs out: a lower budget, and rows back to where they wait.
 
-use super::{Engine, Finished, KEPT, Starting};
+use crate::outcome::Finished;
+
+use super::{Engine, KEPT, Starting};
 
 impl Engine {
     /// Halves the budget and puts rows back until what runs is under it; a row that was alone fails.

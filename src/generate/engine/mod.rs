@@ -19,16 +19,17 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::ids::{RowId, WindowId};
+use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use crate::outcome::{Finished, Outcome};
 use crate::plan::{Budget, GroupRow, Load};
 
 use super::GenerateError;
 use super::answer::{Answer, Progress};
 use super::choose::Scratch;
 use super::codec::TextCodec;
+use super::request::Request;
 use super::statistics::EngineStatistics;
-use super::types::{Outcome, Request};
 use queue::{Phase, Queue};
 use queued::Queued;
 
@@ -36,17 +37,6 @@ pub use devices::{Devices, LoadModel};
 
 /// Why the entry that a slot or `waiting` names is there.
 const KEPT: &str = "an entry is kept until its rows have ended";
-
-/// A row that has ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
-    /// Window that the row was submitted with.
-    pub window: WindowId,
-    /// The row.
-    pub row: RowId,
-    /// Its answers, or why there are none.
-    pub outcome: Outcome,
-}
 
 /// Answers rows with one model, as many at once as the budget allows.
 pub struct Engine {

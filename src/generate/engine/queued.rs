@@ -5,18 +5,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::ids::{RowId, WindowId};
-use crate::input::{BadRow, Stage};
-use crate::job::GenerationSpec;
-use crate::plan::{RowLength, order};
-use crate::tokenize::Encoded;
-
-use super::Finished;
 use crate::generate::answer::Start;
 use crate::generate::bad_words::BadWordLists;
 use crate::generate::codec::TextCodec;
+use crate::generate::request::Request;
 use crate::generate::rules::{Endings, Rules};
-use crate::generate::types::{Completion, Outcome, Request, Sample};
+use crate::ids::{RowId, WindowId};
+use crate::job::GenerationSpec;
+use crate::outcome::{BadRow, Completion, Finished, Outcome, Sample, Stage};
+use crate::plan::{RowLength, order};
+use crate::tokenize::Encoded;
 
 /// A row, and what is its own where its answers are shared.
 #[derive(Clone, Copy, Debug)]

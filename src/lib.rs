@@ -33,7 +33,9 @@ pub mod plan;
 pub mod report;
 pub mod run;
 pub mod sink;
+pub mod stop;
 pub mod tokenize;
 
 pub use error::{Error, Result};
-pub use run::{RunEnd, RunOptions, StopFlag, run};
+pub use run::{RunEnd, RunOptions, run};
+pub use stop::StopFlag;

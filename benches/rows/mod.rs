@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use glm_batch::StopFlag;
 use glm_batch::fsio;
 use glm_batch::input::{
     InputIndex, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, resolve_files, scan,
@@ -65,7 +66,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         window_rows: job.batch.window_rows,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
-        is_interrupted: &|| false,
+        stop: &StopFlag::default(),
     };
     scan(&options).unwrap().index
 }

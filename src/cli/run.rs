@@ -9,7 +9,8 @@ use crate::error::Error;
 use crate::input::Selection;
 use crate::job::{self, JobSpec};
 use crate::report::{observer_for, print, print_json, say};
-use crate::run::{RunEnd, RunOptions, StopFlag};
+use crate::run::{RunEnd, RunOptions};
+use crate::stop::StopFlag;
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let spec = load(&args.job)?;

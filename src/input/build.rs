@@ -4,8 +4,6 @@
 //! prompts. The rules for each column are in the [module documentation](super).
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -16,6 +14,7 @@ use super::types::{InputIndex, Prompt};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
 use crate::outcome::{BadRow, Stage};
+use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";
@@ -71,7 +70,7 @@ pub(super) struct PromptBuilder {
     prefix: Option<String>,
     rules: Rules,
     /// Set where the run is to stop: rows are not looked at any more, and nothing is made of them.
-    stop: Arc<AtomicBool>,
+    stop: StopFlag,
 }
 
 impl PromptBuilder {
@@ -93,18 +92,18 @@ impl PromptBuilder {
             template,
             prefix: prompt.prefix.clone(),
             rules,
-            stop: Arc::default(),
+            stop: StopFlag::default(),
         })
     }
 
     /// Leaves rows unread once `stop` is set.
-    pub(super) fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.stop = stop;
+    pub(super) fn stop_with(&mut self, stop: &StopFlag) {
+        self.stop = stop.clone();
     }
 
     /// Set where the run is to stop.
-    pub(super) fn stop(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+    pub(super) fn stop(&self) -> &StopFlag {
+        &self.stop
     }
 
     /// Columns that [`build`](Self::build) looks at; not all of them need exist.
@@ -158,7 +157,7 @@ impl PromptBuilder {
 
     /// The row's id and reference, and its prompt or the reason why it has none.
     pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.stop.is_requested() {
             return Built::bad(row, "interrupted".to_owned());
         }
         let id = self.id(row, record);

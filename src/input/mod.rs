@@ -65,7 +65,6 @@ mod types;
 mod windows;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 
@@ -85,6 +84,7 @@ pub use types::*;
 
 use self::identity::Checked;
 use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
+use crate::stop::StopFlag;
 
 /// What is done with a row, given its place in the window, as soon as its prompt is made.
 pub type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
@@ -111,7 +111,7 @@ pub trait PromptSource: Send + Sync {
 
     /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
     /// is being read is of no use then.
-    fn interrupt_with(&mut self, _stop: Arc<AtomicBool>) {}
+    fn stop_with(&mut self, _stop: &StopFlag) {}
 
     /// Looks whether the files of a window are still what the first pass saw; rows that come from no file
     /// cannot change.

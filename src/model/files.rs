@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::ModelError;
 use super::tensors::map_file;
 use crate::download;
+use crate::stop::StopFlag;
 
 /// Names under which weights are published, with the index of their sharded form; first found wins.
 const NAMES: [(&str, &str); 2] = [
@@ -174,13 +175,13 @@ fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, ModelError>
 pub fn weights_fingerprint(
     folder: &Path,
     by: Fingerprinted,
-    is_interrupted: &dyn Fn() -> bool,
+    stop: &StopFlag,
 ) -> Result<String, ModelError> {
     let mut all = blake3::Hasher::new();
     for path in WeightFiles::find(folder)?.deciding(folder, by) {
         let mut hasher = blake3::Hasher::new();
         for block in map_file(&path)?.chunks(HASH_BYTES) {
-            if is_interrupted() {
+            if stop.is_requested() {
                 return Err(ModelError::Interrupted);
             }
             hasher.update_rayon(block);
@@ -205,15 +206,17 @@ mod tests {
         ));
         std::fs::write(path.join("config.json"), "{}").unwrap();
         std::fs::write(path.join("model.safetensors"), "abc").unwrap();
-        let fingerprint =
-            || weights_fingerprint(path, Fingerprinted::FilesAndIndex, &|| false).unwrap();
+        let fingerprint = || {
+            weights_fingerprint(path, Fingerprinted::FilesAndIndex, &StopFlag::default()).unwrap()
+        };
         let first = fingerprint();
         assert_eq!(first, fingerprint());
         assert_eq!(
-            weights_fingerprint(path, Fingerprinted::Files, &|| false).unwrap(),
+            weights_fingerprint(path, Fingerprinted::Files, &StopFlag::default()).unwrap(),
             first
         );
-        let interrupted = weights_fingerprint(path, Fingerprinted::Files, &|| true);
+        let interrupted =
+            weights_fingerprint(path, Fingerprinted::Files, &StopFlag::asking(|| true));
         assert!(matches!(interrupted, Err(ModelError::Interrupted)));
         std::fs::write(path.join("model.safetensors"), "abd").unwrap();
         assert_ne!(first, fingerprint());
@@ -228,7 +231,7 @@ mod tests {
         }
         let both = || {
             [Fingerprinted::Files, Fingerprinted::FilesAndIndex]
-                .map(|by| weights_fingerprint(path, by, &|| false).unwrap())
+                .map(|by| weights_fingerprint(path, by, &StopFlag::default()).unwrap())
         };
         let index = path.join("pytorch_model.bin.index.json");
         std::fs::write(&index, r#"{"weight_map": {"a": "1.bin", "b": "2.bin"}}"#).unwrap();

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use super::calibration::{Calibration, Subject};
 use super::curve::ProductCurve;
-use super::{StopFlag, machine};
+use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
 use crate::input;
@@ -17,6 +17,7 @@ use crate::model::{
     Precision,
 };
 use crate::plan::Memory;
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// What the model's folder says, without its weights being loaded.
@@ -101,7 +102,7 @@ impl ModelFacts {
         });
         let weights = match known {
             Some(known) => known.weights.clone(),
-            None => model::weights_fingerprint(&spec.model.path, by, &|| stop.is_requested())?,
+            None => model::weights_fingerprint(&spec.model.path, by, stop)?,
         };
         Ok(Resolved {
             dtype: self.precision.name().to_owned(),

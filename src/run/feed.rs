@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 
 use super::facts::ModelFacts;
 use super::prepare::Prepared;
-use super::{StopFlag, summary, texts};
+use super::{summary, texts};
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::error::Result;
 use crate::generate::Request;
@@ -20,6 +20,7 @@ use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow, Prompt, PromptSource, WindowSpan};
 use crate::job::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec};
 use crate::outcome::{BadRow, Outcome, Stage};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::StopFlag;
 use super::facts::ModelFacts;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
@@ -16,6 +15,7 @@ use crate::input::{self, DuplicateIds};
 use crate::job::{JobSpec, Rules};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::report::{counted, grouped, on_one_line, table};
+use crate::stop::StopFlag;
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;

@@ -13,7 +13,7 @@ use super::facts::{self, ModelFacts};
 use super::feed::{self, FedWindow};
 use super::load::load_model;
 use super::prepare::{Prepared, place_text};
-use super::{RunEnd, StopFlag, summary, texts};
+use super::{RunEnd, summary, texts};
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
 use crate::generate::{Devices, EngineStatistics, LoadModel};
@@ -23,6 +23,7 @@ use crate::job::JobSpec;
 use crate::model::DeviceId;
 use crate::outcome::{Finished, Outcome, Stage};
 use crate::report::{Observer, Progress};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
@@ -186,7 +187,7 @@ impl<'a> Worker<'a> {
         let models = facts.devices.iter().map(load).collect();
         let stop = &self.stop;
         let codec = texts::codec(&facts.tokenizer, self.prepared.record.rules.text);
-        let devices = Devices::start(codec, models, &|| stop.is_requested())?;
+        let devices = Devices::start(codec, models, stop)?;
         if devices.is_some() {
             // Answers must come from the weights that the record names.
             facts::check_unchanged(&self.prepared.record.resolved)?;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use glm_batch::StopFlag;
 use glm_batch::checkpoint::{
     CheckpointError, Commit, JobFingerprint, JobRecord, Journal, LockOptions, Manifest,
     OutputFolder, ShardLock, Soundness, StoredJob, Totals, check_sizes, clean_leftovers,
@@ -424,7 +425,9 @@ fn assert_every_flip_is_found(job: &Job, path: &Path, may_be_note: impl Fn(usize
 fn an_interrupted_check_says_so() {
     let mut job = Job::new();
     job.commit(0).unwrap();
-    let checked = verify_shards(&job.folder, None, &|| true);
+    let stop = StopFlag::default();
+    stop.request();
+    let checked = verify_shards(&job.folder, None, &stop);
     assert!(matches!(checked, Err(CheckpointError::Interrupted)));
 }
 

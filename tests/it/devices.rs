@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use glm_batch::StopFlag;
 use glm_batch::generate::{Devices, GenerateError, LoadModel, Request};
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
@@ -21,7 +22,7 @@ fn device(model: FakeModel, budget: Budget) -> LoadModel {
 }
 
 fn start(models: Vec<LoadModel>) -> Result<Devices, ModelError> {
-    Devices::start(Arc::new(Bytes), models, &|| false).map(Option::unwrap)
+    Devices::start(Arc::new(Bytes), models, &StopFlag::default()).map(Option::unwrap)
 }
 
 fn finish(devices: &mut Devices) -> BTreeMap<RowId, Outcome> {
@@ -157,7 +158,9 @@ fn a_load_that_is_interrupted_is_not_waited_for() {
         _ = wait.recv();
         Err(ModelError::OutOfMemory)
     });
-    let devices = Devices::start(Arc::new(Bytes), vec![endless], &|| true).unwrap();
+    let stop = StopFlag::default();
+    stop.request();
+    let devices = Devices::start(Arc::new(Bytes), vec![endless], &stop).unwrap();
     assert!(devices.is_none());
     drop(finish);
 }

@@ -14,6 +14,7 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
+use glm_batch::StopFlag;
 use glm_batch::input::{
     Carried, FoundFile, InputError, InputIndex, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
     PromptSource, ScanOptions, open, scan,
@@ -135,7 +136,7 @@ impl Reading {
             max_window_bytes: MAX_WINDOW_BYTES,
             previous: None,
             rules,
-            is_interrupted: &|| false,
+            stop: &StopFlag::default(),
         })?;
         let options = OpenOptions {
             input: &spec.input,

@@ -21,6 +21,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::Type;
 use serde_json::{Value, json};
 
+use glm_batch::StopFlag;
 use glm_batch::ids::RowId;
 use glm_batch::input::{
     Carried, MAX_WINDOW_BYTES, OpenOptions, ScanOptions, json_lines, open, scan,
@@ -412,7 +413,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
         window_rows: 8,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
-        is_interrupted: &|| false,
+        stop: &StopFlag::default(),
     };
     let index = Arc::new(scan(&options).unwrap().index);
     let options = OpenOptions {

@@ -20,6 +20,7 @@ use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
 use crate::outcome::Finished;
 use crate::plan::{Budget, SlotSizes};
+use crate::stop::StopFlag;
 
 use super::Engine;
 use super::queue::{Phase, Queue};
@@ -79,7 +80,7 @@ impl Devices {
     pub fn start(
         codec: Arc<dyn TextCodec>,
         models: Vec<LoadModel>,
-        is_interrupted: &dyn Fn() -> bool,
+        stop: &StopFlag,
     ) -> Result<Option<Self>, ModelError> {
         let queue = Arc::new(Queue::new(codec));
         let (sender, reports) = unbounded();
@@ -103,7 +104,7 @@ impl Devices {
                     loading -= 1;
                 }
                 Ok(_) => {}
-                Err(_) if is_interrupted() => {
+                Err(_) if stop.is_requested() => {
                     devices.abandon();
                     return Ok(None);
                 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -25,6 +24,7 @@ use crate::input::partition::ArrowPartitions;
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
 use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
+use crate::stop::StopFlag;
 
 /// Readers that wait for the window after their last one.
 const KEPT_READERS: usize = 2;
@@ -352,8 +352,8 @@ impl PromptSource for ParquetSource {
         })
     }
 
-    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.builder.interrupt_with(stop);
+    fn stop_with(&mut self, stop: &StopFlag) {
+        self.builder.stop_with(stop);
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 pub use report::{AnswerLength, WorkloadReport, write_counts};
 
-use super::{RunEnd, RunOptions, StopFlag, run};
+use super::{RunEnd, RunOptions, run};
 use crate::checkpoint::{self, OutputFolder};
 use crate::error::{Error, Result};
 use crate::fsio;
@@ -23,6 +23,7 @@ use crate::job::{self, DeviceSpec, DtypeSpec, JobSpec};
 use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultRow};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 use rows::Row;
 

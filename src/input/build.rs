@@ -3,11 +3,10 @@
 //! JSON lines and Parquet rows come through the same [`Record`], so that equal rows give equal
 //! prompts. The rules for each column are in the [module documentation](super).
 
-use std::borrow::Cow;
-
 use serde_json::{Map, Value};
 
 use super::advice::template_for;
+use super::cell::{Cell, Record};
 use super::error::InputError;
 use super::template::Template;
 use super::types::{InputIndex, Prompt};
@@ -18,29 +17,6 @@ use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";
-
-/// One value of a row, as far as the job's own columns need it.
-#[derive(Debug, PartialEq)]
-pub(super) enum Cell<'a> {
-    /// The row has no such column.
-    Absent,
-    /// Null.
-    Null,
-    /// Text.
-    Text(Cow<'a, str>),
-    /// A number in its own digits.
-    Number(Cow<'a, str>),
-    /// Anything else, in words.
-    Other(&'a str),
-}
-
-/// A row's columns by name.
-pub(super) trait Record {
-    /// The value of a column.
-    fn cell(&self, name: &str) -> Cell<'_>;
-    /// The value of a column as JSON; `None` where the row has no such column.
-    fn json(&self, name: &str) -> Result<Option<Value>, String>;
-}
 
 /// A record as the job's columns see it.
 pub(super) struct Built {

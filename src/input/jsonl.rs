@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 
 use super::build::{Built, PromptBuilder};
 use super::error::InputError;
+use super::fields::{Fields, Seen};
 use super::lines::{Lines, RowLine, SharedHasher};
 use super::partition;
-use super::record::{Fields, Seen};
 use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};

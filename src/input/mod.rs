@@ -39,9 +39,11 @@
 
 mod advice;
 mod build;
+mod cell;
 mod digits;
 mod duplicates;
 mod error;
+mod fields;
 mod files;
 mod folders;
 mod identity;
@@ -52,7 +54,6 @@ mod parquet;
 mod partition;
 mod patterns;
 mod printed;
-mod record;
 mod roomy;
 mod scan;
 mod select;

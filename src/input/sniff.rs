@@ -10,9 +10,9 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 
 use super::error::InputError;
+use super::fields::Fields;
 use super::files::{KNOWN_ENDINGS, has_known_ending};
 use super::lines::{BOM, head};
-use super::record::Fields;
 use super::types::InputFormat;
 use crate::download::LFS_POINTER;
 use crate::job::Rules;

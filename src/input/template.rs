@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
-use super::build::{Record, is_blank};
+use super::build::is_blank;
+use super::cell::Record;
 use super::error::{InputError, one_line};
 use super::printed::printed_names;
 use super::roomy::{Roomy, fill, needs_room};

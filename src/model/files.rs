@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use serde_json::Value;
 
 use super::ModelError;
-use super::tensors::map_file;
 use crate::download;
 use crate::stop::StopFlag;
 
@@ -165,6 +165,23 @@ fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, ModelError>
     }
     download::open(&file).map_err(ModelError::unusable(&file))?;
     Ok(file)
+}
+
+/// Maps a file into memory.
+///
+/// # Errors
+///
+/// [`ModelError::File`] where it is something else, [`ModelError::Io`] where it cannot be read.
+#[expect(
+    unsafe_code,
+    reason = "memory maps are unsafe because another process may change the file"
+)]
+pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
+    let file = download::open(path).map_err(ModelError::unusable(path))?;
+    // SAFETY: the map is read only, every access is bounds-checked against its length, and any bytes
+    // are valid numbers. A file that another process truncates while it is mapped ends this one with
+    // a bus error; weights are not written while a job runs.
+    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
 }
 
 /// A fingerprint of a model: blake3 over the files that decide what its weights are.

@@ -9,8 +9,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::decoder::guarded;
 use super::encrypted::encrypted_columns;
-use super::group::guarded;
 use super::layout::layout;
 use super::logical::{self, Marks};
 use super::schema::{Shared, Unifier, by_parquet};

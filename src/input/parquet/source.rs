@@ -12,10 +12,11 @@ use arrow::error::ArrowError;
 use rayon::prelude::*;
 
 use super::cells::Cells;
+use super::decoder::is_beyond_decoder;
 use super::exact::OddIntegers;
 use super::fit::{Misfit, fit, nulls};
 use super::footer::{Footer, open_footer, shared_schema};
-use super::group::{GroupReader, is_beyond_decoder};
+use super::group::GroupReader;
 use super::schema::{Shared, by_parquet};
 use crate::ids::RowId;
 use crate::input::build::{Built, PromptBuilder, bad};

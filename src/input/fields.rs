@@ -12,7 +12,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::build::{Cell, Record};
+use super::cell::{Cell, Record};
 use super::lines::BOM;
 use super::surrogates;
 use super::types::ColumnKind;

@@ -12,11 +12,11 @@ use arrow::datatypes::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
-use super::build::{Built, PromptBuilder};
 use super::error::InputError;
 use super::fields::{Fields, Seen};
 use super::lines::{Lines, RowLine, SharedHasher};
 use super::partition;
+use super::prompt::{Built, PromptBuilder};
 use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};

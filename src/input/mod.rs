@@ -37,8 +37,6 @@
 //! A bad row that is no record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
-mod advice;
-mod build;
 mod cell;
 mod digits;
 mod duplicates;
@@ -53,15 +51,17 @@ mod packed;
 mod parquet;
 mod partition;
 mod patterns;
-mod printed;
+mod printed_names;
+mod prompt;
 mod roomy;
 mod scan;
-mod select;
 mod sniff;
 mod stdin;
+mod suggested_template;
 mod surrogates;
 mod tags;
 mod template;
+mod trial;
 mod types;
 mod windows;
 
@@ -69,21 +69,22 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-pub use build::id_column;
 pub(crate) use digits::keep_digits;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
 pub(crate) use identity::inode;
 pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
+pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
-pub use select::{Selection, select};
 pub use stdin::InputStream;
 pub use tags::check_expression;
 pub use template::TEMPLATE_STEPS;
+pub use trial::{Selection, select};
 pub use types::*;
 
 use self::identity::Checked;
+use self::prompt::PromptBuilder;
 use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
 use crate::stop::StopFlag;
 
@@ -150,7 +151,7 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let builder = build::PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
+    let builder = PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::build::PromptBuilder;
 use super::error::{FileProblem, InputError};
 use super::files::{FoundFile, format_of};
 use super::identity::{self, Stat};
 use super::jsonl::{Columns, FirstPass};
 use super::parquet;
 use super::partition;
+use super::prompt::PromptBuilder;
 use super::sniff::refuse_other_format;
 use super::types::{InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
-use super::build::is_blank;
 use super::cell::Record;
 use super::error::{InputError, one_line};
-use super::printed::printed_names;
+use super::printed_names::printed_names;
+use super::prompt::is_blank;
 use super::roomy::{Roomy, fill, needs_room};
 use super::tags::check_nesting;
 use crate::job::Rules;

@@ -13,15 +13,15 @@ use rayon::prelude::*;
 
 use super::cells::Cells;
 use super::decoder::is_beyond_decoder;
-use super::exact::OddIntegers;
 use super::fit::{Misfit, fit, nulls};
 use super::footer::{Footer, open_footer, shared_schema};
 use super::group::GroupReader;
+use super::odd_integers::OddIntegers;
 use super::schema::{Shared, by_parquet};
 use crate::ids::RowId;
-use crate::input::build::{Built, PromptBuilder, bad};
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::partition::ArrowPartitions;
+use crate::input::prompt::{Built, PromptBuilder, bad};
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
 use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};

@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value};
 
-use super::advice::template_for;
 use super::cell::{Cell, Record};
 use super::error::InputError;
+use super::suggested_template::template_for;
 use super::template::Template;
 use super::types::{InputIndex, Prompt};
 use crate::ids::RowId;

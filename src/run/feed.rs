@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::facts::ModelFacts;
+use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
 use super::{summary, texts};
 use crate::checkpoint::{Cut, Journal, ShardLock};

@@ -8,14 +8,14 @@
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
+mod batch_size;
 mod bench;
 mod calibration;
 mod card;
-mod curve;
-mod facts;
 mod feed;
 mod load;
 mod machine;
+mod model_facts;
 mod plan;
 mod prepare;
 mod shard;

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::facts::ModelFacts;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
+use super::model_facts::ModelFacts;
 use super::prepare::{ReadInput, Reading, place_text};
 use super::texts;
 use crate::error::{Error, Result};

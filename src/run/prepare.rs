@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::RunOptions;
-use super::facts::{ModelFacts, model_file};
+use super::model_facts::{ModelFacts, model_file};
 use super::texts;
 use crate::checkpoint::{
     self, CheckpointError, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, ModelFile,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::facts::{self, ModelFacts};
 use super::feed::{self, FedWindow};
 use super::load::load_model;
+use super::model_facts::{self, ModelFacts};
 use super::prepare::{Prepared, place_text};
 use super::{RunEnd, summary, texts};
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
@@ -190,7 +190,7 @@ impl<'a> Worker<'a> {
         let devices = Devices::start(codec, models, stop)?;
         if devices.is_some() {
             // Answers must come from the weights that the record names.
-            facts::check_unchanged(&self.prepared.record.resolved)?;
+            model_facts::check_unchanged(&self.prepared.record.resolved)?;
         }
         self.load_seconds += started.elapsed().as_secs_f64();
         Ok(devices)

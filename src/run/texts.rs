@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::facts::ModelFacts;
+use super::model_facts::ModelFacts;
 use crate::checkpoint::{JobRecord, OutputFolder};
 use crate::error::{Error, Result};
 use crate::generate::{FirstTextRule, TextCodec};

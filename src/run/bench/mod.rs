@@ -12,7 +12,7 @@ use std::time::Instant;
 pub use report::{BatchSpeed, BenchReport, ProductPeak};
 
 use super::calibration::{self, Subject};
-use super::facts::{device_choice, precision};
+use super::model_facts::{device_choice, precision};
 use crate::error::{Error, Result};
 use crate::job::{DeviceSpec, DtypeSpec};
 use crate::model::{self, DecodeRow, FurtherLayers, Glm, GlmConfig, PrefillRow, TextModel};

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use super::batch_size::ProductCurve;
 use super::calibration::{Calibration, Subject};
-use super::curve::ProductCurve;
 use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};

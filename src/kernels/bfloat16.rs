@@ -46,7 +46,7 @@ const _: () = assert!(BLOCK.is_multiple_of(2), "no pair lies in two blocks");
 pub(super) enum Form {
     /// In pairs, as the instruction takes them.
     Pairs,
-    /// As the floats of `product`, the values of each pair swapped: summed over k ascending, they are
+    /// As the floats of `floats`, the values of each pair swapped: summed over k ascending, they are
     /// summed in this module's order.
     Swapped(Layout),
 }

@@ -1,4 +1,4 @@
-//! The columns of the results as readers of the parts must be told of them.
+//! Names and types of the results' columns, for the readers of the parts.
 //!
 //! A reader of JSON lines guesses types from the first rows, and a column may be null in all of them.
 

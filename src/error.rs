@@ -6,9 +6,9 @@ use crate::checkpoint::CheckpointError;
 use crate::fsio::FsError;
 use crate::generate::GenerateError;
 use crate::input::InputError;
+use crate::job::{Place, SpecError};
 use crate::model::ModelError;
 use crate::sink::SinkError;
-use crate::spec::{Place, SpecError};
 use crate::tokenize::TokenizeError;
 
 /// Anything that ends a run early.
@@ -78,7 +78,7 @@ pub enum Error {
         /// File and line, or file, row group and row; the number of the row where it is known.
         place: String,
         /// Stage that refused it.
-        stage: crate::input::Stage,
+        stage: crate::outcome::Stage,
         /// Reason.
         reason: String,
     },

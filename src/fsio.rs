@@ -19,6 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::stop::StopFlag;
+
 /// Names of all failpoints: the state of the disk just before and just after each durable step.
 ///
 /// The action `return` gives an [`FsError`], `panic` stops there. A name is hit once a file, so a test
@@ -310,7 +312,7 @@ pub fn truncate_synced(file: &mut File, path: &Path, length: u64) -> Result<(), 
 ///
 /// [`FsError`], where it cannot be read.
 pub fn hash_file(path: &Path) -> Result<FileDigest, FsError> {
-    hash_file_unless(path, &|| false)
+    hash_file_unless(path, &StopFlag::default())
 }
 
 /// As [`hash_file`], block by block on all cores, so that it can be interrupted.
@@ -318,16 +320,13 @@ pub fn hash_file(path: &Path) -> Result<FileDigest, FsError> {
 /// # Errors
 ///
 /// As [`hash_file`]; its cause is [`io::ErrorKind::Interrupted`] where, and only where, it was interrupted.
-pub fn hash_file_unless(
-    path: &Path,
-    is_interrupted: &dyn Fn() -> bool,
-) -> Result<FileDigest, FsError> {
+pub fn hash_file_unless(path: &Path, stop: &StopFlag) -> Result<FileDigest, FsError> {
     let read_error = |cause| FsError::new("read", path, cause);
     let mut file = File::open(path).map_err(read_error)?;
     let mut hasher = blake3::Hasher::new();
     let mut block = Vec::new();
     loop {
-        if is_interrupted() {
+        if stop.is_requested() {
             return Err(read_error(io::ErrorKind::Interrupted.into()));
         }
         block.clear();
@@ -557,7 +556,7 @@ mod tests {
         assert_eq!(digest, hash_file(&path).unwrap());
         assert_eq!(digest.blake3, blake3::hash(b"newer").to_hex().to_string());
         assert_eq!(digest.bytes, 5);
-        let interrupted = hash_file_unless(&path, &|| true).unwrap_err();
+        let interrupted = hash_file_unless(&path, &StopFlag::asking(|| true)).unwrap_err();
         assert_eq!(interrupted.cause.kind(), io::ErrorKind::Interrupted);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -1,17 +1,17 @@
 //! Offline batch runner for GLM: prompt files in, answers out, resumable at any instant.
 //!
 //! ```text
-//! job.toml -> spec -> input -> tokenize -> plan -> generate -> sink + checkpoint -> report
-//!             JobSpec  Prompt   Encoded    order   Completion   Part, Manifest      RunReport
+//! job.toml -> job -> input -> tokenize -> plan -> generate -> sink + checkpoint -> report
+//!             JobSpec Prompt   Encoded    order   Completion   Part, Manifest      RunReport
 //! ```
 //!
 //! The binary `glm-batch` is [`cli::main`]; a program of its own calls [`run()`]:
 //!
 //! ```no_run
 //! use glm_batch::report::Silent;
-//! use glm_batch::{RunOptions, StopFlag, run, spec};
+//! use glm_batch::{RunOptions, StopFlag, job, run};
 //!
-//! let job = spec::load("jobs/demo.toml".as_ref(), &[])?;
+//! let job = job::load("jobs/demo.toml".as_ref(), &[])?;
 //! let (report, end) = run(&job, &RunOptions::default(), &StopFlag::default(), &mut Silent)?;
 //! println!("{report}{end:?}");
 //! # Ok::<(), glm_batch::Error>(())
@@ -25,14 +25,17 @@ pub mod fsio;
 pub mod generate;
 pub mod ids;
 pub mod input;
+pub mod job;
 pub mod kernels;
 pub mod model;
+pub mod outcome;
 pub mod plan;
 pub mod report;
 pub mod run;
 pub mod sink;
-pub mod spec;
+pub mod stop;
 pub mod tokenize;
 
 pub use error::{Error, Result};
-pub use run::{RunEnd, RunOptions, StopFlag, run};
+pub use run::{RunEnd, RunOptions, run};
+pub use stop::StopFlag;

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use glm_batch::StopFlag;
 use glm_batch::fsio;
 use glm_batch::input::{
     InputIndex, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, resolve_files, scan,
 };
-use glm_batch::spec::{self, JobSpec, Rules};
+use glm_batch::job::{self, JobSpec, Rules};
 
 /// Rows of the file: as many as a window has.
 pub(crate) const ROWS: usize = 8192;
@@ -49,7 +50,7 @@ pub(crate) fn job(folder: &Path, file: &str) -> JobSpec {
         output.path = "out"
         "#
     );
-    spec::parse(&text, "bench", folder, &[]).unwrap()
+    job::parse(&text, "bench", folder, &[]).unwrap()
 }
 
 /// The first pass over the job's input.
@@ -65,7 +66,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         window_rows: job.batch.window_rows,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
-        is_interrupted: &|| false,
+        stop: &StopFlag::default(),
     };
     scan(&options).unwrap().index
 }

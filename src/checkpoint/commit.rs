@@ -10,9 +10,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::fsio::{self, FileDigest, FsError};
-use crate::generate::Outcome;
 use crate::ids::RowId;
 use crate::input::{InputFile, InputWindow};
+use crate::outcome::Outcome;
 use crate::sink::{ResultSink, SinkError, write_failed};
 
 use super::lock::{self, JobLock, ShardLock};

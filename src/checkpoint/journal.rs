@@ -14,9 +14,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::fsio;
-use crate::generate::Outcome;
 use crate::ids::{RowId, WindowId};
 use crate::input::WindowSpan;
+use crate::outcome::Outcome;
 
 use super::{CheckpointError, JobFingerprint, OutputFolder, line, seal};
 

@@ -8,9 +8,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::generate::{Completion, FinishReason, Outcome, Sample};
 use crate::ids::RowId;
-use crate::input::{BadRow, Stage};
+use crate::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
 
 use super::seal;
 

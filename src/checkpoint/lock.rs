@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::fsio::FsError;
 use crate::ids::ShardId;
+use crate::stop::StopFlag;
 
 use super::owner::Owner;
 use super::{CheckpointError, OutputFolder};
@@ -43,38 +44,19 @@ impl Default for LockTiming {
 }
 
 /// How to take a lock.
-#[derive(Clone, Copy)]
-pub struct LockOptions<'a> {
+#[derive(Clone, Debug, Default)]
+pub struct LockOptions {
     /// Do not wait for another host's heartbeat to stand still.
     pub break_lock: bool,
     /// Times.
     pub timing: LockTiming,
-    /// Says that waiting should end.
-    pub is_interrupted: &'a dyn Fn() -> bool,
+    /// Set where waiting should end.
+    pub stop: StopFlag,
 }
 
-impl Default for LockOptions<'_> {
-    fn default() -> Self {
-        Self {
-            break_lock: false,
-            timing: LockTiming::default(),
-            is_interrupted: &|| false,
-        }
-    }
-}
-
-impl std::fmt::Debug for LockOptions<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LockOptions")
-            .field("break_lock", &self.break_lock)
-            .field("timing", &self.timing)
-            .finish_non_exhaustive()
-    }
-}
-
-impl LockOptions<'_> {
+impl LockOptions {
     fn wait(&self) -> Result<(), CheckpointError> {
-        if (self.is_interrupted)() {
+        if self.stop.is_requested() {
             return Err(CheckpointError::Interrupted);
         }
         thread::sleep(self.timing.poll);
@@ -95,10 +77,7 @@ impl JobLock {
     /// # Errors
     ///
     /// [`CheckpointError::Interrupted`]; [`CheckpointError::Fs`].
-    pub fn acquire(
-        folder: &OutputFolder,
-        options: &LockOptions<'_>,
-    ) -> Result<Self, CheckpointError> {
+    pub fn acquire(folder: &OutputFolder, options: &LockOptions) -> Result<Self, CheckpointError> {
         loop {
             if let Some(lock) = Self::try_acquire(folder)? {
                 return Ok(lock);
@@ -143,7 +122,7 @@ impl ShardLock {
     pub fn acquire(
         folder: &OutputFolder,
         shard: ShardId,
-        options: &LockOptions<'_>,
+        options: &LockOptions,
     ) -> Result<Self, CheckpointError> {
         let Claim {
             file,
@@ -270,7 +249,7 @@ pub(super) struct Claim {
 pub(super) fn claim(
     folder: &OutputFolder,
     shard: ShardId,
-    options: &LockOptions<'_>,
+    options: &LockOptions,
 ) -> Result<Claim, CheckpointError> {
     let lock = try_lock(&folder.shard_lock(shard))?;
     claim_by(lock, folder, shard, options)
@@ -281,7 +260,7 @@ fn claim_by(
     lock: FileLock,
     folder: &OutputFolder,
     shard: ShardId,
-    options: &LockOptions<'_>,
+    options: &LockOptions,
 ) -> Result<Claim, CheckpointError> {
     let path = folder.shard_lock(shard);
     let owner = read_again(&folder.owner(shard))?;
@@ -357,7 +336,7 @@ fn watch(
     path: &Path,
     shard: ShardId,
     first: &Owner,
-    options: &LockOptions<'_>,
+    options: &LockOptions,
 ) -> Result<(), CheckpointError> {
     let LockTiming {
         stale_after, poll, ..

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsio;
 use crate::input::{InputIndex, Selection};
-use crate::spec::{JobSpec, Rules};
+use crate::job::{JobSpec, Rules};
 
 use super::{CheckpointError, OutputFolder, restart, seal};
 

@@ -35,7 +35,7 @@ pub struct RepairReport {
 /// is, which only `run --restart` cures; [`CheckpointError::Fs`].
 pub fn repair(
     folder: &OutputFolder,
-    options: &LockOptions<'_>,
+    options: &LockOptions,
 ) -> Result<RepairReport, CheckpointError> {
     StoredJob::existing(folder)?;
     // A copy may lack the folders that were empty.

@@ -17,7 +17,7 @@ use super::{CheckpointError, JobRecord, OutputFolder, record};
 ///
 /// [`CheckpointError::Locked`], while any lock is held; [`CheckpointError::Unmovable`], where the folder cannot be
 /// renamed; [`CheckpointError::Fs`].
-pub fn restart(root: &Path, options: &LockOptions<'_>) -> Result<Option<PathBuf>, CheckpointError> {
+pub fn restart(root: &Path, options: &LockOptions) -> Result<Option<PathBuf>, CheckpointError> {
     let link = root;
     let root = &behind_links(link);
     let folder = OutputFolder::at(root);
@@ -64,7 +64,7 @@ fn behind_links(root: &Path) -> PathBuf {
 ///
 /// [`CheckpointError::NoTrial`], where the folder holds anything else; [`CheckpointError::Locked`], while any lock is
 /// held; [`CheckpointError::Fs`].
-pub fn discard(root: &Path, options: &LockOptions<'_>) -> Result<(), CheckpointError> {
+pub fn discard(root: &Path, options: &LockOptions) -> Result<(), CheckpointError> {
     let folder = OutputFolder::at(root);
     if fsio::is_empty_or_absent(root) {
         return Ok(());
@@ -93,7 +93,7 @@ pub fn discard(root: &Path, options: &LockOptions<'_>) -> Result<(), CheckpointE
 /// Takes every lock of a folder; `None` where it is not the folder of a job.
 fn lock_all(
     folder: &OutputFolder,
-    options: &LockOptions<'_>,
+    options: &LockOptions,
 ) -> Result<Option<(JobLock, Vec<Claim>)>, CheckpointError> {
     // Somebody's other folder must never be moved.
     if !is_of_a_job(folder)? {

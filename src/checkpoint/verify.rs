@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::fsio;
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
+use crate::stop::StopFlag;
 
 use super::manifest::{CommittedWindow, FileEntry, Manifest};
 use super::strays::{Listing, stray_manifests};
@@ -103,7 +104,7 @@ impl VerifyReport {
 /// [`CheckpointError::NoJob`]; [`CheckpointError::Fs`], where a file cannot be read; damage is no error but
 /// stands in the report.
 pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
-    verify_shards(folder, None, &|| false)
+    verify_shards(folder, None, &StopFlag::default())
 }
 
 /// As [`verify`], for the files of one shard where one is given.
@@ -114,7 +115,7 @@ pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
 pub fn verify_shards(
     folder: &OutputFolder,
     only: Option<ShardId>,
-    is_interrupted: &dyn Fn() -> bool,
+    stop: &StopFlag,
 ) -> Result<VerifyReport, CheckpointError> {
     let mut report = VerifyReport::default();
     let job = match StoredJob::existing(folder) {
@@ -130,7 +131,7 @@ pub fn verify_shards(
     report.windows = job.record.input.windows.len() as u64;
     for shard in (0..shards).map(ShardId) {
         if only.is_none_or(|only| only == shard) {
-            report.check_shard(folder, &job, &listing, shard, is_interrupted)?;
+            report.check_shard(folder, &job, &listing, shard, stop)?;
         }
     }
     for path in stray_manifests(folder, shards) {
@@ -156,7 +157,7 @@ impl VerifyReport {
         job: &StoredJob,
         listing: &Listing,
         shard: ShardId,
-        is_interrupted: &dyn Fn() -> bool,
+        stop: &StopFlag,
     ) -> Result<(), CheckpointError> {
         let StoredJob {
             record,
@@ -166,7 +167,7 @@ impl VerifyReport {
         let manifest = match Manifest::load_or_new(folder, fingerprint, shard, shards) {
             Ok(manifest) => {
                 for window in manifest.windows().values() {
-                    self.check_window(folder, window, windows, is_interrupted)?;
+                    self.check_window(folder, window, windows, stop)?;
                 }
                 self.check_unnamed(folder, job, listing, &manifest);
                 manifest
@@ -237,14 +238,14 @@ impl VerifyReport {
         folder: &OutputFolder,
         window: &CommittedWindow,
         windows: &[WindowSpan],
-        is_interrupted: &dyn Fn() -> bool,
+        stop: &StopFlag,
     ) -> Result<(), CheckpointError> {
         let problems = self.problems.len();
         for file in [Some(&window.part), window.failed.as_ref()]
             .into_iter()
             .flatten()
         {
-            self.check_file(folder, window.window, file, is_interrupted)?;
+            self.check_file(folder, window.window, file, stop)?;
         }
         let span = windows.binary_search_by_key(&window.window, |span| span.id);
         let span = span.ok().map(|at| &windows[at]);
@@ -267,7 +268,7 @@ impl VerifyReport {
         folder: &OutputFolder,
         window: WindowId,
         file: &FileEntry,
-        is_interrupted: &dyn Fn() -> bool,
+        stop: &StopFlag,
     ) -> Result<(), CheckpointError> {
         let path = folder.entry(&file.name);
         // A pipe would be waited for, and a folder cannot be read: neither is what was written.
@@ -277,7 +278,7 @@ impl VerifyReport {
             self.add(path, ProblemKind::Committed(window), reason);
             return Ok(());
         }
-        let reason = match fsio::hash_file_unless(&path, is_interrupted) {
+        let reason = match fsio::hash_file_unless(&path, stop) {
             Ok(found) if found == file.digest => return Ok(()),
             Ok(found) if found.bytes != file.digest.bytes => {
                 format!(

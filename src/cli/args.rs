@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::job::{DeviceSpec, DtypeSpec, read_word};
 use crate::model::FloatType;
-use crate::spec::{DeviceSpec, DtypeSpec, read_word};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]

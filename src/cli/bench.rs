@@ -9,7 +9,8 @@ use super::signals::stop_on_signals;
 use crate::error::Error;
 use crate::fsio;
 use crate::report::{observer_for, on_one_line, print, print_json};
-use crate::run::{self, BenchOptions, StopFlag, WorkloadOptions};
+use crate::run::{self, BenchOptions, WorkloadOptions};
+use crate::stop::StopFlag;
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     match &args.workload {

@@ -8,12 +8,13 @@ mod bench;
 mod exit;
 mod filter;
 mod model;
-mod output;
 mod reference;
 mod run;
 mod show;
 #[cfg_attr(not(unix), path = "no_signals.rs")]
 mod signals;
+mod status;
+mod verify;
 
 #[cfg(not(feature = "failpoints"))]
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -89,9 +90,9 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => run::plan(&args),
-        Command::Status(args) => output::status(&args),
+        Command::Status(args) => status::status(&args),
         Command::Show(args) => show::show(&args),
-        Command::Verify(args) => output::verify(&args),
+        Command::Verify(args) => verify::verify(&args),
         Command::Tokenize(args) => model::tokenize(&args),
         Command::Convert(args) => model::convert(&args),
         Command::Bench(args) => bench::bench(&args),

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::args::{ConvertArgs, TokenizeArgs};
 use super::exit::Exit;
 use crate::error::Error;
+use crate::job::{MaskToken, Overflow};
 use crate::model::{self, GlmConfig};
 use crate::report::{counted, print_json_line, say};
-use crate::spec::{MaskToken, Overflow};
 use crate::tokenize::GlmTokenizer;
 
 /// A line of `tokenize`'s input.

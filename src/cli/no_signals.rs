@@ -5,7 +5,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::run::StopFlag;
+use crate::stop::StopFlag;
 
 /// Exit code of a run that a signal ended.
 const INTERRUPTED: i32 = 75;

@@ -11,7 +11,7 @@ use super::exit::Exit;
 use crate::report::{print_bytes, print_json};
 
 pub(super) fn schema() -> anyhow::Result<Exit> {
-    print_json(&crate::spec::json_schema())?;
+    print_json(&crate::job::json_schema())?;
     Ok(Exit::Printed)
 }
 

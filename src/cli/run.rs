@@ -7,9 +7,10 @@ use super::exit::Exit;
 use super::signals::stop_on_signals;
 use crate::error::Error;
 use crate::input::Selection;
+use crate::job::{self, JobSpec};
 use crate::report::{observer_for, print, print_json, say};
-use crate::run::{RunEnd, RunOptions, StopFlag};
-use crate::spec::{self, JobSpec};
+use crate::run::{RunEnd, RunOptions};
+use crate::stop::StopFlag;
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let spec = load(&args.job)?;
@@ -59,14 +60,14 @@ pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
 }
 
 fn load(args: &JobArgs) -> Result<JobSpec, Error> {
-    Ok(spec::load(&args.job, &args.overrides)?)
+    Ok(job::load(&args.job, &args.overrides)?)
 }
 
 /// The error, with the line of the job file that it is about.
 fn placed(error: Error, args: &JobArgs) -> Error {
     let place = error
         .key()
-        .and_then(|key| spec::place_of(&args.job, &args.overrides, key));
+        .and_then(|key| job::place_of(&args.job, &args.overrides, key));
     match place {
         Some(place) => Error::Placed {
             place,

@@ -12,9 +12,9 @@ use super::filter::{Filter, environment, mismatch};
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::input;
+use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::sink;
-use crate::spec::nearest;
 
 /// Columns that a row's heading shows.
 const HEADING: [&str; 4] = ["row", "id", "sample", "status"];

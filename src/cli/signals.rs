@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
 use crate::report::say;
-use crate::run::StopFlag;
+use crate::stop::StopFlag;
 
 /// Signals by which people, schedulers, closed terminals and limits ask a program to end.
 const STOPPING: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use crate::model::DecodeRow;
+use crate::outcome::{FinishReason, Sample};
 
 use super::choose::{Scratch, choose, log_probability};
 use super::codec::TextCodec;
 use super::philox::Draw;
 use super::rules::Rules;
-use super::types::{FinishReason, Sample};
 
 /// What an answer needs to know of its row.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub(super) struct Start {
 /// A running answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Job that it belongs to.
-    pub(super) job: u64,
+    /// The engine's number for the entry that it belongs to.
+    pub(super) entry: u64,
     /// Cost of its slot, tokens.
     pub(super) slot_tokens: u64,
     /// Larger for what was admitted later.
@@ -58,10 +58,10 @@ pub(super) enum Progress {
 }
 
 impl Answer {
-    pub(super) fn new(job: u64, slot_tokens: u64, admission: u64, start: Start) -> Self {
+    pub(super) fn new(entry: u64, slot_tokens: u64, admission: u64, start: Start) -> Self {
         let first_token = start.history.len();
         Self {
-            job,
+            entry,
             slot_tokens,
             admission,
             start,
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::generate::rules::tests::{Letters, rules_of};
     use crate::generate::warp::tests::SETTINGS;
-    use crate::spec::GenerationSpec;
+    use crate::job::GenerationSpec;
 
     fn run(settings: &GenerationSpec, max_new_tokens: u32, ids: &[u32]) -> (usize, Option<Sample>) {
         let start = Start {

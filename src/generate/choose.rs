@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::generate::rules::tests::rules_of;
     use crate::generate::warp::tests::{SETTINGS, scattered};
-    use crate::spec::GenerationSpec;
+    use crate::job::GenerationSpec;
 
     fn pick(settings: &GenerationSpec, logits: &[f32], step: u32) -> Result<u32, String> {
         let draw = Draw {

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use crate::spec::GenerationSpec;
+use crate::job::GenerationSpec;
 
 use super::bad_words::BadWords;
 use super::codec::TextCodec;

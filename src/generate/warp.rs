@@ -20,7 +20,7 @@ mod estimate;
 
 use std::cmp::Ordering;
 
-use crate::spec::GenerationSpec;
+use crate::job::GenerationSpec;
 
 pub(super) use estimate::log_sum;
 

@@ -14,7 +14,7 @@ use super::folders::{Excluded, Gathered};
 use super::partition::partition;
 use super::patterns;
 use super::types::{InputFormat, Partition};
-use crate::spec::{InputSpec, Rules, nearest};
+use crate::job::{InputSpec, Rules, nearest};
 
 /// Endings of the files that are taken from globs and folders.
 pub(super) const KNOWN_ENDINGS: [&str; 10] = [

@@ -13,7 +13,7 @@ use walkdir::WalkDir;
 
 use super::error::InputError;
 use super::files::{has_known_ending, lower_name};
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Names that a note gives.
 const NAMED: usize = 3;

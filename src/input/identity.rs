@@ -8,7 +8,6 @@ use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::UNIX_EPOCH;
 
 use arrow::datatypes::SchemaRef;
@@ -17,6 +16,7 @@ use super::error::InputError;
 use super::types::{InputFile, InputIndex, InputWindow, Partition, WindowSpan};
 use super::{EachRow, PromptSource};
 use crate::fsio;
+use crate::stop::StopFlag;
 
 /// Path, size, time and inode of a file before it is read.
 pub(super) struct Stat {
@@ -102,8 +102,8 @@ pub(crate) fn inode(_found: &Metadata) -> Option<u64> {
 }
 
 /// blake3 of all bytes of a file, in hex; [`io::ErrorKind::Interrupted`], where a signal came.
-pub(super) fn hash(path: &Path, is_interrupted: &dyn Fn() -> bool) -> io::Result<String> {
-    match fsio::hash_file_unless(path, is_interrupted) {
+pub(super) fn hash(path: &Path, stop: &StopFlag) -> io::Result<String> {
+    match fsio::hash_file_unless(path, stop) {
         Ok(digest) => Ok(digest.blake3),
         Err(error) => Err(error.cause),
     }
@@ -138,8 +138,8 @@ impl<S: PromptSource> PromptSource for Checked<S> {
         read
     }
 
-    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.source.interrupt_with(stop);
+    fn stop_with(&mut self, stop: &StopFlag) {
+        self.source.stop_with(stop);
     }
 
     fn check_unchanged(&self, window: &WindowSpan) -> Result<(), InputError> {
@@ -158,8 +158,8 @@ mod tests {
     #[test]
     fn a_hash_that_ends_early_is_none() {
         let path = Path::new(file!());
-        assert!(hash(path, &|| false).is_ok());
-        let interrupted = hash(path, &|| true).unwrap_err();
+        assert!(hash(path, &StopFlag::default()).is_ok());
+        let interrupted = hash(path, &StopFlag::asking(|| true)).unwrap_err();
         assert_eq!(interrupted.kind(), io::ErrorKind::Interrupted);
     }
 }

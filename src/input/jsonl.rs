@@ -6,25 +6,24 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
-use super::build::{Built, PromptBuilder};
 use super::error::InputError;
-use super::lines::{Interrupt, Lines, RowLine, SharedHasher};
+use super::fields::{Fields, Seen};
+use super::lines::{Lines, RowLine, SharedHasher};
 use super::partition;
-use super::record::{Fields, Seen};
-use super::types::{
-    BadRow, Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, Stage, WindowSpan,
-};
+use super::prompt::{Built, PromptBuilder};
+use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
-use crate::spec::Rules;
+use crate::job::Rules;
+use crate::outcome::{BadRow, Stage};
+use crate::stop::StopFlag;
 
 /// Lines of a block are parsed while the next block is read.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -91,7 +90,7 @@ pub(super) struct FirstPass<'a> {
     pub(super) rules: Rules,
     pub(super) first_bad: Option<(Place, BadRow)>,
     /// Says that the pass should end early; what it has by then is of no use.
-    pub(super) is_interrupted: &'a (dyn Fn() -> bool + Sync),
+    pub(super) stop: &'a StopFlag,
 }
 
 #[derive(Default)]
@@ -101,7 +100,7 @@ struct Block {
 }
 
 impl Block {
-    fn read(lines: &mut Lines<'_>, max_row_bytes: u64) -> io::Result<Self> {
+    fn read(lines: &mut Lines, max_row_bytes: u64) -> io::Result<Self> {
         let mut block = Self::default();
         while block.arena.len() < BLOCK_BYTES {
             match lines.next_row(&mut block.arena, max_row_bytes)? {
@@ -131,15 +130,15 @@ impl FirstPass<'_> {
     ) -> io::Result<u64> {
         let before = self.windows.rows();
         let most = self.max_row_bytes;
-        let mut lines = Lines::open(path, hasher, Arc::new(self.is_interrupted))?;
+        let mut lines = Lines::open(path, hasher, self.stop)?;
         let mut block = Block::read(&mut lines, most)?;
-        while !block.lines.is_empty() && !(self.is_interrupted)() {
+        while !block.lines.is_empty() && !self.stop.is_requested() {
             let examiner = Examiner {
                 builder: self.builder.filter(|_| self.first_bad.is_none()),
                 added,
                 max_row_bytes: most,
                 rules: self.rules,
-                is_interrupted: self.is_interrupted,
+                stop: self.stop,
             };
             let (facts, next) =
                 rayon::join(|| examiner.block(&block), || Block::read(&mut lines, most));
@@ -174,7 +173,7 @@ struct Examiner<'a> {
     added: &'a partition::Fields,
     max_row_bytes: u64,
     rules: Rules,
-    is_interrupted: &'a (dyn Fn() -> bool + Sync),
+    stop: &'a StopFlag,
 }
 
 impl Examiner<'_> {
@@ -186,7 +185,7 @@ impl Examiner<'_> {
                 let mut facts = Facts::default();
                 for line in lines {
                     // A template may take long; what is gathered so far is of no use then.
-                    if (self.is_interrupted)() {
+                    if self.stop.is_requested() {
                         break;
                     }
                     let bad = self.line(line, &block.arena, &mut facts.columns);
@@ -243,7 +242,7 @@ pub(super) struct JsonlSource {
     /// The fields that folders give to the rows of each file.
     added: Vec<partition::Fields>,
     /// Readers that stand behind a window that was read, with their file.
-    kept: Mutex<Vec<(u32, Lines<'static>)>>,
+    kept: Mutex<Vec<(u32, Lines)>>,
 }
 
 /// The lines of a window in one buffer, each with its file.
@@ -276,13 +275,8 @@ impl JsonlSource {
             .map(|file| file.path.as_path())
     }
 
-    fn interrupt(&self) -> Interrupt<'static> {
-        let stop = self.builder.stop();
-        Arc::new(move || stop.load(Ordering::Relaxed))
-    }
-
     fn failed(&self, file: u32, error: io::Error) -> InputError {
-        if (self.interrupt())() {
+        if self.builder.stop().is_requested() {
             return InputError::Interrupted;
         }
         let path = self.path(file).map(Path::to_owned).unwrap_or_default();
@@ -297,7 +291,7 @@ impl JsonlSource {
     }
 
     /// A reader at the window's first line: a kept one that is not past it, else a new one.
-    fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines<'static>> {
+    fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines> {
         let kept = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let best = kept
@@ -310,26 +304,21 @@ impl JsonlSource {
         };
         match kept {
             Some(mut lines) => lines.skip_to(span.offset, span.line).map(|()| lines),
-            None => Lines::open_at(path, span.offset, span.line, self.interrupt()),
+            None => Lines::open_at(path, span.offset, span.line, self.builder.stop()),
         }
     }
 
     /// A reader at the window's first row in `file`.
-    fn open_for(
-        &self,
-        span: &WindowSpan,
-        file: u32,
-        path: &Path,
-    ) -> Result<Lines<'static>, InputError> {
+    fn open_for(&self, span: &WindowSpan, file: u32, path: &Path) -> Result<Lines, InputError> {
         let opened = if file == span.file {
             self.reader(span, path)
         } else {
-            Lines::open(path, None, self.interrupt())
+            Lines::open(path, None, self.builder.stop())
         };
         opened.map_err(|error| self.failed(file, error))
     }
 
-    fn keep(&self, file: u32, lines: Lines<'static>) {
+    fn keep(&self, file: u32, lines: Lines) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_READERS {
             kept.remove(0);
@@ -343,7 +332,7 @@ impl JsonlSource {
             lines: Vec::with_capacity(span.rows as usize),
         };
         let mut file = span.file;
-        let mut open: Option<Lines<'static>> = None;
+        let mut open: Option<Lines> = None;
         while (raw.lines.len() as u64) < span.rows {
             let Some(path) = self.path(file) else {
                 let what = format!("window {} ends before its {} rows", span.id, span.rows);
@@ -430,8 +419,8 @@ impl PromptSource for JsonlSource {
         })
     }
 
-    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.builder.interrupt_with(stop);
+    fn stop_with(&mut self, stop: &StopFlag) {
+        self.builder.stop_with(stop);
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {

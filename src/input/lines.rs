@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::packed::{Packed, Packing};
+use crate::stop::StopFlag;
 
 /// Bytes read from a file at once.
 const READ_BYTES: usize = 1 << 18;
@@ -42,24 +43,21 @@ pub(super) struct RowLine {
 /// blake3 of all bytes that passed.
 pub(super) type SharedHasher = Arc<Mutex<blake3::Hasher>>;
 
-/// Says that reading should end early. It is asked for every buffer, since a packed line may go on for hours.
-pub(super) type Interrupt<'a> = Arc<dyn Fn() -> bool + Send + Sync + 'a>;
-
 /// The non-blank lines of one file, from some offset on.
-pub(super) struct Lines<'a> {
-    reader: Box<dyn BufRead + Send + 'a>,
+pub(super) struct Lines {
+    reader: Box<dyn BufRead + Send>,
     /// Offset of the next line in the unpacked file.
     pub(super) offset: u64,
     /// Number of the next line, from 1.
     pub(super) line: u64,
 }
 
-impl<'a> Lines<'a> {
+impl Lines {
     /// Opens a file at its start; the stored bytes go through `hasher`.
     pub(super) fn open(
         path: &Path,
         hasher: Option<SharedHasher>,
-        interrupt: Interrupt<'a>,
+        stop: &StopFlag,
     ) -> io::Result<Self> {
         let mut file = File::open(path)?;
         if file.metadata()?.is_dir() {
@@ -73,16 +71,16 @@ impl<'a> Lines<'a> {
                     inner: file,
                     hasher,
                 },
-                interrupt: Arc::clone(&interrupt),
+                stop: stop.clone(),
             },
         );
-        let reader: Box<dyn BufRead + Send + 'a> = match packing {
+        let reader: Box<dyn BufRead + Send> = match packing {
             None => Box::new(stored),
             Some(packing) => Box::new(BufReader::with_capacity(
                 READ_BYTES,
                 Interruptible {
                     inner: Packed::new(packing, stored)?,
-                    interrupt,
+                    stop: stop.clone(),
                 },
             )),
         };
@@ -98,7 +96,7 @@ impl<'a> Lines<'a> {
         path: &Path,
         offset: u64,
         line: u64,
-        interrupt: Interrupt<'a>,
+        stop: &StopFlag,
     ) -> io::Result<Self> {
         let mut file = File::open(path)?;
         if Packing::of(path, &mut file)?.is_none() {
@@ -108,7 +106,7 @@ impl<'a> Lines<'a> {
             file.seek(SeekFrom::Start(offset))?;
             let reader = Interruptible {
                 inner: file,
-                interrupt,
+                stop: stop.clone(),
             };
             let reader = Box::new(BufReader::with_capacity(READ_BYTES, reader));
             return Ok(Self {
@@ -117,7 +115,7 @@ impl<'a> Lines<'a> {
                 line,
             });
         }
-        let mut lines = Self::open(path, None, interrupt)?;
+        let mut lines = Self::open(path, None, stop)?;
         lines.skip_to(offset, line)?;
         Ok(lines)
     }
@@ -243,7 +241,7 @@ fn shortened(arena: &mut Vec<u8>, start: usize, end: usize) -> usize {
 /// The first bytes of a file, unpacked, and whether they are all of it.
 pub(super) fn head(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {
     let mut head = Vec::new();
-    Lines::open(path, None, Arc::new(|| false))?
+    Lines::open(path, None, &StopFlag::default())?
         .reader
         .take(most + 1)
         .read_to_end(&mut head)?;
@@ -265,15 +263,15 @@ fn trim_line(arena: &[u8], begin: usize, first: bool) -> (usize, usize) {
     (if marked { begin + BOM.len() } else { begin }, end)
 }
 
-/// Fails as soon as reading should end early.
-struct Interruptible<'a, R> {
+/// Fails as soon as reading should end early. It looks for every buffer, since a packed line may go on for hours.
+struct Interruptible<R> {
     inner: R,
-    interrupt: Interrupt<'a>,
+    stop: StopFlag,
 }
 
-impl<R: Read> Read for Interruptible<'_, R> {
+impl<R: Read> Read for Interruptible<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if (self.interrupt)() {
+        if self.stop.is_requested() {
             // `ErrorKind::Interrupted` would be tried again.
             return Err(io::Error::other("interrupted"));
         }
@@ -307,8 +305,9 @@ mod tests {
     use super::*;
 
     /// Says after some questions that reading should end, and counts them.
-    fn soon(asked: &AtomicUsize) -> Interrupt<'_> {
-        Arc::new(|| asked.fetch_add(1, Ordering::Relaxed) >= 4)
+    fn soon(asked: &Arc<AtomicUsize>) -> StopFlag {
+        let asked = Arc::clone(asked);
+        StopFlag::asking(move || asked.fetch_add(1, Ordering::Relaxed) >= 4)
     }
 
     #[test]
@@ -318,13 +317,13 @@ mod tests {
         let zeros = vec![b'0'; 64 << 20];
         std::fs::write(&path, zstd::encode_all(&zeros[..], 1).unwrap()).unwrap();
         for most in [10, u64::MAX] {
-            let asked = AtomicUsize::new(0);
-            let mut lines = Lines::open(&path, None, soon(&asked)).unwrap();
+            let asked = Arc::new(AtomicUsize::new(0));
+            let mut lines = Lines::open(&path, None, &soon(&asked)).unwrap();
             assert!(lines.next_row(&mut Vec::new(), most).is_err());
             assert_eq!(asked.load(Ordering::Relaxed), 5);
         }
-        let asked = AtomicUsize::new(0);
-        assert!(Lines::open_at(&path, 60 << 20, 2, soon(&asked)).is_err());
+        let asked = Arc::new(AtomicUsize::new(0));
+        assert!(Lines::open_at(&path, 60 << 20, 2, &soon(&asked)).is_err());
         assert_eq!(asked.load(Ordering::Relaxed), 5);
     }
 
@@ -333,7 +332,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
         std::fs::write(&path, b"7\n\x80\x80\n").unwrap();
-        let mut lines = Lines::open(&path, None, Arc::new(|| false)).unwrap();
+        let mut lines = Lines::open(&path, None, &StopFlag::default()).unwrap();
         let mut arena = Vec::new();
         lines.next_row(&mut arena, 1).unwrap().unwrap();
         let line = lines.next_row(&mut arena, 1).unwrap().unwrap();

@@ -3,7 +3,7 @@
 //! [`resolve_files`] lists the files, [`scan`] is the first pass that fixes rows, windows and columns
 //! in an [`InputIndex`], [`open`] gives a [`PromptSource`] that reads any window of it. Only the job's
 //! settings come in; rows go on to the tokenizer. Whatever a row holds, it never stops the job here: it
-//! becomes a [`BadRow`].
+//! becomes a [`BadRow`](crate::outcome::BadRow).
 //!
 //! # What becomes of odd JSON lines
 //!
@@ -37,11 +37,11 @@
 //! A bad row that is no record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
-mod advice;
-mod build;
+mod cell;
 mod digits;
 mod duplicates;
 mod error;
+mod fields;
 mod files;
 mod folders;
 mod identity;
@@ -51,40 +51,42 @@ mod packed;
 mod parquet;
 mod partition;
 mod patterns;
-mod printed;
-mod record;
+mod printed_names;
+mod prompt;
 mod roomy;
 mod scan;
-mod select;
 mod sniff;
 mod stdin;
+mod suggested_template;
 mod surrogates;
 mod tags;
 mod template;
+mod trial;
 mod types;
 mod windows;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 
-pub use build::id_column;
 pub(crate) use digits::keep_digits;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
 pub(crate) use identity::inode;
 pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
+pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
-pub use select::{Selection, select};
 pub use stdin::InputStream;
 pub use tags::check_expression;
 pub use template::TEMPLATE_STEPS;
+pub use trial::{Selection, select};
 pub use types::*;
 
 use self::identity::Checked;
-use crate::spec::{CarriedColumns, InputSpec, PromptSpec, Rules};
+use self::prompt::PromptBuilder;
+use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
+use crate::stop::StopFlag;
 
 /// What is done with a row, given its place in the window, as soon as its prompt is made.
 pub type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
@@ -111,7 +113,7 @@ pub trait PromptSource: Send + Sync {
 
     /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
     /// is being read is of no use then.
-    fn interrupt_with(&mut self, _stop: Arc<AtomicBool>) {}
+    fn stop_with(&mut self, _stop: &StopFlag) {}
 
     /// Looks whether the files of a window are still what the first pass saw; rows that come from no file
     /// cannot change.
@@ -149,7 +151,7 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let builder = build::PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
+    let builder = PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
     builder.check_columns(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {

@@ -2,17 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::build::PromptBuilder;
 use super::error::{FileProblem, InputError};
 use super::files::{FoundFile, format_of};
 use super::identity::{self, Stat};
 use super::jsonl::{Columns, FirstPass};
 use super::parquet;
 use super::partition;
+use super::prompt::PromptBuilder;
 use super::sniff::refuse_other_format;
-use super::types::{BadRow, InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
+use super::types::{InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
-use crate::spec::{InputSpec, OnBadRow, PromptSpec, Rules};
+use crate::job::{InputSpec, OnBadRow, PromptSpec, Rules};
+use crate::outcome::BadRow;
+use crate::stop::StopFlag;
 
 /// Bytes of unpacked lines that a window holds at most, unless one row alone has more.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
@@ -34,7 +36,7 @@ pub struct ScanOptions<'a> {
     /// An earlier index: what it knows of a file holds while path, size, time and inode agree.
     pub previous: Option<&'a InputIndex>,
     /// Says that reading should end.
-    pub is_interrupted: &'a (dyn Fn() -> bool + Sync),
+    pub stop: &'a StopFlag,
 }
 
 /// What the first pass found.
@@ -186,7 +188,7 @@ fn parquet_fingerprints(
     stats: &[Stat],
 ) -> Result<Vec<String>, InputError> {
     let compute = |stat: &Stat| {
-        if (options.is_interrupted)() {
+        if options.stop.is_requested() {
             return Err(InputError::Interrupted);
         }
         if let Some(known) = known_fingerprint(options.previous, stat) {
@@ -194,7 +196,7 @@ fn parquet_fingerprints(
         }
         let computed = match options.rules.input_fingerprint {
             1 => parquet::footer_fingerprint(&stat.path),
-            _ => identity::hash(&stat.path, options.is_interrupted),
+            _ => identity::hash(&stat.path, options.stop),
         };
         computed.map_err(|source| match source.kind() {
             std::io::ErrorKind::Interrupted => InputError::Interrupted,
@@ -227,7 +229,7 @@ fn scan_jsonl(
         max_row_bytes: options.spec.max_row_bytes,
         rules: options.rules,
         first_bad: None,
-        is_interrupted: options.is_interrupted,
+        stop: options.stop,
     };
     let files = read_jsonl(options, stats, &mut pass)?;
     let first_bad = builder.as_ref().and(pass.first_bad);
@@ -256,7 +258,7 @@ fn read_jsonl(
     let added = partition::fields(&files);
     let mut problems = Vec::new();
     for (number, (stat, file)) in stats.iter().zip(&mut files).enumerate() {
-        if (options.is_interrupted)() {
+        if options.stop.is_requested() {
             return Err(InputError::Interrupted);
         }
         let known = known_fingerprint(options.previous, stat);
@@ -280,7 +282,7 @@ fn read_jsonl(
             }
         }
     }
-    if (options.is_interrupted)() {
+    if options.stop.is_requested() {
         return Err(InputError::Interrupted);
     }
     if problems.is_empty() {

@@ -10,12 +10,12 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 
 use super::error::InputError;
+use super::fields::Fields;
 use super::files::{KNOWN_ENDINGS, has_known_ending};
 use super::lines::{BOM, head};
-use super::record::Fields;
 use super::types::InputFormat;
 use crate::download::LFS_POINTER;
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Non-blank lines that are looked at.
 const HEAD_LINES: usize = 100;

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::error::InputError;
 use crate::fsio::{self, FsError};
+use crate::stop::StopFlag;
 
 /// Bytes that are read at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -23,29 +24,26 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 type Block = io::Result<Vec<u8>>;
 
 /// A stream that is read to its end, unless a signal comes.
-pub struct InputStream<'a> {
+pub struct InputStream {
     blocks: Receiver<Block>,
     /// The first block, where it has been looked at.
     peeked: Option<Vec<u8>>,
-    is_interrupted: &'a dyn Fn() -> bool,
+    stop: StopFlag,
 }
 
-impl std::fmt::Debug for InputStream<'_> {
+impl std::fmt::Debug for InputStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InputStream").finish_non_exhaustive()
     }
 }
 
-impl<'a> InputStream<'a> {
+impl InputStream {
     /// Begins to read. The thread that does so ends with the stream, or with the process.
     ///
     /// # Errors
     ///
     /// The system's, where it has no thread left.
-    pub fn start(
-        reader: impl Read + Send + 'static,
-        is_interrupted: &'a dyn Fn() -> bool,
-    ) -> io::Result<Self> {
+    pub fn start(reader: impl Read + Send + 'static, stop: &StopFlag) -> io::Result<Self> {
         let (sender, blocks) = bounded(1);
         thread::Builder::new()
             .name("standard input".to_owned())
@@ -53,7 +51,7 @@ impl<'a> InputStream<'a> {
         Ok(Self {
             blocks,
             peeked: None,
-            is_interrupted,
+            stop: stop.clone(),
         })
     }
 
@@ -87,7 +85,7 @@ impl<'a> InputStream<'a> {
             Ok(())
         });
         match copied {
-            Err(_) if (self.is_interrupted)() => Err(InputError::Interrupted),
+            Err(_) if self.stop.is_requested() => Err(InputError::Interrupted),
             copied => copied.map(drop).map_err(InputError::Copy),
         }
     }
@@ -100,7 +98,7 @@ impl<'a> InputStream<'a> {
         }
         loop {
             let received = self.blocks.recv_timeout(LONGEST_WAIT);
-            if (self.is_interrupted)() {
+            if self.stop.is_requested() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             match received {
@@ -131,7 +129,7 @@ fn read_blocks(mut reader: impl Read, sender: &Sender<Block>) {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -150,12 +148,9 @@ mod tests {
     fn a_silent_stream_is_given_up_with_a_signal() {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("input/stdin.jsonl");
-        let looks = Cell::new(0);
-        let is_interrupted = || {
-            looks.set(looks.get() + 1);
-            looks.get() > 1
-        };
-        let stream = InputStream::start(Silent, &is_interrupted).unwrap();
+        let looks = AtomicUsize::new(0);
+        let stop = StopFlag::asking(move || looks.fetch_add(1, Ordering::Relaxed) > 0);
+        let stream = InputStream::start(Silent, &stop).unwrap();
         let ended = stream.copy_to(&to);
         assert!(matches!(ended, Err(InputError::Interrupted)), "{ended:?}");
         assert_eq!(std::fs::read_dir(to.parent().unwrap()).unwrap().count(), 0);
@@ -166,11 +161,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("stdin.jsonl");
         let bytes: Vec<u8> = (0..3 * BLOCK_BYTES as u32 + 7).map(|at| at as u8).collect();
-        let mut stream = InputStream::start(io::Cursor::new(bytes.clone()), &|| false).unwrap();
+        let mut stream =
+            InputStream::start(io::Cursor::new(bytes.clone()), &StopFlag::default()).unwrap();
         assert!(!stream.is_empty().unwrap());
         stream.copy_to(&to).unwrap();
         assert_eq!(std::fs::read(&to).unwrap(), bytes);
-        let mut nothing = InputStream::start(io::empty(), &|| false).unwrap();
+        let mut nothing = InputStream::start(io::empty(), &StopFlag::default()).unwrap();
         assert!(nothing.is_empty().unwrap());
     }
 }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_formatter};
 
-use super::build::{Record, is_blank};
+use super::cell::Record;
 use super::error::{InputError, one_line};
-use super::printed::printed_names;
+use super::printed_names::printed_names;
+use super::prompt::is_blank;
 use super::roomy::{Roomy, fill, needs_room};
 use super::tags::check_nesting;
-use super::types::{BadRow, Stage};
-use crate::spec::Rules;
+use crate::job::Rules;
+use crate::outcome::{BadRow, Stage};
 
 /// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.

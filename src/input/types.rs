@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::ids::{RowId, WindowId};
+use crate::outcome::BadRow;
 
 /// The whole input as the first pass saw it. Stored in `job.json`; resume and shards seek by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -218,38 +219,4 @@ pub struct Prompt {
     pub prefix: Option<String>,
     /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
     pub overrides: serde_json::Map<String, serde_json::Value>,
-}
-
-/// Why a row has no result. Data, not an error of the job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BadRow {
-    /// Stage that refused the row.
-    pub stage: Stage,
-    /// Reason: one line, no full stop, with the cure where there is one.
-    pub reason: String,
-}
-
-/// Stage of the pipeline at which a row failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Reading.
-    Input,
-    /// Filling the template.
-    Template,
-    /// Encoding.
-    Tokenize,
-    /// Generation.
-    Generate,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Input => "input",
-            Self::Template => "template",
-            Self::Tokenize => "tokenize",
-            Self::Generate => "generate",
-        })
-    }
 }

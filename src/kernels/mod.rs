@@ -7,17 +7,17 @@
 //! packed host weights or device tensors is decided once, where they are built.
 
 mod attention;
-mod bfloat;
-mod dot;
+mod bfloat16;
 mod embedding;
+mod floats;
 mod host;
+mod int8;
+mod int8_dot;
 mod linear;
 mod math;
 mod norm;
 mod packed;
 mod pages;
-mod product;
-mod quantized;
 mod registers;
 mod simd;
 

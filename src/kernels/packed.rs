@@ -10,11 +10,11 @@ use std::io;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::bfloat::{self, Form};
+use super::bfloat16::{self, Form};
+use super::floats::{Layout, multiply, pack_rows, pack_weights};
+use super::int8::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
 use super::math::gelu;
 use super::pages::Pages;
-use super::product::{Layout, multiply, pack_rows, pack_weights};
-use super::quantized::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
 use super::registers::Weight;
 
 /// Outputs that one task computes; a multiple of every panel.
@@ -240,11 +240,11 @@ impl PackedLinear {
         let words_at_once = TASK_ROWS * form.words(k);
         x.par_chunks(TASK_ROWS * k)
             .zip(words.par_chunks_mut(words_at_once))
-            .for_each(|(x, words)| bfloat::encode_rows(form, k, x, words));
+            .for_each(|(x, words)| bfloat16::encode_rows(form, k, x, words));
         let rows: Vec<&[u32]> = words.chunks(words_at_once).collect();
         let tasks: Vec<&[bf16]> = weights.values.chunks(form.size(k, TASK_OUTPUTS)).collect();
         self.tasks(out, epilogue, |task, group, out| {
-            bfloat::multiply(form, k, tasks[task], rows[group], out);
+            bfloat16::multiply(form, k, tasks[task], rows[group], out);
         });
     }
 
@@ -392,7 +392,7 @@ impl Source<'_> {
         let mut values = Pages::zeroed(form.size(k, self.width_out))?;
         let tasks = values.par_chunks_mut(form.size(k, TASK_OUTPUTS));
         tasks.enumerate().for_each(|(task, values)| {
-            bfloat::encode_weights(form, k, &self.values(task), values);
+            bfloat16::encode_weights(form, k, &self.values(task), values);
         });
         Ok(Bfloats { form, values })
     }

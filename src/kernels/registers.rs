@@ -389,7 +389,7 @@ impl Registers<Pair, 32> for Avx512Bf16 {
     }
 }
 
-/// Sums of four products of 8 bits, for `quantized`.
+/// Sums of four products of 8 bits, for `int8`.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx512Vnni(());

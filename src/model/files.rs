@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use serde_json::Value;
 
 use super::ModelError;
-use super::tensors::map_file;
 use crate::download;
+use crate::stop::StopFlag;
 
 /// Names under which weights are published, with the index of their sharded form; first found wins.
 const NAMES: [(&str, &str); 2] = [
@@ -166,6 +167,23 @@ fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, ModelError>
     Ok(file)
 }
 
+/// Maps a file into memory.
+///
+/// # Errors
+///
+/// [`ModelError::File`] where it is something else, [`ModelError::Io`] where it cannot be read.
+#[expect(
+    unsafe_code,
+    reason = "memory maps are unsafe because another process may change the file"
+)]
+pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
+    let file = download::open(path).map_err(ModelError::unusable(path))?;
+    // SAFETY: the map is read only, every access is bounds-checked against its length, and any bytes
+    // are valid numbers. A file that another process truncates while it is mapped ends this one with
+    // a bus error; weights are not written while a job runs.
+    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
+}
+
 /// A fingerprint of a model: blake3 over the files that decide what its weights are.
 ///
 /// # Errors
@@ -174,13 +192,13 @@ fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, ModelError>
 pub fn weights_fingerprint(
     folder: &Path,
     by: Fingerprinted,
-    is_interrupted: &dyn Fn() -> bool,
+    stop: &StopFlag,
 ) -> Result<String, ModelError> {
     let mut all = blake3::Hasher::new();
     for path in WeightFiles::find(folder)?.deciding(folder, by) {
         let mut hasher = blake3::Hasher::new();
         for block in map_file(&path)?.chunks(HASH_BYTES) {
-            if is_interrupted() {
+            if stop.is_requested() {
                 return Err(ModelError::Interrupted);
             }
             hasher.update_rayon(block);
@@ -205,15 +223,17 @@ mod tests {
         ));
         std::fs::write(path.join("config.json"), "{}").unwrap();
         std::fs::write(path.join("model.safetensors"), "abc").unwrap();
-        let fingerprint =
-            || weights_fingerprint(path, Fingerprinted::FilesAndIndex, &|| false).unwrap();
+        let fingerprint = || {
+            weights_fingerprint(path, Fingerprinted::FilesAndIndex, &StopFlag::default()).unwrap()
+        };
         let first = fingerprint();
         assert_eq!(first, fingerprint());
         assert_eq!(
-            weights_fingerprint(path, Fingerprinted::Files, &|| false).unwrap(),
+            weights_fingerprint(path, Fingerprinted::Files, &StopFlag::default()).unwrap(),
             first
         );
-        let interrupted = weights_fingerprint(path, Fingerprinted::Files, &|| true);
+        let interrupted =
+            weights_fingerprint(path, Fingerprinted::Files, &StopFlag::asking(|| true));
         assert!(matches!(interrupted, Err(ModelError::Interrupted)));
         std::fs::write(path.join("model.safetensors"), "abd").unwrap();
         assert_ne!(first, fingerprint());
@@ -228,7 +248,7 @@ mod tests {
         }
         let both = || {
             [Fingerprinted::Files, Fingerprinted::FilesAndIndex]
-                .map(|by| weights_fingerprint(path, by, &|| false).unwrap())
+                .map(|by| weights_fingerprint(path, by, &StopFlag::default()).unwrap())
         };
         let index = path.join("pytorch_model.bin.index.json");
         std::fs::write(&index, r#"{"weight_map": {"a": "1.bin", "b": "2.bin"}}"#).unwrap();

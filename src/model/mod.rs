@@ -1,10 +1,11 @@
 //! The GLM network: configuration, weights, forward pass, KV cache.
 //!
 //! A Hugging Face folder becomes a [`Glm`], which answers through [`TextModel`] (prefill, decode,
-//! slots) or computes the reference's forward pass ([`Glm::forward`]). A layer does not know where
+//! slots) or computes the reference's forward pass ([`Glm::forward`]). A block does not know where
 //! it runs: products, norms and embeddings come from `kernels`, and attention with its cache is one
 //! type a backend behind `cache::Attend` and `cache::Cache`. Nothing here knows of jobs.
 
+mod block;
 mod cache;
 mod config;
 mod convert;
@@ -15,7 +16,6 @@ mod files;
 mod folder;
 mod glm;
 mod inspect;
-mod layer;
 mod likeliest;
 mod network;
 mod padded;

@@ -1,4 +1,4 @@
-//! The whole network: embeddings, layers, final norm, logits tied to the word embedding.
+//! The whole network: embeddings, blocks, final norm, logits tied to the word embedding.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use rayon::prelude::*;
 
 use crate::kernels::{Embedding, HostTable, LayerNorm, Linear, PackedLinear, Storage};
 
+use super::block::Block;
 use super::cache::Attend;
 use super::files::WeightFiles;
-use super::layer::Layer;
 use super::weights::WeightStore;
 use super::{Backend, FloatType, GlmConfig, ModelError, Precision};
 
@@ -39,7 +39,7 @@ impl Tokens {
 pub(super) struct Network {
     pub(super) device: Device,
     pub(super) dtype: DType,
-    pub(super) layers: Vec<Layer>,
+    pub(super) blocks: Vec<Block>,
     words: Embedding,
     positions: Embedding,
     block_positions: Option<Embedding>,
@@ -80,9 +80,9 @@ impl Network {
         }
     }
 
-    /// Runs the layers: the hidden states of the wanted tokens, or of all, before the final norm.
+    /// Runs the blocks: the hidden states of the wanted tokens, or of all, before the final norm.
     ///
-    /// Behind the last layer's attention nothing is computed for the other tokens, whose keys and values are all
+    /// Behind the last block's attention nothing is computed for the other tokens, whose keys and values are all
     /// that anybody will ask for.
     ///
     /// # Shapes
@@ -98,10 +98,10 @@ impl Network {
             .map(|wanted| Tensor::from_slice(wanted, wanted.len(), &self.device))
             .transpose()?;
         let mut x = self.embed(tokens)?;
-        for (number, layer) in self.layers.iter().enumerate() {
-            let is_last = number + 1 == self.layers.len();
+        for (number, block) in self.blocks.iter().enumerate() {
+            let is_last = number + 1 == self.blocks.len();
             let wanted = wanted.as_ref().filter(|_| is_last);
-            x = layer.forward(number, &x, attention, wanted)?;
+            x = block.forward(number, &x, attention, wanted)?;
         }
         Ok(x)
     }
@@ -125,8 +125,8 @@ impl Network {
 
     /// The layers of a step that multiply with packed weights, in their order; none on a device.
     pub(super) fn packed(&self) -> impl Iterator<Item = &PackedLinear> {
-        let layers = self.layers.iter().flat_map(Layer::linears);
-        layers.chain([&self.logits]).filter_map(Linear::as_packed)
+        let blocks = self.blocks.iter().flat_map(Block::linears);
+        blocks.chain([&self.logits]).filter_map(Linear::as_packed)
     }
 
     /// Logits of normalised (rows, hidden) on the host, row-major.
@@ -187,13 +187,13 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn network(&self) -> Result<Network, ModelError> {
-        let (words, layers) = match self.backend {
-            // The largest matrix and the layers are packed side by side.
-            Backend::Packed => rayon::join(|| self.words(), || self.packed_layers()),
+        let (words, blocks) = match self.backend {
+            // The largest matrix and the blocks are packed side by side.
+            Backend::Packed => rayon::join(|| self.words(), || self.packed_blocks()),
             // A device is driven by one thread.
             Backend::Padded => (
                 self.words(),
-                (0..self.config.num_layers).map(|i| self.layer(i)).collect(),
+                (0..self.config.num_layers).map(|i| self.block(i)).collect(),
             ),
         };
         let (words, logits) = words?;
@@ -205,7 +205,7 @@ impl Loader<'_> {
         Ok(Network {
             device: self.device.clone(),
             dtype: self.precision.float().dtype(),
-            layers: layers?,
+            blocks: blocks?,
             words,
             positions: self.embedding("transformer.position_embeddings.weight")?,
             block_positions,
@@ -214,17 +214,17 @@ impl Loader<'_> {
         })
     }
 
-    fn packed_layers(&self) -> Result<Vec<Layer>, ModelError> {
+    fn packed_blocks(&self) -> Result<Vec<Block>, ModelError> {
         (0..self.config.num_layers)
             .into_par_iter()
-            .map(|i| self.layer(i))
+            .map(|i| self.block(i))
             .collect()
     }
 
-    fn layer(&self, number: usize) -> Result<Layer, ModelError> {
+    fn block(&self, number: usize) -> Result<Block, ModelError> {
         let hidden = self.config.hidden_size;
         let name = |part: &str| format!("transformer.layers.{number}.{part}");
-        Ok(Layer {
+        Ok(Block {
             input_norm: self.norm(&name("input_layernorm"))?,
             query_key_value: self.linear(&name("attention.query_key_value"), 3 * hidden, hidden)?,
             dense: self.linear(&name("attention.dense"), hidden, hidden)?,

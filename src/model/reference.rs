@@ -98,11 +98,11 @@ impl Glm {
                 "ids must be rows of one length above 0".to_owned(),
             ));
         }
-        let layers = self.network.layers.len();
-        if !input.memory.is_empty() && input.memory.len() != layers + 1 {
+        let blocks = self.network.blocks.len();
+        if !input.memory.is_empty() && input.memory.len() != blocks + 1 {
             return Err(ModelError::Call(format!(
                 "memory must have {} parts",
-                layers + 1
+                blocks + 1
             )));
         }
         let memory = match input.memory.first() {
@@ -161,12 +161,12 @@ impl Glm {
         let shape = (batch, queries, hidden);
         let mask = visible(&input.mask, sizes, &self.network.device)?;
         let mut x = self.network.embed(tokens)?;
-        let mut states = Vec::with_capacity(self.network.layers.len() + 1);
-        for (number, layer) in self.network.layers.iter().enumerate() {
+        let mut states = Vec::with_capacity(self.network.blocks.len() + 1);
+        for (number, block) in self.network.blocks.iter().enumerate() {
             let all = remember(input.memory.get(number), &x.reshape(shape)?)?;
-            let projected = layer.project(&all.reshape(((), hidden))?)?;
+            let projected = block.project(&all.reshape(((), hidden))?)?;
             let attended = self.attend(&projected, sizes, &mask)?;
-            x = layer.finish(&attended, &x)?;
+            x = block.finish(&attended, &x)?;
             states.push(all);
         }
         states.push(remember(input.memory.last(), &x.reshape(shape)?)?);

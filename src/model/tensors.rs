@@ -7,13 +7,11 @@ use std::io::Cursor;
 use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Checkpoint, PickledTensor, TensorPlace};
 use super::{FloatType, ModelError};
-use crate::download;
 
 /// What helps against a file that came only in part.
 const AGAIN: &str = "hint: download the file again";
@@ -93,23 +91,6 @@ pub(super) fn tensors(path: &Path, content: &[u8]) -> Result<Vec<StoredTensor>, 
         of_archive(content)
     };
     found.map_err(|reason| ModelError::file(path, reason))
-}
-
-/// Maps a file into memory.
-///
-/// # Errors
-///
-/// [`ModelError::File`] where it is something else, [`ModelError::Io`] where it cannot be read.
-#[expect(
-    unsafe_code,
-    reason = "memory maps are unsafe because another process may change the file"
-)]
-pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
-    let file = download::open(path).map_err(ModelError::unusable(path))?;
-    // SAFETY: the map is read only, every access is bounds-checked against its length, and any bytes
-    // are valid numbers. A file that another process truncates while it is mapped ends this one with
-    // a bus error; weights are not written while a job runs.
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
 }
 
 fn of_safetensors(content: &[u8]) -> Result<Vec<StoredTensor>, String> {

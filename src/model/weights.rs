@@ -13,8 +13,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::files::{ShardIndex, WeightFiles};
-use super::tensors::{Kind, StoredTensor, map_file, tensors};
+use super::files::{ShardIndex, WeightFiles, map_file};
+use super::tensors::{Kind, StoredTensor, tensors};
 use super::{FloatType, ModelError};
 
 /// Values that are converted at once; small enough for the first-level cache.

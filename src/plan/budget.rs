@@ -3,7 +3,7 @@
 //! Invariant: the slots in use never cost more than the budget, unless one row alone does; that row
 //! then runs with nothing beside it, so that every row gets its turn.
 
-use crate::spec::BatchSpec;
+use crate::job::BatchSpec;
 
 use super::order::{RowLength, padded};
 

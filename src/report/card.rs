@@ -8,8 +8,8 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::checkpoint::{JobRecord, Totals};
+use crate::job::OutputFormat;
 use crate::sink::ResultColumn;
-use crate::spec::OutputFormat;
 
 use super::features::write_features;
 use super::loading::{loading, quoted};

@@ -6,8 +6,8 @@ use std::fmt;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
 
+use crate::job::OutputFormat;
 use crate::sink::ResultColumn;
-use crate::spec::OutputFormat;
 
 use super::loading::{quoted, unit_name};
 

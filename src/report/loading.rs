@@ -7,8 +7,8 @@ use std::fmt;
 
 use arrow::datatypes::{DataType, TimeUnit};
 
+use crate::job::OutputFormat;
 use crate::sink::ResultColumn;
-use crate::spec::OutputFormat;
 
 /// Bytes that pyarrow reads at once: a line must fit.
 const BLOCK_BYTES: &str = "1 << 26";
@@ -228,7 +228,7 @@ fn escape(c: char) -> String {
 #[cfg(test)]
 mod tests {
     use super::{loading, quoted};
-    use crate::spec::OutputFormat;
+    use crate::job::OutputFormat;
 
     #[test]
     fn signs_of_patterns_in_a_folder_mean_themselves() {

@@ -10,15 +10,17 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::facts::ModelFacts;
+use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
-use super::{StopFlag, summary, texts};
+use super::{summary, texts};
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::error::Result;
-use crate::generate::{Outcome, Request};
+use crate::generate::Request;
 use crate::ids::RowId;
-use crate::input::{BadRow, InputRow, InputWindow, Prompt, PromptSource, Stage, WindowSpan};
-use crate::spec::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec, Rules};
+use crate::input::{InputRow, InputWindow, Prompt, PromptSource, WindowSpan};
+use crate::job::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec, Rules};
+use crate::outcome::{BadRow, Outcome, Stage};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.

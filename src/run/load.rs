@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::curve::{self, ProductCurve};
-use super::facts::ModelFacts;
+use super::batch_size::{self, ProductCurve};
 use super::machine;
+use super::model_facts::ModelFacts;
+use crate::job::BatchSpec;
 use crate::model::{DeviceId, Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
-use crate::spec::BatchSpec;
 
 /// Loads the weights; what may be in flight follows from the memory that is left then.
 pub(super) fn load_model(
@@ -29,7 +29,7 @@ pub(super) fn load_model(
     };
     let mut budget = budget(batch, facts, curve.as_ref(), memory.as_ref());
     if batch.max_batch_size.is_none() && !device.is_cpu() {
-        let enough = curve::device_batch_size(&mut model, budget.max_batch_tokens)?;
+        let enough = batch_size::device_batch_size(&mut model, budget.max_batch_tokens)?;
         budget.max_batch_size = enough.unwrap_or(budget.max_batch_size);
     }
     Ok((Box::new(model), budget))
@@ -46,7 +46,7 @@ pub(super) fn budget(
     let cache_bytes_per_token = facts.cache_bytes_per_token();
     match memory {
         Some(memory) if facts.is_cpu() => {
-            let rows = curve.map_or(curve::FEWEST_ROWS, ProductCurve::batch_size);
+            let rows = curve.map_or(batch_size::FEWEST_ROWS, ProductCurve::batch_size);
             plan::cpu_budget(batch, rows, memory, cache_bytes_per_token)
         }
         _ => plan::device_budget(batch, memory, cache_bytes_per_token),

@@ -8,14 +8,14 @@
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
+mod batch_size;
 mod bench;
 mod calibration;
 mod card;
-mod curve;
-mod facts;
 mod feed;
 mod load;
 mod machine;
+mod model_facts;
 mod plan;
 mod prepare;
 mod shard;
@@ -23,8 +23,6 @@ mod summary;
 mod texts;
 mod workload;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
@@ -35,8 +33,9 @@ use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, Proble
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::Selection;
+use crate::job::JobSpec;
 use crate::report::{CheckedFiles, Observer, RunReport, counted};
-use crate::spec::JobSpec;
+use crate::stop::StopFlag;
 
 use prepare::Prepared;
 use shard::{ShardEnd, Worker};
@@ -71,27 +70,6 @@ impl Default for RunOptions {
             grace: Duration::from_secs(20),
             verify: false,
         }
-    }
-}
-
-/// A request to stop, set by a signal or by another thread.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// The flag itself, for a signal handler.
-    pub fn shared(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
-
-    /// Asks the run to stop.
-    pub fn request(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether somebody asked.
-    pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -184,10 +162,9 @@ fn empty_folder(
     stop: &StopFlag,
     observer: &mut dyn Observer,
 ) -> Result<OutputFolder> {
-    let is_interrupted = || stop.is_requested();
     let locks = LockOptions {
         break_lock: options.break_lock,
-        is_interrupted: &is_interrupted,
+        stop: stop.clone(),
         ..LockOptions::default()
     };
     let path = &spec.output.path;
@@ -212,7 +189,7 @@ fn check_contents(folder: &OutputFolder, options: &RunOptions, stop: &StopFlag) 
         return Ok(());
     }
     let only = options.shard.map(|(shard, _)| ShardId(shard));
-    let problems = checkpoint::verify_shards(folder, only, &|| stop.is_requested())?.problems;
+    let problems = checkpoint::verify_shards(folder, only, stop)?.problems;
     if problems.is_empty() {
         return Ok(());
     }
@@ -331,10 +308,9 @@ fn run_shard(
         });
     }
     let stop = worker.stop.clone();
-    let is_interrupted = || stop.is_requested();
     let lock = LockOptions {
         break_lock: options.break_lock,
-        is_interrupted: &is_interrupted,
+        stop: stop.clone(),
         ..LockOptions::default()
     };
     let lock = ShardLock::acquire(&prepared.folder, shard, &lock)?;

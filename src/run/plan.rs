@@ -4,18 +4,18 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::StopFlag;
-use super::facts::ModelFacts;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
+use super::model_facts::ModelFacts;
 use super::prepare::{ReadInput, Reading, place_text};
 use super::texts;
 use crate::error::{Error, Result};
 use crate::generate::Request;
 use crate::input::{self, DuplicateIds};
+use crate::job::{JobSpec, Rules};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::report::{counted, grouped, on_one_line, table};
-use crate::spec::{JobSpec, Rules};
+use crate::stop::StopFlag;
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;

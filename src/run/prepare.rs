@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::facts::{ModelFacts, model_file};
+use super::RunOptions;
+use super::model_facts::{ModelFacts, model_file};
 use super::texts;
-use super::{RunOptions, StopFlag};
 use crate::checkpoint::{
     self, CheckpointError, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, ModelFile,
     OutputFolder, RECORD_VERSION, Resolved, StoredJob,
@@ -18,14 +18,16 @@ use crate::error::{Error, Result};
 use crate::fsio::FsError;
 use crate::ids::ShardId;
 use crate::input::{
-    self, BadRow, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES,
-    OpenOptions, Place, PromptSource, ScanOptions,
+    self, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES, OpenOptions,
+    Place, PromptSource, ScanOptions,
 };
+use crate::job::{self, JobSpec, Rules};
 use crate::kernels;
 use crate::model::GlmConfig;
+use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
-use crate::spec::{self, JobSpec, Rules};
+use crate::stop::StopFlag;
 
 /// How often a record is looked for where there is work of its job.
 const LOADS: usize = 3;
@@ -73,9 +75,8 @@ impl Prepared {
         };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let is_interrupted = || stop.is_requested();
         let waiting = LockOptions {
-            is_interrupted: &is_interrupted,
+            stop: stop.clone(),
             ..LockOptions::default()
         };
         let lock = match first {
@@ -358,7 +359,7 @@ impl ReadInput {
             window_rows: spec.batch.window_rows,
             max_window_bytes: MAX_WINDOW_BYTES,
             previous: reading.previous,
-            is_interrupted: &|| stop.is_requested(),
+            stop,
         })?;
         let index = Arc::new(scan.index);
         let options = OpenOptions {
@@ -368,7 +369,7 @@ impl ReadInput {
             rules: *rules,
         };
         let mut source = input::open(&options, Arc::clone(&index))?;
-        source.interrupt_with(stop.shared());
+        source.stop_with(stop);
         Ok((Self { index, source }, scan.first_bad))
     }
 }
@@ -429,12 +430,11 @@ fn standard_input(
     if first.is_some() && copy.exists() {
         return Ok(copy);
     }
-    let is_interrupted = || stop.is_requested();
     let failed = |cause| FsError::new("read", Path::new("standard input"), cause);
-    let mut input = InputStream::start(std::io::stdin(), &is_interrupted).map_err(failed)?;
+    let mut input = InputStream::start(std::io::stdin(), stop).map_err(failed)?;
     // A copy without a job is what a refused run left; new input replaces it.
     let is_empty = input.is_empty().map_err(|cause| match cause {
-        _ if is_interrupted() => Error::Input(InputError::Interrupted),
+        _ if stop.is_requested() => Error::Input(InputError::Interrupted),
         cause => failed(cause).into(),
     })?;
     if !is_empty || !copy.exists() {
@@ -462,7 +462,7 @@ fn establish(
     if is_first {
         return Ok((record, fingerprint));
     }
-    let differences = spec::differences(&first.spec, &record.spec);
+    let differences = job::differences(&first.spec, &record.spec);
     let differences = differences
         .into_iter()
         .map(|d| (d.key, d.first, d.now))

@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::facts::{self, ModelFacts};
 use super::feed::{self, FedWindow};
 use super::load::load_model;
+use super::model_facts::{self, ModelFacts};
 use super::prepare::{Prepared, place_text};
-use super::{RunEnd, StopFlag, summary, texts};
+use super::{RunEnd, summary, texts};
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::error::{Error, Result};
-use crate::generate::{Crew, EngineStatistics, Finished, LoadModel, Outcome};
+use crate::generate::{Devices, EngineStatistics, LoadModel};
 use crate::ids::{ShardId, WindowId};
-use crate::input::{DuplicateIds, Stage, WindowSpan};
+use crate::input::{DuplicateIds, WindowSpan};
+use crate::job::JobSpec;
 use crate::model::DeviceId;
+use crate::outcome::{Finished, Outcome, Stage};
 use crate::report::{Observer, Progress};
-use crate::spec::JobSpec;
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
@@ -50,7 +52,7 @@ pub(super) struct Worker<'a> {
     pub(super) stop: StopFlag,
     grace: Duration,
     pub(super) observer: &'a mut dyn Observer,
-    crew: Option<Crew>,
+    devices: Option<Devices>,
     started: Instant,
     pub(super) duplicates: DuplicateIds,
     pub(super) rows_now: u64,
@@ -81,7 +83,7 @@ impl<'a> Worker<'a> {
             stop: stop.clone(),
             grace,
             observer,
-            crew: None,
+            devices: None,
             started: Instant::now(),
             duplicates: DuplicateIds::new(),
             rows_now: 0,
@@ -114,7 +116,10 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn engine_statistics(&self) -> EngineStatistics {
-        self.crew.as_ref().map(Crew::statistics).unwrap_or_default()
+        self.devices
+            .as_ref()
+            .map(Devices::statistics)
+            .unwrap_or_default()
     }
 
     /// Answers what is left of a shard.
@@ -132,10 +137,10 @@ impl<'a> Worker<'a> {
             .remaining(&prepared.index.windows)
             .cloned()
             .collect();
-        let mut crew = match self.crew.take() {
-            Some(crew) => crew,
-            None => match self.start_crew(model)? {
-                Some(crew) => crew,
+        let mut devices = match self.devices.take() {
+            Some(devices) => devices,
+            None => match self.start_devices(model)? {
+                Some(devices) => devices,
                 None => return Ok(ShardEnd::Stopped(RunEnd::Interrupted)),
             },
         };
@@ -147,7 +152,7 @@ impl<'a> Worker<'a> {
             rows_total: prepared.shard_rows(shard),
             worker: self,
             tokenizer: &model.tokenizer,
-            crew: &mut crew,
+            devices: &mut devices,
             lock,
             manifest,
             open: BTreeMap::new(),
@@ -159,7 +164,7 @@ impl<'a> Worker<'a> {
             // The receiver goes with `run`, so that a feeder that waits to send ends too.
             work.run(receiver)
         });
-        self.crew = Some(crew);
+        self.devices = Some(devices);
         let written = match lock.ensure_mine() {
             // The new owner has a report of its own.
             Err(CheckpointError::TakenOver { .. }) => Ok(()),
@@ -172,7 +177,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Loads the model on each device; `None` where that was interrupted.
-    fn start_crew(&mut self, facts: &Arc<ModelFacts>) -> Result<Option<Crew>> {
+    fn start_devices(&mut self, facts: &Arc<ModelFacts>) -> Result<Option<Devices>> {
         let started = Instant::now();
         let load = |&device: &DeviceId| -> LoadModel {
             let (facts, batch) = (Arc::clone(facts), self.spec.batch.clone());
@@ -182,13 +187,13 @@ impl<'a> Worker<'a> {
         let models = facts.devices.iter().map(load).collect();
         let stop = &self.stop;
         let codec = texts::codec(&facts.tokenizer, self.prepared.record.rules.text);
-        let crew = Crew::start(codec, models, &|| stop.is_requested())?;
-        if crew.is_some() {
+        let devices = Devices::start(codec, models, stop)?;
+        if devices.is_some() {
             // Answers must come from the weights that the record names.
-            facts::check_unchanged(&self.prepared.record.resolved)?;
+            model_facts::check_unchanged(&self.prepared.record.resolved)?;
         }
         self.load_seconds += started.elapsed().as_secs_f64();
-        Ok(crew)
+        Ok(devices)
     }
 }
 
@@ -196,7 +201,7 @@ impl<'a> Worker<'a> {
 struct ShardWork<'w, 'a> {
     worker: &'w mut Worker<'a>,
     tokenizer: &'w GlmTokenizer,
-    crew: &'w mut Crew,
+    devices: &'w mut Devices,
     lock: &'w ShardLock,
     manifest: Manifest,
     /// Windows that the feeder has not handed over yet.
@@ -251,7 +256,7 @@ impl ShardWork<'_, '_> {
 
     /// Opens windows while the engine has room for their rows.
     fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
-        while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.crew.wants_more() {
+        while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.devices.wants_more() {
             let fed = if self.open.is_empty() {
                 // Nothing else to do; a feeder that stops early hangs up.
                 let fed = receiver.recv();
@@ -283,7 +288,7 @@ impl ShardWork<'_, '_> {
         if let Some(cut) = fed.cut.as_ref().filter(|cut| !cut.is_tail) {
             worker.observer.note(&format!("warning: {cut}"));
         }
-        self.crew
+        self.devices
             .submit(fed.window.id, std::mem::take(&mut fed.requests));
         let stop_at = fed.stop_at;
         let id = fed.window.id;
@@ -311,7 +316,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let finished = self.crew.finished(LONGEST_WAIT)?;
+        let finished = self.devices.finished(LONGEST_WAIT)?;
         self.record(finished)?;
         if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
             self.sync()?;
@@ -397,13 +402,13 @@ impl ShardWork<'_, '_> {
     /// Lets what is in flight end, as long as the grace allows; the rest is computed again.
     fn wind_down(&mut self) -> Result<()> {
         let until = Instant::now() + self.worker.grace;
-        self.crew.drain();
-        while !self.crew.is_idle() && Instant::now() < until {
+        self.devices.drain();
+        while !self.devices.is_idle() && Instant::now() < until {
             self.step()?;
         }
-        if !self.crew.is_idle() {
+        if !self.devices.is_idle() {
             // A long prefill may have begun just before: it would be waited for beyond the grace.
-            self.crew.abandon();
+            self.devices.abandon();
         }
         Ok(())
     }
@@ -449,7 +454,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn tell_progress(&mut self) {
-        let statistics = self.crew.statistics();
+        let statistics = self.devices.statistics();
         let tokens = statistics.prompt_tokens + statistics.completion_tokens;
         let open: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
         let progress = Progress {
@@ -459,8 +464,8 @@ impl ShardWork<'_, '_> {
             tokens,
             tokens_per_second: tokens as f64 / self.worker.started.elapsed().as_secs_f64(),
             padding_share: statistics.padding_share(),
-            slots_used: self.crew.running(),
-            slots: self.crew.budget().max_batch_size,
+            slots_used: self.devices.running(),
+            slots: self.devices.budget().max_batch_size,
             failed: self.worker.failed_now,
         };
         self.worker.observer.progress(&progress);

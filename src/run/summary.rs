@@ -9,9 +9,9 @@ use super::shard::Worker;
 use crate::checkpoint::{Example, Totals};
 use crate::error::Result;
 use crate::fsio;
-use crate::generate::{Completion, Outcome};
 use crate::ids::{RowId, ShardId};
-use crate::input::{InputWindow, Stage};
+use crate::input::InputWindow;
+use crate::outcome::{Completion, Outcome, Stage};
 use crate::report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
 use crate::tokenize::GlmTokenizer;
 

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use super::facts::ModelFacts;
+use super::model_facts::ModelFacts;
 use crate::checkpoint::{JobRecord, OutputFolder};
 use crate::error::{Error, Result};
 use crate::generate::{FirstTextRule, TextCodec};
+use crate::job::{GenerationSpec, JobSpec, Rules};
 use crate::report::counted;
-use crate::spec::{GenerationSpec, JobSpec, Rules};
 use crate::tokenize::{GlmTokenizer, Unwritable};
 
 /// The rule of jobs that began before stop strings were compared as the tokenizer writes them.

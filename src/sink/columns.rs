@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use crate::input::{ColumnKind, InputIndex};
-use crate::spec::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout, nearest};
+use crate::job::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout, nearest};
 
 use super::SinkError;
 

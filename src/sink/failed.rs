@@ -10,9 +10,9 @@ use arrow::array::RecordBatch;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::generate::Outcome;
 use crate::ids::RowId;
 use crate::input::{Carried, InputFile, InputWindow, Place, json_lines};
+use crate::outcome::Outcome;
 
 use super::json_line::{end_line, field};
 use super::lines::row_outcome;

@@ -10,10 +10,10 @@ use arrow::json::writer::EncoderOptions;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, JsonColumn, json_options};
-use crate::spec::OutputFormat;
+use crate::job::OutputFormat;
+use crate::outcome::{Outcome, Sample};
 
 use super::columns::{CarriedColumn, Layout};
 use super::json_line::{end_line, field, write_key};

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::generate::{Completion, Outcome, Sample};
 use crate::ids::RowId;
-use crate::input::{BadRow, InputRow, InputWindow};
+use crate::input::{InputRow, InputWindow};
+use crate::outcome::{BadRow, Completion, Outcome, Sample};
 
 use super::SinkError;
 

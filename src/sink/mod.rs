@@ -3,9 +3,9 @@
 //! Invariant: the bytes of a part depend on the job, the window and its outcomes alone, and all parts
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
-//! `columns` decides which columns there are, `readers` tells readers of them, `lines` decides which lines; `jsonl`
-//! and `parquet` write them, `sizes` says how much of them at once; `carried`, `annotations` and `json_line` turn
-//! input values into one or the other, `failed` writes what has no result.
+//! `columns` decides which columns there are, `result_types` tells readers their types, `lines` decides which lines;
+//! `jsonl` and `parquet` write them, `sizes` says how much of them at once; `carried`, `annotations` and `json_line`
+//! turn input values into one or the other, `failed` writes what has no result.
 
 mod annotations;
 mod carried;
@@ -17,7 +17,7 @@ mod jsonl;
 mod lines;
 mod parquet;
 mod read;
-mod readers;
+mod result_types;
 mod sizes;
 
 use std::collections::BTreeMap;
@@ -25,15 +25,15 @@ use std::io::Write;
 
 use arrow::datatypes::Schema;
 
-use crate::generate::Outcome;
 use crate::ids::RowId;
 use crate::input::{InputIndex, InputWindow};
-use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::outcome::Outcome;
 
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};
 pub use read::{ResultRow, read_part};
-pub use readers::{ResultColumn, result_types};
+pub use result_types::{ResultColumn, result_types};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
 pub const RESULTS_FORMAT: u32 = 1;

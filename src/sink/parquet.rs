@@ -20,10 +20,10 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::generate::{Outcome, Sample};
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, is_first_rule};
-use crate::spec::OutputFormat;
+use crate::job::OutputFormat;
+use crate::outcome::{Outcome, Sample};
 
 use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};

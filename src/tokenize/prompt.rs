@@ -5,7 +5,7 @@
 
 use super::glm::GlmTokenizer;
 use super::types::{Encoded, SpecialIds};
-use crate::spec::{MaskToken, Overflow};
+use crate::job::{MaskToken, Overflow};
 
 /// A context before it is cut and put together.
 struct Context {

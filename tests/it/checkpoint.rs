@@ -5,16 +5,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use glm_batch::StopFlag;
 use glm_batch::checkpoint::{
     CheckpointError, Commit, JobFingerprint, JobRecord, Journal, LockOptions, Manifest,
     OutputFolder, ShardLock, Soundness, StoredJob, Totals, check_sizes, clean_leftovers,
     commit_window, discard, repair, restart, status, verify, verify_shards,
 };
-use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::input::{BadRow, InputWindow, Stage};
+use glm_batch::input::InputWindow;
+use glm_batch::job::OutputFormat;
+use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
-use glm_batch::spec::OutputFormat;
 use proptest::prelude::*;
 
 use crate::windows::{
@@ -424,7 +425,9 @@ fn assert_every_flip_is_found(job: &Job, path: &Path, may_be_note: impl Fn(usize
 fn an_interrupted_check_says_so() {
     let mut job = Job::new();
     job.commit(0).unwrap();
-    let checked = verify_shards(&job.folder, None, &|| true);
+    let stop = StopFlag::default();
+    stop.request();
+    let checked = verify_shards(&job.folder, None, &stop);
     assert!(matches!(checked, Err(CheckpointError::Interrupted)));
 }
 

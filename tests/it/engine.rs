@@ -4,14 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use glm_batch::generate::{
-    Completion, Engine, FinishReason, Finished, Outcome, Request, TextCodec,
-};
+use glm_batch::generate::{Engine, Request, TextCodec};
 use glm_batch::ids::{RowId, WindowId};
-use glm_batch::input::Stage;
+use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
+use glm_batch::outcome::{Completion, FinishReason, Finished, Outcome, Stage};
 use glm_batch::plan::{Budget, SlotSizes, padded};
-use glm_batch::spec::GenerationSpec;
 use glm_batch::tokenize::Encoded;
 use proptest::prelude::*;
 

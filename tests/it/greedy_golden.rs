@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
-use glm_batch::generate::{Completion, Engine, Outcome, Request, TextCodec};
+use glm_batch::generate::{Engine, Request, TextCodec};
 use glm_batch::ids::{RowId, WindowId};
+use glm_batch::job::GenerationSpec;
 use glm_batch::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
+use glm_batch::outcome::{Completion, Outcome};
 use glm_batch::plan::{Budget, RowLength, SlotSizes};
-use glm_batch::spec::GenerationSpec;
 use glm_batch::tokenize::Encoded;
 use serde_json::Value;
 

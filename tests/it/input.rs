@@ -12,14 +12,16 @@ use arrow::array::{
     RecordBatch, StringArray, StringViewArray, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Int8Type};
+use glm_batch::StopFlag;
 use glm_batch::input::{
-    BadRow, Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
-    MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, Stage,
-    json_lines, open, resolve_files, scan, select,
+    Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
+    MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, json_lines,
+    open, resolve_files, scan, select,
 };
-use glm_batch::spec::{
+use glm_batch::job::{
     CarriedColumns, ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
 };
+use glm_batch::outcome::{BadRow, Stage};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -97,7 +99,7 @@ impl Job {
             window_rows: self.window_rows,
             max_window_bytes: self.max_bytes,
             previous,
-            is_interrupted: &|| false,
+            stop: &StopFlag::default(),
         })
     }
 
@@ -1199,7 +1201,7 @@ fn standard_input_is_copied_whole() {
     job.input.path = vec!["-".to_owned()];
     let found = resolve_files(&job.input, folder.path(), Rules::CURRENT).unwrap();
     let copy = &found.files[0].path;
-    let stream = InputStream::start(std::io::Cursor::new(lines(0..3)), &|| false);
+    let stream = InputStream::start(std::io::Cursor::new(lines(0..3)), &StopFlag::default());
     stream.unwrap().copy_to(copy).unwrap();
     assert_eq!(fs::read_to_string(copy).unwrap(), lines(0..3));
     let beside = copy.parent().unwrap();

@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
-use glm_batch::input::{ColumnKind, InputError, Place, Stage, resolve_files};
-use glm_batch::spec::Rules;
+use glm_batch::input::{ColumnKind, InputError, Place, resolve_files};
+use glm_batch::job::Rules;
+use glm_batch::outcome::Stage;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::{Value, json};
 

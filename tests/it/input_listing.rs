@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use glm_batch::input::{InputError, resolve_files};
-use glm_batch::spec::{InputSpec, Rules};
+use glm_batch::job::{InputSpec, Rules};
 
 use crate::input;
 use crate::support::{Job, both, some_questions, stderr};

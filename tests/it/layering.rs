@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// Stages from the one that imports nothing to the one that imports all. Stages of one level do not
 /// see each other.
 const LEVELS: &[(u8, &[&str])] = &[
-    (1, &["ids", "fsio", "download"]),
-    (2, &["spec"]),
+    (1, &["ids", "stop"]),
+    (2, &["fsio", "download", "outcome", "job"]),
     (3, &["input", "kernels"]),
     (4, &["tokenize", "plan"]),
     (5, &["model"]),
@@ -22,7 +22,7 @@ const LEVELS: &[(u8, &[&str])] = &[
 
 /// Stages that must not know of jobs: the network and its kernels.
 const NO_JOBS: &[&str] = &["kernels", "model"];
-const JOB_STAGES: &[&str] = &["spec", "input", "tokenize", "plan"];
+const JOB_STAGES: &[&str] = &["job", "input", "tokenize", "plan"];
 
 fn levels() -> BTreeMap<&'static str, u8> {
     LEVELS

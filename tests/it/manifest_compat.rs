@@ -9,7 +9,7 @@ use glm_batch::checkpoint::{
 };
 use glm_batch::fsio::FileDigest;
 use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::spec::Rules;
+use glm_batch::job::Rules;
 
 use crate::windows::{answered, failed, record, span};
 

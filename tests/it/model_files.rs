@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Device;
+use glm_batch::StopFlag;
 use glm_batch::model::{
     AttentionMask, Fingerprinted, FloatType, ForwardInput, Glm, GlmConfig, ModelError, Positions,
     Precision, TextModel, convert, weights_fingerprint,
@@ -51,8 +52,13 @@ fn converting_rounds_the_weights_and_keeps_the_rest() {
         GlmConfig::load(&nano.folder).unwrap()
     );
     assert_ne!(
-        weights_fingerprint(&half, Fingerprinted::FilesAndIndex, &|| false).unwrap(),
-        weights_fingerprint(&nano.folder, Fingerprinted::FilesAndIndex, &|| false).unwrap()
+        weights_fingerprint(&half, Fingerprinted::FilesAndIndex, &StopFlag::default()).unwrap(),
+        weights_fingerprint(
+            &nano.folder,
+            Fingerprinted::FilesAndIndex,
+            &StopFlag::default()
+        )
+        .unwrap()
     );
     assert!(half.join("README.md").is_file());
     let size = |path: &Path| path.join("model.safetensors").metadata().unwrap().len();

@@ -5,9 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use glm_batch::StopFlag;
 use glm_batch::checkpoint::{JobRecord, OutputFolder};
+use glm_batch::job::Rules;
 use glm_batch::model::{Fingerprinted, weights_fingerprint};
-use glm_batch::spec::Rules;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -366,8 +367,12 @@ fn set_first_rules(case: &Case) {
     let mut record = JobRecord::load(&OutputFolder::at(&out)).unwrap().unwrap();
     std::fs::rename(&out, case.job.path("before")).unwrap();
     record.rules = Rules::FIRST;
-    record.resolved.weights =
-        weights_fingerprint(case.model.path(), Fingerprinted::Files, &|| false).unwrap();
+    record.resolved.weights = weights_fingerprint(
+        case.model.path(),
+        Fingerprinted::Files,
+        &StopFlag::default(),
+    )
+    .unwrap();
     assert!(record.create(&OutputFolder::open(&out).unwrap()).unwrap());
 }
 

@@ -14,11 +14,12 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
+use glm_batch::StopFlag;
 use glm_batch::input::{
     Carried, FoundFile, InputError, InputIndex, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
     PromptSource, ScanOptions, open, scan,
 };
-use glm_batch::spec::{self, JobSpec, Rules};
+use glm_batch::job::{self, JobSpec, Rules};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
@@ -125,7 +126,7 @@ impl Reading {
         let text = format!(
             "version = 1\nmodel.path = \"model\"\ninput.path = \"unused\"\noutput.path = \"out\"\n{more}"
         );
-        let spec = spec::parse(&text, "test", folder.path(), &[]).unwrap();
+        let spec = job::parse(&text, "test", folder.path(), &[]).unwrap();
         let files: Vec<FoundFile> = files.iter().cloned().map(Into::into).collect();
         let index = scan(&ScanOptions {
             spec: &spec.input,
@@ -135,7 +136,7 @@ impl Reading {
             max_window_bytes: MAX_WINDOW_BYTES,
             previous: None,
             rules,
-            is_interrupted: &|| false,
+            stop: &StopFlag::default(),
         })?;
         let options = OpenOptions {
             input: &spec.input,

@@ -12,11 +12,11 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type, Int64Type, Schema};
 
-use glm_batch::generate::Outcome;
 use glm_batch::ids::RowId;
 use glm_batch::input::{ColumnKind, InputIndex, InputWindow};
+use glm_batch::job::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
+use glm_batch::outcome::Outcome;
 use glm_batch::sink::{SinkError, new_sink, write_failed};
-use glm_batch::spec::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::windows::{
@@ -487,9 +487,9 @@ fn failed_rows_stand_with_place_reason_and_record() {
     insta::assert_snapshot!(String::from_utf8(text).unwrap(), @r#"{"row":1,"id":"q1","file":"/data/questions.jsonl","row_group":0,"row_in_group":1,"stage":"generate","reason":"no room","raw":"{\"list\":[],\"score\":0.5}"}"#);
 }
 
-fn completion() -> glm_batch::generate::Completion {
+fn completion() -> glm_batch::outcome::Completion {
     let samples = vec![sample("a")];
-    glm_batch::generate::Completion {
+    glm_batch::outcome::Completion {
         prompt_tokens: 1,
         truncated: 0,
         samples,

@@ -9,8 +9,8 @@ use glm_batch::checkpoint::{
     Soundness, StoredJob, repair, restart, status, verify,
 };
 use glm_batch::ids::{RowId, ShardId, WindowId};
+use glm_batch::job;
 use glm_batch::report::{Observer, Progress};
-use glm_batch::spec;
 use glm_batch::{RunOptions, StopFlag};
 
 use crate::support::{Job, both, files, some_questions, stderr};
@@ -202,7 +202,7 @@ fn a_job_that_was_replaced_during_the_preparation_gets_no_work_of_the_first() {
     let text = text.replace("[generation]", "[generation]\ntop_k = 5");
     std::fs::write(job.path("job.toml"), text).unwrap();
     stop_early(&job);
-    let spec = spec::load(&job.path("job.toml"), &[]).unwrap();
+    let spec = job::load(&job.path("job.toml"), &[]).unwrap();
     let mut observer = BeginsAnew {
         root: job.path("out"),
         notes: 0,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use glm_batch::checkpoint::{JobRecord, OutputFolder};
-use glm_batch::spec::Rules;
+use glm_batch::job::Rules;
 use glm_batch::tokenize::GlmTokenizer;
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use glm_batch::spec::{MaskToken, Overflow};
+use glm_batch::job::{MaskToken, Overflow};
 use glm_batch::tokenize::GlmTokenizer;
 use proptest::prelude::*;
 use serde_json::Value;

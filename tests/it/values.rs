@@ -21,12 +21,13 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::Type;
 use serde_json::{Value, json};
 
+use glm_batch::StopFlag;
 use glm_batch::ids::RowId;
 use glm_batch::input::{
     Carried, MAX_WINDOW_BYTES, OpenOptions, ScanOptions, json_lines, open, scan,
 };
+use glm_batch::job::{self, Rules};
 use glm_batch::sink::write_failed;
-use glm_batch::spec::{self, Rules};
 
 use crate::support::{Job, both, demo_model, stderr};
 use crate::windows::{arrow_window, failed, input_file};
@@ -403,7 +404,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
         "version = 1\nname = \"x\"\nmodel.path = \"m\"\ninput.path = \"{}\"\ninput.{COLUMNS}\noutput.path = \"out\"\n",
         input.display()
     );
-    let job = spec::parse(&text, "job", folder.path(), &[]).unwrap();
+    let job = job::parse(&text, "job", folder.path(), &[]).unwrap();
     let options = ScanOptions {
         spec: &job.input,
         prompt: &job.prompt,
@@ -412,7 +413,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
         window_rows: 8,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
-        is_interrupted: &|| false,
+        stop: &StopFlag::default(),
     };
     let index = Arc::new(scan(&options).unwrap().index);
     let options = OpenOptions {

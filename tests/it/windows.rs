@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use glm_batch::checkpoint::{JobRecord, RECORD_VERSION, Resolved};
-use glm_batch::generate::{Completion, FinishReason, Outcome, Sample};
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::input::{
-    BadRow, Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow,
-    InputWindow, Place, Prompt, Stage, WindowSpan,
+    Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow, InputWindow,
+    Place, Prompt, WindowSpan,
 };
-use glm_batch::spec::{
+use glm_batch::job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, DeviceSpec, DtypeSpec, GenerationSpec,
     InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
     Overflow, PromptSpec, Rules, SampleLayout,
 };
+use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
 use serde_json::value::RawValue;
 
 pub(crate) fn output(format: OutputFormat) -> OutputSpec {

@@ -1,6 +1,7 @@
 //! Locks and owner files of this host and of others.
 
-use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
@@ -14,7 +15,7 @@ fn foreign() -> Owner {
     }
 }
 
-fn quick(is_interrupted: &dyn Fn() -> bool) -> LockOptions<'_> {
+fn quick(asking: impl Fn() -> bool + Send + Sync + 'static) -> LockOptions {
     let timing = LockTiming {
         heartbeat: Duration::from_hours(1),
         stale_after: Duration::from_micros(3),
@@ -23,7 +24,7 @@ fn quick(is_interrupted: &dyn Fn() -> bool) -> LockOptions<'_> {
     LockOptions {
         break_lock: false,
         timing,
-        is_interrupted,
+        stop: StopFlag::asking(asking),
     }
 }
 
@@ -62,7 +63,7 @@ fn a_dead_owner_of_this_host_is_no_obstacle() {
     };
     dead.write(&folder.owner(ShardId(0))).unwrap();
     let no_wait = || panic!("must not wait");
-    let lock = ShardLock::acquire(&folder, ShardId(0), &quick(&no_wait)).unwrap();
+    let lock = ShardLock::acquire(&folder, ShardId(0), &quick(no_wait)).unwrap();
     assert!(lock.still_mine());
 }
 
@@ -70,13 +71,14 @@ fn a_dead_owner_of_this_host_is_no_obstacle() {
 fn a_still_heart_of_another_host_is_taken_over() {
     let (_parent, folder) = folder();
     foreign().write(&folder.owner(ShardId(0))).unwrap();
-    let looks = Cell::new(0);
-    let count = || {
-        looks.set(looks.get() + 1);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looks);
+    let count = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
         false
     };
-    let lock = ShardLock::acquire(&folder, ShardId(0), &quick(&count)).unwrap();
-    assert_eq!(looks.get(), 3);
+    let lock = ShardLock::acquire(&folder, ShardId(0), &quick(count)).unwrap();
+    assert_eq!(looks.load(Ordering::Relaxed), 3);
     insta::assert_snapshot!(lock.note().unwrap(), @"shard 0 was taken over from process 12 on `some other host`, whose heartbeat stood still");
 }
 
@@ -85,11 +87,11 @@ fn a_beating_heart_of_another_host_refuses() {
     let (_parent, folder) = folder();
     let path = folder.owner(ShardId(0));
     foreign().write(&path).unwrap();
-    let beat = || {
+    let beat = move || {
         foreign().next_beat().write(&path).unwrap();
         false
     };
-    let error = ShardLock::acquire(&folder, ShardId(0), &quick(&beat)).unwrap_err();
+    let error = ShardLock::acquire(&folder, ShardId(0), &quick(beat)).unwrap_err();
     assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
 }
 
@@ -97,7 +99,7 @@ fn a_beating_heart_of_another_host_refuses() {
 fn waiting_ends_with_a_signal_or_is_skipped() {
     let (_parent, folder) = folder();
     foreign().write(&folder.owner(ShardId(0))).unwrap();
-    let error = ShardLock::acquire(&folder, ShardId(0), &quick(&|| true)).unwrap_err();
+    let error = ShardLock::acquire(&folder, ShardId(0), &quick(|| true)).unwrap_err();
     assert!(matches!(error, CheckpointError::Interrupted));
     let breaking = LockOptions {
         break_lock: true,
@@ -136,7 +138,7 @@ fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
     assert!(matches!(error, CheckpointError::Fs(_)), "{error}");
     std::fs::remove_dir(&path).unwrap();
     foreign().write(&path).unwrap();
-    let vanish = || {
+    let vanish = move || {
         if path.is_file() {
             std::fs::remove_file(&path).unwrap();
             std::fs::create_dir(&path).unwrap();
@@ -146,7 +148,7 @@ fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
         foreign().next_beat().write(&path).unwrap();
         false
     };
-    let error = ShardLock::acquire(&folder, ShardId(0), &quick(&vanish)).unwrap_err();
+    let error = ShardLock::acquire(&folder, ShardId(0), &quick(vanish)).unwrap_err();
     assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");
 }
 
@@ -168,10 +170,8 @@ fn without_locks_the_owner_file_decides() {
     let (_parent, folder) = folder();
     let path = folder.owner(ShardId(0));
     let unknown = || FileLock::Unknown(io::ErrorKind::Unsupported.into());
-    let claim = |is_interrupted: &dyn Fn() -> bool| {
-        claim_by(unknown(), &folder, ShardId(0), &quick(is_interrupted))
-    };
-    let free = claim(&|| panic!("must not wait")).unwrap();
+    let claim = |options: LockOptions| claim_by(unknown(), &folder, ShardId(0), &options);
+    let free = claim(quick(|| panic!("must not wait"))).unwrap();
     assert!(free.file.is_none() && free.note.is_none());
     let warning = free.warning.unwrap();
     assert!(warning.contains("Lustre: with `flock`"), "{warning}");
@@ -179,19 +179,20 @@ fn without_locks_the_owner_file_decides() {
     // An owner of this host may live: no lock says that it does not.
     let own = Owner::this_process();
     own.write(&path).unwrap();
-    let looks = Cell::new(0);
-    let count = || {
-        looks.set(looks.get() + 1);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looks);
+    let count = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
         false
     };
-    let taken = claim(&count).unwrap();
-    assert_eq!(looks.get(), 3);
+    let taken = claim(quick(count)).unwrap();
+    assert_eq!(looks.load(Ordering::Relaxed), 3);
     assert!(taken.note.is_some() && taken.warning.is_some());
-    let beat = || {
+    let beat = move || {
         own.next_beat().write(&path).unwrap();
         false
     };
-    let refused = claim(&beat).err().unwrap();
+    let refused = claim(quick(beat)).err().unwrap();
     assert!(
         matches!(refused, CheckpointError::Locked { .. }),
         "{refused}"

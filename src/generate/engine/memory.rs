@@ -1,6 +1,8 @@
 //! What an engine does where memory runs out: a lower budget, and rows back to where they wait.
 
-use super::{Engine, Finished, KEPT, Starting};
+use crate::outcome::Finished;
+
+use super::{Engine, KEPT, Starting};
 
 impl Engine {
     /// Halves the budget and puts rows back until what runs is under it; a row that was alone fails.
@@ -9,8 +11,8 @@ impl Engine {
     pub(super) fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
         let started: usize = starting.iter().map(|row| row.slots.len()).sum();
         if self.slots.len() + started <= 1 {
-            let running = self.slots.values().next().map(|answer| answer.job);
-            let alone = starting.first().map(|row| row.job).or(running);
+            let running = self.slots.values().next().map(|answer| answer.entry);
+            let alone = starting.first().map(|row| row.entry).or(running);
             let alone = alone.expect("memory runs out for a row that starts or runs");
             return self.fail_or_restart(alone);
         }
@@ -29,9 +31,9 @@ impl Engine {
     /// have left when it reads; then it fails.
     fn fail_or_restart(&mut self, id: u64) -> Vec<Finished> {
         let is_running = !self.slots.is_empty();
-        match self.jobs.get_mut(&id) {
-            Some(job) if is_running && !job.was_restarted => {
-                job.was_restarted = true;
+        match self.taken.get_mut(&id) {
+            Some(entry) if is_running && !entry.was_restarted => {
+                entry.was_restarted = true;
                 self.put_back_last();
                 Vec::new()
             }
@@ -39,27 +41,29 @@ impl Engine {
         }
     }
 
-    /// Gives taken jobs that have not begun back to the queue, where another engine may have room for them.
+    /// Gives entries that have not begun back to the queue, where another engine may have room for them.
     fn give_back(&mut self) {
         let mut state = self.queue.lock();
         while let Some(&id) = self.waiting.back() {
-            if !self.job(id).has_not_begun() {
+            if !self.entry(id).has_not_begun() {
                 break;
             }
             self.waiting.pop_back();
-            state.jobs.push_front(self.jobs.remove(&id).expect(KEPT));
+            state
+                .waiting
+                .push_front(self.taken.remove(&id).expect(KEPT));
         }
         drop(state);
         self.queue.wake();
     }
 
     fn fail_alone(&mut self, id: u64) -> Vec<Finished> {
-        let tokens = self.job(id).capacity();
+        let tokens = self.entry(id).capacity();
         let reason = format!(
             "out of memory with this row alone ({tokens} tokens of context and answer); a smaller \
              `max_length` or `max_new_tokens` may fit"
         );
-        self.fail_job(id, &reason)
+        self.fail(id, &reason)
     }
 
     /// The answer that was admitted last begins anew later.
@@ -67,10 +71,10 @@ impl Engine {
         let last = self.slots.iter().max_by_key(|(_, answer)| answer.admission);
         let (&slot, _) = last.expect("an answer is put back only where one runs");
         let answer = self.free_slot(slot);
-        let job = self.jobs.get_mut(&answer.job).expect(KEPT);
-        job.pending.push_front(answer.sample());
-        if self.waiting.front() != Some(&answer.job) && !self.waiting.contains(&answer.job) {
-            self.waiting.push_front(answer.job);
+        let entry = self.taken.get_mut(&answer.entry).expect(KEPT);
+        entry.pending.push_front(answer.sample());
+        if self.waiting.front() != Some(&answer.entry) && !self.waiting.contains(&answer.entry) {
+            self.waiting.push_front(answer.entry);
         }
     }
 }

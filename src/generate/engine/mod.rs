@@ -1,4 +1,4 @@
-//! The scheduler: queued jobs into slots, one prefill group or one decode step at a time.
+//! The scheduler: queued rows into slots, one prefill group or one decode step at a time.
 //!
 //! Several engines may take from one queue, each what it starts at once; what cannot start for want of memory
 //! goes back, so that none is left with rows while another has nothing to do.
@@ -8,7 +8,10 @@
 //! runs out lowers the budget for good and puts rows back in the queue, never out of it, unless a row
 //! alone does not fit. Rows that begin anew choose the same tokens, since nothing but the row keys them.
 
+mod devices;
 mod memory;
+mod queue;
+mod queued;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,40 +19,32 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::ids::{RowId, WindowId};
+use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use crate::outcome::{Finished, Outcome};
 use crate::plan::{Budget, GroupRow, Load};
 
 use super::GenerateError;
 use super::answer::{Answer, Progress};
 use super::choose::Scratch;
 use super::codec::TextCodec;
-use super::job::Job;
-use super::queue::{JobQueue, Phase};
+use super::request::Request;
 use super::statistics::EngineStatistics;
-use super::types::{Outcome, Request};
+use queue::{Phase, Queue};
+use queued::Queued;
 
-/// Why a job that a slot or the line of those that wait names is there.
-const KEPT: &str = "a job is kept until its rows have ended";
+pub use devices::{Devices, LoadModel};
 
-/// A row that has ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
-    /// Window that the row was submitted with.
-    pub window: WindowId,
-    /// The row.
-    pub row: RowId,
-    /// Its answers, or why there are none.
-    pub outcome: Outcome,
-}
+/// Why the entry that a slot or `waiting` names is there.
+const KEPT: &str = "an entry is kept until its rows have ended";
 
 /// Answers rows with one model, as many at once as the budget allows.
 pub struct Engine {
     model: Box<dyn TextModel>,
-    queue: Arc<JobQueue>,
+    queue: Arc<Queue>,
     budget: Budget,
-    /// Jobs that were taken from the queue.
-    jobs: BTreeMap<u64, Job>,
+    /// Entries taken from the queue, by the engine's own number.
+    taken: BTreeMap<u64, Queued>,
     /// Those of them with samples that have no slot yet, in order; they come before the queue.
     waiting: VecDeque<u64>,
     /// Running answers by slot.
@@ -59,14 +54,14 @@ pub struct Engine {
     /// The first slot that was never used.
     fresh: usize,
     load: Load,
-    next_job: u64,
+    next_entry: u64,
     next_admission: u64,
     statistics: EngineStatistics,
 }
 
-/// Part of a job that is about to start: its samples and their slots, as many as there are samples.
+/// Samples of one entry that are about to start, and a slot for each.
 struct Starting {
-    job: u64,
+    entry: u64,
     slot_tokens: u64,
     samples: Vec<u32>,
     slots: Vec<usize>,
@@ -79,26 +74,22 @@ fn is_out_of_memory(error: &ModelError) -> bool {
 impl Engine {
     /// An engine with nothing to do.
     pub fn new(model: Box<dyn TextModel>, codec: Arc<dyn TextCodec>, budget: Budget) -> Self {
-        Self::of_queue(model, Arc::new(JobQueue::new(codec)), budget)
+        Self::of_queue(model, Arc::new(Queue::new(codec)), budget)
     }
 
     /// An engine that takes from a queue.
-    pub(super) fn of_queue(
-        model: Box<dyn TextModel>,
-        queue: Arc<JobQueue>,
-        budget: Budget,
-    ) -> Self {
+    fn of_queue(model: Box<dyn TextModel>, queue: Arc<Queue>, budget: Budget) -> Self {
         Self {
             model,
             queue,
             budget,
-            jobs: BTreeMap::new(),
+            taken: BTreeMap::new(),
             waiting: VecDeque::new(),
             slots: BTreeMap::new(),
             free: BTreeSet::new(),
             fresh: 0,
             load: Load::default(),
-            next_job: 0,
+            next_entry: 0,
             next_admission: 0,
             statistics: EngineStatistics::default(),
         }
@@ -139,27 +130,27 @@ impl Engine {
 
     /// Whether no row is left.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.queue.rows() == 0
+        self.taken.is_empty() && self.queue.rows() == 0
     }
 
     /// Rows that have not started, or not with all their samples.
     pub fn waiting(&self) -> usize {
-        let taken: usize = self.taken().map(Job::rows).sum();
+        let taken: usize = self.waiting_entries().map(Queued::rows).sum();
         taken + self.queue.rows()
     }
 
     /// What to do now; waits while there is nothing.
-    pub(super) fn phase(&self) -> Phase {
-        self.queue.phase(!self.jobs.is_empty())
+    fn phase(&self) -> Phase {
+        self.queue.phase(!self.taken.is_empty())
     }
 
-    /// Taken jobs that wait.
-    fn taken(&self) -> impl Iterator<Item = &Job> {
-        self.waiting.iter().map(|&id| self.job(id))
+    /// Entries that were taken and wait.
+    fn waiting_entries(&self) -> impl Iterator<Item = &Queued> {
+        self.waiting.iter().map(|&id| self.entry(id))
     }
 
-    fn job(&self, id: u64) -> &Job {
-        self.jobs.get(&id).expect(KEPT)
+    fn entry(&self, id: u64) -> &Queued {
+        self.taken.get(&id).expect(KEPT)
     }
 
     /// Slots in use.
@@ -170,17 +161,17 @@ impl Engine {
     /// Whether the rows that wait could not fill every slot if all fell free now: time for the next
     /// window, while the running rows still give time to prepare it.
     pub fn wants_more(&self) -> bool {
-        let taken = self.taken().map(|job| job.length(0));
+        let taken = self.waiting_entries().map(|entry| entry.length(0));
         self.queue.wants_more(&self.budget, taken)
     }
 
     /// Forgets the rows that wait; what runs goes on. A row with samples that have not started is
     /// forgotten whole. Returns how many rows that is.
     pub fn drop_waiting(&mut self) -> usize {
-        let rows = self.queue.clear() + self.taken().map(Job::rows).sum::<usize>();
+        let rows = self.queue.clear() + self.waiting_entries().map(Queued::rows).sum::<usize>();
         for id in std::mem::take(&mut self.waiting) {
-            self.release_job(id);
-            self.jobs.remove(&id);
+            self.release_all(id);
+            self.taken.remove(&id);
         }
         rows
     }
@@ -204,15 +195,15 @@ impl Engine {
         let queue = Arc::clone(&self.queue);
         let mut queue = queue.lock();
         let waiting = self
-            .taken()
-            .chain(queue.jobs.iter())
-            .map(|job| job.length(0));
+            .waiting_entries()
+            .chain(queue.waiting.iter())
+            .map(|entry| entry.length(0));
         let group = self.budget.next_group(self.load, waiting);
         let from_queue = group.len().saturating_sub(self.waiting.len());
-        for job in queue.jobs.drain(..from_queue) {
-            self.waiting.push_back(self.next_job);
-            self.jobs.insert(self.next_job, job);
-            self.next_job += 1;
+        for entry in queue.waiting.drain(..from_queue) {
+            self.waiting.push_back(self.next_entry);
+            self.taken.insert(self.next_entry, entry);
+            self.next_entry += 1;
         }
         group
     }
@@ -244,10 +235,10 @@ impl Engine {
     fn starting(&self, group: &[GroupRow]) -> Vec<Starting> {
         let mut free = self.free.iter().copied().chain(self.fresh..);
         let rows = group.iter().zip(&self.waiting).map(|(row, &id)| Starting {
-            job: id,
+            entry: id,
             slot_tokens: row.slot_tokens,
             samples: self
-                .job(id)
+                .entry(id)
                 .pending
                 .iter()
                 .copied()
@@ -263,12 +254,12 @@ impl Engine {
         let rows: Vec<PrefillRow<'_>> = starting
             .iter()
             .map(|row| {
-                let job = &self.jobs[&row.job];
+                let entry = &self.taken[&row.entry];
                 PrefillRow {
                     slot: row.slots[0],
-                    ids: &job.encoded().ids,
+                    ids: &entry.encoded().ids,
                     start: sop,
-                    mask_position: job.encoded().mask_position,
+                    mask_position: entry.encoded().mask_position,
                     capacity: usize::try_from(row.slot_tokens).unwrap_or(usize::MAX),
                 }
             })
@@ -301,19 +292,19 @@ impl Engine {
         let sop = self.queue.codec.sop();
         let mut slots = Vec::new();
         for (index, row) in starting.into_iter().enumerate() {
-            let job = self.jobs.get_mut(&row.job).expect(KEPT);
-            job.pending.drain(..row.samples.len());
-            if job.pending.is_empty() {
+            let entry = self.taken.get_mut(&row.entry).expect(KEPT);
+            entry.pending.drain(..row.samples.len());
+            if entry.pending.is_empty() {
                 self.waiting.pop_front();
             }
-            let context = job.encoded().ids.len() as u32;
+            let context = entry.encoded().ids.len() as u32;
             self.statistics.prompt_tokens += u64::from(context);
             self.statistics.padded_tokens +=
                 u64::from(crate::plan::padded(context, bucket) - context);
             self.load.add(row.slots.len(), row.slot_tokens);
             for (slot, sample) in row.slots.into_iter().zip(row.samples) {
-                let start = job.start(sample, sop);
-                let answer = Answer::new(row.job, row.slot_tokens, self.next_admission, start);
+                let start = entry.start(sample, sop);
+                let answer = Answer::new(row.entry, row.slot_tokens, self.next_admission, start);
                 self.next_admission += 1;
                 self.free.remove(&slot);
                 self.fresh = self.fresh.max(slot + 1);
@@ -395,20 +386,20 @@ impl Engine {
         if !matches!(progress, Progress::Failed(_)) {
             self.statistics.completion_tokens += 1;
         }
-        let Some(id) = self.slots.get(&slot).map(|answer| answer.job) else {
+        let Some(id) = self.slots.get(&slot).map(|answer| answer.entry) else {
             // Another sample of the same row has failed it in this very step.
             return Vec::new();
         };
         match progress {
             Progress::Running => Vec::new(),
-            Progress::Failed(reason) => self.fail_job(id, &reason),
+            Progress::Failed(reason) => self.fail(id, &reason),
             Progress::Ended(sample) => {
                 let answer = self.free_slot(slot);
-                let job = self.jobs.get_mut(&id).expect(KEPT);
-                if !job.keep(answer.sample(), sample) {
+                let entry = self.taken.get_mut(&id).expect(KEPT);
+                if !entry.keep(answer.sample(), sample) {
                     return Vec::new();
                 }
-                self.take_job(id).finish()
+                self.remove(id).finish()
             }
         }
     }
@@ -423,19 +414,20 @@ impl Engine {
         answer
     }
 
-    fn take_job(&mut self, id: u64) -> Job {
-        self.jobs.remove(&id).expect(KEPT)
+    fn remove(&mut self, id: u64) -> Queued {
+        self.taken.remove(&id).expect(KEPT)
     }
 
-    fn fail_job(&mut self, id: u64, reason: &str) -> Vec<Finished> {
-        self.release_job(id);
+    /// Ends all samples of an entry without an answer.
+    fn fail(&mut self, id: u64, reason: &str) -> Vec<Finished> {
+        self.release_all(id);
         self.waiting.retain(|&waiting| waiting != id);
-        self.take_job(id).fail(reason)
+        self.remove(id).fail(reason)
     }
 
-    fn release_job(&mut self, id: u64) {
-        let of_job = |(&slot, answer): (&usize, &Answer)| (answer.job == id).then_some(slot);
-        let slots: Vec<usize> = self.slots.iter().filter_map(of_job).collect();
+    fn release_all(&mut self, id: u64) {
+        let in_use = |(&slot, answer): (&usize, &Answer)| (answer.entry == id).then_some(slot);
+        let slots: Vec<usize> = self.slots.iter().filter_map(in_use).collect();
         for slot in slots {
             self.free_slot(slot);
         }

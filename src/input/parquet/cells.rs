@@ -17,7 +17,7 @@ use super::json::json_lines;
 use super::layout::is_text;
 use super::logical::text_of;
 use super::schema::is_first_rule;
-use crate::input::build::{Cell, Record};
+use crate::input::cell::{Cell, Record};
 use crate::input::digits::keep_digits;
 
 /// The used columns of a batch.

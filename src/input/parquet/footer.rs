@@ -9,8 +9,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::decoder::guarded;
 use super::encrypted::encrypted_columns;
-use super::group::guarded;
 use super::layout::layout;
 use super::logical::{self, Marks};
 use super::schema::{Shared, Unifier, by_parquet};
@@ -19,7 +19,7 @@ use super::unknown::unknown_type;
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::types::{ColumnKind, InputColumn};
 use crate::input::windows::{Start, Windows};
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Length of the footer and magic number at the end of a file.
 const TAIL_BYTES: u64 = 8;

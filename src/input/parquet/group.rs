@@ -4,7 +4,6 @@
 //! is decoded once, so that the same rows fail however the windows are cut.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use arrow::array::RecordBatch;
@@ -18,11 +17,11 @@ use parquet::arrow::arrow_reader::{
 use parquet::basic::Encoding;
 use parquet::file::metadata::RowGroupMetaData;
 
+use super::decoder::guarded;
 use super::fit::Misfit;
 use super::footer::{Footer, row_bytes};
 use super::layout::compact;
 use super::times::without_finer;
-use crate::input::error::one_line;
 
 /// Rows decoded at once, at most.
 const BATCH_ROWS: u64 = 1024;
@@ -182,21 +181,4 @@ fn has_deltas(group: &RowGroupMetaData) -> bool {
             .encodings()
             .any(|kind| kind == Encoding::DELTA_BYTE_ARRAY)
     })
-}
-
-/// Whether the program failed and not the bytes: something in them that the decoder cannot do.
-pub(super) fn is_beyond_decoder(reason: &str) -> bool {
-    reason.contains("NYI: ")
-        || reason.contains("not yet implemented")
-        || reason.contains("overflow")
-}
-
-/// Runs a decoder, which may panic on damaged bytes.
-///
-/// The panic becomes a reason like any other. Its message still goes to standard error: only a hook for
-/// the whole process could hold it back, and that is for the program to set, not for a library.
-pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
-        .map_err(|reason| one_line(&reason))
 }

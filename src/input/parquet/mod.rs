@@ -2,20 +2,21 @@
 //!
 //! [`schema`] finds the schema that all files share, by [`common`]; [`footer`] is the first pass, for which
 //! [`encrypted`] and [`unknown`] name columns that cannot be read; [`layout`] says how values are held, [`fit`] and
-//! [`times`] bring the values of a file there, [`exact`] knows integers that will not fit; [`group`] decodes rows
-//! of one row group, [`source`] reads windows, [`cells`] shows a batch as records, [`logical`] marks what Arrow has
-//! no type for, [`json`] writes rows as JSON.
+//! [`times`] bring the values of a file there, [`odd_integers`] knows integers that will not fit; [`group`] decodes
+//! rows of one row group, [`decoder`] makes reasons of the decoder's failures, [`source`] reads windows, [`cells`]
+//! shows a batch as records, [`logical`] marks what Arrow has no type for, [`json`] writes rows as JSON.
 
 mod cells;
 mod common;
+mod decoder;
 mod encrypted;
-mod exact;
 mod fit;
 mod footer;
 mod group;
 mod json;
 mod layout;
 mod logical;
+mod odd_integers;
 mod schema;
 mod source;
 mod times;

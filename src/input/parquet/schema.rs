@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::common::{common, common_by_layout};
 use super::layout::{layout, map_type};
 use crate::input::error::InputError;
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Version of the rule of types from which on a type is what it is in Parquet.
 const BY_PARQUET: u32 = 2;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -13,18 +12,20 @@ use arrow::error::ArrowError;
 use rayon::prelude::*;
 
 use super::cells::Cells;
-use super::exact::OddIntegers;
+use super::decoder::is_beyond_decoder;
 use super::fit::{Misfit, fit, nulls};
 use super::footer::{Footer, open_footer, shared_schema};
-use super::group::{GroupReader, is_beyond_decoder};
+use super::group::GroupReader;
+use super::odd_integers::OddIntegers;
 use super::schema::{Shared, by_parquet};
 use crate::ids::RowId;
-use crate::input::build::{Built, PromptBuilder, bad};
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::partition::ArrowPartitions;
+use crate::input::prompt::{Built, PromptBuilder, bad};
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
-use crate::spec::{CarriedColumns, GenerationSpec, Rules, nearest};
+use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
+use crate::stop::StopFlag;
 
 /// Readers that wait for the window after their last one.
 const KEPT_READERS: usize = 2;
@@ -352,8 +353,8 @@ impl PromptSource for ParquetSource {
         })
     }
 
-    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.builder.interrupt_with(stop);
+    fn stop_with(&mut self, stop: &StopFlag) {
+        self.builder.stop_with(stop);
     }
 
     fn arrow_schema(&self) -> Option<SchemaRef> {
@@ -421,7 +422,7 @@ fn check_settings(schema: &Schema, column: Option<&str>) -> Result<(), InputErro
 #[cfg(test)]
 mod tests {
     use super::unreadable;
-    use crate::spec::Rules;
+    use crate::job::Rules;
 
     #[test]
     fn what_the_decoder_cannot_do_is_not_called_damage() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use super::super::curve;
+use super::super::batch_size;
 use super::report::ProductPeak;
 use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
 use crate::model::Glm;
@@ -36,7 +36,7 @@ pub(super) fn product_peaks() -> Vec<ProductPeak> {
     let peak = |storage: Storage| {
         Some(ProductPeak {
             storage: storage.name().to_owned(),
-            operations_per_second: curve::peak_rate(storage)?,
+            operations_per_second: batch_size::peak_rate(storage)?,
         })
     };
     Storage::ALL.into_iter().filter_map(peak).collect()

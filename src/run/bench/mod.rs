@@ -12,10 +12,10 @@ use std::time::Instant;
 pub use report::{BatchSpeed, BenchReport, ProductPeak};
 
 use super::calibration::{self, Subject};
-use super::facts::{device_choice, precision};
+use super::model_facts::{device_choice, precision};
 use crate::error::{Error, Result};
+use crate::job::{DeviceSpec, DtypeSpec};
 use crate::model::{self, DecodeRow, FurtherLayers, Glm, GlmConfig, PrefillRow, TextModel};
-use crate::spec::{DeviceSpec, DtypeSpec};
 
 /// Rows in flight that are measured on a CPU.
 const CPU_ROWS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];

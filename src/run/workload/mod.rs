@@ -15,14 +15,15 @@ use serde_json::json;
 
 pub use report::{AnswerLength, WorkloadReport, write_counts};
 
-use super::{RunEnd, RunOptions, StopFlag, run};
+use super::{RunEnd, RunOptions, run};
 use crate::checkpoint::{self, OutputFolder};
 use crate::error::{Error, Result};
 use crate::fsio;
+use crate::job::{self, DeviceSpec, DtypeSpec, JobSpec};
 use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultRow};
-use crate::spec::{self, DeviceSpec, DtypeSpec, JobSpec};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 use rows::Row;
 
@@ -117,7 +118,7 @@ fn write_prompts(path: &Path, rows: &[Row]) -> Result<()> {
 /// The job of a workload whose prompts lie in `folder`.
 fn job(options: &WorkloadOptions, folder: &Path, positions: usize) -> Result<JobSpec> {
     let name = options.file.display().to_string();
-    let mut spec = spec::parse(JOB, &name, folder, &[])?;
+    let mut spec = job::parse(JOB, &name, folder, &[])?;
     spec.name = name;
     spec.model.path = std::path::absolute(&options.model)
         .map_err(|cause| fsio::FsError::new("find", &options.model, cause))?;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::fsio::FsError;
+use crate::job::{self, MaskToken, Overflow};
 use crate::model::GlmConfig;
-use crate::spec::{self, MaskToken, Overflow};
 use crate::tokenize::GlmTokenizer;
 
 /// A line as it must be, for the hints.
@@ -184,7 +184,7 @@ fn out_len(fields: &Map<String, Value>) -> Checked<u32> {
 }
 
 fn missing(fields: &Map<String, Value>, name: &str, what: &str) -> Flaw {
-    let cure = match spec::nearest(name, fields.keys().map(String::as_str)) {
+    let cure = match job::nearest(name, fields.keys().map(String::as_str)) {
         Some(near) => format!("rename `{near}`, if it holds {what}"),
         None => format!("give {what}, as in {EXAMPLE}"),
     };

@@ -331,10 +331,7 @@ fn a_text_that_the_tokenizer_fails_on_fails_its_row() {
     );
     let tokenizer = GlmTokenizer::load(json_folder(&model, &drops, &[]).path()).unwrap();
     let encode = |text: &str| {
-        let (mask, overflow) = (
-            crate::spec::MaskToken::Mask,
-            crate::spec::Overflow::Truncate,
-        );
+        let (mask, overflow) = (crate::job::MaskToken::Mask, crate::job::Overflow::Truncate);
         tokenizer.encode_prompt(text, None, mask, 20, overflow)
     };
     assert!(encode("ab").is_ok());

@@ -17,8 +17,8 @@ use bytemuck::{cast_slice, must_cast};
 use half::bf16;
 
 #[cfg(any(target_arch = "x86_64", test))]
-use super::product::panel_by_panel;
-use super::product::{self, BLOCK, Layout, fill_panels, fill_tiles, pack_weights};
+use super::floats::panel_by_panel;
+use super::floats::{self, BLOCK, Layout, fill_panels, fill_tiles, pack_weights};
 #[cfg(test)]
 use super::registers::Any;
 #[cfg(target_arch = "x86_64")]
@@ -46,7 +46,7 @@ const _: () = assert!(BLOCK.is_multiple_of(2), "no pair lies in two blocks");
 pub(super) enum Form {
     /// In pairs, as the instruction takes them.
     Pairs,
-    /// As the floats of `product`, the values of each pair swapped: summed over k ascending, they are
+    /// As the floats of `floats`, the values of each pair swapped: summed over k ascending, they are
     /// summed in this module's order.
     Swapped(Layout),
 }
@@ -197,7 +197,7 @@ pub(super) fn multiply(
 ) {
     match form {
         Form::Pairs => pairs(k, weights, words, out),
-        Form::Swapped(layout) => product::multiply(layout, k, weights, cast_slice(words), out),
+        Form::Swapped(layout) => floats::multiply(layout, k, weights, cast_slice(words), out),
     }
 }
 

@@ -10,8 +10,8 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use super::dot::{self, GROUP, Tile};
-use super::product::{fill_tiles, tiles_of};
+use super::floats::{fill_tiles, tiles_of};
+use super::int8_dot::{self, GROUP, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512Vnni};
 use super::simd::multiversion;
@@ -220,13 +220,13 @@ impl Panels<'_> {
     /// `out` has a slice for each row, as wide as the outputs of the panels that are no filling.
     pub(super) fn multiply(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         match self.dot {
-            Dot::Portable => self.tiles(rows, out, &dot::portable::<16, 64>),
+            Dot::Portable => self.tiles(rows, out, &int8_dot::portable::<16, 64>),
             #[cfg(target_arch = "x86_64")]
             Dot::Avx2(proof) => self.avx2(proof, rows, out),
             #[cfg(target_arch = "x86_64")]
             Dot::Vnni(proof) => self.vnni(proof, rows, out),
             #[cfg(test)]
-            Dot::Shifted => self.tiles(rows, out, &dot::shifted::<32, 128>),
+            Dot::Shifted => self.tiles(rows, out, &int8_dot::shifted::<32, 128>),
         }
     }
 
@@ -236,10 +236,10 @@ impl Panels<'_> {
         #[target_feature(enable = "avx2")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
             panels.tiles(rows, out, &|tile, sums| match sums.len() {
-                1 => dot::avx2::<1>(tile, sums),
-                2 => dot::avx2::<2>(tile, sums),
-                3 => dot::avx2::<3>(tile, sums),
-                _ => dot::avx2::<4>(tile, sums),
+                1 => int8_dot::avx2::<1>(tile, sums),
+                2 => int8_dot::avx2::<2>(tile, sums),
+                3 => int8_dot::avx2::<3>(tile, sums),
+                _ => int8_dot::avx2::<4>(tile, sums),
             });
         }
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
@@ -252,14 +252,14 @@ impl Panels<'_> {
         #[target_feature(enable = "avx512f,avx512vnni")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
             panels.tiles(rows, out, &|tile, sums| match sums.len() {
-                1 => dot::vnni::<1>(tile, sums),
-                2 => dot::vnni::<2>(tile, sums),
-                3 => dot::vnni::<3>(tile, sums),
-                4 => dot::vnni::<4>(tile, sums),
-                5 => dot::vnni::<5>(tile, sums),
-                6 => dot::vnni::<6>(tile, sums),
-                7 => dot::vnni::<7>(tile, sums),
-                _ => dot::vnni::<8>(tile, sums),
+                1 => int8_dot::vnni::<1>(tile, sums),
+                2 => int8_dot::vnni::<2>(tile, sums),
+                3 => int8_dot::vnni::<3>(tile, sums),
+                4 => int8_dot::vnni::<4>(tile, sums),
+                5 => int8_dot::vnni::<5>(tile, sums),
+                6 => int8_dot::vnni::<6>(tile, sums),
+                7 => int8_dot::vnni::<7>(tile, sums),
+                _ => int8_dot::vnni::<8>(tile, sums),
             });
         }
         // SAFETY: an `Avx512Vnni` exists only where AVX-512F and AVX512_VNNI were detected.

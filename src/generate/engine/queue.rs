@@ -1,17 +1,17 @@
-//! Jobs that no engine has taken yet, in their order; engines that share a queue share the work.
+//! Rows that no engine has taken yet, in their order; engines that share a queue share the work.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::generate::bad_words::BadWordLists;
+use crate::generate::codec::TextCodec;
+use crate::generate::request::Request;
 use crate::ids::WindowId;
 use crate::plan::{Budget, Load, RowLength};
 
-use super::bad_words::BadWordLists;
-use super::codec::TextCodec;
-use super::job::{Job, jobs};
-use super::types::Request;
+use super::queued::{Queued, queued};
 
-/// What engines are to do with their jobs.
+/// What engines are to do with their rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Take more as room allows.
@@ -23,8 +23,8 @@ pub(super) enum Phase {
     Closed,
 }
 
-/// Jobs that wait, first in, first out.
-pub(super) struct JobQueue {
+/// Rows that wait, first in, first out.
+pub(super) struct Queue {
     pub(super) codec: Arc<dyn TextCodec>,
     bad_words: BadWordLists,
     state: Mutex<State>,
@@ -33,11 +33,11 @@ pub(super) struct JobQueue {
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) jobs: VecDeque<Job>,
+    pub(super) waiting: VecDeque<Queued>,
     phase: Phase,
 }
 
-impl JobQueue {
+impl Queue {
     pub(super) fn new(codec: Arc<dyn TextCodec>) -> Self {
         Self {
             codec,
@@ -47,7 +47,7 @@ impl JobQueue {
         }
     }
 
-    /// The state, locked. A panic elsewhere leaves it whole: jobs are only pushed and popped.
+    /// The state, locked. A panic elsewhere leaves it whole: entries are only pushed and popped.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,27 +61,27 @@ impl JobQueue {
     ) -> usize {
         let rows = requests.len();
         let codec = self.codec.as_ref();
-        let jobs = jobs(window, requests, codec, &self.bad_words, bucket_tokens);
-        let shared = rows - jobs.len();
-        self.lock().jobs.extend(jobs);
+        let queued = queued(window, requests, codec, &self.bad_words, bucket_tokens);
+        let shared = rows - queued.len();
+        self.lock().waiting.extend(queued);
         self.wake();
         shared
     }
 
-    /// Wakes the engines that wait for a job.
+    /// Wakes the engines that wait for rows.
     pub(super) fn wake(&self) {
         self.changed.notify_all();
     }
 
     /// Rows that wait.
     pub(super) fn rows(&self) -> usize {
-        self.lock().jobs.iter().map(Job::rows).sum()
+        self.lock().waiting.iter().map(Queued::rows).sum()
     }
 
     /// Forgets all rows; how many that is.
     pub(super) fn clear(&self) -> usize {
-        let jobs = std::mem::take(&mut self.lock().jobs);
-        jobs.iter().map(Job::rows).sum()
+        let waiting = std::mem::take(&mut self.lock().waiting);
+        waiting.iter().map(Queued::rows).sum()
     }
 
     /// Tells the engines what to do from now on.
@@ -90,10 +90,11 @@ impl JobQueue {
         self.wake();
     }
 
-    /// What to do now; an engine that has nothing waits for a job, or for the end.
+    /// What to do now; an engine that has nothing waits for rows, or for the end.
     pub(super) fn phase(&self, is_busy: bool) -> Phase {
-        let has_nothing =
-            |state: &mut State| !is_busy && state.jobs.is_empty() && state.phase != Phase::Closed;
+        let has_nothing = |state: &mut State| {
+            !is_busy && state.waiting.is_empty() && state.phase != Phase::Closed
+        };
         let state = self.changed.wait_while(self.lock(), has_nothing);
         state.unwrap_or_else(PoisonError::into_inner).phase
     }
@@ -106,7 +107,7 @@ impl JobQueue {
     ) -> bool {
         let mut load = Load::default();
         let state = self.lock();
-        for length in first.chain(state.jobs.iter().map(|job| job.length(0))) {
+        for length in first.chain(state.waiting.iter().map(|entry| entry.length(0))) {
             load.add(length.samples as usize, budget.slot_tokens(&length));
             if load.slots >= budget.max_batch_size || load.tokens >= budget.max_batch_tokens {
                 return false;

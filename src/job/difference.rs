@@ -94,7 +94,7 @@ mod tests {
 
     fn job(set: &[&str]) -> JobSpec {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
-        crate::spec::parse(JOB, "job.toml", "/data".as_ref(), &set).unwrap()
+        crate::job::parse(JOB, "job.toml", "/data".as_ref(), &set).unwrap()
     }
 
     #[test]

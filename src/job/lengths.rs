@@ -88,7 +88,7 @@ mod tests {
     use super::super::file::GenerationSection;
     use super::super::generation::check_generation;
     use super::*;
-    use crate::spec::{MaskToken, Overflow};
+    use crate::job::{MaskToken, Overflow};
 
     fn prompt(max_length: Option<u32>) -> PromptSpec {
         PromptSpec {

@@ -126,7 +126,7 @@ mod tests {
 
     use super::super::schema::job_keys;
     use super::*;
-    use crate::spec::MaxNewTokens;
+    use crate::job::MaxNewTokens;
 
     fn job() -> GenerationSpec {
         check_generation(GenerationSection::default()).unwrap()

@@ -3,44 +3,20 @@
 //! JSON lines and Parquet rows come through the same [`Record`], so that equal rows give equal
 //! prompts. The rules for each column are in the [module documentation](super).
 
-use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use serde_json::{Map, Value};
 
-use super::advice::template_for;
+use super::cell::{Cell, Record};
 use super::error::InputError;
+use super::suggested_template::template_for;
 use super::template::Template;
-use super::types::{BadRow, InputIndex, Prompt, Stage};
+use super::types::{InputIndex, Prompt};
 use crate::ids::RowId;
-use crate::spec::{ColumnSpec, PromptSpec, Rules, nearest};
+use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
+use crate::outcome::{BadRow, Stage};
+use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
 const DEFAULT_ID: &str = "id";
-
-/// One value of a row, as far as the job's own columns need it.
-#[derive(Debug, PartialEq)]
-pub(super) enum Cell<'a> {
-    /// The row has no such column.
-    Absent,
-    /// Null.
-    Null,
-    /// Text.
-    Text(Cow<'a, str>),
-    /// A number in its own digits.
-    Number(Cow<'a, str>),
-    /// Anything else, in words.
-    Other(&'a str),
-}
-
-/// A row's columns by name.
-pub(super) trait Record {
-    /// The value of a column.
-    fn cell(&self, name: &str) -> Cell<'_>;
-    /// The value of a column as JSON; `None` where the row has no such column.
-    fn json(&self, name: &str) -> Result<Option<Value>, String>;
-}
 
 /// A record as the job's columns see it.
 pub(super) struct Built {
@@ -70,7 +46,7 @@ pub(super) struct PromptBuilder {
     prefix: Option<String>,
     rules: Rules,
     /// Set where the run is to stop: rows are not looked at any more, and nothing is made of them.
-    stop: Arc<AtomicBool>,
+    stop: StopFlag,
 }
 
 impl PromptBuilder {
@@ -92,18 +68,18 @@ impl PromptBuilder {
             template,
             prefix: prompt.prefix.clone(),
             rules,
-            stop: Arc::default(),
+            stop: StopFlag::default(),
         })
     }
 
     /// Leaves rows unread once `stop` is set.
-    pub(super) fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.stop = stop;
+    pub(super) fn stop_with(&mut self, stop: &StopFlag) {
+        self.stop = stop.clone();
     }
 
     /// Set where the run is to stop.
-    pub(super) fn stop(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+    pub(super) fn stop(&self) -> &StopFlag {
+        &self.stop
     }
 
     /// Columns that [`build`](Self::build) looks at; not all of them need exist.
@@ -157,7 +133,7 @@ impl PromptBuilder {
 
     /// The row's id and reference, and its prompt or the reason why it has none.
     pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.stop.is_requested() {
             return Built::bad(row, "interrupted".to_owned());
         }
         let id = self.id(row, record);
@@ -303,7 +279,7 @@ pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{MaskToken, Overflow};
+    use crate::job::{MaskToken, Overflow};
 
     /// A row with one column.
     struct OneList;

@@ -4,19 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use super::batch_size::ProductCurve;
 use super::calibration::{Calibration, Subject};
-use super::curve::ProductCurve;
-use super::{StopFlag, machine};
+use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
 use crate::input;
+use crate::job::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
 use crate::kernels::Storage;
 use crate::model::{
     self, DeviceChoice, DeviceId, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError,
     Precision,
 };
 use crate::plan::Memory;
-use crate::spec::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// What the model's folder says, without its weights being loaded.
@@ -101,7 +102,7 @@ impl ModelFacts {
         });
         let weights = match known {
             Some(known) => known.weights.clone(),
-            None => model::weights_fingerprint(&spec.model.path, by, &|| stop.is_requested())?,
+            None => model::weights_fingerprint(&spec.model.path, by, stop)?,
         };
         Ok(Resolved {
             dtype: self.precision.name().to_owned(),

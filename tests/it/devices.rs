@@ -5,33 +5,35 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use glm_batch::generate::{Crew, GenerateError, LoadModel, Outcome, Request};
+use glm_batch::StopFlag;
+use glm_batch::generate::{Devices, GenerateError, LoadModel, Request};
 use glm_batch::ids::{RowId, WindowId};
+use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use glm_batch::outcome::Outcome;
 use glm_batch::plan::Budget;
-use glm_batch::spec::GenerationSpec;
 
 use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};
 
 const WAIT: Duration = Duration::from_millis(20);
 
-fn member(model: FakeModel, budget: Budget) -> LoadModel {
+fn device(model: FakeModel, budget: Budget) -> LoadModel {
     Box::new(move || Ok((Box::new(model) as Box<dyn TextModel>, budget)))
 }
 
-fn start(models: Vec<LoadModel>) -> Result<Crew, ModelError> {
-    Crew::start(Arc::new(Bytes), models, &|| false).map(Option::unwrap)
+fn start(models: Vec<LoadModel>) -> Result<Devices, ModelError> {
+    Devices::start(Arc::new(Bytes), models, &StopFlag::default()).map(Option::unwrap)
 }
 
-fn finish(crew: &mut Crew) -> BTreeMap<RowId, Outcome> {
+fn finish(devices: &mut Devices) -> BTreeMap<RowId, Outcome> {
     let mut outcomes = BTreeMap::new();
-    while !crew.is_idle() {
-        for finished in crew.finished(WAIT).unwrap() {
+    while !devices.is_idle() {
+        for finished in devices.finished(WAIT).unwrap() {
             let before = outcomes.insert(finished.row, finished.outcome);
             assert!(before.is_none(), "row {} came twice", finished.row);
         }
     }
-    assert_eq!(crew.running(), 0);
+    assert_eq!(devices.running(), 0);
     outcomes
 }
 
@@ -85,13 +87,13 @@ fn engines_share_the_rows_and_answers_are_those_of_one() {
             Ok((Box::new(Slow { model, steps }), BUDGET))
         })
     });
-    let mut crew = start(models.collect()).unwrap();
-    assert_eq!(crew.budget().max_batch_size, 3 * BUDGET.max_batch_size);
+    let mut devices = start(models.collect()).unwrap();
+    assert_eq!(devices.budget().max_batch_size, 3 * BUDGET.max_batch_size);
     let rows = rows(120);
     for (window, rows) in rows.chunks(40).enumerate() {
-        crew.submit(WindowId(window as u32), rows.to_vec());
+        devices.submit(WindowId(window as u32), rows.to_vec());
     }
-    let outcomes = finish(&mut crew);
+    let outcomes = finish(&mut devices);
     assert_eq!(outcomes.len(), rows.len());
     for row in &rows {
         assert_eq!(outcomes[&row.row], alone(row), "row {}", row.row);
@@ -99,7 +101,7 @@ fn engines_share_the_rows_and_answers_are_those_of_one() {
     for steps in &steps {
         assert!(*steps.lock().unwrap() > 0, "an engine had nothing to do");
     }
-    let statistics = crew.statistics();
+    let statistics = devices.statistics();
     assert_eq!(statistics.rows, 120);
     let decoded: usize = steps.iter().map(|steps| *steps.lock().unwrap()).sum();
     assert_eq!(statistics.decode_steps as usize, decoded);
@@ -111,11 +113,11 @@ fn an_engine_that_is_short_of_memory_loses_no_row() {
         memory: Some(90),
         ..FakeModel::default()
     };
-    let models = vec![member(small, BUDGET), member(FakeModel::default(), BUDGET)];
-    let mut crew = start(models).unwrap();
+    let models = vec![device(small, BUDGET), device(FakeModel::default(), BUDGET)];
+    let mut devices = start(models).unwrap();
     let rows = rows(60);
-    crew.submit(WindowId(0), rows.clone());
-    let outcomes = finish(&mut crew);
+    devices.submit(WindowId(0), rows.clone());
+    let outcomes = finish(&mut devices);
     for row in &rows {
         assert_eq!(outcomes[&row.row], alone(row), "row {}", row.row);
     }
@@ -128,22 +130,22 @@ fn what_has_not_started_can_be_dropped() {
         log: Arc::clone(&log),
         ..FakeModel::default()
     };
-    let mut crew = start(vec![member(model, BUDGET)]).unwrap();
+    let mut devices = start(vec![device(model, BUDGET)]).unwrap();
     let settings = Arc::new(sampled(9));
     let rows: Vec<_> = (0..400).map(|row| request(row, 9, 20, &settings)).collect();
-    crew.submit(WindowId(0), rows);
+    devices.submit(WindowId(0), rows);
     while log.lock().unwrap().decodes.is_empty() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    crew.drain();
-    let outcomes = finish(&mut crew);
+    devices.drain();
+    let outcomes = finish(&mut devices);
     assert!(outcomes.len() < 400, "nothing was dropped");
 }
 
 #[test]
 fn a_model_that_cannot_be_loaded_ends_the_start() {
     let broken: LoadModel = Box::new(|| Err(ModelError::Unsupported("no such model".to_owned())));
-    let models = vec![member(FakeModel::default(), BUDGET), broken];
+    let models = vec![device(FakeModel::default(), BUDGET), broken];
     let error = start(models).err().unwrap();
     assert_eq!(error.to_string(), "no such model");
 }
@@ -156,21 +158,23 @@ fn a_load_that_is_interrupted_is_not_waited_for() {
         _ = wait.recv();
         Err(ModelError::OutOfMemory)
     });
-    let crew = Crew::start(Arc::new(Bytes), vec![endless], &|| true).unwrap();
-    assert!(crew.is_none());
+    let stop = StopFlag::default();
+    stop.request();
+    let devices = Devices::start(Arc::new(Bytes), vec![endless], &stop).unwrap();
+    assert!(devices.is_none());
     drop(finish);
 }
 
 #[test]
-fn a_crew_that_is_abandoned_is_not_waited_for() {
+fn devices_that_are_abandoned_are_not_waited_for() {
     let (finish, wait) = channel::<()>();
     let (tell, started) = channel();
     let load: LoadModel = Box::new(move || Ok((Box::new(Stuck { wait, tell }), BUDGET)));
-    let mut crew = start(vec![load]).unwrap();
-    crew.submit(WindowId(0), rows(3));
+    let mut devices = start(vec![load]).unwrap();
+    devices.submit(WindowId(0), rows(3));
     started.recv().unwrap();
-    crew.abandon();
-    drop(crew);
+    devices.abandon();
+    drop(devices);
     drop(finish);
 }
 
@@ -218,11 +222,11 @@ impl TextModel for Broken {
 
 fn with_broken(call: fn() -> Result<Logits, ModelError>) -> Result<(), GenerateError> {
     let broken: LoadModel = Box::new(move || Ok((Box::new(Broken(call)), BUDGET)));
-    let models = vec![member(FakeModel::default(), BUDGET), broken];
-    let mut crew = start(models).unwrap();
-    crew.submit(WindowId(0), rows(200));
-    while !crew.is_idle() {
-        crew.finished(WAIT)?;
+    let models = vec![device(FakeModel::default(), BUDGET), broken];
+    let mut devices = start(models).unwrap();
+    devices.submit(WindowId(0), rows(200));
+    while !devices.is_idle() {
+        devices.finished(WAIT)?;
     }
     Ok(())
 }
@@ -277,14 +281,14 @@ impl TextModel for Chooser {
 #[test]
 fn plain_greedy_rows_need_no_logits() {
     let load: LoadModel = Box::new(|| Ok((Box::new(Chooser(FakeModel::default())), BUDGET)));
-    let mut crew = start(vec![load]).unwrap();
+    let mut devices = start(vec![load]).unwrap();
     let plain = Arc::new(GenerationSpec {
         logprobs: false,
         ..greedy()
     });
     let rows: Vec<_> = (0..30).map(|row| request(row, 9, 12, &plain)).collect();
-    crew.submit(WindowId(0), rows.clone());
-    let outcomes = finish(&mut crew);
+    devices.submit(WindowId(0), rows.clone());
+    let outcomes = finish(&mut devices);
     for row in &rows {
         assert_eq!(outcomes[&row.row], alone(row));
     }

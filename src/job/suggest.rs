@@ -46,7 +46,7 @@ const NEAR: f64 = 0.9;
 /// # Examples
 ///
 /// ```
-/// use glm_batch::spec::nearest;
+/// use glm_batch::job::nearest;
 /// assert_eq!(nearest("topp", ["top_k", "top_p"]), Some("top_p"));
 /// assert_eq!(nearest("colour", ["top_k", "top_p"]), None);
 /// ```

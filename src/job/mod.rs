@@ -107,9 +107,9 @@ pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
 ///     output.path = "out"
 /// "#;
 /// let set = ["generation.max_new_tokens=64".to_string()];
-/// let job = glm_batch::spec::parse(text, "job.toml", "/data".as_ref(), &set)?;
+/// let job = glm_batch::job::parse(text, "job.toml", "/data".as_ref(), &set)?;
 /// assert_eq!(job.input.path, ["/data/questions.jsonl"]);
-/// # Ok::<(), glm_batch::spec::SpecError>(())
+/// # Ok::<(), glm_batch::job::SpecError>(())
 /// ```
 pub fn parse(
     text: &str,

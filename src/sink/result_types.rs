@@ -1,4 +1,4 @@
-//! The columns of the results as readers of the parts must be told of them.
+//! Names and types of the results' columns, for the readers of the parts.
 //!
 //! A reader of JSON lines guesses types from the first rows, and a column may be null in all of them.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 
 use crate::input::{ColumnKind, InputIndex};
-use crate::spec::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 
 use super::SinkError;
 use super::carried::{json_type, output_type};

@@ -1,25 +1,21 @@
-//! What goes into generation and what comes out.
-
-use std::sync::Arc;
+//! What became of a row: its answers, or the stage that refused it and the reason.
+//!
+//! Reading, generation, the results and the journal share these types, so this file imports nothing of ours but
+//! the numbers of rows and windows. The journal's lines have the same JSON form as [`Outcome`].
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::RowId;
-use crate::input::BadRow;
-use crate::spec::GenerationSpec;
-use crate::tokenize::Encoded;
+use crate::ids::{RowId, WindowId};
 
-/// A row ready to be answered.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The row; with the seed and the sample it keys the draw.
+/// A row that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Window that the row was submitted with.
+    pub window: WindowId,
+    /// The row.
     pub row: RowId,
-    /// Its context.
-    pub encoded: Encoded,
-    /// The job's settings with the row's own on top.
-    pub settings: Arc<GenerationSpec>,
-    /// `max_new_tokens` resolved for this row: the most answer tokens, ending token included.
-    pub max_new_tokens: u32,
+    /// Its answers, or why there are none.
+    pub outcome: Outcome,
 }
 
 /// How one row ended.
@@ -28,7 +24,7 @@ pub struct Request {
 pub enum Outcome {
     /// The row has its answers.
     Ok(Completion),
-    /// The row has none, and why.
+    /// The row has none, and this is why.
     Failed(BadRow),
 }
 
@@ -78,6 +74,40 @@ impl FinishReason {
             Self::Length => "length",
             Self::StopString => "stop_string",
         }
+    }
+}
+
+/// Why a row has no result. Data, not an error of the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// Stage that refused the row.
+    pub stage: Stage,
+    /// Reason: one line, no full stop, with the cure where there is one.
+    pub reason: String,
+}
+
+/// Stage of the pipeline at which a row failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading.
+    Input,
+    /// Filling the template.
+    Template,
+    /// Encoding.
+    Tokenize,
+    /// Generation.
+    Generate,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Template => "template",
+            Self::Tokenize => "tokenize",
+            Self::Generate => "generate",
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A model is loaded, used and dropped on its engine's thread, because a device's work has an order only
 //! within a thread. Invariant: a submitted row is returned once, whichever engine takes it, or counted by
-//! [`Crew::drain`].
+//! [`Devices::drain`].
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -12,16 +12,18 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use crate::generate::GenerateError;
+use crate::generate::codec::TextCodec;
+use crate::generate::request::Request;
+use crate::generate::statistics::EngineStatistics;
 use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
+use crate::outcome::Finished;
 use crate::plan::{Budget, SlotSizes};
+use crate::stop::StopFlag;
 
-use super::GenerateError;
-use super::codec::TextCodec;
-use super::engine::{Engine, Finished};
-use super::queue::{JobQueue, Phase};
-use super::statistics::EngineStatistics;
-use super::types::Request;
+use super::Engine;
+use super::queue::{Phase, Queue};
 
 /// How long a model that is being loaded is waited for before its thread is looked at.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -29,9 +31,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// Loads a model and says what it may have in flight; called on the thread that will use it.
 pub type LoadModel = Box<dyn FnOnce() -> Result<(Box<dyn TextModel>, Budget), ModelError> + Send>;
 
-/// Engines with one queue.
-pub struct Crew {
-    queue: Arc<JobQueue>,
+/// Devices with one queue of rows, an engine on each.
+pub struct Devices {
+    queue: Arc<Queue>,
     members: Vec<Member>,
     reports: Receiver<Report>,
     /// Rows that were submitted and neither returned nor dropped.
@@ -69,7 +71,7 @@ enum Report {
     Failed(GenerateError),
 }
 
-impl Crew {
+impl Devices {
     /// Starts an engine for each model and waits until all are loaded; `None` where waiting was interrupted.
     ///
     /// # Errors
@@ -78,15 +80,15 @@ impl Crew {
     pub fn start(
         codec: Arc<dyn TextCodec>,
         models: Vec<LoadModel>,
-        is_interrupted: &dyn Fn() -> bool,
+        stop: &StopFlag,
     ) -> Result<Option<Self>, ModelError> {
-        let queue = Arc::new(JobQueue::new(codec));
+        let queue = Arc::new(Queue::new(codec));
         let (sender, reports) = unbounded();
         let members: Vec<Member> = models
             .into_iter()
             .map(|load| Member::start(load, Arc::clone(&queue), sender.clone()))
             .collect();
-        let mut crew = Self {
+        let mut devices = Self {
             queue,
             members,
             reports,
@@ -94,27 +96,27 @@ impl Crew {
             shared_rows: 0,
             failure: None,
         };
-        let mut loading = crew.members.len();
+        let mut loading = devices.members.len();
         while loading > 0 {
-            match crew.reports.recv_timeout(LONGEST_WAIT) {
+            match devices.reports.recv_timeout(LONGEST_WAIT) {
                 Ok(Report::Loaded(loaded)) => {
                     loaded?;
                     loading -= 1;
                 }
                 Ok(_) => {}
-                Err(_) if is_interrupted() => {
-                    crew.abandon();
+                Err(_) if stop.is_requested() => {
+                    devices.abandon();
                     return Ok(None);
                 }
                 Err(_) => {
-                    crew.notice_panics();
-                    if let Some(Failure::Panic(panic)) = crew.failure.take() {
+                    devices.notice_panics();
+                    if let Some(Failure::Panic(panic)) = devices.failure.take() {
                         resume_unwind(panic);
                     }
                 }
             }
         }
-        Ok(Some(crew))
+        Ok(Some(devices))
     }
 
     /// Queues a window's rows behind what waits, as [`Engine::submit`] does.
@@ -130,7 +132,7 @@ impl Crew {
     /// # Errors
     ///
     /// [`GenerateError::Model`] where an engine had to stop, once the rows that had ended before are
-    /// returned. The crew takes no more rows then.
+    /// returned. The devices take no more rows then.
     ///
     /// # Panics
     ///
@@ -177,7 +179,7 @@ impl Crew {
         self.queue.turn(Phase::Draining);
     }
 
-    /// Lets the engines be: what they compute now is lost, and dropping the crew does not wait for it. For a process
+    /// Lets the engines be: what they compute now is lost, and dropping them does not wait for it. For a process
     /// that is about to end.
     pub fn abandon(&mut self) {
         self.queue.turn(Phase::Closed);
@@ -231,7 +233,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for Devices {
     fn drop(&mut self) {
         self.queue.turn(Phase::Closed);
         for member in &mut self.members {
@@ -244,7 +246,7 @@ impl Drop for Crew {
 }
 
 impl Member {
-    fn start(load: LoadModel, queue: Arc<JobQueue>, reports: Sender<Report>) -> Self {
+    fn start(load: LoadModel, queue: Arc<Queue>, reports: Sender<Report>) -> Self {
         let view = Arc::new(Mutex::new(View {
             budget: NOTHING,
             running: 0,
@@ -305,7 +307,7 @@ fn work(mut engine: Engine, seen: &Mutex<View>, reports: &Sender<Report>) {
     }
 }
 
-/// Nobody listens any more once the crew is being dropped.
+/// The receiver is gone once the devices are being dropped.
 fn tell(reports: &Sender<Report>, report: Report) {
     drop(reports.send(report));
 }

@@ -12,11 +12,11 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::build::{Cell, Record};
+use super::cell::{Cell, Record};
 use super::lines::BOM;
 use super::surrogates;
 use super::types::ColumnKind;
-use crate::spec::Rules;
+use crate::job::Rules;
 
 /// Over this many keys, equal ones are looked for by hash.
 const MANY_KEYS: usize = 24;

@@ -1,22 +1,20 @@
-//! One window's [`Request`]s to jobs in the order they run, identical greedy rows joined in one.
+//! One window's [`Request`]s to entries of the queue, in the order they run; identical greedy rows share one.
 //!
-//! Invariant: every row stands in exactly one job, and a job's rows get the same samples.
+//! Invariant: every row is in exactly one [`Queued`], and the rows of one entry get the same samples.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::generate::answer::Start;
+use crate::generate::bad_words::BadWordLists;
+use crate::generate::codec::TextCodec;
+use crate::generate::request::Request;
+use crate::generate::rules::{Endings, Rules};
 use crate::ids::{RowId, WindowId};
-use crate::input::{BadRow, Stage};
+use crate::job::GenerationSpec;
+use crate::outcome::{BadRow, Completion, Finished, Outcome, Sample, Stage};
 use crate::plan::{RowLength, order};
-use crate::spec::GenerationSpec;
 use crate::tokenize::Encoded;
-
-use super::answer::Start;
-use super::bad_words::BadWordLists;
-use super::codec::TextCodec;
-use super::engine::Finished;
-use super::rules::{Endings, Rules};
-use super::types::{Completion, Outcome, Request, Sample};
 
 /// A row, and what is its own where its answers are shared.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +25,7 @@ struct Member {
 
 /// Rows that are answered together, and the samples they have so far.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct Queued {
     window: WindowId,
     /// The first is the one whose number keys the draw; more only where nothing is drawn.
     members: Vec<Member>,
@@ -41,7 +39,7 @@ pub(super) struct Job {
     pub(super) was_restarted: bool,
 }
 
-impl Job {
+impl Queued {
     fn new(window: WindowId, request: Request, rules: Arc<Rules>) -> Self {
         let samples = request.settings.num_return_sequences.max(1);
         Self {
@@ -59,7 +57,7 @@ impl Job {
         }
     }
 
-    /// Rows that wait for this job.
+    /// Rows that wait for this entry.
     pub(super) fn rows(&self) -> usize {
         self.members.len()
     }
@@ -119,7 +117,7 @@ impl Job {
     pub(super) fn finish(self) -> Vec<Finished> {
         let samples = self.samples.into_iter();
         let samples: Vec<Sample> = samples
-            .map(|sample| sample.expect("a job is finished once `keep` has every sample"))
+            .map(|sample| sample.expect("an entry is finished once `keep` has every sample"))
             .collect();
         let prompt_tokens = self.encoded.ids.len() as u32;
         let finished = |member: Member| Finished {
@@ -149,14 +147,14 @@ impl Job {
     }
 }
 
-/// The jobs of one window, in the order they run.
-pub(super) fn jobs(
+/// The entries of one window, in the order they run.
+pub(super) fn queued(
     window: WindowId,
     requests: Vec<Request>,
     codec: &dyn TextCodec,
     bad_words: &BadWordLists,
     bucket_tokens: u32,
-) -> Vec<Job> {
+) -> Vec<Queued> {
     let endings = Endings::of(codec);
     let mut compiled: HashMap<*const GenerationSpec, Arc<Rules>> = HashMap::new();
     let mut rules_of = |settings: &Arc<GenerationSpec>| {
@@ -170,51 +168,55 @@ pub(super) fn jobs(
     let alive: Vec<Arc<GenerationSpec>> =
         requests.iter().map(|r| Arc::clone(&r.settings)).collect();
 
-    let mut jobs: Vec<Job> = Vec::with_capacity(requests.len());
+    let mut entries: Vec<Queued> = Vec::with_capacity(requests.len());
     let mut leaders: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
     for request in requests {
         let rules = rules_of(&request.settings);
         if request.settings.do_sample {
-            jobs.push(Job::new(window, request, rules));
+            entries.push(Queued::new(window, request, rules));
             continue;
         }
         let same_ids = leaders.entry(request.encoded.ids.clone()).or_default();
         let leader = same_ids
             .iter()
-            .find(|&&leader| is_same(&jobs[leader], &request, &rules));
+            .find(|&&leader| is_same(&entries[leader], &request, &rules));
         if let Some(&leader) = leader {
             let truncated = request.encoded.truncated;
-            jobs[leader].members.push(Member {
+            entries[leader].members.push(Member {
                 row: request.row,
                 truncated,
             });
         } else {
-            same_ids.push(jobs.len());
-            jobs.push(Job::new(window, request, rules));
+            same_ids.push(entries.len());
+            entries.push(Queued::new(window, request, rules));
         }
     }
     drop(alive);
-    in_order(jobs, bucket_tokens)
+    in_order(entries, bucket_tokens)
 }
 
-/// Whether a greedy row with the ids of a greedy job gets the same answer. The seed alone may differ.
-fn is_same(job: &Job, request: &Request, rules: &Arc<Rules>) -> bool {
-    job.encoded.mask_position == request.encoded.mask_position
-        && job.max_new_tokens == request.max_new_tokens.max(1)
-        && job.samples.len() == request.settings.num_return_sequences.max(1) as usize
-        && (Arc::ptr_eq(&job.rules, rules) || job.rules.same_but_for_seed(rules))
+/// Whether a greedy row gets the answer of an entry with the same ids. The seed alone may differ.
+fn is_same(entry: &Queued, request: &Request, rules: &Arc<Rules>) -> bool {
+    entry.encoded.mask_position == request.encoded.mask_position
+        && entry.max_new_tokens == request.max_new_tokens.max(1)
+        && entry.samples.len() == request.settings.num_return_sequences.max(1) as usize
+        && (Arc::ptr_eq(&entry.rules, rules) || entry.rules.same_but_for_seed(rules))
 }
 
-fn in_order(jobs: Vec<Job>, bucket_tokens: u32) -> Vec<Job> {
-    let lengths: Vec<RowLength> = jobs
+fn in_order(entries: Vec<Queued>, bucket_tokens: u32) -> Vec<Queued> {
+    let lengths: Vec<RowLength> = entries
         .iter()
         .enumerate()
-        .map(|(index, job)| job.length(index))
+        .map(|(index, entry)| entry.length(index))
         .collect();
-    let mut jobs: Vec<Option<Job>> = jobs.into_iter().map(Some).collect();
+    let mut entries: Vec<Option<Queued>> = entries.into_iter().map(Some).collect();
     let order = order(&lengths, bucket_tokens);
     order
         .into_iter()
-        .map(|position| jobs[position].take().expect("an order names a job once"))
+        .map(|position| {
+            entries[position]
+                .take()
+                .expect("an order names an entry once")
+        })
         .collect()
 }

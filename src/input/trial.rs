@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -17,6 +16,7 @@ use super::parquet::compact;
 use super::types::{Carried, InputIndex, InputWindow, WindowSpan};
 use super::{EachRow, PromptSource};
 use crate::ids::WindowId;
+use crate::stop::StopFlag;
 
 /// Which rows a trial takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,8 +224,8 @@ impl PromptSource for Trial {
         })
     }
 
-    fn interrupt_with(&mut self, stop: Arc<AtomicBool>) {
-        self.source.interrupt_with(stop);
+    fn stop_with(&mut self, stop: &StopFlag) {
+        self.source.stop_with(stop);
     }
 
     fn check_unchanged(&self, span: &WindowSpan) -> Result<(), InputError> {

@@ -8,7 +8,7 @@ use super::cache::Attend;
 
 /// A pre-LayerNorm transformer block.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct Block {
     pub(super) input_norm: LayerNorm,
     pub(super) query_key_value: Linear,
     pub(super) dense: Linear,
@@ -17,7 +17,7 @@ pub(super) struct Layer {
     pub(super) mlp_down: Linear,
 }
 
-impl Layer {
+impl Block {
     /// Hidden states in, hidden states out, those of the wanted tokens alone where some are named.
     ///
     /// # Shapes

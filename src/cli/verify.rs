@@ -1,0 +1,67 @@
+//! `verify`: whether a job's files are what its checkpoint says, and `--repair` of those that are not.
+
+use std::fmt::Write;
+
+use super::args::VerifyArgs;
+use super::exit::Exit;
+use crate::checkpoint::{self, LockOptions, OutputFolder, ProblemKind, Soundness, VerifyReport};
+use crate::error::Error;
+use crate::report::{as_message, counted, grouped, print, say};
+
+pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
+    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let report = checkpoint::verify(&folder).map_err(Error::from)?;
+    // What was found decides the exit code, whether somebody reads it or not.
+    if let Err(error) = print_report(&report) {
+        say(&format!(
+            "warning: the report could not be printed: {error}"
+        ));
+    }
+    let soundness = report.soundness();
+    if report
+        .problems
+        .iter()
+        .any(|problem| problem.kind == ProblemKind::Job)
+    {
+        return Ok(Exit::Lost);
+    }
+    if soundness == Soundness::Damaged && args.repair {
+        let options = LockOptions::default();
+        let repaired = checkpoint::repair(&folder, &options).map_err(Error::from)?;
+        for (from, to) in &repaired.moved {
+            say(&format!("moved `{}` to `{}`", from.display(), to.display()));
+        }
+        if repaired.windows.is_empty() && repaired.found.sound_windows == repaired.found.windows {
+            return Ok(Exit::Done("sound and finished"));
+        }
+        say(&format!(
+            "{} will be made again",
+            counted(repaired.windows.len() as u64, "window")
+        ));
+        return Ok(Exit::Unfinished);
+    }
+    Ok(match soundness {
+        Soundness::Finished => Exit::Done("sound and finished"),
+        Soundness::SoFar => Exit::Unfinished,
+        Soundness::Damaged => Exit::Damaged,
+    })
+}
+
+fn print_report(report: &VerifyReport) -> std::io::Result<()> {
+    let mut text = String::new();
+    for problem in &report.problems {
+        let _ = writeln!(text, "wrong: {}", as_message(&problem.to_string()));
+    }
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {}", as_message(note));
+    }
+    let _ = writeln!(
+        text,
+        "{} of {} sound, {}; {} in open windows",
+        grouped(report.sound_windows),
+        counted(report.windows, "window"),
+        counted(report.rows, "row"),
+        counted(report.journalled_rows, "row"),
+    );
+    print(&text)
+}

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
+use crate::engine::EngineError;
 use crate::fsio::FsError;
-use crate::generate::GenerateError;
 use crate::input::InputError;
 use crate::job::{Place, SpecError};
 use crate::model::ModelError;
@@ -37,7 +37,7 @@ pub enum Error {
     Model(#[from] ModelError),
     /// The engine.
     #[error(transparent)]
-    Generate(#[from] GenerateError),
+    Engine(#[from] EngineError),
     /// The result columns.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -155,7 +155,7 @@ impl Error {
     pub fn is_unexpected(&self) -> bool {
         match self {
             Self::Checkpoint(error) => error.is_unexpected(),
-            Self::Generate(_) | Self::ReaderEnded => true,
+            Self::Engine(_) | Self::ReaderEnded => true,
             _ => false,
         }
     }

@@ -20,6 +20,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod download;
+pub mod engine;
 pub mod error;
 pub mod fsio;
 pub mod generate;

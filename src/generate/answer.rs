@@ -1,4 +1,4 @@
-//! One running answer in a slot: logits in, a token on its history, and whether it has ended.
+//! One running answer: logits in, a token on its history, and whether it has ended.
 //!
 //! Ends in this order: an ending token, a stop string, the longest answer. The text is decoded whole
 //! where there are stop strings, and not piece by piece: clean-up and joins of the decoder reach back
@@ -16,30 +16,24 @@ use super::rules::Rules;
 
 /// What an answer needs to know of its row.
 #[derive(Clone, Debug)]
-pub(super) struct Start {
+pub(crate) struct Start {
     /// Context and start token.
-    pub(super) history: Vec<u32>,
+    pub(crate) history: Vec<u32>,
     /// Position of the mask that is answered.
-    pub(super) mask_position: u32,
+    pub(crate) mask_position: u32,
     /// What the row's settings mean.
-    pub(super) rules: Arc<Rules>,
+    pub(crate) rules: Arc<Rules>,
     /// Most answer tokens.
-    pub(super) max_new_tokens: u32,
+    pub(crate) max_new_tokens: u32,
     /// Number of the row in the whole input.
-    pub(super) row: u64,
+    pub(crate) row: u64,
     /// Sample of the row.
-    pub(super) sample: u32,
+    pub(crate) sample: u32,
 }
 
 /// A running answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    /// The engine's number for the entry that it belongs to.
-    pub(super) entry: u64,
-    /// Cost of its slot, tokens.
-    pub(super) slot_tokens: u64,
-    /// Larger for what was admitted later.
-    pub(super) admission: u64,
+pub(crate) struct Answer {
     start: Start,
     /// Where the answer begins in the history: behind context and start token.
     first_token: usize,
@@ -48,7 +42,7 @@ pub(super) struct Answer {
 
 /// What a token made of an answer.
 #[derive(Debug)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// It goes on.
     Running,
     /// It has ended.
@@ -58,12 +52,10 @@ pub(super) enum Progress {
 }
 
 impl Answer {
-    pub(super) fn new(entry: u64, slot_tokens: u64, admission: u64, start: Start) -> Self {
+    /// An answer that begins.
+    pub(crate) fn new(start: Start) -> Self {
         let first_token = start.history.len();
         Self {
-            entry,
-            slot_tokens,
-            admission,
             start,
             first_token,
             token_logprobs: Vec::new(),
@@ -71,7 +63,7 @@ impl Answer {
     }
 
     /// Sample of the row.
-    pub(super) fn sample(&self) -> u32 {
+    pub(crate) fn sample(&self) -> u32 {
         self.start.sample
     }
 
@@ -80,7 +72,7 @@ impl Answer {
     }
 
     /// The last token, to be fed to `slot`.
-    pub(super) fn decode_row(&self, slot: usize) -> DecodeRow {
+    pub(crate) fn decode_row(&self, slot: usize) -> DecodeRow {
         let last = self.start.history.last().copied();
         DecodeRow {
             slot,
@@ -92,13 +84,13 @@ impl Answer {
     }
 
     /// Whether the next token is the likeliest one, and nothing else is wanted of the logits.
-    pub(super) fn takes_likeliest(&self) -> bool {
+    pub(crate) fn takes_likeliest(&self) -> bool {
         let rules = &self.start.rules;
         rules.warp.is_none() && !rules.logprobs && !rules.changes_logits(self.ids().len())
     }
 
     /// Chooses the next token from the logits after the last one.
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &mut self,
         logits: &[f32],
         codec: &dyn TextCodec,
@@ -129,7 +121,7 @@ impl Answer {
     }
 
     /// Takes the next token.
-    pub(super) fn take(&mut self, id: u32, codec: &dyn TextCodec) -> Progress {
+    pub(crate) fn take(&mut self, id: u32, codec: &dyn TextCodec) -> Progress {
         self.start.history.push(id);
         match self.ended(id, codec) {
             Ok(None) => Progress::Running,
@@ -191,7 +183,7 @@ mod tests {
             row: 0,
             sample: 0,
         };
-        let mut answer = Answer::new(0, 1, 0, start);
+        let mut answer = Answer::new(start);
         for (step, &id) in ids.iter().enumerate() {
             let mut logits = vec![0.0; 32];
             logits[id as usize] = 9.0;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::codec::TextCodec;
-use super::rules::Endings;
+use super::endings::Endings;
 
 /// Lists that are kept; where there are more, all are forgotten and encoded again when they come.
 const MOST_LISTS: usize = 256;
@@ -40,11 +40,11 @@ impl BadWords {
 
 /// What the lists seen so far bar under one codec.
 #[derive(Debug, Default)]
-pub(super) struct BadWordLists(Mutex<HashMap<Vec<String>, Arc<BadWords>>>);
+pub(crate) struct BadWordLists(Mutex<HashMap<Vec<String>, Arc<BadWords>>>);
 
 impl BadWordLists {
     /// What these words bar.
-    pub(super) fn get(&self, words: &[String], codec: &dyn TextCodec) -> Arc<BadWords> {
+    pub(crate) fn get(&self, words: &[String], codec: &dyn TextCodec) -> Arc<BadWords> {
         // A panic elsewhere leaves the map whole: lists are only put in and taken out.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(barred) = known.get(words) {

@@ -26,7 +26,7 @@ thread_local! {
 
 impl Scratch {
     /// Lends the buffers that the calling thread keeps; `choose` must not lead back here.
-    pub(super) fn of_thread<T>(choose: impl FnOnce(&mut Self) -> T) -> T {
+    pub(crate) fn of_thread<T>(choose: impl FnOnce(&mut Self) -> T) -> T {
         SCRATCH.with_borrow_mut(choose)
     }
 }

@@ -13,32 +13,8 @@ use std::sync::Arc;
 use crate::job::GenerationSpec;
 
 use super::bad_words::BadWords;
-use super::codec::TextCodec;
+use super::endings::Endings;
 use super::warp::Warp;
-
-/// Ids that end an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endings {
-    /// `<|endofpiece|>`
-    pub eop: u32,
-    /// `<|endoftext|>`
-    pub eos: u32,
-}
-
-impl Endings {
-    /// Those of a codec.
-    pub(super) fn of(codec: &dyn TextCodec) -> Self {
-        Self {
-            eop: codec.eop(),
-            eos: codec.eos(),
-        }
-    }
-
-    /// Whether this id ends an answer.
-    pub fn contains(self, id: u32) -> bool {
-        id == self.eop || id == self.eos
-    }
-}
 
 /// What one row's settings mean, ready to be applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,6 +142,7 @@ fn bar_repeated(history: &[u32], size: usize, logits: &mut [f32]) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::generate::codec::TextCodec;
     use crate::generate::warp::tests::SETTINGS;
 
     /// Letters a to z are 0 to 25; 26 and up are special and decode to nothing.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Loading, counted, grouped, line, on_one_line, side_by_side};
 use crate::checkpoint::{Example, Totals};
-use crate::generate::EngineStatistics;
+use crate::engine::EngineStatistics;
 
 /// Most questions shown beside their answers.
 const SHOWN_EXAMPLES: usize = 8;

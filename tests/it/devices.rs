@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use glm_batch::StopFlag;
-use glm_batch::generate::{Devices, GenerateError, LoadModel, Request};
+use glm_batch::engine::{Devices, EngineError, LoadModel, Request};
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
@@ -220,7 +220,7 @@ impl TextModel for Broken {
     fn release(&mut self, _: usize) {}
 }
 
-fn with_broken(call: fn() -> Result<Logits, ModelError>) -> Result<(), GenerateError> {
+fn with_broken(call: fn() -> Result<Logits, ModelError>) -> Result<(), EngineError> {
     let broken: LoadModel = Box::new(move || Ok((Box::new(Broken(call)), BUDGET)));
     let models = vec![device(FakeModel::default(), BUDGET), broken];
     let mut devices = start(models).unwrap();
@@ -234,7 +234,7 @@ fn with_broken(call: fn() -> Result<Logits, ModelError>) -> Result<(), GenerateE
 #[test]
 fn a_model_that_fails_ends_the_run_and_hangs_nothing() {
     let error = with_broken(|| Err(ModelError::Unsupported("gone".to_owned()))).unwrap_err();
-    let GenerateError::Model { source, .. } = error else {
+    let EngineError::Model { source, .. } = error else {
         panic!("another error");
     };
     assert_eq!(source.to_string(), "gone");

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use glm_batch::generate::{Engine, Request, TextCodec};
+use glm_batch::engine::{Engine, Request};
+use glm_batch::generate::TextCodec;
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};

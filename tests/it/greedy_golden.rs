@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
-use glm_batch::generate::{Engine, Request, TextCodec};
+use glm_batch::engine::{Engine, Request};
+use glm_batch::generate::TextCodec;
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
 use glm_batch::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};

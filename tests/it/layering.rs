@@ -12,7 +12,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (4, &["tokenize", "plan"]),
     (5, &["model"]),
     (6, &["generate"]),
-    (7, &["sink"]),
+    (7, &["engine", "sink"]),
     (8, &["checkpoint"]),
     (9, &["report"]),
     (10, &["error"]),

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::generate::bad_words::BadWordLists;
-use crate::generate::codec::TextCodec;
-use crate::generate::request::Request;
+use crate::generate::{BadWordLists, TextCodec};
 use crate::ids::WindowId;
 use crate::plan::{Budget, Load, RowLength};
 
 use super::queued::{Queued, queued};
+use super::request::Request;
 
 /// What engines are to do with their rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use crate::outcome::Finished;
 
-use super::{Engine, KEPT, Starting};
+use super::scheduler::{Engine, KEPT, Starting};
 
 impl Engine {
     /// Halves the budget and puts rows back until what runs is under it; a row that was alone fails.
@@ -11,7 +11,7 @@ impl Engine {
     pub(super) fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
         let started: usize = starting.iter().map(|row| row.slots.len()).sum();
         if self.slots.len() + started <= 1 {
-            let running = self.slots.values().next().map(|answer| answer.entry);
+            let running = self.slots.values().next().map(|running| running.entry);
             let alone = starting.first().map(|row| row.entry).or(running);
             let alone = alone.expect("memory runs out for a row that starts or runs");
             return self.fail_or_restart(alone);
@@ -68,13 +68,16 @@ impl Engine {
 
     /// The answer that was admitted last begins anew later.
     fn put_back_last(&mut self) {
-        let last = self.slots.iter().max_by_key(|(_, answer)| answer.admission);
+        let last = self
+            .slots
+            .iter()
+            .max_by_key(|(_, running)| running.admission);
         let (&slot, _) = last.expect("an answer is put back only where one runs");
-        let answer = self.free_slot(slot);
-        let entry = self.taken.get_mut(&answer.entry).expect(KEPT);
-        entry.pending.push_front(answer.sample());
-        if self.waiting.front() != Some(&answer.entry) && !self.waiting.contains(&answer.entry) {
-            self.waiting.push_front(answer.entry);
+        let ended = self.free_slot(slot);
+        let entry = self.taken.get_mut(&ended.entry).expect(KEPT);
+        entry.pending.push_front(ended.answer.sample());
+        if self.waiting.front() != Some(&ended.entry) && !self.waiting.contains(&ended.entry) {
+            self.waiting.push_front(ended.entry);
         }
     }
 }

@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::generate::GenerateError;
-use crate::generate::codec::TextCodec;
-use crate::generate::request::Request;
-use crate::generate::statistics::EngineStatistics;
+use crate::generate::TextCodec;
 use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
 use crate::outcome::Finished;
 use crate::plan::{Budget, SlotSizes};
 use crate::stop::StopFlag;
 
-use super::Engine;
+use super::error::EngineError;
 use super::queue::{Phase, Queue};
+use super::request::Request;
+use super::scheduler::Engine;
+use super::statistics::EngineStatistics;
 
 /// How long a model that is being loaded is waited for before its thread is looked at.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -45,7 +45,7 @@ pub struct Devices {
 
 /// Why an engine is gone.
 enum Failure {
-    Model(GenerateError),
+    Model(EngineError),
     Panic(Box<dyn Any + Send>),
 }
 
@@ -68,7 +68,7 @@ enum Report {
     Loaded(Result<(), ModelError>),
     Finished(Vec<Finished>),
     Dropped(usize),
-    Failed(GenerateError),
+    Failed(EngineError),
 }
 
 impl Devices {
@@ -131,13 +131,13 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// [`GenerateError::Model`] where an engine had to stop, once the rows that had ended before are
+    /// [`EngineError::Model`] where an engine had to stop, once the rows that had ended before are
     /// returned. The devices take no more rows then.
     ///
     /// # Panics
     ///
     /// As an engine did that panicked.
-    pub fn finished(&mut self, timeout: Duration) -> Result<Vec<Finished>, GenerateError> {
+    pub fn finished(&mut self, timeout: Duration) -> Result<Vec<Finished>, EngineError> {
         let mut finished = Vec::new();
         let mut next = self.reports.recv_timeout(timeout).ok();
         while let Some(report) = next {

@@ -5,16 +5,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::generate::answer::Start;
-use crate::generate::bad_words::BadWordLists;
-use crate::generate::codec::TextCodec;
-use crate::generate::request::Request;
-use crate::generate::rules::{Endings, Rules};
+use crate::generate::{BadWordLists, Endings, Rules, Start, TextCodec};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
 use crate::outcome::{BadRow, Completion, Finished, Outcome, Sample, Stage};
 use crate::plan::{RowLength, order};
 use crate::tokenize::Encoded;
+
+use super::request::Request;
 
 /// A row, and what is its own where its answers are shared.
 #[derive(Clone, Copy, Debug)]

@@ -8,63 +8,70 @@
 //! runs out lowers the budget for good and puts rows back in the queue, never out of it, unless a row
 //! alone does not fit. Rows that begin anew choose the same tokens, since nothing but the row keys them.
 
-mod devices;
-mod memory;
-mod queue;
-mod queued;
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
+use crate::generate::{Answer, Progress, Scratch, TextCodec};
 use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use crate::outcome::{Finished, Outcome};
 use crate::plan::{Budget, GroupRow, Load};
 
-use super::GenerateError;
-use super::answer::{Answer, Progress};
-use super::choose::Scratch;
-use super::codec::TextCodec;
+use super::error::EngineError;
+use super::queue::{Phase, Queue};
+use super::queued::Queued;
 use super::request::Request;
 use super::statistics::EngineStatistics;
-use queue::{Phase, Queue};
-use queued::Queued;
-
-pub use devices::{Devices, LoadModel};
 
 /// Why the entry that a slot or `waiting` names is there.
-const KEPT: &str = "an entry is kept until its rows have ended";
+pub(super) const KEPT: &str = "an entry is kept until its rows have ended";
 
 /// Answers rows with one model, as many at once as the budget allows.
 pub struct Engine {
     model: Box<dyn TextModel>,
-    queue: Arc<Queue>,
-    budget: Budget,
+    pub(super) queue: Arc<Queue>,
+    pub(super) budget: Budget,
     /// Entries taken from the queue, by the engine's own number.
-    taken: BTreeMap<u64, Queued>,
+    pub(super) taken: BTreeMap<u64, Queued>,
     /// Those of them with samples that have no slot yet, in order; they come before the queue.
-    waiting: VecDeque<u64>,
+    pub(super) waiting: VecDeque<u64>,
     /// Running answers by slot.
-    slots: BTreeMap<usize, Answer>,
+    pub(super) slots: BTreeMap<usize, Running>,
     /// Slots below `fresh` that are empty.
     free: BTreeSet<usize>,
     /// The first slot that was never used.
     fresh: usize,
-    load: Load,
+    pub(super) load: Load,
     next_entry: u64,
     next_admission: u64,
-    statistics: EngineStatistics,
+    pub(super) statistics: EngineStatistics,
+}
+
+/// A slot in use.
+///
+/// ```text
+/// queue ---> taken: entry ---> slots: one a sample ---> entry finished ---> its rows
+///            waiting: entries with samples that have no slot yet
+/// ```
+pub(super) struct Running {
+    /// The entry that its answer belongs to.
+    pub(super) entry: u64,
+    /// What the slot costs, tokens.
+    slot_tokens: u64,
+    /// Larger for what was admitted later.
+    pub(super) admission: u64,
+    pub(super) answer: Answer,
 }
 
 /// Samples of one entry that are about to start, and a slot for each.
-struct Starting {
-    entry: u64,
+pub(super) struct Starting {
+    pub(super) entry: u64,
     slot_tokens: u64,
     samples: Vec<u32>,
-    slots: Vec<usize>,
+    pub(super) slots: Vec<usize>,
 }
 
 fn is_out_of_memory(error: &ModelError) -> bool {
@@ -78,7 +85,7 @@ impl Engine {
     }
 
     /// An engine that takes from a queue.
-    fn of_queue(model: Box<dyn TextModel>, queue: Arc<Queue>, budget: Budget) -> Self {
+    pub(super) fn of_queue(model: Box<dyn TextModel>, queue: Arc<Queue>, budget: Budget) -> Self {
         Self {
             model,
             queue,
@@ -109,8 +116,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`GenerateError::Model`] where the model fails otherwise than for want of memory.
-    pub fn step(&mut self) -> Result<Vec<Finished>, GenerateError> {
+    /// [`EngineError::Model`] where the model fails otherwise than for want of memory.
+    pub fn step(&mut self) -> Result<Vec<Finished>, EngineError> {
         let group = self.next_group();
         let finished = if !group.is_empty() {
             self.prefill(&group)?
@@ -140,7 +147,7 @@ impl Engine {
     }
 
     /// What to do now; waits while there is nothing.
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.queue.phase(!self.taken.is_empty())
     }
 
@@ -149,7 +156,7 @@ impl Engine {
         self.waiting.iter().map(|&id| self.entry(id))
     }
 
-    fn entry(&self, id: u64) -> &Queued {
+    pub(super) fn entry(&self, id: u64) -> &Queued {
         self.taken.get(&id).expect(KEPT)
     }
 
@@ -208,7 +215,7 @@ impl Engine {
         group
     }
 
-    fn prefill(&mut self, group: &[GroupRow]) -> Result<Vec<Finished>, GenerateError> {
+    fn prefill(&mut self, group: &[GroupRow]) -> Result<Vec<Finished>, EngineError> {
         let starting = self.starting(group);
         let attempted: u64 = starting
             .iter()
@@ -224,7 +231,7 @@ impl Engine {
                 Ok(self.advance(&Scores::Logits(logits), &slots))
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&starting, attempted)),
-            Err(source) => Err(GenerateError::Model {
+            Err(source) => Err(EngineError::Model {
                 doing: "reading prompts",
                 source,
             }),
@@ -304,11 +311,16 @@ impl Engine {
             self.load.add(row.slots.len(), row.slot_tokens);
             for (slot, sample) in row.slots.into_iter().zip(row.samples) {
                 let start = entry.start(sample, sop);
-                let answer = Answer::new(row.entry, row.slot_tokens, self.next_admission, start);
+                let running = Running {
+                    entry: row.entry,
+                    slot_tokens: row.slot_tokens,
+                    admission: self.next_admission,
+                    answer: Answer::new(start),
+                };
                 self.next_admission += 1;
                 self.free.remove(&slot);
                 self.fresh = self.fresh.max(slot + 1);
-                self.slots.insert(slot, answer);
+                self.slots.insert(slot, running);
                 slots.push((slot, index));
             }
         }
@@ -318,13 +330,14 @@ impl Engine {
         slots
     }
 
-    fn decode(&mut self) -> Result<Vec<Finished>, GenerateError> {
+    fn decode(&mut self) -> Result<Vec<Finished>, EngineError> {
         let rows: Vec<DecodeRow> = self
             .slots
             .iter()
-            .map(|(&slot, answer)| answer.decode_row(slot))
+            .map(|(&slot, running)| running.answer.decode_row(slot))
             .collect();
-        let is_greedy = self.slots.values().all(Answer::takes_likeliest);
+        let mut running = self.slots.values();
+        let is_greedy = running.all(|running| running.answer.takes_likeliest());
         let begun = Instant::now();
         let scores = if is_greedy {
             self.model.decode_likeliest(&rows)
@@ -345,7 +358,7 @@ impl Engine {
                 Ok(self.advance(&scores, &slots))
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&[], 0)),
-            Err(source) => Err(GenerateError::Model {
+            Err(source) => Err(EngineError::Model {
                 doing: "decoding",
                 source,
             }),
@@ -360,7 +373,7 @@ impl Engine {
         let running: Vec<_> = self
             .slots
             .iter_mut()
-            .filter_map(|(slot, answer)| Some((*slot, *row_of.get(slot)?, answer)))
+            .filter_map(|(slot, running)| Some((*slot, *row_of.get(slot)?, &mut running.answer)))
             .collect();
         let progress: Vec<(usize, Progress)> = running
             .into_par_iter()
@@ -386,7 +399,7 @@ impl Engine {
         if !matches!(progress, Progress::Failed(_)) {
             self.statistics.completion_tokens += 1;
         }
-        let Some(id) = self.slots.get(&slot).map(|answer| answer.entry) else {
+        let Some(id) = self.slots.get(&slot).map(|running| running.entry) else {
             // Another sample of the same row has failed it in this very step.
             return Vec::new();
         };
@@ -394,7 +407,7 @@ impl Engine {
             Progress::Running => Vec::new(),
             Progress::Failed(reason) => self.fail(id, &reason),
             Progress::Ended(sample) => {
-                let answer = self.free_slot(slot);
+                let answer = self.free_slot(slot).answer;
                 let entry = self.taken.get_mut(&id).expect(KEPT);
                 if !entry.keep(answer.sample(), sample) {
                     return Vec::new();
@@ -405,13 +418,13 @@ impl Engine {
     }
 
     /// Empties a slot that is in use.
-    fn free_slot(&mut self, slot: usize) -> Answer {
-        let answer = self.slots.remove(&slot);
-        let answer = answer.expect("only a slot that is in use is emptied");
+    pub(super) fn free_slot(&mut self, slot: usize) -> Running {
+        let running = self.slots.remove(&slot);
+        let running = running.expect("only a slot that is in use is emptied");
         self.model.release(slot);
         self.free.insert(slot);
-        self.load.remove(1, answer.slot_tokens);
-        answer
+        self.load.remove(1, running.slot_tokens);
+        running
     }
 
     fn remove(&mut self, id: u64) -> Queued {
@@ -419,14 +432,14 @@ impl Engine {
     }
 
     /// Ends all samples of an entry without an answer.
-    fn fail(&mut self, id: u64, reason: &str) -> Vec<Finished> {
+    pub(super) fn fail(&mut self, id: u64, reason: &str) -> Vec<Finished> {
         self.release_all(id);
         self.waiting.retain(|&waiting| waiting != id);
         self.remove(id).fail(reason)
     }
 
     fn release_all(&mut self, id: u64) {
-        let in_use = |(&slot, answer): (&usize, &Answer)| (answer.entry == id).then_some(slot);
+        let in_use = |(&slot, running): (&usize, &Running)| (running.entry == id).then_some(slot);
         let slots: Vec<usize> = self.slots.iter().filter_map(in_use).collect();
         for slot in slots {
             self.free_slot(slot);

@@ -1,4 +1,4 @@
-//! What goes into generation: a row with its context and settings.
+//! What goes into an engine: a row with its context and settings.
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@
 //! # Ok::<(), glm_batch::Error>(())
 //! ```
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod download;
@@ -28,6 +29,7 @@ pub mod ids;
 pub mod input;
 pub mod job;
 pub mod kernels;
+pub(crate) mod measure;
 pub mod model;
 pub mod outcome;
 pub mod plan;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::args::BenchArgs;
 use super::exit::Exit;
 use super::signals::stop_on_signals;
+use crate::bench::{self, BenchOptions, WorkloadOptions};
 use crate::error::Error;
 use crate::fsio;
 use crate::report::{observer_for, on_one_line, print, print_json};
-use crate::run::{self, BenchOptions, WorkloadOptions};
 use crate::stop::StopFlag;
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
@@ -27,7 +27,7 @@ fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
         context: args.context,
         steps: args.steps,
     };
-    let (report, kept) = run::bench(&args.model, &options)?;
+    let (report, kept) = bench::bench(&args.model, &options)?;
     if args.json {
         print_json(&report)?;
     } else {
@@ -54,9 +54,9 @@ fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
     let stop = StopFlag::default();
     // A workload is measured whole or not at all: nothing of it is worth a grace.
     stop_on_signals(&stop, Duration::ZERO)?;
-    let report = run::workload(&options, &stop, observer_for(false).as_mut())?;
+    let report = bench::workload(&options, &stop, observer_for(false).as_mut())?;
     if let Some(counts) = &args.counts {
-        run::write_counts(counts, &report.answers)?;
+        bench::write_counts(counts, &report.answers)?;
     }
     if args.json {
         print_json(&report)?;

@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
-use super::{summary, texts};
+use super::{counts, texts};
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::engine::Request;
 use crate::error::Result;
@@ -84,7 +84,7 @@ fn feed_window(
         prepared.source.as_ref(),
         span,
         &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
-        &|position| summary::may_show(position, span.rows as usize),
+        &|position| counts::may_show(position, span.rows as usize),
     );
     // Reading ends early then.
     if stop.is_requested() {

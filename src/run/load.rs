@@ -2,34 +2,35 @@
 
 use std::path::Path;
 
-use super::batch_size::{self, ProductCurve};
-use super::machine;
-use super::model_facts::ModelFacts;
 use crate::job::BatchSpec;
+use crate::measure::batch_size::{self, ProductCurve};
+use crate::measure::{device, machine};
 use crate::model::{DeviceId, Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
+
+use super::model_facts::ModelFacts;
 
 /// Loads the weights; what may be in flight follows from the memory that is left then.
 pub(super) fn load_model(
     folder: &Path,
-    device: DeviceId,
+    id: DeviceId,
     facts: &ModelFacts,
     batch: &BatchSpec,
 ) -> std::result::Result<(Box<dyn TextModel>, Budget), ModelError> {
-    let device = device.open()?;
-    let mut model = Glm::load(folder, &device, facts.precision)?;
-    let memory = if device.is_cpu() {
+    let opened = id.open()?;
+    let mut model = Glm::load(folder, &opened, facts.precision)?;
+    let memory = if id.is_cpu() {
         Some(machine::memory(0))
     } else {
-        machine::device_memory(&device, 0)
+        device::memory(&opened, 0)
     };
     let curve = match batch.max_batch_size {
         None => facts.product_curve(),
         Some(_) => None,
     };
     let mut budget = budget(batch, facts, curve.as_ref(), memory.as_ref());
-    if batch.max_batch_size.is_none() && !device.is_cpu() {
-        let enough = batch_size::device_batch_size(&mut model, budget.max_batch_tokens)?;
+    if batch.max_batch_size.is_none() && !id.is_cpu() {
+        let enough = device::batch_size(&mut model, budget.max_batch_tokens)?;
         budget.max_batch_size = enough.unwrap_or(budget.max_batch_size);
     }
     Ok((Box::new(model), budget))

@@ -2,37 +2,37 @@
 //!
 //! ```text
 //! prepare   job file, input index, tokenizer, job.json        once
+//!           read: the input; rerun: this run beside the record
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
+//! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
-mod batch_size;
-mod bench;
-mod calibration;
 mod card;
+mod counts;
 mod feed;
 mod load;
-mod machine;
 mod model_facts;
+mod options;
 mod plan;
 mod prepare;
+mod read;
+mod rerun;
 mod shard;
 mod summary;
 mod texts;
-mod workload;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
+pub(crate) use model_facts::{device_choice, precision};
+pub use options::{RunEnd, RunOptions};
 pub use plan::{PlanReport, plan};
-pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
-use crate::input::Selection;
 use crate::job::JobSpec;
 use crate::report::{CheckedFiles, Observer, RunReport, counted};
 use crate::stop::StopFlag;
@@ -42,59 +42,6 @@ use shard::{ShardEnd, Worker};
 
 /// Files that are named where there are many.
 const NAMED_FILES: usize = 5;
-
-/// How a job is run, apart from what it says itself.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// Only this shard, of so many.
-    pub shard: Option<(u32, u32)>,
-    /// Move the output folder away and begin anew.
-    pub restart: bool,
-    /// Take over another host's lock without waiting for its heartbeat to stop.
-    pub break_lock: bool,
-    /// A trial of some rows, written to `OUT.trial`.
-    pub trial: Option<Selection>,
-    /// How long rows in flight may go on after the first signal.
-    pub grace: Duration,
-    /// Compare the content of all files with their checksums first, not only names and sizes.
-    pub verify: bool,
-}
-
-impl Default for RunOptions {
-    fn default() -> Self {
-        Self {
-            shard: None,
-            restart: false,
-            break_lock: false,
-            trial: None,
-            grace: Duration::from_secs(20),
-            verify: false,
-        }
-    }
-}
-
-/// How a run ended when nothing was wrong with the job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunEnd {
-    /// Every row of the shards that were asked for has a result or a recorded failure.
-    Finished {
-        /// Whether there was nothing left to do.
-        already: bool,
-    },
-    /// A signal; the checkpoint is valid.
-    Interrupted,
-    /// Another process holds a shard that is not finished.
-    Locked(ShardId),
-    /// More rows failed than the job allows.
-    TooManyFailed {
-        /// Rows that failed, over all runs of the shard.
-        failed: u64,
-        /// Rows that may.
-        allowed: u64,
-    },
-    /// Every row of a shard failed.
-    AllFailed(ShardId),
-}
 
 /// Runs a job, or goes on with it.
 ///
@@ -120,9 +67,10 @@ pub fn run(
     worker.note_idle_rows();
     worker.observer.finish();
     let end = end?;
-    let mut report = summary::report(&prepared, &worker, started.elapsed())?;
+    let engine = worker.engine_statistics();
+    let mut report = summary::report(&prepared, &worker.counts, engine, started.elapsed())?;
     report.checked = CheckedFiles {
-        files: worker.checked_files,
+        files: worker.counts.checked_files,
         content: options.verify,
     };
     if report.finished {
@@ -296,7 +244,7 @@ fn run_shard(
 ) -> Result<ShardEnd> {
     let manifest = prepared.manifest(shard)?;
     if manifest.remaining(&prepared.index.windows).next().is_none() {
-        worker.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
+        worker.counts.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
         checkpoint::clean_finished(&prepared.folder, &manifest);
         let totals = manifest.totals();
         let failed = totals.failed + totals.bad;
@@ -333,7 +281,7 @@ fn run_locked(
     // While the lock was not ours another process may have begun anew, or committed windows.
     prepared.job.ensure_current(&prepared.folder)?;
     let manifest = prepared.manifest(shard)?;
-    worker.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
+    worker.counts.checked_files += checkpoint::check_sizes(&prepared.folder, &manifest)?;
     checkpoint::check_journals(&prepared.folder, &prepared.job, &manifest)?;
     checkpoint::clean_leftovers(&prepared.folder, &manifest)?;
     worker.run(lock, manifest, shard)

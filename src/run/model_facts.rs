@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::batch_size::ProductCurve;
-use super::calibration::{Calibration, Subject};
-use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::job::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
 use crate::kernels::Storage;
+use crate::measure::batch_size::ProductCurve;
+use crate::measure::calibration::{Calibration, Subject};
+use crate::measure::{self, machine};
 use crate::model::{
     self, DeviceChoice, DeviceId, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError,
     Precision,
@@ -189,7 +189,7 @@ impl ModelFacts {
     ) -> std::result::Result<Option<Memory>, ModelError> {
         match self.devices.first().filter(|device| !device.is_cpu()) {
             None => Ok(Some(machine::memory(claimed_bytes))),
-            Some(device) => Ok(machine::device_memory(&device.open()?, claimed_bytes)),
+            Some(device) => Ok(measure::device::memory(&device.open()?, claimed_bytes)),
         }
     }
 
@@ -278,7 +278,7 @@ pub(super) fn model_file(path: &Path) -> Option<ModelFile> {
     })
 }
 
-pub(super) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
+pub(crate) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
     match device {
         DeviceSpec::Auto => DeviceChoice::Auto,
         DeviceSpec::Cpu => DeviceChoice::Cpu,
@@ -288,7 +288,7 @@ pub(super) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
     }
 }
 
-pub(super) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
+pub(crate) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
     match dtype {
         DtypeSpec::Auto if is_cpu => Precision::F32,
         DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
 use super::model_facts::ModelFacts;
-use super::prepare::{ReadInput, Reading, place_text};
+use super::read::{ReadInput, Reading, place_text};
 use super::texts;
 use crate::engine::Request;
 use crate::error::{Error, Result};

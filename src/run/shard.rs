@@ -9,22 +9,26 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::feed::{self, FedWindow};
-use super::load::load_model;
-use super::model_facts::{self, ModelFacts};
-use super::prepare::{Prepared, place_text};
-use super::{RunEnd, summary, texts};
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::engine::{Devices, EngineStatistics, LoadModel};
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
-use crate::input::{DuplicateIds, WindowSpan};
+use crate::input::WindowSpan;
 use crate::job::JobSpec;
 use crate::model::DeviceId;
 use crate::outcome::{Finished, Outcome, Stage};
 use crate::report::{Observer, Progress};
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
+
+use super::counts::{self, Counts};
+use super::feed::{self, FedWindow};
+use super::load::load_model;
+use super::model_facts::{self, ModelFacts};
+use super::options::RunEnd;
+use super::prepare::Prepared;
+use super::read::place_text;
+use super::{summary, texts};
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
 const OPEN_WINDOWS: usize = 2;
@@ -53,20 +57,7 @@ pub(super) struct Worker<'a> {
     grace: Duration,
     pub(super) observer: &'a mut dyn Observer,
     devices: Option<Devices>,
-    started: Instant,
-    pub(super) duplicates: DuplicateIds,
-    pub(super) rows_now: u64,
-    pub(super) failed_now: u64,
-    /// Rows whose own settings for drawing do nothing.
-    idle_rows: u64,
-    /// Committed files that were looked at before the work.
-    pub(super) checked_files: u64,
-    /// Finished rows of windows that were still open when the last shard's work ended.
-    pub(super) unfinished: Totals,
-    pub(super) load_seconds: f64,
-    pub(super) read_seconds: f64,
-    pub(super) tokenize_seconds: f64,
-    pub(super) write_seconds: f64,
+    pub(super) counts: Counts,
 }
 
 impl<'a> Worker<'a> {
@@ -84,23 +75,13 @@ impl<'a> Worker<'a> {
             grace,
             observer,
             devices: None,
-            started: Instant::now(),
-            duplicates: DuplicateIds::new(),
-            rows_now: 0,
-            failed_now: 0,
-            idle_rows: 0,
-            checked_files: 0,
-            unfinished: Totals::default(),
-            load_seconds: prepared.load_seconds,
-            read_seconds: 0.0,
-            tokenize_seconds: 0.0,
-            write_seconds: 0.0,
+            counts: Counts::new(prepared.load_seconds),
         }
     }
 
     /// Says once how many rows had settings without effect.
     pub(super) fn note_idle_rows(&mut self) {
-        if let Some(note) = texts::idle_rows(self.idle_rows) {
+        if let Some(note) = texts::idle_rows(self.counts.idle_rows) {
             self.observer.note(&note);
         }
     }
@@ -108,11 +89,6 @@ impl<'a> Worker<'a> {
     /// Failed rows that the job allows in a shard.
     pub(super) fn max_failed(&self) -> Option<u64> {
         self.spec.output.max_failed
-    }
-
-    /// Time since the work began.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
     }
 
     pub(super) fn engine_statistics(&self) -> EngineStatistics {
@@ -146,7 +122,7 @@ impl<'a> Worker<'a> {
         };
         let (sender, receiver) = bounded(1);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
-        self.unfinished = Totals::default();
+        self.counts.unfinished = Totals::default();
         let work = ShardWork {
             unfed: windows.len(),
             rows_total: prepared.shard_rows(shard),
@@ -168,7 +144,7 @@ impl<'a> Worker<'a> {
         let written = match lock.ensure_mine() {
             // The new owner has a report of its own.
             Err(CheckpointError::TakenOver { .. }) => Ok(()),
-            _ => summary::write_shard(prepared, self, shard),
+            _ => summary::write_shard(prepared, &self.counts, self.engine_statistics(), shard),
         };
         // Why the work ended matters more than that its report could not be written.
         let end = end?;
@@ -192,7 +168,7 @@ impl<'a> Worker<'a> {
             // Answers must come from the weights that the record names.
             model_facts::check_unchanged(&self.prepared.record.resolved)?;
         }
-        self.load_seconds += started.elapsed().as_secs_f64();
+        self.counts.load_seconds += started.elapsed().as_secs_f64();
         Ok(devices)
     }
 }
@@ -223,10 +199,9 @@ impl ShardWork<'_, '_> {
         // Whatever ended the work, what is finished is made durable first.
         let synced = self.sync();
         for fed in self.open.values() {
-            let prepared = self.worker.prepared;
-            let (totals, _) =
-                summary::of_window(prepared, self.tokenizer, &fed.window, &fed.outcomes);
-            self.worker.unfinished += totals;
+            let shards = self.worker.prepared.record.spec.shards;
+            let (totals, _) = counts::of_window(shards, self.tokenizer, &fed.window, &fed.outcomes);
+            self.worker.counts.unfinished += totals;
         }
         let end = end?;
         synced?;
@@ -276,14 +251,14 @@ impl ShardWork<'_, '_> {
     fn open_window(&mut self, mut fed: Box<FedWindow>) -> Result<()> {
         self.unfed -= 1;
         let worker = &mut *self.worker;
-        worker.read_seconds += fed.read_seconds;
-        worker.tokenize_seconds += fed.tokenize_seconds;
+        worker.counts.read_seconds += fed.read_seconds;
+        worker.counts.tokenize_seconds += fed.tokenize_seconds;
         let refused = fed.outcomes.len() - fed.recovered;
-        worker.rows_now += refused as u64;
-        worker.failed_now += refused as u64;
-        worker.idle_rows += fed.idle_rows;
+        worker.counts.rows_now += refused as u64;
+        worker.counts.failed_now += refused as u64;
+        worker.counts.idle_rows += fed.idle_rows;
         for row in fed.window.rows.iter().filter(|row| row.is_record) {
-            worker.duplicates.observe(&row.id);
+            worker.counts.duplicates.observe(&row.id);
         }
         if let Some(cut) = fed.cut.as_ref().filter(|cut| !cut.is_tail) {
             worker.observer.note(&format!("warning: {cut}"));
@@ -336,8 +311,8 @@ impl ShardWork<'_, '_> {
                 continue;
             };
             fed.journal.append(row, &outcome)?;
-            self.worker.rows_now += 1;
-            self.worker.failed_now += u64::from(matches!(outcome, Outcome::Failed(_)));
+            self.worker.counts.rows_now += 1;
+            self.worker.counts.failed_now += u64::from(matches!(outcome, Outcome::Failed(_)));
             fed.outcomes.insert(row, outcome);
         }
         Ok(())
@@ -353,7 +328,7 @@ impl ShardWork<'_, '_> {
             fed.journal.sync()?;
         }
         self.synced = Instant::now();
-        self.worker.write_seconds += started.elapsed().as_secs_f64();
+        self.worker.counts.write_seconds += started.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -374,7 +349,7 @@ impl ShardWork<'_, '_> {
                 self.open.insert(id, fed);
                 return Err(error);
             }
-            self.worker.write_seconds += started.elapsed().as_secs_f64();
+            self.worker.counts.write_seconds += started.elapsed().as_secs_f64();
         }
         Ok(())
     }
@@ -382,8 +357,9 @@ impl ShardWork<'_, '_> {
     fn commit(&mut self, fed: &FedWindow) -> Result<()> {
         let prepared = self.worker.prepared;
         prepared.source.check_unchanged(&fed.span)?;
+        let shards = prepared.record.spec.shards;
         let (totals, examples) =
-            summary::of_window(prepared, self.tokenizer, &fed.window, &fed.outcomes);
+            counts::of_window(shards, self.tokenizer, &fed.window, &fed.outcomes);
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,
@@ -460,13 +436,13 @@ impl ShardWork<'_, '_> {
         let progress = Progress {
             rows_done: self.manifest.totals().rows + open as u64,
             rows_total: self.rows_total,
-            rows_now: self.worker.rows_now,
+            rows_now: self.worker.counts.rows_now,
             tokens,
-            tokens_per_second: tokens as f64 / self.worker.started.elapsed().as_secs_f64(),
+            tokens_per_second: tokens as f64 / self.worker.counts.elapsed().as_secs_f64(),
             padding_share: statistics.padding_share(),
             slots_used: self.devices.running(),
             slots: self.devices.budget().max_batch_size,
-            failed: self.worker.failed_now,
+            failed: self.worker.counts.failed_now,
         };
         self.worker.observer.progress(&progress);
     }

@@ -1,111 +1,38 @@
-//! Outcomes to counts, counts of all shards to the report.
+//! Counts of this run and of all manifests to the report.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use super::prepare::Prepared;
-use super::shard::Worker;
-use crate::checkpoint::{Example, Totals};
+use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
-use crate::ids::{RowId, ShardId};
-use crate::input::InputWindow;
-use crate::outcome::{Completion, Outcome, Stage};
+use crate::ids::ShardId;
 use crate::report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
-use crate::tokenize::GlmTokenizer;
 
-/// Rows that the first window of a shard keeps for the table, spread over it.
-const KEPT_EXAMPLES: usize = 8;
-
-/// Counts of the rows of a window that have an outcome, and a few of them beside their references.
-pub(super) fn of_window(
-    prepared: &Prepared,
-    tokenizer: &GlmTokenizer,
-    window: &InputWindow,
-    outcomes: &BTreeMap<RowId, Outcome>,
-) -> (Totals, Vec<Example>) {
-    let mut totals = Totals::default();
-    let mut examples = Vec::new();
-    let shows = window.id.0 < prepared.record.spec.shards;
-    for (position, row) in window.rows.iter().enumerate() {
-        let Some(outcome) = outcomes.get(&row.row) else {
-            continue;
-        };
-        totals.rows += 1;
-        count(&mut totals, outcome);
-        let Some(reference) = &row.reference else {
-            continue;
-        };
-        totals.referenced += 1;
-        let (Ok(prompt), Outcome::Ok(completion)) = (&row.outcome, outcome) else {
-            continue;
-        };
-        let answer = completion
-            .samples
-            .first()
-            .map_or("", |sample| sample.text.trim());
-        totals.exact += u64::from(answer == as_the_model_writes(tokenizer, reference));
-        if shows && may_show(position, window.rows.len()) {
-            examples.push(Example {
-                question: prompt.text.clone(),
-                completion: answer.to_owned(),
-                reference: reference.clone(),
-            });
-        }
-    }
-    (totals, examples)
-}
-
-/// Whether the row at a place of a window with so many rows may be among the examples.
-pub(super) fn may_show(position: usize, rows: usize) -> bool {
-    position.is_multiple_of(rows.div_ceil(KEPT_EXAMPLES).max(1))
-}
-
-fn count(totals: &mut Totals, outcome: &Outcome) {
-    match outcome {
-        Outcome::Ok(completion) => {
-            totals.ok += 1;
-            totals.truncated += u64::from(completion.truncated > 0);
-            totals.prompt_tokens += u64::from(completion.prompt_tokens);
-            totals.completion_tokens += completion_tokens(completion);
-        }
-        Outcome::Failed(bad) if bad.stage == Stage::Generate => totals.failed += 1,
-        Outcome::Failed(_) => totals.bad += 1,
-    }
-}
-
-fn completion_tokens(completion: &Completion) -> u64 {
-    completion
-        .samples
-        .iter()
-        .map(|sample| sample.token_ids.len() as u64)
-        .sum()
-}
-
-/// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
-fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
-    tokenizer
-        .decode(&tokenizer.encode(reference), true)
-        .trim()
-        .to_owned()
-}
+use super::counts::Counts;
+use super::prepare::Prepared;
 
 /// The report of a run: the whole job's counts, this run's times.
 pub(super) fn report(
     prepared: &Prepared,
-    worker: &Worker<'_>,
+    counts: &Counts,
+    engine: EngineStatistics,
     wall: Duration,
 ) -> Result<RunReport> {
     let shards: Vec<ShardId> = prepared.shards().collect();
-    let mut report = of_shards(prepared, worker, &shards)?;
+    let mut report = of_shards(prepared, counts, engine, &shards)?;
     report.times.wall = wall.as_secs_f64();
     Ok(report)
 }
 
 /// Writes what this run did for a shard to `report/shard-i.json`.
-pub(super) fn write_shard(prepared: &Prepared, worker: &Worker<'_>, shard: ShardId) -> Result<()> {
-    let report = of_shards(prepared, worker, &[shard])?;
+pub(super) fn write_shard(
+    prepared: &Prepared,
+    counts: &Counts,
+    engine: EngineStatistics,
+    shard: ShardId,
+) -> Result<()> {
+    let report = of_shards(prepared, counts, engine, &[shard])?;
     fsio::write_atomic(&prepared.folder.report(shard), |out| {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         out.write_all(b"\n")
@@ -113,8 +40,13 @@ pub(super) fn write_shard(prepared: &Prepared, worker: &Worker<'_>, shard: Shard
     Ok(())
 }
 
-fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Result<RunReport> {
-    let mut totals = worker.unfinished;
+fn of_shards(
+    prepared: &Prepared,
+    counts: &Counts,
+    engine: EngineStatistics,
+    shards: &[ShardId],
+) -> Result<RunReport> {
+    let mut totals = counts.unfinished;
     let mut examples = Vec::new();
     let mut rows = 0;
     let mut finished = true;
@@ -145,12 +77,12 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
         job_rows: rows,
         totals,
         checked: CheckedFiles::default(),
-        rows_now: worker.rows_now,
-        duplicate_ids: worker.duplicates.duplicates(),
-        duplicates_counted_to: worker.duplicates.stopped_after(),
-        times: times(prepared, worker),
-        engine: worker.engine_statistics(),
-        foretold_seconds: foretold_seconds(prepared, worker),
+        rows_now: counts.rows_now,
+        duplicate_ids: counts.duplicates.duplicates(),
+        duplicates_counted_to: counts.duplicates.stopped_after(),
+        times: times(prepared, counts, &engine),
+        foretold_seconds: foretold_seconds(prepared, &engine),
+        engine,
         peak_memory_bytes: peak_memory_bytes(),
         compares: spec.input.columns.reference.is_some(),
         examples,
@@ -158,10 +90,9 @@ fn of_shards(prepared: &Prepared, worker: &Worker<'_>, shards: &[ShardId]) -> Re
     })
 }
 
-fn foretold_seconds(prepared: &Prepared, worker: &Worker<'_>) -> Option<f64> {
+fn foretold_seconds(prepared: &Prepared, engine: &EngineStatistics) -> Option<f64> {
     let model = prepared.model.as_ref()?;
     let calibration = model.calibration()?;
-    let engine = worker.engine_statistics();
     let devices = model.devices.len() as f64;
     let rows = (1.0 - engine.idle_share()) * engine.peak_slots as f64 / devices;
     let seconds = calibration.seconds(
@@ -172,17 +103,16 @@ fn foretold_seconds(prepared: &Prepared, worker: &Worker<'_>) -> Option<f64> {
     Some(seconds / devices)
 }
 
-fn times(prepared: &Prepared, worker: &Worker<'_>) -> RunTimes {
-    let engine = worker.engine_statistics();
+fn times(prepared: &Prepared, counts: &Counts, engine: &EngineStatistics) -> RunTimes {
     RunTimes {
-        wall: worker.elapsed().as_secs_f64(),
+        wall: counts.elapsed().as_secs_f64(),
         scan: prepared.scan_seconds,
-        load: worker.load_seconds,
-        read: worker.read_seconds,
-        tokenize: worker.tokenize_seconds,
+        load: counts.load_seconds,
+        read: counts.read_seconds,
+        tokenize: counts.tokenize_seconds,
         prefill: engine.prefill_seconds,
         decode: engine.decode_seconds,
         sampling: engine.sampling_seconds,
-        write: worker.write_seconds,
+        write: counts.write_seconds,
     }
 }

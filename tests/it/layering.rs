@@ -11,13 +11,14 @@ const LEVELS: &[(u8, &[&str])] = &[
     (3, &["input", "kernels"]),
     (4, &["tokenize", "plan"]),
     (5, &["model"]),
-    (6, &["generate"]),
+    (6, &["generate", "measure"]),
     (7, &["engine", "sink"]),
     (8, &["checkpoint"]),
     (9, &["report"]),
     (10, &["error"]),
     (11, &["run"]),
-    (12, &["cli"]),
+    (12, &["bench"]),
+    (13, &["cli"]),
 ];
 
 /// Stages that must not know of jobs: the network and its kernels.

@@ -4,9 +4,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use candle_core::Device;
-
-use crate::model;
 use crate::plan::Memory;
 
 /// Bytes taken as free where the system does not say.
@@ -15,21 +12,12 @@ const UNKNOWN_FREE_BYTES: u64 = 4 << 30;
 /// What this process may still take, from `/proc/meminfo` and the control groups' files.
 ///
 /// `claimed_bytes` is what it will take for other things first.
-pub(super) fn memory(claimed_bytes: u64) -> Memory {
+pub(crate) fn memory(claimed_bytes: u64) -> Memory {
     Memory {
         free_bytes: available().unwrap_or(UNKNOWN_FREE_BYTES),
         cgroup_bytes: control_group_left(),
         claimed_bytes,
     }
-}
-
-/// What this process may still take on a GPU; `None` where it does not tell.
-pub(super) fn device_memory(device: &Device, claimed_bytes: u64) -> Option<Memory> {
-    Some(Memory {
-        free_bytes: model::free_bytes(device)?,
-        cgroup_bytes: None,
-        claimed_bytes,
-    })
 }
 
 fn available() -> Option<u64> {
@@ -104,7 +92,7 @@ impl ControlGroups {
 }
 
 /// The kind of CPU: what decides the last bits of a sum, the instruction sets and the cache sizes.
-pub(super) fn cpu_kind() -> String {
+pub(crate) fn cpu_kind() -> String {
     let mut kind = std::env::consts::ARCH.to_owned();
     for feature in instruction_sets() {
         kind.push(' ');

@@ -15,13 +15,13 @@ use serde_json::json;
 
 pub use report::{AnswerLength, WorkloadReport, write_counts};
 
-use super::{RunEnd, RunOptions, run};
 use crate::checkpoint::{self, OutputFolder};
 use crate::error::{Error, Result};
 use crate::fsio;
 use crate::job::{self, DeviceSpec, DtypeSpec, JobSpec};
 use crate::model::GlmConfig;
 use crate::report::Observer;
+use crate::run::{RunEnd, RunOptions, run};
 use crate::sink::{self, ResultRow};
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;

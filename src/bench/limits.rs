@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use super::super::batch_size;
-use super::report::ProductPeak;
 use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
+use crate::measure::batch_size;
 use crate::model::Glm;
+
+use super::report::ProductPeak;
 
 /// Bytes that are read to measure memory; more than caches hold.
 const READ_BYTES: usize = 256 << 20;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::BatchSpeed;
 use crate::report::{grouped, on_one_line, table};
 
 /// What was measured.
@@ -43,21 +44,6 @@ pub struct ProductPeak {
     pub operations_per_second: f64,
 }
 
-/// Speed of one batch size.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BatchSpeed {
-    /// Rows in flight.
-    pub rows: usize,
-    /// Context tokens a second.
-    pub prefill: f64,
-    /// Answer tokens a second.
-    pub decode: f64,
-    /// Answer tokens a second if nothing but the products were done; absent on a device.
-    pub products: Option<f64>,
-    /// Answer tokens a second if nothing but reading the weights took time; absent as its rate.
-    pub reading: Option<f64>,
-}
-
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -95,7 +81,7 @@ impl fmt::Display for BenchReport {
             "share",
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
-        lines.extend(self.batches.iter().map(BatchSpeed::line));
+        lines.extend(self.batches.iter().map(row));
         f.write_str(&table(&lines, usize::MAX))
     }
 }
@@ -110,22 +96,19 @@ impl BenchReport {
     }
 }
 
-impl BatchSpeed {
-    fn line(&self) -> Vec<String> {
-        let rate =
-            |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-        let limits = [self.products, self.reading].into_iter().flatten();
-        let limit = limits.reduce(f64::min);
-        vec![
-            self.rows.to_string(),
-            rate(Some(self.prefill)),
-            rate(Some(self.decode)),
-            rate(self.products),
-            rate(self.reading),
-            limit.map_or_else(
-                || "-".to_owned(),
-                |limit| format!("{:.0}%", self.decode / limit * 100.0),
-            ),
-        ]
-    }
+fn row(batch: &BatchSpeed) -> Vec<String> {
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+    let limits = [batch.products, batch.reading].into_iter().flatten();
+    let limit = limits.reduce(f64::min);
+    vec![
+        batch.rows.to_string(),
+        rate(Some(batch.prefill)),
+        rate(Some(batch.decode)),
+        rate(batch.products),
+        rate(batch.reading),
+        limit.map_or_else(
+            || "-".to_owned(),
+            |limit| format!("{:.0}%", batch.decode / limit * 100.0),
+        ),
+    ]
 }

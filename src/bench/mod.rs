@@ -1,33 +1,33 @@
 //! A model's speed on this machine, beside what the machine could do at best.
 //!
-//! `limits` measures what memory and products allow, `report` holds the figures and prints them.
+//! `steps` times the model, `limits` measures what memory and products allow, `report` holds the figures and
+//! prints them. `workload` runs a job with fixed answer lengths, which is why this module lies above
+//! [`crate::run`].
 
 mod limits;
 mod report;
+mod steps;
+mod workload;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub use report::{BatchSpeed, BenchReport, ProductPeak};
+pub use crate::measure::BatchSpeed;
+pub use report::{BenchReport, ProductPeak};
+pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
-use super::calibration::{self, Subject};
-use super::model_facts::{device_choice, precision};
 use crate::error::{Error, Result};
 use crate::job::{DeviceSpec, DtypeSpec};
-use crate::model::{self, DecodeRow, FurtherLayers, Glm, GlmConfig, PrefillRow, TextModel};
+use crate::measure::calibration::{self, Subject};
+use crate::model::{self, FurtherLayers, Glm, GlmConfig};
+use crate::run::{device_choice, precision};
 
 /// Rows in flight that are measured on a CPU.
 const CPU_ROWS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];
 
 /// Rows in flight that are measured on a GPU.
 const DEVICE_ROWS: [usize; 7] = [1, 8, 32, 128, 256, 512, 1024];
-
-/// How often contexts are read.
-const PREFILLS: usize = 2;
-
-/// Tokens of contexts that are read at once, as far as the rows have so many; the other rows copy them.
-const PREFILL_TOKENS: usize = 1024;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
         asked => asked.iter().map(|rows| rows.get()).collect(),
     };
     for rows in rows_in_flight {
-        let (prefill, decode) = run_batch(&mut glm, &config, rows, context, steps)?;
+        let (prefill, decode) = steps::rates(&mut glm, &config, rows, context, steps)?;
         batches.push(BatchSpeed {
             rows,
             prefill,
@@ -116,58 +116,6 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
         device: &device.label(),
         dtype: precision.name(),
     };
-    let kept = calibration::keep(&subject, &report);
+    let kept = calibration::keep(&subject, &report.batches, &report);
     Ok((report, kept))
-}
-
-/// Prefill and decode tokens a second; the fastest of the steps counts.
-fn run_batch(
-    glm: &mut Glm,
-    config: &GlmConfig,
-    rows: usize,
-    context: usize,
-    steps: usize,
-) -> Result<(f64, f64)> {
-    let ids: Vec<u32> = (0..context)
-        .map(|at| (at * 37 % config.vocab_size) as u32)
-        .collect();
-    let mask_position = context as u32 - 1;
-    let read = rows.min(PREFILL_TOKENS.div_ceil(context));
-    let contexts: Vec<PrefillRow<'_>> = (0..read)
-        .map(|slot| PrefillRow {
-            slot,
-            ids: &ids,
-            start: 0,
-            mask_position,
-            capacity: context + steps + 1,
-        })
-        .collect();
-    let mut prefill_seconds = f64::INFINITY;
-    for _ in 0..PREFILLS {
-        let started = Instant::now();
-        glm.prefill(&contexts)?;
-        prefill_seconds = prefill_seconds.min(started.elapsed().as_secs_f64());
-    }
-    for slot in read..rows {
-        glm.fork(slot % read, slot)?;
-    }
-    let mut step_seconds = f64::INFINITY;
-    for step in 0..steps {
-        let rows: Vec<DecodeRow> = (0..rows)
-            .map(|slot| DecodeRow {
-                slot,
-                id: (slot * 7 % config.vocab_size) as u32,
-                mask_position,
-                block_position: step as u32 + 2,
-            })
-            .collect();
-        let started = Instant::now();
-        glm.decode_likeliest(&rows)?;
-        step_seconds = step_seconds.min(started.elapsed().as_secs_f64());
-    }
-    for slot in 0..rows {
-        glm.release(slot);
-    }
-    let tokens = (read * context) as f64;
-    Ok((tokens / prefill_seconds, rows as f64 / step_seconds))
 }

@@ -3,14 +3,37 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::bench::{BatchSpeed, BenchReport};
-use super::machine;
+use serde::{Deserialize, Serialize};
+
 use crate::fsio;
 use crate::model::GlmConfig;
 
+use super::machine;
+
+/// Speed of one batch size.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchSpeed {
+    /// Rows in flight.
+    pub rows: usize,
+    /// Context tokens a second.
+    pub prefill: f64,
+    /// Answer tokens a second.
+    pub decode: f64,
+    /// Answer tokens a second if nothing but the products were done; absent on a device.
+    pub products: Option<f64>,
+    /// Answer tokens a second if nothing but reading the weights took time; absent as its rate.
+    pub reading: Option<f64>,
+}
+
+/// What is read of a benchmark's report.
+#[derive(Deserialize)]
+struct Kept {
+    batches: Vec<BatchSpeed>,
+}
+
 /// The speed of a model of this shape on this machine.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Calibration {
+pub(crate) struct Calibration {
     /// Context tokens a second, at the best of the measured batches.
     prefill: f64,
     /// Answer tokens a second by rows in flight, fewest rows first; not empty.
@@ -19,13 +42,13 @@ pub(super) struct Calibration {
 
 /// What decides the speed of a model.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Subject<'a> {
-    pub(super) config: &'a GlmConfig,
-    pub(super) weight_bytes: u64,
+pub(crate) struct Subject<'a> {
+    pub(crate) config: &'a GlmConfig,
+    pub(crate) weight_bytes: u64,
     /// What the device is called.
-    pub(super) device: &'a str,
+    pub(crate) device: &'a str,
     /// Precision of the weights.
-    pub(super) dtype: &'a str,
+    pub(crate) dtype: &'a str,
 }
 
 impl Subject<'_> {
@@ -56,13 +79,24 @@ fn cache_folder() -> Option<PathBuf> {
     folder.is_absolute().then(|| folder.join("glm-batch"))
 }
 
-/// Keeps a measurement. Returns its file, or `None` where nothing could be written.
-pub(super) fn keep(subject: &Subject<'_>, report: &BenchReport) -> Option<PathBuf> {
-    keep_in(cache_folder().as_deref(), subject, report)
+/// Keeps the report of a measurement, which has a field `batches` with the speeds given here. Returns its
+/// file, or `None` where nothing could be written.
+pub(crate) fn keep(
+    subject: &Subject<'_>,
+    batches: &[BatchSpeed],
+    report: &impl Serialize,
+) -> Option<PathBuf> {
+    keep_in(cache_folder().as_deref(), subject, batches, report)
 }
 
-fn keep_in(cache: Option<&Path>, subject: &Subject<'_>, report: &BenchReport) -> Option<PathBuf> {
-    Calibration::new(&report.batches)?;
+fn keep_in(
+    cache: Option<&Path>,
+    subject: &Subject<'_>,
+    batches: &[BatchSpeed],
+    report: &impl Serialize,
+) -> Option<PathBuf> {
+    // What cannot be used later is not kept.
+    Calibration::new(batches)?;
     let file = subject.file(cache)?;
     fsio::create_dir_all(file.parent()?).ok()?;
     fsio::write_atomic(&file, |out| {
@@ -75,13 +109,13 @@ fn keep_in(cache: Option<&Path>, subject: &Subject<'_>, report: &BenchReport) ->
 
 impl Calibration {
     /// What was kept for such a model; `None` where `bench` has not run, or its file cannot be read.
-    pub(super) fn load(subject: &Subject<'_>) -> Option<Self> {
+    pub(crate) fn load(subject: &Subject<'_>) -> Option<Self> {
         Self::load_from(cache_folder().as_deref(), subject)
     }
 
     fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<Self> {
         let bytes = std::fs::read(subject.file(cache)?).ok()?;
-        let report: BenchReport = serde_json::from_slice(&bytes).ok()?;
+        let report: Kept = serde_json::from_slice(&bytes).ok()?;
         Self::new(&report.batches)
     }
 
@@ -104,7 +138,7 @@ impl Calibration {
 
     /// Seconds of prefill and decode for so many tokens with so many rows in flight; `None` where
     /// nothing near as many rows was measured.
-    pub(super) fn seconds(
+    pub(crate) fn seconds(
         &self,
         prompt_tokens: u64,
         answer_tokens: u64,
@@ -193,14 +227,12 @@ mod tests {
             device: "cpu",
             dtype: "f32",
         };
-        let report = BenchReport {
-            batches: vec![speed(8, 5.0, 6.0)],
-            ..BenchReport::default()
-        };
+        let batches = [speed(8, 5.0, 6.0)];
+        let report = serde_json::json!({ "model": "m", "batches": batches });
         assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
-        let file = keep_in(Some(cache.path()), &subject, &report).unwrap();
+        let file = keep_in(Some(cache.path()), &subject, &batches, &report).unwrap();
         let found = Calibration::load_from(Some(cache.path()), &subject);
-        assert_eq!(found, Calibration::new(&report.batches));
+        assert_eq!(found, Calibration::new(&batches));
         let other = Subject {
             weight_bytes: 20,
             ..subject
@@ -208,10 +240,7 @@ mod tests {
         assert_eq!(Calibration::load_from(Some(cache.path()), &other), None);
         std::fs::remove_file(&file).unwrap();
         assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
-        assert_eq!(keep_in(None, &subject, &report), None);
-        assert_eq!(
-            keep_in(Some(cache.path()), &subject, &BenchReport::default()),
-            None
-        );
+        assert_eq!(keep_in(None, &subject, &batches, &report), None);
+        assert_eq!(keep_in(Some(cache.path()), &subject, &[], &report), None);
     }
 }

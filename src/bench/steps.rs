@@ -1,0 +1,64 @@
+//! A loaded model to the speed of its prefill and of its decode steps.
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::model::{DecodeRow, Glm, GlmConfig, PrefillRow, TextModel};
+
+/// How often contexts are read.
+const PREFILLS: usize = 2;
+
+/// Tokens of contexts that are read at once, as far as the rows have so many; the other rows copy them.
+const PREFILL_TOKENS: usize = 1024;
+
+/// Prefill and decode tokens a second; the fastest of the steps counts.
+pub(super) fn rates(
+    glm: &mut Glm,
+    config: &GlmConfig,
+    rows: usize,
+    context: usize,
+    steps: usize,
+) -> Result<(f64, f64)> {
+    let ids: Vec<u32> = (0..context)
+        .map(|at| (at * 37 % config.vocab_size) as u32)
+        .collect();
+    let mask_position = context as u32 - 1;
+    let read = rows.min(PREFILL_TOKENS.div_ceil(context));
+    let contexts: Vec<PrefillRow<'_>> = (0..read)
+        .map(|slot| PrefillRow {
+            slot,
+            ids: &ids,
+            start: 0,
+            mask_position,
+            capacity: context + steps + 1,
+        })
+        .collect();
+    let mut prefill_seconds = f64::INFINITY;
+    for _ in 0..PREFILLS {
+        let started = Instant::now();
+        glm.prefill(&contexts)?;
+        prefill_seconds = prefill_seconds.min(started.elapsed().as_secs_f64());
+    }
+    for slot in read..rows {
+        glm.fork(slot % read, slot)?;
+    }
+    let mut step_seconds = f64::INFINITY;
+    for step in 0..steps {
+        let rows: Vec<DecodeRow> = (0..rows)
+            .map(|slot| DecodeRow {
+                slot,
+                id: (slot * 7 % config.vocab_size) as u32,
+                mask_position,
+                block_position: step as u32 + 2,
+            })
+            .collect();
+        let started = Instant::now();
+        glm.decode_likeliest(&rows)?;
+        step_seconds = step_seconds.min(started.elapsed().as_secs_f64());
+    }
+    for slot in 0..rows {
+        glm.release(slot);
+    }
+    let tokens = (read * context) as f64;
+    Ok((tokens / prefill_seconds, rows as f64 / step_seconds))
+}

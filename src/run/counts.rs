@@ -1,0 +1,131 @@
+//! What a run counts: rows with their outcomes, times, and a few answers beside their references.
+//!
+//! `shard` writes the counts and `summary` reads them, so that neither needs the other.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{Example, Totals};
+use crate::ids::RowId;
+use crate::input::{DuplicateIds, InputWindow};
+use crate::outcome::{Completion, Outcome, Stage};
+use crate::tokenize::GlmTokenizer;
+
+/// Rows that the first window of a shard keeps for the table, spread over it.
+const KEPT_EXAMPLES: usize = 8;
+
+/// What a run has done so far, apart from what the manifests say: all of its shards together.
+pub(super) struct Counts {
+    started: Instant,
+    pub(super) duplicates: DuplicateIds,
+    pub(super) rows_now: u64,
+    pub(super) failed_now: u64,
+    /// Rows whose own settings for drawing do nothing.
+    pub(super) idle_rows: u64,
+    /// Committed files that were looked at before the work.
+    pub(super) checked_files: u64,
+    /// Finished rows of windows that were still open when the last shard's work ended.
+    pub(super) unfinished: Totals,
+    pub(super) load_seconds: f64,
+    pub(super) read_seconds: f64,
+    pub(super) tokenize_seconds: f64,
+    pub(super) write_seconds: f64,
+}
+
+impl Counts {
+    /// Those of a run that begins now, after so many seconds of looking at the model.
+    pub(super) fn new(load_seconds: f64) -> Self {
+        Self {
+            started: Instant::now(),
+            duplicates: DuplicateIds::new(),
+            rows_now: 0,
+            failed_now: 0,
+            idle_rows: 0,
+            checked_files: 0,
+            unfinished: Totals::default(),
+            load_seconds,
+            read_seconds: 0.0,
+            tokenize_seconds: 0.0,
+            write_seconds: 0.0,
+        }
+    }
+
+    /// Time since the work began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
+/// window of each of `shards` keeps such rows for the table at the end.
+pub(super) fn of_window(
+    shards: u32,
+    tokenizer: &GlmTokenizer,
+    window: &InputWindow,
+    outcomes: &BTreeMap<RowId, Outcome>,
+) -> (Totals, Vec<Example>) {
+    let mut totals = Totals::default();
+    let mut examples = Vec::new();
+    let shows = window.id.0 < shards;
+    for (position, row) in window.rows.iter().enumerate() {
+        let Some(outcome) = outcomes.get(&row.row) else {
+            continue;
+        };
+        totals.rows += 1;
+        count(&mut totals, outcome);
+        let Some(reference) = &row.reference else {
+            continue;
+        };
+        totals.referenced += 1;
+        let (Ok(prompt), Outcome::Ok(completion)) = (&row.outcome, outcome) else {
+            continue;
+        };
+        let answer = completion
+            .samples
+            .first()
+            .map_or("", |sample| sample.text.trim());
+        totals.exact += u64::from(answer == as_the_model_writes(tokenizer, reference));
+        if shows && may_show(position, window.rows.len()) {
+            examples.push(Example {
+                question: prompt.text.clone(),
+                completion: answer.to_owned(),
+                reference: reference.clone(),
+            });
+        }
+    }
+    (totals, examples)
+}
+
+/// Whether the row at a place of a window with so many rows may be among the examples.
+pub(super) fn may_show(position: usize, rows: usize) -> bool {
+    position.is_multiple_of(rows.div_ceil(KEPT_EXAMPLES).max(1))
+}
+
+fn count(totals: &mut Totals, outcome: &Outcome) {
+    match outcome {
+        Outcome::Ok(completion) => {
+            totals.ok += 1;
+            totals.truncated += u64::from(completion.truncated > 0);
+            totals.prompt_tokens += u64::from(completion.prompt_tokens);
+            totals.completion_tokens += completion_tokens(completion);
+        }
+        Outcome::Failed(bad) if bad.stage == Stage::Generate => totals.failed += 1,
+        Outcome::Failed(_) => totals.bad += 1,
+    }
+}
+
+fn completion_tokens(completion: &Completion) -> u64 {
+    completion
+        .samples
+        .iter()
+        .map(|sample| sample.token_ids.len() as u64)
+        .sum()
+}
+
+/// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
+fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
+    tokenizer
+        .decode(&tokenizer.encode(reference), true)
+        .trim()
+        .to_owned()
+}

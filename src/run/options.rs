@@ -1,0 +1,59 @@
+//! What a run is asked for beside its job, and how it ended.
+
+use std::time::Duration;
+
+use crate::ids::ShardId;
+use crate::input::Selection;
+
+/// How a job is run, apart from what it says itself.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Only this shard, of so many.
+    pub shard: Option<(u32, u32)>,
+    /// Move the output folder away and begin anew.
+    pub restart: bool,
+    /// Take over another host's lock without waiting for its heartbeat to stop.
+    pub break_lock: bool,
+    /// A trial of some rows, written to `OUT.trial`.
+    pub trial: Option<Selection>,
+    /// How long rows in flight may go on after the first signal.
+    pub grace: Duration,
+    /// Compare the content of all files with their checksums first, not only names and sizes.
+    pub verify: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            shard: None,
+            restart: false,
+            break_lock: false,
+            trial: None,
+            grace: Duration::from_secs(20),
+            verify: false,
+        }
+    }
+}
+
+/// How a run ended when nothing was wrong with the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Every row of the shards that were asked for has a result or a recorded failure.
+    Finished {
+        /// Whether there was nothing left to do.
+        already: bool,
+    },
+    /// A signal; the checkpoint is valid.
+    Interrupted,
+    /// Another process holds a shard that is not finished.
+    Locked(ShardId),
+    /// More rows failed than the job allows.
+    TooManyFailed {
+        /// Rows that failed, over all runs of the shard.
+        failed: u64,
+        /// Rows that may.
+        allowed: u64,
+    },
+    /// Every row of a shard failed.
+    AllFailed(ShardId),
+}

@@ -1,19 +1,15 @@
-//! CPU products, attention and activations, and the layers that pick them or candle's own.
+//! CPU products, attention, norms and activations over plain slices; no tensors.
 //!
 //! Everything that runs on the CPU here is row-invariant: the bits of a row depend on that row and on
 //! the weights alone, not on how many rows stand beside it nor on the number of threads. Each
 //! kernel therefore walks a row in one fixed order and threads share out rows, never sums.
-//! `model` builds its network from [`Linear`], [`LayerNorm`] and [`Embedding`]; whether they hold
-//! packed host weights or device tensors is decided once, where they are built.
+//! `model/layers` picks them where the network runs on a CPU.
 
 mod attention;
 mod bfloat16;
-mod embedding;
 mod floats;
-mod host;
 mod int8;
 mod int8_dot;
-mod linear;
 mod math;
 mod norm;
 mod packed;
@@ -22,11 +18,8 @@ mod registers;
 mod simd;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
-pub use embedding::{Embedding, HostTable};
-pub use host::{from_host, with_host};
-pub use linear::Linear;
 pub use math::{gelu, softmax_weights};
-pub use norm::{LayerNorm, layer_norm};
+pub use norm::layer_norm;
 pub use packed::{Epilogue, PackedLinear, Storage};
 pub use pages::Pages;
 

@@ -1,69 +1,11 @@
 //! LayerNorm: rows of activations to rows of mean 0 and variance 1, scaled and shifted.
 
-use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::host::{from_host, with_host};
 use super::simd::{multiversion, sum_by};
 
 /// Rows below this many values are not worth a thread.
 const PARALLEL_VALUES: usize = 1 << 15;
-
-/// LayerNorm with weights on the host or on a device; sums in f32 on both.
-#[derive(Debug)]
-pub struct LayerNorm {
-    weights: Weights,
-    epsilon: f32,
-}
-
-#[derive(Debug)]
-enum Weights {
-    Host { scale: Vec<f32>, shift: Vec<f32> },
-    Device { scale: Tensor, shift: Tensor },
-}
-
-impl LayerNorm {
-    /// Takes weights on the host.
-    pub fn host(scale: Vec<f32>, shift: Vec<f32>, epsilon: f32) -> Self {
-        Self {
-            weights: Weights::Host { scale, shift },
-            epsilon,
-        }
-    }
-
-    /// Takes f32 weights on a device.
-    pub fn device(scale: Tensor, shift: Tensor, epsilon: f32) -> Self {
-        Self {
-            weights: Weights::Device { scale, shift },
-            epsilon,
-        }
-    }
-
-    /// Normalises each row.
-    ///
-    /// # Shapes
-    ///
-    /// (..., hidden) to the same, f32.
-    ///
-    /// # Errors
-    ///
-    /// Whatever candle reports.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.weights {
-            Weights::Host { scale, shift } => {
-                let out = with_host(x, |values| {
-                    let mut out = vec![0.0; values.len()];
-                    layer_norm(values, scale, shift, self.epsilon, &mut out);
-                    out
-                })?;
-                from_host(out, x.shape().clone())
-            }
-            Weights::Device { scale, shift } => {
-                candle_nn::ops::layer_norm(&x.contiguous()?, scale, shift, self.epsilon)
-            }
-        }
-    }
-}
 
 /// Normalises rows of `scale.len()` values from `x` into `out`.
 pub fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mut [f32]) {

@@ -2,9 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::kernels::{LayerNorm, Linear};
-
-use super::cache::Attend;
+use super::attend::Attend;
+use super::layers::{LayerNorm, Linear};
 
 /// A pre-LayerNorm transformer block.
 #[derive(Debug)]

@@ -6,12 +6,10 @@ use candle_core::{Device, Tensor};
 
 use crate::kernels::{PackedLinear, Storage};
 
-use super::cache::Cache;
+use super::cache::{Cache, PaddedCache, RaggedCache};
 use super::driver::{keep_pool, trim_pool};
 use super::likeliest::Likeliest;
 use super::network::Network;
-use super::padded::PaddedCache;
-use super::ragged::RaggedCache;
 use super::{
     Backend, DecodeRow, GlmConfig, Logits, ModelError, Precision, PrefillRow, Scores, TextModel,
 };

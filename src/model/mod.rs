@@ -2,38 +2,40 @@
 //!
 //! A Hugging Face folder becomes a [`Glm`], which answers through [`TextModel`] (prefill, decode,
 //! slots) or computes the reference's forward pass ([`Glm::forward`]). A block does not know where
-//! it runs: products, norms and embeddings come from `kernels`, and attention with its cache is one
-//! type a backend behind `cache::Attend` and `cache::Cache`. Nothing here knows of jobs.
+//! it runs: products, norms and embeddings come from `layers`, and attention with its cache is one
+//! type a backend behind `attend::Attend` and `cache::Cache`. Nothing here knows of jobs.
+//!
+//! ```text
+//! config, device, text_model                 sizes, where to run, the calls
+//! weights/ -> network (block, layers/) -> cache/ -> glm, reference
+//!             attend: what a block asks of its cache
+//! ```
 
+mod attend;
 mod block;
 mod cache;
 mod config;
-mod convert;
 mod device;
 mod driver;
 mod error;
-mod files;
 mod folder;
 mod glm;
-mod inspect;
+mod layers;
 mod likeliest;
 mod network;
-mod padded;
-mod pickle;
-mod ragged;
 mod reference;
-mod tensors;
 mod text_model;
 mod weights;
 
 pub use config::GlmConfig;
-pub use convert::convert;
 pub use device::{Backend, DeviceChoice, DeviceId, FloatType, Precision, find_devices};
 pub use driver::free_bytes;
 pub use error::ModelError;
-pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
 pub use folder::check_folder;
 pub use glm::Glm;
-pub use inspect::{FurtherLayers, Inspection, inspect};
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
+pub use weights::{
+    Fingerprinted, FurtherLayers, Inspection, ShardIndex, WeightFiles, convert, inspect,
+    weights_fingerprint,
+};

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use super::super::{FloatType, GlmConfig, ModelError};
 use super::files::WeightFiles;
-use super::network::expected;
-use super::weights::WeightStore;
-use super::{FloatType, GlmConfig, ModelError};
+use super::parts::expected;
+use super::store::WeightStore;
 
 /// Tensors that a warning names; the others are counted.
 const MOST_NAMED: usize = 5;
@@ -34,7 +34,7 @@ pub enum FurtherLayers {
 ///
 /// # Errors
 ///
-/// What [`Glm::load`](super::Glm::load) would refuse, but for values that are not finite; further layers,
+/// What [`Glm::load`](crate::model::Glm::load) would refuse, but for values that are not finite; further layers,
 /// where these are refused.
 pub fn inspect(
     folder: &Path,

@@ -1,22 +1,12 @@
-//! The seam between the network and its caches: one implementation a backend.
+//! What a cache does with its slots, and the calls that every cache refuses.
 
-use candle_core::{Result as TensorResult, Tensor};
+use candle_core::Tensor;
 
-use super::network::Network;
-use super::{DecodeRow, ModelError, PrefillRow};
-
-/// Attention of one layer over the tokens of one call.
-pub(super) trait Attend {
-    /// Puts the tokens' keys and values where they belong and attends with their queries.
-    ///
-    /// # Shapes
-    ///
-    /// (tokens, 3 hidden), queries then keys then values, to (tokens, hidden).
-    fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor>;
-}
+use super::super::network::Network;
+use super::super::{DecodeRow, ModelError, PrefillRow};
 
 /// Keys and values of running answers, in slots.
-pub(super) trait Cache: Send {
+pub(in crate::model) trait Cache: Send {
     /// Reads contexts into their slots; the hidden states after the start tokens, (rows, hidden).
     fn prefill(&mut self, network: &Network, rows: &[PrefillRow<'_>])
     -> Result<Tensor, ModelError>;

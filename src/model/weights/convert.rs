@@ -8,13 +8,14 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
-use super::config::{config_text, parse_keys};
+use crate::fsio;
+
+use super::super::config::{config_text, parse_keys};
+use super::super::{FloatType, GlmConfig, ModelError};
 use super::files::WeightFiles;
 use super::inspect::unread;
-use super::network::expected;
-use super::weights::WeightStore;
-use super::{FloatType, GlmConfig, ModelError};
-use crate::fsio;
+use super::parts::expected;
+use super::store::WeightStore;
 
 /// Endings of files that hold weights or list them; all others are copied.
 const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5"];

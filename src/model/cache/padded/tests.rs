@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::super::{Backend, Precision};
-use super::pool::tests::{allocations, fail_allocations};
+use super::super::super::{Backend, Precision};
+use super::super::pool::tests::{allocations, fail_allocations};
 use super::*;
 
 /// What becomes of three rows of two widths of which one ends, one is copied and one comes later: the hidden

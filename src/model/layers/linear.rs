@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::kernels::{Epilogue, PackedLinear};
+
 use super::host::{from_host, with_host};
-use super::packed::{Epilogue, PackedLinear};
 
 /// y = x W^T + b.
 ///
@@ -12,7 +13,7 @@ use super::packed::{Epilogue, PackedLinear};
 /// Inputs are (rows, in) and outputs (rows, out). On the CPU both are f32; on a device the input may have any
 /// float dtype and the output has the weight's.
 #[derive(Debug)]
-pub struct Linear(Kind);
+pub(in crate::model) struct Linear(Kind);
 
 #[derive(Debug)]
 enum Kind {
@@ -25,17 +26,17 @@ enum Kind {
 
 impl Linear {
     /// A layer on the CPU.
-    pub fn packed(layer: PackedLinear) -> Self {
+    pub(in crate::model) fn packed(layer: PackedLinear) -> Self {
         Self(Kind::Packed(layer))
     }
 
     /// A layer on a device; the weight is (out, in).
-    pub fn device(weight: Tensor, bias: Option<Tensor>) -> Self {
+    pub(in crate::model) fn device(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self(Kind::Device { weight, bias })
     }
 
     /// The layer on the CPU; `None` on a device.
-    pub fn as_packed(&self) -> Option<&PackedLinear> {
+    pub(in crate::model) fn as_packed(&self) -> Option<&PackedLinear> {
         match &self.0 {
             Kind::Packed(layer) => Some(layer),
             Kind::Device { .. } => None,
@@ -47,7 +48,7 @@ impl Linear {
     /// # Errors
     ///
     /// Whatever candle reports.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Kind::Packed(layer) => packed(layer, x, Epilogue::None),
             Kind::Device { weight, bias } => product(weight, bias.as_ref(), x),
@@ -59,7 +60,7 @@ impl Linear {
     /// # Errors
     ///
     /// Whatever candle reports.
-    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Kind::Packed(layer) => packed(layer, x, Epilogue::Gelu),
             Kind::Device { weight, bias } => product(weight, bias.as_ref(), x)?.gelu_erf(),
@@ -71,7 +72,7 @@ impl Linear {
     /// # Errors
     ///
     /// Whatever candle reports.
-    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Kind::Packed(layer) => {
                 with_host(residual, |rows| packed(layer, x, Epilogue::Add(rows)))?
@@ -87,7 +88,7 @@ impl Linear {
     /// # Errors
     ///
     /// Whatever candle reports.
-    pub fn forward_host(&self, x: &Tensor) -> Result<Vec<f32>> {
+    pub(in crate::model) fn forward_host(&self, x: &Tensor) -> Result<Vec<f32>> {
         match &self.0 {
             Kind::Packed(layer) => packed_values(layer, x, Epilogue::None),
             Kind::Device { weight, bias } => {

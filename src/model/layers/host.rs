@@ -7,7 +7,10 @@ use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor};
 /// # Errors
 ///
 /// When the tensor lies elsewhere, has another dtype, or is not contiguous.
-pub fn with_host<R>(tensor: &Tensor, use_values: impl FnOnce(&[f32]) -> R) -> Result<R> {
+pub(in crate::model) fn with_host<R>(
+    tensor: &Tensor,
+    use_values: impl FnOnce(&[f32]) -> R,
+) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         candle_core::bail!("a host kernel needs a contiguous tensor, got {layout:?}")
@@ -23,6 +26,6 @@ pub fn with_host<R>(tensor: &Tensor, use_values: impl FnOnce(&[f32]) -> R) -> Re
 /// # Errors
 ///
 /// When the number of values does not fit the shape.
-pub fn from_host(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(in crate::model) fn from_host(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use serde_json::Value;
 
-use super::ModelError;
 use crate::download;
 use crate::stop::StopFlag;
+
+use super::super::ModelError;
 
 /// Names under which weights are published, with the index of their sharded form; first found wins.
 const NAMES: [(&str, &str); 2] = [

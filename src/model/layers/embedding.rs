@@ -7,7 +7,7 @@ use super::host::from_host;
 
 /// A table on the host, in the narrowest type that holds its values exactly.
 #[derive(Debug)]
-pub enum HostTable {
+pub(in crate::model) enum HostTable {
     /// 32-bit values.
     F32(Vec<f32>),
     /// IEEE half values.
@@ -18,7 +18,7 @@ pub enum HostTable {
 
 /// An embedding table on the host or on a device.
 #[derive(Debug)]
-pub struct Embedding {
+pub(in crate::model) struct Embedding {
     rows: usize,
     width: usize,
     table: Table,
@@ -32,7 +32,7 @@ enum Table {
 
 impl Embedding {
     /// Takes a table of `rows` times `width` values.
-    pub fn host(table: HostTable, rows: usize, width: usize) -> Self {
+    pub(in crate::model) fn host(table: HostTable, rows: usize, width: usize) -> Self {
         Self {
             rows,
             width,
@@ -45,18 +45,13 @@ impl Embedding {
     /// # Errors
     ///
     /// When the tensor is not two-dimensional.
-    pub fn device(table: Tensor) -> Result<Self> {
+    pub(in crate::model) fn device(table: Tensor) -> Result<Self> {
         let (rows, width) = table.dims2()?;
         Ok(Self {
             rows,
             width,
             table: Table::Device(table),
         })
-    }
-
-    /// Number of rows; an id must be below it.
-    pub fn rows(&self) -> usize {
-        self.rows
     }
 
     /// The rows of the given ids.
@@ -67,9 +62,9 @@ impl Embedding {
     ///
     /// # Errors
     ///
-    /// When an id is not below [`Embedding::rows`] (checked here, because a GPU would lose its
+    /// When an id is not below the number of rows (checked here, because a GPU would lose its
     /// context), or whatever candle reports.
-    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+    pub(in crate::model) fn forward(&self, ids: &[u32]) -> Result<Tensor> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
             candle_core::bail!("id {id} is outside an embedding of {} rows", self.rows)
         }

@@ -13,9 +13,9 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
 
+use super::super::{FloatType, ModelError};
 use super::files::{ShardIndex, WeightFiles, map_file};
 use super::tensors::{Kind, StoredTensor, tensors};
-use super::{FloatType, ModelError};
 
 /// Values that are converted at once; small enough for the first-level cache.
 const CHUNK: usize = 4096;
@@ -43,7 +43,7 @@ const TIED: &str = "lm_head.weight";
 const LAYERS: &str = "transformer.layers.";
 
 /// All tensors of a model folder, read when asked for.
-pub(super) struct WeightStore {
+pub(in crate::model) struct WeightStore {
     folder: PathBuf,
     float: FloatType,
     files: Vec<WeightFile>,
@@ -67,7 +67,7 @@ struct Stored {
 }
 
 /// One tensor's values, convertible piece by piece.
-pub(super) struct Weight<'a> {
+pub(in crate::model) struct Weight<'a> {
     bytes: Cow<'a, [u8]>,
     stored: FloatType,
     float: FloatType,
@@ -76,7 +76,7 @@ pub(super) struct Weight<'a> {
 
 impl WeightStore {
     /// Opens the weights of a folder; values will be rounded to `float`.
-    pub(super) fn open(
+    pub(in crate::model) fn open(
         folder: &Path,
         weights: &WeightFiles,
         float: FloatType,
@@ -172,7 +172,7 @@ impl WeightStore {
 
     /// Refuses weights that lack one of the given tensors, have it in another kind or shape, or have more
     /// layers than `most_layers`, where that is given; names all.
-    pub(super) fn check(
+    pub(in crate::model) fn check(
         &self,
         expected: &[(String, Vec<usize>)],
         most_layers: Option<usize>,
@@ -234,7 +234,7 @@ impl WeightStore {
     }
 
     /// Names of the tensors that nothing reads, but for those that are known to be no weights.
-    pub(super) fn unread(&self, expected: &[(String, Vec<usize>)]) -> Vec<String> {
+    pub(in crate::model) fn unread(&self, expected: &[(String, Vec<usize>)]) -> Vec<String> {
         let expected: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
         let is_known = |name: &str| {
             expected.contains(name) || BUFFERS.iter().any(|buffer| name.ends_with(buffer))
@@ -266,7 +266,7 @@ impl WeightStore {
 
     /// A tensor for which the first version of this program took a copy that the index does not name, if any:
     /// the one in the last file.
-    pub(super) fn read_otherwise_before(&self) -> Option<&str> {
+    pub(in crate::model) fn read_otherwise_before(&self) -> Option<&str> {
         let other = self.uncounted.iter().find(|(name, copy)| {
             let chosen = self.tensors.get(name);
             matches!(copy.tensor.kind, Kind::Float(_))
@@ -277,7 +277,7 @@ impl WeightStore {
     }
 
     /// A tensor that [`WeightStore::check`] has seen.
-    pub(super) fn weight(&self, name: &str) -> Weight<'_> {
+    pub(in crate::model) fn weight(&self, name: &str) -> Weight<'_> {
         let stored = self.tensors.get(name);
         let float = stored.and_then(|stored| match stored.tensor.kind {
             Kind::Float(float) => Some((stored, float)),
@@ -293,7 +293,7 @@ impl WeightStore {
     }
 
     /// A whole tensor as f32, its values checked.
-    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+    pub(in crate::model) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let weight = self.weight(name);
         let mut values = reserved(weight.count)?;
         values.resize(weight.count, 0.0);
@@ -302,7 +302,7 @@ impl WeightStore {
     }
 
     /// A whole tensor, each value turned into something narrower.
-    pub(super) fn map_values<T>(
+    pub(in crate::model) fn map_values<T>(
         &self,
         name: &str,
         narrow: impl Fn(f32) -> T,
@@ -319,7 +319,13 @@ impl WeightStore {
     }
 
     /// Writes values of a tensor from number `start` on, and remembers it if one is not finite.
-    pub(super) fn fill(&self, name: &str, weight: &Weight<'_>, start: usize, out: &mut [f32]) {
+    pub(in crate::model) fn fill(
+        &self,
+        name: &str,
+        weight: &Weight<'_>,
+        start: usize,
+        out: &mut [f32],
+    ) {
         if !weight.fill(start, out) {
             let mut tensors = lock(&self.not_finite);
             if !tensors.iter().any(|seen| seen == name) {
@@ -329,7 +335,7 @@ impl WeightStore {
     }
 
     /// An error if any value read so far was NaN or infinite.
-    pub(super) fn check_finite(&self) -> Result<(), ModelError> {
+    pub(in crate::model) fn check_finite(&self) -> Result<(), ModelError> {
         let mut tensors = lock(&self.not_finite).clone();
         if tensors.is_empty() {
             return Ok(());
@@ -344,7 +350,7 @@ impl WeightStore {
     }
 
     /// All tensors of floats with their names as stored and their shapes, by plain name.
-    pub(super) fn floats(&self) -> impl Iterator<Item = (&str, &str, &[usize])> {
+    pub(in crate::model) fn floats(&self) -> impl Iterator<Item = (&str, &str, &[usize])> {
         let floats = self
             .tensors
             .iter()
@@ -359,7 +365,7 @@ impl WeightStore {
     }
 
     /// The narrowest type that holds a tensor's rounded values exactly.
-    pub(super) fn narrowest(&self, name: &str) -> FloatType {
+    pub(in crate::model) fn narrowest(&self, name: &str) -> FloatType {
         match self.tensors.get(name).map(|stored| &stored.tensor.kind) {
             Some(Kind::Float(float)) if self.float == FloatType::F32 => *float,
             _ => self.float,

@@ -5,17 +5,16 @@
 //! and attends pool by pool. Scores and softmax are f32. Runs on every device; the CPU uses it in
 //! tests only.
 
-mod pool;
-
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
-use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
-use super::driver::trim_pool;
-use super::network::{Network, Tokens};
-use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
-use pool::{Layout, Pool};
+use super::super::attend::Attend;
+use super::super::driver::trim_pool;
+use super::super::network::{Network, Tokens};
+use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+use super::pool::{Layout, Pool};
+use super::slots::{Cache, check_prefill, empty_slot, full_slot};
 
 /// Widths of pools, and columns that a step sees, are multiples of this, so that shapes repeat.
 const WIDTH_STEP: usize = 32;
@@ -25,7 +24,7 @@ const LENGTH_STEP: usize = 8;
 const MASKED: f32 = -65504.0;
 
 /// Keys and values of all slots on a device.
-pub(super) struct PaddedCache {
+pub(in crate::model) struct PaddedCache {
     layout: Layout,
     /// Pools by the tokens that a place of theirs holds.
     pools: BTreeMap<usize, Pool>,
@@ -83,7 +82,7 @@ struct DecodePlan {
 }
 
 impl PaddedCache {
-    pub(super) fn new(config: &GlmConfig, device: &Device, dtype: DType) -> Self {
+    pub(in crate::model) fn new(config: &GlmConfig, device: &Device, dtype: DType) -> Self {
         Self {
             layout: Layout::new(config, device, dtype),
             pools: BTreeMap::new(),

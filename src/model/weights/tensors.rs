@@ -10,8 +10,8 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::super::{FloatType, ModelError};
 use super::pickle::{self, Checkpoint, PickledTensor, TensorPlace};
-use super::{FloatType, ModelError};
 
 /// What helps against a file that came only in part.
 const AGAIN: &str = "hint: download the file again";

@@ -6,13 +6,13 @@
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::{
-    HeadCache, Pages, QUERIES, QueryBlock, attend, attend_block, from_host, with_host,
-};
+use crate::kernels::{HeadCache, Pages, QUERIES, QueryBlock, attend, attend_block};
 
-use super::cache::{Attend, Cache, check_prefill, empty_slot, full_slot};
-use super::network::{Network, Tokens};
-use super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+use super::super::attend::Attend;
+use super::super::layers::{from_host, with_host};
+use super::super::network::{Network, Tokens};
+use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+use super::slots::{Cache, check_prefill, empty_slot, full_slot};
 
 /// Capacities are multiples of this, so that a freed slot's memory fits more of the next rows.
 const CAPACITY_STEP: usize = 16;
@@ -27,7 +27,7 @@ const LEAST_USE: (usize, usize) = (4, 5);
 const KNOWN: &str = "a call names only slots that it has allocated or looked up";
 
 /// Keys and values of all slots, in f32.
-pub(super) struct RaggedCache {
+pub(in crate::model) struct RaggedCache {
     shape: Shape,
     slots: Vec<Option<Slot>>,
     pool: Pool,
@@ -71,7 +71,7 @@ struct RaggedCall<'a> {
 }
 
 impl RaggedCache {
-    pub(super) fn new(config: &GlmConfig) -> Self {
+    pub(in crate::model) fn new(config: &GlmConfig) -> Self {
         let shape = Shape {
             layers: config.num_layers,
             heads: config.num_attention_heads,

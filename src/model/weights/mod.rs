@@ -1,0 +1,20 @@
+//! The files of a model folder to its tensors, and back to a folder of another type.
+//!
+//! ```text
+//! files: which files -> tensors: their headers (pickle reads those of PyTorch) -> store: all tensors by name
+//! parts: what a configuration needs of them; inspect, convert: what is done with a store but load it
+//! ```
+
+mod convert;
+mod files;
+mod inspect;
+mod parts;
+mod pickle;
+mod store;
+mod tensors;
+
+pub use convert::convert;
+pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
+pub use inspect::{FurtherLayers, Inspection, inspect};
+pub(super) use parts::expected;
+pub(super) use store::WeightStore;

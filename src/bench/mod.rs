@@ -73,8 +73,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     let opened = device.open()?;
     let mut glm = Glm::load(folder, &opened, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();
-    let storage = glm.weight_storage();
-    let weight_bytes = storage.bytes(config.matrix_weights()) as u64;
+    let weight_bytes = glm.footprint().step_bytes;
     let (read_rate, product_peaks) = if is_cpu {
         (limits::read_rate(), limits::product_peaks())
     } else {

@@ -16,12 +16,14 @@ mod packed;
 mod pages;
 mod registers;
 mod simd;
+mod storage;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
 pub use math::{gelu, softmax_weights};
 pub use norm::layer_norm;
-pub use packed::{Epilogue, PackedLinear, Storage};
+pub use packed::{Epilogue, PackedLinear};
 pub use pages::Pages;
+pub use storage::Storage;
 
 /// Version of the order in which the arithmetic is done: another one means that an answer's bits may differ. A
 /// resume with another one is refused; `tests/it/arithmetic.rs` says when to raise it.

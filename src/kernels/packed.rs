@@ -16,6 +16,7 @@ use super::int8::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups
 use super::math::gelu;
 use super::pages::Pages;
 use super::registers::Weight;
+use super::storage::Storage;
 
 /// Outputs that one task computes; a multiple of every panel.
 const TASK_OUTPUTS: usize = 64;
@@ -37,53 +38,6 @@ pub enum Epilogue<'a> {
     Gelu,
     /// Product plus bias plus these (rows, out) values.
     Add(&'a [f32]),
-}
-
-/// What packed weights are stored as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// 32 bits.
-    F32,
-    /// IEEE half.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// bfloat16, multiplied with rows that are rounded to it too.
-    Bf16Operands,
-    /// 8-bit whole numbers, with a scale for each block of 256.
-    Q8,
-}
-
-impl Storage {
-    /// Every storage, for whoever measures all of them.
-    pub const ALL: [Self; 5] = [
-        Self::F32,
-        Self::F16,
-        Self::Bf16,
-        Self::Bf16Operands,
-        Self::Q8,
-    ];
-
-    /// The name, as `model.dtype` of a job has it where that alone decides.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16 weights",
-            Self::Bf16Operands => "bf16",
-            Self::Q8 => "q8",
-        }
-    }
-
-    /// Bytes of so many weights.
-    pub fn bytes(self, weights: usize) -> usize {
-        match self {
-            Self::F32 => 4 * weights,
-            Self::F16 | Self::Bf16 | Self::Bf16Operands => 2 * weights,
-            // A block has a scale and the start of its sum.
-            Self::Q8 => weights + weights / 32,
-        }
-    }
 }
 
 /// A linear layer whose weight is packed for the CPU; it takes and gives f32.
@@ -165,6 +119,24 @@ impl PackedLinear {
             weights,
             bias,
         })
+    }
+
+    /// Bytes that a weight of (out, in) values takes once it is packed on this machine. Panels are whole, so
+    /// that it may be more than [`Storage::bytes`].
+    pub fn bytes_of(width_out: usize, width_in: usize, storage: Storage) -> usize {
+        let floats = || width_out.next_multiple_of(Layout::of_machine().panel()) * width_in;
+        match storage {
+            Storage::F32 => floats() * size_of::<f32>(),
+            Storage::F16 => floats() * size_of::<f16>(),
+            Storage::Bf16 => floats() * size_of::<bf16>(),
+            Storage::Bf16Operands => {
+                Form::of_machine().size(width_in, width_out) * size_of::<bf16>()
+            }
+            Storage::Q8 => {
+                let (codes, scales) = Dot::of_machine().sizes(width_in, width_out);
+                codes + scales * size_of::<f32>()
+            }
+        }
     }
 
     /// What the weights are stored as.
@@ -466,6 +438,26 @@ mod tests {
                         "{rows} {row} {column}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_weight_are_known_before_it_is_packed() {
+        for (width_in, width_out) in [(64, 192), (48, 33), (700, 301), (5, 7)] {
+            for storage in Storage::ALL {
+                let (packed, _, _) = layer(storage, width_out, width_in);
+                let bytes = match &packed.weights {
+                    Weights::F32(weights) => size_of_val(&weights.values[..]),
+                    Weights::F16(weights) => size_of_val(&weights.values[..]),
+                    Weights::Bf16(weights) => size_of_val(&weights.values[..]),
+                    Weights::Bf16Operands(weights) => size_of_val(&weights.values[..]),
+                    Weights::Q8(weights) => {
+                        size_of_val(&weights.codes[..]) + size_of_val(&weights.scales[..])
+                    }
+                };
+                let told = PackedLinear::bytes_of(width_out, width_in, storage);
+                assert_eq!(told, bytes, "{storage:?}, {width_in} {width_out}");
             }
         }
     }

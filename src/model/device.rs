@@ -126,11 +126,12 @@ impl Precision {
 impl Backend {
     /// The implementation for a device.
     pub fn of(device: &Device) -> Self {
-        if device.is_cpu() {
-            Self::Packed
-        } else {
-            Self::Padded
-        }
+        Self::on(device.is_cpu())
+    }
+
+    /// The implementation for the CPU, or for any other device.
+    pub fn on(is_cpu: bool) -> Self {
+        if is_cpu { Self::Packed } else { Self::Padded }
     }
 }
 

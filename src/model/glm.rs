@@ -4,10 +4,11 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::kernels::{PackedLinear, Storage};
+use crate::kernels::PackedLinear;
 
 use super::cache::{Cache, PaddedCache, RaggedCache};
 use super::driver::{keep_pool, trim_pool};
+use super::footprint::Footprint;
 use super::likeliest::Likeliest;
 use super::network::Network;
 use super::{
@@ -88,9 +89,9 @@ impl Glm {
         &self.config
     }
 
-    /// What the weights are stored as once loaded.
-    pub fn weight_storage(&self) -> Storage {
-        self.network.storage()
+    /// What the weights take.
+    pub fn footprint(&self) -> Footprint {
+        self.network.footprint
     }
 
     /// The layers of a step that multiply with packed weights, in their order; none on a device.

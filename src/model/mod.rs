@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! config, device, text_model                 sizes, where to run, the calls
+//! footprint                                  what each tensor becomes, and what that weighs
 //! weights/ -> network (block, layers/) -> cache/ -> glm, reference
 //!             attend: what a block asks of its cache
 //! ```
@@ -19,6 +20,7 @@ mod device;
 mod driver;
 mod error;
 mod folder;
+mod footprint;
 mod glm;
 mod layers;
 mod likeliest;
@@ -32,6 +34,7 @@ pub use device::{Backend, DeviceChoice, DeviceId, FloatType, Precision, find_dev
 pub use driver::free_bytes;
 pub use error::ModelError;
 pub use folder::check_folder;
+pub use footprint::Footprint;
 pub use glm::Glm;
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;

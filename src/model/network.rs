@@ -6,12 +6,13 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::{PackedLinear, Storage};
+use crate::kernels::PackedLinear;
 
 use super::attend::Attend;
 use super::block::Block;
+use super::footprint::{Footprint, Form};
 use super::layers::{Embedding, HostTable, LayerNorm, Linear};
-use super::weights::{WeightFiles, WeightStore, expected};
+use super::weights::{WeightFiles, WeightStore, parts};
 use super::{Backend, FloatType, GlmConfig, ModelError, Precision};
 
 /// The reference's epsilon, the same in every norm.
@@ -45,6 +46,7 @@ pub(super) struct Network {
     block_positions: Option<Embedding>,
     final_norm: LayerNorm,
     logits: Linear,
+    pub(super) footprint: Footprint,
 }
 
 impl Network {
@@ -58,13 +60,15 @@ impl Network {
     ) -> Result<Self, ModelError> {
         let weights = WeightFiles::find(folder)?;
         let store = WeightStore::open(folder, &weights, precision.float())?;
-        store.check(&expected(config), None)?;
+        let parts = parts(config);
+        store.check(&parts, None)?;
+        let form = Form { precision, backend };
         let loader = Loader {
             store: &store,
             config,
             device,
-            precision,
-            backend,
+            form,
+            footprint: Footprint::of(&store.with_types(parts), form),
         };
         let network = loader.network()?;
         store.check_finite()?;
@@ -111,18 +115,6 @@ impl Network {
         self.final_norm.forward(hidden)
     }
 
-    /// What the logits' weights, and so most others, are stored as.
-    pub(super) fn storage(&self) -> Storage {
-        let of_device = match self.dtype {
-            DType::F32 => Storage::F32,
-            DType::BF16 => Storage::Bf16,
-            _ => Storage::F16,
-        };
-        self.logits
-            .as_packed()
-            .map_or(of_device, PackedLinear::storage)
-    }
-
     /// The layers of a step that multiply with packed weights, in their order; none on a device.
     pub(super) fn packed(&self) -> impl Iterator<Item = &PackedLinear> {
         let blocks = self.blocks.iter().flat_map(Block::linears);
@@ -144,13 +136,13 @@ struct Loader<'a> {
     store: &'a WeightStore,
     config: &'a GlmConfig,
     device: &'a Device,
-    precision: Precision,
-    backend: Backend,
+    form: Form,
+    footprint: Footprint,
 }
 
 impl Loader<'_> {
     fn network(&self) -> Result<Network, ModelError> {
-        let (words, blocks) = match self.backend {
+        let (words, blocks) = match self.form.backend {
             // The largest matrix and the blocks are packed side by side.
             Backend::Packed => rayon::join(|| self.words(), || self.packed_blocks()),
             // A device is driven by one thread.
@@ -167,13 +159,14 @@ impl Loader<'_> {
         };
         Ok(Network {
             device: self.device.clone(),
-            dtype: self.precision.float().dtype(),
+            dtype: self.form.precision.float().dtype(),
             blocks: blocks?,
             words,
             positions: self.embedding("transformer.position_embeddings.weight")?,
             block_positions,
             final_norm: self.norm("transformer.final_layernorm")?,
             logits,
+            footprint: self.footprint,
         })
     }
 
@@ -201,7 +194,7 @@ impl Loader<'_> {
     fn words(&self) -> Result<(Embedding, Linear), ModelError> {
         let name = "word_embeddings.weight";
         let (rows, width) = (self.config.vocab_size, self.config.hidden_size);
-        match self.backend {
+        match self.form.backend {
             Backend::Packed => {
                 let table = self.embedding(name)?;
                 let logits = self.pack(name, rows, width, None)?;
@@ -223,7 +216,7 @@ impl Loader<'_> {
             _ => self.config.position_rows(),
         };
         let width = self.config.hidden_size;
-        match self.backend {
+        match self.form.backend {
             Backend::Packed => Ok(Embedding::host(self.table(name)?, rows, width)),
             Backend::Padded => Ok(Embedding::device(self.tensor(name, &[rows, width])?)?),
         }
@@ -231,7 +224,7 @@ impl Loader<'_> {
 
     fn table(&self, name: &str) -> Result<HostTable, ModelError> {
         let store = self.store;
-        Ok(match store.narrowest(name) {
+        Ok(match self.form.table(store.stored(name)) {
             FloatType::F32 => HostTable::F32(store.values(name)?),
             FloatType::F16 => HostTable::F16(store.map_values(name, f16::from_f32)?),
             FloatType::Bf16 => HostTable::Bf16(store.map_values(name, bf16::from_f32)?),
@@ -241,7 +234,7 @@ impl Loader<'_> {
     fn linear(&self, name: &str, out: usize, width: usize) -> Result<Linear, ModelError> {
         let weight = format!("{name}.weight");
         let bias = format!("{name}.bias");
-        match self.backend {
+        match self.form.backend {
             Backend::Packed => {
                 let bias = self.store.values(&bias)?;
                 Ok(Linear::packed(self.pack(
@@ -270,20 +263,14 @@ impl Loader<'_> {
     ) -> Result<PackedLinear, ModelError> {
         let weight = self.store.weight(name);
         let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
-        let storage = match (self.precision, self.store.narrowest(name)) {
-            (Precision::Q8, _) => Storage::Q8,
-            (Precision::Bf16, _) => Storage::Bf16Operands,
-            (_, FloatType::F32) => Storage::F32,
-            (_, FloatType::F16) => Storage::F16,
-            (_, FloatType::Bf16) => Storage::Bf16,
-        };
+        let storage = self.form.product(self.store.stored(name));
         PackedLinear::pack(out, width, storage, bias, &fill).map_err(|_| ModelError::OutOfMemory)
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm, ModelError> {
         let scale = self.store.values(&format!("{name}.weight"))?;
         let shift = self.store.values(&format!("{name}.bias"))?;
-        match self.backend {
+        match self.form.backend {
             Backend::Packed => Ok(LayerNorm::host(scale, shift, EPSILON)),
             Backend::Padded => {
                 let scale = Tensor::new(scale, self.device)?;
@@ -296,7 +283,7 @@ impl Loader<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let values = Tensor::from_vec(self.store.values(name)?, shape, &Device::Cpu)?;
         Ok(values
-            .to_dtype(self.precision.float().dtype())?
+            .to_dtype(self.form.precision.float().dtype())?
             .to_device(self.device)?)
     }
 }

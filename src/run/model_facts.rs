@@ -8,13 +8,12 @@ use crate::checkpoint::{ModelFile, Resolved};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::job::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
-use crate::kernels::Storage;
 use crate::measure::batch_size::ProductCurve;
 use crate::measure::calibration::{Calibration, Subject};
 use crate::measure::{self, machine};
 use crate::model::{
-    self, DeviceChoice, DeviceId, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError,
-    Precision,
+    self, Backend, DeviceChoice, DeviceId, Fingerprinted, Footprint, FurtherLayers, GlmConfig,
+    Inspection, ModelError, Precision,
 };
 use crate::plan::Memory;
 use crate::stop::StopFlag;
@@ -30,8 +29,8 @@ pub(super) struct ModelFacts {
     pub(super) precision: Precision,
     /// What the first device is called.
     device_label: String,
-    /// Size of the weight files.
-    file_bytes: u64,
+    /// What the weights take once they are loaded.
+    pub(super) footprint: Footprint,
     /// What the headers of the weight files say.
     inspection: Inspection,
 }
@@ -56,10 +55,8 @@ impl ModelFacts {
         let precision = precision(spec.model.dtype, is_cpu);
         precision.check(is_cpu)?;
         let inspection = inspect(path, &config, rules)?;
-        let files = inspection.files.files.iter();
-        let sizes = files.filter_map(|path| model_file(path));
         Ok(Self {
-            file_bytes: sizes.map(|file| file.bytes).sum(),
+            footprint: inspection.footprint(precision, Backend::on(is_cpu)),
             device_label: devices
                 .first()
                 .map(|device| device.label())
@@ -154,21 +151,11 @@ impl ModelFacts {
         self.config.cached_numbers_per_token() * bytes
     }
 
-    /// What most weights are stored as once loaded: on a CPU 16-bit files keep their 16 bits.
-    pub(super) fn storage(&self) -> Storage {
-        match self.precision {
-            Precision::Q8 => Storage::Q8,
-            Precision::Bf16 if self.is_cpu() => Storage::Bf16Operands,
-            Precision::F32 if !self.has_halves() => Storage::F32,
-            _ => Storage::F16,
-        }
-    }
-
     /// What `bench` measured for such a model here, if it has run.
     pub(super) fn calibration(&self) -> Option<Calibration> {
         Calibration::load(&Subject {
             config: &self.config,
-            weight_bytes: self.step_bytes(),
+            weight_bytes: self.footprint.step_bytes,
             device: &self.device_label,
             dtype: self.precision.name(),
         })
@@ -179,7 +166,7 @@ impl ModelFacts {
         if !self.is_cpu() {
             return None;
         }
-        ProductCurve::measure(self.config.hidden_size, self.storage())
+        ProductCurve::measure(self.config.hidden_size, self.footprint.storage)
     }
 
     /// What the first device may still take, with `claimed_bytes` set aside; `None` where it does not tell.
@@ -191,30 +178,6 @@ impl ModelFacts {
             None => Ok(Some(machine::memory(claimed_bytes))),
             Some(device) => Ok(measure::device::memory(&device.open()?, claimed_bytes)),
         }
-    }
-
-    /// Bytes of the weights that every step reads.
-    fn step_bytes(&self) -> u64 {
-        self.storage().bytes(self.config.matrix_weights()) as u64
-    }
-
-    /// Bytes of the weights once loaded: what a step reads, and the tables of which it looks up rows. On a CPU
-    /// the words are among these, beside the packed ones that give the logits.
-    pub(super) fn loaded_bytes(&self) -> u64 {
-        let config = &self.config;
-        let positions = if config.block_position_encoding { 2 } else { 1 };
-        let words = if self.is_cpu() { config.vocab_size } else { 0 };
-        let rows = words + positions * config.position_rows();
-        let number_bytes = if self.has_halves() { 2 } else { 4 };
-        self.step_bytes() + (rows * config.hidden_size * number_bytes) as u64
-    }
-
-    /// Whether tables keep 16 bits a number: on a CPU those of a file with 16 bits do.
-    fn has_halves(&self) -> bool {
-        if self.is_cpu() {
-            return self.file_bytes < 3 * self.config.matrix_weights() as u64;
-        }
-        self.precision != Precision::F32
     }
 }
 

@@ -98,7 +98,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;
     notes.extend(texts::idle_rows(rows.idle));
-    let weight_bytes = model.loaded_bytes();
+    let weight_bytes = model.footprint.loaded_bytes;
     let cache_bytes_per_token = model.cache_bytes_per_token();
     let curve = model.product_curve();
     let memory = model.memory(weight_bytes)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::{FloatType, GlmConfig, ModelError};
 use super::files::WeightFiles;
-use super::parts::expected;
+use super::parts::{Part, parts};
 use super::store::WeightStore;
 
 /// Tensors that a warning names; the others are counted.
@@ -19,6 +19,8 @@ pub struct Inspection {
     pub warnings: Vec<String>,
     /// A tensor of which the first version of this program took a copy that the index does not name.
     pub read_otherwise_before: Option<String>,
+    /// The tensors that are loaded, each with what it is stored as.
+    pub(in crate::model) parts: Vec<(Part, FloatType)>,
 }
 
 /// What is done about layers that a configuration leaves out.
@@ -43,18 +45,18 @@ pub fn inspect(
 ) -> Result<Inspection, ModelError> {
     let files = WeightFiles::find(folder)?;
     let store = WeightStore::open(folder, &files, FloatType::F32)?;
-    let expected = expected(config);
+    let expected = parts(config);
     let most_layers = match further {
         FurtherLayers::Refused => Some(config.num_layers),
         FurtherLayers::LeftOut => None,
     };
     store.check(&expected, most_layers)?;
+    let unread = unread(folder, &store.unread(&expected));
     Ok(Inspection {
-        warnings: unread(folder, &store.unread(&expected))
-            .into_iter()
-            .collect(),
+        warnings: unread.into_iter().collect(),
         read_otherwise_before: store.read_otherwise_before().map(str::to_owned),
         files,
+        parts: store.with_types(expected),
     })
 }
 

@@ -16,5 +16,5 @@ mod tensors;
 pub use convert::convert;
 pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
 pub use inspect::{FurtherLayers, Inspection, inspect};
-pub(super) use parts::expected;
+pub(super) use parts::{Part, Role, parts};
 pub(super) use store::WeightStore;

@@ -15,6 +15,7 @@ use memmap2::Mmap;
 
 use super::super::{FloatType, ModelError};
 use super::files::{ShardIndex, WeightFiles, map_file};
+use super::parts::Part;
 use super::tensors::{Kind, StoredTensor, tensors};
 
 /// Values that are converted at once; small enough for the first-level cache.
@@ -174,13 +175,13 @@ impl WeightStore {
     /// layers than `most_layers`, where that is given; names all.
     pub(in crate::model) fn check(
         &self,
-        expected: &[(String, Vec<usize>)],
+        expected: &[Part],
         most_layers: Option<usize>,
     ) -> Result<(), ModelError> {
         let beyond = most_layers.and_then(|layers| self.layers_beyond(layers));
         let mut problems: Vec<String> = beyond.into_iter().collect();
         let mut is_kind_alone = problems.is_empty();
-        for (name, shape) in expected {
+        for Part { name, shape, .. } in expected {
             let Some(problem) = self.problem(name, shape) else {
                 continue;
             };
@@ -234,8 +235,8 @@ impl WeightStore {
     }
 
     /// Names of the tensors that nothing reads, but for those that are known to be no weights.
-    pub(in crate::model) fn unread(&self, expected: &[(String, Vec<usize>)]) -> Vec<String> {
-        let expected: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    pub(in crate::model) fn unread(&self, expected: &[Part]) -> Vec<String> {
+        let expected: BTreeSet<&str> = expected.iter().map(|part| part.name.as_str()).collect();
         let is_known = |name: &str| {
             expected.contains(name) || BUFFERS.iter().any(|buffer| name.ends_with(buffer))
         };
@@ -278,12 +279,7 @@ impl WeightStore {
 
     /// A tensor that [`WeightStore::check`] has seen.
     pub(in crate::model) fn weight(&self, name: &str) -> Weight<'_> {
-        let stored = self.tensors.get(name);
-        let float = stored.and_then(|stored| match stored.tensor.kind {
-            Kind::Float(float) => Some((stored, float)),
-            Kind::Other(_) => None,
-        });
-        let (stored, float) = float.expect("`check` refuses weights without this tensor");
+        let (stored, float) = self.found(name);
         Weight {
             bytes: self.bytes(stored),
             stored: float,
@@ -364,12 +360,27 @@ impl WeightStore {
         })
     }
 
-    /// The narrowest type that holds a tensor's rounded values exactly.
-    pub(in crate::model) fn narrowest(&self, name: &str) -> FloatType {
-        match self.tensors.get(name).map(|stored| &stored.tensor.kind) {
-            Some(Kind::Float(float)) if self.float == FloatType::F32 => *float,
-            _ => self.float,
-        }
+    /// What a tensor that [`WeightStore::check`] has seen is stored as.
+    pub(in crate::model) fn stored(&self, name: &str) -> FloatType {
+        self.found(name).1
+    }
+
+    /// Tensors that [`WeightStore::check`] has seen, each with what it is stored as.
+    pub(in crate::model) fn with_types(&self, parts: Vec<Part>) -> Vec<(Part, FloatType)> {
+        let with_type = |part: Part| {
+            let stored = self.stored(&part.name);
+            (part, stored)
+        };
+        parts.into_iter().map(with_type).collect()
+    }
+
+    fn found(&self, name: &str) -> (&Stored, FloatType) {
+        let stored = self.tensors.get(name);
+        let float = stored.and_then(|stored| match stored.tensor.kind {
+            Kind::Float(float) => Some((stored, float)),
+            Kind::Other(_) => None,
+        });
+        float.expect("`check` refuses weights without this tensor")
     }
 }
 

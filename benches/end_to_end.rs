@@ -1,5 +1,10 @@
 //! The demonstration job as a whole: from its file to the last committed part, in a folder of its own.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a bench"
+)]
 
 use std::path::Path;
 

@@ -1,5 +1,10 @@
 //! Reading 8,192 rows: the first pass over a file, and its windows as prompts, in both formats.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a bench"
+)]
 
 mod rows;
 

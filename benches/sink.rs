@@ -1,5 +1,10 @@
 //! Writing a part of 8,192 answered rows, in both formats.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a bench"
+)]
 
 mod rows;
 

@@ -17,6 +17,11 @@
 //! # Ok::<(), glm_batch::Error>(())
 //! ```
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests make files by hand")
+)]
+
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;

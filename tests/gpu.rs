@@ -6,6 +6,7 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     reason = "tests"
 )]
 

@@ -359,7 +359,6 @@ fn number(name: &str, prefix: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use super::*;
 

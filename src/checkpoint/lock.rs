@@ -5,14 +5,14 @@
 //! stands still is taken over. A writer re-reads the owner file before each commit, so one that was taken
 //! over commits nothing more.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::fsio::FsError;
+use crate::fsio::{self, FsError};
 use crate::ids::ShardId;
 use crate::stop::StopFlag;
 
@@ -189,7 +189,7 @@ impl Drop for ShardLock {
         }
         // Without an owner file the next host need not wait; where it stays, it only waits.
         if self.still_mine() {
-            let _ = std::fs::remove_file(&self.path);
+            fsio::remove_quietly(&self.path);
         }
         self.file = None;
     }
@@ -394,19 +394,14 @@ impl FileLock {
 /// restart; then the one that has its name now is tried.
 fn try_lock(path: &Path) -> Result<FileLock, CheckpointError> {
     loop {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(|cause| match cause.kind() {
-                // The folder was there: a restart is moving it away.
-                ErrorKind::NotFound => CheckpointError::Locked {
-                    shard: None,
-                    owner: None,
-                },
-                _ => FsError::new("open", path, cause).into(),
-            })?;
+        let file = fsio::open_lock(path).map_err(|cause| match cause.kind() {
+            // The folder was there: a restart is moving it away.
+            ErrorKind::NotFound => CheckpointError::Locked {
+                shard: None,
+                owner: None,
+            },
+            _ => FsError::new("open", path, cause).into(),
+        })?;
         match file.try_lock() {
             Ok(()) if is_at(&file, path) => return Ok(FileLock::Taken(file)),
             Ok(()) => {}

@@ -85,9 +85,7 @@ pub fn discard(root: &Path, options: &LockOptions) -> Result<(), CheckpointError
             path: root.to_path_buf(),
         });
     }
-    let root = &behind_links(root);
-    std::fs::remove_dir_all(root).map_err(|cause| FsError::new("remove", root, cause))?;
-    Ok(())
+    Ok(fsio::remove_folder(&behind_links(root))?)
 }
 
 /// Takes every lock of a folder; `None` where it is not the folder of a job.

@@ -127,7 +127,6 @@ pub(super) fn version(text: &[u8]) -> serde_json::Result<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use serde_json::json;
 

@@ -298,7 +298,6 @@ impl Read for Hashing {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 

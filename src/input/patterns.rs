@@ -125,7 +125,6 @@ fn folders_below(above: &[PathBuf]) -> Result<Vec<PathBuf>, InputError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use super::expand;
 

@@ -114,7 +114,6 @@ fn overrides_win_in_order() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a file of the test's own")]
 fn files_that_are_not_utf8_are_named_with_their_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("job.toml");
@@ -130,7 +129,6 @@ fn files_that_are_not_utf8_are_named_with_their_line() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a file of the test's own")]
 fn paths_start_at_the_folder_of_the_job_file() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = folder.path().join("jobs");

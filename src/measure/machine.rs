@@ -134,7 +134,6 @@ fn instruction_sets() -> Vec<&'static str> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
     use super::*;
 

@@ -107,7 +107,6 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
     use super::*;
 

@@ -297,7 +297,6 @@ fn taken_over(lock: &ShardLock, error: Error) -> Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 mod tests {
     use super::*;
 

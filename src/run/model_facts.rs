@@ -262,7 +262,6 @@ pub(crate) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
     use super::*;
 

@@ -57,12 +57,11 @@ impl Prepared {
             OutputFolder::open(folder.root())?;
         }
         let started = Instant::now();
-        let model = match finished {
-            Some(first) => Model::of_finished(spec, first)?,
-            None => {
-                let rules = rules_of(first.as_ref().map(|first| &first.record));
-                Model::Open(Arc::new(ModelFacts::load(spec, rules)?))
-            }
+        let model = if let Some(first) = finished {
+            Model::of_finished(spec, first)?
+        } else {
+            let rules = rules_of(first.as_ref().map(|first| &first.record));
+            Model::Open(Arc::new(ModelFacts::load(spec, rules)?))
         };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();

@@ -137,7 +137,6 @@ impl TokenizerConfig {
 pub(super) type AddedTokens = BTreeMap<String, u32>;
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "tests write plain files")]
 mod tests {
     use std::fs;
 

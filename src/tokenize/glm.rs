@@ -379,5 +379,4 @@ fn special_ids(added: &BTreeMap<u32, String>) -> Result<SpecialIds, Vec<String>>
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "tests write plain files")]
 pub(super) mod tests;

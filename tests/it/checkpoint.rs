@@ -1,6 +1,5 @@
 //! Journals cut and damaged at every byte, commits stopped after each step, verify and repair, resume,
 //! restart, and what the messages say.
-#![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! Reading input: files, first pass, windows, prompts, and what becomes of bad rows.
-#![allow(clippy::disallowed_methods, reason = "tests write their own input")]
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,5 +1,4 @@
 //! Input files as people have them: edited, moved, odd folders, other formats, odd packing, endless lines.
-#![allow(clippy::disallowed_methods, reason = "tests write their own input")]
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};

@@ -1,7 +1,6 @@
 //! Which files a folder or glob gives beside links, earlier results and by the rules of old jobs; templates on a
 //! machine without threads.
 #![cfg(unix)]
-#![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -359,10 +359,6 @@ fn every_key_can_be_set() {
 const UPDATE: &str = "UPDATE_DOCS";
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a page of the documentation, on request"
-)]
 fn the_schema_in_docs_is_current() {
     let path = root().join("docs/job-schema.json");
     let now = format!("{:#}\n", json_schema());

@@ -1,5 +1,4 @@
 //! Every version of the manifest, of journals and of `job.json` that was ever written keeps loading.
-#![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 
 use std::path::Path;
 

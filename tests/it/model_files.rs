@@ -1,5 +1,4 @@
 //! Model folders: pickles, other names, conversion, and what damaged ones are told.
-#![allow(clippy::disallowed_methods, reason = "tests spoil copies of files")]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Files of another job, of no job, or left by a killed run, in an output folder.
-#![expect(clippy::disallowed_methods, reason = "tests make files by hand")]
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

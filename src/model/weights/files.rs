@@ -210,7 +210,6 @@ pub fn weights_fingerprint(
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
     use super::*;
 

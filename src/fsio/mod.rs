@@ -1,0 +1,36 @@
+//! Bytes to durable files: atomic writes, exclusive creation, synced renames, hashing.
+//!
+//! This is the only place that creates, opens for writing, renames or removes files; `clippy.toml` bans the other
+//! ways. Invariant: a name that appears in a folder holds complete, synced content, except for the append-only
+//! files that [`open_append`] gives, whose reader must tell a torn tail, and for locks, which hold nothing.
+//!
+//! ```text
+//! write    whole files: write_atomic, create_exclusive, and the names of files under way
+//! append   files that grow: open_append, append_synced, truncate_synced, open_lock
+//! folders  create, sync, move, remove, look at
+//! hash     FileDigest
+//! points   every durable step lies between two failpoints, all listed in FAILPOINTS; without the
+//!          feature `failpoints` they vanish
+//! ```
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the module that may create, rename and remove files"
+)]
+
+mod append;
+mod error;
+mod folders;
+mod hash;
+mod points;
+mod write;
+
+pub use append::{append_synced, open_append, open_lock, truncate_synced};
+pub use error::{FsError, is_full};
+pub use folders::{
+    create_dir_all, free_path, is_empty_or_absent, remove_folder, remove_quietly, remove_synced,
+    rename_synced, sync_dir, temporary_folder,
+};
+pub use hash::{FileDigest, hash_file, hash_file_unless};
+pub use points::FAILPOINTS;
+pub use write::{check_writable, create_exclusive, process_number, temporary_target, write_atomic};

@@ -1,8 +1,11 @@
 //! Offline batch runner for GLM: prompt files in, answers out, resumable at any instant.
 //!
 //! ```text
-//! job.toml -> job -> input -> tokenize -> plan -> generate -> sink + checkpoint -> report
-//!             JobSpec Prompt   Encoded    order   Completion   Part, Manifest      RunReport
+//! job.toml -> job -> input -> tokenize -> plan -> engine -> sink + checkpoint -> report
+//!             JobSpec Prompt   Encoded    order   Completion Part, Manifest      RunReport
+//!                                                    |
+//!                          model (over kernels): logits -> generate: tokens
+//! run: a whole job     measure: what this machine can do     bench: a model's speed, over run
 //! ```
 //!
 //! The binary `glm-batch` is [`cli::main`]; a program of its own calls [`run()`]:

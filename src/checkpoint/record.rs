@@ -13,7 +13,7 @@ use crate::fsio;
 use crate::input::{InputIndex, Selection};
 use crate::job::{JobSpec, Rules};
 
-use super::{CheckpointError, OutputFolder, restart, seal};
+use super::{CheckpointError, OutputFolder, seal};
 
 const CURE: &str = "start anew with `run --restart`";
 
@@ -146,7 +146,7 @@ impl StoredJob {
             return Ok(None);
         };
         let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE) {
-            Err(CheckpointError::Damaged { .. }) if !restart::is_of_a_job(folder)? => {
+            Err(CheckpointError::Damaged { .. }) if !is_of_a_job(folder)? => {
                 return Err(CheckpointError::OtherRecord { path });
             }
             record => record?,
@@ -170,8 +170,13 @@ impl StoredJob {
     }
 }
 
+/// Whether a folder was made by a job: its marks, its work or its record tell, of which any may be gone or damaged.
+pub(super) fn is_of_a_job(folder: &OutputFolder) -> Result<bool, CheckpointError> {
+    Ok(folder.is_marked() || folder.first_work()?.is_some() || is_there(folder)?)
+}
+
 /// Whether the folder has a `job.json` of ours, damaged or not. Other programs have files of that name.
-pub(super) fn is_there(folder: &OutputFolder) -> Result<bool, CheckpointError> {
+fn is_there(folder: &OutputFolder) -> Result<bool, CheckpointError> {
     let text = seal::read_text(&folder.job_file())?;
     Ok(text.is_some_and(|text| is_ours(&text)))
 }

@@ -94,7 +94,7 @@ fn lock_all(
     options: &LockOptions,
 ) -> Result<Option<(JobLock, Vec<Claim>)>, CheckpointError> {
     // Somebody's other folder must never be moved.
-    if !is_of_a_job(folder)? {
+    if !record::is_of_a_job(folder)? {
         return Ok(None);
     }
     // A copy may lack the folders that were empty.
@@ -110,11 +110,6 @@ fn lock_all(
         .into_iter()
         .map(|shard| claim(folder, shard, options));
     Ok(Some((job, claims.collect::<Result<_, _>>()?)))
-}
-
-/// Whether a folder was made by a job: its marks, its work or its record tell, of which any may be gone or damaged.
-pub(super) fn is_of_a_job(folder: &OutputFolder) -> Result<bool, CheckpointError> {
-    Ok(folder.is_marked() || folder.first_work()?.is_some() || record::is_there(folder)?)
 }
 
 /// `OUT` with an ending after its whole name.

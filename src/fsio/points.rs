@@ -1,6 +1,5 @@
 //! The names of all failpoints, and the stop where a test asks for one.
 
-use std::io;
 use std::path::Path;
 
 use super::error::FsError;
@@ -55,7 +54,7 @@ pub(super) const RENAME_AFTER: &str = "rename-after";
 )]
 pub(super) fn failpoint(name: &'static str, path: &Path) -> Result<(), FsError> {
     fail::fail_point!(name, |_| {
-        let cause = io::Error::other(format!("stopped at failpoint `{name}`"));
+        let cause = std::io::Error::other(format!("stopped at failpoint `{name}`"));
         Err(FsError::new("go on with", path, cause))
     });
     let _ = (name, path);

@@ -5,33 +5,17 @@
 //! [`super::folders`]; a file that is named is never left out.
 
 use std::collections::HashSet;
-use std::fs::{File, FileType};
-use std::io::{self, Read};
+use std::fs::FileType;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::InputError;
 use super::folders::{Excluded, Gathered};
+use super::formats::{KNOWN_ENDINGS, format_of};
 use super::partition::partition;
 use super::patterns;
 use super::types::{InputFormat, Partition};
 use crate::job::{InputSpec, Rules, nearest};
-
-/// Endings of the files that are taken from globs and folders.
-pub(super) const KNOWN_ENDINGS: [&str; 10] = [
-    ".jsonl",
-    ".jsonl.gz",
-    ".jsonl.zst",
-    ".ndjson",
-    ".ndjson.gz",
-    ".ndjson.zst",
-    ".json",
-    ".json.gz",
-    ".json.zst",
-    ".parquet",
-];
-
-/// First bytes of a Parquet file.
-const PARQUET_MAGIC: &[u8] = b"PAR1";
 
 /// Where systems keep what a process has open.
 const OPEN_FILES: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
@@ -258,40 +242,6 @@ fn missing(path: &Path) -> InputError {
         path: path.to_owned(),
         cure,
     }
-}
-
-pub(super) fn has_known_ending(path: &Path) -> bool {
-    let name = lower_name(path);
-    KNOWN_ENDINGS.iter().any(|ending| name.ends_with(ending))
-}
-
-/// The name of a file, in which endings are looked for.
-pub(super) fn lower_name(path: &Path) -> String {
-    path.file_name()
-        .map(|n| n.to_string_lossy().to_lowercase())
-        .unwrap_or_default()
-}
-
-/// Format of a file: by its ending, else by its first bytes.
-pub(super) fn format_of(path: &Path) -> InputFormat {
-    if lower_name(path).ends_with(".parquet") {
-        return InputFormat::Parquet;
-    }
-    if has_known_ending(path) {
-        return InputFormat::Jsonl;
-    }
-    match is_parquet(path) {
-        Ok(true) => InputFormat::Parquet,
-        _ => InputFormat::Jsonl,
-    }
-}
-
-/// Whether a file begins as Parquet does.
-fn is_parquet(path: &Path) -> io::Result<bool> {
-    let mut magic = Vec::with_capacity(PARQUET_MAGIC.len());
-    let length = PARQUET_MAGIC.len() as u64;
-    File::open(path)?.take(length).read_to_end(&mut magic)?;
-    Ok(magic == PARQUET_MAGIC)
 }
 
 fn refuse_mixed(files: &[FoundFile]) -> Result<(), InputError> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::error::InputError;
-use super::files::{has_known_ending, lower_name};
+use super::formats::{has_known_ending, lower_name};
 use crate::job::Rules;
 
 /// Names that a note gives.

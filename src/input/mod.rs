@@ -44,6 +44,7 @@ mod error;
 mod fields;
 mod files;
 mod folders;
+mod formats;
 mod identity;
 mod jsonl;
 mod lines;

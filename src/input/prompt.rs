@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::cell::{Cell, Record};
 use super::error::InputError;
 use super::suggested_template::template_for;
-use super::template::Template;
+use super::template::{Template, is_blank};
 use super::types::{InputIndex, Prompt};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
@@ -243,11 +243,6 @@ impl PromptBuilder {
             )),
         }
     }
-}
-
-/// Whether a prompt has nothing to answer.
-pub(super) fn is_blank(text: &str) -> bool {
-    text.chars().all(char::is_whitespace)
 }
 
 /// A row that the input itself makes bad.

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{FileProblem, InputError};
-use super::files::{FoundFile, format_of};
+use super::files::FoundFile;
+use super::formats::format_of;
 use super::identity::{self, Stat};
 use super::jsonl::{Columns, FirstPass};
 use super::parquet;

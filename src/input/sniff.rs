@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 
 use super::error::InputError;
 use super::fields::Fields;
-use super::files::{KNOWN_ENDINGS, has_known_ending};
+use super::formats::{KNOWN_ENDINGS, has_known_ending};
 use super::lines::{BOM, head};
 use super::types::InputFormat;
 use crate::download::LFS_POINTER;

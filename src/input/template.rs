@@ -12,7 +12,6 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, escape_
 use super::cell::Record;
 use super::error::{InputError, one_line};
 use super::printed_names::printed_names;
-use super::prompt::is_blank;
 use super::roomy::{Roomy, fill, needs_room};
 use super::tags::check_nesting;
 use crate::job::Rules;
@@ -122,6 +121,11 @@ impl Template {
         }
         Ok(text)
     }
+}
+
+/// Whether a prompt has nothing to answer.
+pub(super) fn is_blank(text: &str) -> bool {
+    text.chars().all(char::is_whitespace)
 }
 
 /// `default`, for null values too.

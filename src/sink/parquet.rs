@@ -216,7 +216,6 @@ fn check(
         .map_err(|error| SinkError::Unsupported {
             column: column.source.clone(),
             kind: field.data_type().to_string(),
-            format: "Parquet",
             reason: error.to_string(),
         })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 
-use crate::input::{ColumnKind, InputIndex};
+use crate::input::{ColumnKind, InputIndex, list_item};
 use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 
 use super::SinkError;
@@ -84,18 +84,16 @@ fn written(kind: &DataType) -> Option<DataType> {
         Timestamp(unit, zone) => Timestamp(*unit, zone.as_ref().map(|_| "UTC".into())),
         DataType::Dictionary(_, value) => return written(value),
         DataType::RunEndEncoded(_, value) => return written(value.data_type()),
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => DataType::List(written_inside(item)?),
         DataType::Struct(fields) => {
             let fields = fields.iter().map(written_inside);
             DataType::Struct(fields.collect::<Option<Fields>>()?)
         }
         // The keys of an object are no columns of their own.
         DataType::Map(..) | DataType::Union(..) => return None,
-        _ => DataType::Utf8,
+        other => match list_item(other) {
+            Some(item) => DataType::List(written_inside(item)?),
+            None => DataType::Utf8,
+        },
     })
 }
 

@@ -26,6 +26,8 @@ use parquet::file::metadata::{
 };
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
+use super::nested::{children, with_children};
+
 /// Key of a field's metadata under which its mark stands.
 const MARK: &str = "glm-batch.logical";
 
@@ -379,38 +381,16 @@ fn count_leaves(kind: &DataType) -> usize {
     }
 }
 
-/// The fields inside a nested type.
-fn children(kind: &DataType) -> &[FieldRef] {
-    match kind {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _)
-        | DataType::Map(item, _) => std::slice::from_ref(item),
-        DataType::Struct(fields) => fields,
-        _ => &[],
-    }
-}
-
 fn mark_leaves(field: &FieldRef, marks: &mut impl Iterator<Item = Option<Logical>>) -> FieldRef {
-    let mut item = |item: &FieldRef| mark_leaves(item, marks);
-    let kind = match field.data_type() {
-        DataType::List(inner) => DataType::List(item(inner)),
-        DataType::LargeList(inner) => DataType::LargeList(item(inner)),
-        DataType::ListView(inner) => DataType::ListView(item(inner)),
-        DataType::LargeListView(inner) => DataType::LargeListView(item(inner)),
-        DataType::FixedSizeList(inner, size) => DataType::FixedSizeList(item(inner), *size),
-        DataType::Map(inner, sorted) => DataType::Map(item(inner), *sorted),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
-        _ => {
-            return match marks.next().flatten() {
-                Some(logical) if logical.fits(field.data_type()) => Arc::new(logical.mark(field)),
-                _ => Arc::clone(field),
-            };
-        }
-    };
-    Arc::new(field.as_ref().clone().with_data_type(kind))
+    let kind = field.data_type();
+    if !children(kind).is_empty() {
+        let kind = with_children(kind, |inner| mark_leaves(inner, marks));
+        return Arc::new(field.as_ref().clone().with_data_type(kind));
+    }
+    match marks.next().flatten() {
+        Some(logical) if logical.fits(kind) => Arc::new(logical.mark(field)),
+        _ => Arc::clone(field),
+    }
 }
 
 impl Logical {

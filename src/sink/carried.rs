@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::input::{ColumnKind, InputRow, with_children};
 
 use super::SinkError;
-use super::columns::CarriedColumn;
+use super::layout::CarriedColumn;
 use super::lines::Line;
 
 type Record = Vec<(String, Box<RawValue>)>;

@@ -26,11 +26,22 @@ pub(super) struct Line<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content<'a> {
     /// One sample of a row.
-    Flat(&'a Completion, i32, &'a Sample),
+    Flat(&'a Completion, u32, &'a Sample),
     /// All samples of a row.
     Nested(&'a Completion),
     /// No result.
     Failed(&'a BadRow),
+}
+
+/// Samples of a row that one line shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shown<'a> {
+    /// One, in flat results.
+    One(&'a Sample),
+    /// All, in nested results.
+    All(&'a [Sample]),
+    /// None, where the row failed.
+    None,
 }
 
 impl<'a> Line<'a> {
@@ -58,19 +69,28 @@ impl<'a> Line<'a> {
         }
     }
 
-    pub(super) fn sample_number(&self) -> Option<i32> {
+    pub(super) fn sample_number(&self) -> Option<u32> {
         match self.content {
             Content::Flat(_, number, _) => Some(number),
             Content::Nested(_) | Content::Failed(_) => None,
         }
     }
 
-    /// The samples that the line shows; `None` where the row failed.
-    pub(super) fn samples(&self) -> Option<&'a [Sample]> {
+    /// The samples that the line shows.
+    pub(super) fn shown(&self) -> Shown<'a> {
         match self.content {
-            Content::Flat(_, _, sample) => Some(std::slice::from_ref(sample)),
-            Content::Nested(completion) => Some(&completion.samples),
-            Content::Failed(_) => None,
+            Content::Flat(_, _, sample) => Shown::One(sample),
+            Content::Nested(completion) => Shown::All(&completion.samples),
+            Content::Failed(_) => Shown::None,
+        }
+    }
+
+    /// As [`Line::shown`], however many; `None` where the row failed.
+    pub(super) fn samples(&self) -> Option<&'a [Sample]> {
+        match self.shown() {
+            Shown::One(sample) => Some(std::slice::from_ref(sample)),
+            Shown::All(samples) => Some(samples),
+            Shown::None => None,
         }
     }
 }

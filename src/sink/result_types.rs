@@ -11,8 +11,8 @@ use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 
 use super::SinkError;
 use super::carried::{json_type, output_type};
-use super::columns::{CarriedColumn, Layout};
-use super::parquet::result_field;
+use super::columns::{Column, KEYS};
+use super::layout::{CarriedColumn, Layout};
 
 /// One column of the results.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,19 +40,17 @@ pub fn result_types(
         name: name.to_owned(),
         kind,
     };
-    let mut columns = vec![
-        column("row", Some(DataType::Int64)),
-        column("id", Some(DataType::Utf8)),
-    ];
+    let of_table = |ours: &Column| {
+        let kind = ours.field(layout.nested).data_type().clone();
+        column(ours.name, Some(kind))
+    };
+    let mut columns: Vec<ResultColumn> = KEYS.iter().map(of_table).collect();
     for carried in &layout.carried {
         let source = arrow_schema.map(|schema| schema.field_with_name(&carried.source));
         let kind = carried_kind(carried, source.transpose()?, output.format);
         columns.push(column(&carried.name, kind));
     }
-    for name in layout.result_names() {
-        let field = result_field(name, &layout);
-        columns.push(column(name, Some(field.data_type().clone())));
-    }
+    columns.extend(layout.results.iter().copied().map(of_table));
     Ok(columns)
 }
 

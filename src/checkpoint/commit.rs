@@ -104,7 +104,7 @@ fn write_failed_rows(
         ..
     } = *commit;
     let path = folder.failed(window.id);
-    let is_failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    let is_failed = |outcome: &Outcome| outcome.failure().is_some();
     if !window.rows.iter().any(|row| {
         outcomes
             .get(&row.row)

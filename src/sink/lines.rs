@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow};
-use crate::outcome::{BadRow, Completion, Outcome, Sample};
+use crate::outcome::{BadRow, Completion, Outcome, RowResult, Sample};
 
 use super::SinkError;
 
@@ -46,10 +46,9 @@ pub(super) enum Shown<'a> {
 
 impl<'a> Line<'a> {
     pub(super) fn status(&self) -> &'static str {
-        if matches!(self.content, Content::Failed(_)) {
-            "failed"
-        } else {
-            "ok"
+        match self.content {
+            Content::Flat(..) | Content::Nested(_) => "ok",
+            Content::Failed(_) => "failed",
         }
     }
 
@@ -124,11 +123,13 @@ pub(super) fn lines<'a>(
         };
         match row_outcome(row, outcomes) {
             Some(Err(bad)) => lines.push(line(Content::Failed(bad))),
-            Some(Ok(completion)) if completion.samples.is_empty() => {
+            Some(Ok(RowResult::Generated(completion))) if completion.samples.is_empty() => {
                 return Err(SinkError::MissingOutcome { row: row.row });
             }
-            Some(Ok(completion)) if nested => lines.push(line(Content::Nested(completion))),
-            Some(Ok(completion)) => lines.extend(
+            Some(Ok(RowResult::Generated(completion))) if nested => {
+                lines.push(line(Content::Nested(completion)));
+            }
+            Some(Ok(RowResult::Generated(completion))) => lines.extend(
                 (0..)
                     .zip(&completion.samples)
                     .map(|(n, s)| line(Content::Flat(completion, n, s))),
@@ -143,10 +144,9 @@ pub(super) fn lines<'a>(
 pub(super) fn row_outcome<'a>(
     row: &'a InputRow,
     outcomes: &'a BTreeMap<RowId, Outcome>,
-) -> Option<Result<&'a Completion, &'a BadRow>> {
+) -> Option<Result<&'a RowResult, &'a BadRow>> {
     match outcomes.get(&row.row) {
-        Some(Outcome::Ok(completion)) => Some(Ok(completion)),
-        Some(Outcome::Failed(bad)) => Some(Err(bad)),
+        Some(outcome) => Some(outcome.result()),
         None => row.outcome.as_ref().err().map(Err),
     }
 }

@@ -12,7 +12,7 @@ use crate::generate::request::Request;
 use crate::generate::rules::{Endings, Rules};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
-use crate::outcome::{BadRow, Completion, Finished, Outcome, Sample, Stage};
+use crate::outcome::{BadRow, Completion, Finished, Outcome, RowResult, Sample, Stage};
 use crate::plan::{RowLength, order};
 use crate::tokenize::Encoded;
 
@@ -123,11 +123,11 @@ impl Queued {
         let finished = |member: Member| Finished {
             window: self.window,
             row: member.row,
-            outcome: Outcome::Ok(Completion {
+            outcome: Outcome::Ok(RowResult::Generated(Completion {
                 prompt_tokens,
                 truncated: member.truncated,
                 samples: samples.clone(),
-            }),
+            })),
         };
         self.members.into_iter().map(finished).collect()
     }

@@ -11,8 +11,8 @@
 //!          ^ Outcome         ^ BadRow
 //! ```
 //!
-//! A new kind of result is a new variant of [`RowResult`]. Every match on it names its variants, so the compiler
-//! lists what the new one needs: counts here, lines and columns in `sink/`.
+//! A new kind of result is a new variant of [`RowResult`]. Every match on it names all variants, so the compiler
+//! lists what a new one needs: its counts here, its lines and columns in `sink/`, and how its JSON is read.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
@@ -89,7 +89,7 @@ fn read<'de, T: Deserialize<'de>, E: de::Error>(text: &'de RawValue) -> Result<T
     serde_json::from_str(text.get()).map_err(E::custom)
 }
 
-/// What a row has in the end, by the task of its job.
+/// The result of one row; each kind of task has a kind of result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum RowResult {
@@ -97,8 +97,8 @@ pub enum RowResult {
     Generated(Completion),
 }
 
-/// Lines of generated answers were always written without a tag, so what has no tag is one of them. A second kind of
-/// result is written with a tag, and read by it here.
+/// Journals have always held generated answers without a tag of their own, so fields without a tag are a
+/// [`Completion`]. A second kind of result needs a tag, which this function will read.
 impl<'de> Deserialize<'de> for RowResult {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Completion::deserialize(deserializer).map(Self::Generated)

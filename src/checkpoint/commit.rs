@@ -44,7 +44,7 @@ pub struct Commit<'a> {
 ///
 /// [`CheckpointError::TakenOver`], where another writer has the shard; [`CheckpointError::DiskFull`];
 /// [`CheckpointError::Part`]; those of [`Manifest::commit`]. The window is not committed then, and its journal
-/// stands.
+/// stays.
 pub fn commit_window(
     folder: &OutputFolder,
     lock: &ShardLock,

@@ -345,7 +345,7 @@ impl ShardWork<'_, '_> {
     fn sync(&mut self) -> Result<()> {
         let started = Instant::now();
         if self.open.values().any(|fed| fed.journal.is_dirty()) {
-            // Whoever has taken the shard over writes these journals now.
+            // A process that has taken the shard over writes these journals now.
             self.lock.ensure_mine()?;
         }
         for fed in self.open.values_mut().filter(|fed| fed.journal.is_dirty()) {

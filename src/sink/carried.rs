@@ -19,7 +19,7 @@ use super::lines::Line;
 
 type Record = Vec<(String, Box<RawValue>)>;
 
-/// A field of a record as it stood; `None` where the record does not have it.
+/// A field of a record as the input has it; `None` where the record does not have it.
 pub(super) fn raw<'a>(record: &'a Record, name: &str) -> Option<&'a RawValue> {
     record
         .iter()

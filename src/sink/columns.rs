@@ -17,17 +17,17 @@ use arrow::datatypes::{DataType, Field};
 use crate::job::{GenerationSpec, OutputSpec, SampleLayout};
 use crate::outcome::Sample;
 
-use super::lines::{Line, logprob};
+use super::lines::{Line, logprob, prompt_tokens, sample_number};
 
 /// The columns before those of the input.
-pub(super) static KEYS: [Column; 2] = [
+pub(super) static KEYS: &[Column] = &[
     of_row("row", RowValue::Int64(|line| Some(line.row.row.0))).in_heading(),
     of_row("id", RowValue::Text(|line| Some((&line.row.id).into()))).in_heading(),
 ];
 
 /// The columns after those of the input.
-static RESULTS: [Column; 10] = [
-    of_row("sample", RowValue::Int32(|line| line.sample_number()))
+static RESULTS: &[Column] = &[
+    of_row("sample", RowValue::Int32(sample_number))
         .only(When::Flat)
         .in_heading(),
     of_row("status", RowValue::Text(|line| Some(line.status().into()))).in_heading(),
@@ -37,10 +37,7 @@ static RESULTS: [Column; 10] = [
         "finish_reason",
         SampleValue::Text(|sample| sample.finish_reason.as_str()),
     ),
-    of_row(
-        "prompt_tokens",
-        RowValue::Int32(|line| line.prompt_tokens()),
-    ),
+    of_row("prompt_tokens", RowValue::Int32(prompt_tokens)),
     of_samples(
         "completion_tokens",
         SampleValue::Int32(|sample| sample.token_ids.len() as u32),
@@ -126,7 +123,7 @@ pub(super) fn results(output: &OutputSpec, generation: &GenerationSpec) -> Vec<&
 
 /// Names of the columns that tell one row from another, as a heading shows them.
 pub fn heading_columns() -> impl Iterator<Item = &'static str> {
-    let all = KEYS.iter().chain(&RESULTS);
+    let all = KEYS.iter().chain(RESULTS);
     all.filter(|column| column.is_in_heading)
         .map(|column| column.name)
 }
@@ -259,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_document_lists_the_columns_of_the_table() {
-        let columns = KEYS.iter().chain(&RESULTS);
+        let columns = KEYS.iter().chain(RESULTS);
         let said = columns.map(|column| Said {
             name: column.name.to_owned(),
             kind: in_words(column.field(false).data_type()),
@@ -284,7 +281,7 @@ mod tests {
 
     #[test]
     fn no_two_columns_have_one_name() {
-        let mut names: Vec<_> = KEYS.iter().chain(&RESULTS).map(|c| c.name).collect();
+        let mut names: Vec<_> = KEYS.iter().chain(RESULTS).map(|c| c.name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), KEYS.len() + RESULTS.len());

@@ -1,7 +1,7 @@
 //! Lines of a window to JSON, fields in a fixed order.
 //!
-//! Values of JSON input stand as they stood there, those of Parquet as [`JsonColumn`] writes
-//! them; a field that a row does not have is null.
+//! Values of JSON input are copied as they are, those of Parquet are written by [`JsonColumn`]; a field that a
+//! row does not have is null.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -81,7 +81,7 @@ impl ResultSink for JsonlSink {
         let mut buffer = Vec::new();
         for line in &lines {
             buffer.push(b'{');
-            for column in &KEYS {
+            for column in KEYS {
                 write_column(column, line, &mut buffer);
             }
             columns.write(line.position, &mut buffer);
@@ -137,7 +137,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes a value as it stood. Outside strings a carriage return is mere space in JSON, but many readers
+/// Writes a value as the input has it. Outside strings a carriage return is only space in JSON, but many readers
 /// take it for a line end.
 fn write_raw(value: Option<&RawValue>, out: &mut Vec<u8>) {
     let text = value.map_or("null", RawValue::get);

@@ -1,6 +1,6 @@
 //! A window and its outcomes to the lines of its part.
 //!
-//! Invariant: lines stand in input order, then in sample order; a row that is a record has at least
+//! Invariant: lines are in input order, then in sample order; a row that is a record has at least
 //! one line, a broken line has none.
 
 use std::collections::BTreeMap;
@@ -59,22 +59,6 @@ impl<'a> Line<'a> {
         }
     }
 
-    pub(super) fn prompt_tokens(&self) -> Option<u32> {
-        match self.content {
-            Content::Flat(completion, ..) | Content::Nested(completion) => {
-                Some(completion.prompt_tokens)
-            }
-            Content::Failed(_) => None,
-        }
-    }
-
-    pub(super) fn sample_number(&self) -> Option<u32> {
-        match self.content {
-            Content::Flat(_, number, _) => Some(number),
-            Content::Nested(_) | Content::Failed(_) => None,
-        }
-    }
-
     /// The samples that the line shows.
     pub(super) fn shown(&self) -> Shown<'a> {
         match self.content {
@@ -91,6 +75,24 @@ impl<'a> Line<'a> {
             Shown::All(samples) => Some(samples),
             Shown::None => None,
         }
+    }
+}
+
+/// Tokens of the row's context.
+pub(super) fn prompt_tokens(line: &Line<'_>) -> Option<u32> {
+    match line.content {
+        Content::Flat(completion, ..) | Content::Nested(completion) => {
+            Some(completion.prompt_tokens)
+        }
+        Content::Failed(_) => None,
+    }
+}
+
+/// Number of the one sample that the line shows.
+pub(super) fn sample_number(line: &Line<'_>) -> Option<u32> {
+    match line.content {
+        Content::Flat(_, number, _) => Some(number),
+        Content::Nested(_) | Content::Failed(_) => None,
     }
 }
 

@@ -19,7 +19,7 @@ use super::layout::{CarriedColumn, Layout};
 pub struct ResultColumn {
     /// Its name.
     pub name: String,
-    /// The type of its values in the parts; `None` in JSON lines, where values of several kinds stand there.
+    /// The type of its values in the parts; `None` in JSON lines, where a column has values of several kinds.
     pub kind: Option<DataType>,
 }
 
@@ -86,7 +86,7 @@ fn written(kind: &DataType) -> Option<DataType> {
             let fields = fields.iter().map(written_inside);
             DataType::Struct(fields.collect::<Option<Fields>>()?)
         }
-        // The keys of an object are no columns of their own.
+        // An object made of a map has other keys in each row, so it has no type of its own.
         DataType::Map(..) | DataType::Union(..) => return None,
         other => match list_item(other) {
             Some(item) => DataType::List(written_inside(item)?),
@@ -95,7 +95,7 @@ fn written(kind: &DataType) -> Option<DataType> {
     })
 }
 
-/// As [`written`], for what stands inside another value: readers turn only outer texts into dates.
+/// As [`written`], for a value inside another one: readers turn only outer texts into dates.
 fn written_inside(field: &FieldRef) -> Option<FieldRef> {
     let kind = match written(field.data_type())? {
         kind if kind.is_temporal() => DataType::Utf8,

@@ -109,7 +109,7 @@ fn common_list(a: &DataType, b: &DataType) -> Option<DataType> {
     })
 }
 
-/// Fields are matched by name. Where a name stands twice they are matched by position, and the names must
+/// Fields are matched by name. Where a name comes twice they are matched by position, and the names must
 /// agree there.
 fn common_struct(a: &Fields, b: &Fields) -> Option<DataType> {
     if a.len() != b.len() {

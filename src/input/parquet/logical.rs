@@ -1,7 +1,7 @@
 //! What Parquet says of a column beyond its Arrow type: marks on the fields of a schema.
 //!
 //! Arrow has no type of its own for a UUID, a JSON text, a time in UTC, a variant or an interval with months.
-//! A mark stands in the metadata of the field, at every depth: JSON and the parts are written by it.
+//! A mark is in the metadata of the field, at every depth: JSON and the parts are written by it.
 //! ENUM and INTERVAL are read as what they are stored as, text and 12 bytes, since the decoder would give
 //! bytes for the one and drop the months of the other.
 //!
@@ -28,7 +28,7 @@ use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 use super::nested::{children, with_children};
 
-/// Key of a field's metadata under which its mark stands.
+/// Key of a field's metadata that holds its mark.
 const MARK: &str = "glm-batch.logical";
 
 /// Bytes of an interval: months, days and milliseconds.
@@ -93,7 +93,7 @@ impl Logical {
     }
 }
 
-/// How the bytes of a marked field are written as text; `None` where they are mere bytes.
+/// How the bytes of a marked field are written as text; `None` where they are only bytes.
 pub(super) fn text_of(field: &Field) -> Option<fn(&[u8]) -> String> {
     match Logical::of(field)? {
         Logical::Uuid => Some(uuid_text),
@@ -200,7 +200,7 @@ fn annotated(
 ///
 /// # Errors
 ///
-/// A file that is no Parquet; each batch may fail on its own.
+/// A file that is not Parquet; each batch may fail on its own.
 pub fn marked_batches(
     file: File,
     rows: usize,

@@ -1,11 +1,11 @@
 //! The one walk over types that have others inside.
 //!
-//! All that look into lists, structs and maps go by this file, so that a kind of list which is new to Arrow is
-//! added once.
+//! Everything that looks into lists, structs and maps uses these functions, so a new kind of list in Arrow is added
+//! in one place.
 
 use arrow::datatypes::{DataType, FieldRef};
 
-/// The fields inside a type; none where it is no list, struct or map.
+/// The fields inside a type; empty for any type but a list, a struct or a map.
 pub(super) fn children(kind: &DataType) -> &[FieldRef] {
     match kind {
         DataType::List(item)

@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch::ids::RowId;
 use glm_batch::input::{InputWindow, id_column};
 use glm_batch::job::OutputFormat;
-use glm_batch::outcome::{Completion, FinishReason, Outcome, Sample};
+use glm_batch::outcome::{Completion, FinishReason, Outcome, RowResult, Sample};
 use glm_batch::sink::new_sink;
 use rows::{ROWS, first_pass, job, source, write_jsonl};
 
@@ -33,8 +33,13 @@ fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
         samples: vec![sample],
     };
     let rows = window.rows.iter();
-    rows.map(|row| (row.row, Outcome::Ok(completion.clone())))
-        .collect()
+    rows.map(|row| {
+        (
+            row.row,
+            Outcome::Ok(RowResult::Generated(completion.clone())),
+        )
+    })
+    .collect()
 }
 
 fn sink(criterion: &mut Criterion) {

@@ -1,9 +1,21 @@
-//! What became of a row: its answers, or the stage that refused it and the reason.
+//! What became of a row: its result, or the stage that refused it and the reason.
 //!
 //! Reading, generation, the results and the journal share these types, so this file imports nothing of ours but
-//! the numbers of rows and windows. The journal's lines have the same JSON form as [`Outcome`].
+//! the numbers of rows and windows. A line of a journal is the JSON form of an [`Outcome`] with the row's number
+//! before it and a checksum behind it:
+//!
+//! ```text
+//! {"row":8,"status":"ok","prompt_tokens":16,"samples":[{"text":"北京","finish_reason":"stop","token_ids":[7,2]}],"crc":"..."}
+//!          ^ Outcome     ^ RowResult, without a tag of its own
+//! {"row":9,"status":"failed","stage":"generate","reason":"no room","crc":"..."}
+//!          ^ Outcome         ^ BadRow
+//! ```
+//!
+//! A new kind of result is a new variant of [`RowResult`]. Every match on it names all variants, so the compiler
+//! lists what a new one needs: its counts here, its lines and columns in `sink/`, and how its JSON is read.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
 
 use crate::ids::{RowId, WindowId};
 
@@ -14,18 +26,121 @@ pub struct Finished {
     pub window: WindowId,
     /// The row.
     pub row: RowId,
-    /// Its answers, or why there are none.
+    /// Its result, or why there is none.
     pub outcome: Outcome,
 }
 
 /// How one row ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum Outcome {
-    /// The row has its answers.
-    Ok(Completion),
+    /// The row has its result.
+    Ok(RowResult),
     /// The row has none, and this is why.
     Failed(BadRow),
+}
+
+impl Outcome {
+    /// Why the row has no result; `None` where it has one.
+    pub fn failure(&self) -> Option<&BadRow> {
+        self.result().err()
+    }
+
+    /// The result, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// The reason, where the row failed.
+    pub fn result(&self) -> Result<&RowResult, &BadRow> {
+        match self {
+            Self::Ok(result) => Ok(result),
+            Self::Failed(bad) => Err(bad),
+        }
+    }
+}
+
+/// The tag of an [`Outcome`] in JSON.
+#[derive(Deserialize)]
+struct Tag {
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Failed,
+}
+
+/// Reads the tag first and then the same text again as what the tag says. The way that serde derives holds the
+/// fields in memory until it has seen the tag, with every number as an f64, and log-probabilities would lose bits.
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?;
+        let Tag { status } = read(text)?;
+        Ok(match status {
+            Status::Ok => Self::Ok(read(text)?),
+            Status::Failed => Self::Failed(read(text)?),
+        })
+    }
+}
+
+fn read<'de, T: Deserialize<'de>, E: de::Error>(text: &'de RawValue) -> Result<T, E> {
+    serde_json::from_str(text.get()).map_err(E::custom)
+}
+
+/// The result of one row; each kind of task has a kind of result.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RowResult {
+    /// Generated answers.
+    Generated(Completion),
+}
+
+/// Journals have always held generated answers without a tag of their own, so fields without a tag are a
+/// [`Completion`]. A second kind of result needs a tag, which this function will read.
+impl<'de> Deserialize<'de> for RowResult {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Completion::deserialize(deserializer).map(Self::Generated)
+    }
+}
+
+impl RowResult {
+    /// What the row adds to the counts of its job.
+    pub fn counts(&self) -> RowCounts {
+        match self {
+            Self::Generated(completion) => RowCounts {
+                is_truncated: completion.truncated > 0,
+                prompt_tokens: u64::from(completion.prompt_tokens),
+                completion_tokens: completion
+                    .samples
+                    .iter()
+                    .map(|sample| sample.token_ids.len() as u64)
+                    .sum(),
+            },
+        }
+    }
+
+    /// The text that is compared with a reference; `None` where there is none.
+    pub fn answer(&self) -> Option<&str> {
+        match self {
+            Self::Generated(completion) => {
+                let first = completion.samples.first()?;
+                Some(&first.text)
+            }
+        }
+    }
+}
+
+/// What one row adds to the counts of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Whether its prompt was cut to fit.
+    pub is_truncated: bool,
+    /// Tokens read.
+    pub prompt_tokens: u64,
+    /// Tokens generated, over all samples.
+    pub completion_tokens: u64,
 }
 
 /// The answers of one row.
@@ -50,7 +165,7 @@ pub struct Sample {
     /// Every generated id, the ending token included.
     pub token_ids: Vec<u32>,
     /// Log-softmax of the model's raw f32 logits at each generated id; empty unless asked for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, with = "exact_floats", skip_serializing_if = "Vec::is_empty")]
     pub token_logprobs: Vec<f32>,
 }
 
@@ -117,4 +232,90 @@ impl std::fmt::Display for Stage {
 )]
 fn is_zero(n: &u32) -> bool {
     *n == 0
+}
+
+/// Floats in JSON that come back bit for bit.
+mod exact_floats {
+    use serde::de::Error as _;
+    use serde::ser::SerializeSeq as _;
+
+    use super::{Deserialize, Deserializer, RawValue, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        floats: &[f32],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(Some(floats.len()))?;
+        for &float in floats {
+            sequence.serialize_element(&Exact(float))?;
+        }
+        sequence.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<f32>, D::Error> {
+        let floats = Vec::<Exact>::deserialize(deserializer)?;
+        Ok(floats.into_iter().map(|Exact(float)| float).collect())
+    }
+
+    struct Exact(f32);
+
+    /// JSON has no NaN and no infinities, so those are strings.
+    impl Serialize for Exact {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            if self.0.is_finite() {
+                serializer.serialize_f32(self.0)
+            } else {
+                serializer.collect_str(&self.0)
+            }
+        }
+    }
+
+    /// `serde_json` reads a number as an f64 that may be a bit off and then rounds it again; the standard library
+    /// reads the shortest form of an f32 exactly.
+    impl<'de> Deserialize<'de> for Exact {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = <&RawValue>::deserialize(deserializer)?;
+            let digits = text.get().trim_matches('"');
+            digits.parse().map(Self).map_err(D::Error::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_the_results_are_those_in_the_journal() {
+        let name = |value: serde_json::Result<serde_json::Value>| value.unwrap();
+        for reason in [
+            FinishReason::Stop,
+            FinishReason::Length,
+            FinishReason::StopString,
+        ] {
+            assert_eq!(name(serde_json::to_value(reason)), reason.as_str());
+        }
+        for stage in [
+            Stage::Input,
+            Stage::Template,
+            Stage::Tokenize,
+            Stage::Generate,
+        ] {
+            assert_eq!(name(serde_json::to_value(stage)), stage.to_string());
+        }
+    }
+
+    #[test]
+    fn an_outcome_without_its_fields_is_refused() {
+        for text in [
+            r#"{"prompt_tokens":1,"samples":[]}"#,
+            r#"{"status":"ok","samples":[]}"#,
+            r#"{"status":"failed","stage":"input"}"#,
+            r#"{"status":"half"}"#,
+        ] {
+            assert!(serde_json::from_str::<Outcome>(text).is_err(), "{text}");
+        }
+    }
 }

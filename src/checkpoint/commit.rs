@@ -44,7 +44,7 @@ pub struct Commit<'a> {
 ///
 /// [`CheckpointError::TakenOver`], where another writer has the shard; [`CheckpointError::DiskFull`];
 /// [`CheckpointError::Part`]; those of [`Manifest::commit`]. The window is not committed then, and its journal
-/// stands.
+/// stays.
 pub fn commit_window(
     folder: &OutputFolder,
     lock: &ShardLock,
@@ -104,7 +104,7 @@ fn write_failed_rows(
         ..
     } = *commit;
     let path = folder.failed(window.id);
-    let is_failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    let is_failed = |outcome: &Outcome| outcome.failure().is_some();
     if !window.rows.iter().any(|row| {
         outcomes
             .get(&row.row)

@@ -76,7 +76,7 @@ pub(super) struct Content {
 }
 
 impl Journal {
-    /// Opens the journal of a window, makes it if need be, and gives the rows in it and what was cut.
+    /// Opens the journal of a window, or makes it, and gives the rows in it and what was cut.
     ///
     /// # Errors
     ///

@@ -16,9 +16,6 @@ use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::sink;
 
-/// Columns that a row's heading shows.
-const HEADING: [&str; 4] = ["row", "id", "sample", "status"];
-
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
     let record = JobRecord::load(&folder).map_err(Error::from)?;
@@ -170,7 +167,8 @@ fn wanted(
 /// A row with a heading of its own, which no value can have: lines of a value are set in, and the name of a
 /// column that begins as a heading does is quoted.
 fn readable(row: &Map<String, Value>) -> String {
-    let heading = HEADING
+    let of_heading: Vec<&str> = sink::heading_columns().collect();
+    let heading = of_heading
         .iter()
         .filter_map(|&name| Some((name, row.get(name)?)));
     let heading: Vec<String> = heading
@@ -179,7 +177,7 @@ fn readable(row: &Map<String, Value>) -> String {
         .collect();
     let mut lines = format!("--- {}\n", heading.join(", "));
     for (name, value) in row {
-        if !HEADING.contains(&name.as_str()) && !value.is_null() {
+        if !of_heading.contains(&name.as_str()) && !value.is_null() {
             let name = on_one_line(name);
             let quote = if name.starts_with('-') { "`" } else { "" };
             let value = text(value).replace('\n', "\n    ");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::generate::{BadWordLists, Endings, Rules, Start, TextCodec};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
-use crate::outcome::{BadRow, Completion, Finished, Outcome, Sample, Stage};
+use crate::outcome::{BadRow, Completion, Finished, Outcome, RowResult, Sample, Stage};
 use crate::plan::{RowLength, order};
 use crate::tokenize::Encoded;
 
@@ -121,11 +121,11 @@ impl Queued {
         let finished = |member: Member| Finished {
             window: self.window,
             row: member.row,
-            outcome: Outcome::Ok(Completion {
+            outcome: Outcome::Ok(RowResult::Generated(Completion {
                 prompt_tokens,
                 truncated: member.truncated,
                 samples: samples.clone(),
-            }),
+            })),
         };
         self.members.into_iter().map(finished).collect()
     }

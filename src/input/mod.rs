@@ -76,6 +76,7 @@ pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
 pub(crate) use identity::inode;
 pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
+pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;

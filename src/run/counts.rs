@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::{Example, Totals};
 use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
-use crate::outcome::{Completion, Outcome, Stage};
+use crate::outcome::{Outcome, Stage};
 use crate::tokenize::GlmTokenizer;
 
 /// Rows that the first window of a shard keeps for the table, spread over it.
@@ -77,13 +77,10 @@ pub(super) fn of_window(
             continue;
         };
         totals.referenced += 1;
-        let (Ok(prompt), Outcome::Ok(completion)) = (&row.outcome, outcome) else {
+        let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) else {
             continue;
         };
-        let answer = completion
-            .samples
-            .first()
-            .map_or("", |sample| sample.text.trim());
+        let answer = result.answer().unwrap_or_default().trim();
         totals.exact += u64::from(answer == as_the_model_writes(tokenizer, reference));
         if shows && may_show(position, window.rows.len()) {
             examples.push(Example {
@@ -103,23 +100,18 @@ pub(super) fn may_show(position: usize, rows: usize) -> bool {
 
 fn count(totals: &mut Totals, outcome: &Outcome) {
     match outcome {
-        Outcome::Ok(completion) => {
+        Outcome::Ok(result) => {
+            let row = result.counts();
             totals.ok += 1;
-            totals.truncated += u64::from(completion.truncated > 0);
-            totals.prompt_tokens += u64::from(completion.prompt_tokens);
-            totals.completion_tokens += completion_tokens(completion);
+            totals.truncated += u64::from(row.is_truncated);
+            totals.prompt_tokens += row.prompt_tokens;
+            totals.completion_tokens += row.completion_tokens;
         }
-        Outcome::Failed(bad) if bad.stage == Stage::Generate => totals.failed += 1,
-        Outcome::Failed(_) => totals.bad += 1,
+        Outcome::Failed(bad) => match bad.stage {
+            Stage::Generate => totals.failed += 1,
+            Stage::Input | Stage::Template | Stage::Tokenize => totals.bad += 1,
+        },
     }
-}
-
-fn completion_tokens(completion: &Completion) -> u64 {
-    completion
-        .samples
-        .iter()
-        .map(|sample| sample.token_ids.len() as u64)
-        .sum()
 }
 
 /// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.

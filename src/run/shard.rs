@@ -16,7 +16,7 @@ use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::job::JobSpec;
 use crate::model::DeviceId;
-use crate::outcome::{Finished, Outcome, Stage};
+use crate::outcome::{Finished, Outcome};
 use crate::report::{Observer, Progress};
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
@@ -277,10 +277,9 @@ impl ShardWork<'_, '_> {
     fn bad_row(&self, window: WindowId, position: usize) -> Error {
         let fed = &self.open[&window];
         let row = &fed.window.rows[position];
-        let (stage, reason) = match fed.outcomes.get(&row.row) {
-            Some(Outcome::Failed(bad)) => (bad.stage, bad.reason.clone()),
-            _ => (Stage::Input, String::new()),
-        };
+        let bad = fed.outcomes.get(&row.row).and_then(Outcome::failure);
+        let bad = bad.expect("the feeder stops at a row only after it has recorded why");
+        let (stage, reason) = (bad.stage, bad.reason.clone());
         let place = place_text(&row.place, &self.worker.prepared.index.files);
         let place = format!("{place} (row {})", row.row);
         Error::BadRow {
@@ -312,7 +311,7 @@ impl ShardWork<'_, '_> {
             };
             fed.journal.append(row, &outcome)?;
             self.worker.counts.rows_now += 1;
-            self.worker.counts.failed_now += u64::from(matches!(outcome, Outcome::Failed(_)));
+            self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
             fed.outcomes.insert(row, outcome);
         }
         Ok(())
@@ -321,7 +320,7 @@ impl ShardWork<'_, '_> {
     fn sync(&mut self) -> Result<()> {
         let started = Instant::now();
         if self.open.values().any(|fed| fed.journal.is_dirty()) {
-            // Whoever has taken the shard over writes these journals now.
+            // A process that has taken the shard over writes these journals now.
             self.lock.ensure_mine()?;
         }
         for fed in self.open.values_mut().filter(|fed| fed.journal.is_dirty()) {
@@ -390,7 +389,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn failed(&self) -> u64 {
-        let is_failed = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(_));
+        let is_failed = |outcome: &&Outcome| outcome.failure().is_some();
         let open = self
             .open
             .values()
@@ -416,9 +415,9 @@ impl ShardWork<'_, '_> {
             .open
             .values()
             .flat_map(|fed| fed.window.rows.iter().map(move |row| (fed, row)));
-        let failed = rows.filter_map(|(fed, row)| match fed.outcomes.get(&row.row) {
-            Some(Outcome::Failed(bad)) => Some((row, bad)),
-            _ => None,
+        let failed = rows.filter_map(|(fed, row)| {
+            let outcome = fed.outcomes.get(&row.row)?;
+            Some((row, outcome.failure()?))
         });
         for (row, bad) in failed.take(NAMED_ROWS) {
             let place = place_text(&row.place, files);

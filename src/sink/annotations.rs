@@ -9,7 +9,7 @@ use ::parquet::errors::ParquetError;
 use ::parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 use arrow::datatypes::{DataType, Field};
 
-use crate::input::Logical;
+use crate::input::{Logical, list_item};
 
 /// Version of the variant encoding, the only one there is.
 const VARIANT_VERSION: i8 = 1;
@@ -54,15 +54,8 @@ fn annotate_field(kind: &TypePtr, field: &Field) -> Result<TypePtr, ParquetError
         (DataType::Map(entries, _), [repeated]) => {
             with_fields(kind, vec![annotate_field(repeated, entries)?])
         }
-        (
-            DataType::List(item)
-            | DataType::LargeList(item)
-            | DataType::ListView(item)
-            | DataType::LargeListView(item)
-            | DataType::FixedSizeList(item, _),
-            [repeated],
-        ) => match repeated.get_fields() {
-            [element] => {
+        (list, [repeated]) => match (list_item(list), repeated.get_fields()) {
+            (Some(item), [element]) => {
                 let element = annotate_field(element, item)?;
                 with_fields(kind, vec![with_fields(repeated, vec![element])])
             }

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field};
 use arrow::error::ArrowError;
 use serde_json::value::RawValue;
 
-use crate::input::{ColumnKind, InputRow};
+use crate::input::{ColumnKind, InputRow, with_children};
 
 use super::SinkError;
-use super::columns::CarriedColumn;
+use super::layout::CarriedColumn;
 use super::lines::Line;
 
 type Record = Vec<(String, Box<RawValue>)>;
 
-/// A field of a record as it stood; `None` where the record does not have it.
+/// A field of a record as the input has it; `None` where the record does not have it.
 pub(super) fn raw<'a>(record: &'a Record, name: &str) -> Option<&'a RawValue> {
     record
         .iter()
@@ -102,8 +102,9 @@ impl Cells<'_> {
     }
 }
 
-/// Type of a carried Parquet column: its own without metadata. The three forms of text in memory are one
-/// type in Parquet, so they become one, the one that text from JSON has.
+/// Type of a carried Parquet column: its own without metadata. Parquet has one type for the three forms that text
+/// has in memory, so a column of text becomes the form that text from JSON has. Text inside a list or a struct keeps
+/// its form, because the bytes of earlier jobs have it so.
 pub(super) fn output_type(from: &DataType) -> DataType {
     match from {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
@@ -111,30 +112,15 @@ pub(super) fn output_type(from: &DataType) -> DataType {
     }
 }
 
+/// The type without metadata at any depth.
 fn plain_type(from: &DataType) -> DataType {
-    match from {
-        DataType::List(item) => DataType::List(plain_field(item)),
-        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
-        DataType::ListView(item) => DataType::ListView(plain_field(item)),
-        DataType::LargeListView(item) => DataType::LargeListView(plain_field(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain_field(item), *size),
-        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
-        DataType::Struct(fields) => {
-            DataType::Struct(fields.iter().map(plain_field).collect::<Fields>())
-        }
-        DataType::Dictionary(key, value) => {
-            DataType::Dictionary(key.clone(), Box::new(plain_type(value)))
-        }
-        other => other.clone(),
+    if let DataType::Dictionary(key, value) = from {
+        return DataType::Dictionary(key.clone(), Box::new(plain_type(value)));
     }
-}
-
-fn plain_field(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::new(
-        field.name(),
-        plain_type(field.data_type()),
-        field.is_nullable(),
-    ))
+    with_children(from, |field| {
+        let kind = plain_type(field.data_type());
+        Arc::new(Field::new(field.name(), kind, field.is_nullable()))
+    })
 }
 
 /// One Parquet column of the given lines, in the layout in which it is held: the writer takes views for text and

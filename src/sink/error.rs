@@ -62,17 +62,15 @@ pub enum SinkError {
         /// The other.
         second: String,
     },
-    /// A column's type has no form in the output format.
+    /// A column's type has no form in Parquet; JSON lines take every type.
     #[error(
-        "the column `{column}` of type `{kind}` cannot be written as {format}: {reason}\nhint: leave it out of `output.columns`"
+        "the column `{column}` of type `{kind}` cannot be written as Parquet: {reason}\nhint: leave it out of `output.columns`"
     )]
     Unsupported {
         /// The input's column.
         column: String,
         /// Its type.
         kind: String,
-        /// The output format.
-        format: &'static str,
         /// What the writer said.
         reason: String,
     },

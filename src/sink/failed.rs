@@ -1,7 +1,7 @@
 //! Bad and failed rows of a window to the lines of `failed/`.
 //!
-//! Each says where the row stands and why it has no result, and holds the raw record, so that the
-//! rows can be fixed and run again on their own. Broken lines stand here and nowhere else.
+//! Each line says where the row is in the input and why it has no result, and holds the raw record, so that the
+//! rows can be fixed and run again on their own. Broken lines are in these files only.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

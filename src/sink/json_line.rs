@@ -7,7 +7,7 @@ fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     serde_json::to_writer(&mut *out, value).expect("a Vec takes every byte, and keys are strings");
 }
 
-/// Starts the next field of an object, whose `{` or last field stands before.
+/// Starts the next field of an object; its `{` or its last field is already in `out`.
 pub(super) fn write_key(name: &str, out: &mut Vec<u8>) {
     if out.last() != Some(&b'{') {
         out.push(b',');

@@ -1,7 +1,7 @@
 //! Lines of a window to JSON, fields in a fixed order.
 //!
-//! Values of JSON input stand as they stood there, those of Parquet as [`JsonColumn`] writes
-//! them; a field that a row does not have is null.
+//! Values of JSON input are copied as they are, those of Parquet are written by [`JsonColumn`]; a field that a
+//! row does not have is null.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,9 +15,10 @@ use crate::input::{Carried, InputWindow, JsonColumn, json_options};
 use crate::job::OutputFormat;
 use crate::outcome::{Outcome, Sample};
 
-use super::columns::{CarriedColumn, Layout};
+use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
 use super::json_line::{end_line, field, write_key};
-use super::lines::{Line, lines, logprob};
+use super::layout::{CarriedColumn, Layout};
+use super::lines::{Line, Shown, lines};
 use super::{ResultSink, SinkError};
 
 /// Writes parts as JSON lines.
@@ -30,49 +31,33 @@ impl JsonlSink {
     pub(super) fn new(layout: Layout) -> Self {
         Self { layout }
     }
+}
 
-    fn write_results(&self, line: &Line<'_>, out: &mut Vec<u8>) {
-        if !self.layout.nested {
-            field("sample", &line.sample_number(), out);
-        }
-        field("status", line.status(), out);
-        field("error", &line.error(), out);
-        self.per_sample("completion", line, |sample| sample.text.as_str(), out);
-        self.per_sample(
-            "finish_reason",
-            line,
-            |sample| sample.finish_reason.as_str(),
-            out,
-        );
-        field("prompt_tokens", &line.prompt_tokens(), out);
-        self.per_sample(
-            "completion_tokens",
-            line,
-            |sample| sample.token_ids.len(),
-            out,
-        );
-        if self.layout.logprobs {
-            self.per_sample("logprob", line, logprob, out);
-            self.per_sample("token_logprobs", line, |sample| &sample.token_logprobs, out);
-        }
-        if self.layout.token_ids {
-            self.per_sample("token_ids", line, |sample| &sample.token_ids, out);
-        }
+/// Writes the field of one of our own columns.
+fn write_column(column: &Column, line: &Line<'_>, out: &mut Vec<u8>) {
+    let name = column.name;
+    match column.value {
+        Value::Row(RowValue::Int64(value)) => field(name, &value(line), out),
+        Value::Row(RowValue::Int32(value)) => field(name, &value(line), out),
+        Value::Row(RowValue::Text(value)) => field(name, &value(line), out),
+        Value::Sample(SampleValue::Int32(value)) => per_sample(name, line, value, out),
+        Value::Sample(SampleValue::Float32(value)) => per_sample(name, line, value, out),
+        Value::Sample(SampleValue::Text(value)) => per_sample(name, line, value, out),
+        Value::Sample(SampleValue::Int32List(value)) => per_sample(name, line, value, out),
+        Value::Sample(SampleValue::Float32List(value)) => per_sample(name, line, value, out),
     }
+}
 
-    fn per_sample<'a, T: Serialize>(
-        &self,
-        name: &str,
-        line: &Line<'a>,
-        value: impl Fn(&'a Sample) -> T,
-        out: &mut Vec<u8>,
-    ) {
-        match line.samples() {
-            Some(samples) if self.layout.nested => {
-                field(name, &samples.iter().map(value).collect::<Vec<_>>(), out);
-            }
-            samples => field(name, &samples.and_then(<[_]>::first).map(value), out),
-        }
+fn per_sample<'a, T: Serialize>(
+    name: &str,
+    line: &Line<'a>,
+    value: impl Fn(&'a Sample) -> T,
+    out: &mut Vec<u8>,
+) {
+    match line.shown() {
+        Shown::One(sample) => field(name, &value(sample), out),
+        Shown::All(samples) => field(name, &samples.iter().map(value).collect::<Vec<_>>(), out),
+        Shown::None => field(name, &(), out),
     }
 }
 
@@ -96,10 +81,13 @@ impl ResultSink for JsonlSink {
         let mut buffer = Vec::new();
         for line in &lines {
             buffer.push(b'{');
-            field("row", &line.row.row, &mut buffer);
-            field("id", &line.row.id, &mut buffer);
+            for column in KEYS {
+                write_column(column, line, &mut buffer);
+            }
             columns.write(line.position, &mut buffer);
-            self.write_results(line, &mut buffer);
+            for column in &self.layout.results {
+                write_column(column, line, &mut buffer);
+            }
             end_line(&mut buffer, out)?;
         }
         Ok(())
@@ -149,7 +137,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes a value as it stood. Outside strings a carriage return is mere space in JSON, but many readers
+/// Writes a value as the input has it. Outside strings a carriage return is only space in JSON, but many readers
 /// take it for a line end.
 fn write_raw(value: Option<&RawValue>, out: &mut Vec<u8>) {
     let text = value.map_or("null", RawValue::get);

@@ -1,13 +1,13 @@
 //! A window and its outcomes to the lines of its part.
 //!
-//! Invariant: lines stand in input order, then in sample order; a row that is a record has at least
+//! Invariant: lines are in input order, then in sample order; a row that is a record has at least
 //! one line, a broken line has none.
 
 use std::collections::BTreeMap;
 
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow};
-use crate::outcome::{BadRow, Completion, Outcome, Sample};
+use crate::outcome::{BadRow, Completion, Outcome, RowResult, Sample};
 
 use super::SinkError;
 
@@ -26,19 +26,29 @@ pub(super) struct Line<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content<'a> {
     /// One sample of a row.
-    Flat(&'a Completion, i32, &'a Sample),
+    Flat(&'a Completion, u32, &'a Sample),
     /// All samples of a row.
     Nested(&'a Completion),
     /// No result.
     Failed(&'a BadRow),
 }
 
+/// Samples of a row that one line shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shown<'a> {
+    /// One, in flat results.
+    One(&'a Sample),
+    /// All, in nested results.
+    All(&'a [Sample]),
+    /// None, where the row failed.
+    None,
+}
+
 impl<'a> Line<'a> {
     pub(super) fn status(&self) -> &'static str {
-        if matches!(self.content, Content::Failed(_)) {
-            "failed"
-        } else {
-            "ok"
+        match self.content {
+            Content::Flat(..) | Content::Nested(_) => "ok",
+            Content::Failed(_) => "failed",
         }
     }
 
@@ -49,29 +59,40 @@ impl<'a> Line<'a> {
         }
     }
 
-    pub(super) fn prompt_tokens(&self) -> Option<u32> {
+    /// The samples that the line shows.
+    pub(super) fn shown(&self) -> Shown<'a> {
         match self.content {
-            Content::Flat(completion, ..) | Content::Nested(completion) => {
-                Some(completion.prompt_tokens)
-            }
-            Content::Failed(_) => None,
+            Content::Flat(_, _, sample) => Shown::One(sample),
+            Content::Nested(completion) => Shown::All(&completion.samples),
+            Content::Failed(_) => Shown::None,
         }
     }
 
-    pub(super) fn sample_number(&self) -> Option<i32> {
-        match self.content {
-            Content::Flat(_, number, _) => Some(number),
-            Content::Nested(_) | Content::Failed(_) => None,
-        }
-    }
-
-    /// The samples that the line shows; `None` where the row failed.
+    /// As [`Line::shown`], however many; `None` where the row failed.
     pub(super) fn samples(&self) -> Option<&'a [Sample]> {
-        match self.content {
-            Content::Flat(_, _, sample) => Some(std::slice::from_ref(sample)),
-            Content::Nested(completion) => Some(&completion.samples),
-            Content::Failed(_) => None,
+        match self.shown() {
+            Shown::One(sample) => Some(std::slice::from_ref(sample)),
+            Shown::All(samples) => Some(samples),
+            Shown::None => None,
         }
+    }
+}
+
+/// Tokens of the row's context.
+pub(super) fn prompt_tokens(line: &Line<'_>) -> Option<u32> {
+    match line.content {
+        Content::Flat(completion, ..) | Content::Nested(completion) => {
+            Some(completion.prompt_tokens)
+        }
+        Content::Failed(_) => None,
+    }
+}
+
+/// Number of the one sample that the line shows.
+pub(super) fn sample_number(line: &Line<'_>) -> Option<u32> {
+    match line.content {
+        Content::Flat(_, number, _) => Some(number),
+        Content::Nested(_) | Content::Failed(_) => None,
     }
 }
 
@@ -104,11 +125,13 @@ pub(super) fn lines<'a>(
         };
         match row_outcome(row, outcomes) {
             Some(Err(bad)) => lines.push(line(Content::Failed(bad))),
-            Some(Ok(completion)) if completion.samples.is_empty() => {
+            Some(Ok(RowResult::Generated(completion))) if completion.samples.is_empty() => {
                 return Err(SinkError::MissingOutcome { row: row.row });
             }
-            Some(Ok(completion)) if nested => lines.push(line(Content::Nested(completion))),
-            Some(Ok(completion)) => lines.extend(
+            Some(Ok(RowResult::Generated(completion))) if nested => {
+                lines.push(line(Content::Nested(completion)));
+            }
+            Some(Ok(RowResult::Generated(completion))) => lines.extend(
                 (0..)
                     .zip(&completion.samples)
                     .map(|(n, s)| line(Content::Flat(completion, n, s))),
@@ -123,10 +146,9 @@ pub(super) fn lines<'a>(
 pub(super) fn row_outcome<'a>(
     row: &'a InputRow,
     outcomes: &'a BTreeMap<RowId, Outcome>,
-) -> Option<Result<&'a Completion, &'a BadRow>> {
+) -> Option<Result<&'a RowResult, &'a BadRow>> {
     match outcomes.get(&row.row) {
-        Some(Outcome::Ok(completion)) => Some(Ok(completion)),
-        Some(Outcome::Failed(bad)) => Some(Err(bad)),
+        Some(outcome) => Some(outcome.result()),
         None => row.outcome.as_ref().err().map(Err),
     }
 }

@@ -3,7 +3,8 @@
 //! Invariant: the bytes of a part depend on the job, the window and its outcomes alone, and all parts
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
-//! `columns` decides which columns there are, `result_types` tells readers their types, `lines` decides which lines;
+//! `columns` is the table of our own columns, `layout` adds those of the input that are carried, `result_types` tells
+//! readers their types, `lines` decides which lines there are;
 //! `jsonl` and `parquet` write them, `sizes` says how much of them at once; `carried`, `annotations` and `json_line`
 //! turn input values into one or the other, `failed` writes what has no result.
 
@@ -14,6 +15,7 @@ mod error;
 mod failed;
 mod json_line;
 mod jsonl;
+mod layout;
 mod lines;
 mod parquet;
 mod read;
@@ -30,6 +32,9 @@ use crate::input::{InputIndex, InputWindow};
 use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 use crate::outcome::Outcome;
 
+use layout::Layout;
+
+pub use columns::heading_columns;
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};
 pub use read::{ResultRow, read_part};
@@ -69,7 +74,7 @@ pub fn result_columns(
     index: &InputIndex,
     id_column: Option<&str>,
 ) -> Result<Vec<String>, SinkError> {
-    Ok(columns::Layout::new(output, generation, index, id_column)?.names())
+    Ok(Layout::new(output, generation, index, id_column)?.names())
 }
 
 /// A note on the result columns that readers which do not look at case take for one: `DuckDB`, Spark.
@@ -83,7 +88,7 @@ pub fn case_note(
     index: &InputIndex,
     id_column: Option<&str>,
 ) -> Result<Option<String>, SinkError> {
-    let layout = columns::Layout::new(output, generation, index, id_column)?;
+    let layout = Layout::new(output, generation, index, id_column)?;
     Ok(layout.case_note())
 }
 
@@ -100,7 +105,7 @@ pub fn new_sink(
     id_column: Option<&str>,
     arrow_schema: Option<&Schema>,
 ) -> Result<Box<dyn ResultSink>, SinkError> {
-    let layout = columns::Layout::new(output, generation, index, id_column)?;
+    let layout = Layout::new(output, generation, index, id_column)?;
     Ok(match output.format {
         OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout)),
         OutputFormat::Parquet => Box::new(parquet::ParquetSink::new(layout, arrow_schema)?),

@@ -17,7 +17,7 @@ use arrow::array::{
     ListBuilder, RecordBatch, StringArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::ids::RowId;
@@ -27,8 +27,9 @@ use crate::outcome::{Outcome, Sample};
 
 use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};
-use super::columns::{CarriedColumn, Layout};
-use super::lines::{Line, lines, logprob};
+use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
+use super::layout::{CarriedColumn, Layout};
+use super::lines::{Line, lines};
 use super::sizes::value_bytes;
 use super::{ResultSink, SinkError};
 
@@ -59,10 +60,8 @@ pub(super) struct ParquetSink {
 impl ParquetSink {
     /// Fixes the schema of all parts and checks that it can be written.
     pub(super) fn new(layout: Layout, input: Option<&Schema>) -> Result<Self, SinkError> {
-        let mut fields = vec![
-            Field::new("row", DataType::Int64, true),
-            Field::new("id", DataType::Utf8, true),
-        ];
+        let field_of = |column: &Column| column.field(layout.nested);
+        let mut fields: Vec<Field> = KEYS.iter().map(field_of).collect();
         // The fields that say how each column is annotated.
         let mut marked = fields.clone();
         // JSON lines are never more than their window; a job of the first rule keeps its bytes.
@@ -77,8 +76,7 @@ impl ParquetSink {
             fields.push(field);
             marked.push(mark);
         }
-        let results = layout.result_names().into_iter();
-        fields.extend(results.map(|name| result_field(name, &layout)));
+        fields.extend(layout.results.iter().copied().map(field_of));
         marked.extend_from_slice(&fields[marked.len()..]);
         let schema = Schema::new(fields);
         Ok(Self {
@@ -119,12 +117,8 @@ impl ParquetSink {
     }
 
     fn batch(&self, window: &InputWindow, lines: &[Line<'_>]) -> Result<RecordBatch, SinkError> {
-        let rows = lines.iter().map(|line| line.row.row.0 as i64);
-        let ids = lines.iter().map(|line| line.row.id.as_str());
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(rows)),
-            Arc::new(StringArray::from_iter_values(ids)),
-        ];
+        let array_of = |column: &Column| array(column, lines, self.layout.nested);
+        let mut columns: Vec<ArrayRef> = KEYS.iter().map(array_of).collect();
         for column in &self.layout.carried {
             columns.push(match &window.carried {
                 Carried::Json { fields, .. } => json_column(column, fields, lines)?,
@@ -134,9 +128,7 @@ impl ParquetSink {
                 }
             });
         }
-        for name in self.layout.result_names() {
-            columns.push(result_column(name, lines, self.layout.nested));
-        }
+        columns.extend(self.layout.results.iter().copied().map(array_of));
         let fields = self.schema.fields().iter().zip(&columns);
         let fields = fields.map(|(field, array)| {
             Field::new(field.name(), array.data_type().clone(), field.is_nullable())
@@ -216,68 +208,47 @@ fn check(
         .map_err(|error| SinkError::Unsupported {
             column: column.source.clone(),
             kind: field.data_type().to_string(),
-            format: "Parquet",
             reason: error.to_string(),
         })
 }
 
-/// One of our own columns.
-pub(super) fn result_field(name: &str, layout: &Layout) -> Field {
-    let list = |item| DataType::List(Arc::new(Field::new_list_field(item, true)));
-    let kind = match name {
-        "sample" | "prompt_tokens" | "completion_tokens" => DataType::Int32,
-        "logprob" => DataType::Float32,
-        "token_logprobs" => list(DataType::Float32),
-        "token_ids" => list(DataType::Int32),
-        _ => DataType::Utf8,
-    };
-    let is_row_wide = matches!(name, "status" | "error" | "prompt_tokens");
-    Field::new(
-        name,
-        if layout.nested && !is_row_wide {
-            list(kind)
-        } else {
-            kind
-        },
-        true,
-    )
-}
-
-fn result_column(name: &str, lines: &[Line<'_>], nested: bool) -> ArrayRef {
-    match name {
-        "sample" => Arc::new(
-            lines
-                .iter()
-                .map(Line::sample_number)
-                .collect::<Int32Array>(),
-        ),
-        "status" => Arc::new(StringArray::from_iter_values(
-            lines.iter().map(Line::status),
-        )),
-        "error" => Arc::new(lines.iter().map(Line::error).collect::<StringArray>()),
-        "prompt_tokens" => {
-            let counts = lines
-                .iter()
-                .map(|line| line.prompt_tokens().map(|count| count as i32));
-            Arc::new(counts.collect::<Int32Array>())
-        }
-        _ if nested => nested_column(name, lines),
-        _ => {
+/// One of our own columns of the given lines.
+fn array(column: &Column, lines: &[Line<'_>], nested: bool) -> ArrayRef {
+    match column.value {
+        Value::Row(value) => row_array(value, lines),
+        Value::Sample(value) if nested => nested_array(value, lines),
+        Value::Sample(value) => {
             let samples = lines
                 .iter()
                 .map(|line| line.samples().and_then(<[_]>::first));
-            sample_column(name, &samples.collect::<Vec<_>>())
+            sample_array(value, &samples.collect::<Vec<_>>())
         }
     }
 }
 
-fn nested_column(name: &str, lines: &[Line<'_>]) -> ArrayRef {
+fn row_array(value: RowValue, lines: &[Line<'_>]) -> ArrayRef {
+    let each = lines.iter();
+    match value {
+        RowValue::Int64(of) => Arc::new(
+            each.map(|line| of(line).map(|number| number as i64))
+                .collect::<Int64Array>(),
+        ),
+        RowValue::Int32(of) => Arc::new(
+            each.map(|line| of(line).map(|number| number as i32))
+                .collect::<Int32Array>(),
+        ),
+        RowValue::Text(of) => Arc::new(each.map(of).collect::<StringArray>()),
+    }
+}
+
+/// A list a line, with the values of its samples; null where the row failed.
+fn nested_array(value: SampleValue, lines: &[Line<'_>]) -> ArrayRef {
     let samples: Vec<_> = lines
         .iter()
         .flat_map(|line| line.samples().unwrap_or_default())
         .map(Some)
         .collect();
-    let values = sample_column(name, &samples);
+    let values = sample_array(value, &samples);
     let lengths = lines
         .iter()
         .map(|line| line.samples().map_or(0, <[_]>::len));
@@ -288,33 +259,31 @@ fn nested_column(name: &str, lines: &[Line<'_>]) -> ArrayRef {
 }
 
 /// One value a sample; null where there is none.
-fn sample_column(name: &str, samples: &[Option<&Sample>]) -> ArrayRef {
+fn sample_array(value: SampleValue, samples: &[Option<&Sample>]) -> ArrayRef {
     let each = samples.iter();
-    match name {
-        "completion" => Arc::new(
-            each.map(|s| s.map(|s| s.text.as_str()))
-                .collect::<StringArray>(),
-        ),
-        "finish_reason" => Arc::new(
-            each.map(|s| s.map(|s| s.finish_reason.as_str()))
-                .collect::<StringArray>(),
-        ),
-        "completion_tokens" => Arc::new(
-            each.map(|s| s.map(|s| s.token_ids.len() as i32))
+    match value {
+        SampleValue::Int32(of) => Arc::new(
+            each.map(|sample| sample.map(|sample| of(sample) as i32))
                 .collect::<Int32Array>(),
         ),
-        "logprob" => Arc::new(each.map(|s| s.map(logprob)).collect::<Float32Array>()),
-        "token_logprobs" => {
-            let mut lists = ListBuilder::new(Float32Builder::new());
+        SampleValue::Float32(of) => {
+            Arc::new(each.map(|sample| sample.map(of)).collect::<Float32Array>())
+        }
+        SampleValue::Text(of) => {
+            Arc::new(each.map(|sample| sample.map(of)).collect::<StringArray>())
+        }
+        SampleValue::Int32List(of) => {
+            let mut lists = ListBuilder::new(Int32Builder::new());
             for sample in each {
-                lists.append_option(sample.map(|s| s.token_logprobs.iter().copied().map(Some)));
+                lists
+                    .append_option(sample.map(|s| of(s).iter().map(|&number| Some(number as i32))));
             }
             Arc::new(lists.finish())
         }
-        _ => {
-            let mut lists = ListBuilder::new(Int32Builder::new());
+        SampleValue::Float32List(of) => {
+            let mut lists = ListBuilder::new(Float32Builder::new());
             for sample in each {
-                lists.append_option(sample.map(|s| s.token_ids.iter().map(|&id| Some(id as i32))));
+                lists.append_option(sample.map(|s| of(s).iter().copied().map(Some)));
             }
             Arc::new(lists.finish())
         }

@@ -62,7 +62,7 @@ fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, String>> {
     lines.map(row_of).collect()
 }
 
-/// A line as a row. Carried values stand in the file as they came, so a number may be out of the range
+/// A line as a row. Carried values are in the file as they came, so a number may be out of the range
 /// of any type here, or have more digits than it: it is given as its text.
 fn row_of(line: &[u8]) -> Result<ResultRow, String> {
     if let Ok(row) = serde_json::from_slice(line) {

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 
-use crate::input::{ColumnKind, InputIndex};
+use crate::input::{ColumnKind, InputIndex, list_item};
 use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
 
 use super::SinkError;
 use super::carried::{json_type, output_type};
-use super::columns::{CarriedColumn, Layout};
-use super::parquet::result_field;
+use super::columns::{Column, KEYS};
+use super::layout::{CarriedColumn, Layout};
 
 /// One column of the results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResultColumn {
     /// Its name.
     pub name: String,
-    /// The type of its values in the parts; `None` in JSON lines, where values of several kinds stand there.
+    /// The type of its values in the parts; `None` in JSON lines, where a column has values of several kinds.
     pub kind: Option<DataType>,
 }
 
@@ -40,19 +40,17 @@ pub fn result_types(
         name: name.to_owned(),
         kind,
     };
-    let mut columns = vec![
-        column("row", Some(DataType::Int64)),
-        column("id", Some(DataType::Utf8)),
-    ];
+    let of_table = |ours: &Column| {
+        let kind = ours.field(layout.nested).data_type().clone();
+        column(ours.name, Some(kind))
+    };
+    let mut columns: Vec<ResultColumn> = KEYS.iter().map(of_table).collect();
     for carried in &layout.carried {
         let source = arrow_schema.map(|schema| schema.field_with_name(&carried.source));
         let kind = carried_kind(carried, source.transpose()?, output.format);
         columns.push(column(&carried.name, kind));
     }
-    for name in layout.result_names() {
-        let field = result_field(name, &layout);
-        columns.push(column(name, Some(field.data_type().clone())));
-    }
+    columns.extend(layout.results.iter().copied().map(of_table));
     Ok(columns)
 }
 
@@ -84,22 +82,20 @@ fn written(kind: &DataType) -> Option<DataType> {
         Timestamp(unit, zone) => Timestamp(*unit, zone.as_ref().map(|_| "UTC".into())),
         DataType::Dictionary(_, value) => return written(value),
         DataType::RunEndEncoded(_, value) => return written(value.data_type()),
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => DataType::List(written_inside(item)?),
         DataType::Struct(fields) => {
             let fields = fields.iter().map(written_inside);
             DataType::Struct(fields.collect::<Option<Fields>>()?)
         }
-        // The keys of an object are no columns of their own.
+        // An object made of a map has other keys in each row, so it has no type of its own.
         DataType::Map(..) | DataType::Union(..) => return None,
-        _ => DataType::Utf8,
+        other => match list_item(other) {
+            Some(item) => DataType::List(written_inside(item)?),
+            None => DataType::Utf8,
+        },
     })
 }
 
-/// As [`written`], for what stands inside another value: readers turn only outer texts into dates.
+/// As [`written`], for a value inside another one: readers turn only outer texts into dates.
 fn written_inside(field: &FieldRef) -> Option<FieldRef> {
     let kind = match written(field.data_type())? {
         kind if kind.is_temporal() => DataType::Utf8,

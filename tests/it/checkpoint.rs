@@ -13,7 +13,7 @@ use glm_batch::checkpoint::{
 use glm_batch::ids::{RowId, ShardId, WindowId};
 use glm_batch::input::InputWindow;
 use glm_batch::job::OutputFormat;
-use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
+use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
 use proptest::prelude::*;
 
@@ -259,11 +259,11 @@ fn outcome_strategy() -> impl Strategy<Value = Outcome> {
     let samples = proptest::collection::vec(sample, 0..3);
     let ok =
         (any::<u32>(), any::<u32>(), samples).prop_map(|(prompt_tokens, truncated, samples)| {
-            Outcome::Ok(Completion {
+            Outcome::Ok(RowResult::Generated(Completion {
                 prompt_tokens,
                 truncated,
                 samples,
-            })
+            }))
         });
     let stage = prop_oneof![
         Just(Stage::Input),
@@ -278,7 +278,7 @@ fn outcome_strategy() -> impl Strategy<Value = Outcome> {
 /// Log-probabilities as bits, since not-a-number equals nothing.
 fn bits(outcome: &Outcome) -> (Outcome, Vec<u32>) {
     let (mut rest, mut bits) = (outcome.clone(), Vec::new());
-    if let Outcome::Ok(completion) = &mut rest {
+    if let Outcome::Ok(RowResult::Generated(completion)) = &mut rest {
         for sample in &mut completion.samples {
             let floats = std::mem::take(&mut sample.token_logprobs);
             bits.extend(floats.iter().map(|float| {

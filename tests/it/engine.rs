@@ -9,7 +9,7 @@ use glm_batch::generate::TextCodec;
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
 use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
-use glm_batch::outcome::{Completion, FinishReason, Finished, Outcome, Stage};
+use glm_batch::outcome::{Completion, FinishReason, Finished, Outcome, RowResult, Stage};
 use glm_batch::plan::{Budget, SlotSizes, padded};
 use glm_batch::tokenize::Encoded;
 use proptest::prelude::*;
@@ -309,7 +309,7 @@ pub(crate) fn alone(row: &Request) -> Outcome {
 
 fn completion(outcome: &Outcome) -> &Completion {
     match outcome {
-        Outcome::Ok(completion) => completion,
+        Outcome::Ok(RowResult::Generated(completion)) => completion,
         Outcome::Failed(bad) => panic!("{}", bad.reason),
     }
 }

@@ -12,7 +12,7 @@ use glm_batch::generate::TextCodec;
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::job::GenerationSpec;
 use glm_batch::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
-use glm_batch::outcome::{Completion, Outcome};
+use glm_batch::outcome::{Completion, Outcome, RowResult};
 use glm_batch::plan::{Budget, RowLength, SlotSizes};
 use glm_batch::tokenize::Encoded;
 use serde_json::Value;
@@ -178,7 +178,7 @@ fn run_model(
     let mut answers = BTreeMap::new();
     while !engine.is_idle() {
         for finished in engine.step().unwrap() {
-            let Outcome::Ok(completion) = finished.outcome else {
+            let Outcome::Ok(RowResult::Generated(completion)) = finished.outcome else {
                 panic!("{finished:?}")
             };
             answers.insert(finished.row, completion);

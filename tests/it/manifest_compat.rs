@@ -111,6 +111,34 @@ fn journal_versions() {
     }
 }
 
+/// A journal that version 0.1.0 left when a job was stopped, with all that a row of answers can have: a prompt that was
+/// cut, two samples, log-probabilities, a stop string. Each row is read, and written again as the same bytes.
+#[test]
+fn a_journal_of_an_earlier_program_is_written_as_it_was_read() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let fixtures = Path::new(FIXTURES).join("checkpoint/sampled");
+    std::fs::copy(fixtures.join("job.json"), folder.job_file()).unwrap();
+    let job = StoredJob::existing(&folder).unwrap().fingerprint;
+    let text = std::fs::read_to_string(fixtures.join("journal.jsonl")).unwrap();
+    std::fs::write(folder.journal(WindowId(0)), &text).unwrap();
+    let (_, outcomes, cut) = Journal::open(&folder, &job, &span(0, 0, 12)).unwrap();
+    assert_eq!(cut, None);
+    assert_eq!(outcomes.len(), text.lines().count() - 1);
+
+    let again = tempfile::tempdir().unwrap();
+    let again = OutputFolder::open(again.path()).unwrap();
+    let (mut journal, ..) = Journal::open(&again, &job, &span(0, 0, 12)).unwrap();
+    for line in text.lines().skip(1) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let row = RowId(line["row"].as_u64().unwrap());
+        journal.append(row, &outcomes[&row]).unwrap();
+    }
+    journal.sync().unwrap();
+    let written = std::fs::read_to_string(again.journal(WindowId(0))).unwrap();
+    assert_eq!(written, text);
+}
+
 #[test]
 fn record_version_1() {
     let parent = tempfile::tempdir().unwrap();

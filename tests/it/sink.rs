@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type, Int64Typ
 use glm_batch::ids::RowId;
 use glm_batch::input::{ColumnKind, InputIndex, InputWindow};
 use glm_batch::job::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
-use glm_batch::outcome::Outcome;
+use glm_batch::outcome::{Outcome, RowResult};
 use glm_batch::sink::{SinkError, new_sink, write_failed};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -476,7 +476,7 @@ fn failed_rows_stand_with_place_reason_and_record() {
 
     let window = arrow_window(0, rich_batch());
     let rows = BTreeMap::from([
-        (RowId(0), Outcome::Ok(completion())),
+        (RowId(0), Outcome::Ok(RowResult::Generated(completion()))),
         (RowId(1), failed("no room")),
     ]);
     let mut text = Vec::new();

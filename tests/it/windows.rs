@@ -14,7 +14,7 @@ use glm_batch::job::{
     InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
     Overflow, PromptSpec, Rules, SampleLayout,
 };
-use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
+use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
 use serde_json::value::RawValue;
 
 pub(crate) fn output(format: OutputFormat) -> OutputSpec {
@@ -171,11 +171,11 @@ pub(crate) fn sample(text: &str) -> Sample {
 
 pub(crate) fn answered(texts: &[&str]) -> Outcome {
     let samples = texts.iter().map(|text| sample(text)).collect();
-    Outcome::Ok(Completion {
+    Outcome::Ok(RowResult::Generated(Completion {
         prompt_tokens: 9,
         truncated: 0,
         samples,
-    })
+    }))
 }
 
 pub(crate) fn failed(reason: &str) -> Outcome {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 use super::layout::{is_bytes, is_text};
+use super::nested::list_item;
 
 /// Decimal digits that 128 bits hold.
 const DIGITS_OF_128_BITS: u8 = 38;
@@ -99,7 +100,7 @@ fn decimal(kind: &DataType) -> Option<(u8, i8)> {
 
 fn common_list(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{FixedSizeList, LargeList, List};
-    let kind = common(item(a)?.data_type(), item(b)?.data_type())?;
+    let kind = common(list_item(a)?.data_type(), list_item(b)?.data_type())?;
     let item = Arc::new(Field::new("item", kind, true));
     Some(match (a, b) {
         (LargeList(_), LargeList(_)) => LargeList(item),
@@ -108,19 +109,7 @@ fn common_list(a: &DataType, b: &DataType) -> Option<DataType> {
     })
 }
 
-/// The items of a list of any kind.
-pub(super) fn item(kind: &DataType) -> Option<&FieldRef> {
-    match kind {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => Some(item),
-        _ => None,
-    }
-}
-
-/// Fields are matched by name. Where a name stands twice they are matched by position, and the names must
+/// Fields are matched by name. Where a name comes twice they are matched by position, and the names must
 /// agree there.
 fn common_struct(a: &Fields, b: &Fields) -> Option<DataType> {
     if a.len() != b.len() {

@@ -15,8 +15,9 @@ use arrow::compute::{cast, not, nullif, take};
 use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::common::{counterpart, item};
+use super::common::counterpart;
 use super::json::value_text;
+use super::nested::list_item;
 
 /// A value that the common type of the files cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +87,9 @@ fn fit_array(
         (DataType::Map(..), DataType::Map(entries, sorted)) => {
             fit_map(array.as_map(), entries, *sorted, lost)
         }
-        (from, _) if item(from).is_some() && item(to).is_some() => fit_list(array, to, lost),
+        (from, _) if list_item(from).is_some() && list_item(to).is_some() => {
+            fit_list(array, to, lost)
+        }
         _ => fit_leaf(array, to, lost),
     }
 }
@@ -146,7 +149,7 @@ fn fit_list(
     to: &DataType,
     lost: &mut Option<Lost>,
 ) -> Result<ArrayRef, ArrowError> {
-    let (Some(from), Some(wanted)) = (item(array.data_type()), item(to)) else {
+    let (Some(from), Some(wanted)) = (list_item(array.data_type()), list_item(to)) else {
         return cast(array, to);
     };
     let made: ArrayRef = match array.data_type() {

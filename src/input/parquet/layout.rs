@@ -13,6 +13,8 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::nested::with_children;
+
 /// Whether values are text, however they are laid out.
 pub(super) fn is_text(kind: &DataType) -> bool {
     match kind {
@@ -68,17 +70,9 @@ pub(super) fn map_type(
     if let Some(changed) = change(kind) {
         return changed;
     }
-    let inner = |field: &FieldRef| with_type(field, map_type(field.data_type(), change));
-    match kind {
-        DataType::List(item) => DataType::List(inner(item)),
-        DataType::LargeList(item) => DataType::LargeList(inner(item)),
-        DataType::ListView(item) => DataType::ListView(inner(item)),
-        DataType::LargeListView(item) => DataType::LargeListView(inner(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item), *size),
-        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
-        other => other.clone(),
-    }
+    with_children(kind, |field| {
+        with_type(field, map_type(field.data_type(), change))
+    })
 }
 
 /// Holds equal texts and bytes once and lets go of all that no row shows.

@@ -1,7 +1,7 @@
 //! What Parquet says of a column beyond its Arrow type: marks on the fields of a schema.
 //!
 //! Arrow has no type of its own for a UUID, a JSON text, a time in UTC, a variant or an interval with months.
-//! A mark stands in the metadata of the field, at every depth: JSON and the parts are written by it.
+//! A mark is in the metadata of the field, at every depth: JSON and the parts are written by it.
 //! ENUM and INTERVAL are read as what they are stored as, text and 12 bytes, since the decoder would give
 //! bytes for the one and drop the months of the other.
 //!
@@ -26,7 +26,9 @@ use parquet::file::metadata::{
 };
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
-/// Key of a field's metadata under which its mark stands.
+use super::nested::{children, with_children};
+
+/// Key of a field's metadata that holds its mark.
 const MARK: &str = "glm-batch.logical";
 
 /// Bytes of an interval: months, days and milliseconds.
@@ -91,7 +93,7 @@ impl Logical {
     }
 }
 
-/// How the bytes of a marked field are written as text; `None` where they are mere bytes.
+/// How the bytes of a marked field are written as text; `None` where they are only bytes.
 pub(super) fn text_of(field: &Field) -> Option<fn(&[u8]) -> String> {
     match Logical::of(field)? {
         Logical::Uuid => Some(uuid_text),
@@ -198,7 +200,7 @@ fn annotated(
 ///
 /// # Errors
 ///
-/// A file that is no Parquet; each batch may fail on its own.
+/// A file that is not Parquet; each batch may fail on its own.
 pub fn marked_batches(
     file: File,
     rows: usize,
@@ -379,38 +381,16 @@ fn count_leaves(kind: &DataType) -> usize {
     }
 }
 
-/// The fields inside a nested type.
-fn children(kind: &DataType) -> &[FieldRef] {
-    match kind {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _)
-        | DataType::Map(item, _) => std::slice::from_ref(item),
-        DataType::Struct(fields) => fields,
-        _ => &[],
-    }
-}
-
 fn mark_leaves(field: &FieldRef, marks: &mut impl Iterator<Item = Option<Logical>>) -> FieldRef {
-    let mut item = |item: &FieldRef| mark_leaves(item, marks);
-    let kind = match field.data_type() {
-        DataType::List(inner) => DataType::List(item(inner)),
-        DataType::LargeList(inner) => DataType::LargeList(item(inner)),
-        DataType::ListView(inner) => DataType::ListView(item(inner)),
-        DataType::LargeListView(inner) => DataType::LargeListView(item(inner)),
-        DataType::FixedSizeList(inner, size) => DataType::FixedSizeList(item(inner), *size),
-        DataType::Map(inner, sorted) => DataType::Map(item(inner), *sorted),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
-        _ => {
-            return match marks.next().flatten() {
-                Some(logical) if logical.fits(field.data_type()) => Arc::new(logical.mark(field)),
-                _ => Arc::clone(field),
-            };
-        }
-    };
-    Arc::new(field.as_ref().clone().with_data_type(kind))
+    let kind = field.data_type();
+    if !children(kind).is_empty() {
+        let kind = with_children(kind, |inner| mark_leaves(inner, marks));
+        return Arc::new(field.as_ref().clone().with_data_type(kind));
+    }
+    match marks.next().flatten() {
+        Some(logical) if logical.fits(kind) => Arc::new(logical.mark(field)),
+        _ => Arc::clone(field),
+    }
 }
 
 impl Logical {

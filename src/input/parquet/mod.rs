@@ -4,7 +4,8 @@
 //! [`encrypted`] and [`unknown`] name columns that cannot be read; [`layout`] says how values are held, [`fit`] and
 //! [`times`] bring the values of a file there, [`odd_integers`] knows integers that will not fit; [`group`] decodes
 //! rows of one row group, [`decoder`] makes reasons of the decoder's failures, [`source`] reads windows, [`cells`]
-//! shows a batch as records, [`logical`] marks what Arrow has no type for, [`json`] writes rows as JSON.
+//! shows a batch as records, [`logical`] marks what Arrow has no type for, [`json`] writes rows as JSON, [`nested`] is
+//! the walk over types that have others inside.
 
 mod cells;
 mod common;
@@ -16,6 +17,7 @@ mod group;
 mod json;
 mod layout;
 mod logical;
+mod nested;
 mod odd_integers;
 mod schema;
 mod source;
@@ -26,6 +28,7 @@ pub(super) use footer::{first_pass, footer_fingerprint};
 pub use json::{JsonColumn, json_lines, json_options};
 pub(super) use layout::compact;
 pub use logical::{Logical, marked_batches};
+pub(crate) use nested::{list_item, with_children};
 pub use schema::is_first_rule;
 pub(super) use schema::{Shared, by_parquet};
 pub(super) use source::ParquetSource;

@@ -1,0 +1,182 @@
+//! Job and input to the columns of the results: those of the table and the input's, clashes refused.
+//!
+//! Invariant: no two result columns of a [`Layout`] have one name. Pure: no files, no values.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::input::{ColumnKind, InputIndex};
+use crate::job::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout, nearest};
+
+use super::SinkError;
+use super::columns::{self, Column, KEYS};
+
+/// Which columns a line has, in the order in which they are written.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Input columns, between [`KEYS`] and `results`.
+    pub(super) carried: Vec<CarriedColumn>,
+    /// Our own columns after them.
+    pub(super) results: Vec<&'static Column>,
+    /// A line a row with lists over the samples, instead of a line a sample.
+    pub(super) nested: bool,
+}
+
+/// One input column as it is carried through.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CarriedColumn {
+    /// Name in the input.
+    pub(super) source: String,
+    /// Name in the results.
+    pub(super) name: String,
+    /// Type in the input.
+    pub(super) kind: ColumnKind,
+}
+
+impl Layout {
+    /// Selects, renames and checks the columns of a job.
+    pub(super) fn new(
+        output: &OutputSpec,
+        generation: &GenerationSpec,
+        index: &InputIndex,
+        id_column: Option<&str>,
+    ) -> Result<Self, SinkError> {
+        let mut layout = Self {
+            carried: Vec::new(),
+            results: columns::results(output, generation),
+            nested: output.samples == SampleLayout::Nested,
+        };
+        for name in selected(&output.columns, index)? {
+            if Some(name) != id_column {
+                layout.carried.push(carried(name, index, &output.rename)?);
+            }
+        }
+        check_renames(&output.rename, &layout.carried, index, id_column)?;
+        layout.check_names()?;
+        Ok(layout)
+    }
+
+    /// Names of all columns.
+    pub(super) fn names(&self) -> Vec<String> {
+        let keys = KEYS.iter().map(|column| column.name);
+        let carried = self.carried.iter().map(|column| column.name.as_str());
+        let results = self.results.iter().map(|column| column.name);
+        let names = keys.chain(carried).chain(results);
+        names.map(str::to_owned).collect()
+    }
+
+    /// The columns whose names differ in case alone, in words.
+    pub(super) fn case_note(&self) -> Option<String> {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let mut pairs = Vec::new();
+        for name in self.names() {
+            match seen.entry(name.to_lowercase()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(name);
+                }
+                Entry::Occupied(first) => pairs.push(format!("`{}` and `{name}`", first.get())),
+            }
+        }
+        (!pairs.is_empty()).then(|| {
+            format!(
+                "the result columns {} differ in case alone: DuckDB and Spark cannot tell them apart; `output.rename` gives a column another name",
+                pairs.join(", ")
+            )
+        })
+    }
+
+    fn check_names(&self) -> Result<(), SinkError> {
+        let ours = KEYS.iter().chain(self.results.iter().copied());
+        let ours: Vec<&str> = ours.map(|column| column.name).collect();
+        let mut seen = BTreeMap::new();
+        for column in &self.carried {
+            if ours.contains(&column.name.as_str()) {
+                return Err(SinkError::Clash {
+                    column: column.name.clone(),
+                    source_column: column.source.clone(),
+                });
+            }
+            if let Some(first) = seen.insert(&column.name, &column.source) {
+                return Err(SinkError::TwoOfOneName {
+                    column: column.name.clone(),
+                    first: first.clone(),
+                    second: column.source.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn selected<'a>(
+    columns: &'a CarriedColumns,
+    index: &'a InputIndex,
+) -> Result<Vec<&'a str>, SinkError> {
+    match columns {
+        CarriedColumns::All => Ok(index
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect()),
+        CarriedColumns::None => Ok(Vec::new()),
+        CarriedColumns::Names(names) => names
+            .iter()
+            .map(|name| kind(name, index, "output.columns").map(|_| name.as_str()))
+            .collect(),
+    }
+}
+
+fn carried(
+    name: &str,
+    index: &InputIndex,
+    rename: &[(String, String)],
+) -> Result<CarriedColumn, SinkError> {
+    let renamed = rename
+        .iter()
+        .find(|(from, _)| from == name)
+        .map(|(_, to)| to.as_str());
+    Ok(CarriedColumn {
+        source: name.to_owned(),
+        name: renamed.unwrap_or(name).to_owned(),
+        kind: kind(name, index, "output.columns")?.clone(),
+    })
+}
+
+fn check_renames(
+    rename: &[(String, String)],
+    carried: &[CarriedColumn],
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<(), SinkError> {
+    for (from, _) in rename {
+        kind(from, index, "output.rename")?;
+        if Some(from.as_str()) == id_column {
+            return Err(SinkError::IdRenamed {
+                column: from.clone(),
+            });
+        }
+        if !carried.iter().any(|column| column.source == *from) {
+            return Err(SinkError::NotCarried {
+                column: from.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn kind<'a>(
+    name: &str,
+    index: &'a InputIndex,
+    key: &'static str,
+) -> Result<&'a ColumnKind, SinkError> {
+    if let Some(column) = index.columns.iter().find(|column| column.name == name) {
+        return Ok(&column.kind);
+    }
+    let known = || index.columns.iter().map(|column| column.name.as_str());
+    Err(SinkError::UnknownColumn {
+        key,
+        column: name.to_owned(),
+        nearest: nearest(name, known()).map(str::to_owned),
+        known: known().map(str::to_owned).collect(),
+    })
+}

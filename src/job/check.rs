@@ -37,6 +37,7 @@ fn check_sections(file: JobFile, source: &str, base: &Path) -> Checked<JobSpec> 
     at_least_one("shards", file.shards)?;
     let spec = JobSpec {
         name: file.name.unwrap_or_else(|| default_name(source)),
+        task: file.task,
         shards: file.shards,
         model: model(&file.model, base).map_err(|flaw| flaw.under("model"))?,
         input: input(file.input, base).map_err(|flaw| flaw.under("input"))?,

@@ -119,6 +119,21 @@ mod tests {
     }
 
     #[test]
+    fn another_task_is_a_change_that_alters_results() {
+        let first = tree(&job(&[]));
+        let mut now = first.clone();
+        now["task"] = "score".into();
+        let mut found = Vec::new();
+        compare("", &first, &now, &mut found);
+        let expected = Difference {
+            key: "task".into(),
+            first: "\"generate\"".into(),
+            now: "\"score\"".into(),
+        };
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
     fn changes_that_alter_results_are_named() {
         for (set, first, now) in [
             ("shards=2", "1", "2"),

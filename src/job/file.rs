@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::scalars::{AllWord, AutoWord, NumberOr, Texts};
 use super::types::{
     CarriedColumns, ColumnSpec, DeviceSpec, DtypeSpec, MaskToken, MaxNewTokens, OnBadRow,
-    OutputFormat, Overflow, SampleLayout, max_row_bytes,
+    OutputFormat, Overflow, SampleLayout, Task, max_row_bytes,
 };
 
 /// The only version of the job file so far.
@@ -58,15 +58,6 @@ pub(super) struct JobFile {
 
 fn one() -> u32 {
     1
-}
-
-/// What the job does with each row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Task {
-    /// Answers the prompt.
-    #[default]
-    Generate,
 }
 
 /// `[model]`

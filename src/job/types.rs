@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct JobSpec {
     /// Name of the job, for people.
     pub name: String,
+    /// What the job does with each row; `job.json` of earlier versions does not say it.
+    #[serde(default)]
+    pub task: Task,
     /// Number of shards, at least 1; fixed by the first run.
     pub shards: u32,
     /// `[model]`
@@ -28,6 +31,15 @@ pub struct JobSpec {
     pub output: OutputSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
+}
+
+/// What a job does with each row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Answers the prompt.
+    #[default]
+    Generate,
 }
 
 /// `[model]`: which weights, where they run, in which precision.

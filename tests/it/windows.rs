@@ -12,7 +12,7 @@ use glm_batch::input::{
 use glm_batch::job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, DeviceSpec, DtypeSpec, GenerationSpec,
     InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
-    Overflow, PromptSpec, Rules, SampleLayout,
+    Overflow, PromptSpec, Rules, SampleLayout, Task,
 };
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
 use serde_json::value::RawValue;
@@ -225,6 +225,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
 fn job(root: &Path, shards: u32) -> JobSpec {
     JobSpec {
         name: "test".to_owned(),
+        task: Task::Generate,
         shards,
         model: ModelSpec {
             path: PathBuf::from("/model"),

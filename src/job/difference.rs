@@ -7,8 +7,8 @@
 
 use serde_json::Value;
 
-use super::suggest::join;
-use super::types::JobSpec;
+use super::hint::join;
+use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
 const ACCEPTED: [&str; 12] = [

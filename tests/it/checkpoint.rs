@@ -13,13 +13,13 @@ use glm_batch::checkpoint::{
 };
 use glm_batch::ids::{RowId, ShardId, WindowId};
 use glm_batch::input::InputWindow;
-use glm_batch::job::OutputFormat;
+use glm_batch::job::{GenerationSpec, OutputFormat};
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
 use proptest::prelude::*;
 
 use crate::windows::{
-    answered, failed, generation, index, input_file, json_window, outcomes, output, record, span,
+    answered, failed, index, input_file, json_window, outcomes, output, record, span,
 };
 
 const LINES: [&str; 4] = [r#"{"n": 1}"#, r#"{"n": "#, r#"{"n": 3}"#, r#"{"n": 4}"#];
@@ -46,7 +46,7 @@ impl Job {
         let columns = index(&[("n", glm_batch::input::ColumnKind::Int64)]);
         let sink = new_sink(
             &output(OutputFormat::Jsonl),
-            &generation(),
+            &GenerationSpec::default(),
             &columns,
             None,
             None,

@@ -1,7 +1,7 @@
 //! Values that are written in more than one way: `auto` or a number, one text or several, ...
 //!
-//! Each reads and writes the form that stands in a job file (also in `job.json`) and has its
-//! schema. Used by [`super::file`] and [`super::types`].
+//! Each has the reader that a field of a section names in its attributes, and its schema. Used by
+//! [`super::sections`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,8 +10,6 @@ use std::marker::PhantomData;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
-
-use super::types::{CarriedColumns, DeviceSpec, MaxNewTokens};
 
 /// The word that stands for "no number".
 pub(super) trait Word {
@@ -36,32 +34,9 @@ impl Word for AllWord {
     const LEAST: u64 = 0;
 }
 
-/// A whole number, or the word `W` (`None`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NumberOr<W>(pub(super) Option<u64>, PhantomData<W>);
-
-impl<W> Default for NumberOr<W> {
-    fn default() -> Self {
-        Self(None, PhantomData)
-    }
-}
-
-impl<W: Word> Serialize for NumberOr<W> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(number) => serializer.serialize_u64(number),
-            None => serializer.serialize_str(W::TEXT),
-        }
-    }
-}
-
-impl<'de, W: Word> Deserialize<'de> for NumberOr<W> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_any(NumberOrVisitor(W::TEXT))
-            .map(|read| Self(read, PhantomData))
-    }
-}
+/// The schema of a key that takes a whole number or the word `W`. The value itself is an `Option`: the word is
+/// `None`, and null in `job.json`.
+pub(super) struct NumberOr<W>(PhantomData<W>);
 
 impl<W: Word> JsonSchema for NumberOr<W> {
     fn schema_name() -> Cow<'static, str> {
@@ -78,7 +53,7 @@ impl<W: Word> JsonSchema for NumberOr<W> {
 }
 
 /// Reads a whole number or one word, which becomes `None`.
-struct NumberOrVisitor(&'static str);
+pub(super) struct NumberOrVisitor(pub(super) &'static str);
 
 impl Visitor<'_> for NumberOrVisitor {
     type Value = Option<u64>;
@@ -97,39 +72,49 @@ impl Visitor<'_> for NumberOrVisitor {
         }
         Err(E::invalid_value(Unexpected::Str(text), &self))
     }
-}
 
-impl Serialize for MaxNewTokens {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Count(count) => serializer.serialize_u32(*count),
-            Self::Rest => serializer.serialize_str("rest"),
-        }
+    // TOML has no null: this is `job.json`.
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
     }
 }
 
-impl<'de> Deserialize<'de> for MaxNewTokens {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let read = deserializer.deserialize_any(NumberOrVisitor("rest"))?;
-        // More tokens than 32 bits count is more than any model has.
-        Ok(read.map_or(Self::Rest, |count| {
-            Self::Count(u32::try_from(count).unwrap_or(u32::MAX))
-        }))
+/// Reads `auto`, or a whole number from 1 to `most`, which `T` must be able to hold.
+pub(super) fn up_to<'de, T: TryFrom<u64>, D: Deserializer<'de>>(
+    most: u64,
+    reader: D,
+) -> Result<Option<T>, D::Error> {
+    let word = AutoWord::TEXT;
+    let Some(number) = reader.deserialize_any(NumberOrVisitor(word))? else {
+        return Ok(None);
+    };
+    match T::try_from(number) {
+        Ok(fits) if (1..=most).contains(&number) => Ok(Some(fits)),
+        _ => Err(de::Error::custom(format!(
+            "must be `\"{word}\"` or from 1 to {most}, and is {number}"
+        ))),
     }
 }
 
-impl JsonSchema for MaxNewTokens {
-    fn schema_name() -> Cow<'static, str> {
-        "MaxNewTokens".into()
-    }
+/// Reads `all`, or a whole number.
+pub(super) fn all_or_number<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<u64>, D::Error> {
+    reader.deserialize_any(NumberOrVisitor(AllWord::TEXT))
+}
 
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "rest" }] })
-    }
+/// Where to run, as written in the job: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,cuda:1`, `cuda:all`, `metal`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// The first GPU that the build supports and the machine has, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA devices of these numbers, at least one and none twice.
+    Cuda(Vec<usize>),
+    /// Every CUDA device of the machine.
+    CudaAll,
+    /// The first Metal device.
+    Metal,
 }
 
 impl DeviceSpec {
@@ -226,24 +211,21 @@ impl JsonSchema for DeviceSpec {
     }
 }
 
-/// One text or a list of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub(super) struct Texts(pub(super) Vec<String>);
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = TextsVisitor {
-            expecting: "a string or a list of strings",
-        };
-        deserializer
-            .deserialize_any(visitor)
-            .map(|read| match read {
-                OneOrMany::One(text) => Self(vec![text]),
-                OneOrMany::Many(texts) => Self(texts),
-            })
-    }
+/// Reads one text or a list of them.
+pub(super) fn one_or_several<'de, D: Deserializer<'de>>(
+    reader: D,
+) -> Result<Vec<String>, D::Error> {
+    let visitor = TextsVisitor {
+        expecting: "a string or a list of strings",
+    };
+    Ok(match reader.deserialize_any(visitor)? {
+        OneOrMany::One(text) => vec![text],
+        OneOrMany::Many(texts) => texts,
+    })
 }
+
+/// The schema of a key that takes one text or a list of them.
+pub(super) struct Texts;
 
 impl JsonSchema for Texts {
     fn schema_name() -> Cow<'static, str> {
@@ -264,13 +246,15 @@ impl JsonSchema for Texts {
     }
 }
 
-enum OneOrMany {
+/// What a [`TextsVisitor`] found.
+pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
-struct TextsVisitor {
-    expecting: &'static str,
+/// Reads one text or a list of them.
+pub(super) struct TextsVisitor {
+    pub(super) expecting: &'static str,
 }
 
 impl<'de> Visitor<'de> for TextsVisitor {
@@ -293,53 +277,10 @@ impl<'de> Visitor<'de> for TextsVisitor {
     }
 }
 
-impl Serialize for CarriedColumns {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::All => serializer.serialize_str("all"),
-            Self::None => serializer.serialize_str("none"),
-            Self::Names(names) => names.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for CarriedColumns {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_any(COLUMNS)? {
-            OneOrMany::Many(names) => Ok(Self::Names(names)),
-            OneOrMany::One(word) if word == "all" => Ok(Self::All),
-            OneOrMany::One(word) if word == "none" => Ok(Self::None),
-            OneOrMany::One(word) => Err(de::Error::invalid_value(Unexpected::Str(&word), &COLUMNS)),
-        }
-    }
-}
-
-const COLUMNS: TextsVisitor = TextsVisitor {
-    expecting: "`\"all\"`, `\"none\"` or a list of column names",
-};
-
-impl JsonSchema for CarriedColumns {
-    fn schema_name() -> Cow<'static, str> {
-        "CarriedColumns".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "anyOf": [
-                { "enum": ["all", "none"] },
-                { "type": "array", "items": { "type": "string" } },
-            ],
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{CarriedColumns, MaxNewTokens};
 
     #[test]
     fn device_words() {

@@ -19,6 +19,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod device;
 pub mod download;
 pub mod error;
 pub mod fsio;
@@ -30,6 +31,7 @@ pub mod kernels;
 pub mod model;
 pub mod outcome;
 pub mod plan;
+pub mod precision;
 pub mod report;
 pub mod run;
 pub mod sink;

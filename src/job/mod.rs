@@ -39,11 +39,10 @@ pub use sections::batch::BatchSpec;
 pub use sections::checkpoint::CheckpointSpec;
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
 pub use sections::input::{ColumnSpec, InputSpec, OnBadRow};
-pub use sections::model::{DtypeSpec, ModelSpec};
+pub use sections::model::ModelSpec;
 pub use sections::output::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 pub use sections::prompt::{MaskToken, Overflow, PromptSpec};
 pub use spec::{JobSpec, Task};
-pub use values::DeviceSpec;
 
 /// Reads a job file.
 ///

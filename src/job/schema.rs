@@ -1,7 +1,8 @@
 //! JSON Schema of the job file, and the list of its keys.
 //!
 //! Made from [`super::spec`] and [`super::sections`] by schemars. TOML has no null, so the null alternatives of
-//! optional keys are taken out, and a default of null is the word that means it. Draft 7, with nothing by reference: what TOML editors understand best.
+//! optional keys are taken out, and a default of null is the word that means it. Draft 7, with nothing by
+//! reference: what TOML editors understand best.
 
 use std::sync::LazyLock;
 

@@ -9,7 +9,6 @@ use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Unexpected, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 
 /// The word that stands for "no number".
 pub(super) trait Word {
@@ -101,116 +100,6 @@ pub(super) fn all_or_number<'de, D: Deserializer<'de>>(reader: D) -> Result<Opti
     reader.deserialize_any(NumberOrVisitor(AllWord::TEXT))
 }
 
-/// Where to run, as written in the job: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,cuda:1`, `cuda:all`, `metal`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum DeviceSpec {
-    /// The first GPU that the build supports and the machine has, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA devices of these numbers, at least one and none twice.
-    Cuda(Vec<usize>),
-    /// Every CUDA device of the machine.
-    CudaAll,
-    /// The first Metal device.
-    Metal,
-}
-
-impl DeviceSpec {
-    fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "auto" => Self::Auto,
-            "cpu" => Self::Cpu,
-            "cuda" => Self::Cuda(vec![0]),
-            "cuda:all" => Self::CudaAll,
-            "metal" => Self::Metal,
-            _ => Self::Cuda(cuda_numbers(word)?),
-        })
-    }
-}
-
-/// The numbers of `cuda:0,cuda:1`.
-fn cuda_numbers(word: &str) -> Option<Vec<usize>> {
-    let mut numbers = Vec::new();
-    for device in word.split(',') {
-        let digits = device.trim().strip_prefix("cuda:")?;
-        let number = digits
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| digits.parse().ok())??;
-        if numbers.contains(&number) {
-            return None;
-        }
-        numbers.push(number);
-    }
-    Some(numbers)
-}
-
-impl fmt::Display for DeviceSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(numbers) => {
-                let words: Vec<String> = numbers.iter().map(|n| format!("cuda:{n}")).collect();
-                f.write_str(&words.join(","))
-            }
-            Self::CudaAll => f.write_str("cuda:all"),
-            Self::Metal => f.write_str("metal"),
-        }
-    }
-}
-
-impl Serialize for DeviceSpec {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for DeviceSpec {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DeviceVisitor;
-
-        impl Visitor<'_> for DeviceVisitor {
-            type Value = DeviceSpec;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "`auto`, `cpu`, `cuda`, `cuda:N`, `cuda:0,cuda:1`, `cuda:all` or `metal`",
-                )
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<DeviceSpec, E> {
-                DeviceSpec::from_word(text)
-                    .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-            }
-        }
-
-        deserializer.deserialize_any(DeviceVisitor)
-    }
-}
-
-impl JsonSchema for DeviceSpec {
-    fn schema_name() -> Cow<'static, str> {
-        "Device".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "anyOf": [
-                { "enum": ["auto", "cpu", "cuda", "cuda:all", "metal"] },
-                { "pattern": "^cuda:[0-9]+( *, *cuda:[0-9]+)*$" },
-            ],
-        })
-    }
-}
-
 /// Reads one text or a list of them.
 pub(super) fn one_or_several<'de, D: Deserializer<'de>>(
     reader: D,
@@ -274,55 +163,5 @@ impl<'de> Visitor<'de> for TextsVisitor {
             texts.push(text);
         }
         Ok(OneOrMany::Many(texts))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::{CarriedColumns, MaxNewTokens};
-
-    #[test]
-    fn device_words() {
-        for (word, device) in [
-            ("auto", Some(DeviceSpec::Auto)),
-            ("cuda", Some(DeviceSpec::Cuda(vec![0]))),
-            ("cuda:3", Some(DeviceSpec::Cuda(vec![3]))),
-            ("cuda:1, cuda:0", Some(DeviceSpec::Cuda(vec![1, 0]))),
-            ("cuda:all", Some(DeviceSpec::CudaAll)),
-            ("cuda:1,cuda:1", None),
-            ("cuda:0,", None),
-            ("cuda:0,cpu", None),
-            ("cuda:", None),
-            ("cuda:+3", None),
-            ("cuda:99999999999999999999999", None),
-            ("gpu", None),
-        ] {
-            assert_eq!(DeviceSpec::from_word(word), device, "{word}");
-        }
-    }
-
-    #[test]
-    fn values_are_stored_as_they_are_written() {
-        let text = |value: serde_json::Value| value.to_string();
-        let json =
-            |value: &dyn Fn() -> serde_json::Result<serde_json::Value>| text(value().unwrap());
-        assert_eq!(json(&|| serde_json::to_value(MaxNewTokens::Count(7))), "7");
-        assert_eq!(
-            json(&|| serde_json::to_value(MaxNewTokens::Rest)),
-            "\"rest\""
-        );
-        assert_eq!(
-            json(&|| serde_json::to_value(DeviceSpec::Cuda(vec![1]))),
-            "\"cuda:1\""
-        );
-        assert_eq!(
-            json(&|| serde_json::to_value(CarriedColumns::None)),
-            "\"none\""
-        );
-        let names: CarriedColumns = serde_json::from_str("[\"a\"]").unwrap();
-        assert_eq!(names, CarriedColumns::Names(vec!["a".into()]));
-        let rest: MaxNewTokens = serde_json::from_str("\"rest\"").unwrap();
-        assert_eq!(rest, MaxNewTokens::Rest);
     }
 }

@@ -26,9 +26,10 @@ mod tensors;
 mod text_model;
 mod weights;
 
+pub use crate::precision::Precision;
 pub use config::GlmConfig;
 pub use convert::convert;
-pub use device::{Backend, DeviceChoice, DeviceId, FloatType, Precision, find_devices};
+pub use device::{Backend, FloatType, find_devices};
 pub use driver::free_bytes;
 pub use error::ModelError;
 pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};

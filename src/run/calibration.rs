@@ -7,6 +7,7 @@ use super::bench::{BatchSpeed, BenchReport};
 use super::machine;
 use crate::fsio;
 use crate::model::GlmConfig;
+use crate::precision::Precision;
 
 /// The speed of a model of this shape on this machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +26,7 @@ pub(super) struct Subject<'a> {
     /// What the device is called.
     pub(super) device: &'a str,
     /// Precision of the weights.
-    pub(super) dtype: &'a str,
+    pub(super) dtype: Precision,
 }
 
 impl Subject<'_> {
@@ -139,6 +140,7 @@ impl Calibration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceKind;
 
     fn speed(rows: usize, prefill: f64, decode: f64) -> BatchSpeed {
         BatchSpeed {
@@ -191,12 +193,23 @@ mod tests {
             config: &config,
             weight_bytes: 10,
             device: "cpu",
-            dtype: "f32",
+            dtype: Precision::F32,
         };
-        let report = BenchReport {
-            batches: vec![speed(8, 5.0, 6.0)],
-            ..BenchReport::default()
+        let report = |batches| BenchReport {
+            model: folder.display().to_string(),
+            device: DeviceKind::Cpu,
+            dtype: Precision::F32,
+            threads: 1,
+            load_seconds: 1.0,
+            weight_bytes: 10,
+            operations_per_token: 20,
+            read_bytes_per_second: None,
+            product_peaks: Vec::new(),
+            context: 64,
+            batches,
         };
+        let nothing = report(Vec::new());
+        let report = report(vec![speed(8, 5.0, 6.0)]);
         assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
         let file = keep_in(Some(cache.path()), &subject, &report).unwrap();
         let found = Calibration::load_from(Some(cache.path()), &subject);
@@ -209,9 +222,6 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert_eq!(Calibration::load_from(Some(cache.path()), &subject), None);
         assert_eq!(keep_in(None, &subject, &report), None);
-        assert_eq!(
-            keep_in(Some(cache.path()), &subject, &BenchReport::default()),
-            None
-        );
+        assert_eq!(keep_in(Some(cache.path()), &subject, &nothing), None);
     }
 }

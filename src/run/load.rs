@@ -5,8 +5,9 @@ use std::path::Path;
 use super::batch_size::{self, ProductCurve};
 use super::machine;
 use super::model_facts::ModelFacts;
+use crate::device::DeviceId;
 use crate::job::BatchSpec;
-use crate::model::{DeviceId, Glm, ModelError, TextModel};
+use crate::model::{Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
 
 /// Loads the weights; what may be in flight follows from the memory that is left then.

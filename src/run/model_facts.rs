@@ -8,15 +8,14 @@ use super::batch_size::ProductCurve;
 use super::calibration::{Calibration, Subject};
 use super::machine;
 use crate::checkpoint::{ModelFile, Resolved};
+use crate::device::{DeviceId, DeviceKind};
 use crate::error::{Error, Result};
 use crate::input;
-use crate::job::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
+use crate::job::{JobSpec, Lengths, Rules};
 use crate::kernels::Storage;
-use crate::model::{
-    self, DeviceChoice, DeviceId, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError,
-    Precision,
-};
+use crate::model::{self, Fingerprinted, FurtherLayers, GlmConfig, Inspection, ModelError};
 use crate::plan::Memory;
+use crate::precision::Precision;
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
@@ -51,9 +50,9 @@ impl ModelFacts {
             &spec.generation,
             config.max_sequence_length as u32,
         )?;
-        let devices = model::find_devices(&device_choice(&spec.model.device))?;
+        let devices = model::find_devices(&spec.model.device)?;
         let is_cpu = devices.iter().all(|device| device.is_cpu());
-        let precision = precision(spec.model.dtype, is_cpu);
+        let precision = spec.model.dtype.resolve(is_cpu);
         precision.check(is_cpu)?;
         let inspection = inspect(path, &config, rules)?;
         let files = inspection.files.files.iter();
@@ -105,8 +104,8 @@ impl ModelFacts {
             None => model::weights_fingerprint(&spec.model.path, by, stop)?,
         };
         Ok(Resolved {
-            dtype: self.precision.name().to_owned(),
-            device: self.device_name().to_owned(),
+            dtype: self.precision,
+            device: self.device_kind(),
             cpu: machine::cpu_kind(),
             max_length: self.lengths.max_length,
             tokenizer: self.tokenizer.fingerprint().to_owned(),
@@ -133,16 +132,13 @@ impl ModelFacts {
         }
     }
 
-    pub(super) fn device_name(&self) -> &'static str {
-        self.devices.first().map_or("cpu", |device| device.kind())
+    pub(super) fn device_kind(&self) -> DeviceKind {
+        let first = self.devices.first();
+        first.map_or(DeviceKind::Cpu, |device| device.kind())
     }
 
     pub(super) fn is_cpu(&self) -> bool {
         self.devices.iter().all(|device| device.is_cpu())
-    }
-
-    pub(super) fn precision_name(&self) -> &'static str {
-        self.precision.name()
     }
 
     /// Bytes that one cached token takes: on a CPU keys and values have 32 bits.
@@ -170,7 +166,7 @@ impl ModelFacts {
             config: &self.config,
             weight_bytes: self.step_bytes(),
             device: &self.device_label,
-            dtype: self.precision.name(),
+            dtype: self.precision,
         })
     }
 
@@ -278,26 +274,6 @@ pub(super) fn model_file(path: &Path) -> Option<ModelFile> {
     })
 }
 
-pub(super) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
-    match device {
-        DeviceSpec::Auto => DeviceChoice::Auto,
-        DeviceSpec::Cpu => DeviceChoice::Cpu,
-        DeviceSpec::Cuda(numbers) => DeviceChoice::Cuda(numbers.clone()),
-        DeviceSpec::CudaAll => DeviceChoice::CudaAll,
-        DeviceSpec::Metal => DeviceChoice::Metal,
-    }
-}
-
-pub(super) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
-    match dtype {
-        DtypeSpec::Auto if is_cpu => Precision::F32,
-        DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
-        DtypeSpec::F32 => Precision::F32,
-        DtypeSpec::Bf16 => Precision::Bf16,
-        DtypeSpec::Q8 => Precision::Q8,
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests write their own files")]
 mod tests {
@@ -309,8 +285,8 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, "abc").unwrap();
         let resolved = Resolved {
-            dtype: String::new(),
-            device: String::new(),
+            dtype: Precision::F32,
+            device: DeviceKind::Cpu,
             cpu: String::new(),
             max_length: 0,
             tokenizer: String::new(),

@@ -15,6 +15,7 @@ use glm_batch::ids::{RowId, ShardId, WindowId};
 use glm_batch::input::InputWindow;
 use glm_batch::job::{GenerationSpec, OutputFormat};
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
+use glm_batch::precision::Precision;
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
 use proptest::prelude::*;
 
@@ -755,7 +756,7 @@ fn the_record_is_created_once_and_compared() {
 
     now.program = "0.2.0".to_owned();
     now.resolved.cpu = "avx2".to_owned();
-    now.resolved.dtype = "bf16".to_owned();
+    now.resolved.dtype = Precision::Bf16;
     now.resolved.weights = "w2".to_owned();
     now.arithmetic = "2".to_owned();
     now.input.files[0].fingerprint = "fedcba9876543210".to_owned();

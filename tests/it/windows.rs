@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use glm_batch::checkpoint::{JobRecord, RECORD_VERSION, Resolved};
+use glm_batch::device::DeviceKind;
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::input::{
     Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow, InputWindow,
@@ -11,6 +12,7 @@ use glm_batch::input::{
 };
 use glm_batch::job::{JobSpec, OutputFormat, OutputSpec, Rules};
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, Sample, Stage};
+use glm_batch::precision::Precision;
 use serde_json::value::RawValue;
 
 pub(crate) fn output(format: OutputFormat) -> OutputSpec {
@@ -182,8 +184,8 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
         rules: Rules::CURRENT,
         spec: job(root, shards),
         resolved: Resolved {
-            dtype: "f32".to_owned(),
-            device: "cpu".to_owned(),
+            dtype: Precision::F32,
+            device: DeviceKind::Cpu,
             cpu: "avx512".to_owned(),
             max_length: 512,
             tokenizer: "t1".to_owned(),

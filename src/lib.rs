@@ -28,6 +28,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;
+pub mod device;
 pub mod download;
 pub mod engine;
 pub mod error;
@@ -41,6 +42,7 @@ pub(crate) mod measure;
 pub mod model;
 pub mod outcome;
 pub mod plan;
+pub mod precision;
 pub mod report;
 pub mod run;
 pub mod sink;

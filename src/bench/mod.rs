@@ -17,11 +17,11 @@ pub use crate::measure::BatchSpeed;
 pub use report::{BenchReport, ProductPeak};
 pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
-use crate::job::{DeviceSpec, DtypeSpec};
 use crate::measure::calibration::{self, Subject};
 use crate::model::{self, FurtherLayers, Glm, GlmConfig};
-use crate::run::{device_choice, precision};
+use crate::precision::PrecisionChoice;
 
 /// Rows in flight that are measured on a CPU.
 const CPU_ROWS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];
@@ -33,9 +33,9 @@ const DEVICE_ROWS: [usize; 7] = [1, 8, 32, 128, 256, 512, 1024];
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
     /// Device of the model.
-    pub device: DeviceSpec,
+    pub device: DeviceChoice,
     /// Precision of the weights.
-    pub dtype: DtypeSpec,
+    pub dtype: PrecisionChoice,
     /// Rows in flight, one measurement each; where there are none, 1 to 128 on a CPU and 1 to 1,024 on a GPU.
     pub batches: Vec<NonZeroUsize>,
     /// Tokens of each row's context.
@@ -59,7 +59,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
             "{context} context tokens and {steps} steps cannot be measured\nhint: at least 2 tokens and 1 step, and no more together than the model's {positions} positions"
         )));
     }
-    let devices = model::find_devices(&device_choice(&options.device))?;
+    let devices = model::find_devices(&options.device)?;
     let [device] = devices[..] else {
         return Err(Error::Usage(format!(
             "{} devices cannot be measured together\nhint: name one, such as `cuda:0`",
@@ -67,7 +67,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
         )));
     };
     let is_cpu = device.is_cpu();
-    let precision = precision(options.dtype, is_cpu);
+    let precision = options.dtype.resolve(is_cpu);
     model::inspect(folder, &config, FurtherLayers::Refused)?;
     let started = Instant::now();
     let opened = device.open()?;
@@ -98,8 +98,8 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
     }
     let report = BenchReport {
         model: folder.display().to_string(),
-        device: device.kind().to_owned(),
-        dtype: precision.name().to_owned(),
+        device: device.kind(),
+        dtype: precision,
         threads: rayon::current_num_threads(),
         load_seconds,
         weight_bytes,
@@ -113,7 +113,7 @@ pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Opti
         config: &config,
         weight_bytes,
         device: &device.label(),
-        dtype: precision.name(),
+        dtype: precision,
     };
     let kept = calibration::keep(&subject, &report.batches, &report);
     Ok((report, kept))

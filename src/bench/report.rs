@@ -4,18 +4,20 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceKind;
 use crate::measure::BatchSpeed;
+use crate::precision::Precision;
 use crate::report::{grouped, on_one_line, table};
 
 /// What was measured.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BenchReport {
     /// Folder of the model.
     pub model: String,
     /// Kind of device.
-    pub device: String,
+    pub device: DeviceKind,
     /// Precision of the weights.
-    pub dtype: String,
+    pub dtype: Precision,
     /// Threads that compute.
     pub threads: usize,
     /// Seconds from the folder to a model that is ready.

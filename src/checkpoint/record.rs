@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceKind;
 use crate::fsio;
 use crate::input::{InputIndex, Selection};
 use crate::job::{JobSpec, Rules};
+use crate::precision::Precision;
 
 use super::{CheckpointError, OutputFolder, seal};
 
@@ -55,9 +57,9 @@ pub struct JobRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolved {
     /// Precision.
-    pub dtype: String,
-    /// Kind of device: `cpu`, `cuda`, `metal`.
-    pub device: String,
+    pub dtype: Precision,
+    /// Kind of device.
+    pub device: DeviceKind,
     /// Kind of CPU: instruction set and cache sizes.
     pub cpu: String,
     /// Context plus answer, tokens.
@@ -296,8 +298,8 @@ impl JobRecord {
             .collect();
         let (a, b) = (&self.resolved, &now.resolved);
         for (key, first, now) in [
-            ("model.dtype", &a.dtype, &b.dtype),
-            ("model.device", &a.device, &b.device),
+            ("model.dtype", a.dtype.name(), b.dtype.name()),
+            ("model.device", a.device.name(), b.device.name()),
             (
                 "prompt.max_length",
                 &a.max_length.to_string(),
@@ -337,7 +339,7 @@ impl JobRecord {
             ));
         }
         let (first, cpu) = (&self.resolved.cpu, &now.resolved.cpu);
-        if first != cpu && now.resolved.device == "cpu" {
+        if first != cpu && now.resolved.device == DeviceKind::Cpu {
             warnings.push(format!(
                 "the job was started on another kind of CPU (`{first}`, this is `{cpu}`): the last bits of new rows may differ"
             ));

@@ -3,11 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::job::{DeviceSpec, DtypeSpec, read_word};
+use crate::device::DeviceChoice;
+use crate::job::read_word;
 use crate::model::FloatType;
+use crate::precision::PrecisionChoice;
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -161,7 +164,7 @@ pub(super) struct ConvertArgs {
     pub(super) output: PathBuf,
     /// Type of the weights to write
     #[arg(long, value_enum)]
-    pub(super) dtype: FileType,
+    pub(super) dtype: FloatType,
 }
 
 #[derive(Debug, Args)]
@@ -169,11 +172,11 @@ pub(super) struct BenchArgs {
     /// Model folder
     pub(super) model: PathBuf,
     /// Where it runs, as `model.device` in a job
-    #[arg(long, value_parser = read_word::<DeviceSpec>, default_value = "auto")]
-    pub(super) device: DeviceSpec,
+    #[arg(long, value_parser = read_word::<DeviceChoice>, default_value = "auto")]
+    pub(super) device: DeviceChoice,
     /// Precision of the weights, as `model.dtype` in a job
-    #[arg(long, value_parser = read_word::<DtypeSpec>, default_value = "auto")]
-    pub(super) dtype: DtypeSpec,
+    #[arg(long, value_parser = read_word::<PrecisionChoice>, default_value = "auto")]
+    pub(super) dtype: PrecisionChoice,
     /// Rows in flight, one measurement each [default: seven numbers from 1 to 128, on a GPU to 1024]
     #[arg(long, value_delimiter = ',', value_name = "ROWS")]
     pub(super) batch: Vec<NonZeroUsize>,
@@ -195,20 +198,13 @@ pub(super) struct BenchArgs {
     pub(super) json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum FileType {
-    F32,
-    F16,
-    Bf16,
-}
+impl ValueEnum for FloatType {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::F32, Self::F16, Self::Bf16]
+    }
 
-impl From<FileType> for FloatType {
-    fn from(dtype: FileType) -> Self {
-        match dtype {
-            FileType::F32 => Self::F32,
-            FileType::F16 => Self::F16,
-            FileType::Bf16 => Self::Bf16,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
     }
 }
 

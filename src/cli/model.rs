@@ -87,8 +87,7 @@ fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLin
 }
 
 pub(super) fn convert(args: &ConvertArgs) -> anyhow::Result<Exit> {
-    let warnings =
-        model::convert(&args.model, &args.output, args.dtype.into()).map_err(Error::from)?;
+    let warnings = model::convert(&args.model, &args.output, args.dtype).map_err(Error::from)?;
     for warning in warnings {
         say(&format!("warning: {warning}"));
     }

@@ -171,7 +171,6 @@ fn earliest(text: &str, stop: &[String]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::generate::rules::tests::{Letters, rules_of};
-    use crate::generate::warp::tests::SETTINGS;
     use crate::job::GenerationSpec;
 
     fn run(settings: &GenerationSpec, max_new_tokens: u32, ids: &[u32]) -> (usize, Option<Sample>) {
@@ -200,7 +199,7 @@ mod tests {
     #[test]
     fn both_ending_tokens_end_and_are_counted() {
         for ending in [29, 31] {
-            let (_, sample) = run(&SETTINGS, 9, &[7, 8, ending, 1]);
+            let (_, sample) = run(&GenerationSpec::default(), 9, &[7, 8, ending, 1]);
             let sample = sample.unwrap();
             assert_eq!(
                 (sample.text.as_str(), sample.finish_reason),
@@ -212,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_longest_answer_ends_with_length() {
-        let (steps, sample) = run(&SETTINGS, 3, &[7, 8, 9, 10]);
+        let (steps, sample) = run(&GenerationSpec::default(), 3, &[7, 8, 9, 10]);
         assert_eq!(
             (steps, sample.unwrap().finish_reason),
             (3, FinishReason::Length)
@@ -223,7 +222,7 @@ mod tests {
     fn the_text_is_cut_before_the_earliest_stop_string() {
         let settings = GenerationSpec {
             stop: vec!["cd".into(), "bcd".into()],
-            ..SETTINGS
+            ..GenerationSpec::default()
         };
         let (steps, sample) = run(&settings, 9, &[0, 1, 2, 3, 4]);
         let sample = sample.unwrap();
@@ -236,7 +235,7 @@ mod tests {
     fn an_ending_token_wins_over_what_comes_later_and_a_stop_string_over_length() {
         let settings = GenerationSpec {
             stop: vec!["b".into()],
-            ..SETTINGS
+            ..GenerationSpec::default()
         };
         let (_, sample) = run(&settings, 2, &[0, 1]);
         assert_eq!(sample.unwrap().finish_reason, FinishReason::StopString);
@@ -256,7 +255,7 @@ mod tests {
         let settings = GenerationSpec {
             logprobs: true,
             repetition_penalty: 3.0,
-            ..SETTINGS
+            ..GenerationSpec::default()
         };
         let (_, sample) = run(&settings, 2, &[7, 8]);
         let logprobs = sample.unwrap().token_logprobs;

@@ -122,7 +122,7 @@ pub fn log_probability(logits: &[f32], id: u32) -> f32 {
 mod tests {
     use super::*;
     use crate::generate::rules::tests::rules_of;
-    use crate::generate::warp::tests::{SETTINGS, scattered};
+    use crate::generate::warp::tests::scattered;
     use crate::job::GenerationSpec;
 
     fn pick(settings: &GenerationSpec, logits: &[f32], step: u32) -> Result<u32, String> {
@@ -144,26 +144,28 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_id_of_a_tie() {
-        assert_eq!(pick(&SETTINGS, &[0.0, 2.0, 1.0, 2.0], 0), Ok(1));
-        assert_eq!(pick(&SETTINGS, &[-3.0, f32::NEG_INFINITY], 0), Ok(0));
+        let greedy = GenerationSpec::default();
+        assert_eq!(pick(&greedy, &[0.0, 2.0, 1.0, 2.0], 0), Ok(1));
+        assert_eq!(pick(&greedy, &[-3.0, f32::NEG_INFINITY], 0), Ok(0));
         for top in 0..70 {
             let mut logits = [-1.0; 70];
             logits[top..].fill(2.0);
-            assert_eq!(pick(&SETTINGS, &logits, 0), Ok(top as u32));
+            assert_eq!(pick(&greedy, &logits, 0), Ok(top as u32));
             logits[top] = f32::NAN;
-            assert!(pick(&SETTINGS, &logits, 0).is_err());
+            assert!(pick(&greedy, &logits, 0).is_err());
         }
     }
 
     #[test]
     fn broken_logits_give_a_reason() {
-        let nan = pick(&SETTINGS, &[0.0, f32::NAN, 1.0], 0);
+        let greedy = GenerationSpec::default();
+        let nan = pick(&greedy, &[0.0, f32::NAN, 1.0], 0);
         assert!(nan.is_err_and(|reason| reason.contains("NaN")));
-        let infinite = pick(&SETTINGS, &[0.0, f32::INFINITY], 0);
+        let infinite = pick(&greedy, &[0.0, f32::INFINITY], 0);
         assert!(infinite.is_err_and(|reason| reason.contains("infinite")));
         let settings = GenerationSpec {
             bad_words: vec!["a".into(), "b".into()],
-            ..SETTINGS
+            ..GenerationSpec::default()
         };
         let barred = pick(&settings, &[0.0, 1.0], 0);
         assert!(barred.is_err_and(|reason| reason.contains("bad_words")));
@@ -182,7 +184,7 @@ mod tests {
     fn draws_follow_the_probabilities() {
         let settings = GenerationSpec {
             do_sample: true,
-            ..SETTINGS
+            ..GenerationSpec::default()
         };
         let logits = [0.5_f32, 0.2, 0.3].map(f32::ln);
         let mut counts = [0_u32; 3];

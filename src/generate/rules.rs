@@ -143,7 +143,6 @@ fn bar_repeated(history: &[u32], size: usize, logits: &mut [f32]) {
 pub(super) mod tests {
     use super::*;
     use crate::generate::codec::TextCodec;
-    use crate::generate::warp::tests::SETTINGS;
 
     /// Letters a to z are 0 to 25; 26 and up are special and decode to nothing.
     pub(crate) struct Letters;
@@ -182,7 +181,7 @@ pub(super) mod tests {
     }
 
     fn rules(change: impl FnOnce(&mut GenerationSpec)) -> Rules {
-        let mut settings = SETTINGS;
+        let mut settings = GenerationSpec::default();
         change(&mut settings);
         rules_of(&settings)
     }

@@ -274,7 +274,6 @@ pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{MaskToken, Overflow};
 
     /// A row with one column.
     struct OneList;
@@ -299,10 +298,7 @@ mod tests {
         };
         let prompt = PromptSpec {
             template: template.map(str::to_owned),
-            prefix: None,
-            max_length: None,
-            overflow: Overflow::Fail,
-            mask: MaskToken::Mask,
+            ..PromptSpec::default()
         };
         let builder = PromptBuilder::new(&columns, &prompt, rules).unwrap();
         let built = builder.build(RowId(0), &OneList);

@@ -7,8 +7,8 @@
 
 use serde_json::Value;
 
-use super::suggest::join;
-use super::types::JobSpec;
+use super::hint::join;
+use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
 const ACCEPTED: [&str; 12] = [
@@ -116,6 +116,21 @@ mod tests {
             "input.path=[copy/q.jsonl]",
         ]);
         assert_eq!(differences(&job(&[]), &now), []);
+    }
+
+    #[test]
+    fn another_task_is_a_change_that_alters_results() {
+        let first = tree(&job(&[]));
+        let mut now = first.clone();
+        now["task"] = "score".into();
+        let mut found = Vec::new();
+        compare("", &first, &now, &mut found);
+        let expected = Difference {
+            key: "task".into(),
+            first: "\"generate\"".into(),
+            now: "\"score\"".into(),
+        };
+        assert_eq!(found, [expected]);
     }
 
     #[test]

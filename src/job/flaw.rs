@@ -1,11 +1,11 @@
 //! A wrong value before its place is known, and the checks that find the plain ones.
 //!
-//! The checks of [`super::check`] and [`super::generation`] name keys only; a job file adds the
-//! place, a row makes a one-line reason of it.
+//! The checks of [`super::sections`] name keys only; a job file adds the place, a row makes a one-line
+//! reason of it.
 
 use super::error::{Hint, Place, SpecError};
 use super::row::RowFlaw;
-use super::source::Node;
+use super::tree::Node;
 
 /// A key whose value is wrong, before its place is known.
 #[derive(Debug, PartialEq)]

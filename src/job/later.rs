@@ -1,11 +1,11 @@
 //! Keys and values that belong to later versions: a plain "not yet" instead of "unknown key".
 //!
-//! Looks at the tree before it is read into structs. Beams are answered by [`super::check`],
-//! because they may stand at their defaults.
+//! Looks at the tree before it is read into structs. Beams are answered by the section's
+//! own checks, because they may stand at their defaults.
 
 use super::error::{Hint, Place, SpecError};
-use super::file::VERSION;
-use super::source::{Node, Value};
+use super::spec::VERSION;
+use super::tree::{Node, Value};
 
 const LATER_TASKS: [&str; 5] = ["infill", "score", "choose", "reward", "preference"];
 const OBJECT_STORES: [&str; 7] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"];

@@ -4,7 +4,8 @@
 //! count independently in the model: `max_sequence_length + 1` and `max_sequence_length` tokens.
 
 use super::error::SpecError;
-use super::types::{GenerationSpec, MaxNewTokens, PromptSpec};
+use super::sections::generation::{GenerationSpec, MaxNewTokens};
+use super::sections::prompt::PromptSpec;
 
 /// Context plus answer where the job says nothing.
 const DEFAULT_MAX_LENGTH: u32 = 512;
@@ -85,27 +86,20 @@ impl Lengths {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::GenerationSection;
-    use super::super::generation::check_generation;
     use super::*;
-    use crate::job::{MaskToken, Overflow};
 
     fn prompt(max_length: Option<u32>) -> PromptSpec {
         PromptSpec {
-            template: None,
-            prefix: None,
-            mask: MaskToken::Mask,
             max_length,
-            overflow: Overflow::Truncate,
+            ..PromptSpec::default()
         }
     }
 
     fn generation(max_new_tokens: Option<MaxNewTokens>) -> GenerationSpec {
-        let section = GenerationSection {
+        GenerationSpec {
             max_new_tokens,
-            ..GenerationSection::default()
-        };
-        check_generation(section).unwrap()
+            ..GenerationSpec::default()
+        }
     }
 
     #[test]

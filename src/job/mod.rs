@@ -1,46 +1,48 @@
 //! Job TOML to a validated [`JobSpec`].
 //!
-//! Text becomes a tree that remembers where each value stands (`source`), `--set` and `${NAME}`
-//! are worked in (`overrides`, `environment`), keys of later versions are answered (`later`), the
-//! tree is read into the structs of the file form (`file`, through `de`), and `check` turns those
-//! into a [`JobSpec`]: every range kept, every path absolute. The same structs give the JSON
-//! Schema and, through `row`, the settings of one row. Invariant: no text, however broken,
-//! panics; every error names the place, the key and, where there is one, the cure.
+//! Text becomes a tree whose values know their place (`tree`), with `--set` and `${NAME}` worked in.
+//! Keys of later versions are answered (`later`), the tree is read into the structs of `sections`, and
+//! these are checked, alone and together (`spec`): every range kept, every path absolute. The same
+//! structs give the JSON Schema (`schema`), the form of `job.json` and, through `row`, the settings of
+//! one row. Invariant: no text, however broken, panics; every error names the place, the key and,
+//! where there is one, the cure.
 //!
 //! Neighbours: imports nothing of ours; every later stage reads [`JobSpec`].
 
-mod check;
-mod de;
 mod difference;
-mod environment;
 mod error;
-mod file;
 mod flaw;
-mod generation;
+mod hint;
 mod later;
 mod lengths;
-mod overrides;
 mod paths;
 mod problem;
 mod row;
 mod rules;
-mod scalars;
 mod schema;
-mod source;
-mod suggest;
-mod types;
+mod sections;
+mod spec;
+mod tree;
+mod values;
 
 use std::path::Path;
 
 pub use difference::{Difference, differences};
 pub use error::{Hint, Place, SpecError};
+pub use hint::nearest;
 pub use lengths::Lengths;
 pub use problem::read_word;
 pub use row::RowFlaw;
 pub use rules::Rules;
 pub use schema::{job_keys, json_schema};
-pub use suggest::nearest;
-pub use types::*;
+pub use sections::batch::BatchSpec;
+pub use sections::checkpoint::CheckpointSpec;
+pub use sections::generation::{GenerationSpec, MaxNewTokens};
+pub use sections::input::{ColumnSpec, InputSpec, OnBadRow};
+pub use sections::model::ModelSpec;
+pub use sections::output::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
+pub use sections::prompt::{MaskToken, Overflow, PromptSpec};
+pub use spec::{JobSpec, Task};
 
 /// Reads a job file.
 ///
@@ -62,7 +64,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
         SpecError::Syntax {
             place: Place::Line {
                 source: source.as_str().into(),
-                line: source::line_at(valid, valid.len()),
+                line: tree::line_at(valid, valid.len()),
             },
             message: "the text is not UTF-8".into(),
             hint: Hint::some("save the job file as UTF-8"),
@@ -82,9 +84,9 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
 /// `None` where the file cannot be read any more.
 pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
     let text = std::fs::read_to_string(path).ok()?;
-    let mut tree = source::parse(&text, &path.display().to_string()).ok()?;
+    let mut tree = tree::parse(&text, &path.display().to_string()).ok()?;
     for argument in overrides {
-        overrides::apply_override(&mut tree, argument).ok()?;
+        tree::set::apply_override(&mut tree, argument).ok()?;
     }
     tree.place_of(key)
 }
@@ -130,14 +132,14 @@ fn parse_with(
     overrides: &[String],
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<JobSpec, SpecError> {
-    let mut tree = source::parse(text, source)?;
+    let mut tree = tree::parse(text, source)?;
     for argument in overrides {
-        overrides::apply_override(&mut tree, argument)?;
+        tree::set::apply_override(&mut tree, argument)?;
     }
-    environment::expand_environment(&mut tree, environment)?;
+    tree::environment::expand_environment(&mut tree, environment)?;
     later::refuse(&tree)?;
-    let file: file::JobFile = de::read(&tree).map_err(problem::Problem::into_error)?;
-    check::check(file, &tree, source, base)
+    let file: spec::JobFile = tree::reader::read(&tree).map_err(problem::Problem::into_error)?;
+    file.check(&tree, source, base)
 }
 
 #[cfg(test)]

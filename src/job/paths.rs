@@ -11,36 +11,37 @@ use super::flaw::Flaw;
 const STDIN: &str = "-";
 
 /// A path of the job, absolute.
-pub(super) fn absolute(key: &str, text: &str, base: &Path) -> Result<PathBuf, Flaw> {
+pub(super) fn absolute(key: &str, path: &Path, base: &Path) -> Result<PathBuf, Flaw> {
+    let text = path.as_os_str();
     if text.is_empty() {
         return Err(Flaw::new(key, "is empty"));
     }
-    if text.contains('\0') {
+    if text.as_encoded_bytes().contains(&0) {
         return Err(Flaw::new(key, "holds a null character"));
     }
-    if text == "~" || text.starts_with("~/") {
+    if path.starts_with("~") {
         let flaw = Flaw::new(key, "starts with `~`, which only a shell knows");
         return Err(flaw.hint("write `${HOME}` in its place"));
     }
-    let mut path = if Path::new(text).is_absolute() {
+    let mut whole = if path.is_absolute() {
         PathBuf::new()
     } else {
         base.to_path_buf()
     };
     let mut leading = true;
-    for part in Path::new(text).components() {
+    for part in path.components() {
         match part {
             Component::CurDir => {}
             Component::ParentDir if leading => {
-                path.pop();
+                whole.pop();
             }
             _ => {
                 leading = false;
-                path.push(part);
+                whole.push(part);
             }
         }
     }
-    Ok(path)
+    Ok(whole)
 }
 
 /// The input paths, absolute; `-` alone stays as it is.
@@ -76,7 +77,7 @@ fn input(key: &str, text: &str, base: &Path) -> Result<String, Flaw> {
     } else {
         base.to_string()
     };
-    let path = absolute(key, text, Path::new(&base))?;
+    let path = absolute(key, Path::new(text), Path::new(&base))?;
     Ok(path.to_string_lossy().into_owned())
 }
 
@@ -97,14 +98,14 @@ mod tests {
             (".", "/data/jobs"),
         ] {
             assert_eq!(
-                absolute("path", text, base).unwrap(),
+                absolute("path", text.as_ref(), base).unwrap(),
                 Path::new(expected),
                 "{text}"
             );
         }
-        assert!(absolute("path", "~/m", base).is_err());
-        assert!(absolute("path", "", base).is_err());
-        assert!(absolute("path", "a\0b", base).is_err());
+        assert!(absolute("path", "~/m".as_ref(), base).is_err());
+        assert!(absolute("path", "".as_ref(), base).is_err());
+        assert!(absolute("path", "a\0b".as_ref(), base).is_err());
     }
 
     #[test]

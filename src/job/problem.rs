@@ -1,7 +1,7 @@
 //! Why a tree does not fit the structs, and the cure.
 //!
 //! The errors of `deny_unknown_fields` and of unknown enum words carry the known words, from
-//! which the hint is made. [`super::de`] adds places; a job file makes a [`SpecError`] of it, a
+//! which the hint is made. [`super::tree::reader`] adds places; a job file makes a [`SpecError`] of it, a
 //! row a one-line reason.
 
 use std::fmt;
@@ -9,10 +9,10 @@ use std::fmt;
 use serde::de::{self, DeserializeOwned, Expected, IntoDeserializer, Unexpected};
 
 use super::error::{Hint, Place, SpecError};
+use super::hint::{any_of, join, key_hint, nearest_word};
 use super::row::RowFlaw;
 use super::schema::job_keys;
-use super::source::{Entry, Node, Value};
-use super::suggest::{any_of, join, key_hint, nearest_word};
+use super::tree::{Entry, Node, Value};
 
 /// Longest text that a message repeats, in characters.
 const MAX_SHOWN: usize = 60;
@@ -260,6 +260,7 @@ fn plain(expected: &str) -> String {
         "f64" | "f32" => "a number".into(),
         "u32" => format!("a whole number from 0 to {}", u32::MAX),
         "u64" => "a whole number, 0 or more".into(),
+        "path string" => "a string".into(),
         "a boolean" => "`true` or `false`".into(),
         "a sequence" => "a list".into(),
         "a map" => "a table".into(),

@@ -5,50 +5,11 @@
 
 use serde_json::{Map, Value};
 
-use super::de::read_at;
-use super::file::GenerationSection;
 use super::flaw::Flaw;
-use super::generation::check_generation;
+use super::hint::nearest;
 use super::problem::{Problem, shown};
-use super::source::Node;
-use super::suggest::nearest;
-use super::types::GenerationSpec;
-
-macro_rules! row_keys {
-    ($($key:ident),* $(,)?) => {
-        const KEYS: &[&str] = &[$(stringify!($key)),*];
-
-        /// Sets one key; `false`: there is no such key.
-        fn set(section: &mut GenerationSection, key: &str, node: &Node) -> Result<bool, Problem> {
-            $(
-                if key == stringify!($key) {
-                    section.$key = read_at(node, key)?;
-                    return Ok(true);
-                }
-            )*
-            Ok(false)
-        }
-    };
-}
-
-row_keys!(
-    do_sample,
-    temperature,
-    top_k,
-    top_p,
-    min_p,
-    repetition_penalty,
-    no_repeat_ngram_size,
-    min_new_tokens,
-    max_new_tokens,
-    num_return_sequences,
-    num_beams,
-    length_penalty,
-    early_stopping,
-    bad_words,
-    stop,
-    seed,
-);
+use super::sections::generation::{GenerationSpec, ROW_KEYS, check_generation, set};
+use super::tree::Node;
 
 /// What is wrong with a row's own settings: the reason of a failed row, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +23,7 @@ pub struct RowFlaw {
 
 impl GenerationSpec {
     /// Keys that a row may set: all of `[generation]` but `logprobs`.
-    pub const ROW_KEYS: &'static [&'static str] = KEYS;
+    pub const ROW_KEYS: &'static [&'static str] = ROW_KEYS;
 
     /// Returns these settings with those of a row in their place; a null keeps the job's value.
     ///
@@ -70,18 +31,19 @@ impl GenerationSpec {
     ///
     /// The first key whose value is wrong.
     pub fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, RowFlaw> {
-        let mut section = GenerationSection::from(self);
+        let mut settings = self.clone();
         for (key, value) in row {
             // A key must be known even where its value is null.
             let node = Node::from_json(value);
-            if value.is_null() && KEYS.contains(&key.as_str()) {
+            if value.is_null() && ROW_KEYS.contains(&key.as_str()) {
                 continue;
             }
-            if !set(&mut section, key, &node).map_err(Problem::into_row_flaw)? {
+            if !set(&mut settings, key, &node).map_err(Problem::into_row_flaw)? {
                 return Err(unknown(key));
             }
         }
-        check_generation(section).map_err(Flaw::into_row_flaw)
+        check_generation(&settings).map_err(Flaw::into_row_flaw)?;
+        Ok(settings)
     }
 }
 
@@ -90,34 +52,12 @@ fn unknown(key: &str) -> RowFlaw {
     let reason = if key == "logprobs" {
         "`logprobs` is a setting of the job, not of a row".into()
     } else {
-        match nearest(&key, KEYS.iter().copied()) {
+        match nearest(&key, ROW_KEYS.iter().copied()) {
             Some(near) => format!("unknown key `{key}`, did you mean `{near}`?"),
             None => format!("unknown key `{key}`"),
         }
     };
     RowFlaw { reason, cure: None }
-}
-
-impl From<&GenerationSpec> for GenerationSection {
-    fn from(spec: &GenerationSpec) -> Self {
-        Self {
-            do_sample: spec.do_sample,
-            temperature: spec.temperature,
-            top_k: spec.top_k,
-            top_p: spec.top_p,
-            min_p: spec.min_p,
-            repetition_penalty: spec.repetition_penalty,
-            no_repeat_ngram_size: spec.no_repeat_ngram_size,
-            min_new_tokens: spec.min_new_tokens,
-            max_new_tokens: spec.max_new_tokens,
-            num_return_sequences: spec.num_return_sequences,
-            bad_words: spec.bad_words.clone(),
-            stop: spec.stop.clone(),
-            seed: spec.seed,
-            logprobs: spec.logprobs,
-            ..Self::default()
-        }
-    }
 }
 
 #[cfg(test)]
@@ -129,7 +69,7 @@ mod tests {
     use crate::job::MaxNewTokens;
 
     fn job() -> GenerationSpec {
-        check_generation(GenerationSection::default()).unwrap()
+        GenerationSpec::default()
     }
 
     fn over(row: Value) -> Result<GenerationSpec, String> {

@@ -1,15 +1,16 @@
 //! JSON Schema of the job file, and the list of its keys.
 //!
-//! Made from [`super::file`] by schemars. TOML has no null, so the null alternatives of optional
-//! keys are taken out. Draft 7, with nothing by reference: what TOML editors understand best.
+//! Made from [`super::spec`] and [`super::sections`] by schemars. TOML has no null, so the null alternatives of
+//! optional keys are taken out, and a default of null is the word that means it. Draft 7, with nothing by
+//! reference: what TOML editors understand best.
 
 use std::sync::LazyLock;
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::file::JobFile;
-use super::suggest::join;
+use super::hint::join;
+use super::spec::JobFile;
 
 static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let mut keys = Vec::new();
@@ -50,8 +51,8 @@ fn without_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(without_null),
         Value::Object(map) => {
-            plain_type(map);
             map.values_mut().for_each(without_null);
+            plain_type(map);
         }
         _ => {}
     }
@@ -62,15 +63,16 @@ fn plain_type(map: &mut Map<String, Value>) {
         *text = text.replace('\n', " ");
     }
     if map.get("default") == Some(&Value::Null) {
-        map.remove("default");
+        match word(map) {
+            Some(word) => map.insert("default".into(), word),
+            None => map.remove("default"),
+        };
     }
     // Rust's name of a number type means nothing to an editor.
     if map.get("format").is_some_and(Value::is_string) && map.contains_key("type") {
         map.remove("format");
     }
-    if let Some(Value::Object(default)) = map.get_mut("default") {
-        default.retain(|_, value| !value.is_null());
-    }
+    section_default(map);
     if let Some(Value::Array(types)) = map.get_mut("type") {
         types.retain(|name| name != "null");
         if let [one] = types.as_slice() {
@@ -88,6 +90,37 @@ fn plain_type(map: &mut Map<String, Value>) {
         for (key, value) in one {
             map.entry(key).or_insert(value);
         }
+    }
+}
+
+/// The word of a key that takes a number or a word, and no null.
+fn word(map: &Map<String, Value>) -> Option<Value> {
+    let options = map.get("anyOf")?.as_array()?;
+    let null = Value::from("null");
+    if options
+        .iter()
+        .any(|option| option.get("type") == Some(&null))
+    {
+        return None;
+    }
+    options
+        .iter()
+        .find_map(|option| option.get("const"))
+        .cloned()
+}
+
+/// The default of a section is that of its keys: serde has their form in `job.json`.
+fn section_default(map: &mut Map<String, Value>) {
+    let Some(Value::Object(properties)) = map.get("properties") else {
+        return;
+    };
+    let default = |(key, property): (&String, &Value)| {
+        let default = property.get("default")?.clone();
+        Some((key.clone(), default))
+    };
+    let defaults: Map<String, Value> = properties.iter().filter_map(default).collect();
+    if let Some(of_section) = map.get_mut("default") {
+        *of_section = defaults.into();
     }
 }
 

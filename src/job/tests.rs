@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::device::DeviceChoice;
+use crate::precision::PrecisionChoice;
 
 const SMALL: &str = r#"
 version = 1
@@ -30,7 +32,7 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!((job.name.as_str(), job.shards), ("job", 1));
     assert_eq!(
         (job.model.device, job.model.dtype),
-        (DeviceSpec::Auto, DtypeSpec::Auto)
+        (DeviceChoice::Auto, PrecisionChoice::Auto)
     );
     assert_eq!(job.input.on_bad_row, OnBadRow::Record);
     assert_eq!(job.prompt.mask, MaskToken::Mask);
@@ -49,6 +51,9 @@ fn defaults_are_those_of_the_reference() {
         min_new_tokens: 0,
         max_new_tokens: None,
         num_return_sequences: 1,
+        num_beams: 1,
+        length_penalty: 1.0,
+        early_stopping: false,
         bad_words: vec![],
         stop: vec![],
         seed: 42,
@@ -77,6 +82,25 @@ fn a_spec_survives_its_record() {
         let record = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<JobSpec>(&record).unwrap(), job);
     }
+}
+
+#[test]
+fn values_are_stored_as_they_are_written() {
+    let text = |value: serde_json::Value| value.to_string();
+    let json = |value: &dyn Fn() -> serde_json::Result<serde_json::Value>| text(value().unwrap());
+    assert_eq!(json(&|| serde_json::to_value(MaxNewTokens::Count(7))), "7");
+    assert_eq!(
+        json(&|| serde_json::to_value(MaxNewTokens::Rest)),
+        "\"rest\""
+    );
+    assert_eq!(
+        json(&|| serde_json::to_value(CarriedColumns::None)),
+        "\"none\""
+    );
+    let names: CarriedColumns = serde_json::from_str("[\"a\"]").unwrap();
+    assert_eq!(names, CarriedColumns::Names(vec!["a".into()]));
+    let rest: MaxNewTokens = serde_json::from_str("\"rest\"").unwrap();
+    assert_eq!(rest, MaxNewTokens::Rest);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsio;
 use crate::model::GlmConfig;
+use crate::precision::Precision;
 
 use super::machine;
 
@@ -48,7 +49,7 @@ pub(crate) struct Subject<'a> {
     /// What the device is called.
     pub(crate) device: &'a str,
     /// Precision of the weights.
-    pub(crate) dtype: &'a str,
+    pub(crate) dtype: Precision,
 }
 
 impl Subject<'_> {
@@ -225,7 +226,7 @@ mod tests {
             config: &config,
             weight_bytes: 10,
             device: "cpu",
-            dtype: "f32",
+            dtype: Precision::F32,
         };
         let batches = [speed(8, 5.0, 6.0)];
         let report = serde_json::json!({ "model": "m", "batches": batches });

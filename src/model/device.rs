@@ -1,39 +1,14 @@
-//! Devices and the precision of weights.
-
-use std::fmt;
+//! Devices of this machine, found and opened; what a device and a precision mean for tensors.
 
 use candle_core::{DType, Device};
 
 use super::ModelError;
 use super::driver::{cuda_devices, cuda_name};
+use crate::device::{DeviceChoice, DeviceId};
+use crate::precision::Precision;
 
-/// Which devices a model may run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first GPU that this build knows and the machine has, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA devices of these numbers.
-    Cuda(Vec<usize>),
-    /// Every CUDA device of the machine.
-    CudaAll,
-    /// The Metal device.
-    Metal,
-}
-
-/// One device of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceId {
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
-    /// The Metal device.
-    Metal,
-}
-
-/// What a file or a tensor holds.
+/// What a file or a tensor holds. A [`Precision`] is also what products are computed in: 8-bit weights have
+/// tensors of floats around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatType {
     /// 32-bit floats.
@@ -42,21 +17,6 @@ pub enum FloatType {
     F16,
     /// bfloat16.
     Bf16,
-}
-
-/// Precision of the weights. On the CPU they are rounded to floats of it and computed with in f32; only
-/// the products themselves have rows in bf16 with [`Precision::Bf16`], and whole numbers with
-/// [`Precision::Q8`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats.
-    F32,
-    /// IEEE half floats.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// 8-bit whole numbers with scales; CPU only.
-    Q8,
 }
 
 /// Which implementation of the network runs.
@@ -113,14 +73,6 @@ impl Precision {
         }
         Ok(())
     }
-
-    /// Its name in a configuration and in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q8 => "q8",
-            other => other.float().name(),
-        }
-    }
 }
 
 impl Backend {
@@ -136,27 +88,13 @@ impl Backend {
 }
 
 impl DeviceId {
-    /// Whether it is the CPU.
-    pub fn is_cpu(self) -> bool {
-        self == Self::Cpu
-    }
-
-    /// What kind it is, in messages and in `job.json`.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda(_) => "cuda",
-            Self::Metal => "metal",
-        }
-    }
-
     /// What tells it from others of its kind: the name that its maker gave it, where the driver says it.
     pub fn label(self) -> String {
         let name = match self {
             Self::Cuda(number) => cuda_name(number),
             _ => None,
         };
-        name.unwrap_or_else(|| self.kind().to_owned())
+        name.unwrap_or_else(|| self.kind().name().to_owned())
     }
 
     /// Opens it, for the thread that will use it: work of several threads on one device has no order.
@@ -174,15 +112,6 @@ impl DeviceId {
             device: self.to_string(),
             reason,
         })
-    }
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
-            other => f.write_str(other.kind()),
-        }
     }
 }
 

@@ -29,8 +29,9 @@ mod reference;
 mod text_model;
 mod weights;
 
+pub use crate::precision::Precision;
 pub use config::GlmConfig;
-pub use device::{Backend, DeviceChoice, DeviceId, FloatType, Precision, find_devices};
+pub use device::{Backend, FloatType, find_devices};
 pub use driver::free_bytes;
 pub use error::ModelError;
 pub use folder::check_folder;

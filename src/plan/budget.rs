@@ -251,12 +251,6 @@ impl Budget {
 mod tests {
     use super::*;
 
-    const AUTO: BatchSpec = BatchSpec {
-        max_batch_size: None,
-        max_batch_tokens: None,
-        window_rows: 8192,
-        bucket_tokens: None,
-    };
     const BUDGET: Budget = Budget {
         max_batch_size: 4,
         max_batch_tokens: 100,
@@ -280,18 +274,24 @@ mod tests {
             cgroup_bytes: Some(5000),
             claimed_bytes: 1000,
         };
-        assert_eq!(cpu_budget(&AUTO, 64, &memory, 10).max_batch_tokens, 200);
+        assert_eq!(
+            cpu_budget(&BatchSpec::default(), 64, &memory, 10).max_batch_tokens,
+            200
+        );
         let free = Memory {
             cgroup_bytes: None,
             ..memory
         };
-        assert_eq!(cpu_budget(&AUTO, 64, &free, 10).max_batch_tokens, 400);
+        assert_eq!(
+            cpu_budget(&BatchSpec::default(), 64, &free, 10).max_batch_tokens,
+            400
+        );
         let full = Memory {
             claimed_bytes: 10_000,
             ..memory
         };
         assert_eq!(
-            cpu_budget(&AUTO, 64, &full, 10).max_batch_tokens,
+            cpu_budget(&BatchSpec::default(), 64, &full, 10).max_batch_tokens,
             1,
             "one row at a time"
         );
@@ -303,7 +303,7 @@ mod tests {
             max_batch_size: Some(7),
             max_batch_tokens: Some(99),
             bucket_tokens: Some(16),
-            ..AUTO
+            ..BatchSpec::default()
         };
         let expected = Budget {
             max_batch_size: 7,
@@ -312,7 +312,10 @@ mod tests {
             slot_sizes: SlotSizes::Stepped,
         };
         assert_eq!(device_budget(&batch, None, 10), expected);
-        assert_eq!(device_budget(&AUTO, None, 10).bucket_tokens, 32);
+        assert_eq!(
+            device_budget(&BatchSpec::default(), None, 10).bucket_tokens,
+            32
+        );
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use crate::device::DeviceId;
 use crate::job::BatchSpec;
 use crate::measure::batch_size::{self, ProductCurve};
 use crate::measure::{device, machine};
-use crate::model::{DeviceId, Glm, ModelError, TextModel};
+use crate::model::{Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
 
 use super::model_facts::ModelFacts;

@@ -26,7 +26,6 @@ mod texts;
 
 use std::time::Instant;
 
-pub(crate) use model_facts::{device_choice, precision};
 pub use options::{RunEnd, RunOptions};
 pub use plan::{PlanReport, plan};
 

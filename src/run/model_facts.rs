@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use crate::checkpoint::{ModelFile, Resolved};
+use crate::device::{DeviceId, DeviceKind};
 use crate::error::{Error, Result};
 use crate::input;
-use crate::job::{DeviceSpec, DtypeSpec, JobSpec, Lengths, Rules};
+use crate::job::{JobSpec, Lengths, Rules};
 use crate::measure::batch_size::ProductCurve;
 use crate::measure::calibration::{Calibration, Subject};
 use crate::measure::{self, machine};
 use crate::model::{
-    self, Backend, DeviceChoice, DeviceId, Fingerprinted, Footprint, FurtherLayers, GlmConfig,
-    Inspection, ModelError, Precision,
+    self, Backend, Fingerprinted, Footprint, FurtherLayers, GlmConfig, Inspection, ModelError,
 };
 use crate::plan::Memory;
+use crate::precision::Precision;
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
@@ -50,9 +51,9 @@ impl ModelFacts {
             &spec.generation,
             config.max_sequence_length as u32,
         )?;
-        let devices = model::find_devices(&device_choice(&spec.model.device))?;
+        let devices = model::find_devices(&spec.model.device)?;
         let is_cpu = devices.iter().all(|device| device.is_cpu());
-        let precision = precision(spec.model.dtype, is_cpu);
+        let precision = spec.model.dtype.resolve(is_cpu);
         precision.check(is_cpu)?;
         let inspection = inspect(path, &config, rules)?;
         Ok(Self {
@@ -102,8 +103,8 @@ impl ModelFacts {
             None => model::weights_fingerprint(&spec.model.path, by, stop)?,
         };
         Ok(Resolved {
-            dtype: self.precision.name().to_owned(),
-            device: self.device_name().to_owned(),
+            dtype: self.precision,
+            device: self.device_kind(),
             cpu: machine::cpu_kind(),
             max_length: self.lengths.max_length,
             tokenizer: self.tokenizer.fingerprint().to_owned(),
@@ -130,16 +131,13 @@ impl ModelFacts {
         }
     }
 
-    pub(super) fn device_name(&self) -> &'static str {
-        self.devices.first().map_or("cpu", |device| device.kind())
+    pub(super) fn device_kind(&self) -> DeviceKind {
+        let first = self.devices.first();
+        first.map_or(DeviceKind::Cpu, |device| device.kind())
     }
 
     pub(super) fn is_cpu(&self) -> bool {
         self.devices.iter().all(|device| device.is_cpu())
-    }
-
-    pub(super) fn precision_name(&self) -> &'static str {
-        self.precision.name()
     }
 
     /// Bytes that one cached token takes: on a CPU keys and values have 32 bits.
@@ -157,7 +155,7 @@ impl ModelFacts {
             config: &self.config,
             weight_bytes: self.footprint.step_bytes,
             device: &self.device_label,
-            dtype: self.precision.name(),
+            dtype: self.precision,
         })
     }
 
@@ -241,26 +239,6 @@ pub(super) fn model_file(path: &Path) -> Option<ModelFile> {
     })
 }
 
-pub(crate) fn device_choice(device: &DeviceSpec) -> DeviceChoice {
-    match device {
-        DeviceSpec::Auto => DeviceChoice::Auto,
-        DeviceSpec::Cpu => DeviceChoice::Cpu,
-        DeviceSpec::Cuda(numbers) => DeviceChoice::Cuda(numbers.clone()),
-        DeviceSpec::CudaAll => DeviceChoice::CudaAll,
-        DeviceSpec::Metal => DeviceChoice::Metal,
-    }
-}
-
-pub(crate) fn precision(dtype: DtypeSpec, is_cpu: bool) -> Precision {
-    match dtype {
-        DtypeSpec::Auto if is_cpu => Precision::F32,
-        DtypeSpec::Auto | DtypeSpec::F16 => Precision::F16,
-        DtypeSpec::F32 => Precision::F32,
-        DtypeSpec::Bf16 => Precision::Bf16,
-        DtypeSpec::Q8 => Precision::Q8,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,8 +249,8 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, "abc").unwrap();
         let resolved = Resolved {
-            dtype: String::new(),
-            device: String::new(),
+            dtype: Precision::F32,
+            device: DeviceKind::Cpu,
             cpu: String::new(),
             max_length: 0,
             tokenizer: String::new(),

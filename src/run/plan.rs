@@ -9,11 +9,13 @@ use super::load::budget;
 use super::model_facts::ModelFacts;
 use super::read::{ReadInput, Reading, place_text};
 use super::texts;
+use crate::device::DeviceKind;
 use crate::engine::Request;
 use crate::error::{Error, Result};
 use crate::input::{self, DuplicateIds};
 use crate::job::{JobSpec, Rules};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
+use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
 use crate::stop::StopFlag;
 
@@ -46,10 +48,10 @@ pub struct PlanReport {
     pub duplicates_counted_to: Option<u64>,
     /// Windows.
     pub windows: usize,
-    /// Device: `cpu`, `cuda`, `metal`.
-    pub device: String,
+    /// Kind of device.
+    pub device: DeviceKind,
     /// Precision of the weights.
-    pub dtype: String,
+    pub dtype: Precision,
     /// Bytes of the weights once loaded.
     pub weight_bytes: u64,
     /// Bytes of the cache when it is fullest.
@@ -125,8 +127,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
         windows: read.index.windows.len(),
-        device: model.device_name().to_owned(),
-        dtype: model.precision_name().to_owned(),
+        device: model.device_kind(),
+        dtype: model.precision,
         weight_bytes,
         cache_bytes: statistics.peak_tokens * cache_bytes_per_token as u64,
         max_batch_size: budget.max_batch_size,

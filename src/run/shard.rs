@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
+use crate::device::DeviceId;
 use crate::engine::{Devices, EngineStatistics, LoadModel};
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::job::JobSpec;
-use crate::model::DeviceId;
 use crate::outcome::{Finished, Outcome};
 use crate::report::{Observer, Progress};
 use crate::stop::StopFlag;

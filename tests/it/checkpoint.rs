@@ -12,13 +12,14 @@ use glm_batch::checkpoint::{
 };
 use glm_batch::ids::{RowId, ShardId, WindowId};
 use glm_batch::input::InputWindow;
-use glm_batch::job::OutputFormat;
+use glm_batch::job::{GenerationSpec, OutputFormat};
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
+use glm_batch::precision::Precision;
 use glm_batch::sink::{ResultSink, SinkError, new_sink};
 use proptest::prelude::*;
 
 use crate::windows::{
-    answered, failed, generation, index, input_file, json_window, outcomes, output, record, span,
+    answered, failed, index, input_file, json_window, outcomes, output, record, span,
 };
 
 const LINES: [&str; 4] = [r#"{"n": 1}"#, r#"{"n": "#, r#"{"n": 3}"#, r#"{"n": 4}"#];
@@ -45,7 +46,7 @@ impl Job {
         let columns = index(&[("n", glm_batch::input::ColumnKind::Int64)]);
         let sink = new_sink(
             &output(OutputFormat::Jsonl),
-            &generation(),
+            &GenerationSpec::default(),
             &columns,
             None,
             None,
@@ -754,7 +755,7 @@ fn the_record_is_created_once_and_compared() {
 
     now.program = "0.2.0".to_owned();
     now.resolved.cpu = "avx2".to_owned();
-    now.resolved.dtype = "bf16".to_owned();
+    now.resolved.dtype = Precision::Bf16;
     now.resolved.weights = "w2".to_owned();
     now.arithmetic = "2".to_owned();
     now.input.files[0].fingerprint = "fedcba9876543210".to_owned();

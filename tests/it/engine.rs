@@ -211,20 +211,8 @@ impl TextModel for FakeModel {
 
 pub(crate) fn greedy() -> GenerationSpec {
     GenerationSpec {
-        do_sample: false,
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        no_repeat_ngram_size: 0,
-        min_new_tokens: 0,
-        max_new_tokens: None,
-        num_return_sequences: 1,
-        bad_words: Vec::new(),
-        stop: Vec::new(),
-        seed: 42,
         logprobs: true,
+        ..GenerationSpec::default()
     }
 }
 

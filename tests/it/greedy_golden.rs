@@ -75,22 +75,13 @@ fn settings(kwargs: &Value, context: usize) -> GenerationSpec {
     // `min_length` counts the context and the start token.
     let min_length = whole("min_length").saturating_sub(context as u32 + 1);
     GenerationSpec {
-        do_sample: false,
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
         repetition_penalty: kwargs["repetition_penalty"].as_f64().unwrap_or(1.0),
         no_repeat_ngram_size: whole("no_repeat_ngram_size"),
         min_new_tokens: whole("min_new_tokens").max(min_length),
-        max_new_tokens: None,
-        num_return_sequences: 1,
         bad_words: bad_words
             .map(|word| NANO.decode(&ids(word)).unwrap())
             .collect(),
-        stop: Vec::new(),
-        seed: 0,
-        logprobs: false,
+        ..GenerationSpec::default()
     }
 }
 

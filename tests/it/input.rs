@@ -17,9 +17,7 @@ use glm_batch::input::{
     MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, json_lines,
     open, resolve_files, scan, select,
 };
-use glm_batch::job::{
-    CarriedColumns, ColumnSpec, InputSpec, MaskToken, OnBadRow, Overflow, PromptSpec, Rules,
-};
+use glm_batch::job::{CarriedColumns, ColumnSpec, InputSpec, OnBadRow, PromptSpec, Rules};
 use glm_batch::outcome::{BadRow, Stage};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
@@ -47,26 +45,20 @@ pub(crate) fn raw_record(window: &InputWindow, position: usize) -> Vec<u8> {
 
 impl Job {
     pub(crate) fn new(paths: &[&Path]) -> Self {
+        let text = r#"
+            version = 1
+            model.path = "model"
+            input = { path = "in", columns = { prompt = "prompt" } }
+            output.path = "out"
+        "#;
+        let mut job = glm_batch::job::parse(text, "test.toml", Path::new("/"), &[]).unwrap();
+        job.input.path = paths
+            .iter()
+            .map(|path| path.to_str().unwrap().to_owned())
+            .collect();
         Self {
-            input: InputSpec {
-                path: paths
-                    .iter()
-                    .map(|p| p.to_str().unwrap().to_owned())
-                    .collect(),
-                columns: ColumnSpec {
-                    prompt: Some("prompt".to_owned()),
-                    ..ColumnSpec::default()
-                },
-                on_bad_row: OnBadRow::Record,
-                max_row_bytes: 64 << 20,
-            },
-            prompt: PromptSpec {
-                template: None,
-                prefix: None,
-                mask: MaskToken::Mask,
-                max_length: None,
-                overflow: Overflow::Truncate,
-            },
+            input: job.input,
+            prompt: job.prompt,
             rules: Rules::CURRENT,
             window_rows: 8192,
             max_bytes: MAX_WINDOW_BYTES,

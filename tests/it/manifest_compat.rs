@@ -159,12 +159,22 @@ fn record_version_2() {
     let folder = OutputFolder::open(parent.path()).unwrap();
     let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
     assert!(expected.create(&folder).unwrap());
-    let text = fixture("checkpoint/job-v2.json", &folder.job_file());
+    let text = fixture("checkpoint/job-v2-task.json", &folder.job_file());
     assert_eq!(
         std::fs::read(folder.job_file()).unwrap(),
         text,
         "the current version is version 2"
     );
+    assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
+}
+
+/// Before the task was part of the job, every job was of the one task.
+#[test]
+fn record_version_2_without_a_task() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    job_of_version(2, &folder);
+    let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
     assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
 }
 

@@ -75,7 +75,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn an_old_folder_is_finished_with_the_same_bytes() {
-    for name in ["jsonl", "parquet"] {
+    for name in ["jsonl", "parquet", "no-task"] {
         let job = OldJob::new(name);
         let before = job.command(&["verify", "out"]);
         assert_eq!(before.status.code(), Some(75), "{}", both(&before));
@@ -128,6 +128,22 @@ fn the_files_of_an_old_folder_name_no_job() {
             assert!(value.get("job").is_none());
         }
     }
+}
+
+/// The other files of a job name it by the bytes of its `job.json`: these stay as they were, whatever a
+/// `job.json` says by now.
+#[test]
+fn a_job_without_a_task_keeps_its_name() {
+    let job = OldJob::new("no-task");
+    let out = job.folder.path().join("out");
+    let before = std::fs::read(out.join("job.json")).unwrap();
+    assert!(!String::from_utf8_lossy(&before).contains("\"task\""));
+    let ended = job.run(&[]);
+    assert_eq!(ended.status.code(), Some(0), "{}", both(&ended));
+    assert!(std::fs::read(out.join("job.json")).unwrap() == before);
+    let manifest = std::fs::read_to_string(out.join("manifest/shard-0.json")).unwrap();
+    let named = blake3::hash(&before).to_hex();
+    assert!(manifest.contains(named.as_str()), "{manifest}");
 }
 
 /// Killed in the middle by the new program too, and gone on with.

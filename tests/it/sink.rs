@@ -14,14 +14,13 @@ use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type, Int64Typ
 
 use glm_batch::ids::RowId;
 use glm_batch::input::{ColumnKind, InputIndex, InputWindow};
-use glm_batch::job::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
+use glm_batch::job::{CarriedColumns, GenerationSpec, OutputFormat, OutputSpec, SampleLayout};
 use glm_batch::outcome::{Outcome, RowResult};
 use glm_batch::sink::{SinkError, new_sink, write_failed};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::windows::{
-    answered, arrow_window, failed, generation, index, input_file, json_window, outcomes, output,
-    sample,
+    answered, arrow_window, failed, index, input_file, json_window, outcomes, output, sample,
 };
 
 fn questions() -> InputIndex {
@@ -52,7 +51,7 @@ fn part(
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
 ) -> Vec<u8> {
-    let mut generation = generation();
+    let mut generation = GenerationSpec::default();
     generation.logprobs = true;
     let schema = match &window.carried {
         glm_batch::input::Carried::Arrow(batch) => Some(batch.schema()),
@@ -350,7 +349,7 @@ fn a_row_without_outcome_is_no_part() {
     let window = json_window(3, 12, &[r#"{"n": 5}"#]);
     let sink = new_sink(
         &output(OutputFormat::Parquet),
-        &generation(),
+        &GenerationSpec::default(),
         &index(&[]),
         None,
         None,
@@ -371,7 +370,7 @@ fn a_value_of_another_type_names_row_and_column() {
     let columns = index(&[("n", ColumnKind::Int64)]);
     let sink = new_sink(
         &output(OutputFormat::Parquet),
-        &generation(),
+        &GenerationSpec::default(),
         &columns,
         None,
         None,
@@ -392,7 +391,7 @@ fn the_id_column_is_not_carried_twice() {
     let columns = index(&[("uid", ColumnKind::Int64), ("n", ColumnKind::Int64)]);
     let sink = new_sink(
         &output(OutputFormat::Jsonl),
-        &generation(),
+        &GenerationSpec::default(),
         &columns,
         Some("uid"),
         None,
@@ -413,10 +412,16 @@ fn refusal(change: impl Fn(&mut OutputSpec), columns: &[&str]) -> String {
         .collect();
     let mut output = output(OutputFormat::Parquet);
     change(&mut output);
-    new_sink(&output, &generation(), &index(&columns), Some("uid"), None)
-        .err()
-        .expect("must be refused")
-        .to_string()
+    new_sink(
+        &output,
+        &GenerationSpec::default(),
+        &index(&columns),
+        Some("uid"),
+        None,
+    )
+    .err()
+    .expect("must be refused")
+    .to_string()
 }
 
 #[test]

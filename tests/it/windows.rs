@@ -4,47 +4,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use glm_batch::checkpoint::{JobRecord, RECORD_VERSION, Resolved};
+use glm_batch::device::DeviceKind;
 use glm_batch::ids::{RowId, WindowId};
 use glm_batch::input::{
     Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow, InputWindow,
     Place, Prompt, WindowSpan,
 };
-use glm_batch::job::{
-    BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, DeviceSpec, DtypeSpec, GenerationSpec,
-    InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec,
-    Overflow, PromptSpec, Rules, SampleLayout,
-};
+use glm_batch::job::{JobSpec, OutputFormat, OutputSpec, Rules};
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
+use glm_batch::precision::Precision;
 use serde_json::value::RawValue;
 
 pub(crate) fn output(format: OutputFormat) -> OutputSpec {
     OutputSpec {
-        path: PathBuf::from("/out"),
         format,
-        columns: CarriedColumns::All,
-        rename: Vec::new(),
-        samples: SampleLayout::Flat,
-        token_ids: false,
-        max_failed: None,
-    }
-}
-
-pub(crate) fn generation() -> GenerationSpec {
-    GenerationSpec {
-        do_sample: false,
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        no_repeat_ngram_size: 0,
-        min_new_tokens: 0,
-        max_new_tokens: Some(MaxNewTokens::Count(8)),
-        num_return_sequences: 1,
-        bad_words: Vec::new(),
-        stop: Vec::new(),
-        seed: 42,
-        logprobs: false,
+        ..job(Path::new("/out"), 1).output
     }
 }
 
@@ -210,8 +184,8 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
         rules: Rules::CURRENT,
         spec: job(root, shards),
         resolved: Resolved {
-            dtype: "f32".to_owned(),
-            device: "cpu".to_owned(),
+            dtype: Precision::F32,
+            device: DeviceKind::Cpu,
             cpu: "avx512".to_owned(),
             max_length: 512,
             tokenizer: "t1".to_owned(),
@@ -223,43 +197,17 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
 }
 
 fn job(root: &Path, shards: u32) -> JobSpec {
-    JobSpec {
-        name: "test".to_owned(),
-        shards,
-        model: ModelSpec {
-            path: PathBuf::from("/model"),
-            device: DeviceSpec::Auto,
-            dtype: DtypeSpec::Auto,
-        },
-        input: InputSpec {
-            path: vec!["/data/questions.jsonl".to_owned()],
-            columns: ColumnSpec {
-                prompt: Some("question".to_owned()),
-                ..ColumnSpec::default()
-            },
-            on_bad_row: OnBadRow::Record,
-            max_row_bytes: 64 << 20,
-        },
-        prompt: PromptSpec {
-            template: None,
-            prefix: None,
-            mask: MaskToken::Mask,
-            max_length: None,
-            overflow: Overflow::Truncate,
-        },
-        generation: generation(),
-        batch: BatchSpec {
-            max_batch_size: None,
-            max_batch_tokens: None,
-            window_rows: 4,
-            bucket_tokens: None,
-        },
-        output: OutputSpec {
-            path: root.to_path_buf(),
-            ..output(OutputFormat::Jsonl)
-        },
-        checkpoint: CheckpointSpec {
-            interval_seconds: 5.0,
-        },
-    }
+    let text = format!(
+        r#"
+        version = 1
+        shards = {shards}
+        model.path = "/model"
+        input = {{ path = "/data/questions.jsonl", columns = {{ prompt = "question" }} }}
+        generation.max_new_tokens = 8
+        batch.window_rows = 4
+        output = {{ path = "{}", format = "jsonl" }}
+        "#,
+        root.display()
+    );
+    glm_batch::job::parse(&text, "test.toml", Path::new("/"), &[]).unwrap()
 }

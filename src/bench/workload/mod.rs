@@ -16,10 +16,12 @@ use serde_json::json;
 pub use report::{AnswerLength, WorkloadReport, write_counts};
 
 use crate::checkpoint::{self, OutputFolder};
+use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::fsio;
-use crate::job::{self, DeviceSpec, DtypeSpec, JobSpec};
+use crate::job::{self, JobSpec};
 use crate::model::GlmConfig;
+use crate::precision::PrecisionChoice;
 use crate::report::Observer;
 use crate::run::{RunEnd, RunOptions, run};
 use crate::sink::{self, ResultRow};
@@ -48,9 +50,9 @@ pub struct WorkloadOptions {
     /// JSON lines with `text` (or `prompt`), `out_len`, and where wanted `id` and `prefix`.
     pub file: PathBuf,
     /// Device of the model.
-    pub device: DeviceSpec,
+    pub device: DeviceChoice,
     /// Precision of the weights.
-    pub dtype: DtypeSpec,
+    pub dtype: PrecisionChoice,
 }
 
 /// Answers every row of a workload with exactly as many tokens as it asks for, and says how long it took.

@@ -3,12 +3,12 @@
 //! Every text value is looked at, no key; the environment is passed in, so that tests have their
 //! own. Comes after the `--set` arguments, before anything reads the tree.
 
-use super::error::{Hint, Place, SpecError};
-use super::source::{Node, Value};
-use super::suggest::join;
+use super::{Node, Value};
+use crate::job::error::{Hint, Place, SpecError};
+use crate::job::hint::join;
 
 /// Puts environment variables in for `${NAME}` in every string; `$${` stands for `${`.
-pub(super) fn expand_environment(
+pub(in crate::job) fn expand_environment(
     node: &mut Node,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(), SpecError> {

@@ -1,17 +1,17 @@
 //! `--set key=value` arguments into the tree of a job.
 //!
 //! Keys and values are read by the TOML parser; what is no TOML is a bare word. Comes after
-//! [`super::source`] has read the file, before the environment is put in.
+//! [`super::parse`] has read the file, before the environment is put in.
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Hint, Place, SpecError};
-use super::problem::shown;
-use super::source::{Entry, Node, Value, node};
-use super::suggest::join;
+use super::{Entry, Node, Value, node};
+use crate::job::error::{Hint, Place, SpecError};
+use crate::job::hint::join;
+use crate::job::problem::shown;
 
 /// Puts `key=value` of `--set` into the tree, over what stands there.
-pub(super) fn apply_override(root: &mut Node, argument: &str) -> Result<(), SpecError> {
+pub(in crate::job) fn apply_override(root: &mut Node, argument: &str) -> Result<(), SpecError> {
     let place = Place::Set {
         argument: argument.into(),
     };

@@ -1,31 +1,35 @@
 //! Job text to a tree of values that know where they stand.
 //!
 //! Each node knows its line or its `--set` argument, so that later steps can say where a value
-//! stands. Tables keep the order of the text, so that the first error is the topmost one. [`super::de`]
-//! reads the tree into structs; [`super::check`] asks it for places.
+//! stands. Tables keep the order of the text, so that the first error is the topmost one. `set` puts the
+//! arguments of `--set` in, `environment` the variables, and `reader` reads the tree into structs.
+
+pub(super) mod environment;
+pub(super) mod reader;
+pub(super) mod set;
 
 use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Hint, Place, SpecError};
+use crate::job::error::{Hint, Place, SpecError};
 
 /// Deepest table or list; a job needs four levels.
 const MAX_DEPTH: usize = 16;
 
 /// A value and where it stands; rows have no place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
-    pub(super) place: Option<Place>,
-    pub(super) value: Value,
+pub(in crate::job) struct Node {
+    pub(in crate::job) place: Option<Place>,
+    pub(in crate::job) value: Value,
     /// The text of a `--set` value that also reads as a number, a list, ...: a key that takes a
     /// string takes this, as in `--set name=2024` or `--set prompt.mask=[gMASK]`.
-    pub(super) raw: Option<String>,
+    pub(in crate::job) raw: Option<String>,
 }
 
 /// A TOML or JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(in crate::job) enum Value {
     Null,
     Boolean(bool),
     Integer(i128),
@@ -38,14 +42,14 @@ pub(super) enum Value {
 
 /// A key of a table and where it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) place: Option<Place>,
-    pub(super) node: Node,
+pub(in crate::job) struct Entry {
+    pub(in crate::job) key: String,
+    pub(in crate::job) place: Option<Place>,
+    pub(in crate::job) node: Node,
 }
 
 impl Node {
-    pub(super) fn new(place: Option<Place>, value: Value) -> Self {
+    pub(in crate::job) fn new(place: Option<Place>, value: Value) -> Self {
         Self {
             place,
             value,
@@ -54,7 +58,7 @@ impl Node {
     }
 
     /// The node under a dotted key, with the place of the key itself.
-    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(in crate::job) fn entry(&self, key: &str) -> Option<&Entry> {
         let (first, rest) = match key.split_once('.') {
             Some((first, rest)) => (first, Some(rest)),
             None => (key, None),
@@ -67,12 +71,12 @@ impl Node {
     }
 
     /// The value under a dotted key.
-    pub(super) fn find(&self, key: &str) -> Option<&Node> {
+    pub(in crate::job) fn find(&self, key: &str) -> Option<&Node> {
         self.entry(key).map(|entry| &entry.node)
     }
 
     /// Where a dotted key stands; where it does not, its section; else the file.
-    pub(super) fn place_of(&self, key: &str) -> Option<Place> {
+    pub(in crate::job) fn place_of(&self, key: &str) -> Option<Place> {
         match (self.entry(key), key.rsplit_once('.')) {
             (Some(entry), _) => entry.place.clone(),
             (None, Some((section, _))) => self.place_of(section),
@@ -81,7 +85,7 @@ impl Node {
     }
 
     /// The string that stands here, if it is one.
-    pub(super) fn as_str(&self) -> Option<&str> {
+    pub(in crate::job) fn as_str(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),
             _ => None,
@@ -90,7 +94,7 @@ impl Node {
 
     /// A value of a row: whole numbers written as floats (`50.0`, as a column with nulls gives
     /// them) count as whole.
-    pub(super) fn from_json(value: &Json) -> Self {
+    pub(in crate::job) fn from_json(value: &Json) -> Self {
         let value = match value {
             Json::Null => Value::Null,
             Json::Bool(value) => Value::Boolean(*value),
@@ -125,13 +129,13 @@ fn number_from_json(number: &serde_json::Number) -> Value {
 }
 
 /// The line of a byte, from 1.
-pub(super) fn line_at(text: &[u8], byte: usize) -> usize {
+pub(in crate::job) fn line_at(text: &[u8], byte: usize) -> usize {
     let before = &text[..byte.min(text.len())];
     before.split(|byte| *byte == b'\n').count()
 }
 
 /// Reads TOML into a tree.
-pub(super) fn parse(text: &str, source: &str) -> Result<Node, SpecError> {
+pub(in crate::job) fn parse(text: &str, source: &str) -> Result<Node, SpecError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let line = |byte| Place::Line {
         source: source.into(),
@@ -203,7 +207,7 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
 }
 
 /// Gives the place of a byte of the text.
-pub(super) type Lines<'a> = &'a dyn Fn(usize) -> Place;
+pub(in crate::job) type Lines<'a> = &'a dyn Fn(usize) -> Place;
 
 fn entries(table: DeTable<'_>, line: Lines<'_>, depth: usize) -> Result<Vec<Entry>, SpecError> {
     let mut read = Vec::with_capacity(table.len());
@@ -224,7 +228,7 @@ fn entries(table: DeTable<'_>, line: Lines<'_>, depth: usize) -> Result<Vec<Entr
 }
 
 /// A value of the TOML parser, with its place.
-pub(super) fn node(
+pub(in crate::job) fn node(
     value: Spanned<DeValue<'_>>,
     line: Lines<'_>,
     depth: usize,

@@ -1,7 +1,7 @@
 //! Reads a tree into serde structs and says where it failed.
 //!
 //! The derived code reports what it expected; the innermost node that fails adds its place, its
-//! dotted key and what was found, and makes it a [`Problem`]. Reads [`super::source::Node`]; used
+//! dotted key and what was found, and makes it a [`Problem`]. Reads [`super::Node`]; used
 //! for the whole file and for one setting of a row.
 
 use serde::Deserialize;
@@ -9,17 +9,20 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::problem::Problem;
-use super::source::{Entry, Node, Value};
-use super::suggest::join;
+use super::{Entry, Node, Value};
+use crate::job::hint::join;
+use crate::job::problem::Problem;
 
 /// Reads a whole tree.
-pub(super) fn read<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Problem> {
+pub(in crate::job) fn read<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Problem> {
     read_at(node, "")
 }
 
 /// Reads a value that stands under `key`.
-pub(super) fn read_at<'de, T: Deserialize<'de>>(node: &'de Node, key: &str) -> Result<T, Problem> {
+pub(in crate::job) fn read_at<'de, T: Deserialize<'de>>(
+    node: &'de Node,
+    key: &str,
+) -> Result<T, Problem> {
     let reader = Reader {
         node,
         key: key.into(),

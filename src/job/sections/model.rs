@@ -1,0 +1,36 @@
+//! `[model]`: which weights, where they run, in which precision.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Section;
+use crate::device::DeviceChoice;
+use crate::job::flaw::Checked;
+use crate::job::paths;
+use crate::precision::PrecisionChoice;
+
+/// Which weights, where they run, in which precision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// A folder in Hugging Face layout.
+    pub path: PathBuf,
+    /// Where to run: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,cuda:1`, `cuda:all`, `metal`.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// Precision of the weights; `auto` is `f16` on a GPU and `f32` on the CPU, which gives the
+    /// reference's answers exactly.
+    #[serde(default)]
+    pub dtype: PrecisionChoice,
+}
+
+impl Section for ModelSpec {
+    const NAME: &'static str = "model";
+
+    fn check(&mut self, base: &Path) -> Checked<()> {
+        self.path = paths::absolute("path", &self.path, base)?;
+        Ok(())
+    }
+}

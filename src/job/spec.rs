@@ -1,0 +1,185 @@
+//! A whole job: as it is written, and as it is once it has been checked.
+//!
+//! The sections are the same structs in both. What a section cannot see, because it takes two of them, is
+//! checked here.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::SpecError;
+use super::flaw::{Checked, Flaw, at_least_one};
+use super::sections::Section;
+use super::sections::batch::BatchSpec;
+use super::sections::checkpoint::CheckpointSpec;
+use super::sections::generation::{GenerationSpec, MaxNewTokens};
+use super::sections::input::InputSpec;
+use super::sections::model::ModelSpec;
+use super::sections::output::OutputSpec;
+use super::sections::prompt::PromptSpec;
+use super::tree::Node;
+
+/// The only version of the job file so far.
+pub(super) const VERSION: u32 = 1;
+
+/// A job of `glm-batch`.
+// The file as it is written. The doc comments are what editors show, here and in the sections.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "glm-batch job")]
+pub(super) struct JobFile {
+    /// Version of the job file's form: 1.
+    #[schemars(extend("const" = VERSION))]
+    #[expect(dead_code, reason = "looked at in the tree, before anything else")]
+    version: u32,
+    /// Name of the job, for people; the file's name where none is given.
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    task: Task,
+    /// Number of workers that the windows are dealt to; fixed by the first run.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    shards: u32,
+    model: ModelSpec,
+    input: InputSpec,
+    #[serde(default)]
+    prompt: PromptSpec,
+    #[serde(default)]
+    generation: GenerationSpec,
+    #[serde(default)]
+    batch: BatchSpec,
+    output: OutputSpec,
+    #[serde(default)]
+    checkpoint: CheckpointSpec,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A job that has been checked and cannot be wrong in itself: every value in range, every path absolute, every
+/// default but the model's filled in.
+///
+/// It is stored in `job.json` and compared on resume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Name of the job, for people.
+    pub name: String,
+    /// What the job does with each row; `job.json` of earlier versions does not say it.
+    #[serde(default)]
+    pub task: Task,
+    /// Number of shards, at least 1; fixed by the first run.
+    pub shards: u32,
+    /// `[model]`
+    pub model: ModelSpec,
+    /// `[input]`
+    pub input: InputSpec,
+    /// `[prompt]`
+    pub prompt: PromptSpec,
+    /// `[generation]`
+    pub generation: GenerationSpec,
+    /// `[batch]`
+    pub batch: BatchSpec,
+    /// `[output]`
+    pub output: OutputSpec,
+    /// `[checkpoint]`
+    pub checkpoint: CheckpointSpec,
+}
+
+/// What the job does with each row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Answers the prompt.
+    #[default]
+    Generate,
+}
+
+impl JobFile {
+    /// Checks a whole file; `tree` is what it was read from, `source` its name, `base` where relative paths
+    /// start.
+    pub(super) fn check(
+        self,
+        tree: &Node,
+        source: &str,
+        base: &Path,
+    ) -> Result<JobSpec, SpecError> {
+        self.checked(source, base)
+            .map_err(|flaw| flaw.into_error(tree))
+    }
+
+    fn checked(self, source: &str, base: &Path) -> Checked<JobSpec> {
+        at_least_one("shards", self.shards)?;
+        let spec = JobSpec {
+            name: self.name.unwrap_or_else(|| default_name(source)),
+            task: self.task,
+            shards: self.shards,
+            model: self.model.checked(base)?,
+            input: self.input.checked(base)?,
+            prompt: self.prompt.checked(base)?,
+            generation: self.generation.checked(base)?,
+            batch: self.batch.checked(base)?,
+            output: self.output.checked(base)?,
+            checkpoint: self.checkpoint.checked(base)?,
+        };
+        together(&spec, base)?;
+        Ok(spec)
+    }
+}
+
+/// Keys of several sections that need one another.
+fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
+    if spec.prompt.template.is_none() && spec.input.columns.prompt.is_none() {
+        let flaw = Flaw::new(
+            "input.columns.prompt",
+            "is missing, and there is no template",
+        );
+        return Err(flaw.hint(
+            "name the column that holds the prompt: `columns = { prompt = \"question\" }` under \
+             `[input]`, or write `prompt.template`",
+        ));
+    }
+    if spec.shards > 1 && spec.input.path == ["-"] {
+        let flaw = Flaw::new("shards", "must be 1 where the input is standard input");
+        return Err(flaw.hint("write the input to a file, so that every worker can read it"));
+    }
+    if let (Some(max_length), Some(MaxNewTokens::Count(count))) =
+        (spec.prompt.max_length, spec.generation.max_new_tokens)
+        && count >= max_length
+    {
+        let reason = format!(
+            "is {count} and leaves no room for the prompt in `prompt.max_length` ({max_length})"
+        );
+        let flaw = Flaw::new("generation.max_new_tokens", reason);
+        return Err(flaw.hint("lower it, or raise `prompt.max_length`"));
+    }
+    own_folder(spec, base)
+}
+
+/// `--restart` moves the output folder away: nothing that the job needs may lie in it.
+fn own_folder(spec: &JobSpec, base: &Path) -> Checked<()> {
+    let out = &spec.output.path;
+    let what = if base.starts_with(out) {
+        "job file"
+    } else if spec.model.path.starts_with(out) {
+        "model"
+    } else if spec
+        .input
+        .path
+        .iter()
+        .any(|path| Path::new(path).starts_with(out))
+    {
+        "input"
+    } else {
+        return Ok(());
+    };
+    let flaw = Flaw::new("output.path", format!("is a folder that holds the {what}"));
+    Err(flaw.hint("give the results a folder of their own"))
+}
+
+fn default_name(source: &str) -> String {
+    let stem = Path::new(source).file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
+}

@@ -2,7 +2,7 @@
 //!
 //! `steps` times the model, `limits` measures what memory and products allow, `report` holds the figures and
 //! prints them. `workload` runs a job with fixed answer lengths, which is why this module lies above
-//! [`crate::run`].
+//! [`run`](mod@crate::run).
 
 mod limits;
 mod report;

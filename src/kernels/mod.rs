@@ -15,6 +15,7 @@ mod norm;
 mod packed;
 mod pages;
 mod registers;
+mod scratch;
 mod simd;
 mod storage;
 

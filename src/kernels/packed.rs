@@ -16,6 +16,7 @@ use super::int8::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups
 use super::math::gelu;
 use super::pages::Pages;
 use super::registers::Weight;
+use super::scratch::{Scratch, take};
 use super::storage::Storage;
 
 /// Outputs that one task computes; a multiple of every panel.
@@ -314,30 +315,6 @@ impl PackedLinear {
             }
         }
     }
-}
-
-/// Buffers of one thread.
-#[derive(Default)]
-struct Scratch {
-    floats: Vec<f32>,
-    words: Vec<u32>,
-}
-
-impl Scratch {
-    const fn new() -> Self {
-        Self {
-            floats: Vec::new(),
-            words: Vec::new(),
-        }
-    }
-}
-
-/// The first `count` values of a buffer that grows as needed.
-fn take<T: Copy + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
-    if buffer.len() < count {
-        buffer.resize(count, T::default());
-    }
-    &mut buffer[..count]
 }
 
 /// A weight matrix to be packed.

@@ -1,0 +1,25 @@
+//! Buffers for the rows of a product, kept from one call to the next.
+
+/// Buffers of one thread.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) floats: Vec<f32>,
+    pub(super) words: Vec<u32>,
+}
+
+impl Scratch {
+    pub(super) const fn new() -> Self {
+        Self {
+            floats: Vec::new(),
+            words: Vec::new(),
+        }
+    }
+}
+
+/// The first `count` values of a buffer that grows as needed.
+pub(super) fn take<T: Copy + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
+    if buffer.len() < count {
+        buffer.resize(count, T::default());
+    }
+    &mut buffer[..count]
+}

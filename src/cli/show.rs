@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::args::ShowArgs;
 use super::exit::Exit;
 use super::filter::{Filter, environment, mismatch};
+use super::job::output_of;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::input;
@@ -20,7 +21,7 @@ use crate::sink;
 const HEADING: [&str; 4] = ["row", "id", "sample", "status"];
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
     let record = JobRecord::load(&folder).map_err(Error::from)?;
     let record = record.ok_or_else(|| {
         Error::from(CheckpointError::NoJob {

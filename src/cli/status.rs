@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::exit::Exit;
+use super::job::output_of;
 use crate::checkpoint::{self, OutputFolder, ShardStatus, Status};
 use crate::error::Error;
 use crate::report::{counted, grouped, on_one_line, print, print_json};
@@ -13,7 +14,7 @@ use crate::report::{counted, grouped, on_one_line, print, print_json};
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
     loop {
         let status = checkpoint::status(&folder).map_err(Error::from)?;
         if args.json {

@@ -30,6 +30,9 @@ pub(super) const KNOWN_ENDINGS: [&str; 10] = [
     ".parquet",
 ];
 
+/// Files that a message names where the one that was asked for is not there.
+const NAMED_INPUTS: usize = 5;
+
 /// First bytes of a Parquet file.
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
@@ -252,12 +255,31 @@ fn missing(path: &Path) -> InputError {
         .unwrap_or_default();
     let cure = match nearest(&name, siblings.iter().map(String::as_str)) {
         Some(sibling) => format!("did you mean `{}`?", path.with_file_name(sibling).display()),
-        None => "check `input.path`; relative paths start at the job file's folder".to_owned(),
+        None => {
+            let cure = "check `input.path`; relative paths start at the job file's folder";
+            cure.to_owned() + &inputs_beside(siblings)
+        }
     };
     InputError::Missing {
         path: path.to_owned(),
         cure,
     }
+}
+
+/// The first names of a folder that an input may have, for a message.
+fn inputs_beside(mut names: Vec<String>) -> String {
+    names.retain(|name| has_known_ending(Path::new(name)));
+    names.sort_unstable();
+    let more = if names.len() > NAMED_INPUTS {
+        ", ..."
+    } else {
+        ""
+    };
+    names.truncate(NAMED_INPUTS);
+    if names.is_empty() {
+        return String::new();
+    }
+    format!("; that folder has `{}`{more}", names.join("`, `"))
 }
 
 pub(super) fn has_known_ending(path: &Path) -> bool {

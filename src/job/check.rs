@@ -23,17 +23,24 @@ use super::types::{
 /// A day: later is never, for a checkpoint.
 const MAX_INTERVAL: f64 = 86_400.0;
 
-/// Checks a whole file; `tree` is what it was read from, `base` where relative paths start.
-pub(super) fn check(
-    file: JobFile,
-    tree: &Node,
-    source: &str,
-    base: &Path,
-) -> Result<JobSpec, SpecError> {
-    check_sections(file, source, base).map_err(|flaw| flaw.into_error(tree))
+/// Where a job comes from.
+pub(super) struct Origin<'a> {
+    /// Name of its file in messages.
+    pub(super) source: &'a str,
+    /// Where relative paths start.
+    pub(super) base: &'a Path,
+    /// Whether its file may lie in the output folder: there is none, or `run` put it there and writes it again
+    /// where it moves that folder away.
+    pub(super) is_kept: bool,
 }
 
-fn check_sections(file: JobFile, source: &str, base: &Path) -> Checked<JobSpec> {
+/// Checks a whole file; `tree` is what it was read from.
+pub(super) fn check(file: JobFile, tree: &Node, origin: &Origin<'_>) -> Result<JobSpec, SpecError> {
+    check_sections(file, origin).map_err(|flaw| flaw.into_error(tree))
+}
+
+fn check_sections(file: JobFile, origin: &Origin<'_>) -> Checked<JobSpec> {
+    let Origin { source, base, .. } = *origin;
     at_least_one("shards", file.shards)?;
     let spec = JobSpec {
         name: file.name.unwrap_or_else(|| default_name(source)),
@@ -46,12 +53,12 @@ fn check_sections(file: JobFile, source: &str, base: &Path) -> Checked<JobSpec> 
         output: output(file.output, base).map_err(|flaw| flaw.under("output"))?,
         checkpoint: checkpoint(&file.checkpoint).map_err(|flaw| flaw.under("checkpoint"))?,
     };
-    together(&spec, base)?;
+    together(&spec, origin)?;
     Ok(spec)
 }
 
 /// Keys of several sections that need one another.
-fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
+fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     if spec.prompt.template.is_none() && spec.input.columns.prompt.is_none() {
         let flaw = Flaw::new(
             "input.columns.prompt",
@@ -76,13 +83,13 @@ fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
         let flaw = Flaw::new("generation.max_new_tokens", reason);
         return Err(flaw.hint("lower it, or raise `prompt.max_length`"));
     }
-    own_folder(spec, base)
+    own_folder(spec, origin)
 }
 
 /// `--restart` moves the output folder away: nothing that the job needs may lie in it.
-fn own_folder(spec: &JobSpec, base: &Path) -> Checked<()> {
+fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     let out = &spec.output.path;
-    let what = if base.starts_with(out) {
+    let what = if origin.base.starts_with(out) && !origin.is_kept {
         "job file"
     } else if spec.model.path.starts_with(out) {
         "model"

@@ -15,6 +15,7 @@ mod difference;
 mod environment;
 mod error;
 mod file;
+mod flags;
 mod flaw;
 mod generation;
 mod later;
@@ -34,6 +35,7 @@ use std::path::Path;
 
 pub use difference::{Difference, differences};
 pub use error::{Hint, Place, SpecError};
+pub use flags::{FlagJob, JobFlags, is_kept};
 pub use lengths::Lengths;
 pub use problem::read_word;
 pub use row::RowFlaw;
@@ -137,7 +139,12 @@ fn parse_with(
     environment::expand_environment(&mut tree, environment)?;
     later::refuse(&tree)?;
     let file: file::JobFile = de::read(&tree).map_err(problem::Problem::into_error)?;
-    check::check(file, &tree, source, base)
+    let origin = check::Origin {
+        source,
+        base,
+        is_kept: is_kept(text),
+    };
+    check::check(file, &tree, &origin)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ mod workload;
 use std::time::{Duration, Instant};
 
 pub use bench::{BatchSpeed, BenchOptions, BenchReport, ProductPeak, bench};
-pub use plan::{PlanReport, plan};
+pub use plan::{PlanReport, check_columns, plan};
 pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
@@ -58,6 +58,8 @@ pub struct RunOptions {
     pub grace: Duration,
     /// Compare the content of all files with their checksums first, not only names and sizes.
     pub verify: bool,
+    /// The job file that the output folder keeps, where the job was given by flags. A trial keeps none.
+    pub job_file: Option<String>,
 }
 
 impl Default for RunOptions {
@@ -69,6 +71,7 @@ impl Default for RunOptions {
             trial: None,
             grace: Duration::from_secs(20),
             verify: false,
+            job_file: None,
         }
     }
 }

@@ -141,6 +141,23 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     })
 }
 
+/// Reads the input and looks whether it has the columns that the job names. Nothing is written.
+///
+/// # Errors
+///
+/// What [`run`](super::run) would refuse in the input.
+pub fn check_columns(spec: &JobSpec) -> Result<()> {
+    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    ReadInput::open(&Reading {
+        spec,
+        files: &found.files,
+        previous: None,
+        rules: Rules::CURRENT,
+        stop: &StopFlag::default(),
+    })
+    .map(drop)
+}
+
 /// Lengths and faults of all rows.
 #[derive(Default)]
 struct Rows {

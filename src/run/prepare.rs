@@ -3,6 +3,7 @@
 //! Invariant: what stands in `job.json` is never changed; a run whose facts differ is refused.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +16,7 @@ use crate::checkpoint::{
     OutputFolder, RECORD_VERSION, Resolved, StoredJob,
 };
 use crate::error::{Error, Result};
-use crate::fsio::FsError;
+use crate::fsio::{self, FsError};
 use crate::ids::ShardId;
 use crate::input::{
     self, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES, OpenOptions,
@@ -124,6 +125,13 @@ impl Prepared {
             }
         }
         let (record, job) = establish(&folder, record, first, observer)?;
+        if let Some(text) = options
+            .job_file
+            .as_deref()
+            .filter(|_| options.trial.is_none())
+        {
+            keep_job_file(&folder, text, lock.as_ref(), is_finished, observer)?;
+        }
         drop(lock);
         Ok(Self {
             folder,
@@ -485,6 +493,31 @@ fn establish(
         differences: lines.join("\n"),
         cure: "set the values back, choose another `output.path`, or begin anew with `--restart` (the old results are kept beside)",
     })
+}
+
+/// Writes the job file that the output folder keeps. The run that writes `job.json` writes it too; a later one writes
+/// it where that run was killed in between. Of a finished job it is only a help, and its folder may be read-only.
+fn keep_job_file(
+    folder: &OutputFolder,
+    text: &str,
+    lock: Option<&JobLock>,
+    is_finished: bool,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let path = folder.kept_job();
+    let write = || fsio::write_atomic(&path, |out| out.write_all(text.as_bytes()));
+    if lock.is_some() {
+        write()?;
+    } else if !path.exists() {
+        // Another shard's run may be at it: one writes.
+        match JobLock::try_acquire(folder).map(|lock| lock.map(|_lock| write())) {
+            Ok(None | Some(Ok(_))) => {}
+            Ok(Some(Err(error))) if !is_finished => return Err(error.into()),
+            Err(error) if !is_finished => return Err(error.into()),
+            _ => observer.note(&format!("note: `{}` could not be written", path.display())),
+        }
+    }
+    Ok(())
 }
 
 /// Where a row stands, in words.

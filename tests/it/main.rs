@@ -19,6 +19,7 @@ mod demo_training;
 mod devices;
 mod end_to_end;
 mod engine;
+mod first_hour;
 mod greedy_golden;
 mod input;
 mod input_files;

@@ -35,6 +35,7 @@ mod old_folders;
 mod parquet_digits;
 mod parquet_types;
 mod plan_props;
+mod progress;
 mod readers;
 mod resume;
 mod sampling_golden;

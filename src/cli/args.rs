@@ -119,6 +119,9 @@ pub(super) struct RunArgs {
     /// Show no progress; warnings are still printed
     #[arg(short, long)]
     pub(super) quiet: bool,
+    /// Print the whole summary: tokens, batching, times, and a call for each library that loads the results
+    #[arg(short, long)]
+    pub(super) verbose: bool,
     /// Only plan, as `plan` does: nothing is run or written
     #[arg(long, conflicts_with_all = ["restart", "limit", "sample", "shard", "break_lock", "verify"])]
     pub(super) dry_run: bool,

@@ -37,6 +37,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     );
     let printed = if args.json {
         print_json(&report)
+    } else if says_so && args.verbose {
+        print(&format_args!("{report:#}"))
     } else if says_so {
         print(&report)
     } else {
@@ -48,7 +50,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             "warning: the summary could not be printed: {error}"
         ));
     }
-    Ok(Exit::Run(end))
+    Ok(Exit::Run(end, report.folder))
 }
 
 pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {

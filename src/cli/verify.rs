@@ -44,7 +44,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     Ok(match soundness {
         Soundness::Finished => Exit::Done("sound and finished"),
         Soundness::SoFar => Exit::Unfinished,
-        Soundness::Damaged => Exit::Damaged,
+        Soundness::Damaged => Exit::Damaged(args.output.display().to_string()),
     })
 }
 

@@ -15,6 +15,9 @@ use crate::ids::RowId;
 /// Share of the work before which there is too little to judge by.
 const FIRST_SHARE: f64 = 0.1;
 
+/// While more than this many times the answers that have ended are under way, those that ended are the short ones.
+const EARLY_ANSWERS: u64 = 4;
+
 /// How far over its standard error a trend must be to count in full is judged by this many of them.
 const DOUBTED_ERRORS: f64 = 4.0;
 
@@ -66,6 +69,8 @@ pub struct TimeLeft {
     context_tokens: u64,
     /// Answers that ended by themselves and those that were cut, by length.
     ended: BTreeMap<u32, Ends>,
+    /// Answers that have ended, and their tokens.
+    answers: u64,
     answer_tokens: u64,
     trend: Trend,
     /// Decode steps at which the answers that are under way began, in order.
@@ -108,6 +113,7 @@ impl TimeLeft {
             } else {
                 &mut ends.ended
             }) += 1;
+            self.answers += 1;
             self.answer_tokens += u64::from(tokens);
             self.just_ended.push(tokens);
             if !is_cut {
@@ -121,7 +127,11 @@ impl TimeLeft {
         let engine = moment.engine;
         self.follow(moment);
         let done = engine.prefill_seconds + engine.decode_seconds + engine.sampling_seconds;
-        if self.ended.is_empty() || engine.completion_tokens == 0 || done <= 0.0 {
+        if self.ended.is_empty()
+            || self.answers * EARLY_ANSWERS < moment.running as u64
+            || engine.completion_tokens == 0
+            || done <= 0.0
+        {
             return None;
         }
         let (context, answer) = self.tokens_left(moment);

@@ -13,6 +13,7 @@ use crate::ids::{ShardId, WindowId};
 use super::CheckpointError;
 
 const JOB_FILE: &str = "job.json";
+const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
@@ -74,6 +75,11 @@ impl OutputFolder {
     /// `job.json`
     pub fn job_file(&self) -> PathBuf {
         self.root.join(JOB_FILE)
+    }
+
+    /// The job file, where the job was given by flags.
+    pub fn kept_job(&self) -> PathBuf {
+        self.root.join(KEPT_JOB)
     }
 
     /// Card of a finished job.
@@ -284,6 +290,9 @@ impl OutputFolder {
         if self.job_file().exists() {
             found.extend(self.temporary_job_files());
         }
+        found.extend(named(&self.root, |name| {
+            fsio::temporary_target(name) == Some(KEPT_JOB)
+        }));
         found
     }
 

@@ -52,8 +52,36 @@ pub(super) enum Command {
 /// Which job, with which of its keys changed.
 #[derive(Debug, Args)]
 pub(super) struct JobArgs {
-    /// Job file
-    pub(super) job: PathBuf,
+    /// Job file; in its place, `--model`, `--input` and `--output`
+    #[arg(required_unless_present = "model", conflicts_with_all = ["model", "input", "output", "prompt_column"])]
+    pub(super) job: Option<PathBuf>,
+    /// Model folder, for a job without a job file
+    #[arg(long, value_name = "DIR", requires_all = ["input", "output"], help_heading = "Instead of a job file")]
+    pub(super) model: Option<PathBuf>,
+    /// File, glob or folder with the rows; may be repeated; `-` is standard input
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "model",
+        help_heading = "Instead of a job file"
+    )]
+    pub(super) input: Vec<String>,
+    /// Folder of the results; it gets the job file as `job.toml`
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "model",
+        help_heading = "Instead of a job file"
+    )]
+    pub(super) output: Option<PathBuf>,
+    /// Column that holds the prompts [default: the only column of texts, or the one named so]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "model",
+        help_heading = "Instead of a job file"
+    )]
+    pub(super) prompt_column: Option<String>,
     /// Set a key of the job file, as in `--set generation.top_p=0.9`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(super) overrides: Vec<String>,
@@ -94,6 +122,12 @@ pub(super) struct RunArgs {
     /// Show no progress; warnings are still printed
     #[arg(short, long)]
     pub(super) quiet: bool,
+    /// Print the whole summary: tokens, batching, times, and a call for each library that loads the results
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// Only plan, as `plan` does: nothing is run or written
+    #[arg(long, conflicts_with_all = ["restart", "limit", "sample", "shard", "break_lock", "verify"])]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +141,7 @@ pub(super) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// Output folder of a job
+    /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
     /// Print the status as JSON
     #[arg(long)]
@@ -119,7 +153,7 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// Output folder of a job
+    /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
     /// Only rows that failed, with their reasons
     #[arg(long)]
@@ -140,7 +174,7 @@ pub(super) struct ShowArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Output folder of a job
+    /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
     /// Move what is wrong to `damaged/`; the next run makes it again
     #[arg(long)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::error::Error;
-use crate::report::{counted, grouped, say};
+use crate::report::{counted, grouped, say, shell_word};
 use crate::run::RunEnd;
 
 /// What to do about what a retry cannot help.
@@ -13,7 +13,7 @@ const UNCHANGED: &str = "running it again unchanged will not help";
 const UNEXPECTED: &str = "unexpected: please report it with the command and the lines above";
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
     /// Nothing more to say: what was asked for was printed.
     Printed,
@@ -21,72 +21,73 @@ pub(super) enum Exit {
     Done(&'static str),
     /// Answers of a workload do not have the length that they must have.
     WrongLengths,
-    /// A run ended in one of the ways that are no error.
-    Run(RunEnd),
+    /// A run with this output folder ended in one of the ways that are no error.
+    Run(RunEnd, String),
     /// A retry cannot help.
     Refused,
     /// What was checked is sound, and more is to come.
     Unfinished,
-    /// What was checked is damaged.
-    Damaged,
+    /// What was checked, the folder of this path, is damaged.
+    Damaged(String),
     /// The record of the job itself is damaged.
     Lost,
 }
 
 impl Exit {
-    pub(super) fn code(self) -> ExitCode {
+    pub(super) fn code(&self) -> ExitCode {
         ExitCode::from(self.number())
     }
 
-    fn number(self) -> u8 {
+    fn number(&self) -> u8 {
         match self {
-            Self::Printed | Self::Done(_) | Self::Run(RunEnd::Finished { .. }) => 0,
-            Self::Refused | Self::Damaged | Self::Lost => 2,
-            Self::WrongLengths | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => {
-                3
-            }
-            Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
+            Self::Printed | Self::Done(_) | Self::Run(RunEnd::Finished { .. }, _) => 0,
+            Self::Refused | Self::Damaged(_) | Self::Lost => 2,
+            Self::WrongLengths
+            | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_), _) => 3,
+            Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_), _) => 75,
         }
     }
 
-    fn last_line(self) -> Option<String> {
+    fn last_line(&self) -> Option<String> {
         Some(match self {
             Self::Printed => return None,
-            Self::Done(words) => words.to_owned(),
+            Self::Done(words) => (*words).to_owned(),
             Self::WrongLengths => {
                 "some answers do not have their `out_len` tokens: what was measured is not the workload"
                     .to_owned()
             }
-            Self::Run(RunEnd::Finished { already: false }) => {
+            Self::Run(RunEnd::Finished { already: false }, _) => {
                 "every row has a result or a recorded failure".to_owned()
             }
-            Self::Run(RunEnd::Finished { already: true }) => {
+            Self::Run(RunEnd::Finished { already: true }, _) => {
                 "finished already, nothing was left to do".to_owned()
             }
-            Self::Run(RunEnd::Interrupted) => {
+            Self::Run(RunEnd::Interrupted, _) => {
                 "interrupted, the checkpoint is valid: run the same command again".to_owned()
             }
-            Self::Run(RunEnd::Locked(shard)) => format!(
+            Self::Run(RunEnd::Locked(shard), _) => format!(
                 "another process is working on shard {shard}: run the same command again when it has ended"
             ),
-            Self::Run(RunEnd::TooManyFailed { failed, allowed }) => format!(
+            Self::Run(RunEnd::TooManyFailed { failed, allowed }, _) => format!(
                 "{} failed but `output.max_failed` allows {}: fix {}, or raise it and run the job again",
-                counted(failed, "row"),
-                grouped(allowed),
-                if failed == 1 { "the row" } else { "them" }
+                counted(*failed, "row"),
+                grouped(*allowed),
+                if *failed == 1 { "the row" } else { "them" }
             ),
-            Self::Run(RunEnd::AllFailed(shard)) => format!(
-                "every row of shard {shard} failed: look at `show OUT --failed`, then fix the job or its input"
+            Self::Run(RunEnd::AllFailed(shard), folder) => format!(
+                "every row of shard {shard} failed: `glm-batch show {} --failed` shows them; fix the job or its input",
+                shell_word(folder)
             ),
             Self::Refused => UNCHANGED.to_owned(),
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
             Self::Lost => {
-                "`job.json` is damaged: only `run JOB --restart` helps, the results are kept beside"
+                "`job.json` is damaged: only `glm-batch run` with `--restart` helps, the results are kept beside"
                     .to_owned()
             }
-            Self::Damaged => {
-                "damaged: `verify OUT --repair` takes it out, then run the job again".to_owned()
-            }
+            Self::Damaged(folder) => format!(
+                "damaged: `glm-batch verify {} --repair` takes it out, then run the job again",
+                shell_word(folder)
+            ),
         })
     }
 }

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod exit;
 mod filter;
+mod job;
 mod model;
 mod reference;
 mod run;
@@ -14,6 +15,7 @@ mod show;
 #[cfg_attr(not(unix), path = "no_signals.rs")]
 mod signals;
 mod status;
+mod usage;
 mod verify;
 
 #[cfg(not(feature = "failpoints"))]
@@ -56,7 +58,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .iter()
                 .map(|arg| on_one_line(&arg.to_string_lossy()).into_owned());
             let error = Cli::try_parse_from(harmless).err().unwrap_or(error);
-            say_lines(&error.render().to_string());
+            say_lines(&usage::explained(error));
             return exit::report(Ok(Exit::Refused));
         }
     };

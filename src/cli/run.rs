@@ -4,35 +4,41 @@ use std::time::Duration;
 
 use super::args::{JobArgs, PlanArgs, RunArgs};
 use super::exit::Exit;
+use super::job::AskedJob;
 use super::signals::stop_on_signals;
-use crate::error::Error;
 use crate::input::Selection;
-use crate::job::{self, JobSpec};
+use crate::job::JobSpec;
 use crate::report::{observer_for, print, print_json, say};
 use crate::run::{RunEnd, RunOptions};
 use crate::stop::StopFlag;
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
-    let spec = load(&args.job)?;
+    if args.dry_run {
+        return print_plan(&args.job, args.json, args.quiet);
+    }
+    let job = AskedJob::load(&args.job, args.quiet)?;
     let options = RunOptions {
         shard: args.shard,
         restart: args.restart,
         break_lock: args.break_lock,
-        trial: trial(args, &spec),
+        trial: trial(args, &job.spec),
         grace: Duration::from_secs_f64(args.grace),
         verify: args.verify,
+        job_file: job.kept.clone(),
     };
     let stop = StopFlag::default();
     stop_on_signals(&stop, options.grace)?;
     let mut observer = observer_for(args.quiet);
-    let (report, end) = crate::run::run(&spec, &options, &stop, observer.as_mut())
-        .map_err(|error| placed(error, &args.job))?;
+    let (report, end) = crate::run::run(&job.spec, &options, &stop, observer.as_mut())
+        .map_err(|error| job.placed(error))?;
     let says_so = matches!(
         end,
         RunEnd::Finished { .. } | RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)
     );
     let printed = if args.json {
         print_json(&report)
+    } else if says_so && args.verbose {
+        print(&format_args!("{report:#}"))
     } else if says_so {
         print(&report)
     } else {
@@ -44,12 +50,17 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             "warning: the summary could not be printed: {error}"
         ));
     }
-    Ok(Exit::Run(end))
+    Ok(Exit::Run(end, report.folder))
 }
 
 pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
-    let plan = crate::run::plan(&load(&args.job)?).map_err(|error| placed(error, &args.job))?;
-    if args.json {
+    print_plan(&args.job, args.json, false)
+}
+
+fn print_plan(args: &JobArgs, json: bool, quiet: bool) -> anyhow::Result<Exit> {
+    let job = AskedJob::load(args, quiet)?;
+    let plan = crate::run::plan(&job.spec).map_err(|error| job.placed(error))?;
+    if json {
         print_json(&plan)?;
     } else {
         print(&plan)?;
@@ -57,24 +68,6 @@ pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done(
         "nothing was run; use `glm-batch run` to run the job",
     ))
-}
-
-fn load(args: &JobArgs) -> Result<JobSpec, Error> {
-    Ok(job::load(&args.job, &args.overrides)?)
-}
-
-/// The error, with the line of the job file that it is about.
-fn placed(error: Error, args: &JobArgs) -> Error {
-    let place = error
-        .key()
-        .and_then(|key| job::place_of(&args.job, &args.overrides, key));
-    match place {
-        Some(place) => Error::Placed {
-            place,
-            source: Box::new(error),
-        },
-        None => error,
-    }
 }
 
 fn trial(args: &RunArgs, spec: &JobSpec) -> Option<Selection> {

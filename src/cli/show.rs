@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::args::ShowArgs;
 use super::exit::Exit;
 use super::filter::{Filter, environment, mismatch};
+use super::job::output_of;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::input;
@@ -17,7 +18,7 @@ use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::sink;
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
     let record = JobRecord::load(&folder).map_err(Error::from)?;
     let record = record.ok_or_else(|| {
         Error::from(CheckpointError::NoJob {

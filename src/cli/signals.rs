@@ -3,16 +3,17 @@
 //! The first signal asks the run to stop, the second ends the process: the journal is safe either way. A signal
 //! that is ignored when the program starts stays ignored, as `nohup` wants it.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
-use crate::report::say;
+use crate::report::{erase_live, pause_live, say};
 use crate::stop::StopFlag;
 
 /// Signals by which people, schedulers, closed terminals and limits ask a program to end.
@@ -36,15 +37,22 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
         flag::register(signal, stop.shared())?;
     }
     let mut signals = Signals::new(&heard)?;
+    // Without a terminal there is no line of progress that a stop could tear.
+    if std::io::stderr().is_terminal() && !is_ignored(SIGTSTP) {
+        signals.add_signal(SIGTSTP)?;
+    }
     let listen = move || {
         let mut is_asked = false;
         for signal in &mut signals {
-            if !is_asked {
+            if signal == SIGTSTP {
+                stop_until_continued();
+            } else if !is_asked {
                 is_asked = true;
                 say(&first_words(signal, grace));
                 // Where no thread can be had, a second signal still ends the process.
                 let _ = exit_after(grace + LAST_WORDS);
             } else if signal != SIGXCPU {
+                erase_live();
                 say("exit 75: stopped at once by a second signal: run the same command again");
                 low_level::exit(INTERRUPTED);
             }
@@ -57,10 +65,19 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
         .map(drop)
 }
 
+/// Stops the process, as Ctrl-Z asks, with the line of progress off the terminal meanwhile.
+fn stop_until_continued() {
+    pause_live(true);
+    // Where the process cannot be stopped, it goes on.
+    let _ = low_level::emulate_default_handler(SIGTSTP);
+    pause_live(false);
+}
+
 /// Ends the process when the time is over, if nothing else did. That is as safe as a second signal.
 fn exit_after(time: Duration) -> std::io::Result<()> {
     let wait = move || {
         thread::sleep(time);
+        erase_live();
         say(
             "exit 75: stopped in the middle of work that took longer than the grace: run the same command again",
         );
@@ -94,8 +111,9 @@ fn first_words(signal: i32, grace: Duration) -> String {
     } else {
         "a second signal stops at once"
     };
+    // No line is longer than a terminal is wide.
     format!(
-        "{name}: the run ends as soon as the rows in flight are done, in {} s at the latest; {second}",
+        "{name}: ending when the rows in flight are done, in {} s at the latest\n  {second}",
         grace.as_secs_f64()
     )
 }
@@ -126,10 +144,11 @@ mod tests {
     fn the_first_words_say_what_happens() {
         assert_eq!(
             first_words(SIGINT, Duration::from_secs(20)),
-            "SIGINT: the run ends as soon as the rows in flight are done, in 20 s at the latest; press Ctrl-C again to stop at once"
+            "SIGINT: ending when the rows in flight are done, in 20 s at the latest\n  press Ctrl-C again to stop at once"
         );
         let text = first_words(SIGUSR1, Duration::from_millis(500));
         assert!(text.starts_with("SIGUSR1: "), "{text}");
         assert!(text.contains("in 0.5 s at the latest"), "{text}");
+        assert!(text.lines().all(|line| line.len() < 80), "{text}");
     }
 }

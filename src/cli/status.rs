@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::exit::Exit;
+use super::job::output_of;
 use crate::checkpoint::{self, OutputFolder, ShardStatus, Status};
 use crate::error::Error;
 use crate::report::{counted, grouped, on_one_line, print, print_json};
@@ -12,8 +13,11 @@ use crate::report::{counted, grouped, on_one_line, print, print_json};
 /// Time between two looks of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Seconds without a heartbeat after which a writer may be dead; another host would take its shard over.
+const SILENT_SECONDS: f64 = 60.0;
+
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
     loop {
         let status = checkpoint::status(&folder).map_err(Error::from)?;
         if args.json {
@@ -24,6 +28,8 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
         if !args.watch || status.is_finished {
             return Ok(Exit::Done(if status.is_finished {
                 "the job is finished"
+            } else if status.shards.iter().any(is_running) {
+                "the job is running"
             } else {
                 "the job is not finished: run it again to go on"
             }));
@@ -32,9 +38,17 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
     }
 }
 
+/// Whether the writer of a shard has been heard of lately.
+fn is_running(shard: &ShardStatus) -> bool {
+    let owner = shard.owner.as_ref();
+    owner.is_some_and(|owner| owner.heartbeat_age_seconds < SILENT_SECONDS)
+}
+
 fn print_status(status: &Status) -> std::io::Result<()> {
     let state = if status.is_finished {
         "finished"
+    } else if status.shards.iter().any(is_running) {
+        "running"
     } else {
         "not finished"
     };

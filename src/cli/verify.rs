@@ -4,12 +4,13 @@ use std::fmt::Write;
 
 use super::args::VerifyArgs;
 use super::exit::Exit;
+use super::job::output_of;
 use crate::checkpoint::{self, LockOptions, OutputFolder, ProblemKind, Soundness, VerifyReport};
 use crate::error::Error;
 use crate::report::{as_message, counted, grouped, print, say};
 
 pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&args.output).map_err(Error::from)?;
+    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
     let report = checkpoint::verify(&folder).map_err(Error::from)?;
     // What was found decides the exit code, whether somebody reads it or not.
     if let Err(error) = print_report(&report) {
@@ -43,7 +44,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     Ok(match soundness {
         Soundness::Finished => Exit::Done("sound and finished"),
         Soundness::SoFar => Exit::Unfinished,
-        Soundness::Damaged => Exit::Damaged,
+        Soundness::Damaged => Exit::Damaged(args.output.display().to_string()),
     })
 }
 

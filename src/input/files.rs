@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 
 use super::error::InputError;
 use super::folders::{Excluded, Gathered};
-use super::formats::{KNOWN_ENDINGS, format_of};
+use super::formats::{KNOWN_ENDINGS, format_of, has_known_ending};
 use super::partition::partition;
 use super::patterns;
 use super::types::{InputFormat, Partition};
 use crate::job::{InputSpec, Rules, nearest};
+
+/// Files that a message names where the one that was asked for is not there.
+const NAMED_INPUTS: usize = 5;
 
 /// Where systems keep what a process has open.
 const OPEN_FILES: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
@@ -236,12 +239,31 @@ fn missing(path: &Path) -> InputError {
         .unwrap_or_default();
     let cure = match nearest(&name, siblings.iter().map(String::as_str)) {
         Some(sibling) => format!("did you mean `{}`?", path.with_file_name(sibling).display()),
-        None => "check `input.path`; relative paths start at the job file's folder".to_owned(),
+        None => {
+            let cure = "check `input.path`; relative paths start at the job file's folder";
+            cure.to_owned() + &inputs_beside(siblings)
+        }
     };
     InputError::Missing {
         path: path.to_owned(),
         cure,
     }
+}
+
+/// The first names of a folder that an input may have, for a message.
+fn inputs_beside(mut names: Vec<String>) -> String {
+    names.retain(|name| has_known_ending(Path::new(name)));
+    names.sort_unstable();
+    let more = if names.len() > NAMED_INPUTS {
+        ", ..."
+    } else {
+        ""
+    };
+    names.truncate(NAMED_INPUTS);
+    if names.is_empty() {
+        return String::new();
+    }
+    format!("; that folder has `{}`{more}", names.join("`, `"))
 }
 
 fn refuse_mixed(files: &[FoundFile]) -> Result<(), InputError> {

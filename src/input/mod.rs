@@ -38,6 +38,7 @@
 //! of a row group with a damaged page are bad and no records.
 
 mod cell;
+mod choose;
 mod digits;
 mod duplicates;
 mod error;
@@ -70,6 +71,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
+pub use choose::{HeadColumns, NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
 pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};

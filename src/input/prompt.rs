@@ -16,7 +16,7 @@ use crate::outcome::{BadRow, Stage};
 use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
-const DEFAULT_ID: &str = "id";
+pub(super) const DEFAULT_ID: &str = "id";
 
 /// A record as the job's columns see it.
 pub(super) struct Built {
@@ -254,11 +254,21 @@ pub(super) fn bad(reason: String) -> BadRow {
 }
 
 fn columns_cure(name: &str, index: &InputIndex) -> String {
-    let names = || index.columns.iter().map(|column| column.name.as_str());
-    if let Some(known) = nearest(name, names()) {
+    nearest_column(
+        name,
+        index.columns.iter().map(|column| column.name.as_str()),
+    )
+}
+
+/// What helps where no row has a column: the nearest one, else the list of them.
+pub(super) fn nearest_column<'a>(
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> String {
+    if let Some(known) = nearest(name, known.clone()) {
         return format!("did you mean `{known}`?");
     }
-    let list: Vec<String> = names().take(20).map(|known| format!("`{known}`")).collect();
+    let list: Vec<String> = known.take(20).map(|known| format!("`{known}`")).collect();
     format!("the input has {}", list.join(", "))
 }
 

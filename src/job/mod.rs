@@ -11,6 +11,7 @@
 
 mod difference;
 mod error;
+mod flags;
 mod flaw;
 mod hint;
 mod later;
@@ -29,6 +30,7 @@ use std::path::Path;
 
 pub use difference::{Difference, differences};
 pub use error::{Hint, Place, SpecError};
+pub use flags::{FlagJob, JobFlags, is_kept};
 pub use hint::nearest;
 pub use lengths::Lengths;
 pub use problem::read_word;
@@ -139,7 +141,12 @@ fn parse_with(
     tree::environment::expand_environment(&mut tree, environment)?;
     later::refuse(&tree)?;
     let file: spec::JobFile = tree::reader::read(&tree).map_err(problem::Problem::into_error)?;
-    file.check(&tree, source, base)
+    let origin = spec::Origin {
+        source,
+        base,
+        is_kept: is_kept(text),
+    };
+    file.check(&tree, &origin)
 }
 
 #[cfg(test)]

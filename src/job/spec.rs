@@ -97,20 +97,25 @@ pub enum Task {
     Generate,
 }
 
+/// Where a job comes from.
+pub(super) struct Origin<'a> {
+    /// Name of its file in messages.
+    pub(super) source: &'a str,
+    /// Where relative paths start.
+    pub(super) base: &'a Path,
+    /// Whether its file may lie in the output folder: there is none, or `run` put it there and writes it again
+    /// where it moves that folder away.
+    pub(super) is_kept: bool,
+}
+
 impl JobFile {
-    /// Checks a whole file; `tree` is what it was read from, `source` its name, `base` where relative paths
-    /// start.
-    pub(super) fn check(
-        self,
-        tree: &Node,
-        source: &str,
-        base: &Path,
-    ) -> Result<JobSpec, SpecError> {
-        self.checked(source, base)
-            .map_err(|flaw| flaw.into_error(tree))
+    /// Checks a whole file; `tree` is what it was read from.
+    pub(super) fn check(self, tree: &Node, origin: &Origin<'_>) -> Result<JobSpec, SpecError> {
+        self.checked(origin).map_err(|flaw| flaw.into_error(tree))
     }
 
-    fn checked(self, source: &str, base: &Path) -> Checked<JobSpec> {
+    fn checked(self, origin: &Origin<'_>) -> Checked<JobSpec> {
+        let Origin { source, base, .. } = *origin;
         at_least_one("shards", self.shards)?;
         let spec = JobSpec {
             name: self.name.unwrap_or_else(|| default_name(source)),
@@ -124,13 +129,13 @@ impl JobFile {
             output: self.output.checked(base)?,
             checkpoint: self.checkpoint.checked(base)?,
         };
-        together(&spec, base)?;
+        together(&spec, origin)?;
         Ok(spec)
     }
 }
 
 /// Keys of several sections that need one another.
-fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
+fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     if spec.prompt.template.is_none() && spec.input.columns.prompt.is_none() {
         let flaw = Flaw::new(
             "input.columns.prompt",
@@ -155,13 +160,13 @@ fn together(spec: &JobSpec, base: &Path) -> Checked<()> {
         let flaw = Flaw::new("generation.max_new_tokens", reason);
         return Err(flaw.hint("lower it, or raise `prompt.max_length`"));
     }
-    own_folder(spec, base)
+    own_folder(spec, origin)
 }
 
 /// `--restart` moves the output folder away: nothing that the job needs may lie in it.
-fn own_folder(spec: &JobSpec, base: &Path) -> Checked<()> {
+fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     let out = &spec.output.path;
-    let what = if base.starts_with(out) {
+    let what = if origin.base.starts_with(out) && !origin.is_kept {
         "job file"
     } else if spec.model.path.starts_with(out) {
         "model"

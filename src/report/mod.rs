@@ -6,17 +6,21 @@
 
 mod card;
 mod features;
+mod live;
 mod loading;
 mod observer;
 mod run_report;
 mod table;
 mod terminal;
+mod time_left;
 
 pub use card::{CARD_MARK, Card};
 pub use loading::{Loading, loading};
 pub use observer::{Observer, Progress, Silent, observer_for};
-pub use run_report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
-pub use table::{counted, grouped, line, side_by_side, table};
+pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
+pub use table::{counted, grouped, line, rate, side_by_side, table};
 pub use terminal::{
-    as_message, on_one_line, print, print_bytes, print_json, print_json_line, say, say_lines,
+    as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
+    print_json_line, say, say_lines, shell_word,
 };
+pub use time_left::{Moment, RowWork, TimeLeft};

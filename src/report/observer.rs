@@ -1,16 +1,16 @@
-//! Progress to the terminal: bars where there is one, a plain line every half minute elsewhere.
+//! Progress to the terminal: a bar where there is one, a plain line every half minute elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use super::live::plain_line;
+use super::say;
+use super::terminal::{erase_live, show_live};
 
-use super::{grouped, say};
-
-/// Seconds between two plain lines.
+/// Time between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Seconds between two redraws of the bar's text.
+/// Time between two redraws of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How far a run has come.
@@ -22,7 +22,7 @@ pub struct Progress {
     pub rows_total: u64,
     /// Rows that this run finished.
     pub rows_now: u64,
-    /// Context and answer tokens that this run computed.
+    /// Context and answer tokens that this run computed, those of answers under way too.
     pub tokens: u64,
     /// Tokens computed a second, over this run.
     pub tokens_per_second: f64,
@@ -34,18 +34,8 @@ pub struct Progress {
     pub slots: usize,
     /// Rows that failed in this run.
     pub failed: u64,
-}
-
-impl Progress {
-    /// Time left, from the tokens that the rows so far took; `None` before there is any.
-    pub fn remaining(&self) -> Option<Duration> {
-        if self.rows_now == 0 || self.tokens_per_second <= 0.0 {
-            return None;
-        }
-        let tokens_a_row = self.tokens as f64 / self.rows_now as f64;
-        let rows = self.rows_total.saturating_sub(self.rows_done) as f64;
-        Duration::try_from_secs_f64(rows * tokens_a_row / self.tokens_per_second).ok()
-    }
+    /// Time left, once a tenth of this run's work tells; see [`TimeLeft`](super::TimeLeft).
+    pub remaining: Option<Duration>,
 }
 
 /// Is told what happens while a job runs.
@@ -74,7 +64,7 @@ pub fn observer_for(quiet: bool) -> Box<dyn Observer> {
     if quiet {
         Box::new(Notes)
     } else if std::io::stderr().is_terminal() {
-        Box::new(Bar::new())
+        Box::new(Bar { last: None })
     } else {
         Box::new(Plain {
             last: Instant::now(),
@@ -94,37 +84,25 @@ impl Observer for Notes {
     fn finish(&mut self) {}
 }
 
+/// The last line of the terminal; [`say`] prints above it.
 struct Bar {
-    bar: ProgressBar,
     last: Option<Instant>,
-}
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rows  {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, last: None }
-    }
 }
 
 impl Observer for Bar {
     fn note(&mut self, message: &str) {
-        self.bar.suspend(|| say(message));
+        say(message);
     }
 
     fn progress(&mut self, progress: &Progress) {
-        if self.last.is_some_and(|last| last.elapsed() < BAR_INTERVAL) {
-            return;
+        if self.last.is_none_or(|last| last.elapsed() >= BAR_INTERVAL) {
+            self.last = Some(Instant::now());
+            show_live(progress);
         }
-        self.last = Some(Instant::now());
-        self.bar.set_length(progress.rows_total);
-        self.bar.set_position(progress.rows_done);
-        self.bar.set_message(rates(progress));
     }
 
     fn finish(&mut self) {
-        self.bar.finish_and_clear();
+        erase_live();
     }
 }
 
@@ -142,78 +120,8 @@ impl Observer for Plain {
             return;
         }
         self.last = Instant::now();
-        say(&format!(
-            "{} of {} rows, {}",
-            grouped(progress.rows_done),
-            grouped(progress.rows_total),
-            rates(progress)
-        ));
+        say(&plain_line(progress));
     }
 
     fn finish(&mut self) {}
-}
-
-fn rates(progress: &Progress) -> String {
-    let left = match progress.remaining() {
-        Some(left) => format!("{} left", duration(left)),
-        None => "time left not known yet".to_owned(),
-    };
-    let failed = match progress.failed {
-        0 => String::new(),
-        n => format!(", {} failed", grouped(n)),
-    };
-    format!(
-        "{:.0} tokens/s, {left}, padding {:.1}%, {}/{} slots{failed}",
-        progress.tokens_per_second,
-        progress.padding_share * 100.0,
-        progress.slots_used,
-        progress.slots,
-    )
-}
-
-fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remaining_counts_tokens_not_rows() {
-        let progress = Progress {
-            rows_done: 60,
-            rows_total: 100,
-            rows_now: 20,
-            tokens: 2_000,
-            tokens_per_second: 50.0,
-            ..Progress::default()
-        };
-        assert_eq!(progress.remaining(), Some(Duration::from_secs(80)));
-        assert_eq!(Progress::default().remaining(), None);
-    }
-
-    #[test]
-    fn rates_reads_as_a_sentence() {
-        let progress = Progress {
-            rows_done: 5,
-            rows_total: 10,
-            rows_now: 5,
-            tokens: 500,
-            tokens_per_second: 5.0,
-            padding_share: 0.031,
-            slots_used: 3,
-            slots: 8,
-            failed: 1,
-        };
-        assert_eq!(
-            rates(&progress),
-            "5 tokens/s, 1 min 40 s left, padding 3.1%, 3/8 slots, 1 failed"
-        );
-    }
 }

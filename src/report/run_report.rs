@@ -4,12 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Loading, counted, grouped, line, on_one_line, side_by_side};
+use super::{Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side};
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
 
 /// Most questions shown beside their answers.
 const SHOWN_EXAMPLES: usize = 8;
+
+/// Reasons of failed rows that the summary gives.
+const SHOWN_REASONS: usize = 3;
 
 /// Times of one run.
 ///
@@ -50,7 +53,21 @@ pub struct CheckedFiles {
     pub content: bool,
 }
 
+/// Why rows failed, and how many did for that reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailureReason {
+    /// How many rows.
+    pub rows: u64,
+    /// The stage that refused them.
+    pub stage: String,
+    /// The reason that the first of them got; the others may have other numbers in it.
+    pub reason: String,
+}
+
 /// The summary of a run, of one shard or of several.
+///
+/// Printed as `{}` it is what a user needs at the end, as `{:#}` all of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunReport {
@@ -63,6 +80,12 @@ pub struct RunReport {
     pub program: String,
     /// Where the results are; empty where they are not kept.
     pub results: String,
+    /// The output folder; empty where results are not kept.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+    /// Why rows failed, the most frequent reason first; of committed rows, at the end of a run alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<FailureReason>,
     /// How the results are loaded, once all are there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loading: Vec<Loading>,
@@ -120,33 +143,19 @@ impl fmt::Display for RunReport {
             line(f, "note", notice)?;
         }
         line(f, "rows", &self.rows_text())?;
-        line(
-            f,
-            "tokens",
-            &format!(
-                "{} in, {} out",
-                grouped(totals.prompt_tokens),
-                grouped(totals.completion_tokens)
-            ),
-        )?;
-        if self.checked.files > 0 {
-            line(f, "checked", &self.checked.to_string())?;
-        }
+        self.reasons(f)?;
         if self.compares && self.totals.referenced > 0 {
             line(f, "exact match", &exact_match(totals))?;
         }
-        if self.rows_now > 0 {
-            self.this_run(f)?;
-        }
-        if let Some(bytes) = self.peak_memory_bytes {
-            line(f, "peak memory", &format!("{} MiB", grouped(bytes >> 20)))?;
+        if f.alternate() {
+            self.details(f)?;
+        } else if self.rows_now > 0 {
+            line(f, "this run", &self.speed())?;
         }
         if !self.results.is_empty() {
             line(f, "results", &self.results)?;
         }
-        for loading in &self.loading {
-            line(f, &loading.library, &loading.to_string())?;
-        }
+        self.loading(f)?;
         if self.compares && !self.examples.is_empty() {
             let rows = self.examples.iter().take(SHOWN_EXAMPLES);
             let rows = rows.map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
@@ -182,20 +191,100 @@ impl RunReport {
         parts.join(", ")
     }
 
+    /// The most frequent reasons of failed rows, and the command that shows the rows.
+    fn reasons(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in self.failures.iter().take(SHOWN_REASONS) {
+            let (rows, stage, reason) = (grouped(failure.rows), &failure.stage, &failure.reason);
+            line(f, "  failed", &format!("{rows} at {stage}: {reason}"))?;
+        }
+        match self.failures.len().saturating_sub(SHOWN_REASONS) {
+            0 => {}
+            more => line(
+                f,
+                "",
+                &format!("and {}", counted(more as u64, "more reason")),
+            )?,
+        }
+        if self.totals.failed + self.totals.bad > 0 && !self.folder.is_empty() {
+            let folder = shell_word(&self.folder);
+            line(
+                f,
+                "  see them",
+                &format!("glm-batch show {folder} --failed"),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// One call that loads the results where all the others are in the card, or all of them.
+    fn loading(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            for loading in &self.loading {
+                line(f, &loading.library, &loading.to_string())?;
+            }
+            return Ok(());
+        }
+        let Some(first) = self.loading.first() else {
+            return Ok(());
+        };
+        line(f, "load", &first.to_string())?;
+        let others: Vec<&str> = self.loading[1..]
+            .iter()
+            .map(|one| one.library.as_str())
+            .collect();
+        line(
+            f,
+            "",
+            &format!("{}: see {}/README.md", others.join(", "), self.folder),
+        )
+    }
+
+    fn speed(&self) -> String {
+        let seconds = self.times.wall;
+        let tokens = match seconds {
+            seconds if seconds > 0.0 => self.engine.completion_tokens as f64 / seconds,
+            _ => 0.0,
+        };
+        format!(
+            "{} in {} s, {} tokens/s out",
+            counted(self.rows_now, "row"),
+            rate(seconds),
+            rate(tokens)
+        )
+    }
+
+    /// What is worth to know of a run beyond its results.
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (prompt, answer) = (self.totals.prompt_tokens, self.totals.completion_tokens);
+        line(
+            f,
+            "tokens",
+            &format!("{} in, {} out", grouped(prompt), grouped(answer)),
+        )?;
+        if self.checked.files > 0 {
+            line(f, "checked", &self.checked.to_string())?;
+        }
+        if self.rows_now > 0 {
+            self.this_run(f)?;
+        }
+        match self.peak_memory_bytes {
+            Some(bytes) => line(f, "peak memory", &format!("{} MiB", grouped(bytes >> 20))),
+            None => Ok(()),
+        }
+    }
+
     fn this_run(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (times, engine) = (&self.times, &self.engine);
         let per_second = |tokens: u64, seconds: f64| match seconds {
-            seconds if seconds > 0.0 => tokens as f64 / seconds,
-            _ => 0.0,
+            seconds if seconds > 0.0 => rate(tokens as f64 / seconds),
+            _ => rate(0.0),
         };
         line(
             f,
             "this run",
             &format!(
-                "{} in {:.1} s: {:.1} tokens/s out; prefill {:.1} tokens/s, decode {:.1} tokens/s",
-                counted(self.rows_now, "row"),
-                times.wall,
-                per_second(engine.completion_tokens, times.wall),
+                "{}; prefill {} tokens/s, decode {} tokens/s",
+                self.speed(),
                 per_second(engine.prompt_tokens, times.prefill),
                 per_second(engine.completion_tokens, times.decode),
             ),
@@ -207,7 +296,7 @@ impl RunReport {
                 "padding {:.1}%, slots in use {:.1}%, at most {} at once, {} shared an answer",
                 engine.padding_share() * 100.0,
                 (1.0 - engine.idle_share()) * 100.0,
-                engine.peak_slots,
+                grouped(engine.peak_slots as u64),
                 counted(engine.shared_rows, "row"),
             ),
         )?;
@@ -275,6 +364,51 @@ mod tests {
         let text = report.to_string();
         assert!(text.starts_with("x: finished\n"), "{text}");
         assert!(!text.contains("reference"), "{text}");
+    }
+
+    #[test]
+    fn the_end_of_a_run_says_what_a_user_needs_and_no_more() {
+        let failure = |rows, reason: &str| FailureReason {
+            rows,
+            stage: "input".into(),
+            reason: reason.into(),
+        };
+        let call = |library: &str| Loading {
+            library: library.into(),
+            modules: library.into(),
+            call: format!("{library}.load()"),
+        };
+        let report = RunReport {
+            job: "x".into(),
+            finished: true,
+            folder: "/data/my out".into(),
+            results: "/data/my out/parts (parquet)".into(),
+            job_rows: 12_345,
+            totals: Totals {
+                rows: 12_345,
+                bad: 6,
+                ..Totals::default()
+            },
+            failures: vec![
+                failure(3, "a"),
+                failure(1, "b"),
+                failure(1, "c"),
+                failure(1, "d"),
+            ],
+            loading: vec![call("datasets"), call("polars"), call("pandas")],
+            ..RunReport::default()
+        };
+        assert_eq!(
+            report.to_string(),
+            "x: finished\n  rows         12,345 of 12,345 done, 6 failed\n    failed     3 at input: a\n    \
+             failed     1 at input: b\n    failed     1 at input: c\n               and 1 more reason\n    \
+             see them   glm-batch show '/data/my out' --failed\n  results      /data/my out/parts (parquet)\n  \
+             load         import datasets; rows = datasets.load()\n               polars, pandas: see /data/my out/README.md\n"
+        );
+        assert!(
+            format!("{report:#}")
+                .contains("\n  pandas       import pandas; rows = pandas.load()\n")
+        );
     }
 
     #[test]

@@ -19,6 +19,15 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A rate: whole where it is large.
+pub fn rate(number: f64) -> String {
+    if number >= 100.0 {
+        grouped(number.round() as u64)
+    } else {
+        format!("{number:.1}")
+    }
+}
+
 /// A number of things, with the name of one of them: `1 row`, `1,200 rows`.
 pub fn counted(number: u64, one: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

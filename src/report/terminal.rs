@@ -8,8 +8,16 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
+
+use super::live::{erased, live_line};
+use super::observer::Progress;
+
+/// Width of a terminal that does not tell its own.
+const USUAL_WIDTH: usize = 80;
 
 /// How lines that the program itself puts below a message begin. What follows any other line break is data.
 const CONTINUATIONS: [&str; 2] = ["hint: ", "  "];
@@ -19,7 +27,7 @@ const CONTINUATIONS: [&str; 2] = ["hint: ", "  "];
 /// A message has one line, and below it hints and indented lists. A line break of another kind comes from a
 /// name in the message and is escaped, so that a name cannot pretend to be the next message.
 pub fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "{}", as_message(message));
+    above_live(&as_message(message));
 }
 
 /// A message as [`say`] prints it, without the line break at its end.
@@ -38,8 +46,107 @@ pub fn as_message(message: &str) -> String {
 
 /// Text of several lines on standard error, such as the usage of a command.
 pub fn say_lines(text: &str) {
-    let text = visible(text.trim_end());
-    let _ = writeln!(io::stderr(), "{text}");
+    above_live(&visible(text.trim_end()));
+}
+
+/// The line that shows how far a run has come, kept last on the terminal.
+#[derive(Default)]
+struct Live {
+    progress: Option<Progress>,
+    /// Cells of the line that is on the terminal; 0 where there is none.
+    cells: usize,
+    /// Nothing is drawn: the process is about to stop.
+    is_paused: bool,
+}
+
+static LIVE: Mutex<Live> = Mutex::new(Live {
+    progress: None,
+    cells: 0,
+    is_paused: false,
+});
+
+impl Live {
+    fn get() -> MutexGuard<'static, Self> {
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What takes the line off the terminal.
+    fn erase(&mut self) -> String {
+        match std::mem::take(&mut self.cells) {
+            0 => String::new(),
+            cells => erased(cells, terminal_width()),
+        }
+    }
+
+    /// What draws the line, where there is one to draw and nothing else has the terminal.
+    fn draw(&mut self) -> String {
+        let Some(progress) = self.progress.filter(|_| !self.is_paused && has_terminal()) else {
+            return String::new();
+        };
+        let line = live_line(&progress, terminal_width());
+        self.cells = line.width();
+        line
+    }
+}
+
+/// Prints text on standard error, above the line that shows progress.
+fn above_live(text: &str) {
+    let mut live = Live::get();
+    // In one piece, so that nothing comes in between.
+    let all = format!("{}{text}\n{}", live.erase(), live.draw());
+    let _ = io::stderr().write_all(all.as_bytes());
+}
+
+/// Draws the line that shows progress, or draws it anew.
+pub(super) fn show_live(progress: &Progress) {
+    let mut live = Live::get();
+    live.progress = Some(*progress);
+    let all = live.erase() + &live.draw();
+    let _ = io::stderr().write_all(all.as_bytes());
+}
+
+/// Takes the line that shows progress away for good.
+pub fn erase_live() {
+    let mut live = Live::get();
+    live.progress = None;
+    let erased = live.erase();
+    let _ = io::stderr().write_all(erased.as_bytes());
+}
+
+/// Takes the line away while the process is stopped, or brings it back.
+pub fn pause_live(is_paused: bool) {
+    let mut live = Live::get();
+    live.is_paused = is_paused;
+    let all = live.erase() + &live.draw();
+    let _ = io::stderr().write_all(all.as_bytes());
+}
+
+/// Cells of the terminal's lines.
+#[cfg(unix)]
+fn terminal_width() -> usize {
+    match rustix::termios::tcgetwinsize(io::stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => USUAL_WIDTH,
+    }
+}
+
+/// Cells of the terminal's lines.
+#[cfg(not(unix))]
+fn terminal_width() -> usize {
+    USUAL_WIDTH
+}
+
+/// Whether the process may write to its terminal: a shell has it while a job is in the background.
+#[cfg(unix)]
+fn has_terminal() -> bool {
+    rustix::termios::tcgetpgrp(io::stderr())
+        .is_ok_and(|foreground| foreground == rustix::process::getpgrp())
+}
+
+/// Whether the process may write to its terminal.
+#[cfg(not(unix))]
+fn has_terminal() -> bool {
+    true
 }
 
 /// Text for people on standard output. Line breaks and tabs are kept: they are the program's own, because
@@ -86,6 +193,16 @@ pub fn on_one_line(text: &str) -> Cow<'_, str> {
         |c| is_obeyed(c) || c == '\n' || c == '\t',
         push_escape,
     )
+}
+
+/// A path as a word that can be pasted into a shell.
+pub fn shell_word(path: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if !path.is_empty() && path.chars().all(is_plain) && !path.starts_with('-') {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
 }
 
 /// Text with every character escaped that a terminal obeys.
@@ -151,6 +268,14 @@ mod tests {
         assert_eq!(visible(plain), plain);
         assert_eq!(visible("a\n\tb"), "a\n\tb");
         assert_eq!(on_one_line("a\n\tb"), "a\\u{a}\\u{9}b");
+    }
+
+    #[test]
+    fn paths_are_words_of_a_shell() {
+        assert_eq!(shell_word("/data/out-1.x"), "/data/out-1.x");
+        assert_eq!(shell_word("my out"), "'my out'");
+        assert_eq!(shell_word("it's"), "'it'\\''s'");
+        assert_eq!(shell_word("-x"), "'-x'");
     }
 
     #[test]

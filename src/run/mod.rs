@@ -27,7 +27,7 @@ mod texts;
 use std::time::Instant;
 
 pub use options::{RunEnd, RunOptions};
-pub use plan::{PlanReport, plan};
+pub use plan::{PlanReport, check_columns, plan};
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};

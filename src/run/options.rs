@@ -20,6 +20,8 @@ pub struct RunOptions {
     pub grace: Duration,
     /// Compare the content of all files with their checksums first, not only names and sizes.
     pub verify: bool,
+    /// The job file that the output folder keeps, where the job was given by flags. A trial keeps none.
+    pub job_file: Option<String>,
 }
 
 impl Default for RunOptions {
@@ -31,6 +33,7 @@ impl Default for RunOptions {
             trial: None,
             grace: Duration::from_secs(20),
             verify: false,
+            job_file: None,
         }
     }
 }

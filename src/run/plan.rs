@@ -9,11 +9,12 @@ use super::load::budget;
 use super::model_facts::ModelFacts;
 use super::read::{ReadInput, Reading, place_text};
 use super::texts;
+use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
 use crate::engine::Request;
 use crate::error::{Error, Result};
 use crate::input::{self, DuplicateIds};
-use crate::job::{JobSpec, Rules};
+use crate::job::{self, JobSpec, Rules};
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
@@ -94,12 +95,14 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     })?;
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
-    let mut notes = found.notes;
+    let mut notes: Vec<String> = present(spec).into_iter().collect();
+    notes.extend(found.notes);
     notes.extend(model.warnings());
     notes.extend(read.case_note(spec)?);
     notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;
     notes.extend(texts::idle_rows(rows.idle));
+    notes.extend(rows.end_note(spec, read.index.rows));
     let weight_bytes = model.footprint.loaded_bytes;
     let cache_bytes_per_token = model.cache_bytes_per_token();
     let curve = model.product_curve();
@@ -143,6 +146,58 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     })
 }
 
+/// Reads the input and looks whether it has the columns that the job names. Nothing is written.
+///
+/// # Errors
+///
+/// What [`run`](super::run) would refuse in the input.
+pub fn check_columns(spec: &JobSpec) -> Result<()> {
+    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    ReadInput::open(&Reading {
+        spec,
+        files: &found.files,
+        previous: None,
+        rules: Rules::CURRENT,
+        stop: &StopFlag::default(),
+    })
+    .map(drop)
+}
+
+/// What the output folder holds already, and what that means for a run.
+fn present(spec: &JobSpec) -> Option<String> {
+    let folder = OutputFolder::existing(&spec.output.path).ok()?;
+    let place = folder.root().display();
+    let first = match JobRecord::load(&folder) {
+        Ok(first) => first?,
+        Err(error) => {
+            return Some(format!(
+                "`{place}` holds a job that cannot be read: {error}"
+            ));
+        }
+    };
+    let different: Vec<String> = job::differences(&first.spec, spec)
+        .into_iter()
+        .map(|difference| format!("`{}`", difference.key))
+        .collect();
+    if !different.is_empty() {
+        return Some(format!(
+            "`{place}` belongs to a job that differs in {}: `run` will refuse, unless it has `--restart`",
+            different.join(", ")
+        ));
+    }
+    let status = checkpoint::status(&folder).ok()?;
+    let done = status.totals.rows + status.journalled_rows;
+    Some(if status.is_finished {
+        format!("`{place}` holds this job, finished: `run` has nothing left to do")
+    } else {
+        format!(
+            "`{place}` holds this job, {} of {} done: `run` goes on with the rest; the plan is for all of them",
+            grouped(done),
+            counted(status.rows, "row")
+        )
+    })
+}
+
 /// Lengths and faults of all rows.
 #[derive(Default)]
 struct Rows {
@@ -164,6 +219,28 @@ impl Rows {
             rows.add(&encoded, read);
         }
         Ok(rows)
+    }
+
+    /// How a run would end for its bad rows.
+    fn end_note(&self, spec: &JobSpec, all: u64) -> Option<String> {
+        let cause = if all > 0 && self.bad == all {
+            "every row is bad".to_owned()
+        } else {
+            let allowed = spec
+                .output
+                .max_failed
+                .filter(|&allowed| self.bad > allowed)?;
+            // Each shard is allowed as many.
+            if spec.shards > 1 {
+                return None;
+            }
+            format!(
+                "{} and `output.max_failed` allows {}",
+                counted(self.bad, "bad row"),
+                grouped(allowed)
+            )
+        };
+        Some(format!("{cause}: `run` will end with exit code 3"))
     }
 
     fn add(&mut self, encoded: &EncodedWindow, read: &ReadInput) {
@@ -260,14 +337,23 @@ impl fmt::Display for PlanReport {
 
 impl PlanReport {
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (label, count, rest) in [
-            ("bad rows", self.bad_rows, ""),
-            ("cut to fit", self.truncated, " prompts"),
-            ("same id", self.duplicate_ids, " as an earlier row"),
-        ] {
-            if count > 0 {
-                writeln!(f, "  {label:<11} {}{rest}", grouped(count))?;
-            }
+        if self.bad_rows > 0 {
+            writeln!(f, "  bad rows    {}", grouped(self.bad_rows))?;
+        }
+        for bad in &self.first_bad_rows {
+            writeln!(f, "              {}", on_one_line(bad))?;
+        }
+        let named = self.first_bad_rows.len() as u64;
+        let unnamed = self.bad_rows.saturating_sub(named);
+        if unnamed > 0 {
+            writeln!(f, "              and {} more", grouped(unnamed))?;
+        }
+        if self.truncated > 0 {
+            writeln!(f, "  cut to fit  {}", counted(self.truncated, "prompt"))?;
+        }
+        if self.duplicate_ids > 0 {
+            let rows = counted(self.duplicate_ids, "row");
+            writeln!(f, "  same id     {rows} as an earlier one")?;
         }
         if let Some(rows) = self.duplicates_counted_to {
             writeln!(
@@ -275,15 +361,6 @@ impl PlanReport {
                 "              ids compared among the first {} rows",
                 grouped(rows)
             )?;
-        }
-        for bad in &self.first_bad_rows {
-            writeln!(f, "              {}", on_one_line(bad))?;
-        }
-        let unnamed = self
-            .bad_rows
-            .saturating_sub(self.first_bad_rows.len() as u64);
-        if unnamed > 0 {
-            writeln!(f, "              and {} more", grouped(unnamed))?;
         }
         Ok(())
     }
@@ -318,7 +395,7 @@ impl PlanReport {
             .map(|bin| {
                 let cells = (bin.rows * BAR_CELLS).div_ceil(most) as usize;
                 vec![
-                    format!("{}-{}", bin.from, bin.to),
+                    format!("{}-{}", grouped(bin.from.into()), grouped(bin.to.into())),
                     grouped(bin.rows),
                     "#".repeat(cells),
                 ]

@@ -1,5 +1,6 @@
 //! Job spec to everything that a run needs but the weights: input index, tokenizer, limits, `job.json`.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use crate::checkpoint::{
     Resolved, StoredJob,
 };
 use crate::error::{Error, Result};
+use crate::fsio;
 use crate::ids::ShardId;
 use crate::input::{InputIndex, PromptSource};
 use crate::job::{JobSpec, Rules};
@@ -56,6 +58,7 @@ impl Prepared {
             // A finished job may lie where nothing can be written.
             OutputFolder::open(folder.root())?;
         }
+        let was_finished = finished.is_some();
         let started = Instant::now();
         let model = if let Some(first) = finished {
             Model::of_finished(spec, first)?
@@ -94,6 +97,13 @@ impl Prepared {
             }
         }
         let (record, job) = establish(&folder, record, first, observer)?;
+        if let Some(text) = options
+            .job_file
+            .as_deref()
+            .filter(|_| options.trial.is_none())
+        {
+            keep_job_file(&folder, text, lock.as_ref(), was_finished, observer)?;
+        }
         drop(lock);
         Ok(Self {
             folder,
@@ -249,4 +259,29 @@ fn new_record(
         resolved,
         input: InputIndex::clone(index),
     }
+}
+
+/// Writes the job file that the output folder keeps. The run that writes `job.json` writes it too; a later one writes
+/// it where that run was killed in between. Of a finished job it is only a help, and its folder may be read-only.
+fn keep_job_file(
+    folder: &OutputFolder,
+    text: &str,
+    lock: Option<&JobLock>,
+    is_finished: bool,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let path = folder.kept_job();
+    let write = || fsio::write_atomic(&path, |out| out.write_all(text.as_bytes()));
+    if lock.is_some() {
+        write()?;
+    } else if !path.exists() {
+        // Another shard's run may be at it: one writes.
+        match JobLock::try_acquire(folder).map(|lock| lock.map(|_lock| write())) {
+            Ok(None | Some(Ok(_))) => {}
+            Ok(Some(Err(error))) if !is_finished => return Err(error.into()),
+            Err(error) if !is_finished => return Err(error.into()),
+            _ => observer.note(&format!("note: `{}` could not be written", path.display())),
+        }
+    }
+    Ok(())
 }

@@ -11,13 +11,13 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::device::DeviceId;
-use crate::engine::{Devices, EngineStatistics, LoadModel};
+use crate::engine::{Devices, EngineStatistics, LoadModel, Request};
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::job::JobSpec;
-use crate::outcome::{Finished, Outcome};
-use crate::report::{Observer, Progress};
+use crate::outcome::{FinishReason, Finished, Outcome, RowResult};
+use crate::report::{Moment, Observer, Progress, RowWork, TimeLeft};
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
@@ -35,6 +35,9 @@ const OPEN_WINDOWS: usize = 2;
 
 /// How long finished rows are waited for before signals, windows and the journal are looked at again.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Time between two looks at how far the run has come.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Failed rows that are named where a run stops at too many.
 const NAMED_ROWS: usize = 5;
@@ -58,6 +61,11 @@ pub(super) struct Worker<'a> {
     pub(super) observer: &'a mut dyn Observer,
     devices: Option<Devices>,
     pub(super) counts: Counts,
+    /// When the first window was opened.
+    working_since: Option<Instant>,
+    /// When the observer was told of progress.
+    told: Option<Instant>,
+    time_left: TimeLeft,
 }
 
 impl<'a> Worker<'a> {
@@ -76,6 +84,9 @@ impl<'a> Worker<'a> {
             observer,
             devices: None,
             counts: Counts::new(prepared.load_seconds),
+            working_since: None,
+            told: None,
+            time_left: TimeLeft::default(),
         }
     }
 
@@ -263,6 +274,10 @@ impl ShardWork<'_, '_> {
         if let Some(cut) = fed.cut.as_ref().filter(|cut| !cut.is_tail) {
             worker.observer.note(&format!("warning: {cut}"));
         }
+        let rows = fed.window.rows.len() - fed.recovered;
+        let work = fed.requests.iter().map(row_work);
+        worker.working_since.get_or_insert_with(Instant::now);
+        worker.time_left.opened(rows as u64, work);
         self.devices
             .submit(fed.window.id, std::mem::take(&mut fed.requests));
         let stop_at = fed.stop_at;
@@ -310,6 +325,7 @@ impl ShardWork<'_, '_> {
                 continue;
             };
             fed.journal.append(row, &outcome)?;
+            self.worker.time_left.finished(row, answers(&outcome));
             self.worker.counts.rows_now += 1;
             self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
             fed.outcomes.insert(row, outcome);
@@ -429,20 +445,68 @@ impl ShardWork<'_, '_> {
     }
 
     fn tell_progress(&mut self) {
+        let worker = &mut *self.worker;
+        if worker
+            .told
+            .is_some_and(|told| told.elapsed() < TELL_INTERVAL)
+        {
+            return;
+        }
+        worker.told = Some(Instant::now());
         let statistics = self.devices.statistics();
         let tokens = statistics.prompt_tokens + statistics.completion_tokens;
-        let open: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
+        let seconds = worker
+            .working_since
+            .map_or(0.0, |since| since.elapsed().as_secs_f64());
+        let committed = self.manifest.totals().rows;
+        let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();
+        let done: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
+        let running = self.devices.running();
+        let model = worker.prepared.model.as_ref();
+        let remaining = worker.time_left.remaining(&Moment {
+            seconds,
+            engine: &statistics,
+            engines: model.map_or(1, |model| model.devices.len()),
+            running,
+            unopened_rows: self.rows_total.saturating_sub(committed + open as u64),
+        });
         let progress = Progress {
-            rows_done: self.manifest.totals().rows + open as u64,
+            rows_done: committed + done as u64,
             rows_total: self.rows_total,
-            rows_now: self.worker.counts.rows_now,
+            rows_now: worker.counts.rows_now,
             tokens,
-            tokens_per_second: tokens as f64 / self.worker.counts.elapsed().as_secs_f64(),
+            tokens_per_second: if seconds > 0.0 {
+                tokens as f64 / seconds
+            } else {
+                0.0
+            },
             padding_share: statistics.padding_share(),
-            slots_used: self.devices.running(),
+            slots_used: running,
             slots: self.devices.budget().max_batch_size,
-            failed: self.worker.counts.failed_now,
+            failed: worker.counts.failed_now,
+            remaining,
         };
-        self.worker.observer.progress(&progress);
+        worker.observer.progress(&progress);
     }
+}
+
+fn row_work(request: &Request) -> RowWork {
+    RowWork {
+        row: request.row,
+        context: request.encoded.ids.len() as u32,
+        most: request.max_new_tokens,
+        samples: request.settings.num_return_sequences,
+    }
+}
+
+/// The tokens of each answer, and whether it was cut at its limit.
+fn answers(outcome: &Outcome) -> impl Iterator<Item = (u32, bool)> {
+    let samples = match outcome {
+        Outcome::Ok(RowResult::Generated(completion)) => completion.samples.as_slice(),
+        Outcome::Failed(_) => &[],
+    };
+    samples.iter().map(|sample| {
+        let is_cut = sample.finish_reason == FinishReason::Length;
+        (sample.token_ids.len() as u32, is_cut)
+    })
 }

@@ -1,16 +1,21 @@
 //! Counts of this run and of all manifests to the report.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
+use super::counts::Counts;
+use super::prepare::Prepared;
+use crate::checkpoint;
 use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
 use crate::ids::ShardId;
-use crate::report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
+use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
+use crate::sink;
 
-use super::counts::Counts;
-use super::prepare::Prepared;
+/// Failed rows whose reasons are counted; of more, the first.
+const COUNTED_FAILURES: usize = 1_000_000;
 
 /// The report of a run: the whole job's counts, this run's times.
 pub(super) fn report(
@@ -22,7 +27,42 @@ pub(super) fn report(
     let shards: Vec<ShardId> = prepared.shards().collect();
     let mut report = of_shards(prepared, counts, engine, &shards)?;
     report.times.wall = wall.as_secs_f64();
+    if report.totals.failed + report.totals.bad > 0 {
+        report.failures = reasons(prepared);
+    }
     Ok(report)
+}
+
+/// Why rows failed, the most frequent reason first, from the files of failed rows. Reasons that differ in numbers alone
+/// count as one. It is a help: a file that cannot be read is passed over.
+fn reasons(prepared: &Prepared) -> Vec<FailureReason> {
+    let windows = checkpoint::committed_windows(&prepared.folder).unwrap_or_default();
+    let files = windows.iter().filter_map(|window| window.failed.as_ref());
+    let rows = files
+        .filter_map(|file| sink::read_part(&prepared.folder.entry(&file.name)).ok())
+        .flatten()
+        .flatten();
+    let mut found: BTreeMap<(String, String), FailureReason> = BTreeMap::new();
+    for row in rows.take(COUNTED_FAILURES) {
+        let text = |key: &str| {
+            row.get(key)
+                .and_then(|value| value.as_str())
+                .unwrap_or_default()
+        };
+        let (stage, reason) = (text("stage"), text("reason"));
+        let kind = reason.replace(|c: char| c.is_ascii_digit(), "");
+        let one = found
+            .entry((stage.to_owned(), kind))
+            .or_insert_with(|| FailureReason {
+                rows: 0,
+                stage: stage.to_owned(),
+                reason: reason.to_owned(),
+            });
+        one.rows += 1;
+    }
+    let mut reasons: Vec<_> = found.into_values().collect();
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.rows));
+    reasons
 }
 
 /// Writes what this run did for a shard to `report/shard-i.json`.
@@ -72,6 +112,8 @@ fn of_shards(
             prepared.folder.parts().display(),
             prepared.sink.extension()
         ),
+        folder: prepared.folder.root().display().to_string(),
+        failures: Vec::new(),
         loading: Vec::new(),
         finished,
         job_rows: rows,

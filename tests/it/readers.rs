@@ -416,7 +416,7 @@ fn a_card_is_made_by_the_run_that_finishes_and_again_where_it_is_missing() {
         !job.path("out/README.md").exists(),
         "one shard of two is finished"
     );
-    let finished = job.run_ok(&["--quiet", "--shard", "1/2"]);
+    let finished = job.run_ok(&["--quiet", "--verbose", "--shard", "1/2"]);
     let first = card(&job);
     let summary = String::from_utf8_lossy(&finished.stdout).into_owned();
     for library in ["datasets", "polars", "pandas", "pyarrow"] {

@@ -30,6 +30,18 @@ pub struct InputSpec {
     pub max_row_bytes: u64,
 }
 
+impl InputSpec {
+    /// These files and globs, every other key at its default.
+    pub fn of(path: Vec<String>) -> Self {
+        Self {
+            path,
+            columns: ColumnSpec::default(),
+            on_bad_row: OnBadRow::default(),
+            max_row_bytes: max_row_bytes(),
+        }
+    }
+}
+
 const fn max_row_bytes() -> u64 {
     64 << 20
 }

@@ -95,7 +95,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     // `run` would refuse the columns of the results before its first row.
     drop(read.sink(spec)?);
     let mut notes = found.notes;
-    notes.extend(model.warnings());
+    notes.extend(model.warnings(spec));
     notes.extend(read.case_note(spec)?);
     notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;

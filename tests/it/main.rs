@@ -39,6 +39,7 @@ mod resume;
 mod sampling_golden;
 mod signals;
 mod sink;
+mod soft_cap;
 mod strangers;
 mod support;
 mod templates;

@@ -45,7 +45,8 @@ impl Exit {
             Self::WrongLengths | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => {
                 3
             }
-            Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
+            Self::Unfinished
+            | Self::Run(RunEnd::Interrupted | RunEnd::OutOfTime { .. } | RunEnd::Locked(_)) => 75,
         }
     }
 
@@ -66,6 +67,14 @@ impl Exit {
             Self::Run(RunEnd::Interrupted) => {
                 "interrupted, the checkpoint is valid: run the same command again".to_owned()
             }
+            Self::Run(RunEnd::OutOfTime { rows: 0 }) => {
+                "the deadline came before this run finished a row, the checkpoint is valid: run the same command again with more time"
+                    .to_owned()
+            }
+            Self::Run(RunEnd::OutOfTime { rows }) => format!(
+                "the deadline came after {}, the checkpoint is valid: run the same command again",
+                counted(rows, "row")
+            ),
             Self::Run(RunEnd::Locked(shard)) => format!(
                 "another process is working on shard {shard}: run the same command again when it has ended"
             ),

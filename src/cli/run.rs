@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::args::{JobArgs, PlanArgs, RunArgs};
+use super::deadline;
 use super::exit::Exit;
-use super::signals::stop_on_signals;
+use super::signals::{stop_at, stop_on_signals};
 use crate::error::Error;
 use crate::input::Selection;
 use crate::job::{self, JobSpec};
@@ -20,10 +21,14 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         break_lock: args.break_lock,
         trial: trial(args, &spec),
         grace: Duration::from_secs_f64(args.grace),
+        deadline: deadline::deadline(args.deadline)?,
         verify: args.verify,
     };
     let stop = StopFlag::default();
     stop_on_signals(&stop, options.grace)?;
+    if let Some(deadline) = &options.deadline {
+        stop_at(deadline, &stop)?;
+    }
     let mut observer = observer_for(args.quiet);
     let (report, end) = crate::run::run(&spec, &options, &stop, observer.as_mut())
         .map_err(|error| placed(error, &args.job))?;

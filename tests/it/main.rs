@@ -14,6 +14,7 @@ mod batch_invariance;
 mod cases;
 mod checkpoint;
 mod cli;
+mod deadline;
 mod demo_data;
 mod demo_training;
 mod devices;

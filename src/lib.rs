@@ -51,4 +51,4 @@ pub mod tokenize;
 
 pub use error::{Error, Result};
 pub use run::{RunEnd, RunOptions, run};
-pub use stop::StopFlag;
+pub use stop::{Deadline, StopFlag};

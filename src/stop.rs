@@ -1,7 +1,10 @@
-//! The request to stop: set once by a signal or another thread, looked at wherever work may take long.
+//! The request to stop: set once by a signal or another thread, looked at wherever work may take long; and the
+//! time at which a run must have ended.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// A request to stop. All clones share it.
 ///
@@ -39,6 +42,46 @@ impl StopFlag {
             return asking.is_requested();
         }
         self.requested.load(Ordering::SeqCst)
+    }
+}
+
+/// The time at which a run must have ended. It decides when a run stops, never what an answer is.
+#[derive(Clone)]
+pub struct Deadline {
+    left: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
+
+impl Deadline {
+    /// A point in time of the system's clock.
+    #[must_use]
+    pub fn at(at: SystemTime) -> Self {
+        Self::told_by(move || at.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
+    /// A deadline of another clock: `left` tells how long it is until then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let deadline = glm_batch::Deadline::told_by(|| Duration::from_secs(3));
+    /// assert_eq!(deadline.left(), Duration::from_secs(3));
+    /// ```
+    pub fn told_by(left: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self {
+            left: Arc::new(left),
+        }
+    }
+
+    /// Time until then; zero afterwards.
+    pub fn left(&self) -> Duration {
+        (self.left)()
+    }
+}
+
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Deadline(in {:?})", self.left())
     }
 }
 

@@ -114,6 +114,16 @@ pub struct ShardLock {
 }
 
 impl ShardLock {
+    /// What taking a shard's lock would wait for: the heartbeat of another host, which may still beat.
+    pub fn awaits(folder: &OutputFolder, shard: ShardId, options: &LockOptions) -> Option<String> {
+        let owner = Owner::read(&folder.owner(shard)).ok().flatten();
+        let other = owner.filter(|owner| !options.break_lock && !owner.is_on_this_host())?;
+        Some(format!(
+            "shard {shard} is held by {other}: waiting up to {} s to see whether its heartbeat goes on; where that process has ended, `--break-lock` skips the wait",
+            options.timing.stale_after.as_secs()
+        ))
+    }
+
     /// Takes a shard's lock and starts its heartbeat.
     ///
     /// # Errors

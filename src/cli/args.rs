@@ -7,6 +7,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::deadline::When;
 use crate::device::DeviceChoice;
 use crate::job::read_word;
 use crate::model::FloatType;
@@ -110,6 +111,10 @@ pub(super) struct RunArgs {
     /// Seconds that rows in flight may go on after the first signal
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
     pub(super) grace: f64,
+    /// When the run must have ended: in `3h` or `1h30m`, or at a time such as `2026-03-01T06:00:00+01:00`
+    /// [default: the end of the Slurm job, if it runs in one]
+    #[arg(long, value_name = "WHEN", value_parser = super::deadline::parse)]
+    pub(super) deadline: Option<When>,
     /// Take over another host's lock without waiting for its heartbeat to stop
     #[arg(long)]
     pub(super) break_lock: bool,

@@ -44,7 +44,10 @@ impl Exit {
             Self::Refused | Self::Damaged(_) | Self::Lost => 2,
             Self::WrongLengths
             | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_), _) => 3,
-            Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_), _) => 75,
+            Self::Unfinished
+            | Self::Run(RunEnd::Interrupted | RunEnd::OutOfTime { .. } | RunEnd::Locked(_), _) => {
+                75
+            }
         }
     }
 
@@ -65,6 +68,14 @@ impl Exit {
             Self::Run(RunEnd::Interrupted, _) => {
                 "interrupted, the checkpoint is valid: run the same command again".to_owned()
             }
+            Self::Run(RunEnd::OutOfTime { rows: 0 }, _) => {
+                "the deadline came before this run finished a row, the checkpoint is valid: run the same command again with more time"
+                    .to_owned()
+            }
+            Self::Run(RunEnd::OutOfTime { rows }, _) => format!(
+                "the deadline came after {}, the checkpoint is valid: run the same command again",
+                counted(*rows, "row")
+            ),
             Self::Run(RunEnd::Locked(shard), _) => format!(
                 "another process is working on shard {shard}: run the same command again when it has ended"
             ),

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod deadline;
 mod exit;
 mod filter;
 mod job;

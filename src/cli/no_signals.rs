@@ -5,7 +5,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::stop::StopFlag;
+use crate::stop::{Deadline, StopFlag};
 
 /// Exit code of a run that a signal ended.
 const INTERRUPTED: i32 = 75;
@@ -18,6 +18,18 @@ pub(super) fn stop_on_signals(stop: &StopFlag, _grace: Duration) -> std::io::Res
         flag::register(signal, stop.shared())?;
     }
     Ok(())
+}
+
+/// Asks the run to stop at a deadline.
+pub(super) fn stop_at(deadline: &Deadline, stop: &StopFlag) -> std::io::Result<()> {
+    let (deadline, stop) = (deadline.clone(), stop.clone());
+    let wait = move || {
+        while !deadline.left().is_zero() {
+            std::thread::sleep(deadline.left().min(Duration::from_secs(1)));
+        }
+        stop.request();
+    };
+    std::thread::Builder::new().spawn(wait).map(drop)
 }
 
 /// No such system has a limit that ends a process.

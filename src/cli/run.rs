@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::args::{JobArgs, PlanArgs, RunArgs};
+use super::deadline;
 use super::exit::Exit;
 use super::job::AskedJob;
-use super::signals::stop_on_signals;
+use super::signals::{stop_at, stop_on_signals};
 use crate::input::Selection;
 use crate::job::JobSpec;
 use crate::report::{observer_for, print, print_json, say};
@@ -23,11 +24,15 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         break_lock: args.break_lock,
         trial: trial(args, &job.spec),
         grace: Duration::from_secs_f64(args.grace),
+        deadline: deadline::deadline(args.deadline)?,
         verify: args.verify,
         job_file: job.kept.clone(),
     };
     let stop = StopFlag::default();
     stop_on_signals(&stop, options.grace)?;
+    if let Some(deadline) = &options.deadline {
+        stop_at(deadline, &stop)?;
+    }
     let mut observer = observer_for(args.quiet);
     let (report, end) = crate::run::run(&job.spec, &options, &stop, observer.as_mut())
         .map_err(|error| job.placed(error))?;

@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
 use crate::report::{erase_live, pause_live, say};
-use crate::stop::StopFlag;
+use crate::stop::{Deadline, StopFlag};
 
 /// Signals by which people, schedulers, closed terminals and limits ask a program to end.
 const STOPPING: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
@@ -25,6 +25,9 @@ const INTERRUPTED: i32 = 75;
 /// How long after the grace the run may take to write what is done. What takes longer, such as a template that
 /// never ends, is left where it is.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How long a thread sleeps that waits for a deadline.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// Listens to signals from now on. `grace` is how long rows in flight may go on after the first.
 pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Result<()> {
@@ -73,6 +76,21 @@ fn stop_until_continued() {
     pause_live(false);
 }
 
+/// Asks the run to stop at a deadline, for what goes on until then: reading, loading, or a row in flight.
+pub(super) fn stop_at(deadline: &Deadline, stop: &StopFlag) -> std::io::Result<()> {
+    let (deadline, stop) = (deadline.clone(), stop.clone());
+    let wait = move || {
+        while !deadline.left().is_zero() {
+            // The clock may be set meanwhile.
+            thread::sleep(deadline.left().min(CLOCK_LOOK));
+        }
+        stop.request();
+        let _ = exit_after(LAST_WORDS);
+    };
+    let thread = thread::Builder::new().name("deadline".to_owned());
+    thread.spawn(wait).map(drop)
+}
+
 /// Ends the process when the time is over, if nothing else did. That is as safe as a second signal.
 fn exit_after(time: Duration) -> std::io::Result<()> {
     let wait = move || {
@@ -114,7 +132,7 @@ fn first_words(signal: i32, grace: Duration) -> String {
     // No line is longer than a terminal is wide.
     format!(
         "{name}: ending when the rows in flight are done, in {} s at the latest\n  {second}",
-        grace.as_secs_f64()
+        (grace + LAST_WORDS).as_secs_f64()
     )
 }
 
@@ -144,11 +162,11 @@ mod tests {
     fn the_first_words_say_what_happens() {
         assert_eq!(
             first_words(SIGINT, Duration::from_secs(20)),
-            "SIGINT: ending when the rows in flight are done, in 20 s at the latest\n  press Ctrl-C again to stop at once"
+            "SIGINT: ending when the rows in flight are done, in 30 s at the latest\n  press Ctrl-C again to stop at once"
         );
         let text = first_words(SIGUSR1, Duration::from_millis(500));
         assert!(text.starts_with("SIGUSR1: "), "{text}");
-        assert!(text.contains("in 0.5 s at the latest"), "{text}");
+        assert!(text.contains("in 10.5 s at the latest"), "{text}");
         assert!(text.lines().all(|line| line.len() < 80), "{text}");
     }
 }

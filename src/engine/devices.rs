@@ -207,6 +207,24 @@ impl Devices {
         budgets.reduce(together).unwrap_or(NOTHING)
     }
 
+    /// Whether rows have started.
+    pub fn has_begun(&self) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.view().statistics.prefill_batches > 0)
+    }
+
+    /// Seconds that a token of every running answer takes, reading the prompts of others meanwhile included: that
+    /// of the slowest engine, and zero before the first.
+    pub fn seconds_per_step(&self) -> f64 {
+        let seconds = self.members.iter().map(|member| {
+            let counted = member.view().statistics;
+            let all = counted.prefill_seconds + counted.decode_seconds + counted.sampling_seconds;
+            all / counted.decode_steps.max(1) as f64
+        });
+        seconds.fold(0.0, f64::max)
+    }
+
     /// Counts of all engines since the start; times are those of an engine on average.
     pub fn statistics(&self) -> EngineStatistics {
         let views: Vec<View> = self.members.iter().map(Member::view).collect();

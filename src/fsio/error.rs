@@ -25,6 +25,23 @@ impl FsError {
         }
     }
 
+    /// What helps where the path leads to no folder.
+    fn cure_of_path(&self) -> Option<&'static str> {
+        #[cfg(unix)]
+        if self.cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            return Some(
+                "a symbolic link on this path leads to itself: remove it, or name another path",
+            );
+        }
+        let is_blocked = matches!(
+            self.cause.kind(),
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists
+        );
+        is_blocked.then_some(
+            "a file has the name that a folder on this path needs: move it away, or name another path",
+        )
+    }
+
     /// Whether the disk or the quota is full.
     pub fn is_full(&self) -> bool {
         is_full(&self.cause)
@@ -42,6 +59,9 @@ impl fmt::Display for FsError {
         )?;
         if self.is_full() {
             f.write_str("\nhint: free some space there, then run the same command again")?;
+        }
+        if let Some(cure) = self.cure_of_path() {
+            write!(f, "\nhint: {cure}")?;
         }
         if self.cause.kind() == io::ErrorKind::FileTooLarge {
             write!(
@@ -73,4 +93,28 @@ pub fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_through_a_file_or_a_loop_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let mut paths = vec![(file.join("parts"), "move it away")];
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("loop");
+            std::os::unix::fs::symlink("loop", &link).unwrap();
+            paths.push((link.join("parts"), "leads to itself"));
+        }
+        for (path, cure) in paths {
+            let cause = std::fs::create_dir_all(&path).unwrap_err();
+            let text = FsError::new("create", &path, cause).to_string();
+            assert!(text.contains(cure), "{text}");
+        }
+    }
 }

@@ -77,7 +77,9 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A pattern that is no glob.
-    #[error("input `{pattern}` is not a valid glob: {reason}")]
+    #[error(
+        "input `{pattern}` is not a valid glob: {reason}\nhint: `*` stands for any text in a name, `?` for one sign, `[ab]` for one of these; where a name itself holds such a sign, write it in brackets, as in `[*]`"
+    )]
     Glob {
         /// The pattern.
         pattern: String,
@@ -173,7 +175,7 @@ pub enum InputError {
         what: String,
     },
     /// Reading failed.
-    #[error("cannot read `{}`: {source}", .path.display())]
+    #[error("cannot read `{}`: {source}\nhint: see that the file is there, as it was, and may be read; then run the same command again", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -181,7 +183,9 @@ pub enum InputError {
         source: io::Error,
     },
     /// Standard input could not be copied.
-    #[error("cannot copy standard input: {0}")]
+    #[error(
+        "cannot copy standard input: {0}\nhint: the copy lies in `output.path`, which needs room for all of it; or write the rows to a file and name it in `input.path`"
+    )]
     Copy(FsError),
 }
 

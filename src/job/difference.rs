@@ -145,6 +145,7 @@ mod tests {
             ("generation.logprobs=true", "false", "true"),
             ("prompt.prefix=A", "not set", "\"A\""),
             ("prompt.max_length=100", "not set", "100"),
+            ("prompt.reserve=false", "not set", "false"),
             ("input.columns.id=key", "not set", "\"key\""),
             ("output.format=jsonl", "\"parquet\"", "\"jsonl\""),
             ("output.columns=none", "\"all\"", "\"none\""),

@@ -153,7 +153,7 @@ pub enum SpecError {
     #[error(
         "`generation.max_new_tokens` ({max_new_tokens}) leaves no room for the prompt in \
          `prompt.max_length` ({max_length}, {origin})\n\
-         hint: lower `generation.max_new_tokens`, or raise `prompt.max_length`"
+         hint: {cure}"
     )]
     Lengths {
         /// Most answer tokens.
@@ -162,5 +162,7 @@ pub enum SpecError {
         max_length: u32,
         /// Where `max_length` comes from.
         origin: String,
+        /// What helps.
+        cure: String,
     },
 }

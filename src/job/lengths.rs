@@ -17,6 +17,8 @@ pub struct Lengths {
     pub max_length: u32,
     /// The model's own limit, tokens.
     pub max_sequence_length: u32,
+    /// Whether the most that an answer may have is kept free behind the prompt.
+    pub reserves: bool,
 }
 
 impl Lengths {
@@ -35,27 +37,60 @@ impl Lengths {
         let lengths = Self {
             max_length,
             max_sequence_length,
+            reserves: prompt.reserve,
         };
-        match lengths.wanted(generation) {
-            Some(max_new_tokens) if max_new_tokens >= max_length => Err(SpecError::Lengths {
-                max_new_tokens,
-                max_length,
-                origin: match prompt.max_length {
-                    Some(_) => "set by the job".into(),
-                    None => format!("the default, with the model's limit of {max_sequence_length}"),
-                },
-            }),
-            _ => Ok(lengths),
+        let reserved = lengths.reserved(generation);
+        if reserved < max_length {
+            return Ok(lengths);
         }
+        Err(SpecError::Lengths {
+            max_new_tokens: reserved,
+            max_length,
+            origin: match prompt.max_length {
+                Some(_) => "set by the job".into(),
+                None => format!("the default, with the model's limit of {max_sequence_length}"),
+            },
+            cure: lengths.cure(reserved),
+        })
+    }
+
+    /// What helps where the answer leaves no room for a context.
+    fn cure(self, reserved: u32) -> String {
+        let model = self.max_sequence_length;
+        if reserved > model {
+            // A longer `max_length` would only keep room free that no answer can fill.
+            format!(
+                "lower `generation.max_new_tokens`: an answer of this model has at most {model} tokens"
+            )
+        } else {
+            "lower `generation.max_new_tokens`, or raise `prompt.max_length`; with `prompt.reserve = false` an \
+             answer gets what its prompt leaves"
+                .to_owned()
+        }
+    }
+
+    /// What counts where the job allows more than the model has.
+    pub fn note(&self, prompt: &PromptSpec, generation: &GenerationSpec) -> Option<String> {
+        let asked = prompt.max_length?;
+        let context = self.max_sequence_length.saturating_add(1);
+        let left = asked.saturating_sub(self.reserved(generation));
+        (left > context).then(|| {
+            format!(
+                "`prompt.max_length` is {asked}, more than this model has: a context has at most {context} tokens \
+                 and an answer {}",
+                self.max_sequence_length
+            )
+        })
     }
 
     /// Most tokens of a row's context.
     ///
     /// # Errors
     ///
-    /// The reason of a failed row: its own `max_new_tokens` leave no room for a context.
+    /// The reason of a failed row: its own `max_new_tokens` leave no room for a context, and the job keeps room
+    /// for them.
     pub fn context_limit(&self, generation: &GenerationSpec) -> Result<u32, String> {
-        let reserved = self.wanted(generation).unwrap_or(1);
+        let reserved = self.reserved(generation);
         if reserved >= self.max_length {
             return Err(format!(
                 "`max_new_tokens` ({reserved}) leaves no room for the prompt in `max_length` ({})",
@@ -69,9 +104,21 @@ impl Lengths {
     /// counted. Never above the model's limit.
     pub fn max_new_tokens(&self, generation: &GenerationSpec, context_tokens: u32) -> u32 {
         let rest = self.max_length.saturating_sub(context_tokens);
-        self.wanted(generation)
-            .unwrap_or(rest)
-            .min(self.max_sequence_length)
+        let wanted = self.wanted(generation).unwrap_or(rest);
+        let allowed = if self.reserves {
+            wanted
+        } else {
+            wanted.min(rest)
+        };
+        allowed.min(self.max_sequence_length)
+    }
+
+    /// Tokens behind the context that are kept free for the answer; at least one.
+    fn reserved(self, generation: &GenerationSpec) -> u32 {
+        match self.wanted(generation) {
+            Some(wanted) if self.reserves => wanted,
+            _ => 1,
+        }
     }
 
     /// Most answer tokens by the settings alone; `None` is "rest".
@@ -132,6 +179,44 @@ mod tests {
     }
 
     #[test]
+    fn without_reserve_the_prompt_comes_first() {
+        let soft = |max_length| PromptSpec {
+            reserve: false,
+            ..prompt(Some(max_length))
+        };
+        let some = generation(Some(MaxNewTokens::Count(24)));
+        let lengths = Lengths::new(&soft(64), &some, 64).unwrap();
+        assert_eq!(lengths.context_limit(&some), Ok(63));
+        assert_eq!(lengths.max_new_tokens(&some, 40), 24);
+        assert_eq!(lengths.max_new_tokens(&some, 41), 23);
+        assert_eq!(lengths.max_new_tokens(&some, 63), 1);
+        let many = generation(Some(MaxNewTokens::Count(500)));
+        let lengths = Lengths::new(&soft(64), &many, 64).unwrap();
+        assert_eq!(lengths.context_limit(&many), Ok(63));
+        assert_eq!(lengths.max_new_tokens(&many, 10), 54);
+        let lengths = Lengths::new(&soft(1000), &many, 64).unwrap();
+        assert_eq!(lengths.context_limit(&many), Ok(65));
+        assert_eq!(lengths.max_new_tokens(&many, 65), 64);
+    }
+
+    #[test]
+    fn a_limit_beyond_the_model_is_noted() {
+        let some = generation(Some(MaxNewTokens::Count(10)));
+        for (max_length, is_noted) in [(None, false), (Some(75), false), (Some(76), true)] {
+            let prompt = prompt(max_length);
+            let lengths = Lengths::new(&prompt, &some, 64).unwrap();
+            let note = lengths.note(&prompt, &some);
+            assert_eq!(note.is_some(), is_noted, "{note:?}");
+        }
+        let beyond = prompt(Some(1000));
+        let lengths = Lengths::new(&beyond, &some, 64).unwrap();
+        assert_eq!(
+            lengths.note(&beyond, &some).unwrap(),
+            "`prompt.max_length` is 1000, more than this model has: a context has at most 65 tokens and an answer 64"
+        );
+    }
+
+    #[test]
     fn no_room_for_a_prompt_is_refused() {
         let many = generation(Some(MaxNewTokens::Count(64)));
         let error = Lengths::new(&prompt(None), &many, 64).unwrap_err();
@@ -139,7 +224,16 @@ mod tests {
             error.to_string(),
             "`generation.max_new_tokens` (64) leaves no room for the prompt in \
              `prompt.max_length` (64, the default, with the model's limit of 64)\n\
-             hint: lower `generation.max_new_tokens`, or raise `prompt.max_length`"
+             hint: lower `generation.max_new_tokens`, or raise `prompt.max_length`; with `prompt.reserve = false` \
+             an answer gets what its prompt leaves"
+        );
+        let more = generation(Some(MaxNewTokens::Count(65)));
+        let error = Lengths::new(&prompt(None), &more, 64).unwrap_err();
+        assert!(
+            error.to_string().ends_with(
+                "\nhint: lower `generation.max_new_tokens`: an answer of this model has at most 64 tokens"
+            ),
+            "{error}"
         );
         let job = generation(None);
         let lengths = Lengths::new(&prompt(Some(64)), &job, 64).unwrap();

@@ -152,13 +152,17 @@ fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     }
     if let (Some(max_length), Some(MaxNewTokens::Count(count))) =
         (spec.prompt.max_length, spec.generation.max_new_tokens)
+        && spec.prompt.reserve
         && count >= max_length
     {
         let reason = format!(
             "is {count} and leaves no room for the prompt in `prompt.max_length` ({max_length})"
         );
         let flaw = Flaw::new("generation.max_new_tokens", reason);
-        return Err(flaw.hint("lower it, or raise `prompt.max_length`"));
+        return Err(flaw.hint(
+            "lower it, or raise `prompt.max_length`; with `prompt.reserve = false` an answer gets what its \
+             prompt leaves",
+        ));
     }
     own_folder(spec, origin)
 }

@@ -5,6 +5,7 @@
 //!           read: the input; rerun: this run beside the record
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
+//! deadline  lengths of the answers so far -> when to stop     shard asks it
 //! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
 //! card      a finished job -> README.md of the output folder  once
@@ -12,6 +13,7 @@
 
 mod card;
 mod counts;
+mod deadline;
 mod feed;
 mod load;
 mod model_facts;
@@ -61,7 +63,7 @@ pub fn run(
     }
     let prepared = Prepared::new(spec, options, folder, stop, observer)?;
     warn_of_strays(&prepared, options, observer)?;
-    let mut worker = Worker::new(&prepared, spec, stop, options.grace, observer);
+    let mut worker = Worker::new(&prepared, spec, stop, options, observer);
     let end = run_shards(&prepared, options, &mut worker);
     worker.note_idle_rows();
     worker.observer.finish();
@@ -260,6 +262,9 @@ fn run_shard(
         stop: stop.clone(),
         ..LockOptions::default()
     };
+    if let Some(wait) = ShardLock::awaits(&prepared.folder, shard, &lock) {
+        worker.observer.note(&wait);
+    }
     let lock = ShardLock::acquire(&prepared.folder, shard, &lock)?;
     if let Some(note) = lock.note() {
         worker.observer.note(note);

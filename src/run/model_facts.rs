@@ -71,12 +71,15 @@ impl ModelFacts {
         })
     }
 
-    /// What the user should know of the model's files, one line each.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    /// What the user should know of the model's files and limits, one line each.
+    pub(super) fn warnings(&self, spec: &JobSpec) -> Vec<String> {
         let warnings = self.inspection.warnings.iter();
-        warnings
+        let mut lines: Vec<String> = warnings
             .map(|warning| format!("warning: {warning}"))
-            .collect()
+            .collect();
+        let note = self.lengths.note(&spec.prompt, &spec.generation);
+        lines.extend(note.map(|note| format!("note: {note}")));
+        lines
     }
 
     /// What the model comes to on this machine, by the rules of its job. Hashes of the weights are taken over

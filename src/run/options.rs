@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::ids::ShardId;
 use crate::input::Selection;
+use crate::stop::Deadline;
 
 /// How a job is run, apart from what it says itself.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct RunOptions {
     pub trial: Option<Selection>,
     /// How long rows in flight may go on after the first signal.
     pub grace: Duration,
+    /// When the run must have ended: no row starts that would not end by then, and rows in flight are left then.
+    pub deadline: Option<Deadline>,
     /// Compare the content of all files with their checksums first, not only names and sizes.
     pub verify: bool,
     /// The job file that the output folder keeps, where the job was given by flags. A trial keeps none.
@@ -32,6 +35,7 @@ impl Default for RunOptions {
             break_lock: false,
             trial: None,
             grace: Duration::from_secs(20),
+            deadline: None,
             verify: false,
             job_file: None,
         }
@@ -48,6 +52,11 @@ pub enum RunEnd {
     },
     /// A signal; the checkpoint is valid.
     Interrupted,
+    /// The deadline is near; the checkpoint is valid.
+    OutOfTime {
+        /// Rows that this run finished.
+        rows: u64,
+    },
     /// Another process holds a shard that is not finished.
     Locked(ShardId),
     /// More rows failed than the job allows.

@@ -97,7 +97,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     drop(read.sink(spec)?);
     let mut notes: Vec<String> = present(spec).into_iter().collect();
     notes.extend(found.notes);
-    notes.extend(model.warnings());
+    notes.extend(model.warnings(spec));
     notes.extend(read.case_note(spec)?);
     notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;

@@ -76,7 +76,7 @@ impl Prepared {
             .filter(|_| !options.verify)
             .map(|first| &first.resolved);
         let resolved = model.resolved(spec, rules, known_resolved, stop)?;
-        for warning in model.facts().iter().flat_map(|facts| facts.warnings()) {
+        for warning in model.facts().iter().flat_map(|facts| facts.warnings(spec)) {
             observer.note(&warning);
         }
         let record = new_record(spec, options, rules, resolved, &read.index);

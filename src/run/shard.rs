@@ -22,10 +22,11 @@ use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 use super::counts::{self, Counts};
+use super::deadline::Ending;
 use super::feed::{self, FedWindow};
 use super::load::load_model;
 use super::model_facts::{self, ModelFacts};
-use super::options::RunEnd;
+use super::options::{RunEnd, RunOptions};
 use super::prepare::Prepared;
 use super::read::place_text;
 use super::{summary, texts};
@@ -57,7 +58,7 @@ pub(super) struct Worker<'a> {
     prepared: &'a Prepared,
     spec: &'a JobSpec,
     pub(super) stop: StopFlag,
-    grace: Duration,
+    ending: Ending,
     pub(super) observer: &'a mut dyn Observer,
     devices: Option<Devices>,
     pub(super) counts: Counts,
@@ -73,14 +74,14 @@ impl<'a> Worker<'a> {
         prepared: &'a Prepared,
         spec: &'a JobSpec,
         stop: &StopFlag,
-        grace: Duration,
+        options: &RunOptions,
         observer: &'a mut dyn Observer,
     ) -> Self {
         Self {
             prepared,
             spec,
             stop: stop.clone(),
-            grace,
+            ending: Ending::new(options),
             observer,
             devices: None,
             counts: Counts::new(prepared.load_seconds),
@@ -229,9 +230,17 @@ impl ShardWork<'_, '_> {
             if self.open.is_empty() && self.unfed == 0 {
                 return Ok(ShardEnd::Finished);
             }
-            if self.worker.stop.is_requested() {
-                self.wind_down()?;
-                return Ok(ShardEnd::Stopped(RunEnd::Interrupted));
+            if self.worker.stop.is_requested() || self.is_out_of_time() {
+                let end = self.wind_down()?;
+                // A signal ends the run as soon as may be; a deadline leaves time to write what is whole.
+                if matches!(end, RunEnd::OutOfTime { .. }) {
+                    self.commit_complete()?;
+                }
+                return Ok(if self.open.is_empty() && self.unfed == 0 {
+                    ShardEnd::Finished
+                } else {
+                    ShardEnd::Stopped(end)
+                });
             }
             if self.reader_ended {
                 return Err(Error::ReaderEnded);
@@ -326,6 +335,7 @@ impl ShardWork<'_, '_> {
             };
             fed.journal.append(row, &outcome)?;
             self.worker.time_left.finished(row, answers(&outcome));
+            self.worker.ending.observe(&outcome);
             self.worker.counts.rows_now += 1;
             self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
             fed.outcomes.insert(row, outcome);
@@ -390,9 +400,29 @@ impl ShardWork<'_, '_> {
         )?)
     }
 
-    /// Lets what is in flight end, as long as the grace allows; the rest is computed again.
-    fn wind_down(&mut self) -> Result<()> {
-        let until = Instant::now() + self.worker.grace;
+    /// Whether what would start now would not end before the deadline. A run that has begun nothing starts some
+    /// rows all the same: else a job whose rows take long would never get on.
+    fn is_out_of_time(&self) -> bool {
+        let ending = &self.worker.ending;
+        ending.has_deadline()
+            && self.devices.has_begun()
+            && ending.is_near(self.devices.seconds_per_step())
+    }
+
+    /// Lets what is in flight end, as long as the grace or the deadline allows; the rest is computed again.
+    fn wind_down(&mut self) -> Result<RunEnd> {
+        let is_asked = self.worker.stop.is_requested();
+        let left = self.worker.ending.time_left(is_asked);
+        if !is_asked {
+            self.worker.ending.is_declared = true;
+            self.worker.observer.note(&format!(
+                "the deadline is near: no more rows start, those in flight have {} s to end",
+                left.as_secs()
+            ));
+            // The feeder must end too.
+            self.worker.stop.request();
+        }
+        let until = Instant::now() + left;
         self.devices.drain();
         while !self.devices.is_idle() && Instant::now() < until {
             self.step()?;
@@ -401,7 +431,8 @@ impl ShardWork<'_, '_> {
             // A long prefill may have begun just before: it would be waited for beyond the grace.
             self.devices.abandon();
         }
-        Ok(())
+        let rows = self.worker.counts.rows_now;
+        Ok(self.worker.ending.end(rows))
     }
 
     fn failed(&self) -> u64 {

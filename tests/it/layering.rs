@@ -64,7 +64,7 @@ const STEPS: &[(&str, &[&[&str]])] = &[
         "run",
         &[
             &["options", "model_facts", "counts"],
-            &["load", "texts", "rerun"],
+            &["load", "texts", "rerun", "deadline"],
             &["read"],
             &["prepare"],
             &["feed", "summary", "card"],

@@ -243,3 +243,30 @@ fn a_folder_that_is_moved_away_meanwhile_is_anothers() {
     let path = folder.owner(ShardId(0));
     is_locked(write_owner(&Owner::this_process(), &path, ShardId(0)).unwrap_err());
 }
+
+#[test]
+fn a_wait_for_another_hosts_heartbeat_is_announced() {
+    let (_parent, folder) = folder();
+    let awaits = |options: &LockOptions| ShardLock::awaits(&folder, ShardId(0), options);
+    assert_eq!(awaits(&LockOptions::default()), None);
+    let other = r#"{"host":"elsewhere","pid":3,"started_ms":1,"heartbeat_ms":1,"beats":0}"#;
+    std::fs::write(folder.owner(ShardId(0)), other).unwrap();
+    let words = awaits(&LockOptions::default()).unwrap();
+    assert!(
+        words.contains("elsewhere") && words.contains("60 s"),
+        "{words}"
+    );
+    let breaking = LockOptions {
+        break_lock: true,
+        ..LockOptions::default()
+    };
+    assert_eq!(awaits(&breaking), None);
+    Owner::this_process()
+        .write(&folder.owner(ShardId(0)))
+        .unwrap();
+    assert_eq!(
+        awaits(&LockOptions::default()),
+        None,
+        "the lock alone decides"
+    );
+}

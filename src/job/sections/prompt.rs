@@ -9,7 +9,7 @@ use super::Section;
 use crate::job::flaw::{Checked, Flaw, not_empty};
 
 /// How a row becomes a context.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptSpec {
     /// minijinja template over the row's columns; wins over `input.columns.prompt`.
@@ -23,6 +23,30 @@ pub struct PromptSpec {
     pub max_length: Option<u32>,
     /// What happens to a prompt that is too long.
     pub overflow: Overflow,
+    /// Whether room for `max_new_tokens` is kept free behind the prompt, which is cut where that takes it;
+    /// `false`: the prompt comes first, and the answer gets what it leaves of `max_length`.
+    #[serde(skip_serializing_if = "is_kept")]
+    #[schemars(!skip_serializing_if)]
+    pub reserve: bool,
+}
+
+impl Default for PromptSpec {
+    fn default() -> Self {
+        Self {
+            template: None,
+            prefix: None,
+            mask: MaskToken::default(),
+            max_length: None,
+            overflow: Overflow::default(),
+            reserve: true,
+        }
+    }
+}
+
+/// `job.json` leaves the default out, so that jobs of earlier versions have the bytes that they had.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_kept(reserve: &bool) -> bool {
+    *reserve
 }
 
 /// One of GLM's three mask tokens.

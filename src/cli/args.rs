@@ -115,6 +115,9 @@ pub(super) struct StatusArgs {
     /// Print it again every two seconds until the job is finished
     #[arg(long)]
     pub(super) watch: bool,
+    /// Wait until the job is finished, or nothing works on it any more (exit 75)
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) wait: bool,
 }
 
 #[derive(Debug, Args)]

@@ -31,6 +31,8 @@ pub(super) enum Exit {
     Damaged,
     /// The record of the job itself is damaged.
     Lost,
+    /// A job that was waited for is not finished, and nothing works on it.
+    Stopped,
 }
 
 impl Exit {
@@ -45,7 +47,9 @@ impl Exit {
             Self::WrongLengths | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_)) => {
                 3
             }
-            Self::Unfinished | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
+            Self::Unfinished
+            | Self::Stopped
+            | Self::Run(RunEnd::Interrupted | RunEnd::Locked(_)) => 75,
         }
     }
 
@@ -80,6 +84,9 @@ impl Exit {
             ),
             Self::Refused => UNCHANGED.to_owned(),
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
+            Self::Stopped => {
+                "nothing works on the job, which is not finished: run it again to go on".to_owned()
+            }
             Self::Lost => {
                 "`job.json` is damaged: only `run JOB --restart` helps, the results are kept beside"
                     .to_owned()

@@ -14,7 +14,7 @@ mod terminal;
 
 pub use card::{CARD_MARK, Card};
 pub use loading::{Loading, loading};
-pub use observer::{Observer, Progress, Silent, observer_for};
+pub use observer::{Observer, Progress, Silent, duration, observer_for};
 pub use run_report::{CheckedFiles, RunReport, RunTimes, peak_memory_bytes};
 pub use table::{counted, grouped, line, side_by_side, table};
 pub use terminal::{

@@ -171,7 +171,8 @@ fn rates(progress: &Progress) -> String {
     )
 }
 
-fn duration(time: Duration) -> String {
+/// A time in its two largest units.
+pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),

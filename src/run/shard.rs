@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
+use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals, Work};
 use crate::device::DeviceId;
 use crate::engine::{Devices, EngineStatistics, LoadModel};
 use crate::error::{Error, Result};
@@ -123,7 +123,13 @@ impl<'a> Worker<'a> {
         let (sender, receiver) = bounded(1);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
         self.counts.unfinished = Totals::default();
+        let before = Before {
+            began: Instant::now(),
+            rows: self.counts.rows_now,
+            tokens: tokens(&devices.statistics()),
+        };
         let work = ShardWork {
+            before,
             unfed: windows.len(),
             rows_total: prepared.shard_rows(shard),
             worker: self,
@@ -173,8 +179,21 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// What the run had done when its work on a shard began: the engine and the counts go on from shard to shard.
+struct Before {
+    began: Instant,
+    rows: u64,
+    tokens: u64,
+}
+
+/// Context and answer tokens that the engine computed.
+fn tokens(statistics: &EngineStatistics) -> u64 {
+    statistics.prompt_tokens + statistics.completion_tokens
+}
+
 /// The work on one shard while its lock is held.
 struct ShardWork<'w, 'a> {
+    before: Before,
     worker: &'w mut Worker<'a>,
     tokenizer: &'w GlmTokenizer,
     devices: &'w mut Devices,
@@ -430,7 +449,7 @@ impl ShardWork<'_, '_> {
 
     fn tell_progress(&mut self) {
         let statistics = self.devices.statistics();
-        let tokens = statistics.prompt_tokens + statistics.completion_tokens;
+        let tokens = tokens(&statistics);
         let open: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
         let progress = Progress {
             rows_done: self.manifest.totals().rows + open as u64,
@@ -444,5 +463,10 @@ impl ShardWork<'_, '_> {
             failed: self.worker.counts.failed_now,
         };
         self.worker.observer.progress(&progress);
+        self.lock.tell(Work {
+            rows: progress.rows_now - self.before.rows,
+            tokens: tokens - self.before.tokens,
+            milliseconds: self.before.began.elapsed().as_millis() as u64,
+        });
     }
 }

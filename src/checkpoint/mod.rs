@@ -30,7 +30,7 @@ pub use commit::{
 };
 pub use error::CheckpointError;
 pub use folder::OutputFolder;
-pub use journal::{Cut, Journal, OpenedJournal};
+pub use journal::{Cut, Journal, OpenedJournal, journalled_rows};
 pub use lock::{JobLock, LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
 pub use owner::{Owner, Work};

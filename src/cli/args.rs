@@ -28,7 +28,7 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Show the progress of a job from its output folder
     Status(StatusArgs),
-    /// Show result rows in readable form
+    /// Show result rows in readable form, those of windows that are still open too
     Show(ShowArgs),
     /// Check every checksum of an output folder
     Verify(VerifyArgs),

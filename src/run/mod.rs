@@ -7,6 +7,7 @@
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
 //! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
+//! open_rows journals -> rows, for `show`                  on demand
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
@@ -15,6 +16,7 @@ mod counts;
 mod feed;
 mod load;
 mod model_facts;
+mod open_rows;
 mod options;
 mod plan;
 mod prepare;
@@ -26,6 +28,7 @@ mod texts;
 
 use std::time::Instant;
 
+pub use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub use plan::{PlanReport, plan};
 

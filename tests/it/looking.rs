@@ -4,8 +4,11 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use glm_batch::checkpoint::{LockOptions, LockTiming, OutputFolder, ShardLock, Work};
-use glm_batch::ids::ShardId;
+use glm_batch::checkpoint::{
+    Journal, LockOptions, LockTiming, OutputFolder, ShardLock, StoredJob, Work,
+};
+use glm_batch::ids::{RowId, ShardId, WindowId};
+use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
 use serde_json::Value;
 
 use crate::support::{Job, both, some_questions, stderr};
@@ -206,4 +209,116 @@ fn many_shards_are_summed_up() {
         "{text}"
     );
     assert!(lines[22].starts_with("  shard 28: "), "{text}");
+}
+
+/// A job that was stopped in its first window: some rows are in the journal, in the order in which they ended.
+fn stopped_in_a_window(format: &str) -> Job {
+    let job = Job::new(Path::new("questions.jsonl"), &MORE.replace("jsonl", format));
+    some_questions(job.folder.path(), 10);
+    job.run_ok(&["--quiet"]);
+    job
+}
+
+/// Takes the second window back to what it was before it was committed: rows of it in its journal.
+fn reopen(job: &Job, rows: &[(u64, Outcome)]) {
+    let folder = folder(job);
+    let stored = StoredJob::existing(&folder).unwrap();
+    for file in [
+        folder.manifest(ShardId(0)),
+        folder.part(WindowId(1), "jsonl"),
+    ] {
+        let _ = std::fs::remove_file(file);
+    }
+    let span = &stored.record.input.windows[1];
+    let (mut journal, ..) = Journal::open(&folder, &stored.fingerprint, span).unwrap();
+    for (row, outcome) in rows {
+        journal.append(RowId(*row), outcome).unwrap();
+    }
+    journal.sync().unwrap();
+}
+
+fn answered(text: &str) -> Outcome {
+    Outcome::Ok(RowResult::Generated(Completion {
+        prompt_tokens: 9,
+        truncated: 0,
+        samples: vec![Sample {
+            text: text.to_owned(),
+            finish_reason: FinishReason::Stop,
+            token_ids: vec![7, 2],
+            token_logprobs: Vec::new(),
+        }],
+    }))
+}
+
+fn failed(reason: &str) -> Outcome {
+    Outcome::Failed(BadRow {
+        stage: Stage::Generate,
+        reason: reason.to_owned(),
+    })
+}
+
+fn shown(job: &Job, more: &[&str]) -> Output {
+    let output = job.command(&[&["show", "out"], more].concat()).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    output
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = stdout(output);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn rows_of_open_windows_are_shown_with_their_columns() {
+    for format in ["jsonl", "parquet"] {
+        let job = stopped_in_a_window(format);
+        let before = lines(&shown(&job, &["--json"]));
+        reopen(&job, &[(8, answered("北京")), (6, failed("no room"))]);
+        let found = lines(&shown(&job, &["--json"]));
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (row, whole) in found.iter().zip([&before[6], &before[8]]) {
+            let names =
+                |row: &Value| -> Vec<String> { row.as_object().unwrap().keys().cloned().collect() };
+            assert_eq!(names(row), names(whole));
+            for column in ["row", "id", "question", "answer"] {
+                assert_eq!(row[column], whole[column], "{format}");
+            }
+        }
+        assert_eq!(found[1]["completion"], "北京");
+        assert_eq!(found[0]["error"], "generate: no room");
+        let output = shown(&job, &["--where", "completion == '北京'"]);
+        let text = stdout(&output);
+        let heading = text.lines().next().unwrap();
+        assert!(heading.starts_with("--- row 8, "), "{text}");
+        assert!(heading.ends_with(", not committed yet"), "{text}");
+        assert!(stderr(&output).contains("1 row of these is not committed yet"));
+        let failures = lines(&shown(&job, &["--failed", "--json"]));
+        assert_eq!(failures.len(), 1);
+        assert_eq!(failures[0]["reason"], "no room");
+        assert_eq!(failures[0]["line"], 7);
+    }
+}
+
+#[test]
+fn rows_of_open_windows_are_shown_without_the_input() {
+    let job = stopped_in_a_window("jsonl");
+    reopen(&job, &[(8, answered("北京")), (6, failed("no room"))]);
+    std::fs::remove_file(job.path("questions.jsonl")).unwrap();
+    let output = shown(&job, &["--json"]);
+    let found = lines(&output);
+    assert_eq!(
+        (&found[0]["row"], &found[0]["id"]),
+        (&6.into(), &Value::Null)
+    );
+    assert_eq!(found[1]["completion"], "北京");
+    assert_eq!(found[1].get("question"), Some(&Value::Null));
+    assert!(stderr(&output).contains("without id"), "{}", both(&output));
+    let failures = lines(&shown(&job, &["--failed", "--json"]));
+    assert_eq!(
+        (failures.len(), &failures[0]["reason"]),
+        (1, &"no room".into())
+    );
 }

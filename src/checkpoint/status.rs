@@ -323,12 +323,12 @@ mod tests {
         }
     }
 
-    fn work(rows: u64) -> Option<Work> {
-        Some(Work {
+    fn work(rows: u64) -> Work {
+        Work {
             rows,
             tokens: rows * 10,
             milliseconds: 4_000,
-        })
+        }
     }
 
     #[test]
@@ -342,23 +342,29 @@ mod tests {
             )
         };
         // One process that will write the other shard later.
-        let alone = [shard(100, 40, work(40)), shard(100, 0, None)];
+        let alone = [shard(100, 40, Some(work(40))), shard(100, 0, None)];
         assert_eq!(rates(&alone), (Some(10.0), Some(100.0), Some(16.0)));
         // Two at once, one of them slower.
-        let both = [shard(100, 60, work(60)), shard(100, 20, work(20))];
+        let both = [
+            shard(100, 60, Some(work(60))),
+            shard(100, 20, Some(work(20))),
+        ];
         assert_eq!(rates(&both), (Some(20.0), Some(200.0), Some(16.0)));
     }
 
     #[test]
     fn what_is_not_known_yet_is_not_guessed() {
         assert_eq!(overall_pace(&[shard(9, 0, None)]), Pace::default());
-        assert_eq!(overall_pace(&[shard(9, 0, work(0))]), Pace::default());
-        let early = overall_pace(&[shard(1_000, 8, work(8))]);
+        assert_eq!(overall_pace(&[shard(9, 0, Some(work(0)))]), Pace::default());
+        let early = overall_pace(&[shard(1_000, 8, Some(work(8)))]);
         assert_eq!(
             (early.rows_per_second, early.seconds_left),
             (Some(2.0), None)
         );
-        let one_is_early = [shard(100, 60, work(60)), shard(1_000, 8, work(8))];
+        let one_is_early = [
+            shard(100, 60, Some(work(60))),
+            shard(1_000, 8, Some(work(8))),
+        ];
         assert_eq!(overall_pace(&one_is_early).seconds_left, None);
     }
 }

@@ -43,12 +43,11 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let mut open = OpenRows::new(&folder)?;
     let mut shown = Shown::new(args, filter.as_ref());
     for span in &record.input.windows {
-        let is_enough = match committed.get(&span.id) {
-            Some(window) => show_committed(&mut shown, &folder, window)?,
-            None => {
-                let rows = open.rows(span, args.failed)?.into_iter();
-                shown.show(rows.map(Ok::<_, Error>), false)?
-            }
+        let is_enough = if let Some(window) = committed.get(&span.id) {
+            show_committed(&mut shown, &folder, window)?
+        } else {
+            let rows = open.rows(span, args.failed)?.into_iter();
+            shown.show(rows.map(Ok::<_, Error>), false)?
         };
         if is_enough {
             let rows = counted(shown.rows as u64, "row");

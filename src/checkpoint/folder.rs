@@ -242,7 +242,7 @@ impl OutputFolder {
     }
 
     /// Windows that have a journal, in order.
-    pub(super) fn journalled_windows(&self) -> Vec<WindowId> {
+    pub(crate) fn journalled_windows(&self) -> Vec<WindowId> {
         let mut windows: Vec<WindowId> = names(&self.journals())
             .iter()
             .filter_map(|name| number(name, "window-"))

@@ -203,6 +203,20 @@ pub(super) fn read(
     Ok(content)
 }
 
+/// The rows that the journal of a window holds now; a writer may add to it meanwhile.
+///
+/// # Errors
+///
+/// [`CheckpointError::Stranger`], [`CheckpointError::Fs`].
+pub fn journalled_rows(
+    folder: &OutputFolder,
+    job: &JobFingerprint,
+    window: &WindowSpan,
+) -> Result<BTreeMap<RowId, Outcome>, CheckpointError> {
+    let rows = window.first_row.0..window.first_row.0 + window.rows;
+    Ok(read(&folder.journal(window.id), job, window.id, rows)?.outcomes)
+}
+
 /// Whether the first line of a journal is the one that names its job; another job's is refused. A line that is
 /// not sound says nothing of the kind.
 fn names_its_job(text: &[u8], path: &Path, job: &JobFingerprint) -> Result<bool, CheckpointError> {

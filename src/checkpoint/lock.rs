@@ -9,6 +9,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -16,11 +17,18 @@ use crate::fsio::{self, FsError};
 use crate::ids::ShardId;
 use crate::stop::StopFlag;
 
-use super::owner::Owner;
+use super::owner::{Owner, Work};
 use super::{CheckpointError, OutputFolder};
 
 /// How often an owner file is read that the system cannot read at first.
 const READS: usize = 3;
+
+/// How often a shard's lock is tried that somebody has: `status` takes it for a moment to see whether its writer
+/// lives, and must not keep a run out.
+const TRIES: usize = 4;
+
+/// Time between two of those tries.
+const RETRY: Duration = Duration::from_millis(25);
 
 /// How long things take around locks.
 #[derive(Clone, Copy, Debug)]
@@ -110,8 +118,12 @@ pub struct ShardLock {
     warning: Option<String>,
     /// `None` where another host's lock was taken over while it stood, or there are no locks.
     file: Option<File>,
+    work: SharedWork,
     heart: Option<(Sender<()>, JoinHandle<()>)>,
 }
+
+/// What the holder of a lock has done, between the thread that works and the heartbeat.
+type SharedWork = Arc<Mutex<Option<Work>>>;
 
 impl ShardLock {
     /// What taking a shard's lock would wait for: the heartbeat of another host, which may still beat.
@@ -142,7 +154,8 @@ impl ShardLock {
         let path = folder.owner(shard);
         let owner = Owner::this_process();
         write_owner(&owner, &path, shard)?;
-        let heart = start_heart(&path, &owner, options.timing.heartbeat)
+        let work = SharedWork::default();
+        let heart = start_heart(&path, &owner, &work, options.timing.heartbeat)
             .map_err(|cause| FsError::new("start the heartbeat of", &path, cause))?;
         Ok(Self {
             shard,
@@ -151,6 +164,7 @@ impl ShardLock {
             note,
             warning,
             file,
+            work,
             heart: Some(heart),
         })
     }
@@ -168,6 +182,11 @@ impl ShardLock {
     /// What the user should do about the file system.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
+    }
+
+    /// Notes what has been done since the work began; the next heartbeat writes it for `status`.
+    pub fn tell(&self, work: Work) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
     }
 
     /// Whether nobody has taken the shard over: the owner file still names this process.
@@ -223,10 +242,11 @@ fn write_owner(owner: &Owner, path: &Path, shard: ShardId) -> Result<(), Checkpo
 fn start_heart(
     path: &Path,
     owner: &Owner,
+    work: &SharedWork,
     interval: Duration,
 ) -> io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = channel();
-    let (path, mut owner) = (path.to_path_buf(), owner.clone());
+    let (path, mut owner, work) = (path.to_path_buf(), owner.clone(), Arc::clone(work));
     let beat = move || {
         while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
             match Owner::read(&path) {
@@ -235,7 +255,7 @@ fn start_heart(
                 // Who owns the shard now is not known; the next look may tell.
                 Err(_) => continue,
             }
-            owner = owner.next_beat();
+            owner = owner.next_beat(*work.lock().unwrap_or_else(PoisonError::into_inner));
             // A beat that cannot be written, on a full disk say, is missed; the next one may do.
             let _ = owner.write(&path);
         }
@@ -261,7 +281,15 @@ pub(super) fn claim(
     shard: ShardId,
     options: &LockOptions,
 ) -> Result<Claim, CheckpointError> {
-    let lock = try_lock(&folder.shard_lock(shard))?;
+    let path = folder.shard_lock(shard);
+    let mut lock = try_lock(&path)?;
+    for _ in 1..TRIES {
+        if !matches!(lock, FileLock::Held) {
+            break;
+        }
+        thread::sleep(RETRY);
+        lock = try_lock(&path)?;
+    }
     claim_by(lock, folder, shard, options)
 }
 
@@ -423,6 +451,20 @@ fn try_lock(path: &Path) -> Result<FileLock, CheckpointError> {
                 return Err(FsError::new("lock", path, cause).into());
             }
         }
+    }
+}
+
+/// Whether a process on this host holds a shard's lock; `None` where the system does not say. The lock file is
+/// only read, and its lock shared, so that looks do not see each other and nothing needs to be writable.
+pub(super) fn is_held(folder: &OutputFolder, shard: ShardId) -> Option<bool> {
+    let file = match File::open(folder.shard_lock(shard)) {
+        Ok(file) => file,
+        Err(cause) => return (cause.kind() == ErrorKind::NotFound).then_some(false),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
     }
 }
 

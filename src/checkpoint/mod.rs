@@ -30,16 +30,16 @@ pub use commit::{
 };
 pub use error::CheckpointError;
 pub use folder::OutputFolder;
-pub use journal::{Cut, Journal, OpenedJournal};
+pub use journal::{Cut, Journal, OpenedJournal, journalled_rows};
 pub use lock::{JobLock, LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
-pub use owner::Owner;
+pub use owner::{Owner, Work};
 pub use record::{
     Comparison, Difference, JobFingerprint, JobRecord, ModelFile, RECORD_VERSION, Resolved,
     StoredJob,
 };
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
-pub use status::{OwnerStatus, ShardStatus, Status, status};
+pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};
 pub use strays::{check_manifests, strays};
 pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify, verify_shards};

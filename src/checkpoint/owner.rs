@@ -25,6 +25,22 @@ pub struct Owner {
     pub heartbeat_ms: u64,
     /// Number of heartbeats. Other hosts watch it, since clocks may disagree.
     pub beats: u64,
+    /// What it had done by its last heartbeat; `None` before its first one, and in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
+}
+
+/// What the owner of a shard has done since its work on it began. Rates follow from it, and need no file of their
+/// own: the heartbeat is written anyway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Rows that ended.
+    pub rows: u64,
+    /// Context and answer tokens that were computed.
+    pub tokens: u64,
+    /// Time since the model was loaded. The owner measures it itself, so that a clock that is set does not change
+    /// its rates.
+    pub milliseconds: u64,
 }
 
 impl Owner {
@@ -37,6 +53,7 @@ impl Owner {
             started_ms: now,
             heartbeat_ms: now,
             beats: 0,
+            work: None,
         }
     }
 
@@ -60,11 +77,12 @@ impl Owner {
         fsio::write_atomic(path, |out| writeln!(out, "{text}")).map(drop)
     }
 
-    /// The same owner one heartbeat later.
-    pub(super) fn next_beat(&self) -> Self {
+    /// The same owner one heartbeat later, with what it has done by now.
+    pub(super) fn next_beat(&self, work: Option<Work>) -> Self {
         Self {
             heartbeat_ms: now_ms(),
             beats: self.beats + 1,
+            work,
             ..self.clone()
         }
     }

@@ -29,7 +29,7 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Show the progress of a job from its output folder
     Status(StatusArgs),
-    /// Show result rows in readable form
+    /// Show result rows in readable form, those of windows that are still open too
     Show(ShowArgs),
     /// Check every checksum of an output folder
     Verify(VerifyArgs),
@@ -154,6 +154,9 @@ pub(super) struct StatusArgs {
     /// Print it again every two seconds until the job is finished
     #[arg(long)]
     pub(super) watch: bool,
+    /// Wait until the job is finished, or nothing works on it any more (exit 75)
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) wait: bool,
 }
 
 #[derive(Debug, Args)]

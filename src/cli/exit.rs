@@ -31,6 +31,8 @@ pub(super) enum Exit {
     Damaged(String),
     /// The record of the job itself is damaged.
     Lost,
+    /// A job that was waited for is not finished, and nothing works on it.
+    Stopped,
 }
 
 impl Exit {
@@ -45,6 +47,7 @@ impl Exit {
             Self::WrongLengths
             | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_), _) => 3,
             Self::Unfinished
+            | Self::Stopped
             | Self::Run(RunEnd::Interrupted | RunEnd::OutOfTime { .. } | RunEnd::Locked(_), _) => {
                 75
             }
@@ -91,6 +94,9 @@ impl Exit {
             ),
             Self::Refused => UNCHANGED.to_owned(),
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
+            Self::Stopped => {
+                "nothing works on the job, which is not finished: run it again to go on".to_owned()
+            }
             Self::Lost => {
                 "`job.json` is damaged: only `glm-batch run` with `--restart` helps, the results are kept beside"
                     .to_owned()

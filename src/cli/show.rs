@@ -1,7 +1,8 @@
-//! `show`: result rows in readable form.
+//! `show`: result rows in readable form, in order of the input: those of parts, and those of windows that are still
+//! open, from their journals.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::path::PathBuf;
 
 use minijinja::Environment;
 use serde_json::{Map, Value};
@@ -12,10 +13,12 @@ use super::filter::{Filter, environment, mismatch};
 use super::job::output_of;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
+use crate::ids::WindowId;
 use crate::input;
 use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
-use crate::sink;
+use crate::run::OpenRows;
+use crate::sink::{self, ResultRow};
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
@@ -33,30 +36,109 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
         .transpose()?;
     let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
-    let mut shown = 0;
-    for path in files(&folder, &committed, args.failed) {
-        for row in sink::read_part(&path).map_err(Error::from)? {
-            let row = row.map_err(Error::from)?;
-            if !wanted(args, filter.as_ref(), &row)? {
-                continue;
-            }
-            if args.limit > 0 && shown == args.limit {
-                let shown = counted(shown as u64, "row");
-                say(&format!("the first {shown}; `--limit 0` shows all"));
-                return Ok(Exit::Printed);
-            }
-            shown += 1;
-            if args.json {
-                print_json_line(&row)?;
-            } else {
-                print(&readable(&row))?;
-            }
+    let committed: BTreeMap<WindowId, CommittedWindow> = committed
+        .into_iter()
+        .map(|window| (window.window, window))
+        .collect();
+    // Looked at after the manifests: a window that is committed meanwhile is shown once.
+    let mut open = OpenRows::new(&folder)?;
+    let mut shown = Shown::new(args, filter.as_ref());
+    for span in &record.input.windows {
+        let is_enough = if let Some(window) = committed.get(&span.id) {
+            show_committed(&mut shown, &folder, window)?
+        } else {
+            let rows = open.rows(span, args.failed)?.into_iter();
+            shown.show(rows.map(Ok::<_, Error>), false)?
+        };
+        if is_enough {
+            let rows = counted(shown.rows as u64, "row");
+            say(&format!("the first {rows}; `--limit 0` shows all"));
+            break;
         }
     }
-    if shown == 0 {
+    if shown.open > 0 {
+        say(&open_note(shown.open, open.reason_without_columns()));
+    }
+    if shown.rows == 0 {
         say(nothing_shown(committed.len(), record.input.windows.len()));
     }
     Ok(Exit::Printed)
+}
+
+/// Shows the rows of a committed window; whether there were enough.
+fn show_committed(
+    shown: &mut Shown<'_, '_>,
+    folder: &OutputFolder,
+    window: &CommittedWindow,
+) -> anyhow::Result<bool> {
+    // The failed rows have those too that have no line in a part.
+    let file = if shown.args.failed {
+        window.failed.as_ref()
+    } else {
+        Some(&window.part)
+    };
+    let Some(file) = file else {
+        return Ok(false);
+    };
+    let rows = sink::read_part(&folder.entry(&file.name)).map_err(Error::from)?;
+    shown.show(rows.map(|row| row.map_err(Error::from)), true)
+}
+
+/// What has been shown so far.
+struct Shown<'a, 'e> {
+    args: &'a ShowArgs,
+    filter: Option<&'a Filter<'e>>,
+    rows: usize,
+    /// Those of them that no part holds yet.
+    open: u64,
+}
+
+impl<'a, 'e> Shown<'a, 'e> {
+    fn new(args: &'a ShowArgs, filter: Option<&'a Filter<'e>>) -> Self {
+        Self {
+            args,
+            filter,
+            rows: 0,
+            open: 0,
+        }
+    }
+
+    /// Shows those rows that are wanted; whether there are more than enough.
+    fn show(
+        &mut self,
+        rows: impl Iterator<Item = Result<ResultRow, Error>>,
+        is_committed: bool,
+    ) -> anyhow::Result<bool> {
+        for row in rows {
+            let row = row?;
+            if !wanted(self.args, self.filter, &row)? {
+                continue;
+            }
+            if self.args.limit > 0 && self.rows == self.args.limit {
+                return Ok(true);
+            }
+            self.rows += 1;
+            self.open += u64::from(!is_committed);
+            if self.args.json {
+                print_json_line(&row)?;
+            } else {
+                print(&readable(&row, is_committed))?;
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What should be known of rows that come from journals.
+fn open_note(rows: u64, without_columns: Option<&str>) -> String {
+    let are = if rows == 1 { "is" } else { "are" };
+    let without = without_columns.map_or_else(String::new, |reason| {
+        format!("; they are shown without id and the input's columns: {reason}")
+    });
+    format!(
+        "note: {} of these {are} not committed yet{without}",
+        counted(rows, "row")
+    )
 }
 
 /// Columns that a row which is shown may have.
@@ -110,9 +192,9 @@ fn nothing_shown(committed: usize, windows: usize) -> &'static str {
     if committed == windows {
         "no such row"
     } else if committed == 0 {
-        "no committed rows yet: rows appear here when their window is complete"
+        "no such row among those finished so far, or no row is finished yet"
     } else {
-        "no such row among those committed so far: rows appear here when their window is complete"
+        "no such row among those finished so far"
     }
 }
 
@@ -127,20 +209,6 @@ fn wrong_text(text: &str, error: &impl Display) -> Error {
     Error::Usage(format!(
         "`--where {text}`: {error}\nhint: for example `--where 'completion_tokens > 100'`"
     ))
-}
-
-/// Paths of the committed parts, in order of their rows, or of the failed rows, which hold those too
-/// that have no line in a part.
-fn files(folder: &OutputFolder, committed: &[CommittedWindow], failed: bool) -> Vec<PathBuf> {
-    let file = |window: &CommittedWindow| {
-        if failed {
-            window.failed.clone()
-        } else {
-            Some(window.part.clone())
-        }
-    };
-    let entries = committed.iter().filter_map(file);
-    entries.map(|entry| folder.entry(&entry.name)).collect()
 }
 
 fn wanted(
@@ -167,7 +235,7 @@ fn wanted(
 
 /// A row with a heading of its own, which no value can have: lines of a value are set in, and the name of a
 /// column that begins as a heading does is quoted.
-fn readable(row: &Map<String, Value>) -> String {
+fn readable(row: &Map<String, Value>, is_committed: bool) -> String {
     let of_heading: Vec<&str> = sink::heading_columns().collect();
     let heading = of_heading
         .iter()
@@ -176,7 +244,12 @@ fn readable(row: &Map<String, Value>) -> String {
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| format!("{name} {}", on_one_line(&text(value))))
         .collect();
-    let mut lines = format!("--- {}\n", heading.join(", "));
+    let mark = if is_committed {
+        ""
+    } else {
+        ", not committed yet"
+    };
+    let mut lines = format!("--- {}{mark}\n", heading.join(", "));
     for (name, value) in row {
         if !of_heading.contains(&name.as_str()) && !value.is_null() {
             let name = on_one_line(name);
@@ -212,7 +285,7 @@ mod tests {
             "\n--- row 8": null,
             "x\n--- row 9": [1, "\n"],
         });
-        let text = readable(row.as_object().unwrap());
+        let text = readable(row.as_object().unwrap(), true);
         let headings = text.lines().filter(|line| line.starts_with("---"));
         assert_eq!(headings.count(), 1, "{text}");
         assert_eq!(

@@ -1,88 +1,235 @@
-//! `status`: how far a job has come, printed once or until it is finished.
+//! `status`: how far a job has come and how fast it goes; printed once, until it is finished, or when it has ended.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::args::StatusArgs;
 use super::exit::Exit;
 use super::job::output_of;
-use crate::checkpoint::{self, OutputFolder, ShardStatus, Status};
+use crate::checkpoint::{
+    self, JobState, LockTiming, OutputFolder, OwnerState, Pace, ShardStatus, Status,
+};
 use crate::error::Error;
-use crate::report::{counted, grouped, on_one_line, print, print_json};
+use crate::report::{counted, duration, grouped, on_one_line, print, print_json, say};
 
-/// Time between two looks of `status --watch`.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two looks at a job that is watched or waited for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Seconds without a heartbeat after which a writer may be dead; another host would take its shard over.
-const SILENT_SECONDS: f64 = 60.0;
+/// Time between two lines of `status --wait`.
+const WAIT_LINES: Duration = Duration::from_secs(30);
+
+/// Shards that have a line of their own.
+const SHOWN_SHARDS: usize = 20;
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
+    if args.wait {
+        return wait(args, &folder);
+    }
     loop {
-        let status = checkpoint::status(&folder).map_err(Error::from)?;
-        if args.json {
-            print_json(&status)?;
-        } else {
-            print_status(&status)?;
-        }
+        let status = look(&folder)?;
+        print_as_asked(args, &status)?;
         if !args.watch || status.is_finished {
-            return Ok(Exit::Done(if status.is_finished {
-                "the job is finished"
-            } else if status.shards.iter().any(is_running) {
-                "the job is running"
-            } else {
-                "the job is not finished: run it again to go on"
-            }));
+            return Ok(Exit::Done(last_words(&status)));
         }
-        std::thread::sleep(WATCH_INTERVAL);
+        thread::sleep(LOOK_INTERVAL);
     }
 }
 
-/// Whether the writer of a shard has been heard of lately.
-fn is_running(shard: &ShardStatus) -> bool {
-    let owner = shard.owner.as_ref();
-    owner.is_some_and(|owner| owner.heartbeat_age_seconds < SILENT_SECONDS)
+fn look(folder: &OutputFolder) -> Result<Status, Error> {
+    Ok(checkpoint::status(folder)?)
 }
 
-fn print_status(status: &Status) -> std::io::Result<()> {
-    let state = if status.is_finished {
-        "finished"
-    } else if status.shards.iter().any(is_running) {
-        "running"
+fn print_as_asked(args: &StatusArgs, status: &Status) -> io::Result<()> {
+    if args.json {
+        print_json(status)
     } else {
-        "not finished"
-    };
-    let done = status.totals.rows + status.journalled_rows;
-    let mut text = format!(
-        "{}: {state}, {} of {} ({} in open windows), {} failed\n",
-        on_one_line(&status.name),
-        grouped(done),
-        counted(status.rows, "row"),
-        grouped(status.journalled_rows),
-        grouped(status.totals.failed + status.totals.bad),
-    );
+        print(&text(status))
+    }
+}
+
+fn last_words(status: &Status) -> &'static str {
+    match status.state {
+        JobState::Finished => "the job is finished",
+        JobState::Running => {
+            "the job is running: `glm-batch status` with `--wait` waits until it has ended"
+        }
+        JobState::Stopped => "the job is not finished: run it again to go on",
+    }
+}
+
+/// Waits until a job has ended, one way or the other.
+fn wait(args: &StatusArgs, folder: &OutputFolder) -> anyhow::Result<Exit> {
+    let mut stillness = Stillness::default();
+    let mut said: Option<Instant> = None;
+    loop {
+        let status = look(folder)?;
+        let exit = if status.is_finished {
+            Some(Exit::Done(last_words(&status)))
+        } else {
+            stillness.is_over(&status).then_some(Exit::Stopped)
+        };
+        if let Some(exit) = exit {
+            print_as_asked(args, &status)?;
+            return Ok(exit);
+        }
+        if said.is_none_or(|said| said.elapsed() >= WAIT_LINES) {
+            said = Some(Instant::now());
+            say(&waiting_line(&status));
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// For how long no writer of a job has been seen to live.
+///
+/// One look is not enough: a run has no owner file between two shards, and the clock of another host may be wrong, so
+/// that only a heartbeat which is seen to stand still is dead.
+#[derive(Default)]
+struct Stillness {
+    since: Option<Instant>,
+    looks: u32,
+    beats: Vec<Option<u64>>,
+}
+
+impl Stillness {
+    /// Takes one more look; whether nothing works on the job.
+    fn is_over(&mut self, status: &Status) -> bool {
+        let owners = || status.shards.iter().map(|shard| shard.owner.as_ref());
+        let beats = owners()
+            .map(|owner| owner.map(|owner| owner.beats))
+            .collect();
+        let has_moved = self.beats != beats;
+        self.beats = beats;
+        let is_silent = owners()
+            .flatten()
+            .any(|owner| owner.state == OwnerState::Silent);
+        if status.state == JobState::Running || (is_silent && has_moved) {
+            (self.since, self.looks) = (None, 0);
+            return false;
+        }
+        self.looks += 1;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let stale_after = LockTiming::default().stale_after;
+        self.looks > 1 && (!is_silent || since.elapsed() >= stale_after)
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut text = format!("{}\n", job_line(status));
+    if status.state == JobState::Running {
+        let _ = writeln!(text, "  {}", pace_text(status.pace));
+    }
     if status.shards.len() > 1 || !status.is_finished {
-        for shard in &status.shards {
+        let (shown, others) = shown_shards(&status.shards);
+        if !others.is_empty() {
+            let _ = writeln!(text, "  {}", sum_line(&others));
+        }
+        for shard in shown {
             let _ = writeln!(text, "  {}", on_one_line(&shard_line(shard)));
         }
     }
-    print(&text)
+    text
+}
+
+fn job_line(status: &Status) -> String {
+    let state = match status.state {
+        JobState::Finished => "finished",
+        JobState::Running => "running",
+        JobState::Stopped => "not finished",
+    };
+    format!(
+        "{}: {state}, {} of {} ({} in open windows), {} failed",
+        on_one_line(&status.name),
+        grouped(status.totals.rows + status.journalled_rows),
+        counted(status.rows, "row"),
+        grouped(status.journalled_rows),
+        grouped(status.totals.failed + status.totals.bad),
+    )
+}
+
+fn waiting_line(status: &Status) -> String {
+    match status.state {
+        JobState::Running => format!("{}; {}", job_line(status), pace_text(status.pace)),
+        JobState::Finished | JobState::Stopped => job_line(status),
+    }
+}
+
+fn pace_text(pace: Pace) -> String {
+    let left = pace
+        .seconds_left
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let left = match left {
+        Some(left) => format!("{} left", duration(left)),
+        None => "time left not known yet".to_owned(),
+    };
+    match rates(pace) {
+        Some(rates) => format!("{rates}, {left}"),
+        None => "rows/s, tokens/s and time left are not known yet".to_owned(),
+    }
+}
+
+fn rates(pace: Pace) -> Option<String> {
+    let (rows, tokens) = (pace.rows_per_second?, pace.tokens_per_second?);
+    let rows = if rows < 10.0 {
+        format!("{rows:.1}")
+    } else {
+        grouped(rows.round() as u64)
+    };
+    Some(format!(
+        "{rows} rows/s, {} tokens/s",
+        grouped(tokens.round() as u64)
+    ))
+}
+
+/// The shards that have a line of their own, those with a writer first and then those with work left, and the others.
+fn shown_shards(shards: &[ShardStatus]) -> (Vec<&ShardStatus>, Vec<&ShardStatus>) {
+    let mut all: Vec<_> = shards.iter().collect();
+    all.sort_by_key(|shard| (shard.owner.is_none(), shard.is_finished(), shard.shard));
+    let others = all.split_off(all.len().min(SHOWN_SHARDS));
+    all.sort_by_key(|shard| shard.shard);
+    (all, others)
+}
+
+fn sum_line(shards: &[&ShardStatus]) -> String {
+    let sum = |count: fn(&ShardStatus) -> u64| shards.iter().map(|shard| count(shard)).sum();
+    let finished = shards.iter().filter(|shard| shard.is_finished()).count();
+    format!(
+        "{} beside those below: {} finished, {} of {}, {} of {}",
+        counted(shards.len() as u64, "shard"),
+        grouped(finished as u64),
+        grouped(sum(|shard| shard.windows_done)),
+        counted(sum(|shard| shard.windows), "window"),
+        grouped(sum(ShardStatus::rows_done)),
+        counted(sum(|shard| shard.rows), "row"),
+    )
 }
 
 fn shard_line(shard: &ShardStatus) -> String {
     let owner = match &shard.owner {
-        Some(owner) => format!(
-            "written by process {} on {}, heartbeat {:.0} s ago",
-            owner.pid, owner.host, owner.heartbeat_age_seconds
-        ),
+        Some(owner) => {
+            let (pid, host, age) = (owner.pid, &owner.host, owner.heartbeat_age_seconds);
+            match owner.state {
+                OwnerState::Alive => {
+                    format!("written by process {pid} on {host}, heartbeat {age:.0} s ago")
+                }
+                OwnerState::Silent => {
+                    format!("no heartbeat of process {pid} on {host} for {age:.0} s")
+                }
+                OwnerState::Dead => format!("its writer is dead: process {pid} on {host}"),
+            }
+        }
         None => "no writer".to_owned(),
     };
+    let rates = rates(shard.pace).map_or_else(String::new, |rates| format!(", {rates}"));
     format!(
-        "shard {}: {} of {}, {} of {}; {owner}",
+        "shard {}: {} of {}, {} of {}{rates}; {owner}",
         shard.shard,
         grouped(shard.windows_done),
         counted(shard.windows, "window"),
-        grouped(shard.totals.rows + shard.journalled_rows),
+        grouped(shard.rows_done()),
         counted(shard.rows, "row"),
     )
 }

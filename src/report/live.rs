@@ -80,7 +80,8 @@ pub(super) fn erased(cells: usize, width: usize) -> String {
     format!("\r{up}\u{1b}[J")
 }
 
-fn duration(time: Duration) -> String {
+/// A time in its two largest units.
+pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),

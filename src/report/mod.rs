@@ -15,6 +15,7 @@ mod terminal;
 mod time_left;
 
 pub use card::{CARD_MARK, Card};
+pub use live::duration;
 pub use loading::{Loading, loading};
 pub use observer::{Observer, Progress, Silent, observer_for};
 pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};

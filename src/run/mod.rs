@@ -8,6 +8,7 @@
 //! deadline  lengths of the answers so far -> when to stop     shard asks it
 //! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
+//! open_rows journals -> rows, for `show`                  on demand
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
@@ -17,6 +18,7 @@ mod deadline;
 mod feed;
 mod load;
 mod model_facts;
+mod open_rows;
 mod options;
 mod plan;
 mod prepare;
@@ -28,6 +30,7 @@ mod texts;
 
 use std::time::Instant;
 
+pub use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub use plan::{PlanReport, check_columns, plan};
 

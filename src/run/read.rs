@@ -11,7 +11,7 @@ use crate::input::{
     self, FoundFile, InputError, InputFile, InputIndex, InputStream, MAX_WINDOW_BYTES, OpenOptions,
     Place, PromptSource, ScanOptions,
 };
-use crate::job::{JobSpec, Rules};
+use crate::job::{InputSpec, JobSpec, Rules};
 use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
@@ -108,11 +108,7 @@ impl ReadInput {
         let Reading {
             spec, rules, stop, ..
         } = reading;
-        let mut input = spec.input.clone();
-        if rules.rows == 1 {
-            // Such a job began when lines had no limit.
-            input.max_row_bytes = u64::MAX;
-        }
+        let input = input_spec(spec, *rules);
         let scan = input::scan(&ScanOptions {
             spec: &input,
             prompt: &spec.prompt,
@@ -134,6 +130,16 @@ impl ReadInput {
         source.stop_with(stop);
         Ok((Self { index, source }, scan.first_bad))
     }
+}
+
+/// What reading goes by under the rules of the job.
+pub(super) fn input_spec(spec: &JobSpec, rules: Rules) -> InputSpec {
+    let mut input = spec.input.clone();
+    if rules.rows == 1 {
+        // Such a job began when lines had no limit.
+        input.max_row_bytes = u64::MAX;
+    }
+    input
 }
 
 /// The files of the job: those of the first run, else what the patterns find now.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
+use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals, Work};
 use crate::device::DeviceId;
 use crate::engine::{Devices, EngineStatistics, LoadModel, Request};
 use crate::error::{Error, Result};
@@ -135,7 +135,13 @@ impl<'a> Worker<'a> {
         let (sender, receiver) = bounded(1);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
         self.counts.unfinished = Totals::default();
+        let before = Before {
+            began: Instant::now(),
+            rows: self.counts.rows_now,
+            tokens: tokens(&devices.statistics()),
+        };
         let work = ShardWork {
+            before,
             unfed: windows.len(),
             rows_total: prepared.shard_rows(shard),
             worker: self,
@@ -185,8 +191,21 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// What the run had done when its work on a shard began: the engine and the counts go on from shard to shard.
+struct Before {
+    began: Instant,
+    rows: u64,
+    tokens: u64,
+}
+
+/// Context and answer tokens that the engine computed.
+fn tokens(statistics: &EngineStatistics) -> u64 {
+    statistics.prompt_tokens + statistics.completion_tokens
+}
+
 /// The work on one shard while its lock is held.
 struct ShardWork<'w, 'a> {
+    before: Before,
     worker: &'w mut Worker<'a>,
     tokenizer: &'w GlmTokenizer,
     devices: &'w mut Devices,
@@ -485,7 +504,7 @@ impl ShardWork<'_, '_> {
         }
         worker.told = Some(Instant::now());
         let statistics = self.devices.statistics();
-        let tokens = statistics.prompt_tokens + statistics.completion_tokens;
+        let tokens = tokens(&statistics);
         let seconds = worker
             .working_since
             .map_or(0.0, |since| since.elapsed().as_secs_f64());
@@ -518,6 +537,11 @@ impl ShardWork<'_, '_> {
             remaining,
         };
         worker.observer.progress(&progress);
+        self.lock.tell(Work {
+            rows: progress.rows_now - self.before.rows,
+            tokens: tokens - self.before.tokens,
+            milliseconds: self.before.began.elapsed().as_millis() as u64,
+        });
     }
 }
 

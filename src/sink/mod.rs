@@ -37,7 +37,7 @@ use layout::Layout;
 pub use columns::heading_columns;
 pub use error::SinkError;
 pub use failed::{FAILED_COLUMNS, write_failed};
-pub use read::{ResultRow, read_part};
+pub use read::{ResultRow, read_lines, read_part};
 pub use result_types::{ResultColumn, result_types};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.

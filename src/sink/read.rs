@@ -55,6 +55,15 @@ pub fn read_part(path: &Path) -> Result<Rows, SinkError> {
     })))
 }
 
+/// Reads lines that a sink of JSON lines wrote, or those of failed rows.
+///
+/// # Errors
+///
+/// What is wrong with the first line that is no row.
+pub fn read_lines(lines: &[u8]) -> Result<Vec<ResultRow>, String> {
+    rows_of(lines).into_iter().collect()
+}
+
 fn rows_of(lines: &[u8]) -> Vec<Result<ResultRow, String>> {
     let lines = lines
         .split(|&byte| byte == b'\n')

@@ -66,7 +66,7 @@ const STEPS: &[(&str, &[&[&str]])] = &[
             &["options", "model_facts", "counts"],
             &["load", "texts", "rerun", "deadline"],
             &["read"],
-            &["prepare"],
+            &["prepare", "open_rows"],
             &["feed", "summary", "card"],
             &["shard", "plan"],
         ],

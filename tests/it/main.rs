@@ -27,6 +27,7 @@ mod input_files;
 mod input_listing;
 mod job_file;
 mod layering;
+mod looking;
 mod manifest_compat;
 mod model_files;
 mod model_folders;

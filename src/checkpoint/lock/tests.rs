@@ -12,6 +12,7 @@ fn foreign() -> Owner {
         started_ms: 1,
         heartbeat_ms: 2,
         beats: 3,
+        work: None,
     }
 }
 
@@ -88,7 +89,7 @@ fn a_beating_heart_of_another_host_refuses() {
     let path = folder.owner(ShardId(0));
     foreign().write(&path).unwrap();
     let beat = move || {
-        foreign().next_beat().write(&path).unwrap();
+        foreign().next_beat(None).write(&path).unwrap();
         false
     };
     let error = ShardLock::acquire(&folder, ShardId(0), &quick(beat)).unwrap_err();
@@ -145,7 +146,7 @@ fn an_owner_file_that_cannot_be_read_is_not_a_missing_one() {
             return false;
         }
         std::fs::remove_dir(&path).unwrap();
-        foreign().next_beat().write(&path).unwrap();
+        foreign().next_beat(None).write(&path).unwrap();
         false
     };
     let error = ShardLock::acquire(&folder, ShardId(0), &quick(vanish)).unwrap_err();
@@ -189,7 +190,7 @@ fn without_locks_the_owner_file_decides() {
     assert_eq!(looks.load(Ordering::Relaxed), 3);
     assert!(taken.note.is_some() && taken.warning.is_some());
     let beat = move || {
-        own.next_beat().write(&path).unwrap();
+        own.next_beat(None).write(&path).unwrap();
         false
     };
     let refused = claim(quick(beat)).err().unwrap();
@@ -213,6 +214,16 @@ fn the_heart_beats() {
     let lock = ShardLock::acquire(&folder, ShardId(0), &options).unwrap();
     let owner = || Owner::read(&folder.owner(ShardId(0))).unwrap();
     while owner().is_none_or(|owner| owner.beats < 3) {
+        thread::yield_now();
+    }
+    assert_eq!(owner().unwrap().work, None);
+    let work = Work {
+        rows: 5,
+        tokens: 70,
+        milliseconds: 900,
+    };
+    lock.tell(work);
+    while owner().is_none_or(|owner| owner.work != Some(work)) {
         thread::yield_now();
     }
     assert!(lock.still_mine());
@@ -269,4 +280,23 @@ fn a_wait_for_another_hosts_heartbeat_is_announced() {
         None,
         "the lock alone decides"
     );
+}
+
+/// `status` takes the lock for a moment, and a run that begins then must not be refused for it.
+#[test]
+fn a_look_at_the_lock_keeps_no_writer_out() {
+    let (_parent, folder) = folder();
+    assert_eq!(is_held(&folder, ShardId(0)), Some(false));
+    let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
+    assert_eq!(is_held(&folder, ShardId(0)), Some(true));
+    drop(lock);
+    let look = File::open(folder.shard_lock(ShardId(0))).unwrap();
+    look.try_lock_shared().unwrap();
+    assert_eq!(is_held(&folder, ShardId(0)), Some(false));
+    let ends = thread::spawn(move || {
+        thread::sleep(RETRY);
+        drop(look);
+    });
+    ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
+    ends.join().unwrap();
 }

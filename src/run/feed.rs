@@ -84,7 +84,8 @@ fn feed_window(
         prepared.source.as_ref(),
         span,
         &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
-        &|position| counts::may_show(position, span.rows as usize),
+        // The results take the prompts from the rows when the window is written.
+        &|position| spec.output.prompt || counts::may_show(position, span.rows as usize),
     );
     // Reading ends early then.
     if stop.is_requested() {

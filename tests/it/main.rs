@@ -35,6 +35,7 @@ mod parquet_digits;
 mod parquet_types;
 mod plan_props;
 mod readers;
+mod rendered;
 mod resume;
 mod sampling_golden;
 mod signals;

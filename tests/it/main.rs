@@ -30,6 +30,7 @@ mod model_files;
 mod model_folders;
 mod model_golden;
 mod nano;
+mod nested_columns;
 mod old_folders;
 mod parquet_digits;
 mod parquet_types;

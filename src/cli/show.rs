@@ -11,9 +11,11 @@ use super::exit::Exit;
 use super::filter::{Filter, environment, mismatch};
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
+use crate::ids::RowId;
 use crate::input;
 use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
+use crate::run::Prompts;
 use crate::sink;
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
@@ -31,11 +33,16 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .as_deref()
         .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
         .transpose()?;
+    let is_kept = record.spec.output.prompt && !args.failed;
+    let mut prompts = match args.prompt && !is_kept {
+        true => Some(Prompts::new(&record)?),
+        false => None,
+    };
     let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
     let mut shown = 0;
     for path in files(&folder, &committed, args.failed) {
         for row in sink::read_part(&path).map_err(Error::from)? {
-            let row = row.map_err(Error::from)?;
+            let mut row = row.map_err(Error::from)?;
             if !wanted(args, filter.as_ref(), &row)? {
                 continue;
             }
@@ -45,6 +52,9 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
                 return Ok(Exit::Printed);
             }
             shown += 1;
+            if let Some(prompts) = &mut prompts {
+                add_prompt(&mut row, prompts)?;
+            }
             if args.json {
                 print_json_line(&row)?;
             } else {
@@ -56,6 +66,19 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         say(nothing_shown(committed.len(), record.input.windows.len()));
     }
     Ok(Exit::Printed)
+}
+
+/// Gives a row the columns that `output.prompt` would have given it.
+fn add_prompt(row: &mut Map<String, Value>, prompts: &mut Prompts) -> Result<(), Error> {
+    let number = row.get("row").and_then(Value::as_u64).unwrap_or_default();
+    let prompt = prompts.of(RowId(number))?;
+    let [text, prefix] = [
+        prompt.map(|prompt| prompt.text.clone()),
+        prompt.and_then(|prompt| prompt.prefix.clone()),
+    ];
+    row.insert("rendered_prompt".to_owned(), text.into());
+    row.insert("rendered_prefix".to_owned(), prefix.into());
+    Ok(())
 }
 
 /// Columns that a row which is shown may have.

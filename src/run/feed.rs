@@ -226,7 +226,8 @@ impl<'a> RowEncoder<'a> {
         masks.sum::<usize>() > 1
     }
 
-    fn encode(&self, row: &InputRow) -> EncodedRow {
+    /// The request of a row, or why it has none.
+    pub(super) fn encode(&self, row: &InputRow) -> EncodedRow {
         let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
         let input = |reason| BadRow {
             stage: Stage::Input,

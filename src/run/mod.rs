@@ -12,12 +12,14 @@
 
 mod card;
 mod counts;
+mod encode;
 mod feed;
 mod load;
 mod model_facts;
 mod options;
 mod plan;
 mod prepare;
+mod prompts;
 mod read;
 mod rerun;
 mod shard;
@@ -26,8 +28,10 @@ mod texts;
 
 use std::time::Instant;
 
+pub use encode::{EncodedLine, JobEncoder};
 pub use options::{RunEnd, RunOptions};
 pub use plan::{PlanReport, plan};
+pub use prompts::Prompts;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};

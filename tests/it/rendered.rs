@@ -1,5 +1,6 @@
 //! `output.prompt`: what the model was given stands in the results, whatever stops the run in between.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -140,4 +141,104 @@ fn jobs_that_do_not_write_prompts_do_not_name_the_key() {
         serde_json::from_slice(&std::fs::read(job.path("out/job.json")).unwrap()).unwrap();
     assert!(record["spec"]["output"].get("token_ids").is_some());
     assert!(record["spec"]["output"].get("prompt").is_none());
+}
+
+/// What `tokenize --job` prints for some rows, a value a line, with its exit code and its notes.
+fn tokenized(job: &Job, rows: &[Value]) -> (Option<i32>, Vec<Value>, String) {
+    let mut child = job
+        .command(&["tokenize", "--job", "job.toml"])
+        .args(["--set", "prompt.overflow=truncate"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(lines.join("\n").as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let values = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    (output.status.code(), values.collect(), stderr(&output))
+}
+
+#[test]
+fn tokenize_encodes_as_a_job_would() {
+    let job = job("jsonl", "jsonl");
+    let short = json!({"question": "法国的首都是哪座城市？"});
+    let long = json!({"question": "很长".repeat(100), "prefix": "是"});
+    let (code, lines, notes) = tokenized(&job, &[short.clone(), long]);
+    assert_eq!(code, Some(0), "{notes}");
+    job.run_ok(&["--quiet"]);
+    let row = &job.rows()[0];
+    assert_eq!(lines[0]["prompt"], row["rendered_prompt"]);
+    assert_eq!(lines[0]["prefix"], row["rendered_prefix"]);
+    assert_eq!(
+        lines[0]["ids"].as_array().unwrap().len() as u64,
+        row["prompt_tokens"].as_u64().unwrap()
+    );
+    assert_eq!(lines[0]["truncated"], 0);
+    assert!(lines[0].get("cut").is_none());
+    // 64 tokens less 8 for the answer.
+    assert_eq!(lines[1]["ids"].as_array().unwrap().len(), 56);
+    assert_eq!(lines[1]["prefix"], "是");
+    assert!(lines[1]["truncated"].as_u64().unwrap() > 0);
+    let cut = lines[1]["cut"].as_str().unwrap();
+    // The demonstration model does not know the other character.
+    assert!(cut.contains("长"), "{cut}");
+    assert!(notes.contains("1 prompt of 2 cut to fit"), "{notes}");
+
+    let (code, lines, notes) = tokenized(&job, &[json!({"question": null}), short]);
+    assert_eq!(code, Some(2), "{notes}");
+    assert_eq!(lines[0]["line"], 1);
+    let error = lines[0]["error"].as_str().unwrap();
+    assert!(error.starts_with("template: "), "{error}");
+    assert!(lines[1].get("ids").is_some());
+}
+
+#[test]
+fn show_makes_prompts_again_that_a_job_did_not_keep() {
+    for from in ["jsonl", "parquet"] {
+        let job = job(from, "jsonl");
+        let shown = |args: &[&str]| {
+            let output = job.command(&[&["show", "out", "--json"], args].concat());
+            let output = { output }.output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            rows.collect::<Vec<Value>>()
+        };
+        job.run_ok(&["--quiet"]);
+        let kept = shown(&["--prompt"]);
+        assert_eq!(kept, job.rows());
+        std::fs::remove_dir_all(job.path("out")).unwrap();
+        job.run_ok(&["--quiet", "--set", "output.prompt=false"]);
+        assert!(shown(&[])[0].get("rendered_prompt").is_none());
+        for (again, kept) in shown(&["--prompt"]).iter().zip(&kept) {
+            for name in ["row", "rendered_prompt", "rendered_prefix"] {
+                assert_eq!(again[name], kept[name], "{from}");
+            }
+        }
+        let failed = shown(&["--prompt", "--failed"]);
+        assert_eq!(failed.len(), 2);
+        assert_eq!(failed[0]["rendered_prompt"], Value::Null);
+        assert_eq!(failed[1]["rendered_prefix"], "答");
+        std::fs::write(job.path(&format!("questions.{from}")), "x").unwrap();
+        let output = job.command(&["show", "out", "--prompt"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        assert!(stderr(&output).contains("changed"), "{}", both(&output));
+    }
+}
+
+#[test]
+fn a_trial_names_the_key_that_keeps_its_prompts() {
+    let job = job("jsonl", "jsonl");
+    let trial = ["--quiet", "--limit", "2", "--set", "output.prompt=false"];
+    job.run(&trial);
+    let output = job.command(&["show", "out.trial", "--prompt"]).output();
+    let text = both(&output.unwrap());
+    assert!(text.contains("`--set output.prompt=true`"), "{text}");
 }

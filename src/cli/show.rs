@@ -34,9 +34,10 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
         .transpose()?;
     let is_kept = record.spec.output.prompt && !args.failed;
-    let mut prompts = match args.prompt && !is_kept {
-        true => Some(Prompts::new(&record)?),
-        false => None,
+    let mut prompts = if args.prompt && !is_kept {
+        Some(Prompts::new(&record)?)
+    } else {
+        None
     };
     let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
     let mut shown = 0;

@@ -250,19 +250,18 @@ pub(super) fn instead(name: &str, known: &BTreeSet<String>) -> String {
     };
     let near = known
         .iter()
-        .find(|path| nearest(&start(steps(path)), [path.as_str()].into_iter()).is_some());
+        .find(|path| nearest(&start(steps(path)), [path.as_str()]).is_some());
     if let Some(near) = near {
-        let rest: Vec<&str> = name.split('.').skip(steps(near)).collect();
-        let rest: String = rest.iter().map(|step| format!(".{step}")).collect();
-        return format!("did you mean `{near}{rest}`?");
+        let rest = name.split('.').skip(steps(near));
+        let whole: Vec<&str> = std::iter::once(near.as_str()).chain(rest).collect();
+        return format!("did you mean `{}`?", whole.join("."));
     }
     let list: Vec<String> = known.iter().map(|path| format!("`{path}`")).collect();
-    match list.is_empty() {
-        true => {
-            "a number walks into a list, a name into an object, as in `answers.0.answer`".to_owned()
-        }
-        false => format!("the rows have {}", list.join(", ")),
+    if list.is_empty() {
+        return "a number walks into a list, a name into an object, as in `answers.0.answer`"
+            .to_owned();
     }
+    format!("the rows have {}", list.join(", "))
 }
 
 #[cfg(test)]

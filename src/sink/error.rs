@@ -42,7 +42,7 @@ pub enum SinkError {
     },
     /// A carried column is named like one that this program writes.
     #[error(
-        "the carried column `{column}` has the name of a result column\nhint: give it another name, for example `output.rename = {{ {source_column} = \"input_{column}\" }}`, or leave it out of `output.columns`{}", without_key(.key)
+        "the carried column `{column}` has the name of a result column\nhint: give it another name, for example `output.rename = {{ {source_column} = \"input_{column}\" }}`, or leave it out of `output.columns`{}", without_key(.key.as_deref())
     )]
     Clash {
         /// The name in the results.
@@ -131,7 +131,7 @@ impl From<io::Error> for SinkError {
     }
 }
 
-fn without_key(key: &Option<&'static str>) -> String {
+fn without_key(key: Option<&str>) -> String {
     key.map_or_else(String::new, |key| format!(", or set `{key} = false`"))
 }
 

@@ -36,13 +36,13 @@ fn walk(kind: &DataType, column: &str, path: &str) -> Result<(), BTreeSet<String
     let (mut kind, mut walked) = (kind, column.to_owned());
     for step in path.split('.') {
         kind = match kind {
-            DataType::Struct(fields) => match fields.iter().find(|field| field.name() == step) {
-                Some(field) => field.data_type(),
-                None => {
+            DataType::Struct(fields) => {
+                let Some(field) = fields.iter().find(|field| field.name() == step) else {
                     let names = fields.iter().map(|field| field.name());
                     return Err(names.map(|name| format!("{walked}.{name}")).collect());
-                }
-            },
+                };
+                field.data_type()
+            }
             // Its keys are values.
             DataType::Map(..) => return Ok(()),
             other => match list_item(other) {

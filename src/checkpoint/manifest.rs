@@ -97,6 +97,9 @@ pub struct Totals {
     pub bad: u64,
     /// Rows whose prompt was cut to fit.
     pub truncated: u64,
+    /// Rows whose prompt has more than one mask, of which the first is answered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub several_masks: u64,
     /// Tokens read.
     pub prompt_tokens: u64,
     /// Tokens generated.
@@ -107,6 +110,14 @@ pub struct Totals {
     pub exact: u64,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.rows += other.rows;
@@ -114,6 +125,7 @@ impl AddAssign for Totals {
         self.failed += other.failed;
         self.bad += other.bad;
         self.truncated += other.truncated;
+        self.several_masks += other.several_masks;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
         self.referenced += other.referenced;

@@ -33,7 +33,7 @@ pub(super) enum Command {
     Show(ShowArgs),
     /// Check every checksum of an output folder
     Verify(VerifyArgs),
-    /// Encode JSON lines from standard input exactly as `run` would
+    /// Encode JSON lines from standard input as `run` would
     Tokenize(TokenizeArgs),
     /// Write a model folder in another precision
     Convert(ConvertArgs),
@@ -172,6 +172,9 @@ pub(super) struct ShowArgs {
     /// Only the rows with this id
     #[arg(long)]
     pub(super) id: Option<String>,
+    /// Show prompts and prefixes too, made again from the input where the job did not keep them
+    #[arg(long)]
+    pub(super) prompt: bool,
     /// Rows to show; 0 shows all
     #[arg(short = 'n', long, default_value_t = 20)]
     pub(super) limit: usize,
@@ -191,10 +194,17 @@ pub(super) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct TokenizeArgs {
-    /// Model folder
-    pub(super) model: PathBuf,
+    /// Model folder; lines are `{"text", "prefix", "max_length"}`
+    #[arg(required_unless_present = "job", conflicts_with = "job")]
+    pub(super) model: Option<PathBuf>,
+    /// Encode as this job would: lines are rows of its input, and template, prefix, mask and limit are its own
+    #[arg(long, value_name = "JOB")]
+    pub(super) job: Option<PathBuf>,
+    /// Set a key of the job file, as in `--set prompt.mask=[gMASK]`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "job")]
+    pub(super) overrides: Vec<String>,
     /// Most tokens of a context whose line gives no `max_length` [default: the model's own limit]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "job")]
     pub(super) max_length: Option<u32>,
 }
 

@@ -1,15 +1,17 @@
-//! `tokenize` and `convert`: what can be done with a model folder alone.
+//! `tokenize` and `convert`: what can be done with a model folder and no run.
 
 use std::io::BufRead;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::args::{ConvertArgs, TokenizeArgs};
 use super::exit::Exit;
 use crate::error::Error;
-use crate::job::{MaskToken, Overflow};
+use crate::job::{self, MaskToken, Overflow};
 use crate::model::{self, GlmConfig};
-use crate::report::{counted, print_json_line, say};
+use crate::report::{counted, grouped, print_json_line, say};
+use crate::run::JobEncoder;
 use crate::tokenize::GlmTokenizer;
 
 /// A line of `tokenize`'s input.
@@ -39,12 +41,20 @@ struct Failure {
 }
 
 pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
-    model::check_folder(&args.model).map_err(Error::from)?;
-    let tokenizer = GlmTokenizer::load(&args.model).map_err(Error::from)?;
-    let limit = if let Some(limit) = args.max_length {
+    match (&args.job, &args.model) {
+        (Some(job), _) => tokenize_as_job(job, &args.overrides),
+        (None, Some(model)) => tokenize_texts(model, args.max_length),
+        (None, None) => Err(Error::Usage("name a model folder, or `--job`".to_owned()).into()),
+    }
+}
+
+fn tokenize_texts(model: &Path, max_length: Option<u32>) -> anyhow::Result<Exit> {
+    model::check_folder(model).map_err(Error::from)?;
+    let tokenizer = GlmTokenizer::load(model).map_err(Error::from)?;
+    let limit = if let Some(limit) = max_length {
         limit
     } else {
-        let config = GlmConfig::load(&args.model).map_err(Error::from)?;
+        let config = GlmConfig::load(model).map_err(Error::from)?;
         config.max_sequence_length as u32 + 1
     };
     let mut failures = 0_u64;
@@ -58,14 +68,53 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
             }
         }
     }
-    if failures > 0 {
-        say(&format!(
-            "warning: {} with an `error` instead of ids",
-            counted(failures, "line")
-        ));
-        return Ok(Exit::Refused);
+    Ok(ended(failures))
+}
+
+/// Encodes lines as rows of a job; blank lines are no rows, as in its input.
+fn tokenize_as_job(path: &Path, overrides: &[String]) -> anyhow::Result<Exit> {
+    let spec = job::load(path, overrides).map_err(Error::from)?;
+    let encoder = JobEncoder::new(&spec)?;
+    let (mut rows, mut cut, mut failures) = (0_u64, 0_u64, 0_u64);
+    for (number, line) in (1..).zip(std::io::stdin().lock().split(b'\n')) {
+        let line = line?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        rows += 1;
+        match encoder.encode(number, &line)? {
+            Ok(row) => {
+                cut += u64::from(row.truncated > 0);
+                print_json_line(&row)?;
+            }
+            Err(bad) => {
+                failures += 1;
+                print_json_line(&Failure {
+                    line: number as usize,
+                    error: format!("{}: {}", bad.stage, bad.reason),
+                })?;
+            }
+        }
     }
-    Ok(Exit::Printed)
+    if cut > 0 {
+        let (cut, rows) = (counted(cut, "prompt"), grouped(rows));
+        say(&format!(
+            "note: {cut} of {rows} cut to fit; `cut` is what went"
+        ));
+    }
+    Ok(ended(failures))
+}
+
+/// How the command ends after so many lines that could not be encoded.
+fn ended(failures: u64) -> Exit {
+    if failures == 0 {
+        return Exit::Printed;
+    }
+    say(&format!(
+        "warning: {} with an `error` instead of ids",
+        counted(failures, "line")
+    ));
+    Exit::Refused
 }
 
 fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLine, String> {

@@ -13,11 +13,11 @@ use super::filter::{Filter, environment, mismatch};
 use super::job::output_of;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
-use crate::ids::WindowId;
+use crate::ids::{RowId, WindowId};
 use crate::input;
 use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
-use crate::run::OpenRows;
+use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
@@ -35,6 +35,12 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .as_deref()
         .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
         .transpose()?;
+    let is_kept = record.spec.output.prompt && !args.failed;
+    let prompts = if args.prompt && !is_kept {
+        Some(Prompts::new(&record)?)
+    } else {
+        None
+    };
     let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
     let committed: BTreeMap<WindowId, CommittedWindow> = committed
         .into_iter()
@@ -42,7 +48,7 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
         .collect();
     // Looked at after the manifests: a window that is committed meanwhile is shown once.
     let mut open = OpenRows::new(&folder)?;
-    let mut shown = Shown::new(args, filter.as_ref());
+    let mut shown = Shown::new(args, filter.as_ref(), prompts);
     for span in &record.input.windows {
         let is_enough = if let Some(window) = committed.get(&span.id) {
             show_committed(&mut shown, &folder, window)?
@@ -91,15 +97,18 @@ struct Shown<'a, 'e> {
     rows: usize,
     /// Those of them that no part holds yet.
     open: u64,
+    /// Gives the prompts of a job that did not keep them.
+    prompts: Option<Prompts>,
 }
 
 impl<'a, 'e> Shown<'a, 'e> {
-    fn new(args: &'a ShowArgs, filter: Option<&'a Filter<'e>>) -> Self {
+    fn new(args: &'a ShowArgs, filter: Option<&'a Filter<'e>>, prompts: Option<Prompts>) -> Self {
         Self {
             args,
             filter,
             rows: 0,
             open: 0,
+            prompts,
         }
     }
 
@@ -110,7 +119,7 @@ impl<'a, 'e> Shown<'a, 'e> {
         is_committed: bool,
     ) -> anyhow::Result<bool> {
         for row in rows {
-            let row = row?;
+            let mut row = row?;
             if !wanted(self.args, self.filter, &row)? {
                 continue;
             }
@@ -119,6 +128,9 @@ impl<'a, 'e> Shown<'a, 'e> {
             }
             self.rows += 1;
             self.open += u64::from(!is_committed);
+            if let Some(prompts) = &mut self.prompts {
+                add_prompt(&mut row, prompts)?;
+            }
             if self.args.json {
                 print_json_line(&row)?;
             } else {
@@ -139,6 +151,19 @@ fn open_note(rows: u64, without_columns: Option<&str>) -> String {
         "note: {} of these {are} not committed yet{without}",
         counted(rows, "row")
     )
+}
+
+/// Gives a row the columns that `output.prompt` would have given it.
+fn add_prompt(row: &mut Map<String, Value>, prompts: &mut Prompts) -> Result<(), Error> {
+    let number = row.get("row").and_then(Value::as_u64).unwrap_or_default();
+    let prompt = prompts.of(RowId(number))?;
+    let [text, prefix] = [
+        prompt.map(|prompt| prompt.text.clone()),
+        prompt.and_then(|prompt| prompt.prefix.clone()),
+    ];
+    row.insert("rendered_prompt".to_owned(), text.into());
+    row.insert("rendered_prefix".to_owned(), prefix.into());
+    Ok(())
 }
 
 /// Columns that a row which is shown may have.

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// One value of a row, as far as the job's own columns need it.
 #[derive(Debug, PartialEq)]
@@ -27,4 +28,6 @@ pub(super) trait Record {
     fn cell(&self, name: &str) -> Cell<'_>;
     /// The value of a column as JSON; `None` where the row has no such column.
     fn json(&self, name: &str) -> Result<Option<Value>, String>;
+    /// The JSON text of a column's value; `None` where the row has no such column.
+    fn raw(&self, name: &str) -> Result<Option<Cow<'_, RawValue>>, String>;
 }

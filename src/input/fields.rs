@@ -182,16 +182,7 @@ impl Record for Fields<'_> {
         let Some((_, value)) = self.0.iter().find(|(known, _)| known == name) else {
             return Cell::Absent;
         };
-        let text = value.get();
-        match text.as_bytes().first() {
-            Some(b'n') => Cell::Null,
-            Some(b'"') => match text_of(text) {
-                Ok(text) => Cell::Text(text),
-                Err(_) => Cell::Other("a broken text"),
-            },
-            Some(b'{' | b'[' | b't' | b'f') => Cell::Other(kind_words(text)),
-            _ => Cell::Number(Cow::Borrowed(text)),
-        }
+        cell_of(value.get())
     }
 
     fn json(&self, name: &str) -> Result<Option<serde_json::Value>, String> {
@@ -201,6 +192,24 @@ impl Record for Fields<'_> {
         serde_json::from_str(value.get())
             .map(Some)
             .map_err(|error| cause(&error))
+    }
+
+    fn raw(&self, name: &str) -> Result<Option<Cow<'_, RawValue>>, String> {
+        let field = self.0.iter().find(|(known, _)| known == name);
+        Ok(field.map(|(_, value)| Cow::Borrowed(&**value)))
+    }
+}
+
+/// A JSON text as prompts see it.
+pub(super) fn cell_of(text: &str) -> Cell<'_> {
+    match text.as_bytes().first() {
+        Some(b'n') => Cell::Null,
+        Some(b'"') => match text_of(text) {
+            Ok(text) => Cell::Text(text),
+            Err(_) => Cell::Other("a broken text"),
+        },
+        Some(b'{' | b'[' | b't' | b'f') => Cell::Other(kind_words(text)),
+        _ => Cell::Number(Cow::Borrowed(text)),
     }
 }
 

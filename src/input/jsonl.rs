@@ -13,8 +13,9 @@ use rayon::prelude::*;
 use serde_json::value::RawValue;
 
 use super::error::InputError;
-use super::fields::{Fields, Seen};
+use super::fields::{Fields, Seen as SeenTypes};
 use super::lines::{Lines, RowLine, SharedHasher};
+use super::nested::{Search, Seen};
 use super::partition;
 use super::prompt::{Built, PromptBuilder};
 use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
@@ -37,14 +38,14 @@ const KEPT_READERS: usize = 2;
 /// Columns in order of first appearance.
 #[derive(Default)]
 pub(super) struct Columns {
-    order: Vec<(String, Seen)>,
+    order: Vec<(String, SeenTypes)>,
     places: HashMap<String, usize>,
 }
 
 impl Columns {
     /// The column of this name. Lines mostly have the same keys in the same order: `guess` is where
     /// it would then be.
-    fn entry(&mut self, guess: usize, name: &str) -> &mut Seen {
+    fn entry(&mut self, guess: usize, name: &str) -> &mut SeenTypes {
         let place = if self
             .order
             .get(guess)
@@ -54,7 +55,7 @@ impl Columns {
         } else if let Some(place) = self.places.get(name) {
             *place
         } else {
-            self.order.push((name.to_owned(), Seen::default()));
+            self.order.push((name.to_owned(), SeenTypes::default()));
             self.places.insert(name.to_owned(), self.order.len() - 1);
             self.order.len() - 1
         };
@@ -89,6 +90,8 @@ pub(super) struct FirstPass<'a> {
     pub(super) max_row_bytes: u64,
     pub(super) rules: Rules,
     pub(super) first_bad: Option<(Place, BadRow)>,
+    /// Paths into columns, looked for until a row has them.
+    pub(super) searches: Vec<Search>,
     /// Says that the pass should end early; what it has by then is of no use.
     pub(super) stop: &'a StopFlag,
 }
@@ -116,6 +119,8 @@ impl Block {
 #[derive(Default)]
 struct Facts {
     columns: Columns,
+    /// One for each path that is looked for.
+    seen: Vec<Seen>,
     first_bad: Option<(u64, BadRow)>,
 }
 
@@ -135,6 +140,7 @@ impl FirstPass<'_> {
         while !block.lines.is_empty() && !self.stop.is_requested() {
             let examiner = Examiner {
                 builder: self.builder.filter(|_| self.first_bad.is_none()),
+                searches: &self.searches,
                 added,
                 max_row_bytes: most,
                 rules: self.rules,
@@ -160,6 +166,9 @@ impl FirstPass<'_> {
         }
         for fact in facts {
             self.columns.merge(&fact.columns);
+            for (search, seen) in self.searches.iter_mut().zip(fact.seen) {
+                search.seen.merge(seen);
+            }
             if let (None, Some((line, bad))) = (&self.first_bad, fact.first_bad) {
                 self.first_bad = Some((Place::Line { file, line }, bad));
             }
@@ -170,6 +179,7 @@ impl FirstPass<'_> {
 /// What the first pass asks of each line.
 struct Examiner<'a> {
     builder: Option<&'a PromptBuilder>,
+    searches: &'a [Search],
     added: &'a partition::Fields,
     max_row_bytes: u64,
     rules: Rules,
@@ -182,13 +192,16 @@ impl Examiner<'_> {
             .lines
             .par_chunks(TASK_LINES)
             .map(|lines| {
-                let mut facts = Facts::default();
+                let mut facts = Facts {
+                    seen: vec![Seen::default(); self.searches.len()],
+                    ..Facts::default()
+                };
                 for line in lines {
                     // A template may take long; what is gathered so far is of no use then.
                     if self.stop.is_requested() {
                         break;
                     }
-                    let bad = self.line(line, &block.arena, &mut facts.columns);
+                    let bad = self.line(line, &block.arena, &mut facts);
                     if let (None, Some(bad)) = (&facts.first_bad, bad) {
                         facts.first_bad = Some((line.line, bad));
                     }
@@ -198,8 +211,8 @@ impl Examiner<'_> {
             .collect()
     }
 
-    /// Adds a line's columns; returns why it is bad, as far as that is asked.
-    fn line(&self, line: &RowLine, arena: &[u8], columns: &mut Columns) -> Option<BadRow> {
+    /// Adds what a line holds; returns why it is bad, as far as that is asked.
+    fn line(&self, line: &RowLine, arena: &[u8], facts: &mut Facts) -> Option<BadRow> {
         let bad = |reason| BadRow {
             stage: Stage::Input,
             reason,
@@ -209,7 +222,12 @@ impl Examiner<'_> {
             Err(reason) => return Some(bad(reason)),
         };
         for (guess, (name, value)) in fields.0.iter().enumerate() {
-            columns.entry(guess, name).add(value);
+            facts.columns.entry(guess, name).add(value);
+        }
+        for (search, seen) in self.searches.iter().zip(&mut facts.seen) {
+            if !search.seen.is_found {
+                seen.look(&search.named, &fields);
+            }
         }
         let builder = self.builder?;
         fields.add(self.added);

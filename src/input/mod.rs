@@ -31,6 +31,7 @@
 //! | prompt missing, null, empty, white space, no text | bad row |
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
+//! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!
@@ -49,6 +50,8 @@ mod formats;
 mod identity;
 mod jsonl;
 mod lines;
+mod nested;
+mod one_line;
 mod packed;
 mod parquet;
 mod partition;
@@ -77,6 +80,7 @@ pub use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
 pub(crate) use identity::inode;
+pub use one_line::LineReader;
 pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
 pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
@@ -155,8 +159,8 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let builder = PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
-    builder.check_columns(&index)?;
+    let mut builder = PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
+    builder.resolve(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {
             let most = options.input.max_row_bytes;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::cell::{Cell, Record};
 use super::error::InputError;
+use super::nested::Named;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Prompt};
@@ -39,9 +40,31 @@ impl Built {
     }
 }
 
+/// The columns that the job names.
+struct Columns {
+    id: Option<Named>,
+    prompt: Option<Named>,
+    prefix: Option<Named>,
+    reference: Option<Named>,
+    generation: Option<Named>,
+}
+
+impl Columns {
+    fn new(spec: &ColumnSpec) -> Self {
+        let named = |name: &Option<String>| name.as_deref().map(Named::new);
+        Self {
+            id: named(&spec.id),
+            prompt: named(&spec.prompt),
+            prefix: named(&spec.prefix),
+            reference: named(&spec.reference),
+            generation: named(&spec.generation),
+        }
+    }
+}
+
 /// Makes prompts from records.
 pub(super) struct PromptBuilder {
-    columns: ColumnSpec,
+    columns: Columns,
     template: Option<Template>,
     prefix: Option<String>,
     rules: Rules,
@@ -64,7 +87,7 @@ impl PromptBuilder {
             return Err(InputError::NoPrompt);
         }
         Ok(Self {
-            columns: columns.clone(),
+            columns: Columns::new(columns),
             template,
             prefix: prompt.prefix.clone(),
             rules,
@@ -84,43 +107,66 @@ impl PromptBuilder {
 
     /// Columns that [`build`](Self::build) looks at; not all of them need exist.
     pub(super) fn used_columns(&self) -> Vec<&str> {
-        let spec = &self.columns;
-        let mut names = vec![spec.id.as_deref().unwrap_or(DEFAULT_ID)];
-        match &self.template {
-            Some(template) => names.extend(template.names()),
-            None => names.extend(spec.prompt.as_deref()),
+        let mut names: Vec<&str> = self.named().map(|(_, named)| named.column()).collect();
+        if self.columns.id.is_none() {
+            names.push(DEFAULT_ID);
         }
-        names.extend(spec.prefix.as_deref());
-        names.extend(spec.reference.as_deref());
-        names.extend(spec.generation.as_deref());
+        names.extend(self.template.iter().flat_map(Template::names));
         names.sort_unstable();
         names.dedup();
         names
     }
 
-    /// Checks that some row has each column that the job names.
-    pub(super) fn check_columns(&self, index: &InputIndex) -> Result<(), InputError> {
+    /// The columns that the job names, each with its key.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Named)> {
+        let columns = &self.columns;
+        let prompt = columns.prompt.as_ref();
+        [
+            ("input.columns.id", columns.id.as_ref()),
+            (
+                "input.columns.prompt",
+                prompt.filter(|_| self.template.is_none()),
+            ),
+            ("input.columns.prefix", columns.prefix.as_ref()),
+            ("input.columns.reference", columns.reference.as_ref()),
+            ("input.columns.generation", columns.generation.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(key, named)| Some((key, named?)))
+    }
+
+    /// Finds the columns that the job names among those of the input.
+    ///
+    /// # Errors
+    /// [`InputError::UnknownColumn`] for a column that no row has.
+    pub(super) fn resolve(&mut self, index: &InputIndex) -> Result<(), InputError> {
         if !index.has_own_columns() {
             // No rows, or broken ones alone: there is nothing to compare with.
             return Ok(());
         }
-        let spec = &self.columns;
-        let prompt = spec.prompt.as_deref().filter(|_| self.template.is_none());
-        let named = [
-            ("input.columns.id", spec.id.as_deref()),
-            ("input.columns.prompt", prompt),
-            ("input.columns.prefix", spec.prefix.as_deref()),
-            ("input.columns.reference", spec.reference.as_deref()),
-            ("input.columns.generation", spec.generation.as_deref()),
+        let columns = &mut self.columns;
+        let all = [
+            &mut columns.id,
+            &mut columns.prompt,
+            &mut columns.prefix,
+            &mut columns.reference,
+            &mut columns.generation,
         ];
-        let named = named
-            .into_iter()
-            .filter_map(|(key, name)| Some((key, name?)));
-        let in_template = self.template.iter().flat_map(Template::required_names);
-        let is_unknown = |name: &str| !index.columns.iter().any(|column| column.name == name);
-        let unknown = named
-            .chain(in_template.map(|name| ("prompt.template", name)))
-            .find(|(_, name)| is_unknown(name));
+        let mut missing = Vec::new();
+        for named in all.into_iter().flatten() {
+            if !named.resolve(index) {
+                missing.push(named.name().to_owned());
+            }
+        }
+        let is_unknown = |name: &&str| !index.columns.iter().any(|column| column.name == **name);
+        let unknown = self
+            .named()
+            .map(|(key, named)| (key, named.name()))
+            .find(|(_, name)| missing.iter().any(|one| one == name))
+            .or_else(|| {
+                let mut in_template = self.template.iter().flat_map(Template::required_names);
+                Some(("prompt.template", in_template.find(is_unknown)?))
+            });
         match unknown {
             None => Ok(()),
             Some((key, name)) => Err(InputError::UnknownColumn {
@@ -137,7 +183,7 @@ impl PromptBuilder {
             return Built::bad(row, "interrupted".to_owned());
         }
         let id = self.id(row, record);
-        let reference = Self::optional("reference", self.columns.reference.as_deref(), record);
+        let reference = self.reference(record);
         let (id, outcome) = match id {
             Ok(id) => (id, self.prompt(record)),
             Err(bad) => (row.to_string(), Err(bad)),
@@ -154,8 +200,11 @@ impl PromptBuilder {
     }
 
     fn id(&self, row: RowId, record: &dyn Record) -> Result<String, BadRow> {
-        let name = self.columns.id.as_deref().unwrap_or(DEFAULT_ID);
-        match record.cell(name) {
+        let (name, cell) = match &self.columns.id {
+            Some(named) => (named.name(), named.cell(record)),
+            None => (DEFAULT_ID, record.cell(DEFAULT_ID)),
+        };
+        match cell {
             Cell::Absent | Cell::Null => Ok(row.to_string()),
             Cell::Text(id) if id.is_empty() => Ok(row.to_string()),
             Cell::Text(id) | Cell::Number(id) => Ok(id.into_owned()),
@@ -166,12 +215,12 @@ impl PromptBuilder {
     }
 
     fn prompt(&self, record: &dyn Record) -> Result<Prompt, BadRow> {
-        let text = match (&self.template, self.columns.prompt.as_deref()) {
+        let text = match (&self.template, &self.columns.prompt) {
             (Some(template), _) => template.render(record)?,
-            (None, Some(name)) => self.required_text(name, record)?,
+            (None, Some(named)) => self.required_text(named, record)?,
             (None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
-        let own_prefix = Self::optional("prefix", self.columns.prefix.as_deref(), record)?;
+        let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
         Ok(Prompt {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
@@ -179,13 +228,31 @@ impl PromptBuilder {
         })
     }
 
+    /// The expected answer. Data sets have several answers to a question, the best one first.
+    fn reference(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
+        let named = self.columns.reference.as_ref();
+        if let Some(named) = named.filter(|_| self.rules.rows > 2)
+            && let Cell::Other(_) = named.cell(record)
+            && let Ok(Some(Value::Array(items))) = named.json(record)
+        {
+            return first_answer(&items).map_err(|what| {
+                let name = named.name();
+                bad(format!(
+                    "reference column `{name}` holds a list that begins with {what}, not with a text or an object with the text `answer`"
+                ))
+            });
+        }
+        Self::optional("reference", named, record)
+    }
+
     fn optional(
         role: &str,
-        name: Option<&str>,
+        named: Option<&Named>,
         record: &dyn Record,
     ) -> Result<Option<String>, BadRow> {
-        let Some(name) = name else { return Ok(None) };
-        match record.cell(name) {
+        let Some(named) = named else { return Ok(None) };
+        let name = named.name();
+        match named.cell(record) {
             Cell::Absent | Cell::Null => Ok(None),
             Cell::Text(text) => Ok(Some(text.into_owned())),
             Cell::Number(number) => Err(bad(format!(
@@ -197,8 +264,9 @@ impl PromptBuilder {
         }
     }
 
-    fn required_text(&self, name: &str, record: &dyn Record) -> Result<String, BadRow> {
-        match record.cell(name) {
+    fn required_text(&self, named: &Named, record: &dyn Record) -> Result<String, BadRow> {
+        let name = named.name();
+        match named.cell(record) {
             Cell::Absent => Err(bad(format!("the row has no prompt column `{name}`"))),
             Cell::Null => Err(bad(format!("prompt column `{name}` is null"))),
             Cell::Text(text) if text.is_empty() => {
@@ -212,7 +280,7 @@ impl PromptBuilder {
                 "prompt column `{name}` holds the number {number}, not a text"
             ))),
             Cell::Other(kind) => {
-                let value = record.json(name).ok().flatten().unwrap_or_default();
+                let value = named.json(record).ok().flatten().unwrap_or_default();
                 let template = template_for(name, &value).filter(|_| self.rules.rows > 1);
                 let cure = template.map_or_else(String::new, |template| {
                     format!("; `prompt.template = \"{template}\"` makes one of it")
@@ -225,15 +293,16 @@ impl PromptBuilder {
     }
 
     fn overrides(&self, record: &dyn Record) -> Result<Map<String, Value>, BadRow> {
-        let Some(name) = self.columns.generation.as_deref() else {
+        let Some(named) = &self.columns.generation else {
             return Ok(Map::new());
         };
+        let name = named.name();
         let fail = |what: String| bad(format!("generation column `{name}` {what}"));
-        let value = match record.cell(name) {
+        let value = match named.cell(record) {
             Cell::Absent | Cell::Null => return Ok(Map::new()),
             Cell::Text(text) => serde_json::from_str(&text)
                 .map_err(|error| fail(format!("holds a string that is not valid JSON: {error}")))?,
-            _ => record.json(name).map_err(fail)?.unwrap_or_default(),
+            _ => named.json(record).map_err(fail)?.unwrap_or_default(),
         };
         match value {
             Value::Null => Ok(Map::new()),
@@ -242,6 +311,22 @@ impl PromptBuilder {
                 "holds neither an object nor a string with one".to_owned(),
             )),
         }
+    }
+}
+
+/// The text that a list of answers begins with; `None` where there is none. The error is what it begins with.
+fn first_answer(items: &[Value]) -> Result<Option<String>, &'static str> {
+    match items.first() {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Object(fields)) => match fields.get("answer") {
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Null) => Ok(None),
+            _ => Err("another object"),
+        },
+        Some(Value::Number(_)) => Err("a number"),
+        Some(Value::Bool(_)) => Err("a boolean"),
+        Some(Value::Array(_)) => Err("a list"),
     }
 }
 
@@ -268,6 +353,11 @@ pub(super) fn nearest_column<'a>(
     if let Some(known) = nearest(name, known.clone()) {
         return format!("did you mean `{known}`?");
     }
+    if let Some((column, path)) = name.split_once('.')
+        && let Some(known) = nearest(column, known.clone())
+    {
+        return format!("did you mean `{known}.{path}`?");
+    }
     let list: Vec<String> = known.take(20).map(|known| format!("`{known}`")).collect();
     format!("the input has {}", list.join(", "))
 }
@@ -283,6 +373,10 @@ pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
+    use serde_json::value::RawValue;
+
     use super::*;
 
     /// A row with one column.
@@ -298,6 +392,10 @@ mod tests {
 
         fn json(&self, name: &str) -> Result<Option<Value>, String> {
             Ok((name == "a").then(|| serde_json::json!(["x", "y"])))
+        }
+
+        fn raw(&self, _: &str) -> Result<Option<Cow<'_, RawValue>>, String> {
+            Ok(None)
         }
     }
 

@@ -7,13 +7,14 @@ use super::files::FoundFile;
 use super::formats::format_of;
 use super::identity::{self, Stat};
 use super::jsonl::{Columns, FirstPass};
+use super::nested::{Named, Search, Seen};
 use super::parquet;
 use super::partition;
 use super::prompt::PromptBuilder;
 use super::sniff::refuse_other_format;
 use super::types::{InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
-use crate::job::{InputSpec, OnBadRow, PromptSpec, Rules};
+use crate::job::{ColumnSpec, InputSpec, OnBadRow, PromptSpec, Rules};
 use crate::outcome::BadRow;
 use crate::stop::StopFlag;
 
@@ -230,10 +231,12 @@ fn scan_jsonl(
         max_row_bytes: options.spec.max_row_bytes,
         rules: options.rules,
         first_bad: None,
+        searches: searches(&options.spec.columns, options.prompt),
         stop: options.stop,
     };
     let files = read_jsonl(options, stats, &mut pass)?;
     let first_bad = builder.as_ref().and(pass.first_bad);
+    let searches = pass.searches;
     let index = InputIndex {
         format: InputFormat::Jsonl,
         files,
@@ -241,7 +244,37 @@ fn scan_jsonl(
         windows: pass.windows.finish(),
         columns: pass.columns.finish(parquet::by_parquet(options.rules)),
     };
+    check_paths(searches, &index)?;
     Ok(Scan { index, first_bad })
+}
+
+/// The names of columns that may be paths into one.
+fn searches(columns: &ColumnSpec, prompt: &PromptSpec) -> Vec<Search> {
+    // A template wins over the prompt column, which need not exist then.
+    let is_unused = |key: &str| key == "input.columns.prompt" && prompt.template.is_some();
+    let named = columns.named();
+    let named = named.filter(|(key, name)| name.contains('.') && !is_unused(key));
+    let search = |(key, name)| Search {
+        key,
+        named: Named::new(name),
+        seen: Seen::default(),
+    };
+    named.map(search).collect()
+}
+
+/// Refuses a path into a column of the rows that no row has; a name without any column is refused later, with
+/// those of other kinds.
+fn check_paths(searches: Vec<Search>, index: &InputIndex) -> Result<(), InputError> {
+    for mut search in searches {
+        if !search.seen.is_found && search.named.resolve(index) {
+            return Err(InputError::UnknownColumn {
+                key: search.key,
+                column: search.named.name().to_owned(),
+                cure: search.seen.cure(search.named.name()),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads every file; all that cannot be read are named in one error.

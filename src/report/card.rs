@@ -151,6 +151,10 @@ impl Card<'_> {
         row("rows that failed before generation", grouped(totals.bad))?;
         row("rows that failed in generation", grouped(totals.failed))?;
         row("prompts cut to fit", grouped(totals.truncated))?;
+        if totals.several_masks > 0 {
+            let rows = grouped(totals.several_masks);
+            row("prompts with more than one mask, the first answered", rows)?;
+        }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
         row("answer tokens", grouped(totals.completion_tokens))?;

@@ -176,6 +176,10 @@ impl RunReport {
         for (count, what) in [
             (totals.failed + totals.bad, "failed"),
             (totals.truncated, "with a prompt cut to fit"),
+            (
+                totals.several_masks,
+                "with more than one mask (the first is answered)",
+            ),
             (self.duplicate_ids, "with an id seen before"),
         ] {
             if count > 0 {

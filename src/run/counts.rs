@@ -57,12 +57,14 @@ impl Counts {
 }
 
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
-/// window of each of `shards` keeps such rows for the table at the end.
+/// window of each of `shards` keeps such rows for the table at the end. `several_masks` says by place in the window
+/// which prompts have more than one mask.
 pub(super) fn of_window(
     shards: u32,
     tokenizer: &GlmTokenizer,
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
+    several_masks: &[bool],
 ) -> (Totals, Vec<Example>) {
     let mut totals = Totals::default();
     let mut examples = Vec::new();
@@ -73,6 +75,8 @@ pub(super) fn of_window(
         };
         totals.rows += 1;
         count(&mut totals, outcome);
+        let has_several = several_masks.get(position).is_some_and(|several| *several);
+        totals.several_masks += u64::from(has_several && outcome.result().is_ok());
         let Some(reference) = &row.reference else {
             continue;
         };

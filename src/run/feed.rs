@@ -4,7 +4,7 @@
 //! engine never waits for the next and memory never holds more than three.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -35,6 +35,8 @@ pub(super) struct FedWindow {
     pub(super) requests: Vec<Request>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
+    /// By place in the window, whether the prompt has more than one mask.
+    pub(super) several_masks: Vec<bool>,
     /// The first bad row, where the job stops at it.
     pub(super) stop_at: Option<usize>,
     pub(super) cut: Option<Cut>,
@@ -84,7 +86,8 @@ fn feed_window(
         prepared.source.as_ref(),
         span,
         &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
-        &|position| counts::may_show(position, span.rows as usize),
+        // The results take the prompts from the rows when the window is written.
+        &|position| spec.output.prompt || counts::may_show(position, span.rows as usize),
     );
     // Reading ends early then.
     if stop.is_requested() {
@@ -94,10 +97,12 @@ fn feed_window(
         window,
         rows,
         idle_rows,
+        several_masks,
         tokenize_seconds,
     } = read?;
     let mut fed = FedWindow {
         idle_rows,
+        several_masks,
         span: span.clone(),
         recovered: outcomes.len(),
         window,
@@ -135,6 +140,8 @@ pub(super) struct EncodedWindow {
     pub(super) rows: Vec<Option<EncodedRow>>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
+    /// By place in the window, whether the prompt has more than one mask; of rows that were not wanted too.
+    pub(super) several_masks: Vec<bool>,
     pub(super) tokenize_seconds: f64,
 }
 
@@ -179,7 +186,10 @@ impl<'a> RowEncoder<'a> {
     ) -> Result<EncodedWindow> {
         let encoded: Vec<OnceLock<EncodedRow>> = (0..span.rows).map(|_| OnceLock::new()).collect();
         let (idle_rows, nanoseconds) = (AtomicU64::new(0), AtomicU64::new(0));
+        let several_masks: Vec<AtomicBool> =
+            (0..span.rows).map(|_| AtomicBool::default()).collect();
         let window = source.read_rows(span, &|position, row| {
+            several_masks[position].store(self.has_several_masks(row), Ordering::Relaxed);
             if wants(row) {
                 let started = Instant::now();
                 let request = encoded[position].get_or_init(|| self.encode(row));
@@ -196,11 +206,28 @@ impl<'a> RowEncoder<'a> {
             window,
             rows: encoded.into_iter().map(OnceLock::into_inner).collect(),
             idle_rows: idle_rows.into_inner(),
+            several_masks: several_masks
+                .into_iter()
+                .map(AtomicBool::into_inner)
+                .collect(),
             tokenize_seconds: nanoseconds.into_inner() as f64 / 1e9 / threads,
         })
     }
 
-    fn encode(&self, row: &InputRow) -> EncodedRow {
+    fn has_several_masks(&self, row: &InputRow) -> bool {
+        let Ok(prompt) = &row.outcome else {
+            return false;
+        };
+        let texts = [Some(prompt.text.as_str()), prompt.prefix.as_deref()];
+        let masks = texts
+            .into_iter()
+            .flatten()
+            .map(|text| self.tokenizer.masks(text));
+        masks.sum::<usize>() > 1
+    }
+
+    /// The request of a row, or why it has none.
+    pub(super) fn encode(&self, row: &InputRow) -> EncodedRow {
         let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
         let input = |reason| BadRow {
             stage: Stage::Input,

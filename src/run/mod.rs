@@ -15,6 +15,7 @@
 mod card;
 mod counts;
 mod deadline;
+mod encode;
 mod feed;
 mod load;
 mod model_facts;
@@ -22,6 +23,7 @@ mod open_rows;
 mod options;
 mod plan;
 mod prepare;
+mod prompts;
 mod read;
 mod rerun;
 mod shard;
@@ -30,9 +32,11 @@ mod texts;
 
 use std::time::Instant;
 
+pub use encode::{EncodedLine, JobEncoder};
 pub use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub use plan::{PlanReport, check_columns, plan};
+pub use prompts::Prompts;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};

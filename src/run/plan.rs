@@ -43,6 +43,8 @@ pub struct PlanReport {
     pub notes: Vec<String>,
     /// Rows whose prompt is cut to fit.
     pub truncated: u64,
+    /// Rows whose prompt has more than one mask, of which the first is answered.
+    pub several_masks: u64,
     /// Rows with an id that an earlier one has.
     pub duplicate_ids: u64,
     /// Whether the count of duplicates stopped early, and after how many rows.
@@ -127,6 +129,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         first_bad_rows: rows.first_bad,
         notes,
         truncated: rows.truncated,
+        several_masks: rows.several_masks,
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
         windows: read.index.windows.len(),
@@ -205,6 +208,7 @@ struct Rows {
     bad: u64,
     first_bad: Vec<String>,
     truncated: u64,
+    several_masks: u64,
     duplicates: DuplicateIds,
     /// Rows whose own settings for drawing do nothing.
     idle: u64,
@@ -246,7 +250,9 @@ impl Rows {
     fn add(&mut self, encoded: &EncodedWindow, read: &ReadInput) {
         let mut lengths = Vec::with_capacity(encoded.rows.len());
         self.idle += encoded.idle_rows;
-        for (row, encoded) in encoded.window.rows.iter().zip(&encoded.rows) {
+        let several = encoded.several_masks.iter();
+        let rows = encoded.window.rows.iter().zip(&encoded.rows);
+        for ((row, encoded), &has_several) in rows.zip(several) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
@@ -254,6 +260,7 @@ impl Rows {
                 None => {}
                 Some(Ok(request)) => {
                     self.truncated += u64::from(request.encoded.truncated > 0);
+                    self.several_masks += u64::from(has_several);
                     lengths.push(length(request, lengths.len()));
                 }
                 Some(Err(bad)) => {
@@ -350,6 +357,13 @@ impl PlanReport {
         }
         if self.truncated > 0 {
             writeln!(f, "  cut to fit  {}", counted(self.truncated, "prompt"))?;
+        }
+        if self.several_masks > 0 {
+            let prompts = counted(self.several_masks, "prompt");
+            writeln!(
+                f,
+                "  masks       {prompts} with more than one, of which the first is answered"
+            )?;
         }
         if self.duplicate_ids > 0 {
             let rows = counted(self.duplicate_ids, "row");

@@ -231,7 +231,13 @@ impl ShardWork<'_, '_> {
         let synced = self.sync();
         for fed in self.open.values() {
             let shards = self.worker.prepared.record.spec.shards;
-            let (totals, _) = counts::of_window(shards, self.tokenizer, &fed.window, &fed.outcomes);
+            let (totals, _) = counts::of_window(
+                shards,
+                self.tokenizer,
+                &fed.window,
+                &fed.outcomes,
+                &fed.several_masks,
+            );
             self.worker.counts.unfinished += totals;
         }
         let end = end?;
@@ -402,8 +408,13 @@ impl ShardWork<'_, '_> {
         let prepared = self.worker.prepared;
         prepared.source.check_unchanged(&fed.span)?;
         let shards = prepared.record.spec.shards;
-        let (totals, examples) =
-            counts::of_window(shards, self.tokenizer, &fed.window, &fed.outcomes);
+        let (totals, examples) = counts::of_window(
+            shards,
+            self.tokenizer,
+            &fed.window,
+            &fed.outcomes,
+            &fed.several_masks,
+        );
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,

@@ -17,7 +17,7 @@ use arrow::datatypes::{DataType, Field};
 use crate::job::{GenerationSpec, OutputSpec, SampleLayout};
 use crate::outcome::Sample;
 
-use super::lines::{Line, logprob, prompt_tokens, sample_number};
+use super::lines::{Line, logprob, prompt_tokens, rendered_prefix, rendered_prompt, sample_number};
 
 /// The columns before those of the input.
 pub(super) static KEYS: &[Column] = &[
@@ -53,6 +53,8 @@ static RESULTS: &[Column] = &[
         SampleValue::Int32List(|sample| &sample.token_ids),
     )
     .only(When::TokenIds),
+    of_row("rendered_prompt", RowValue::Text(rendered_prompt)).only(When::Prompt),
+    of_row("rendered_prefix", RowValue::Text(rendered_prefix)).only(When::Prompt),
 ];
 
 /// One column of ours.
@@ -78,6 +80,8 @@ enum When {
     Logprobs,
     /// Those with `output.token_ids`.
     TokenIds,
+    /// Those with `output.prompt`.
+    Prompt,
 }
 
 /// What a column takes from a line.
@@ -139,6 +143,15 @@ impl Column {
         self
     }
 
+    /// The key of the job file that adds the column, where it does nothing else.
+    pub(super) fn key(&self) -> Option<&'static str> {
+        match self.when {
+            When::TokenIds => Some("output.token_ids"),
+            When::Prompt => Some("output.prompt"),
+            When::Always | When::Flat | When::Logprobs => None,
+        }
+    }
+
     /// The column in the schema of Parquet, where every one may be null.
     pub(super) fn field(&self, nested: bool) -> Field {
         let kind = match self.value {
@@ -157,6 +170,7 @@ impl When {
             Self::Flat => output.samples == SampleLayout::Flat,
             Self::Logprobs => generation.logprobs,
             Self::TokenIds => output.token_ids,
+            Self::Prompt => output.prompt,
         }
     }
 }
@@ -216,10 +230,11 @@ mod tests {
         when: When,
     }
 
-    const CONDITIONS: [(When, &str); 3] = [
+    const CONDITIONS: [(When, &str); 4] = [
         (When::Flat, "not with `nested`"),
         (When::Logprobs, "with `generation.logprobs`"),
         (When::TokenIds, "with `output.token_ids`"),
+        (When::Prompt, "with `output.prompt`"),
     ];
 
     /// The section of the document on columns.

@@ -42,13 +42,15 @@ pub enum SinkError {
     },
     /// A carried column is named like one that this program writes.
     #[error(
-        "the carried column `{column}` has the name of a result column\nhint: give it another name, for example `output.rename = {{ {source_column} = \"input_{column}\" }}`, or leave it out of `output.columns`"
+        "the carried column `{column}` has the name of a result column\nhint: give it another name, for example `output.rename = {{ {source_column} = \"input_{column}\" }}`, or leave it out of `output.columns`{}", without_key(.key.as_deref())
     )]
     Clash {
         /// The name in the results.
         column: String,
         /// The input's column.
         source_column: String,
+        /// The key without which the result column would not be there; `None` where it always is.
+        key: Option<&'static str>,
     },
     /// Two carried columns would have one name.
     #[error(
@@ -127,6 +129,10 @@ impl From<io::Error> for SinkError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
+}
+
+fn without_key(key: Option<&str>) -> String {
+    key.map_or_else(String::new, |key| format!(", or set `{key} = false`"))
 }
 
 fn did_you_mean(nearest: Option<&str>, known: &[String]) -> String {

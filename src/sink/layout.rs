@@ -20,6 +20,8 @@ pub(super) struct Layout {
     pub(super) results: Vec<&'static Column>,
     /// A line a row with lists over the samples, instead of a line a sample.
     pub(super) nested: bool,
+    /// Whether the prompts are written.
+    pub(super) prompts: bool,
 }
 
 /// One input column as it is carried through.
@@ -45,6 +47,7 @@ impl Layout {
             carried: Vec::new(),
             results: columns::results(output, generation),
             nested: output.samples == SampleLayout::Nested,
+            prompts: output.prompt,
         };
         for name in selected(&output.columns, index)? {
             if Some(name) != id_column {
@@ -87,13 +90,14 @@ impl Layout {
 
     fn check_names(&self) -> Result<(), SinkError> {
         let ours = KEYS.iter().chain(self.results.iter().copied());
-        let ours: Vec<&str> = ours.map(|column| column.name).collect();
+        let ours: Vec<&Column> = ours.collect();
         let mut seen = BTreeMap::new();
         for column in &self.carried {
-            if ours.contains(&column.name.as_str()) {
+            if let Some(our) = ours.iter().find(|our| our.name == column.name) {
                 return Err(SinkError::Clash {
                     column: column.name.clone(),
                     source_column: column.source.clone(),
+                    key: our.key(),
                 });
             }
             if let Some(first) = seen.insert(&column.name, &column.source) {

@@ -3,6 +3,7 @@
 //! Invariant: lines are in input order, then in sample order; a row that is a record has at least
 //! one line, a broken line has none.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::ids::RowId;
@@ -86,6 +87,18 @@ pub(super) fn prompt_tokens(line: &Line<'_>) -> Option<u32> {
         }
         Content::Failed(_) => None,
     }
+}
+
+/// The prompt that the template gave, or the prompt column; `None` where the row failed before.
+pub(super) fn rendered_prompt<'a>(line: &Line<'a>) -> Option<Cow<'a, str>> {
+    let prompt = line.row.outcome.as_ref().ok()?;
+    Some(Cow::Borrowed(&prompt.text))
+}
+
+/// The prefix of the row, or else of the job; `None` where there is none or the row failed before.
+pub(super) fn rendered_prefix<'a>(line: &Line<'a>) -> Option<Cow<'a, str>> {
+    let prompt = line.row.outcome.as_ref().ok()?;
+    prompt.prefix.as_deref().map(Cow::Borrowed)
 }
 
 /// Number of the one sample that the line shows.

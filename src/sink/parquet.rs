@@ -29,7 +29,7 @@ use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};
 use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
 use super::layout::{CarriedColumn, Layout};
-use super::lines::{Line, lines};
+use super::lines::{Line, lines, rendered_prefix, rendered_prompt};
 use super::sizes::value_bytes;
 use super::{ResultSink, SinkError};
 
@@ -64,8 +64,9 @@ impl ParquetSink {
         let mut fields: Vec<Field> = KEYS.iter().map(field_of).collect();
         // The fields that say how each column is annotated.
         let mut marked = fields.clone();
-        // JSON lines are never more than their window; a job of the first rule keeps its bytes.
-        let is_bounded = input.is_none_or(is_first_rule);
+        // JSON lines are never more than their window, but the prompts made of them may be; a job of the first
+        // rule keeps its bytes.
+        let is_bounded = input.is_none_or(is_first_rule) && !layout.prompts;
         let properties = properties(is_bounded)?;
         for column in &layout.carried {
             let source = input.map(|schema| schema.field_with_name(&column.source));
@@ -94,16 +95,18 @@ impl ParquetSink {
         lines: &'a [Line<'l>],
     ) -> Result<(&'a [Line<'l>], &'a [Line<'l>]), SinkError> {
         let most = lines.len().min(LINES_AT_ONCE);
-        let Carried::Arrow(batch) = &window.carried else {
-            return Ok(lines.split_at(most));
-        };
         if self.is_bounded {
             return Ok(lines.split_at(most));
         }
-        let carried = self.layout.carried.iter();
-        let columns =
-            carried.map(|column| Ok(batch.column(batch.schema_ref().index_of(&column.source)?)));
-        let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+        let columns = match &window.carried {
+            Carried::Arrow(batch) => {
+                let carried = self.layout.carried.iter();
+                let columns = carried
+                    .map(|column| Ok(batch.column(batch.schema_ref().index_of(&column.source)?)));
+                columns.collect::<Result<Vec<_>, ArrowError>>()?
+            }
+            Carried::Json { .. } => Vec::new(),
+        };
         let mut bytes = 0;
         let fitting = lines[..most].iter().take_while(|line| {
             let at = line.position;
@@ -111,6 +114,9 @@ impl ParquetSink {
                 .iter()
                 .map(|column| value_bytes(column, at, at + 1))
                 .sum::<usize>();
+            if self.layout.prompts {
+                bytes += rendered_bytes(line);
+            }
             bytes <= BYTES_AT_ONCE
         });
         Ok(lines.split_at(fitting.count().max(1)))
@@ -210,6 +216,12 @@ fn check(
             kind: field.data_type().to_string(),
             reason: error.to_string(),
         })
+}
+
+/// Bytes of the prompt and the prefix that a line shows.
+fn rendered_bytes(line: &Line<'_>) -> usize {
+    let texts = [rendered_prompt(line), rendered_prefix(line)];
+    texts.iter().flatten().map(|text| text.len()).sum()
 }
 
 /// One of our own columns of the given lines.

@@ -217,9 +217,14 @@ impl GlmTokenizer {
 
     /// Whether a text holds a mask token of any kind.
     pub(super) fn holds_mask(&self, text: &str) -> bool {
-        let mut found = false;
+        self.masks(text) > 0
+    }
+
+    /// Mask tokens of any kind in a text.
+    pub fn masks(&self, text: &str) -> usize {
+        let mut found = 0;
         self.split.split(text, |fragment| {
-            found |= matches!(fragment, Fragment::Token(id) if self.is_mask(id));
+            found += usize::from(matches!(fragment, Fragment::Token(id) if self.is_mask(id)));
         });
         found
     }

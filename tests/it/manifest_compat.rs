@@ -35,6 +35,7 @@ fn committed() -> CommittedWindow {
             failed: 1,
             bad: 1,
             truncated: 1,
+            several_masks: 0,
             prompt_tokens: 40,
             completion_tokens: 8,
             referenced: 2,
@@ -159,7 +160,7 @@ fn record_version_2() {
     let folder = OutputFolder::open(parent.path()).unwrap();
     let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
     assert!(expected.create(&folder).unwrap());
-    let text = fixture("checkpoint/job-v2-task.json", &folder.job_file());
+    let text = fixture("checkpoint/job-v2-rows-3.json", &folder.job_file());
     assert_eq!(
         std::fs::read(folder.job_file()).unwrap(),
         text,
@@ -168,14 +169,24 @@ fn record_version_2() {
     assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
 }
 
-/// Before the task was part of the job, every job was of the one task.
+/// Before the task was part of the job, every job was of the one task; a list was no reference yet.
 #[test]
-fn record_version_2_without_a_task() {
-    let parent = tempfile::tempdir().unwrap();
-    let folder = OutputFolder::open(parent.path()).unwrap();
-    job_of_version(2, &folder);
-    let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
-    assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
+fn records_of_earlier_rules() {
+    for name in ["job-v2.json", "job-v2-task.json"] {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(parent.path()).unwrap();
+        let stored = Path::new(FIXTURES).join("checkpoint").join(name);
+        std::fs::copy(stored, folder.job_file()).unwrap();
+        let rules = Rules {
+            rows: 2,
+            ..Rules::CURRENT
+        };
+        let expected = JobRecord {
+            rules,
+            ..record(Path::new("/out"), 2, &[4, 4, 1])
+        };
+        assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected), "{name}");
+    }
 }
 
 #[test]

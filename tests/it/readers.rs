@@ -241,7 +241,7 @@ fn every_type(folder: &Path) -> PathBuf {
 }
 
 const JSON_CARRIED: [&str; 5] = ["whole", "float", "flag", "text", "null"];
-const SAMPLES: &str = "samples = \"nested\"\ntoken_ids = true\n[generation]\nlogprobs = true\ndo_sample = true\ntemperature = 2.0\nnum_return_sequences = 2\n";
+const SAMPLES: &str = "samples = \"nested\"\ntoken_ids = true\nprompt = true\n[generation]\nlogprobs = true\ndo_sample = true\ntemperature = 2.0\nnum_return_sequences = 2\n";
 
 /// A finished job of each kind, with the rows that it must give.
 fn finished(folder: &Path) -> Vec<(Job, Value)> {

@@ -11,7 +11,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::json::json_lines;
 use super::layout::is_text;
@@ -134,6 +134,20 @@ impl Record for CellsRow<'_> {
                 _ => Cell::Other(kind),
             },
         }
+    }
+
+    fn raw(&self, name: &str) -> Result<Option<Cow<'_, RawValue>>, String> {
+        let text = match self.cells.columns.get(name) {
+            None => return Ok(None),
+            Some(Column::Text(texts)) if texts.is_null(self.row) => to_raw_value(&Value::Null),
+            Some(Column::Text(texts)) => to_raw_value(texts.value(self.row)),
+            Some(Column::Json { batch, .. }) => {
+                let (_, text) = json_value(batch, self.row)?;
+                return Ok(Some(Cow::Owned(text)));
+            }
+        };
+        text.map(|text| Some(Cow::Owned(text)))
+            .map_err(|error| error.to_string())
     }
 
     fn json(&self, name: &str) -> Result<Option<Value>, String> {

@@ -19,6 +19,7 @@ mod layout;
 mod logical;
 mod nested;
 mod odd_integers;
+mod paths;
 mod schema;
 mod source;
 mod times;

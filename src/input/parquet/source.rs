@@ -17,6 +17,7 @@ use super::fit::{Misfit, fit, nulls};
 use super::footer::{Footer, open_footer, shared_schema};
 use super::group::GroupReader;
 use super::odd_integers::OddIntegers;
+use super::paths;
 use super::schema::{Shared, by_parquet};
 use crate::ids::RowId;
 use crate::input::error::{FileProblem, InputError, one_line};
@@ -85,6 +86,7 @@ impl ParquetSource {
         let id = id_column(&options.input.columns, &index);
         let is_carried = |name: &str| is_carried(options.carried, id.as_deref(), name);
         odd.check(&shared, is_carried)?;
+        paths::check(&shared.schema, builder.named())?;
         check_settings(&shared.schema, options.input.columns.generation.as_deref())?;
         let fields = shared.schema.fields().iter();
         Ok(Self {

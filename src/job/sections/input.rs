@@ -46,7 +46,7 @@ const fn max_row_bytes() -> u64 {
     64 << 20
 }
 
-/// Names of the columns that mean something to the job.
+/// Names of the columns that mean something to the job, or paths into them, as in `answers.0.answer`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ColumnSpec {
@@ -56,10 +56,25 @@ pub struct ColumnSpec {
     pub prompt: Option<String>,
     /// Text before the mask, which the answer continues.
     pub prefix: Option<String>,
-    /// Expected answer, compared in the summary.
+    /// Expected answer, compared in the summary; of a list, its first entry.
     pub reference: Option<String>,
     /// Settings of this row alone.
     pub generation: Option<String>,
+}
+
+impl ColumnSpec {
+    /// The columns that are named, each with its key.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("input.columns.id", &self.id),
+            ("input.columns.prompt", &self.prompt),
+            ("input.columns.prefix", &self.prefix),
+            ("input.columns.reference", &self.reference),
+            ("input.columns.generation", &self.generation),
+        ]
+        .into_iter()
+        .filter_map(|(key, name)| Some((key, name.as_deref()?)))
+    }
 }
 
 /// What a row that fails before generation does to the job.

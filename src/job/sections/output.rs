@@ -37,10 +37,22 @@ pub struct OutputSpec {
     /// Also write the answer's token ids.
     #[serde(default)]
     pub token_ids: bool,
+    /// Also write the prompt and the prefix that the model was given.
+    #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
+    pub prompt: bool,
     /// More failed rows than this in a shard end the run with exit code 3.
     #[serde(default, deserialize_with = "all_or_number")]
     #[schemars(with = "NumberOr<AllWord>")]
     pub max_failed: Option<u64>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// File format of the parts.

@@ -100,11 +100,12 @@ impl AskedJob {
 fn check_input(asked: &mut FlagJob, quiet: bool) -> Result<()> {
     let (input, output) = asked.paths()?;
     if input.path == ["-"] {
-        return match asked.lacks_prompt() {
-            false => Ok(()),
-            true => Err(Error::Usage(
+        return if asked.lacks_prompt() {
+            Err(Error::Usage(
                 "standard input cannot be looked at first\nhint: name the column that holds the prompts, as in `--prompt-column question`".to_owned(),
-            )),
+            ))
+        } else {
+            Ok(())
         };
     }
     let files = input::resolve_files(&input, &output, Rules::CURRENT).map_err(of_flag)?;

@@ -106,9 +106,13 @@ fn is_category(kind: &str) -> bool {
 }
 
 impl HeadColumns {
-    /// Whether one of the rows has a column.
+    /// Whether one of the rows has a column, or the column that a path begins with.
     pub fn has(&self, name: &str) -> bool {
-        self.names.iter().any(|known| known == name)
+        let leads = |known: &str| match name.strip_prefix(known) {
+            Some(rest) => rest.is_empty() || rest.starts_with('.'),
+            None => false,
+        };
+        self.names.iter().any(|known| leads(known))
     }
 
     /// What helps where a column is not there.

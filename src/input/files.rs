@@ -237,12 +237,11 @@ fn missing(path: &Path) -> InputError {
                 .collect()
         })
         .unwrap_or_default();
-    let cure = match nearest(&name, siblings.iter().map(String::as_str)) {
-        Some(sibling) => format!("did you mean `{}`?", path.with_file_name(sibling).display()),
-        None => {
-            let cure = "check `input.path`; relative paths start at the job file's folder";
-            cure.to_owned() + &inputs_beside(siblings)
-        }
+    let cure = if let Some(sibling) = nearest(&name, siblings.iter().map(String::as_str)) {
+        format!("did you mean `{}`?", path.with_file_name(sibling).display())
+    } else {
+        let cure = "check `input.path`; relative paths start at the job file's folder";
+        cure.to_owned() + &inputs_beside(siblings)
     };
     InputError::Missing {
         path: path.to_owned(),

@@ -51,8 +51,10 @@ fn part(
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
 ) -> Vec<u8> {
-    let mut generation = GenerationSpec::default();
-    generation.logprobs = true;
+    let generation = GenerationSpec {
+        logprobs: true,
+        ..GenerationSpec::default()
+    };
     let schema = match &window.carried {
         glm_batch::input::Carried::Arrow(batch) => Some(batch.schema()),
         glm_batch::input::Carried::Json { .. } => None,

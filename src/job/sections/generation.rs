@@ -280,14 +280,26 @@ fn check_texts(section: &GenerationSpec) -> Checked<()> {
 }
 
 // What beams add is written only where it is used, so that `job.json` of all other jobs stays as it was.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_one_beam(num_beams: &u32) -> bool {
     *num_beams == 1
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_unit(length_penalty: &f64) -> bool {
     *length_penalty == 1.0
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_off(early_stopping: &bool) -> bool {
     !early_stopping
 }

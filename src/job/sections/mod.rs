@@ -3,7 +3,7 @@
 //! One struct is a section in the job file, in `job.json` and in the program. Its doc comments and
 //! attributes make the JSON Schema, its `Default` or field defaults fill in what a job leaves out, and
 //! [`Section::check`] refuses what a type cannot. The struct is read from a job file by
-//! [`super::tree`], and from `job.json` by serde_json.
+//! [`super::tree`], and from `job.json` by `serde_json`.
 //!
 //! A new key is a new field: `CONTRIBUTING.md` has the steps.
 

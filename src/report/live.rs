@@ -24,7 +24,7 @@ pub(super) fn live_line(progress: &Progress, width: usize) -> String {
         0 => 0.0,
         total => (progress.rows_done as f64 / total as f64).min(1.0),
     };
-    let mut text = format!("{:>3}%", (share * 100.0).floor());
+    let mut text = format!("{}%", (share * 100.0).floor());
     for (at, fact) in facts(progress).into_iter().enumerate() {
         let link = if at == 0 { "  " } else { ", " };
         if text.width() + link.len() + fact.width() > room {
@@ -126,12 +126,12 @@ mod tests {
     fn the_line_says_the_most_important_first() {
         assert_eq!(
             live_line(&progress(), 80),
-            "  9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s"
+            "9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s"
         );
-        assert_eq!(live_line(&progress(), 40), "  9%  1,234 of 12,345 rows");
+        assert_eq!(live_line(&progress(), 40), "9%  1,234 of 12,345 rows");
         assert_eq!(
             live_line(&progress(), 120),
-            "[#.............] \u{20} 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s, 3 of 64 slots, padding 3.1%"
+            "[#..............] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s, 3 of 64 slots, padding 3.1%"
         );
         let unknown = Progress {
             rows_total: 10,
@@ -140,7 +140,7 @@ mod tests {
         };
         assert_eq!(
             live_line(&unknown, 80),
-            "  0%  0 of 10 rows, time left not known yet, 0 tokens/s, 0 of 8 slots"
+            "0%  0 of 10 rows, time left not known yet, 0 tokens/s, 0 of 8 slots"
         );
     }
 

@@ -250,7 +250,7 @@ impl RunReport {
             _ => 0.0,
         };
         format!(
-            "{} in {} s, {} tokens/s out",
+            "{} in {} s: {} tokens/s out",
             counted(self.rows_now, "row"),
             rate(seconds),
             rate(tokens)

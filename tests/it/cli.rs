@@ -425,7 +425,7 @@ fn bench_measures_and_plan_and_run_stand_on_it() {
         );
     }
     assert!(calibrated("f32"));
-    let output = job.run_ok(&[]);
+    let output = job.run_ok(&["--verbose"]);
     assert!(both(&output).contains("by `bench`"), "{}", both(&output));
 
     // Other weights are another matter.
@@ -510,6 +510,7 @@ fn a_workload_says_what_it_took() {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"\d+\.\d+", "[n]");
     settings.add_filter(r"\d+ MiB", "[n] MiB");
+    settings.add_filter(r"[\d,]+ tokens/s", "[n] tokens/s");
     settings.bind(|| insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap()));
 }
 

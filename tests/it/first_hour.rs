@@ -202,3 +202,65 @@ fn commands_for_an_output_folder_follow_a_job_file() {
         );
     }
 }
+
+#[test]
+fn failures_are_told_with_reasons_and_the_command_that_shows_them() {
+    let job = place();
+    let lines = "{\"question\": \"3+5等于几？\"}\n{\"question\": 7}\n{\"question\": 8}\nnot json\n";
+    std::fs::write(job.path("mixed.jsonl"), lines).unwrap();
+    let flags = [
+        "--prompt-column",
+        "question",
+        "--set=input.columns={ prompt = \"question\" }",
+    ];
+    let text = ok(&call(&job, "run", "mixed.jsonl", &flags));
+    assert!(
+        text.contains("    failed     2 at input: prompt column `question` holds the number 7"),
+        "{text}"
+    );
+    let shown = format!("glm-batch show {} --failed", job.path("out").display());
+    assert!(text.contains(&shown), "{text}");
+    assert!(!text.contains("peak memory"), "{text}");
+    let again = ok(&call(
+        &job,
+        "run",
+        "mixed.jsonl",
+        &[&flags[..], &["--verbose"]].concat(),
+    ));
+    assert!(again.contains("\n  pandas  "), "{again}");
+}
+
+#[test]
+fn plan_says_what_the_output_folder_holds_and_how_bad_rows_end_a_run() {
+    let job = place();
+    ok(&call(&job, "run", "questions.jsonl", &[]));
+    let plan = |more: &[&str]| ok(&call(&job, "plan", "questions.jsonl", more));
+    assert!(plan(&[]).contains("holds this job, finished: `run` has nothing left to do"));
+    let other = plan(&["--set=generation.seed=7"]);
+    assert!(
+        other.contains("differs in `generation.seed`: `run` will refuse"),
+        "{other}"
+    );
+    std::fs::write(
+        job.path("bad.jsonl"),
+        "{\"question\": 7}\n{\"question\": \"\"}\n",
+    )
+    .unwrap();
+    let model = demo_model();
+    let args = [
+        "plan",
+        "--model",
+        model.to_str().unwrap(),
+        "--input",
+        "bad.jsonl",
+        "--output",
+        "new",
+    ];
+    let args = [&args[..], &["--prompt-column", "question"]].concat();
+    let bad = ok(&job.command(&args).output().unwrap());
+    assert!(
+        bad.contains("every row is bad: `run` will end with exit code 3"),
+        "{bad}"
+    );
+    assert!(bad.contains("  bad rows    2\n              "), "{bad}");
+}

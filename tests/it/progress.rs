@@ -161,7 +161,7 @@ fn answers_that_may_end_at_any_token() {
     assert_right("one window", &rows(2000, 1, row), 8192, 32);
     assert_right("many windows", &rows(2000, 2, row), 256, 32);
     assert_right("many slots", &rows(4000, 3, row), 8192, 128);
-    assert_right("few rows", &rows(256, 4, row), 8192, 16);
+    assert_right("few slots", &rows(1000, 4, row), 8192, 8);
 }
 
 #[test]

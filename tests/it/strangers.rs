@@ -601,12 +601,12 @@ fn a_finished_job_may_lie_where_nothing_can_be_written() {
 #[test]
 fn damage_that_sizes_do_not_show_is_found_where_it_is_asked_for() {
     let job = job();
-    let fresh = job.run_ok(&["--quiet", "--verify"]);
+    let fresh = job.run_ok(&["--quiet", "--verbose", "--verify"]);
     assert!(!both(&fresh).contains("checked"), "{}", both(&fresh));
     let part = job.path("out/parts/part-000001.jsonl");
     let text = std::fs::read_to_string(&part).unwrap();
     std::fs::write(&part, text.replacen("\"ok\"", "\"OK\"", 1)).unwrap();
-    let seen = job.run_ok(&["--quiet"]);
+    let seen = job.run_ok(&["--quiet", "--verbose"]);
     let said = "4 committed files: names and sizes (`run --verify` reads the content too)";
     assert!(both(&seen).contains(said), "{}", both(&seen));
     let refused = job.run(&["--quiet", "--verify"]);

@@ -95,7 +95,7 @@ pub fn write_counts(path: &Path, answers: &[AnswerLength]) -> Result<()> {
 
 impl fmt::Display for WorkloadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.run)?;
+        write!(f, "{:#}", self.run)?;
         if self.wrong.is_empty() {
             return line(f, "lengths", "every answer has its `out_len` tokens");
         }

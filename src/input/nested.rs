@@ -316,7 +316,7 @@ mod tests {
             "did you mean `answers.0.answer`?"
         );
         assert_eq!(
-            instead("answers.0.x", &answers),
+            instead("question", &answers),
             "the rows have `answers.0.answer`, `answers.0.score`"
         );
     }

@@ -33,6 +33,8 @@ pub struct ScanOptions<'a> {
     pub rules: Rules,
     /// Most rows of a window.
     pub window_rows: u32,
+    /// Shards of the job, which take windows in turn.
+    pub shards: u32,
     /// Most bytes of a window; see [`MAX_WINDOW_BYTES`].
     pub max_window_bytes: u64,
     /// An earlier index: what it knows of a file holds while path, size, time and inode agree.
@@ -75,6 +77,10 @@ pub fn scan(options: &ScanOptions<'_>) -> Result<Scan, InputError> {
         }
     }
     let windows = Windows::new(options.window_rows, options.max_window_bytes);
+    let windows = match options.rules.rows {
+        1 | 2 => windows,
+        _ => windows.growing(options.shards),
+    };
     let mut scan = match format {
         InputFormat::Parquet => scan_parquet(options, &stats, windows)?,
         InputFormat::Jsonl => scan_jsonl(options, &stats, windows)?,

@@ -1,4 +1,12 @@
 //! Row sizes to windows: consecutive rows under a limit of rows and of bytes, at least one row each.
+//!
+//! The first windows of each shard may be smaller, so that a part comes soon, and each is twice as large as the one
+//! before:
+//!
+//! ```text
+//! window   0    1    2    3    4     5     ...        of two shards
+//! rows     256  256  512  512  1024  1024  ... up to window_rows
+//! ```
 
 use super::types::WindowSpan;
 use crate::ids::{RowId, WindowId};
@@ -12,11 +20,16 @@ pub(super) struct Start {
     pub(super) row_group: u32,
 }
 
+/// Rows of the first window of a shard, where windows grow.
+const FIRST_ROWS: u64 = 256;
+
 /// Cuts the rows of an input into windows as they come.
 pub(super) struct Windows {
     spans: Vec<WindowSpan>,
     window_rows: u64,
     max_bytes: u64,
+    /// Shards of the job, where their first windows are smaller.
+    growing: Option<u32>,
     /// Bytes in the last window.
     used: u64,
     rows: u64,
@@ -28,9 +41,32 @@ impl Windows {
             spans: Vec::new(),
             window_rows: u64::from(window_rows.max(1)),
             max_bytes,
+            growing: None,
             used: 0,
             rows: 0,
         }
+    }
+
+    /// As these, but the windows of each of so many shards grow from [`FIRST_ROWS`].
+    pub(super) fn growing(self, shards: u32) -> Self {
+        Self {
+            growing: Some(shards.max(1)),
+            ..self
+        }
+    }
+
+    /// Rows that a window may have.
+    fn most_rows(&self, window: WindowId) -> u64 {
+        let Some(shards) = self.growing else {
+            return self.window_rows;
+        };
+        // Shards take windows in turn.
+        let turn = window.0 / shards;
+        let grown = match turn {
+            0..32 => FIRST_ROWS << turn,
+            _ => u64::MAX,
+        };
+        grown.min(self.window_rows)
     }
 
     /// Rows so far.
@@ -62,7 +98,7 @@ impl Windows {
         let Some(span) = self.spans.last() else {
             return 0;
         };
-        let by_rows = self.window_rows - span.rows;
+        let by_rows = self.most_rows(span.id) - span.rows;
         by_rows.min(self.max_bytes.saturating_sub(self.used) / bytes_each.max(1))
     }
 
@@ -121,6 +157,23 @@ mod tests {
                 (169, 4, 2, 16),
             ]
         );
+    }
+
+    #[test]
+    fn the_first_windows_of_each_shard_grow() {
+        let rows = |window_rows, shards: Option<u32>| -> Vec<u64> {
+            let windows = Windows::new(window_rows, u64::MAX);
+            let mut windows = match shards {
+                Some(shards) => windows.growing(shards),
+                None => windows,
+            };
+            windows.push(Start::default(), 4000, 1);
+            windows.finish().iter().map(|span| span.rows).collect()
+        };
+        assert_eq!(rows(1000, None), [1000, 1000, 1000, 1000]);
+        assert_eq!(rows(1000, Some(1)), [256, 512, 1000, 1000, 1000, 232]);
+        assert_eq!(rows(1000, Some(2)), [256, 256, 512, 512, 1000, 1000, 464]);
+        assert_eq!(rows(200, Some(1)), rows(200, None));
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl ReadInput {
             files: reading.files,
             rules: *rules,
             window_rows: spec.batch.window_rows,
+            shards: spec.shards,
             max_window_bytes: MAX_WINDOW_BYTES,
             previous: reading.previous,
             stop,

@@ -88,6 +88,7 @@ impl Job {
             files: &files,
             rules: self.rules,
             window_rows: self.window_rows,
+            shards: 1,
             max_window_bytes: self.max_bytes,
             previous,
             stop: &StopFlag::default(),

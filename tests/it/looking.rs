@@ -8,9 +8,11 @@ use glm_batch::checkpoint::{
     Journal, LockOptions, LockTiming, OutputFolder, ShardLock, StoredJob, Work,
 };
 use glm_batch::ids::{RowId, ShardId, WindowId};
+use glm_batch::job::Rules;
 use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
 use serde_json::Value;
 
+use crate::input;
 use crate::support::{Job, both, some_questions, stderr};
 
 const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 4\n[batch]\nmax_batch_size = 8\nwindow_rows = 5\n[checkpoint]\ninterval_seconds = 0\n";
@@ -321,4 +323,25 @@ fn rows_of_open_windows_are_shown_without_the_input() {
         (failures.len(), &failures[0]["reason"]),
         (1, &"no room".into())
     );
+}
+
+#[test]
+fn windows_of_new_jobs_grow_and_those_of_begun_jobs_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let jsonl = input::file(&folder, "q.jsonl", input::lines(0..2_000));
+    let parquet = folder.path().join("q.parquet");
+    input::write_parquet(&parquet, &input::questions(0..2_000), input::groups(300));
+    for path in [jsonl, parquet] {
+        let rows = |rules: Rules| -> Vec<u64> {
+            let mut job = input::Job::new(&[&path]).window_rows(1_000);
+            job.rules = rules;
+            job.index().windows.iter().map(|span| span.rows).collect()
+        };
+        assert_eq!(rows(Rules::CURRENT), [256, 512, 1_000, 232]);
+        let begun = Rules {
+            rows: 2,
+            ..Rules::CURRENT
+        };
+        assert_eq!(rows(begun), [1_000, 1_000]);
+    }
 }

@@ -133,6 +133,7 @@ impl Reading {
             prompt: &spec.prompt,
             files: &files,
             window_rows: spec.batch.window_rows,
+            shards: 1,
             max_window_bytes: MAX_WINDOW_BYTES,
             previous: None,
             rules,

@@ -411,6 +411,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
         files: &[input.to_path_buf().into()],
         rules,
         window_rows: 8,
+        shards: 1,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
         stop: &StopFlag::default(),

@@ -64,6 +64,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         files: &files,
         rules: Rules::CURRENT,
         window_rows: job.batch.window_rows,
+        shards: 1,
         max_window_bytes: MAX_WINDOW_BYTES,
         previous: None,
         stop: &StopFlag::default(),

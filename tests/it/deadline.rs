@@ -13,7 +13,11 @@ use crate::support::{Job, both, some_questions, stderr};
 const MORE: &str = "format = \"jsonl\"\ntoken_ids = true\n[prompt]\nmax_length = 96\n[generation]\ndo_sample = true\nmax_new_tokens = 24\n[batch]\nmax_batch_size = 8\nwindow_rows = 30\n";
 
 fn job() -> Job {
-    let job = Job::new(Path::new("questions.jsonl"), MORE);
+    job_with(MORE)
+}
+
+fn job_with(more: &str) -> Job {
+    let job = Job::new(Path::new("questions.jsonl"), more);
     some_questions(job.folder.path(), 70);
     job
 }
@@ -56,7 +60,9 @@ fn runs_that_have_time_for_one_batch_each_finish_the_job_with_the_same_bytes() {
 
 #[test]
 fn a_run_without_time_for_a_row_says_that_it_finished_none() {
-    let job = job();
+    // No row can end before the deadline is looked at: it needs seconds.
+    let long = "max_new_tokens = 64\nmin_new_tokens = 60\nnum_return_sequences = 1000";
+    let job = job_with(&MORE.replace("max_new_tokens = 24", long));
     assert_eq!(
         run_by(&job, || Duration::ZERO),
         RunEnd::OutOfTime { rows: 0 }

@@ -54,8 +54,8 @@ pub enum JobState {
     Stopped,
 }
 
-/// How fast rows are finished, by what the heartbeats of the writers say; `None` where that is not known yet, or
-/// nobody works.
+/// How fast rows are finished, from the heartbeats of the writers; `None` while that is not known, and where no
+/// writer is at work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Pace {
     /// Rows finished a second.
@@ -259,7 +259,7 @@ fn pace(work: Work, left: u64) -> Pace {
 }
 
 /// Speed of all writers together. The job takes as long as its slowest writer, and as long as all of them need for
-/// all rows: shards that nobody writes yet are written later by one that is at work now.
+/// all rows: a shard without a writer is left to one of those at work now.
 fn overall_pace(shards: &[ShardStatus]) -> Pace {
     let paces = || shards.iter().filter(|s| s.is_alive()).map(|s| s.pace);
     let sum = |rate: fn(Pace) -> Option<f64>| {

@@ -1,4 +1,4 @@
-//! The job that a command line asks for: a job file, or the flags that stand for one.
+//! The job that a command line asks for: by a job file, or by flags in its place.
 //!
 //! Also the output folder that a command means where it is given a job file.
 

@@ -50,7 +50,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             );
             if asked {
-                // There is no one to tell where the terminal is closed.
+                // The terminal may be closed, and then this cannot be said anywhere.
                 let _ = error.print();
                 return ExitCode::SUCCESS;
             }

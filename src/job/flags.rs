@@ -34,7 +34,7 @@ pub fn is_kept(text: &str) -> bool {
     text.starts_with(KEPT_MARK)
 }
 
-/// The flags that stand for a job file.
+/// The flags that replace a job file.
 #[derive(Clone, Debug, Default)]
 pub struct JobFlags {
     /// `--model`

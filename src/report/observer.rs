@@ -1,4 +1,4 @@
-//! Progress to the terminal: a bar where there is one, a plain line every half minute elsewhere.
+//! Progress to standard error: a line that is drawn over on a terminal, a plain line every half minute elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

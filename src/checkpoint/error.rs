@@ -86,7 +86,7 @@ pub enum CheckpointError {
     },
     /// A file names another job than the one that `job.json` records.
     #[error(
-        "`{}` belongs to another job than the one in `job.json`\nhint: begin anew with `run --restart`; everything that is there is kept beside",
+        "`{}` belongs to another job than the one in `job.json`\nhint: begin anew with `glm-batch run --restart`; everything that is there is kept beside",
         .path.display()
     )]
     Stranger {
@@ -182,7 +182,7 @@ pub enum CheckpointError {
     },
     /// A committed file is gone or has another size.
     #[error(
-        "the committed file `{}` {}, it was written with {expected} bytes\nhint: `verify --repair` takes it out, the next run makes it again",
+        "the committed file `{}` {}, it was written with {expected} bytes\nhint: `glm-batch verify --repair` takes it out, the next run makes it again",
         .path.display(), what_is_there(.found.as_ref())
     )]
     Changed {

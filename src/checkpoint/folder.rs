@@ -208,7 +208,7 @@ impl OutputFolder {
         names(&self.root).iter().all(is_ours) && fsio::is_empty_or_absent(&self.parts())
     }
 
-    /// What `verify --repair` took out.
+    /// What `glm-batch verify --repair` took out.
     pub fn damaged(&self) -> PathBuf {
         self.root.join("damaged")
     }

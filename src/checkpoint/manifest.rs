@@ -16,7 +16,8 @@ use crate::input::WindowSpan;
 
 use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, seal};
 
-const CURE: &str = "`verify --repair` moves it away, the next run makes its windows again";
+const CURE: &str =
+    "`glm-batch verify --repair` moves it away, the next run makes its windows again";
 
 /// Versions of a manifest that can be read. Version 1 names no job and is still written beside a `job.json` of
 /// version 1.

@@ -17,7 +17,7 @@ use crate::precision::Precision;
 
 use super::{CheckpointError, OutputFolder, seal};
 
-const CURE: &str = "start anew with `run --restart`";
+const CURE: &str = "start anew with `glm-batch run --restart`";
 
 /// Version of `job.json`.
 pub const RECORD_VERSION: &str = "2";

@@ -32,7 +32,7 @@ pub struct RepairReport {
 /// # Errors
 ///
 /// [`CheckpointError::Locked`], while any shard is written; [`CheckpointError::Damaged`], where `job.json` itself
-/// is, which only `run --restart` cures; [`CheckpointError::Fs`].
+/// is, which only `glm-batch run --restart` cures; [`CheckpointError::Fs`].
 pub fn repair(
     folder: &OutputFolder,
     options: &LockOptions,

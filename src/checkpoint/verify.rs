@@ -18,7 +18,8 @@ use super::strays::{Listing, stray_manifests};
 use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, journal};
 
 /// What is wrong with a file that names another job.
-const STRANGER: &str = "it belongs to another job than `job.json` (`run --restart` begins anew)";
+const STRANGER: &str =
+    "it belongs to another job than `job.json` (`glm-batch run --restart` begins anew)";
 
 /// What the files of a job are like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

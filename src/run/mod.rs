@@ -157,7 +157,7 @@ fn check_contents(folder: &OutputFolder, options: &RunOptions, stop: &StopFlag) 
         folder: folder.root().to_path_buf(),
         problems: lines.join("\n  "),
         cure: if is_lost {
-            "begin anew with `run --restart`; everything that is there is kept beside"
+            "begin anew with `glm-batch run --restart`; everything that is there is kept beside"
         } else {
             "`glm-batch verify` with `--repair` moves it to `damaged/`; then run the job again"
         },

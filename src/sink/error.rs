@@ -101,7 +101,7 @@ pub enum SinkError {
     #[error("cannot write the part: {0}")]
     Parquet(ParquetError),
     /// A part that was written cannot be read back.
-    #[error("cannot read `{}`: {reason}\nhint: `glm-batch verify OUT` says what is wrong, `--repair` takes it out", .path.display())]
+    #[error("cannot read `{}`: {reason}\nhint: `glm-batch verify` says what is wrong, and with `--repair` takes it out", .path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -568,9 +568,9 @@ fn a_committed_file_of_another_size_is_named() {
     let gone = check_sizes(&job.folder, &job.manifest).unwrap_err();
     insta::assert_snapshot!(job.message(&format!("{changed}\n{gone}")), @"
     the committed file `OUT/parts/part-000000.jsonl` has 466 bytes, it was written with 467 bytes
-    hint: `verify --repair` takes it out, the next run makes it again
+    hint: `glm-batch verify --repair` takes it out, the next run makes it again
     the committed file `OUT/parts/part-000000.jsonl` is gone, it was written with 467 bytes
-    hint: `verify --repair` takes it out, the next run makes it again
+    hint: `glm-batch verify --repair` takes it out, the next run makes it again
     ");
 }
 

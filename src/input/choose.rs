@@ -12,7 +12,7 @@ use super::files::FoundFile;
 use super::formats::format_of;
 use super::lines::Lines;
 use super::parquet;
-use super::prompt::{DEFAULT_ID, nearest_column};
+use super::prompt::DEFAULT_ID;
 use super::sniff::refuse_other_format;
 use super::types::{ColumnKind, InputFormat};
 use super::windows::Windows;
@@ -113,11 +113,6 @@ impl HeadColumns {
             None => false,
         };
         self.names.iter().any(|known| leads(known))
-    }
-
-    /// What helps where a column is not there.
-    pub fn cure(&self, name: &str) -> String {
-        nearest_column(name, self.names.iter().map(String::as_str))
     }
 
     /// The column of prompts.

@@ -74,20 +74,21 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-pub use choose::{HeadColumns, NoChoice, PROMPT_NAMES, head_columns};
+pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
-pub use duplicates::DuplicateIds;
+pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
-pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
+pub use files::{FoundFile, resolve_files};
 pub(crate) use identity::inode;
-pub use one_line::LineReader;
-pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
+pub(crate) use one_line::LineReader;
+pub use parquet::json_lines;
+pub(crate) use parquet::{JsonColumn, Logical, is_first_rule, json_options, marked_batches};
 pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;
-pub use tags::check_expression;
-pub use template::TEMPLATE_STEPS;
+pub(crate) use tags::check_expression;
+pub(crate) use template::TEMPLATE_STEPS;
 pub use trial::{Selection, select};
 pub use types::*;
 

@@ -28,13 +28,13 @@ mod values;
 
 use std::path::Path;
 
-pub use difference::{Difference, differences};
+pub(crate) use difference::differences;
 pub use error::{Hint, Place, SpecError};
-pub use flags::{FlagJob, JobFlags, is_kept};
-pub use hint::nearest;
-pub use lengths::Lengths;
-pub use problem::read_word;
-pub use row::RowFlaw;
+pub(crate) use flags::{FlagJob, JobFlags, is_kept};
+pub(crate) use hint::nearest;
+pub(crate) use lengths::Lengths;
+pub(crate) use problem::read_word;
+
 pub use rules::Rules;
 pub use schema::{job_keys, json_schema};
 pub use sections::batch::BatchSpec;
@@ -111,9 +111,9 @@ pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
 ///     output.path = "out"
 /// "#;
 /// let set = ["generation.max_new_tokens=64".to_string()];
-/// let job = glm_batch::job::parse(text, "job.toml", "/data".as_ref(), &set)?;
+/// let job = glm_batch::parse_job(text, "job.toml", "/data".as_ref(), &set)?;
 /// assert_eq!(job.input.path, ["/data/questions.jsonl"]);
-/// # Ok::<(), glm_batch::job::SpecError>(())
+/// # Ok::<(), glm_batch::SpecError>(())
 /// ```
 pub fn parse(
     text: &str,

@@ -20,10 +20,11 @@ mod simd;
 mod storage;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
-pub use math::{gelu, softmax_weights};
+pub use math::gelu;
+pub(crate) use math::softmax_weights;
 pub use norm::layer_norm;
 pub use packed::{Epilogue, PackedLinear};
-pub use pages::Pages;
+pub(crate) use pages::Pages;
 pub use storage::Storage;
 
 /// Version of the order in which the arithmetic is done: another one means that an answer's bits may differ. A

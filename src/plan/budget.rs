@@ -238,7 +238,7 @@ impl Budget {
 
     /// The budget after `attempted` tokens at once turned out to be too many: half of them.
     #[must_use]
-    pub fn halved(&self, attempted: u64) -> Self {
+    pub(crate) fn halved(&self, attempted: u64) -> Self {
         let limit = self.max_batch_tokens.min(attempted) / 2;
         Self {
             max_batch_tokens: limit.max(1),

@@ -8,11 +8,9 @@ mod budget;
 mod order;
 mod simulate;
 
-pub use budget::{
-    Budget, DEVICE_BATCH_SIZE, GroupRow, Load, Memory, PREFILL_TOKENS, SlotSizes, cpu_budget,
-    device_budget,
-};
+pub use budget::{Budget, GroupRow, Load, PREFILL_TOKENS, SlotSizes};
+pub(crate) use budget::{Memory, cpu_budget, device_budget};
 pub use order::{RowLength, order, padded};
 pub use simulate::{
-    BucketStatistics, LengthBin, PlanStatistics, PrefillGroup, schedule, simulate, simulate_windows,
+    BucketStatistics, LengthBin, PlanStatistics, schedule, simulate, simulate_windows,
 };

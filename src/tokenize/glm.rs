@@ -27,10 +27,10 @@ const JSON_FILE: &str = "tokenizer.json";
 ///
 /// # Examples
 /// ```no_run
-/// let tokenizer = glm_batch::tokenize::GlmTokenizer::load("models/glm-350M-chinese".as_ref())?;
+/// let tokenizer = glm_batch::GlmTokenizer::load("models/glm-350M-chinese".as_ref())?;
 /// let ids = tokenizer.encode_pair("中国的首都是哪里？", "回答：[MASK]");
 /// assert_eq!(tokenizer.decode(&ids, true), "中国的首都是哪里? 回答:");
-/// # Ok::<(), glm_batch::tokenize::TokenizeError>(())
+/// # Ok::<(), glm_batch::TokenizeError>(())
 /// ```
 pub struct GlmTokenizer {
     backend: Backend,

@@ -14,7 +14,7 @@ mod store;
 mod tensors;
 
 pub use convert::convert;
-pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
+pub use files::{Fingerprinted, WeightFiles, weights_fingerprint};
 pub use inspect::{FurtherLayers, Inspection, inspect};
 pub(super) use parts::{Part, Role, parts};
 pub(super) use store::WeightStore;

@@ -66,6 +66,7 @@ pub struct Budget {
 
 /// Memory of the machine, as measured by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "the unit is in the name")]
 pub struct Memory {
     /// Bytes free on the machine or device.
     pub free_bytes: u64,

@@ -1,4 +1,11 @@
 //! The whole network: embeddings, blocks, final norm, logits tied to the word embedding.
+//!
+//! # Source
+//!
+//! `GLMModel.forward` and `GLMStack.forward` of `modeling_glm.py`: the word embedding, plus that of the position,
+//! plus that of the block position; the blocks; the final norm; the word embedding again as the output layer. We
+//! depart where it cannot change a value: tokens that no answer asks for leave after the last attention, and there
+//! is no dropout.
 
 use std::path::Path;
 

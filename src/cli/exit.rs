@@ -11,7 +11,7 @@ use crate::run::RunEnd;
 /// What to do about what a retry cannot help.
 const UNCHANGED: &str = "running it again unchanged will not help";
 
-/// What to do about an end that nobody thought of.
+/// What to do about an end that should not happen.
 const UNEXPECTED: &str = "unexpected: please report it with the command and the lines above";
 
 /// How a command ended.
@@ -23,7 +23,7 @@ pub(super) enum Exit {
     Done(&'static str),
     /// Answers of a workload do not have the length that they must have.
     WrongLengths,
-    /// A run with this output folder ended in one of the ways that are no error.
+    /// A run with this output folder ended in one of the ways that are not errors.
     Run(RunEnd, String),
     /// A retry cannot help.
     Refused,

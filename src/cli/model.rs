@@ -72,7 +72,7 @@ fn tokenize_texts(model: &Path, max_length: Option<u32>) -> CliResult<Exit> {
     Ok(ended(failures))
 }
 
-/// Encodes lines as rows of a job; blank lines are no rows, as in its input.
+/// Encodes lines as rows of a job; blank lines are skipped, as in its input.
 fn tokenize_as_job(path: &Path, overrides: &[String]) -> CliResult<Exit> {
     let spec = job::load(path, overrides)?;
     let encoder = JobEncoder::new(&spec)?;

@@ -87,7 +87,7 @@ fn wait(args: &StatusArgs, folder: &OutputFolder) -> CliResult<Exit> {
 /// For how long no writer of a job has been seen to live.
 ///
 /// One look is not enough: a run has no owner file between two shards, and the clock of another host may be wrong, so
-/// that only a heartbeat which is seen to stand still is dead.
+/// that a writer counts as dead only once its heartbeat is seen not to move.
 #[derive(Default)]
 struct Stillness {
     since: Option<Instant>,

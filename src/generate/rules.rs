@@ -112,7 +112,7 @@ fn bar(id: u32, logits: &mut [f32]) {
     }
 }
 
-/// Each distinct id once, however often it stands in the sequence.
+/// Each distinct id once, however often the sequence has it.
 fn penalize(history: &[u32], penalty: f32, logits: &mut [f32]) {
     let mut seen = history.to_vec();
     seen.sort_unstable();

@@ -44,7 +44,7 @@ pub struct HeadColumns {
     texts: Vec<String>,
 }
 
-/// Why there is no one column of prompts.
+/// Why the column of prompts cannot be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoChoice {
     /// There are no rows, or none that can be read.

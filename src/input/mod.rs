@@ -35,7 +35,7 @@
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!
-//! A bad row that is no record has no line in the results. Parquet rows go by the same rules; the rows
+//! A bad row that is not a record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
 mod cell;
@@ -106,7 +106,7 @@ pub trait PromptSource: Send + Sync {
     /// Reads one window and shows every row to `each`, in no order and by several threads.
     ///
     /// A text that many rows repeat is held once, but the prompts made of it are not: `each` may
-    /// [release](InputRow::release) them, so that no more than a few stand in memory.
+    /// [release](InputRow::release) them, so that no more than a few are in memory.
     ///
     /// # Errors
     /// A file that cannot be read any more or is not what the first pass saw.
@@ -144,7 +144,7 @@ pub struct OpenOptions<'a> {
     pub input: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
-    /// Columns that stand in the results.
+    /// Columns that go into the results.
     pub carried: &'a CarriedColumns,
     /// The rules that the job goes by.
     pub rules: Rules,

@@ -82,7 +82,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
     parse(&text, &source, &base, overrides)
 }
 
-/// Says where a key of a job stands, or its section: for a value that only a later stage finds wrong.
+/// Says where a key of a job, or its section, is written: for a value that only a later stage finds wrong.
 /// `None` where the file cannot be read any more.
 pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -93,12 +93,12 @@ pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
     tree.place_of(key)
 }
 
-/// Reads a job from its text; `source` stands for the file's name in messages, `base` is the
-/// folder that relative paths start from.
+/// Reads a job from its text; messages give `source` as the file's name, and relative paths start from the
+/// folder `base`.
 ///
 /// # Errors
 ///
-/// As [`load`], which this is but for the reading.
+/// Those of [`load`], except those of reading the file.
 ///
 /// # Examples
 ///

@@ -199,7 +199,7 @@ fn weighted(scores: &[f32], size: usize, values: &[f32]) -> [[f32; LANES]; QUERI
     [l0, l1, l2, l3]
 }
 
-/// As [`weighted`] for the last columns of a head whose size is no multiple of [`LANES`].
+/// As [`weighted`] for the last columns of a head whose size is not a multiple of [`LANES`].
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
 fn weighted_part(

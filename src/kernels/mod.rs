@@ -1,7 +1,7 @@
 //! CPU products, attention, norms and activations over plain slices; no tensors.
 //!
 //! Everything that runs on the CPU here is row-invariant: the bits of a row depend on that row and on
-//! the weights alone, not on how many rows stand beside it nor on the number of threads. Each
+//! the weights alone, not on how many rows are computed with it nor on the number of threads. Each
 //! kernel therefore walks a row in one fixed order and threads share out rows, never sums.
 //! `model/layers` picks them where the network runs on a CPU.
 

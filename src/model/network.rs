@@ -93,8 +93,8 @@ impl Network {
 
     /// Runs the blocks: the hidden states of the wanted tokens, or of all, before the final norm.
     ///
-    /// Behind the last block's attention nothing is computed for the other tokens, whose keys and values are all
-    /// that anybody will ask for.
+    /// After the last block's attention nothing is computed for the other tokens: only their keys and values are
+    /// needed later.
     ///
     /// # Shapes
     ///

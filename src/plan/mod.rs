@@ -2,7 +2,7 @@
 //!
 //! The scheduler in `generate` and the simulation behind `glm-batch plan` ask the same
 //! [`Budget::next_group`], so what is planned is what is run. No decision here may change an answer:
-//! it only says which rows stand beside each other.
+//! it only says which rows are computed together.
 
 mod budget;
 mod order;

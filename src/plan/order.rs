@@ -1,6 +1,6 @@
 //! Rows of a window to the order in which they are taken: longest padded context first.
 //!
-//! Invariant: the order is a permutation, and rows of one bucket stand together, so that a prefill
+//! Invariant: the order is a permutation, and rows of one bucket are neighbours, so that a prefill
 //! group is always a run of the order.
 
 use std::cmp::Reverse;

@@ -10,7 +10,7 @@
 /// A token that is cut out of a text as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SpecialToken {
-    /// The token as it stands in a text.
+    /// The token as a text spells it.
     pub(super) content: String,
     /// What it becomes.
     pub(super) id: u32,

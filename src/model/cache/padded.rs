@@ -45,7 +45,7 @@ struct Held {
     capacity: usize,
 }
 
-/// Rows of a prefill that stand side by side both in the call and in a pool.
+/// Rows of a prefill that are neighbours both in the call and in a pool.
 struct Run {
     columns: usize,
     first_place: usize,

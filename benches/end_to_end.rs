@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::report::{RunReport, Silent};
-use glm_batch::{RunEnd, RunOptions, StopFlag, job, run};
+use glm_batch::internals::report::{RunReport, Silent};
+use glm_batch::{RunEnd, RunOptions, StopFlag, load_job, run};
 use tempfile::TempDir;
 
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs/demo.toml");
@@ -23,7 +23,7 @@ fn run_demo(folder: TempDir, dtype: &str) -> (RunReport, TempDir) {
         format!("model.dtype={dtype}"),
         "model.device=cpu".to_owned(),
     ];
-    let job = job::load(Path::new(JOB), &set).unwrap();
+    let job = load_job(Path::new(JOB), &set).unwrap();
     let options = RunOptions::default();
     let (report, end) = run(&job, &options, &StopFlag::default(), &mut Silent).unwrap();
     assert_eq!(end, RunEnd::Finished { already: false });

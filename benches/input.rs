@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::fsio;
+use glm_batch::internals::fsio;
 use parquet::arrow::ArrowWriter;
 use rows::{ROWS, first_pass, job, row, source, write_jsonl};
 

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::plan::{Budget, RowLength, SlotSizes, order, schedule, simulate};
+use glm_batch::internals::plan::{Budget, RowLength, SlotSizes, order, schedule, simulate};
 
 const ROWS: usize = 8192;
 

@@ -5,7 +5,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::generate::{Draw, Endings, Rules, Scratch, Warp, choose, log_probability};
+use glm_batch::internals::generate::{
+    Draw, Endings, Rules, Scratch, Warp, choose, log_probability,
+};
 
 const VOCABULARY: usize = 50_048;
 

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::ids::RowId;
-use glm_batch::input::{InputWindow, id_column};
-use glm_batch::job::OutputFormat;
-use glm_batch::outcome::{Completion, FinishReason, Outcome, RowResult, Sample};
-use glm_batch::sink::new_sink;
+use glm_batch::internals::ids::RowId;
+use glm_batch::internals::input::{InputWindow, id_column};
+use glm_batch::internals::job::OutputFormat;
+use glm_batch::internals::outcome::{Completion, FinishReason, Outcome, RowResult, Sample};
+use glm_batch::internals::sink::new_sink;
 use rows::{ROWS, first_pass, job, source, write_jsonl};
 
 /// An answer of 32 tokens for each row.

@@ -8,8 +8,8 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::job::{MaskToken, Overflow};
-use glm_batch::tokenize::GlmTokenizer;
+use glm_batch::internals::job::{MaskToken, Overflow};
+use glm_batch::internals::tokenize::GlmTokenizer;
 use rayon::prelude::*;
 use serde_json::Value;
 

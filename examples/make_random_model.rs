@@ -8,11 +8,11 @@
     reason = "an example"
 )]
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
 use clap::Parser;
 use half::{bf16, f16};
 use serde_json::{Map, json};
@@ -51,12 +51,11 @@ struct Arguments {
 /// Standard deviation of the weights, as in GLM's initialisation.
 const DEVIATION: f32 = 0.02;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    ensure!(
-        arguments.hidden % arguments.heads == 0,
-        "`--heads` must divide `--hidden`"
-    );
+    if arguments.hidden % arguments.heads != 0 {
+        return Err("`--heads` must divide `--hidden`".into());
+    }
     std::fs::create_dir_all(&arguments.out)?;
     if let Some(folder) = &arguments.tokenizer {
         copy_tokenizer(folder, &arguments.out)?;
@@ -65,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         "f32" => "float32",
         "f16" => "float16",
         "bf16" => "bfloat16",
-        other => anyhow::bail!("`--dtype {other}` is none of f32, f16, bf16"),
+        other => return Err(format!("`--dtype {other}` is none of f32, f16, bf16").into()),
     };
     let config = json!({
         "architectures": ["GLMForConditionalGeneration"],
@@ -89,7 +88,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn copy_tokenizer(from: &std::path::Path, to: &std::path::Path) -> anyhow::Result<()> {
+fn copy_tokenizer(from: &std::path::Path, to: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let names = [
         "cog-pretrain.model",
         "added_tokens.json",
@@ -107,7 +106,9 @@ fn copy_tokenizer(from: &std::path::Path, to: &std::path::Path) -> anyhow::Resul
             copied += 1;
         }
     }
-    ensure!(copied > 0, "`{}` holds no tokenizer", from.display());
+    if copied == 0 {
+        return Err(format!("`{}` holds no tokenizer", from.display()).into());
+    }
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn tensors(arguments: &Arguments) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-fn write_weights(arguments: &Arguments) -> anyhow::Result<usize> {
+fn write_weights(arguments: &Arguments) -> Result<usize, Box<dyn Error>> {
     let (kind, width) = match arguments.dtype.as_str() {
         "f32" => ("F32", 4),
         "f16" => ("F16", 2),
@@ -167,7 +168,7 @@ fn write_weights(arguments: &Arguments) -> anyhow::Result<usize> {
     ));
 
     let path = arguments.out.join("model.safetensors");
-    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    let file = File::create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;

@@ -13,12 +13,14 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::Path;
 use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
 use prost::Message;
 use serde_json::{Map, Value};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Lines a class, and the longest text that is taken.
 const LINES_A_CLASS: usize = 6;
@@ -50,7 +52,7 @@ struct Piece {
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [model, goldens, out] = arguments.as_slice() else {
-        bail!("usage: make_tokenizer_fixture MODEL_FOLDER GOLDENS.jsonl OUT_FOLDER");
+        return Err("usage: make_tokenizer_fixture MODEL_FOLDER GOLDENS.jsonl OUT_FOLDER".into());
     };
     cut(Path::new(model), Path::new(goldens), Path::new(out))
 }
@@ -62,7 +64,7 @@ fn cut(model_folder: &Path, goldens: &Path, out: &Path) -> Result<()> {
         .pieces
         .iter()
         .map(|piece| Piece::decode(&**piece))
-        .collect::<Result<_, _>>()?;
+        .collect::<std::result::Result<_, _>>()?;
     let lines = choose(&fs::read_to_string(goldens)?)?;
     let kept = kept_pieces(&pieces, &lines)?;
     let mut new_ids: BTreeMap<u64, u64> = BTreeMap::new();
@@ -106,10 +108,10 @@ fn choose(goldens: &str) -> Result<Vec<Map<String, Value>>> {
     let mut lines = Vec::new();
     for line in goldens.split('\n').filter(|line| !line.is_empty()) {
         let line: Map<String, Value> = serde_json::from_str(line)?;
-        let class = line["class"].as_str().context("a line without class")?;
+        let class = line["class"].as_str().ok_or("a line without class")?;
         let short = line["text"]
             .as_str()
-            .context("a line without text")?
+            .ok_or("a line without text")?
             .chars()
             .count();
         let most = if class == "special" {
@@ -157,8 +159,8 @@ fn kept_pieces(pieces: &[Piece], lines: &[Map<String, Value>]) -> Result<Vec<usi
 /// the pieces of its ids.
 fn texts(pieces: &[Piece], line: &Map<String, Value>) -> Result<Vec<String>> {
     let mut texts = vec![String::new()];
-    for id in line["pair_ids"].as_array().context("no pair_ids")? {
-        let id = id.as_u64().context("an id that is no number")? as usize;
+    for id in line["pair_ids"].as_array().ok_or("no pair_ids")? {
+        let id = id.as_u64().ok_or("an id that is no number")? as usize;
         match pieces.get(id) {
             Some(piece) if piece.kind.unwrap_or(1) == 1 => {
                 let last = texts.len() - 1;
@@ -176,13 +178,13 @@ fn renumbered(
     new_ids: &BTreeMap<u64, u64>,
 ) -> Result<Map<String, Value>> {
     let renumber = |ids: &Value| -> Result<Value> {
-        let ids = ids.as_array().context("no list of ids")?;
+        let ids = ids.as_array().ok_or("no list of ids")?;
         let new = ids
             .iter()
             .map(|id| id.as_u64().and_then(|id| new_ids.get(&id).copied()));
         Ok(Value::from(
             new.collect::<Option<Vec<u64>>>()
-                .context("an id that was not kept")?,
+                .ok_or("an id that was not kept")?,
         ))
     };
     let mut line = line.clone();

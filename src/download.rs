@@ -1,7 +1,7 @@
 //! Files that people download: opened only where they are what their name says.
 //!
 //! A model's folder comes from elsewhere, so a name in it may lead to a pipe, to a link without its
-//! target, or to a small text that only stands for the file. Each is refused at once, with what
+//! target, or to a small text that takes the place of the file. Each is refused at once, with what
 //! helps; nothing is waited for. `tokenize` and `model` read their files through here.
 
 use std::fs::{File, FileType, Metadata};
@@ -96,7 +96,7 @@ fn metadata(path: &Path) -> Result<Metadata, Unusable> {
     }
 }
 
-/// What stands in the place of a file, by its first bytes.
+/// What is in the place of a file, by its first bytes.
 fn stand_in(start: &[u8]) -> Option<String> {
     if start.is_empty() {
         return Some(format!("is empty\n{AGAIN}"));

@@ -21,7 +21,7 @@ pub enum Error {
     /// A value of the job file that only a later stage could find wrong.
     #[error("{place}: {source}")]
     Placed {
-        /// Where the value stands.
+        /// Where the value is written.
         place: Place,
         /// What is wrong with it.
         source: Box<Error>,
@@ -82,7 +82,7 @@ pub enum Error {
         /// Reason.
         reason: String,
     },
-    /// A line of a workload that cannot be run as it stands.
+    /// A line of a workload that cannot be run.
     #[error("{}:{line}: {reason}\nhint: {cure}", .path.display())]
     WorkloadLine {
         /// The file.
@@ -125,7 +125,7 @@ fn begun_earlier(error: &ModelError) -> String {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The key of the job file whose value it is about, where the message does not say where that stands.
+    /// The key of the job file whose value it is about, where the message does not say where that is.
     pub fn key(&self) -> Option<&'static str> {
         match self {
             Self::Input(InputError::UnknownColumn { key, .. })

@@ -11,10 +11,9 @@
 //! The binary `glm-batch` is [`cli::main`]; a program of its own calls [`run()`]:
 //!
 //! ```no_run
-//! use glm_batch::report::Silent;
-//! use glm_batch::{RunOptions, StopFlag, job, run};
+//! use glm_batch::{RunOptions, Silent, StopFlag, load_job, run};
 //!
-//! let job = job::load("jobs/demo.toml".as_ref(), &[])?;
+//! let job = load_job("jobs/demo.toml".as_ref(), &[])?;
 //! let (report, end) = run(&job, &RunOptions::default(), &StopFlag::default(), &mut Silent)?;
 //! println!("{report}{end:?}");
 //! # Ok::<(), glm_batch::Error>(())
@@ -25,30 +24,89 @@
     allow(clippy::disallowed_methods, reason = "tests make files by hand")
 )]
 
-pub mod bench;
-pub mod checkpoint;
+mod bench;
+mod checkpoint;
 pub mod cli;
-pub mod device;
-pub mod download;
-pub mod engine;
-pub mod error;
-pub mod fsio;
-pub mod generate;
-pub mod ids;
-pub mod input;
-pub mod job;
-pub mod kernels;
-pub(crate) mod measure;
-pub mod model;
-pub mod outcome;
-pub mod plan;
-pub mod precision;
-pub mod report;
-pub mod run;
-pub mod sink;
-pub mod stop;
-pub mod tokenize;
+mod device;
+mod download;
+mod engine;
+mod error;
+mod fsio;
+mod generate;
+mod ids;
+mod input;
+#[doc(hidden)]
+pub mod internals;
+mod job;
+mod kernels;
+mod measure;
+mod model;
+mod outcome;
+mod plan;
+mod precision;
+mod report;
+mod run;
+mod sink;
+mod stop;
+mod tokenize;
 
-pub use error::{Error, Result};
-pub use run::{RunEnd, RunOptions, run};
+// The library's API. What is not listed here is `pub(crate)`, or for this package's own tests.
+
+// A job: its text or its file, checked.
+pub use job::{
+    BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, GenerationSpec, InputSpec, JobSpec,
+    MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow, PromptSpec,
+    SampleLayout, Task, json_schema as job_schema, load as load_job, parse as parse_job,
+};
+
+// Running it, or planning what a run would do.
+pub use input::Selection;
+pub use plan::{BucketStatistics, LengthBin, PlanStatistics};
+pub use report::{
+    CheckedFiles, FailureReason, Loading, Observer, Progress, RunReport, RunTimes, Silent,
+    observer_for,
+};
+pub use run::{PlanReport, RunEnd, RunOptions, plan, run};
 pub use stop::{Deadline, StopFlag};
+
+// Looking at its output folder.
+pub use checkpoint::{
+    CommittedWindow, Example, FileEntry, JobState, LockOptions, LockTiming, OutputFolder, Owner,
+    OwnerState, OwnerStatus, Pace, Problem, ProblemKind, RepairReport, ShardStatus, Soundness,
+    Status, Totals, VerifyReport, Work, committed_windows, repair, status, verify,
+};
+pub use fsio::FileDigest;
+pub use sink::{ResultRow, read_part};
+
+// The tokenizer and the model.
+pub use model::{
+    AttentionMask, Backend, DecodeRow, FloatType, ForwardInput, ForwardOutput, Glm, GlmConfig,
+    Logits, Positions, PrefillRow, Scores, TextModel, convert,
+};
+pub use tokenize::{Encoded, GlmTokenizer, SpecialIds, Unwritable};
+
+// The engine, which answers rows without a job.
+pub use engine::{Devices, Engine, EngineStatistics, LoadModel, Request};
+pub use generate::TextCodec;
+pub use plan::{Budget, GroupRow, Load, RowLength, SlotSizes};
+
+// What became of a row.
+pub use ids::{RowId, ShardId, WindowId};
+pub use outcome::{
+    BadRow, Completion, FinishReason, Finished, Outcome, RowCounts, RowResult, Sample, Stage,
+};
+
+// Devices and precisions.
+pub use device::{DeviceChoice, DeviceId, DeviceKind};
+pub use precision::{Precision, PrecisionChoice};
+
+// Errors: one for each stage, and all of them in one.
+pub use checkpoint::CheckpointError;
+pub use engine::EngineError;
+pub use error::{Error, Result};
+pub use fsio::FsError;
+pub use input::{FileProblem, InputError};
+pub use job::{Hint, Place as JobPlace, SpecError};
+pub use model::ModelError;
+pub use sink::SinkError;
+pub use tokenize::TokenizeError;

@@ -16,7 +16,7 @@ mod support;
 use std::path::Path;
 use std::process::Output;
 
-use glm_batch::fsio::FAILPOINTS;
+use glm_batch::internals::fsio::FAILPOINTS;
 use support::{Job, both, demo_questions};
 
 const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n[batch]\nmax_batch_size = 16\nwindow_rows = 40\n[checkpoint]\ninterval_seconds = 0\n";

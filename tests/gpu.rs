@@ -17,8 +17,8 @@ mod nano;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use glm_batch::device::DeviceId;
-use glm_batch::model::{DecodeRow, Glm, ModelError, Precision, Scores, TextModel};
+use glm_batch::internals::device::DeviceId;
+use glm_batch::internals::model::{DecodeRow, Glm, ModelError, Precision, Scores, TextModel};
 
 use nano::{committed, distance, greedy, list, lists};
 

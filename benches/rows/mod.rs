@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use glm_batch::StopFlag;
-use glm_batch::fsio;
-use glm_batch::input::{
+use glm_batch::internals::fsio;
+use glm_batch::internals::input::{
     InputIndex, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, resolve_files, scan,
 };
-use glm_batch::job::{self, JobSpec, Rules};
+use glm_batch::internals::job::{self, JobSpec, Rules};
 
 /// Rows of the file: as many as a window has.
 pub(crate) const ROWS: usize = 8192;

@@ -1,8 +1,8 @@
 //! Says how well a model knows the examples: by margin, and by really answering.
 
-use anyhow::Result;
 use candle_core::{Device, Tensor};
 
+use crate::Result;
 use crate::facts::Example;
 use crate::layers::{PaddedRows, Row, TrainingGlm};
 use crate::vocabulary::Frame;

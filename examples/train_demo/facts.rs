@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use crate::Result;
 use crate::layers::Row;
 use crate::vocabulary::Frame;
 
@@ -30,7 +30,7 @@ pub(crate) struct Example {
 /// Reads all `*.jsonl` files of a folder in the order of their names.
 pub(crate) fn read(folder: &Path) -> Result<Vec<Fact>> {
     let mut files = fs::read_dir(folder)
-        .with_context(|| format!("cannot list `{}`", folder.display()))?
+        .map_err(|error| format!("cannot list `{}`: {error}", folder.display()))?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()?;
     files.retain(|file| file.extension().is_some_and(|ending| ending == "jsonl"));
@@ -38,10 +38,11 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Fact>> {
     let mut facts = Vec::new();
     for file in &files {
         let text = fs::read_to_string(file)
-            .with_context(|| format!("cannot read `{}`", file.display()))?;
+            .map_err(|error| format!("cannot read `{}`: {error}", file.display()))?;
         for (number, line) in text.lines().enumerate() {
-            let place = || format!("`{}`, line {}", file.display(), number + 1);
-            facts.push(serde_json::from_str(line).with_context(place)?);
+            let fact = serde_json::from_str(line)
+                .map_err(|error| format!("`{}`, line {}: {error}", file.display(), number + 1))?;
+            facts.push(fact);
         }
     }
     Ok(facts)
@@ -52,7 +53,7 @@ pub(crate) fn encode(fact: &Fact, tokenizer: &Tokenizer, frame: &Frame) -> Resul
     let text = |text: &str| -> Result<Vec<u32>> {
         let encoding = tokenizer
             .encode(text, false)
-            .map_err(|error| anyhow!("`{text}`: {error}"))?;
+            .map_err(|error| format!("`{text}`: {error}"))?;
         Ok(encoding.get_ids().to_vec())
     };
     let mut ids = vec![frame.cls];

@@ -21,11 +21,11 @@ mod training;
 mod vocabulary;
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use serde_json::json;
 use tokenizers::Tokenizer;
@@ -67,6 +67,9 @@ struct Arguments {
     margin: f32,
 }
 
+/// Nothing here is caught: an error ends the program with its message.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let facts = facts::read(&arguments.facts)?;
@@ -103,10 +106,13 @@ fn main() -> Result<()> {
         examples.len(),
         margins.smallest
     );
-    ensure!(
-        right == examples.len() && margins.smallest > SMALLEST_MARGIN,
-        "not every question is answered right by a margin of {SMALLEST_MARGIN}\nhint: more `--epochs`"
-    );
+    let is_learnt = right == examples.len() && margins.smallest > SMALLEST_MARGIN;
+    if !is_learnt {
+        return Err(format!(
+            "not every question is answered right by a margin of {SMALLEST_MARGIN}\nhint: more `--epochs`"
+        )
+        .into());
+    }
     save(&arguments.out, &trained, &tokenizer, frame.eos)?;
     println!("written to `{}`", arguments.out.display());
     Ok(())
@@ -114,12 +120,13 @@ fn main() -> Result<()> {
 
 /// Writes `config.json`, `model.safetensors` in f16 and `tokenizer.json`.
 fn save(folder: &Path, trained: &Trained, tokenizer: &Tokenizer, padding: u32) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("cannot create `{}`: {error}", folder.display()))?;
     let config = serde_json::to_string_pretty(&config(&trained.sizes, padding))? + "\n";
     fs::write(folder.join("config.json"), config)?;
     tokenizer
         .save(folder.join("tokenizer.json"), true)
-        .map_err(|error| anyhow!("cannot write `tokenizer.json`: {error}"))?;
+        .map_err(|error| format!("cannot write `tokenizer.json`: {error}"))?;
     // Hugging Face's loader refuses a file that does not say so.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let weights = trained.rounded()?;

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 
+use crate::Result;
 use crate::check;
 use crate::facts::Example;
 use crate::layers::{PaddedRows, Sizes, TrainingGlm};

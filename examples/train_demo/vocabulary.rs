@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, anyhow};
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
+use crate::Result;
 use crate::facts::Fact;
 
 /// What a character outside the vocabulary becomes; id 0, as in GLM's own vocabulary.
@@ -52,12 +52,12 @@ pub(crate) fn build(facts: &[Fact]) -> Result<Tokenizer> {
         .vocab_and_merges(vocabulary, Vec::new())
         .unk_token(UNKNOWN.to_owned())
         .build()
-        .map_err(|error| anyhow!("the vocabulary is refused: {error}"))?;
+        .map_err(|error| format!("the vocabulary is refused: {error}"))?;
     let mut tokenizer = Tokenizer::new(model);
     tokenizer.with_decoder(Some(Fuse::new()));
     tokenizer
         .add_special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)))
-        .map_err(|error| anyhow!("the special tokens are refused: {error}"))?;
+        .map_err(|error| format!("the special tokens are refused: {error}"))?;
     Ok(tokenizer)
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn frame(tokenizer: &Tokenizer) -> Result<Frame> {
     let id = |token: &str| {
         tokenizer
             .token_to_id(token)
-            .ok_or_else(|| anyhow!("no token `{token}`"))
+            .ok_or_else(|| format!("no token `{token}`"))
     };
     Ok(Frame {
         eos: id("<|endoftext|>")?,

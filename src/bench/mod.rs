@@ -13,9 +13,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub use crate::measure::BatchSpeed;
-pub use report::{BenchReport, ProductPeak};
-pub use workload::{AnswerLength, WorkloadOptions, WorkloadReport, workload, write_counts};
+pub(crate) use crate::measure::BatchSpeed;
+pub(crate) use report::BenchReport;
+pub(crate) use workload::{WorkloadOptions, workload, write_counts};
 
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};

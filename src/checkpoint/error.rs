@@ -57,7 +57,7 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// What stands where a trial would be written is no trial.
+    /// What is in the place of the trial was not written by one.
     #[error(
         "`{}` is in the way: a trial is written there, and it is none\nhint: move it away, or choose another `output.path`",
         .path.display()

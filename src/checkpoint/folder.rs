@@ -1,4 +1,4 @@
-//! The output folder: where everything of a job stands.
+//! The output folder: where everything of a job is kept.
 //!
 //! Invariant: a file's name tells its window or shard, so that one shard never touches what belongs to
 //! another.

@@ -1,8 +1,8 @@
 //! One writer a shard, one process that sets the job up.
 //!
 //! On one host the file lock alone decides: it goes when its process goes. Where the owner file names
-//! another host, whose lock may not be visible here, or the file system knows no locks, a heartbeat that
-//! stands still is taken over. A writer re-reads the owner file before each commit, so one that was taken
+//! another host, whose lock may not be visible here, or the file system knows no locks, a lock whose
+//! heartbeat stops is taken over. A writer re-reads the owner file before each commit, so one that was taken
 //! over commits nothing more.
 
 use std::fs::{File, TryLockError};
@@ -35,7 +35,7 @@ const RETRY: Duration = Duration::from_millis(25);
 pub struct LockTiming {
     /// Time between two heartbeats.
     pub heartbeat: Duration,
-    /// A heartbeat of another host that stands still this long is dead.
+    /// A writer on another host whose heartbeat has not moved for this long is dead.
     pub stale_after: Duration,
     /// Time between two looks at a lock or a heartbeat.
     pub poll: Duration,
@@ -54,7 +54,7 @@ impl Default for LockTiming {
 /// How to take a lock.
 #[derive(Clone, Debug, Default)]
 pub struct LockOptions {
-    /// Do not wait for another host's heartbeat to stand still.
+    /// Do not wait for another host's heartbeat to stop.
     pub break_lock: bool,
     /// Times.
     pub timing: LockTiming,
@@ -189,7 +189,7 @@ impl ShardLock {
         *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
     }
 
-    /// Whether nobody has taken the shard over: the owner file still names this process.
+    /// Whether no other process has taken the shard over: the owner file still names this process.
     pub fn still_mine(&self) -> bool {
         self.ensure_mine().is_ok()
     }
@@ -266,7 +266,7 @@ fn start_heart(
     Ok((stop, heart))
 }
 
-/// A shard that nobody else writes.
+/// A shard that no other process writes.
 pub(super) struct Claim {
     /// The locked file; `None` where another host still holds the lock but its heart does not beat, or there are
     /// no locks.

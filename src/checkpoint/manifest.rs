@@ -34,7 +34,7 @@ pub struct Manifest {
     totals: Totals,
 }
 
-/// The manifest as it stands on disk.
+/// The manifest as it is on disk.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "version")]
 enum Versioned {

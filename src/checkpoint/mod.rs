@@ -24,22 +24,20 @@ mod status;
 mod strays;
 mod verify;
 
-pub use commit::{
-    Commit, check_journals, check_sizes, clean_finished, clean_job_leftovers, clean_leftovers,
-    commit_window,
-};
+pub use commit::{Commit, check_sizes, clean_leftovers, commit_window};
+pub(crate) use commit::{check_journals, clean_finished, clean_job_leftovers};
 pub use error::CheckpointError;
 pub use folder::OutputFolder;
-pub use journal::{Cut, Journal, OpenedJournal, journalled_rows};
-pub use lock::{JobLock, LockOptions, LockTiming, ShardLock};
+pub use journal::Journal;
+pub(crate) use journal::{Cut, journalled_rows};
+pub(crate) use lock::JobLock;
+pub use lock::{LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
 pub use owner::{Owner, Work};
-pub use record::{
-    Comparison, Difference, JobFingerprint, JobRecord, ModelFile, RECORD_VERSION, Resolved,
-    StoredJob,
-};
+pub(crate) use record::ModelFile;
+pub use record::{Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};
-pub use strays::{check_manifests, strays};
+pub(crate) use strays::{check_manifests, strays};
 pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify, verify_shards};

@@ -57,7 +57,7 @@ impl Owner {
         }
     }
 
-    /// Reads an owner file; `None` where it is not there, or is no owner's.
+    /// Reads an owner file; `None` where it is not there, or is not an owner's.
     ///
     /// # Errors
     ///

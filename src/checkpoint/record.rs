@@ -1,7 +1,7 @@
 //! `job.json`: what the first run decided, and whether a later run may go on from it.
 //!
-//! Invariant: created once, complete from its first instant, never changed. Everything that alters a
-//! result stands in it, so that a job that would give other results is refused with the difference.
+//! Invariant: created once, complete from its first instant, never changed. It has everything that alters a
+//! result, so that a job that would give other results is refused with the difference.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! An output folder moved away, or removed where it was a trial, so that the job can begin anew.
 //!
-//! Nothing moves while anybody writes: the job's lock and all shards' locks are held meanwhile.
+//! Nothing moves while another process writes: the job's lock and all shards' locks are held meanwhile.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -102,8 +102,8 @@ impl VerifyReport {
 ///
 /// # Errors
 ///
-/// [`CheckpointError::NoJob`]; [`CheckpointError::Fs`], where a file cannot be read; damage is no error but
-/// stands in the report.
+/// [`CheckpointError::NoJob`]; [`CheckpointError::Fs`], where a file cannot be read; damage is not an error:
+/// the report has it.
 pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
     verify_shards(folder, None, &StopFlag::default())
 }
@@ -336,7 +336,7 @@ impl VerifyReport {
     }
 }
 
-/// First line of a JSON lines file that is no JSON, as a first place to look at.
+/// First line of a JSON lines file that is not JSON, as a first place to look at.
 fn wrong_line(path: &Path) -> Option<usize> {
     if path.extension()? != "jsonl" {
         return None;

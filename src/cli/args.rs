@@ -1,4 +1,4 @@
-//! What may stand on the command line.
+//! What the command line may have.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

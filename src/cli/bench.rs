@@ -4,22 +4,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::BenchArgs;
+use super::error::CliResult;
 use super::exit::Exit;
 use super::signals::stop_on_signals;
 use crate::bench::{self, BenchOptions, WorkloadOptions};
-use crate::error::Error;
 use crate::fsio;
 use crate::report::{observer_for, on_one_line, print, print_json};
 use crate::stop::StopFlag;
 
-pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
+pub(super) fn bench(args: &BenchArgs) -> CliResult<Exit> {
     match &args.workload {
         Some(file) => workload(args, file),
         None => steps(args),
     }
 }
 
-fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
+fn steps(args: &BenchArgs) -> CliResult<Exit> {
     let options = BenchOptions {
         device: args.device.clone(),
         dtype: args.dtype,
@@ -40,10 +40,10 @@ fn steps(args: &BenchArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done("measured"))
 }
 
-fn workload(args: &BenchArgs, file: &Path) -> anyhow::Result<Exit> {
+fn workload(args: &BenchArgs, file: &Path) -> CliResult<Exit> {
     if let Some(counts) = &args.counts {
         // A file that cannot be written is found before the work, not after it.
-        fsio::check_writable(counts).map_err(Error::from)?;
+        fsio::check_writable(counts)?;
     }
     let options = WorkloadOptions {
         model: args.model.clone(),

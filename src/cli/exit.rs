@@ -1,7 +1,9 @@
 //! How a command ends: its exit code, and the last line on standard error.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use super::error::{CliError, CliResult};
 use crate::error::Error;
 use crate::report::{counted, grouped, say, shell_word};
 use crate::run::RunEnd;
@@ -9,7 +11,7 @@ use crate::run::RunEnd;
 /// What to do about what a retry cannot help.
 const UNCHANGED: &str = "running it again unchanged will not help";
 
-/// What to do about an end that nobody thought of.
+/// What to do about an end that should not happen.
 const UNEXPECTED: &str = "unexpected: please report it with the command and the lines above";
 
 /// How a command ended.
@@ -21,7 +23,7 @@ pub(super) enum Exit {
     Done(&'static str),
     /// Answers of a workload do not have the length that they must have.
     WrongLengths,
-    /// A run with this output folder ended in one of the ways that are no error.
+    /// A run with this output folder ended in one of the ways that are not errors.
     Run(RunEnd, String),
     /// A retry cannot help.
     Refused,
@@ -110,7 +112,7 @@ impl Exit {
 }
 
 /// Prints how a command ended and gives its exit code.
-pub(super) fn report(ended: anyhow::Result<Exit>) -> ExitCode {
+pub(super) fn report(ended: CliResult<Exit>) -> ExitCode {
     match ended {
         Ok(exit) => {
             if let Some(line) = exit.last_line() {
@@ -130,15 +132,17 @@ pub(super) fn report(ended: anyhow::Result<Exit>) -> ExitCode {
     }
 }
 
-fn advice(error: &anyhow::Error) -> (u8, &'static str) {
-    match error.downcast_ref::<Error>() {
-        Some(Error::Interrupted) => (75, "run the same command again"),
-        Some(error) if error.is_temporary() => {
-            (75, "the checkpoint is valid, run the same command again")
-        }
-        Some(error) if !error.is_unexpected() => (2, UNCHANGED),
-        None if error.is::<std::io::Error>() => (2, UNCHANGED),
-        _ => (1, UNEXPECTED),
+fn advice(error: &CliError) -> (u8, &'static str) {
+    match error {
+        CliError::Terminal(_) => (2, UNCHANGED),
+        CliError::Library(error) => match &**error {
+            Error::Interrupted => (75, "run the same command again"),
+            error if error.is_temporary() => {
+                (75, "the checkpoint is valid, run the same command again")
+            }
+            error if error.is_unexpected() => (1, UNEXPECTED),
+            _ => (2, UNCHANGED),
+        },
     }
 }
 
@@ -149,9 +153,6 @@ pub(super) fn report_panic() -> ExitCode {
 }
 
 /// Whether a reader such as `head` has had enough.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let kind = error
-        .downcast_ref::<std::io::Error>()
-        .map(std::io::Error::kind);
-    kind == Some(std::io::ErrorKind::BrokenPipe)
+fn is_closed_pipe(error: &CliError) -> bool {
+    matches!(error, CliError::Terminal(error) if error.kind() == ErrorKind::BrokenPipe)
 }

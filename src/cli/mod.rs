@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod deadline;
+mod error;
 mod exit;
 mod filter;
 mod job;
@@ -32,6 +33,7 @@ use clap::error::ErrorKind;
 
 pub use args::command;
 use args::{Cli, Command};
+use error::CliResult;
 use exit::Exit;
 
 use crate::report::{on_one_line, say_lines};
@@ -89,7 +91,7 @@ fn stop_at_failpoints() -> fail::FailScenario<'static> {
     fail::FailScenario::setup()
 }
 
-fn dispatch(command: Command) -> anyhow::Result<Exit> {
+fn dispatch(command: Command) -> CliResult<Exit> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => run::plan(&args),

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::args::{ConvertArgs, TokenizeArgs};
+use super::error::CliResult;
 use super::exit::Exit;
 use crate::error::Error;
 use crate::job::{self, MaskToken, Overflow};
@@ -40,7 +41,7 @@ struct Failure {
     error: String,
 }
 
-pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
+pub(super) fn tokenize(args: &TokenizeArgs) -> CliResult<Exit> {
     match (&args.job, &args.model) {
         (Some(job), _) => tokenize_as_job(job, &args.overrides),
         (None, Some(model)) => tokenize_texts(model, args.max_length),
@@ -48,13 +49,13 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn tokenize_texts(model: &Path, max_length: Option<u32>) -> anyhow::Result<Exit> {
-    model::check_folder(model).map_err(Error::from)?;
-    let tokenizer = GlmTokenizer::load(model).map_err(Error::from)?;
+fn tokenize_texts(model: &Path, max_length: Option<u32>) -> CliResult<Exit> {
+    model::check_folder(model)?;
+    let tokenizer = GlmTokenizer::load(model)?;
     let limit = if let Some(limit) = max_length {
         limit
     } else {
-        let config = GlmConfig::load(model).map_err(Error::from)?;
+        let config = GlmConfig::load(model)?;
         config.max_sequence_length as u32 + 1
     };
     let mut failures = 0_u64;
@@ -71,9 +72,9 @@ fn tokenize_texts(model: &Path, max_length: Option<u32>) -> anyhow::Result<Exit>
     Ok(ended(failures))
 }
 
-/// Encodes lines as rows of a job; blank lines are no rows, as in its input.
-fn tokenize_as_job(path: &Path, overrides: &[String]) -> anyhow::Result<Exit> {
-    let spec = job::load(path, overrides).map_err(Error::from)?;
+/// Encodes lines as rows of a job; blank lines are skipped, as in its input.
+fn tokenize_as_job(path: &Path, overrides: &[String]) -> CliResult<Exit> {
+    let spec = job::load(path, overrides)?;
     let encoder = JobEncoder::new(&spec)?;
     let (mut rows, mut cut, mut failures) = (0_u64, 0_u64, 0_u64);
     for (number, line) in (1..).zip(std::io::stdin().lock().split(b'\n')) {
@@ -135,8 +136,8 @@ fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLin
     })
 }
 
-pub(super) fn convert(args: &ConvertArgs) -> anyhow::Result<Exit> {
-    let warnings = model::convert(&args.model, &args.output, args.dtype).map_err(Error::from)?;
+pub(super) fn convert(args: &ConvertArgs) -> CliResult<Exit> {
+    let warnings = model::convert(&args.model, &args.output, args.dtype)?;
     for warning in warnings {
         say(&format!("warning: {warning}"));
     }

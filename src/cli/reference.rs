@@ -7,22 +7,23 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::args::command;
+use super::error::CliResult;
 use super::exit::Exit;
 use crate::report::{print_bytes, print_json};
 
-pub(super) fn schema() -> anyhow::Result<Exit> {
+pub(super) fn schema() -> CliResult<Exit> {
     print_json(&crate::job::json_schema())?;
     Ok(Exit::Printed)
 }
 
-pub(super) fn completions(shell: Shell) -> anyhow::Result<Exit> {
+pub(super) fn completions(shell: Shell) -> CliResult<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "glm-batch", &mut script);
     print_bytes(&script)?;
     Ok(Exit::Printed)
 }
 
-pub(super) fn man() -> anyhow::Result<Exit> {
+pub(super) fn man() -> CliResult<Exit> {
     print_bytes(&manual()?)?;
     Ok(Exit::Printed)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::args::{JobArgs, PlanArgs, RunArgs};
 use super::deadline;
+use super::error::CliResult;
 use super::exit::Exit;
 use super::job::AskedJob;
 use super::signals::{stop_at, stop_on_signals};
@@ -13,7 +14,7 @@ use crate::report::{observer_for, print, print_json, say};
 use crate::run::{RunEnd, RunOptions};
 use crate::stop::StopFlag;
 
-pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &RunArgs) -> CliResult<Exit> {
     if args.dry_run {
         return print_plan(&args.job, args.json, args.quiet);
     }
@@ -58,11 +59,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Run(end, report.folder))
 }
 
-pub(super) fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
+pub(super) fn plan(args: &PlanArgs) -> CliResult<Exit> {
     print_plan(&args.job, args.json, false)
 }
 
-fn print_plan(args: &JobArgs, json: bool, quiet: bool) -> anyhow::Result<Exit> {
+fn print_plan(args: &JobArgs, json: bool, quiet: bool) -> CliResult<Exit> {
     let job = AskedJob::load(args, quiet)?;
     let plan = crate::run::plan(&job.spec).map_err(|error| job.placed(error))?;
     if json {

@@ -8,6 +8,7 @@ use minijinja::Environment;
 use serde_json::{Map, Value};
 
 use super::args::ShowArgs;
+use super::error::CliResult;
 use super::exit::Exit;
 use super::filter::{Filter, environment, mismatch};
 use super::job::output_of;
@@ -20,9 +21,9 @@ use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
 
-pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
-    let record = JobRecord::load(&folder).map_err(Error::from)?;
+pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
+    let folder = OutputFolder::existing(&output_of(&args.output)?)?;
+    let record = JobRecord::load(&folder)?;
     let record = record.ok_or_else(|| {
         Error::from(CheckpointError::NoJob {
             path: args.output.clone(),
@@ -41,7 +42,7 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     } else {
         None
     };
-    let committed = checkpoint::committed_windows(&folder).map_err(Error::from)?;
+    let committed = checkpoint::committed_windows(&folder)?;
     let committed: BTreeMap<WindowId, CommittedWindow> = committed
         .into_iter()
         .map(|window| (window.window, window))
@@ -76,7 +77,7 @@ fn show_committed(
     shown: &mut Shown<'_, '_>,
     folder: &OutputFolder,
     window: &CommittedWindow,
-) -> anyhow::Result<bool> {
+) -> CliResult<bool> {
     // The failed rows have those too that have no line in a part.
     let file = if shown.args.failed {
         window.failed.as_ref()
@@ -86,7 +87,7 @@ fn show_committed(
     let Some(file) = file else {
         return Ok(false);
     };
-    let rows = sink::read_part(&folder.entry(&file.name)).map_err(Error::from)?;
+    let rows = sink::read_part(&folder.entry(&file.name))?;
     shown.show(rows.map(|row| row.map_err(Error::from)), true)
 }
 
@@ -117,7 +118,7 @@ impl<'a, 'e> Shown<'a, 'e> {
         &mut self,
         rows: impl Iterator<Item = Result<ResultRow, Error>>,
         is_committed: bool,
-    ) -> anyhow::Result<bool> {
+    ) -> CliResult<bool> {
         for row in rows {
             let mut row = row?;
             if !wanted(self.args, self.filter, &row)? {
@@ -240,7 +241,7 @@ fn wanted(
     args: &ShowArgs,
     filter: Option<&Filter<'_>>,
     row: &Map<String, Value>,
-) -> anyhow::Result<bool> {
+) -> CliResult<bool> {
     if args
         .id
         .as_deref()

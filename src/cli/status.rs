@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::StatusArgs;
+use super::error::CliResult;
 use super::exit::Exit;
 use super::job::output_of;
 use crate::checkpoint::{
@@ -23,8 +24,8 @@ const WAIT_LINES: Duration = Duration::from_secs(30);
 /// Shards that have a line of their own.
 const SHOWN_SHARDS: usize = 20;
 
-pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
+pub(super) fn status(args: &StatusArgs) -> CliResult<Exit> {
+    let folder = OutputFolder::existing(&output_of(&args.output)?)?;
     if args.wait {
         return wait(args, &folder);
     }
@@ -61,7 +62,7 @@ fn last_words(status: &Status) -> &'static str {
 }
 
 /// Waits until a job has ended, one way or the other.
-fn wait(args: &StatusArgs, folder: &OutputFolder) -> anyhow::Result<Exit> {
+fn wait(args: &StatusArgs, folder: &OutputFolder) -> CliResult<Exit> {
     let mut stillness = Stillness::default();
     let mut said: Option<Instant> = None;
     loop {
@@ -86,7 +87,7 @@ fn wait(args: &StatusArgs, folder: &OutputFolder) -> anyhow::Result<Exit> {
 /// For how long no writer of a job has been seen to live.
 ///
 /// One look is not enough: a run has no owner file between two shards, and the clock of another host may be wrong, so
-/// that only a heartbeat which is seen to stand still is dead.
+/// that a writer counts as dead only once its heartbeat is seen not to move.
 #[derive(Default)]
 struct Stillness {
     since: Option<Instant>,

@@ -3,15 +3,15 @@
 use std::fmt::Write;
 
 use super::args::VerifyArgs;
+use super::error::CliResult;
 use super::exit::Exit;
 use super::job::output_of;
 use crate::checkpoint::{self, LockOptions, OutputFolder, ProblemKind, Soundness, VerifyReport};
-use crate::error::Error;
 use crate::report::{as_message, counted, grouped, print, say};
 
-pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
-    let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
-    let report = checkpoint::verify(&folder).map_err(Error::from)?;
+pub(super) fn verify(args: &VerifyArgs) -> CliResult<Exit> {
+    let folder = OutputFolder::existing(&output_of(&args.output)?)?;
+    let report = checkpoint::verify(&folder)?;
     // What was found decides the exit code, whether somebody reads it or not.
     if let Err(error) = print_report(&report) {
         say(&format!(
@@ -28,7 +28,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     }
     if soundness == Soundness::Damaged && args.repair {
         let options = LockOptions::default();
-        let repaired = checkpoint::repair(&folder, &options).map_err(Error::from)?;
+        let repaired = checkpoint::repair(&folder, &options)?;
         for (from, to) in &repaired.moved {
             say(&format!("moved `{}` to `{}`", from.display(), to.display()));
         }

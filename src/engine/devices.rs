@@ -196,7 +196,7 @@ impl Devices {
             .sum()
     }
 
-    /// The budgets of all engines together, as they stand.
+    /// The budgets of all engines together, as they are now.
     pub fn budget(&self) -> Budget {
         let budgets = self.members.iter().map(|member| member.view().budget);
         let together = |a: Budget, b: Budget| Budget {

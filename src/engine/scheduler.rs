@@ -183,7 +183,7 @@ impl Engine {
         rows
     }
 
-    /// The budget as it stands: lower than at the start where memory ran out.
+    /// The budget now: lower than at the start where memory ran out.
     pub fn budget(&self) -> Budget {
         self.budget
     }

@@ -45,7 +45,7 @@ pub struct EngineStatistics {
     pub peak_tokens: u64,
     /// Times the device ran out of memory and fewer rows were tried.
     pub oom_retries: u64,
-    /// The budget's tokens as they stand: less than at the start where memory ran out.
+    /// The budget's tokens now: fewer than at the start where memory ran out.
     pub token_limit: u64,
 }
 

@@ -112,7 +112,7 @@ pub fn remove_quietly(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
-/// Whether nothing stands at a path, or a folder without entries.
+/// Whether a path does not exist, or is a folder without entries.
 pub fn is_empty_or_absent(path: &Path) -> bool {
     match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
@@ -129,7 +129,7 @@ pub fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
     path(number)
 }
 
-/// A folder for files that nobody keeps, among the system's temporary files; it goes with the value.
+/// A folder for files that are not kept, among the system's temporary files; it goes with the value.
 ///
 /// # Errors
 ///

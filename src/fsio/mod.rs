@@ -25,12 +25,16 @@ mod hash;
 mod points;
 mod write;
 
-pub use append::{append_synced, open_append, open_lock, truncate_synced};
-pub use error::{FsError, is_full};
-pub use folders::{
+pub use append::append_synced;
+pub(crate) use append::{open_append, open_lock, truncate_synced};
+pub use error::FsError;
+pub(crate) use error::is_full;
+pub(crate) use folders::{
     create_dir_all, free_path, is_empty_or_absent, remove_folder, remove_quietly, remove_synced,
-    rename_synced, sync_dir, temporary_folder,
+    rename_synced, temporary_folder,
 };
-pub use hash::{FileDigest, hash_file, hash_file_unless};
+pub use hash::FileDigest;
+pub(crate) use hash::hash_file_unless;
 pub use points::FAILPOINTS;
-pub use write::{check_writable, create_exclusive, process_number, temporary_target, write_atomic};
+pub use write::write_atomic;
+pub(crate) use write::{check_writable, create_exclusive, temporary_target};

@@ -23,7 +23,7 @@ const TEMPORARY_ENDING: &str = ".tmp";
 ///
 /// # Errors
 ///
-/// [`FsError`]: the old content, if any, still stands, or the new one already does.
+/// [`FsError`]: the file then has its old content, if any, or already the new one.
 pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -40,7 +40,7 @@ pub fn write_atomic(
     Ok(digest)
 }
 
-/// Fails where [`write_atomic`] would; what stands at the path stays as it is.
+/// Fails where [`write_atomic`] would; what is at the path stays as it is.
 ///
 /// # Errors
 ///
@@ -81,7 +81,7 @@ pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool, FsError> {
     Ok(true)
 }
 
-/// The final name that a temporary file was meant for; `None` where it is no temporary file.
+/// The final name that a temporary file was meant for; `None` where it is not a temporary file.
 pub fn temporary_target(name: &str) -> Option<&str> {
     let (target, process) = name
         .strip_prefix('.')?

@@ -16,10 +16,11 @@ mod warp;
 
 pub(crate) use answer::{Answer, Progress, Start};
 pub(crate) use bad_words::BadWordLists;
-pub use bad_words::BadWords;
+
 pub use choose::{Scratch, choose, log_probability};
-pub use codec::{FirstTextRule, TextCodec};
+pub(crate) use codec::FirstTextRule;
+pub use codec::TextCodec;
 pub use endings::Endings;
-pub use philox::{Draw, philox4x32_10};
+pub use philox::Draw;
 pub use rules::{Rules, process};
-pub use warp::{Buffers, Candidate, Kept, Warp, probabilities};
+pub use warp::{Warp, probabilities};

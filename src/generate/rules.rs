@@ -2,8 +2,9 @@
 //!
 //! # Source
 //!
-//! The logits processors of transformers 4.25 to 4.30, in their order: repetition penalty, no-repeat
-//! n-gram, bad words, minimum answer. All look at the whole sequence: prompt, special tokens, start
+//! `generation/logits_process.py` of transformers 4.25 to 4.30, in the order in which `generate` applies them:
+//! `RepetitionPenaltyLogitsProcessor`, `NoRepeatNGramLogitsProcessor`, `NoBadWordsLogitsProcessor` and
+//! `MinNewTokensLengthLogitsProcessor`. All but the last look at the whole sequence: prompt, special tokens, start
 //! token and answer. Departures: `<|endoftext|>` ends an answer too, so the minimum answer bars it as
 //! well, and a bad word that is only an ending token is dropped for both. A bad word is a text here, which the
 //! codec turns into every sequence that it may have: transformers takes ids and leaves that to the caller.
@@ -111,7 +112,7 @@ fn bar(id: u32, logits: &mut [f32]) {
     }
 }
 
-/// Each distinct id once, however often it stands in the sequence.
+/// Each distinct id once, however often the sequence has it.
 fn penalize(history: &[u32], penalty: f32, logits: &mut [f32]) {
     let mut seen = history.to_vec();
     seen.sort_unstable();

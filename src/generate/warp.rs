@@ -6,7 +6,8 @@
 //!
 //! # Source
 //!
-//! The logits warpers of transformers (4.25 to 4.30; min-p from 4.41), at least one token kept.
+//! `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper` and `MinPLogitsWarper` of transformers,
+//! `generation/logits_process.py` (4.25 to 4.30; min-p from 4.41), at least one token kept.
 //! Logits are f32 as there; the temperature, probabilities and their sums are f64 here, where
 //! transformers rounds each to f32: a token whose cumulative probability is within that rounding of
 //! `top_p` may fall on the other side. A temperature near 0 cannot overflow here.

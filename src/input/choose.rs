@@ -12,7 +12,7 @@ use super::files::FoundFile;
 use super::formats::format_of;
 use super::lines::Lines;
 use super::parquet;
-use super::prompt::{DEFAULT_ID, nearest_column};
+use super::prompt::DEFAULT_ID;
 use super::sniff::refuse_other_format;
 use super::types::{ColumnKind, InputFormat};
 use super::windows::Windows;
@@ -44,7 +44,7 @@ pub struct HeadColumns {
     texts: Vec<String>,
 }
 
-/// Why there is no one column of prompts.
+/// Why the column of prompts cannot be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoChoice {
     /// There are no rows, or none that can be read.
@@ -113,11 +113,6 @@ impl HeadColumns {
             None => false,
         };
         self.names.iter().any(|known| leads(known))
-    }
-
-    /// What helps where a column is not there.
-    pub fn cure(&self, name: &str) -> String {
-        nearest_column(name, self.names.iter().map(String::as_str))
     }
 
     /// The column of prompts.

@@ -1,6 +1,6 @@
-//! Why an input cannot be read at all. A bad row is no error: it is [`BadRow`](super::BadRow).
+//! Why an input cannot be read at all. A bad row is not an error: it is [`BadRow`](super::BadRow).
 //!
-//! Every message names the path or the column; the cure stands on its own `hint:` line.
+//! Every message names the path or the column; the cure has its own `hint:` line.
 
 use std::io;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ pub enum InputError {
         /// What to do.
         cure: String,
     },
-    /// A folder whose files do not count as they stand.
+    /// A folder whose own list says which of its files count.
     #[error("input `{}` is {kind}: its metadata says which files and rows count, and they are not read here{}", .path.display(), hint(.cure))]
     Table {
         /// The folder.
@@ -68,7 +68,7 @@ pub enum InputError {
         /// What to do.
         cure: String,
     },
-    /// A file whose name is no text.
+    /// A file whose name is not text.
     #[error(
         "the name of the input file {path:?} is not UTF-8\nhint: rename it: `job.json` and the results name their files as text"
     )]
@@ -76,7 +76,7 @@ pub enum InputError {
         /// The file.
         path: PathBuf,
     },
-    /// A pattern that is no glob.
+    /// A pattern that is not a glob.
     #[error(
         "input `{pattern}` is not a valid glob: {reason}\nhint: `*` stands for any text in a name, `?` for one sign, `[ab]` for one of these; where a name itself holds such a sign, write it in brackets, as in `[*]`"
     )]
@@ -138,7 +138,7 @@ pub enum InputError {
         /// The nearest column that exists, or the list of them.
         cure: String,
     },
-    /// A struct column with settings has a field that is no setting.
+    /// A struct column with settings has a field that is not a setting.
     #[error("field `{field}` of column `{column}` is not a key of `[generation]` that a row may set{}", hint(.cure))]
     UnknownSetting {
         /// The column mapped to `generation`.

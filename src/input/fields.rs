@@ -3,7 +3,7 @@
 //! Values stay text ([`RawValue`]) until someone needs them. Of equal keys the last value counts, at
 //! the first one's position. Top-level texts and keys are checked to decode (no lone surrogate), and
 //! nested ones are mended, so that what is written later loads everywhere. The parser does not recurse:
-//! depth is no limit.
+//! depth has no limit.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -59,7 +59,7 @@ impl From<PathBuf> for FoundFile {
 ///
 /// # Errors
 /// A path that leads nowhere or to no file, a glob or folder without input, a table with metadata of its own, a
-/// name that is no text, both formats in one input.
+/// name that is not text, both formats in one input.
 pub fn resolve_files(
     spec: &InputSpec,
     output: &Path,

@@ -4,7 +4,7 @@
 //! of other endings and the output folder (with its `.trial` and `.old-N` neighbours). A plain `.json` beside
 //! input of another ending is mostly a description of it, and is left out too, unless its name begins with
 //! `part-`, as Spark's do. A folder with a table's own metadata is
-//! refused: which of its files count stands there.
+//! refused: it says which of its files count.
 
 use std::fs::FileType;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(super) struct Gathered {
     taken: Vec<PathBuf>,
     /// Files that end in `.json` alone.
     json: Vec<PathBuf>,
-    /// Names that begin with `_`, but for marks such as `_SUCCESS`.
+    /// Names that begin with `_`, except marks such as `_SUCCESS`.
     underscores: Vec<String>,
     other_endings: Vec<String>,
     /// Names that are neither file nor folder.
@@ -100,7 +100,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Whether a component of a path begins with `_` and is no partition.
+    /// Whether a component of a path begins with `_` and is not a partition.
     pub(super) fn leaves_out(&mut self, below: &Path, is_folder: bool) -> bool {
         let names: Vec<_> = below.iter().map(|name| name.to_string_lossy()).collect();
         let leaves_out = self.rules.rows > 1;

@@ -27,7 +27,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// Looks at a file. What is no regular file is refused before anyone opens it: a pipe would wait.
+    /// Looks at a file. What is not a regular file is refused before it is opened: a pipe would wait.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let found = std::fs::metadata(path)?;
         if !found.is_file() {

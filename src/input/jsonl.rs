@@ -259,7 +259,7 @@ pub(super) struct JsonlSource {
     rules: Rules,
     /// The fields that folders give to the rows of each file.
     added: Vec<partition::Fields>,
-    /// Readers that stand behind a window that was read, with their file.
+    /// Readers that have just read a window, with their file.
     kept: Mutex<Vec<(u32, Lines)>>,
 }
 

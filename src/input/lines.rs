@@ -1,4 +1,4 @@
-//! Bytes of a plain or packed file to its non-blank lines, with where each one stands.
+//! Bytes of a plain or packed file to its non-blank lines, with the place of each.
 //!
 //! A line ends at `\n` alone; one `\r` before it belongs to the line end. A byte order mark counts
 //! only at the very start of a file. Blank lines are counted as lines and give no row. Of a line that is

@@ -35,7 +35,7 @@
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!
-//! A bad row that is no record has no line in the results. Parquet rows go by the same rules; the rows
+//! A bad row that is not a record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
 mod cell;
@@ -74,20 +74,21 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-pub use choose::{HeadColumns, NoChoice, PROMPT_NAMES, head_columns};
+pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
-pub use duplicates::DuplicateIds;
+pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
-pub use files::{FoundFile, InputFiles, STDIN_COPY, resolve_files};
+pub use files::{FoundFile, resolve_files};
 pub(crate) use identity::inode;
-pub use one_line::LineReader;
-pub use parquet::{JsonColumn, Logical, is_first_rule, json_lines, json_options, marked_batches};
+pub(crate) use one_line::LineReader;
+pub use parquet::json_lines;
+pub(crate) use parquet::{JsonColumn, Logical, is_first_rule, json_options, marked_batches};
 pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;
-pub use tags::check_expression;
-pub use template::TEMPLATE_STEPS;
+pub(crate) use tags::check_expression;
+pub(crate) use template::TEMPLATE_STEPS;
 pub use trial::{Selection, select};
 pub use types::*;
 
@@ -105,7 +106,7 @@ pub trait PromptSource: Send + Sync {
     /// Reads one window and shows every row to `each`, in no order and by several threads.
     ///
     /// A text that many rows repeat is held once, but the prompts made of it are not: `each` may
-    /// [release](InputRow::release) them, so that no more than a few stand in memory.
+    /// [release](InputRow::release) them, so that no more than a few are in memory.
     ///
     /// # Errors
     /// A file that cannot be read any more or is not what the first pass saw.
@@ -143,7 +144,7 @@ pub struct OpenOptions<'a> {
     pub input: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
-    /// Columns that stand in the results.
+    /// Columns that go into the results.
     pub carried: &'a CarriedColumns,
     /// The rules that the job goes by.
     pub rules: Rules,

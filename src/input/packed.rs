@@ -20,7 +20,7 @@ const GZIP_MAGIC: &[u8] = &[0x1F, 0x8B];
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 
-/// First bytes of a zstd frame that holds no data, but for the lower half of the first one.
+/// First bytes of a zstd frame that holds no data, except the lower half of the first one.
 const SKIPPABLE_MAGIC: &[u8] = &[0x50, 0x2A, 0x4D, 0x18];
 
 /// How a file is packed.

@@ -23,11 +23,11 @@ const LOOKS: [&str; 14] = [
     ">",
 ];
 
-/// Tags whose content may be left out, or is no template.
+/// Tags whose content may be left out, or is not a template.
 const OPENING: [&str; 3] = ["if", "raw", "macro"];
 const CLOSING: [&str; 3] = ["endif", "endraw", "endmacro"];
 
-/// Names that stand in a `{{ }}` outside every condition, with nothing in it that would do without them.
+/// Names in a `{{ }}` outside every condition, with nothing in it that would do without them.
 /// Names of any other tag are left out: a tag may look at them first, or give them a value.
 pub(super) fn printed_names(template: &str) -> Vec<&str> {
     let mut printed = Vec::new();

@@ -97,7 +97,7 @@ fn parquet_stranger(path: &Path) -> io::Result<Option<Stranger>> {
 
 fn lines_stranger(path: &Path) -> io::Result<Option<Stranger>> {
     let Ok((head, is_whole)) = head(path, HEAD_BYTES) else {
-        // What stands in place of a packed file has its name and is not packed.
+        // What takes the place of a packed file has its name and is not packed.
         return Ok(by_signature(&stored_head(path)?));
     };
     let text = head.strip_prefix(BOM).unwrap_or(&head);

@@ -1,4 +1,4 @@
-//! A value that is no text to a template that makes one of it, for the reason of a bad row.
+//! A value that is not a text to a template that makes one of it, for the reason of a bad row.
 
 use serde_json::Value;
 

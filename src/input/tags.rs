@@ -6,7 +6,7 @@
 /// Deepest nesting of a template: signs, filters and brackets in one expression, branches of one condition.
 const MOST_NESTED: usize = 500;
 
-/// What stands between the signs of a tag.
+/// What is between the signs of a tag.
 pub(super) struct Tag<'a> {
     pub(super) is_print: bool,
     /// Whether the tag ends before the template does.

@@ -152,13 +152,13 @@ pub struct InputWindow {
 pub struct InputRow {
     /// Number in the whole input.
     pub row: RowId,
-    /// Where it stands.
+    /// Its place in the input.
     pub place: Place,
     /// Identifier as written out. The row number where the input has none.
     pub id: String,
     /// Expected answer.
     pub reference: Option<String>,
-    /// False for a broken line, which is no record: it has no line in the results.
+    /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
     /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.
     pub outcome: Result<Prompt, BadRow>,
@@ -173,7 +173,7 @@ impl InputRow {
     }
 }
 
-/// Where a row stands, for messages and `failed/`.
+/// The place of a row in the input, for messages and `failed/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A line, counted from 1, of a file.
@@ -198,7 +198,7 @@ pub enum Place {
 #[derive(Debug)]
 pub enum Carried {
     /// JSON lines: the raw line of every row, and its fields as they stood
-    /// (the last one of equal keys; empty where the line is no record).
+    /// (the last one of equal keys; empty where the line is not a record).
     Json {
         /// Raw lines without line end, one a row; not UTF-8 where the line is broken so.
         lines: Vec<Vec<u8>>,

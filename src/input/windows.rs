@@ -11,7 +11,7 @@
 use super::types::WindowSpan;
 use crate::ids::{RowId, WindowId};
 
-/// Where the first of some rows stands.
+/// The place of the first of some rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Start {
     pub(super) file: u32,

@@ -48,7 +48,7 @@ pub fn differences(first: &JobSpec, now: &JobSpec) -> Vec<Difference> {
 }
 
 fn tree(spec: &JobSpec) -> Value {
-    // A spec is plain data: only a map with keys that are no strings could fail.
+    // A spec is plain data: only a map whose keys are not strings could fail.
     serde_json::to_value(spec).expect("a job spec has string keys only")
 }
 

@@ -33,7 +33,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Values of a job stand somewhere; this is for those that do not.
+    /// For values that come neither from a file nor from an argument.
     pub(super) fn unknown() -> Self {
         Self::File {
             source: "job".into(),
@@ -110,7 +110,7 @@ pub enum SpecError {
         key: String,
         /// What the key takes.
         expected: String,
-        /// What stands there.
+        /// What was found there.
         found: String,
         /// The cure.
         hint: Hint,

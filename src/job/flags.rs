@@ -2,7 +2,7 @@
 //!
 //! The flags and `--set` make the same tree that a job file makes, so that both go through the same checks, and
 //! the tree is written as the job file that the run keeps in its output folder. Invariant: the kept file, read from
-//! that folder, gives the same job. Paths in it are absolute, but for the output folder, which is `.`: the
+//! that folder, gives the same job. Paths in it are absolute, except the output folder, which is `.`: the
 //! folder may be moved.
 
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ const OWN_FLAGS: [(&str, &str); 3] = [
     ("output.path", "--output"),
 ];
 
-/// What stands in messages for the name of the job file.
+/// What messages give as the name of the job file.
 const SOURCE: &str = "the command line";
 
 /// How the file begins that a run keeps in its output folder.
@@ -111,7 +111,7 @@ impl FlagJob {
         put(&mut self.tree, "input.columns.prompt", text(escaped(name)));
     }
 
-    /// The input, so far as it must be known to look for columns, and the output folder, which is no input.
+    /// The input, so far as it must be known to look for columns, and the output folder, which is not an input.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl FlagJob {
         file.check(&tree, &origin)
     }
 
-    /// Says which argument a key of the job stands in.
+    /// Says which argument gave a key of the job.
     pub fn place_of(&self, key: &str) -> Option<Place> {
         let place = self.tree.place_of(key);
         place.filter(|place| matches!(place, Place::Set { .. }))

@@ -41,15 +41,7 @@ const NEAR: f64 = 0.9;
 
 /// Returns the known word nearest to `word`, if any is near enough to be what was meant.
 ///
-/// Case and the difference between `-` and `_` do not count.
-///
-/// # Examples
-///
-/// ```
-/// use glm_batch::job::nearest;
-/// assert_eq!(nearest("topp", ["top_k", "top_p"]), Some("top_p"));
-/// assert_eq!(nearest("colour", ["top_k", "top_p"]), None);
-/// ```
+/// Case and the difference between `-` and `_` do not count: `topp` is near `top_p`, and `colour` is not.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = folded(word);
     let allowed = (word.chars().count() / 3).max(1);

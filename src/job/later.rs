@@ -1,7 +1,7 @@
 //! Keys and values that belong to later versions: a plain "not yet" instead of "unknown key".
 //!
 //! Looks at the tree before it is read into structs. Beams are answered by the section's
-//! own checks, because they may stand at their defaults.
+//! own checks, because they may have their defaults.
 
 use super::error::{Hint, Place, SpecError};
 use super::spec::VERSION;

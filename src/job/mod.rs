@@ -28,13 +28,13 @@ mod values;
 
 use std::path::Path;
 
-pub use difference::{Difference, differences};
+pub(crate) use difference::differences;
 pub use error::{Hint, Place, SpecError};
-pub use flags::{FlagJob, JobFlags, is_kept};
-pub use hint::nearest;
-pub use lengths::Lengths;
-pub use problem::read_word;
-pub use row::RowFlaw;
+pub(crate) use flags::{FlagJob, JobFlags, is_kept};
+pub(crate) use hint::nearest;
+pub(crate) use lengths::Lengths;
+pub(crate) use problem::read_word;
+
 pub use rules::Rules;
 pub use schema::{job_keys, json_schema};
 pub use sections::batch::BatchSpec;
@@ -82,7 +82,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
     parse(&text, &source, &base, overrides)
 }
 
-/// Says where a key of a job stands, or its section: for a value that only a later stage finds wrong.
+/// Says where a key of a job, or its section, is written: for a value that only a later stage finds wrong.
 /// `None` where the file cannot be read any more.
 pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -93,12 +93,12 @@ pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
     tree.place_of(key)
 }
 
-/// Reads a job from its text; `source` stands for the file's name in messages, `base` is the
-/// folder that relative paths start from.
+/// Reads a job from its text; messages give `source` as the file's name, and relative paths start from the
+/// folder `base`.
 ///
 /// # Errors
 ///
-/// As [`load`], which this is but for the reading.
+/// Those of [`load`], except those of reading the file.
 ///
 /// # Examples
 ///
@@ -111,9 +111,9 @@ pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
 ///     output.path = "out"
 /// "#;
 /// let set = ["generation.max_new_tokens=64".to_string()];
-/// let job = glm_batch::job::parse(text, "job.toml", "/data".as_ref(), &set)?;
+/// let job = glm_batch::parse_job(text, "job.toml", "/data".as_ref(), &set)?;
 /// assert_eq!(job.input.path, ["/data/questions.jsonl"]);
-/// # Ok::<(), glm_batch::job::SpecError>(())
+/// # Ok::<(), glm_batch::SpecError>(())
 /// ```
 pub fn parse(
     text: &str,

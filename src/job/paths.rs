@@ -71,7 +71,7 @@ fn input(key: &str, text: &str, base: &Path) -> Result<String, Flaw> {
         );
         flaw.hint("move the job file to a folder with a plain name")
     })?;
-    // The folder's own name is no pattern, whatever stands in it.
+    // The folder's own name is not a pattern, whatever characters it has.
     let base = if glob {
         glob::Pattern::escape(base)
     } else {

@@ -61,7 +61,7 @@ impl Problem {
         self
     }
 
-    /// Sets the place of a wrong key: its own line, and the section it stands in.
+    /// Sets the place of a wrong key: its own line, and its section.
     pub(super) fn of_key(mut self, section: &str, entry: &Entry) -> Self {
         self.key = Some(section.into());
         self.place.clone_from(&entry.place);
@@ -180,7 +180,7 @@ fn value_hint(key: &str, expected: &str, found: &str) -> Hint {
     if expected == "a list" && found.starts_with("string") && !text.contains(['"', '[', '\\']) {
         return Hint::some(format!("write it in brackets: `[\"{text}\"]`"));
     }
-    // The words that would be right stand in backticks.
+    // The words that would be right are in backticks.
     let words = expected
         .split('`')
         .skip(1)

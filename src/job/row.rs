@@ -30,7 +30,7 @@ impl GenerationSpec {
     /// # Errors
     ///
     /// The first key whose value is wrong.
-    pub fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, RowFlaw> {
+    pub(crate) fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, RowFlaw> {
         let mut settings = self.clone();
         for (key, value) in row {
             // A key must be known even where its value is null.

@@ -19,7 +19,7 @@ pub struct Rules {
     /// How the types of columns are compared and carried. 1: by their layout in memory. 2: by what they are in
     /// Parquet.
     pub types: u32,
-    /// How files become rows. 1: as they stand. 2: folders named `column=value` give columns, a line has a
+    /// How files become rows. 1: as they are. 2: folders named `column=value` give columns, a line has a
     /// limit, and the reason of a row that failed by its own settings names the cure. 3: the first entry of a list
     /// is a reference, and the first windows of each shard are smaller.
     pub rows: u32,

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Unexpected, Visitor};
 
-/// The word that stands for "no number".
+/// The word that means "no number".
 pub(super) trait Word {
     const TEXT: &'static str;
     /// The least number, as the schema has it.

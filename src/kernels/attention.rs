@@ -2,6 +2,13 @@
 //!
 //! Invariant: a query has the same bits alone and in a block. A block reads each key and value once for
 //! all its queries.
+//!
+//! # Source
+//!
+//! `SelfAttention.forward` of `modeling_glm.py`: softmax of the scores over the square root of the head's width. The
+//! reference multiplies scores by a 0/1 mask and adds -65504 to the masked ones, which leaves them nothing; here the
+//! caller gives only the keys that a query sees. `attention_scale` divides and multiplies by the same number, moves
+//! nothing but roundings, and is left out.
 
 use super::math::exp;
 use super::simd::{LANES, dot, lane_sum, multiversion, sum_by};
@@ -192,7 +199,7 @@ fn weighted(scores: &[f32], size: usize, values: &[f32]) -> [[f32; LANES]; QUERI
     [l0, l1, l2, l3]
 }
 
-/// As [`weighted`] for the last columns of a head whose size is no multiple of [`LANES`].
+/// As [`weighted`] for the last columns of a head whose size is not a multiple of [`LANES`].
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
 fn weighted_part(

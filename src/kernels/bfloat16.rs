@@ -26,7 +26,7 @@ use super::registers::Avx512Bf16;
 use super::registers::Pair;
 use super::simd::multiversion;
 
-/// The smallest factor that is no zero: 2^-56.
+/// The smallest factor that is not zero: 2^-56.
 const SMALLEST: u32 = (127 - 56) << 23;
 
 /// Outputs of a panel of pairs: two registers of 16.
@@ -187,7 +187,7 @@ pub(super) fn encode_weights(form: Form, k: usize, weights: &[f32], packed: &mut
 /// # Shapes
 ///
 /// `weights` comes from [`encode_weights`], `words` from [`encode_rows`]; `out` has a slice for each row, as
-/// wide as the outputs of the panels that are no filling.
+/// wide as the outputs of the panels, without those that only fill the last panel.
 pub(super) fn multiply(
     form: Form,
     k: usize,

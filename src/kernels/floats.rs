@@ -148,7 +148,7 @@ pub(super) fn fill_panels<T>(
 /// # Shapes
 ///
 /// `weights` comes from [`pack_weights`], `tiles` from [`pack_rows`]; `out` has a slice for each row, as
-/// wide as the outputs of the panels that are no filling.
+/// wide as the outputs of the panels, without those that only fill the last panel.
 pub(super) fn multiply<W: Weight>(
     layout: Layout,
     k: usize,

@@ -133,8 +133,8 @@ pub(super) struct Panels<'a> {
     pub(super) scales: &'a [f32],
 }
 
-/// Codes of up to [`BLOCK`] values, and what one code is worth. A value that is no number, or has no
-/// bound, makes the worth no number, so that it is not lost.
+/// Codes of up to [`BLOCK`] values, and what one code is worth. A value that is NaN or
+/// infinite makes the worth NaN, so that it is not lost.
 #[inline(always)]
 fn encode_body(values: &[f32], codes: &mut [i8], scale: &mut f32) {
     // Without their sign floats are ordered as their bits are, and NaN is above all.
@@ -217,7 +217,8 @@ impl Panels<'_> {
     ///
     /// # Shapes
     ///
-    /// `out` has a slice for each row, as wide as the outputs of the panels that are no filling.
+    /// `out` has a slice for each row, as wide as the outputs of the panels, without those that only fill the
+    /// last panel.
     pub(super) fn multiply(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         match self.dot {
             Dot::Portable => self.tiles(rows, out, &int8_dot::portable::<16, 64>),

@@ -18,7 +18,7 @@ use std::arch::x86_64::{
 #[cfg(target_arch = "x86_64")]
 use bytemuck::must_cast;
 
-/// Values of k whose codes stand side by side, in one word of a row.
+/// Values of k whose codes share one word of a row.
 pub(super) const GROUP: usize = 4;
 
 /// One block of some rows and of one panel.

@@ -144,6 +144,10 @@ fn gelu_body(values: &mut [f32]) {
 
 multiversion! {
     /// Replaces each value by its exact (erf) GELU.
+    ///
+    /// # Source
+    ///
+    /// `gelu` of `transformers.activations`, which `MLP` of `modeling_glm.py` calls.
     pub fn gelu(values: &mut [f32]) = gelu_body
 }
 

@@ -1,7 +1,7 @@
 //! CPU products, attention, norms and activations over plain slices; no tensors.
 //!
 //! Everything that runs on the CPU here is row-invariant: the bits of a row depend on that row and on
-//! the weights alone, not on how many rows stand beside it nor on the number of threads. Each
+//! the weights alone, not on how many rows are computed with it nor on the number of threads. Each
 //! kernel therefore walks a row in one fixed order and threads share out rows, never sums.
 //! `model/layers` picks them where the network runs on a CPU.
 
@@ -20,10 +20,11 @@ mod simd;
 mod storage;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
-pub use math::{gelu, softmax_weights};
+pub use math::gelu;
+pub(crate) use math::softmax_weights;
 pub use norm::layer_norm;
 pub use packed::{Epilogue, PackedLinear};
-pub use pages::Pages;
+pub(crate) use pages::Pages;
 pub use storage::Storage;
 
 /// Version of the order in which the arithmetic is done: another one means that an answer's bits may differ. A

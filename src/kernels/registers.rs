@@ -42,7 +42,7 @@ pub(super) trait Weight: Pod + Send + Sync {
     fn sixteen(avx512: Avx512, weights: [Self; 16]) -> __m512;
 }
 
-/// Two bf16 that stand side by side in k, the even one first.
+/// Two bf16 that are neighbours in k, the even one first.
 pub(super) type Pair = [bf16; 2];
 
 impl Weight for f32 {

@@ -8,4 +8,4 @@ pub(crate) mod calibration;
 pub(crate) mod device;
 pub(crate) mod machine;
 
-pub use calibration::BatchSpeed;
+pub(crate) use calibration::BatchSpeed;

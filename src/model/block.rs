@@ -1,4 +1,11 @@
 //! One block: LayerNorm, attention, LayerNorm, MLP, each half added to what came in.
+//!
+//! # Source
+//!
+//! `GLMBlock.forward` and `MLP.forward` of `modeling_glm.py`; `query_key_value` gives queries, keys and values in
+//! three equal parts, as `SelfAttention.forward` cuts it. The exact (erf) GELU is that of `modeling_glm.py`:
+//! `ParallelMLP` in `mpu/transformer.py` of THUDM/GLM has the tanh form, which gives other logits. The reference's
+//! cache is the hidden states, which it normalises and projects anew at every step; ours is the keys and values.
 
 use candle_core::{Result, Tensor};
 

@@ -90,12 +90,12 @@ impl Glm {
     }
 
     /// What the weights take.
-    pub fn footprint(&self) -> Footprint {
+    pub(crate) fn footprint(&self) -> Footprint {
         self.network.footprint
     }
 
     /// The layers of a step that multiply with packed weights, in their order; none on a device.
-    pub fn packed_layers(&self) -> Vec<&PackedLinear> {
+    pub(crate) fn packed_layers(&self) -> Vec<&PackedLinear> {
         self.network.packed().collect()
     }
 

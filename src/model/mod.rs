@@ -31,15 +31,14 @@ mod weights;
 
 pub use crate::precision::Precision;
 pub use config::GlmConfig;
-pub use device::{Backend, FloatType, find_devices};
-pub use driver::free_bytes;
+pub(crate) use device::find_devices;
+pub use device::{Backend, FloatType};
+pub(crate) use driver::free_bytes;
 pub use error::ModelError;
-pub use folder::check_folder;
-pub use footprint::Footprint;
+pub(crate) use folder::check_folder;
+pub(crate) use footprint::Footprint;
 pub use glm::Glm;
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
-pub use weights::{
-    Fingerprinted, FurtherLayers, Inspection, ShardIndex, WeightFiles, convert, inspect,
-    weights_fingerprint,
-};
+pub use weights::{Fingerprinted, convert, weights_fingerprint};
+pub(crate) use weights::{FurtherLayers, Inspection, inspect};

@@ -1,4 +1,11 @@
 //! The whole network: embeddings, blocks, final norm, logits tied to the word embedding.
+//!
+//! # Source
+//!
+//! `GLMModel.forward` and `GLMStack.forward` of `modeling_glm.py`: the word embedding, plus that of the position,
+//! plus that of the block position; the blocks; the final norm; the word embedding again as the output layer. We
+//! depart where it cannot change a value: tokens that no answer asks for leave after the last attention, and there
+//! is no dropout.
 
 use std::path::Path;
 
@@ -86,8 +93,8 @@ impl Network {
 
     /// Runs the blocks: the hidden states of the wanted tokens, or of all, before the final norm.
     ///
-    /// Behind the last block's attention nothing is computed for the other tokens, whose keys and values are all
-    /// that anybody will ask for.
+    /// After the last block's attention nothing is computed for the other tokens: only their keys and values are
+    /// needed later.
     ///
     /// # Shapes
     ///

@@ -48,7 +48,7 @@ pub struct ForwardInput<'a> {
     pub positions: Positions,
     /// Which keys they see.
     pub mask: AttentionMask,
-    /// [`ForwardOutput::hidden`] of what stands before the tokens, or nothing.
+    /// [`ForwardOutput::hidden`] of what comes before the tokens, or nothing.
     pub memory: &'a [Tensor],
 }
 
@@ -210,7 +210,7 @@ impl Glm {
     }
 }
 
-/// What stands before the tokens and the tokens, side by side.
+/// What comes before the tokens, and the tokens, side by side.
 fn remember(memory: Option<&Tensor>, x: &Tensor) -> TensorResult<Tensor> {
     match memory {
         Some(memory) => Tensor::cat(&[memory, x], 1),

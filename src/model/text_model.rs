@@ -52,6 +52,12 @@ pub trait TextModel {
 }
 
 /// A context to read.
+///
+/// # Source
+///
+/// `GLMTokenizerMixin.build_inputs_for_generation` of `tokenization_glm.py`: token `i` of a context has the position
+/// `i` and the block position 0; the start token and the answer have the position of the first mask, of any kind, and
+/// the block positions 1, 2, 3 and so on.
 #[derive(Clone, Copy, Debug)]
 pub struct PrefillRow<'a> {
     /// Slot that takes it.

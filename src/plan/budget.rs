@@ -66,6 +66,7 @@ pub struct Budget {
 
 /// Memory of the machine, as measured by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "the unit is in the name")]
 pub struct Memory {
     /// Bytes free on the machine or device.
     pub free_bytes: u64,
@@ -238,7 +239,7 @@ impl Budget {
 
     /// The budget after `attempted` tokens at once turned out to be too many: half of them.
     #[must_use]
-    pub fn halved(&self, attempted: u64) -> Self {
+    pub(crate) fn halved(&self, attempted: u64) -> Self {
         let limit = self.max_batch_tokens.min(attempted) / 2;
         Self {
             max_batch_tokens: limit.max(1),

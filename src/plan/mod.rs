@@ -2,17 +2,15 @@
 //!
 //! The scheduler in `generate` and the simulation behind `glm-batch plan` ask the same
 //! [`Budget::next_group`], so what is planned is what is run. No decision here may change an answer:
-//! it only says which rows stand beside each other.
+//! it only says which rows are computed together.
 
 mod budget;
 mod order;
 mod simulate;
 
-pub use budget::{
-    Budget, DEVICE_BATCH_SIZE, GroupRow, Load, Memory, PREFILL_TOKENS, SlotSizes, cpu_budget,
-    device_budget,
-};
+pub use budget::{Budget, GroupRow, Load, PREFILL_TOKENS, SlotSizes};
+pub(crate) use budget::{Memory, cpu_budget, device_budget};
 pub use order::{RowLength, order, padded};
 pub use simulate::{
-    BucketStatistics, LengthBin, PlanStatistics, PrefillGroup, schedule, simulate, simulate_windows,
+    BucketStatistics, LengthBin, PlanStatistics, schedule, simulate, simulate_windows,
 };

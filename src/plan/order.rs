@@ -1,6 +1,6 @@
 //! Rows of a window to the order in which they are taken: longest padded context first.
 //!
-//! Invariant: the order is a permutation, and rows of one bucket stand together, so that a prefill
+//! Invariant: the order is a permutation, and rows of one bucket are neighbours, so that a prefill
 //! group is always a run of the order.
 
 use std::cmp::Reverse;
@@ -19,12 +19,7 @@ pub struct RowLength {
     pub samples: u32,
 }
 
-/// A length rounded up to the next multiple of `bucket` tokens.
-///
-/// ```
-/// assert_eq!(glm_batch::plan::padded(9, 8), 16);
-/// assert_eq!(glm_batch::plan::padded(8, 8), 8);
-/// ```
+/// A length rounded up to the next multiple of `bucket` tokens: in steps of 8, 8 stays 8 and 9 becomes 16.
 pub fn padded(length: u32, bucket: u32) -> u32 {
     length.div_ceil(bucket.max(1)).saturating_mul(bucket.max(1))
 }
@@ -65,6 +60,7 @@ mod tests {
     fn lengths_round_up_to_the_bucket() {
         assert_eq!(padded(0, 8), 0);
         assert_eq!(padded(1, 8), 8);
+        assert_eq!(padded(8, 8), 8);
         assert_eq!(padded(17, 8), 24);
         assert_eq!(padded(5, 0), 5, "a bucket of 0 pads nothing");
         assert_eq!(padded(u32::MAX, 32), u32::MAX);

@@ -2,7 +2,7 @@
 //!
 //! The front matter lets `datasets.load_dataset` read the folder, the rest is for people. Invariant: the text
 //! depends on the job, its input, its model and its counts alone, so that every run of the job writes the same;
-//! no clock, no machine and no absolute path stands in it.
+//! it names no time, no machine and no absolute path.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -74,7 +74,7 @@ impl Card<'_> {
     }
 
     /// A name that no other results have: `datasets` keeps what it has loaded under the name of the folder and
-    /// what stands in the front matter, and would give the rows of another job.
+    /// what the front matter says, and would give the rows of another job.
     fn configuration(&self) -> String {
         let parts = self.parts.get(..NAMED_DIGITS).unwrap_or(self.parts);
         quoted(&format!("results-{parts}"))

@@ -14,13 +14,15 @@ mod table;
 mod terminal;
 mod time_left;
 
-pub use card::{CARD_MARK, Card};
-pub use live::duration;
-pub use loading::{Loading, loading};
+pub(crate) use card::{CARD_MARK, Card};
+pub(crate) use live::duration;
+pub use loading::Loading;
+pub(crate) use loading::loading;
 pub use observer::{Observer, Progress, Silent, observer_for};
-pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
-pub use table::{counted, grouped, line, rate, side_by_side, table};
-pub use terminal::{
+pub(crate) use run_report::peak_memory_bytes;
+pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes};
+pub(crate) use table::{counted, grouped, line, rate, side_by_side, table};
+pub(crate) use terminal::{
     as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
     print_json_line, say, say_lines, shell_word,
 };

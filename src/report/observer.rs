@@ -59,7 +59,7 @@ impl Observer for Silent {
 }
 
 /// The observer that suits standard error: a bar on a terminal, plain lines elsewhere; notes alone where
-/// it is to be quiet, because a warning is no progress.
+/// it is to be quiet, because a warning is not progress.
 pub fn observer_for(quiet: bool) -> Box<dyn Observer> {
     if quiet {
         Box::new(Notes)

@@ -22,7 +22,7 @@ const USUAL_WIDTH: usize = 80;
 /// How lines that the program itself puts below a message begin. What follows any other line break is data.
 const CONTINUATIONS: [&str; 2] = ["hint: ", "  "];
 
-/// Prints a message on standard error. Where that is closed, there is no one to tell.
+/// Prints a message on standard error. Where that is closed, the message is lost.
 ///
 /// A message has one line, and below it hints and indented lists. A line break of another kind comes from a
 /// name in the message and is escaped, so that a name cannot pretend to be the next message.
@@ -210,8 +210,8 @@ fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, is_obeyed, push_escape)
 }
 
-/// JSON leaves some of these characters as they are; within its strings, and they stand nowhere else, their
-/// own form of escape means the same.
+/// JSON leaves some of these characters as they are. They occur only within its strings, where JSON's own escape
+/// means the same.
 fn print_line(json: &str) -> io::Result<()> {
     let json = escaped(json, is_obeyed, push_json_escape);
     let mut out = io::stdout().lock();
@@ -219,7 +219,7 @@ fn print_line(json: &str) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Control characters but for line break and tab, and the marks that change the direction of text.
+/// Control characters except line break and tab, and the marks that change the direction of text.
 fn is_obeyed(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

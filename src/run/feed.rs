@@ -44,7 +44,7 @@ pub(super) struct FedWindow {
     pub(super) tokenize_seconds: f64,
 }
 
-/// Reads and encodes the given windows in order, until all are sent or nobody listens.
+/// Reads and encodes the given windows in order, until all are sent or the receiver is gone.
 pub(super) fn feed(
     prepared: &Prepared,
     model: &ModelFacts,

@@ -32,11 +32,12 @@ mod texts;
 
 use std::time::Instant;
 
-pub use encode::{EncodedLine, JobEncoder};
-pub use open_rows::OpenRows;
+pub(crate) use encode::JobEncoder;
+pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
-pub use plan::{PlanReport, check_columns, plan};
-pub use prompts::Prompts;
+pub(crate) use plan::check_columns;
+pub use plan::{PlanReport, plan};
+pub(crate) use prompts::Prompts;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};

@@ -67,7 +67,7 @@ pub struct PlanReport {
     pub operations: f64,
     /// Operations a second that products reach on this machine, measured just now; absent on a GPU.
     pub operations_per_second: Option<f64>,
-    /// Whether `bench` has measured such a model here, so that the estimate stands on its figures.
+    /// Whether `bench` has measured such a model here, so that the estimate is made from its figures.
     pub calibrated: bool,
     /// Seconds of the whole job if every answer is as long as it may be.
     pub estimated_seconds: Option<f64>,

@@ -164,7 +164,7 @@ fn files(
     };
     let known = || first.input.files.iter();
     if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {
-        // The same files may stand elsewhere now; their hashes decide.
+        // The same files may be elsewhere now; their hashes decide.
         return Ok(found?.files);
     }
     let paths: BTreeSet<&Path> = known().map(|file| file.path.as_path()).collect();
@@ -212,7 +212,7 @@ fn standard_input(
     Ok(copy)
 }
 
-/// Where a row stands, in words.
+/// The place of a row, in words.
 pub(super) fn place_text(place: &Place, files: &[InputFile]) -> String {
     let path = |file: u32| {
         files

@@ -34,11 +34,13 @@ use crate::outcome::Outcome;
 
 use layout::Layout;
 
-pub use columns::heading_columns;
+pub(crate) use columns::heading_columns;
 pub use error::SinkError;
-pub use failed::{FAILED_COLUMNS, write_failed};
-pub use read::{ResultRow, read_lines, read_part};
-pub use result_types::{ResultColumn, result_types};
+pub(crate) use failed::FAILED_COLUMNS;
+pub use failed::write_failed;
+pub(crate) use read::read_lines;
+pub use read::{ResultRow, read_part};
+pub(crate) use result_types::{ResultColumn, result_types};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
 pub const RESULTS_FORMAT: u32 = 1;

@@ -2,6 +2,10 @@
 //!
 //! Both are the reference's, quirks included: added tokens get a space on each side even where the
 //! text had none.
+//!
+//! # Source
+//!
+//! `clean_up_tokenization` of transformers, with its ten replacements in its order.
 
 /// What the clean-up replaces, in this order.
 const CLEAN_UP: [(&str, &str); 10] = [

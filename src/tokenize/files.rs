@@ -93,7 +93,7 @@ impl<'a> TokenizerFiles<'a> {
     /// Reads a JSON file that may be absent.
     ///
     /// # Errors
-    /// As [`read_json`](Self::read_json), but for its absence.
+    /// As [`read_json`](Self::read_json), but the file may be absent.
     pub(super) fn read_json_if_there<T: DeserializeOwned + Default>(
         &mut self,
         name: &str,

@@ -27,10 +27,10 @@ const JSON_FILE: &str = "tokenizer.json";
 ///
 /// # Examples
 /// ```no_run
-/// let tokenizer = glm_batch::tokenize::GlmTokenizer::load("models/glm-350M-chinese".as_ref())?;
+/// let tokenizer = glm_batch::GlmTokenizer::load("models/glm-350M-chinese".as_ref())?;
 /// let ids = tokenizer.encode_pair("中国的首都是哪里？", "回答：[MASK]");
 /// assert_eq!(tokenizer.decode(&ids, true), "中国的首都是哪里? 回答:");
-/// # Ok::<(), glm_batch::tokenize::TokenizeError>(())
+/// # Ok::<(), glm_batch::TokenizeError>(())
 /// ```
 pub struct GlmTokenizer {
     backend: Backend,
@@ -167,7 +167,7 @@ impl GlmTokenizer {
     }
 
     /// Decodes ids as the reference does: added tokens set apart by spaces, then spaces before
-    /// punctuation removed. `skip_special` leaves special tokens out. Ids that stand for nothing
+    /// punctuation removed. `skip_special` leaves special tokens out. Ids without a token
     /// give nothing; nor do those that the tokenizer fails on, which [`try_decode`](Self::try_decode) tells.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         self.try_decode(ids, skip_special).unwrap_or_default()
@@ -208,7 +208,7 @@ impl GlmTokenizer {
             .or_else(|| self.backend.piece(id))
     }
 
-    /// The tokens of ids, with an empty one for an id that stands for nothing.
+    /// The tokens of ids, with an empty one for an id that has none.
     pub fn tokens(&self, ids: &[u32]) -> Vec<String> {
         ids.iter()
             .map(|&id| self.token(id).unwrap_or_default())

@@ -33,7 +33,7 @@ impl JsonTokenizer {
     /// Builds the tokenizer from the bytes of its file.
     ///
     /// # Errors
-    /// [`TokenizeError::Damaged`] where it is no such file, [`TokenizeError::Unsupported`] where
+    /// [`TokenizeError::Damaged`] where it is not such a file, [`TokenizeError::Unsupported`] where
     /// its model cannot take every character.
     pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, TokenizeError> {
         let damaged = |reason: String| TokenizeError::Damaged {

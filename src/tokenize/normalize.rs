@@ -1,7 +1,7 @@
 //! SentencePiece's normalizer: a fragment to the text that its model reads.
 //!
 //! Characters go through the character map, spaces at the ends vanish, runs of spaces become one,
-//! `▁` stands for a space and in front. User-defined pieces pass through untouched.
+//! a space becomes `▁`, and one more `▁` goes in front. User-defined pieces pass through untouched.
 
 use super::charsmap::Charsmap;
 use super::proto::NormalizerSpec;
@@ -13,7 +13,7 @@ pub(super) const SPACE: char = '▁';
 /// Normalizes fragments.
 #[derive(Debug)]
 pub(super) struct Normalizer {
-    /// `None`: every character stands for itself.
+    /// `None`: every character stays as it is.
     charsmap: Option<Charsmap>,
     add_dummy_prefix: bool,
     remove_extra_whitespaces: bool,

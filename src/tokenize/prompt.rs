@@ -2,6 +2,13 @@
 //!
 //! `[CLS] prompt [SEP] prefix [MASK] <|endoftext|>`, or `[CLS] prompt [MASK] <|endoftext|>` without
 //! a prefix. Only the prompt's left is ever cut.
+//!
+//! # Source
+//!
+//! `GLMChineseTokenizer.build_inputs_with_special_tokens` of `tokenization_glm.py`, with its `truncation_side` of left
+//! and the strategy `only_first`; the first mask of any kind is the one that is answered, as in
+//! `GLMTokenizerMixin.build_inputs_for_generation`. The reference's callers write the mask themselves; here it is
+//! added where a prompt has none, and a context that is still too long, or has lost its mask, is a bad row.
 
 use super::glm::GlmTokenizer;
 use super::types::{Encoded, SpecialIds};

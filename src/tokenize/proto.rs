@@ -80,7 +80,7 @@ impl Piece {
 /// Reads a model file and refuses what GLM does not use.
 ///
 /// # Errors
-/// [`TokenizeError::Damaged`] where the file is no whole model, [`TokenizeError::Unsupported`]
+/// [`TokenizeError::Damaged`] where the file is not a whole model, [`TokenizeError::Unsupported`]
 /// where it is one of another kind.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<ModelProto, TokenizeError> {
     let damaged = |reason: String| TokenizeError::Damaged {
@@ -91,7 +91,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<ModelProto, TokenizeErr
     if model.pieces.is_empty() {
         return Err(damaged("it holds no pieces".to_owned()));
     }
-    // Both stand behind the pieces: a file cut between fields lacks them.
+    // Both come after the pieces: a file cut between fields lacks them.
     let Some(trainer) = &model.trainer else {
         return Err(damaged("it has no trainer settings".to_owned()));
     };

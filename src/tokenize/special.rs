@@ -2,11 +2,15 @@
 //!
 //! Leftmost first, longest at one place, and the text beside a token trimmed on that side, as the
 //! reference's slow tokenizer does before its model sees anything.
+//!
+//! # Source
+//!
+//! `PreTrainedTokenizer.tokenize` of transformers, `tokenization_utils.py`.
 
 /// A token that is cut out of a text as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SpecialToken {
-    /// The token as it stands in a text.
+    /// The token as a text spells it.
     pub(super) content: String,
     /// What it becomes.
     pub(super) id: u32,

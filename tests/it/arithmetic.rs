@@ -1,8 +1,8 @@
 //! The bits of the arithmetic: hashes of the nano model's logits, which every kind of CPU gives alike.
 
 use candle_core::Device;
-use glm_batch::kernels::ARITHMETIC;
-use glm_batch::model::{DecodeRow, Glm, Precision, TextModel};
+use glm_batch::internals::kernels::ARITHMETIC;
+use glm_batch::internals::model::{DecodeRow, Glm, Precision, TextModel};
 
 use crate::nano::{Nano, committed, list};
 

@@ -1,7 +1,7 @@
 //! A row's logits have the same bits whatever runs beside it, in whatever slot, on however many threads.
 
 use candle_core::Device;
-use glm_batch::model::{DecodeRow, Glm, Precision, TextModel};
+use glm_batch::internals::model::{DecodeRow, Glm, Precision, TextModel};
 
 use crate::nano::{Ids, committed};
 
@@ -210,7 +210,7 @@ fn calls_that_break_the_rules_are_refused_and_change_nothing() {
     ] {
         assert!(model.decode(&[bad]).is_err());
     }
-    let small = glm_batch::model::PrefillRow {
+    let small = glm_batch::internals::model::PrefillRow {
         capacity: 3,
         ..ids.prefill(1, &rows[1].ids, 0)
     };

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use glm_batch::StopFlag;
-use glm_batch::checkpoint::{
+use glm_batch::internals::checkpoint::{
     CheckpointError, Commit, JobFingerprint, JobRecord, Journal, LockOptions, Manifest,
     OutputFolder, ShardLock, Soundness, StoredJob, Totals, check_sizes, clean_leftovers,
     commit_window, discard, repair, restart, status, verify, verify_shards,
 };
-use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::input::InputWindow;
-use glm_batch::job::{GenerationSpec, OutputFormat};
-use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
-use glm_batch::precision::Precision;
-use glm_batch::sink::{ResultSink, SinkError, new_sink};
+use glm_batch::internals::ids::{RowId, ShardId, WindowId};
+use glm_batch::internals::input::InputWindow;
+use glm_batch::internals::job::{GenerationSpec, OutputFormat};
+use glm_batch::internals::outcome::{
+    BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage,
+};
+use glm_batch::internals::precision::Precision;
+use glm_batch::internals::sink::{ResultSink, SinkError, new_sink};
 use proptest::prelude::*;
 
 use crate::windows::{
@@ -43,7 +45,7 @@ impl Job {
         let job = record(Path::new("/out"), 1, &[4, 4]);
         assert!(job.create(&folder).unwrap());
         let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
-        let columns = index(&[("n", glm_batch::input::ColumnKind::Int64)]);
+        let columns = index(&[("n", glm_batch::internals::input::ColumnKind::Int64)]);
         let sink = new_sink(
             &output(OutputFormat::Jsonl),
             &GenerationSpec::default(),
@@ -650,7 +652,8 @@ fn a_real_full_device_is_recognised() {
         return;
     };
     let error =
-        glm_batch::fsio::append_synced(&mut full, Path::new("/dev/full"), 0, b"x").unwrap_err();
+        glm_batch::internals::fsio::append_synced(&mut full, Path::new("/dev/full"), 0, b"x")
+            .unwrap_err();
     assert!(error.is_full(), "{error}");
     assert!(matches!(
         CheckpointError::from(error),
@@ -750,7 +753,7 @@ fn the_record_is_created_once_and_compared() {
     assert_eq!(loaded, first);
     assert_eq!(
         loaded.compare(&first, Vec::new()),
-        glm_batch::checkpoint::Comparison::default()
+        glm_batch::internals::checkpoint::Comparison::default()
     );
 
     now.program = "0.2.0".to_owned();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use glm_batch::report::Silent;
+use glm_batch::internals::report::Silent;
 use glm_batch::{Deadline, RunEnd, RunOptions, StopFlag};
 
 use crate::support::{Job, both, some_questions, stderr};
@@ -27,7 +27,7 @@ const NEAR: Duration = Duration::from_secs(1000);
 
 /// A run in this process, by a clock that the test drives.
 fn run_by(job: &Job, left: impl Fn() -> Duration + Send + Sync + 'static) -> RunEnd {
-    let spec = glm_batch::job::load(&job.path("job.toml"), &[]).unwrap();
+    let spec = glm_batch::internals::job::load(&job.path("job.toml"), &[]).unwrap();
     let options = RunOptions {
         grace: 2 * NEAR,
         deadline: Some(Deadline::told_by(left)),

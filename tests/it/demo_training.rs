@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use glm_batch::model::{
+use glm_batch::internals::model::{
     AttentionMask, DecodeRow, ForwardInput, Glm, Positions, Precision, PrefillRow, TextModel,
 };
 use serde_json::Value;

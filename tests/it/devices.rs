@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use glm_batch::StopFlag;
-use glm_batch::engine::{Devices, EngineError, LoadModel, Request};
-use glm_batch::ids::{RowId, WindowId};
-use glm_batch::job::GenerationSpec;
-use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
-use glm_batch::outcome::Outcome;
-use glm_batch::plan::Budget;
+use glm_batch::internals::engine::{Devices, EngineError, LoadModel, Request};
+use glm_batch::internals::ids::{RowId, WindowId};
+use glm_batch::internals::job::GenerationSpec;
+use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use glm_batch::internals::outcome::Outcome;
+use glm_batch::internals::plan::Budget;
 
 use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};
 

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use glm_batch::engine::{Engine, Request};
-use glm_batch::generate::TextCodec;
-use glm_batch::ids::{RowId, WindowId};
-use glm_batch::job::GenerationSpec;
-use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
-use glm_batch::outcome::{Completion, FinishReason, Finished, Outcome, RowResult, Stage};
-use glm_batch::plan::{Budget, SlotSizes, padded};
-use glm_batch::tokenize::Encoded;
+use glm_batch::internals::engine::{Engine, Request};
+use glm_batch::internals::generate::TextCodec;
+use glm_batch::internals::ids::{RowId, WindowId};
+use glm_batch::internals::job::GenerationSpec;
+use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
+use glm_batch::internals::outcome::{
+    Completion, FinishReason, Finished, Outcome, RowResult, Stage,
+};
+use glm_batch::internals::plan::{Budget, SlotSizes, padded};
+use glm_batch::internals::tokenize::Encoded;
 use proptest::prelude::*;
 
 const VOCABULARY: usize = 64;

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
-use glm_batch::engine::{Engine, Request};
-use glm_batch::generate::TextCodec;
-use glm_batch::ids::{RowId, WindowId};
-use glm_batch::job::GenerationSpec;
-use glm_batch::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
-use glm_batch::outcome::{Completion, Outcome, RowResult};
-use glm_batch::plan::{Budget, RowLength, SlotSizes};
-use glm_batch::tokenize::Encoded;
+use glm_batch::internals::engine::{Engine, Request};
+use glm_batch::internals::generate::TextCodec;
+use glm_batch::internals::ids::{RowId, WindowId};
+use glm_batch::internals::job::GenerationSpec;
+use glm_batch::internals::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
+use glm_batch::internals::outcome::{Completion, Outcome, RowResult};
+use glm_batch::internals::plan::{Budget, RowLength, SlotSizes};
+use glm_batch::internals::tokenize::Encoded;
 use serde_json::Value;
 
 /// Ids of the nano models.

@@ -12,13 +12,15 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int8Type};
 use glm_batch::StopFlag;
-use glm_batch::input::{
+use glm_batch::internals::input::{
     Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
     MAX_WINDOW_BYTES, OpenOptions, Place, PromptSource, Scan, ScanOptions, Selection, json_lines,
     open, resolve_files, scan, select,
 };
-use glm_batch::job::{CarriedColumns, ColumnSpec, InputSpec, OnBadRow, PromptSpec, Rules};
-use glm_batch::outcome::{BadRow, Stage};
+use glm_batch::internals::job::{
+    CarriedColumns, ColumnSpec, InputSpec, OnBadRow, PromptSpec, Rules,
+};
+use glm_batch::internals::outcome::{BadRow, Stage};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -51,7 +53,8 @@ impl Job {
             input = { path = "in", columns = { prompt = "prompt" } }
             output.path = "out"
         "#;
-        let mut job = glm_batch::job::parse(text, "test.toml", Path::new("/"), &[]).unwrap();
+        let mut job =
+            glm_batch::internals::job::parse(text, "test.toml", Path::new("/"), &[]).unwrap();
         job.input.path = paths
             .iter()
             .map(|path| path.to_str().unwrap().to_owned())

@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
-use glm_batch::input::{ColumnKind, InputError, Place, resolve_files};
-use glm_batch::job::Rules;
-use glm_batch::outcome::Stage;
+use glm_batch::internals::input::{ColumnKind, InputError, Place, resolve_files};
+use glm_batch::internals::job::Rules;
+use glm_batch::internals::outcome::Stage;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::{Value, json};
 
@@ -477,7 +477,8 @@ fn columns_of_folders_reach_windows_and_give_way_to_the_rows_own() {
         assert_eq!(raw.len(), index.windows.len());
         // From the last window to the first, and again from an index that a run has stored.
         let stored = serde_json::to_string(&index).unwrap();
-        let stored: glm_batch::input::InputIndex = serde_json::from_str(&stored).unwrap();
+        let stored: glm_batch::internals::input::InputIndex =
+            serde_json::from_str(&stored).unwrap();
         assert_eq!(stored, index);
         let source = job.open_index(&stored).unwrap();
         for span in index.windows.iter().rev() {

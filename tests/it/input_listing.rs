@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use glm_batch::input::{InputError, resolve_files};
-use glm_batch::job::{InputSpec, Rules};
+use glm_batch::internals::input::{InputError, resolve_files};
+use glm_batch::internals::job::{InputSpec, Rules};
 
 use crate::input;
 use crate::support::{Job, both, some_questions, stderr};

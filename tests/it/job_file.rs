@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use glm_batch::job::{GenerationSpec, JobSpec, SpecError, job_keys, json_schema, parse};
+use glm_batch::internals::job::{GenerationSpec, JobSpec, SpecError, job_keys, json_schema, parse};
 use serde_json::Value;
 
 /// A whole job; the cases below change a line of it or add to it.

@@ -19,6 +19,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (11, &["run"]),
     (12, &["bench"]),
     (13, &["cli"]),
+    (14, &["internals"]),
 ];
 
 /// Imports that no level forbids, and that are wrong all the same: the network and its kernels must not know of

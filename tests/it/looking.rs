@@ -4,12 +4,14 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use glm_batch::checkpoint::{
+use glm_batch::internals::checkpoint::{
     Journal, LockOptions, LockTiming, OutputFolder, ShardLock, StoredJob, Work,
 };
-use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::job::Rules;
-use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
+use glm_batch::internals::ids::{RowId, ShardId, WindowId};
+use glm_batch::internals::job::Rules;
+use glm_batch::internals::outcome::{
+    BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage,
+};
 use serde_json::Value;
 
 use crate::input;

@@ -27,6 +27,7 @@ mod input_files;
 mod input_listing;
 mod job_file;
 mod layering;
+mod library;
 mod looking;
 mod manifest_compat;
 mod model_files;

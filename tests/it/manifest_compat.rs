@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use glm_batch::checkpoint::{
+use glm_batch::internals::checkpoint::{
     CommittedWindow, Example, FileEntry, JobFingerprint, JobRecord, Journal, Manifest,
     OutputFolder, StoredJob, Totals,
 };
-use glm_batch::fsio::FileDigest;
-use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::job::Rules;
+use glm_batch::internals::fsio::FileDigest;
+use glm_batch::internals::ids::{RowId, ShardId, WindowId};
+use glm_batch::internals::job::Rules;
 
 use crate::windows::{answered, failed, record, span};
 

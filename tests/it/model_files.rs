@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use glm_batch::StopFlag;
-use glm_batch::model::{
+use glm_batch::internals::model::{
     AttentionMask, Fingerprinted, FloatType, ForwardInput, Glm, GlmConfig, ModelError, Positions,
     Precision, TextModel, convert, weights_fingerprint,
 };

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use glm_batch::StopFlag;
-use glm_batch::checkpoint::{JobRecord, OutputFolder};
-use glm_batch::job::Rules;
-use glm_batch::model::{Fingerprinted, weights_fingerprint};
+use glm_batch::internals::checkpoint::{JobRecord, OutputFolder};
+use glm_batch::internals::job::Rules;
+use glm_batch::internals::model::{Fingerprinted, weights_fingerprint};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 //! Absolute tolerances, f32: 2e-4 (`scale8` 5e-4, logits of `smallemb` 5e-6).
 
 use candle_core::{Device, Tensor};
-use glm_batch::model::{
+use glm_batch::internals::model::{
     AttentionMask, Backend, DecodeRow, FloatType, ForwardInput, Glm, ModelError, Positions,
     Precision, TextModel, convert,
 };
@@ -74,7 +74,7 @@ fn check_forward(nano: &Nano, model: &Glm, tolerance: f32) -> usize {
         let memory: Vec<Tensor> = case["mems_from"]
             .as_str()
             .map_or_else(Vec::new, |from: &str| {
-                let output: &glm_batch::model::ForwardOutput = &outputs[from];
+                let output: &glm_batch::internals::model::ForwardOutput = &outputs[from];
                 output.hidden.clone()
             });
         let ids = lists(&case["input_ids"]);

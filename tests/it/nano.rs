@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use glm_batch::model::{DecodeRow, ModelError, PrefillRow, Scores, TextModel};
+use glm_batch::internals::model::{DecodeRow, ModelError, PrefillRow, Scores, TextModel};
 use serde_json::Value;
 
 /// A model folder with its goldens.

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use glm_batch::checkpoint::{OutputFolder, StoredJob};
+use glm_batch::internals::checkpoint::{OutputFolder, StoredJob};
 
 use crate::support::{both, demo_model, files, stderr};
 

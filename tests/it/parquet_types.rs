@@ -15,11 +15,11 @@ use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use glm_batch::StopFlag;
-use glm_batch::input::{
+use glm_batch::internals::input::{
     Carried, FoundFile, InputError, InputIndex, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
     PromptSource, ScanOptions, open, scan,
 };
-use glm_batch::job::{self, JobSpec, Rules};
+use glm_batch::internals::job::{self, JobSpec, Rules};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Encoding;
@@ -559,7 +559,7 @@ fn a_trial_holds_no_more_than_its_rows() {
         .build();
     write(&path, columns, Some(plain));
     let reading = Reading::new(&[path], Rules::CURRENT, BY_QUESTION).unwrap();
-    let chosen = glm_batch::input::Selection::First(2);
+    let chosen = glm_batch::internals::input::Selection::First(2);
     let Reading {
         source,
         index,
@@ -567,7 +567,7 @@ fn a_trial_holds_no_more_than_its_rows() {
         ..
     } = reading;
     let rows = spec.batch.window_rows;
-    let (trial, index) = glm_batch::input::select(source, &index, chosen, rows);
+    let (trial, index) = glm_batch::internals::input::select(source, &index, chosen, rows);
     let seen = std::sync::Mutex::new(Vec::new());
     let window = trial.read_rows(&index.windows[0], &|position, row| {
         seen.lock().unwrap().push((position, row.row.0));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use glm_batch::plan::{
+use glm_batch::internals::plan::{
     Budget, Load, RowLength, SlotSizes, order, padded, schedule, simulate, simulate_windows,
 };
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ proptest! {
                 prop_assert_eq!(padded(rows[*index].context, budget.bucket_tokens), group.bucket);
             }
             let tokens = group.rows.len() as u64 * u64::from(group.bucket);
-            prop_assert!(tokens <= glm_batch::plan::PREFILL_TOKENS || group.rows.len() == 1);
+            prop_assert!(tokens <= glm_batch::internals::plan::PREFILL_TOKENS || group.rows.len() == 1);
         }
     }
 

@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use glm_batch::engine::EngineStatistics;
-use glm_batch::ids::RowId;
-use glm_batch::plan::{RowLength, order, padded};
-use glm_batch::report::{Moment, RowWork, TimeLeft};
+use glm_batch::internals::engine::EngineStatistics;
+use glm_batch::internals::ids::RowId;
+use glm_batch::internals::plan::{RowLength, order, padded};
+use glm_batch::internals::report::{Moment, RowWork, TimeLeft};
 
 /// Seconds of a prefilled token, of a decode step, and of each answer in it: as a model of 350M on two cores.
 const PREFILL: f64 = 0.004;

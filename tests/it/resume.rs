@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use glm_batch::checkpoint::OutputFolder;
-use glm_batch::ids::ShardId;
+use glm_batch::internals::checkpoint::OutputFolder;
+use glm_batch::internals::ids::ShardId;
 
 use crate::support::{self, Job, both, demo_questions, shared, some_questions, stderr};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use glm_batch::generate::{Endings, Rules, Warp, probabilities, process};
+use glm_batch::internals::generate::{Endings, Rules, Warp, probabilities, process};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

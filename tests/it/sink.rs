@@ -12,11 +12,13 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type, Int64Type, Schema};
 
-use glm_batch::ids::RowId;
-use glm_batch::input::{ColumnKind, InputIndex, InputWindow};
-use glm_batch::job::{CarriedColumns, GenerationSpec, OutputFormat, OutputSpec, SampleLayout};
-use glm_batch::outcome::{Outcome, RowResult};
-use glm_batch::sink::{SinkError, new_sink, write_failed};
+use glm_batch::internals::ids::RowId;
+use glm_batch::internals::input::{ColumnKind, InputIndex, InputWindow};
+use glm_batch::internals::job::{
+    CarriedColumns, GenerationSpec, OutputFormat, OutputSpec, SampleLayout,
+};
+use glm_batch::internals::outcome::{Outcome, RowResult};
+use glm_batch::internals::sink::{SinkError, new_sink, write_failed};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::windows::{
@@ -56,8 +58,8 @@ fn part(
         ..GenerationSpec::default()
     };
     let schema = match &window.carried {
-        glm_batch::input::Carried::Arrow(batch) => Some(batch.schema()),
-        glm_batch::input::Carried::Json { .. } => None,
+        glm_batch::internals::input::Carried::Arrow(batch) => Some(batch.schema()),
+        glm_batch::internals::input::Carried::Json { .. } => None,
     };
     let sink = new_sink(output, &generation, index, None, schema.as_deref()).unwrap();
     let mut bytes = Vec::new();
@@ -465,7 +467,7 @@ fn refused_columns_name_the_cure() {
 #[test]
 fn failed_rows_stand_with_place_reason_and_record() {
     let mut window = three_rows();
-    let glm_batch::input::Carried::Json { lines, .. } = &mut window.carried else {
+    let glm_batch::internals::input::Carried::Json { lines, .. } = &mut window.carried else {
         unreachable!()
     };
     lines[0] = b"{\"question\": \"\xff\"}".to_vec();
@@ -494,9 +496,9 @@ fn failed_rows_stand_with_place_reason_and_record() {
     insta::assert_snapshot!(String::from_utf8(text).unwrap(), @r#"{"row":1,"id":"q1","file":"/data/questions.jsonl","row_group":0,"row_in_group":1,"stage":"generate","reason":"no room","raw":"{\"list\":[],\"score\":0.5}"}"#);
 }
 
-fn completion() -> glm_batch::outcome::Completion {
+fn completion() -> glm_batch::internals::outcome::Completion {
     let samples = vec![sample("a")];
-    glm_batch::outcome::Completion {
+    glm_batch::internals::outcome::Completion {
         prompt_tokens: 1,
         truncated: 0,
         samples,

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use glm_batch::checkpoint::{
+use glm_batch::internals::checkpoint::{
     CheckpointError, JobFingerprint, JobRecord, Journal, LockOptions, Manifest, OutputFolder,
     Soundness, StoredJob, repair, restart, status, verify,
 };
-use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::job;
-use glm_batch::report::{Observer, Progress};
+use glm_batch::internals::ids::{RowId, ShardId, WindowId};
+use glm_batch::internals::job;
+use glm_batch::internals::report::{Observer, Progress};
 use glm_batch::{RunOptions, StopFlag};
 
 use crate::support::{Job, both, files, some_questions, stderr};
@@ -386,20 +386,20 @@ fn files_that_name_no_job_belong_beside_an_old_record_only() {
     assert!(JobRecord::load(&folder).unwrap().is_some());
 }
 
-fn committed_nothing() -> glm_batch::checkpoint::CommittedWindow {
-    glm_batch::checkpoint::CommittedWindow {
+fn committed_nothing() -> glm_batch::internals::checkpoint::CommittedWindow {
+    glm_batch::internals::checkpoint::CommittedWindow {
         window: WindowId(0),
         first_row: 0,
         rows: 4,
-        part: glm_batch::checkpoint::FileEntry {
+        part: glm_batch::internals::checkpoint::FileEntry {
             name: "parts/part-000000.jsonl".to_owned(),
-            digest: glm_batch::fsio::FileDigest {
+            digest: glm_batch::internals::fsio::FileDigest {
                 bytes: 0,
                 blake3: String::new(),
             },
         },
         failed: None,
-        totals: glm_batch::checkpoint::Totals::default(),
+        totals: glm_batch::internals::checkpoint::Totals::default(),
         examples: Vec::new(),
     }
 }

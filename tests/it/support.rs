@@ -109,7 +109,7 @@ pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 pub fn rows(output: &Path) -> Vec<Value> {
     let mut rows = Vec::new();
     for (name, _) in files(&output.join("parts")) {
-        let part = glm_batch::sink::read_part(&output.join("parts").join(name)).unwrap();
+        let part = glm_batch::internals::sink::read_part(&output.join("parts").join(name)).unwrap();
         rows.extend(part.map(|row| Value::Object(row.unwrap())));
     }
     rows

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use glm_batch::checkpoint::{JobRecord, OutputFolder};
-use glm_batch::job::Rules;
-use glm_batch::tokenize::GlmTokenizer;
+use glm_batch::internals::checkpoint::{JobRecord, OutputFolder};
+use glm_batch::internals::job::Rules;
+use glm_batch::internals::tokenize::GlmTokenizer;
 use serde_json::{Value, json};
 
 use crate::support::{Job, both, demo_model, shared, stderr};

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use glm_batch::job::{MaskToken, Overflow};
-use glm_batch::tokenize::GlmTokenizer;
+use glm_batch::internals::job::{MaskToken, Overflow};
+use glm_batch::internals::tokenize::GlmTokenizer;
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -22,12 +22,12 @@ use parquet::schema::types::Type;
 use serde_json::{Value, json};
 
 use glm_batch::StopFlag;
-use glm_batch::ids::RowId;
-use glm_batch::input::{
+use glm_batch::internals::ids::RowId;
+use glm_batch::internals::input::{
     Carried, MAX_WINDOW_BYTES, OpenOptions, ScanOptions, json_lines, open, scan,
 };
-use glm_batch::job::{self, Rules};
-use glm_batch::sink::write_failed;
+use glm_batch::internals::job::{self, Rules};
+use glm_batch::internals::sink::write_failed;
 
 use crate::support::{Job, both, demo_model, stderr};
 use crate::windows::{arrow_window, failed, input_file};

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use glm_batch::checkpoint::{JobRecord, RECORD_VERSION, Resolved};
-use glm_batch::device::DeviceKind;
-use glm_batch::ids::{RowId, WindowId};
-use glm_batch::input::{
+use glm_batch::internals::checkpoint::{JobRecord, RECORD_VERSION, Resolved};
+use glm_batch::internals::device::DeviceKind;
+use glm_batch::internals::ids::{RowId, WindowId};
+use glm_batch::internals::input::{
     Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow, InputWindow,
     Place, Prompt, WindowSpan,
 };
-use glm_batch::job::{JobSpec, OutputFormat, OutputSpec, Rules};
-use glm_batch::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage};
-use glm_batch::precision::Precision;
+use glm_batch::internals::job::{JobSpec, OutputFormat, OutputSpec, Rules};
+use glm_batch::internals::outcome::{
+    BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage,
+};
+use glm_batch::internals::precision::Precision;
 use serde_json::value::RawValue;
 
 pub(crate) fn output(format: OutputFormat) -> OutputSpec {
@@ -209,5 +211,5 @@ fn job(root: &Path, shards: u32) -> JobSpec {
         "#,
         root.display()
     );
-    glm_batch::job::parse(&text, "test.toml", Path::new("/"), &[]).unwrap()
+    glm_batch::internals::job::parse(&text, "test.toml", Path::new("/"), &[]).unwrap()
 }

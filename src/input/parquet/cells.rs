@@ -1,6 +1,6 @@
 //! A batch to records: the columns that prompts are made of, by row.
 //!
-//! Text is read as it stands, a UUID as its text; all else goes through JSON, one value at a time, so that a
+//! Text is read as it is, a UUID as its text; all else goes through JSON, one value at a time, so that a
 //! template sees in a nested column what it would see in JSON lines.
 
 use std::borrow::Cow;

@@ -59,7 +59,7 @@ impl<'a> JsonColumn<'a> {
     }
 }
 
-/// Writes one JSON object a row, each ended by `\n`; nulls stand as `null`.
+/// Writes one JSON object a row, each ended by `\n`; nulls are written as `null`.
 pub fn json_lines(batch: &RecordBatch) -> Vec<u8> {
     let options = json_options(batch.schema_ref());
     let fields = batch.schema_ref().fields().iter();

@@ -26,7 +26,8 @@ mod times;
 mod unknown;
 
 pub(super) use footer::{first_pass, footer_fingerprint};
-pub use json::{JsonColumn, json_lines, json_options};
+pub use json::json_lines;
+pub(crate) use json::{JsonColumn, json_options};
 pub(super) use layout::compact;
 pub use logical::{Logical, marked_batches};
 pub(crate) use nested::{list_item, with_children};

@@ -2,7 +2,7 @@
 //!
 //! Columns by name, in order of first appearance; missing is null; what two files have is joined by
 //! [`super::common`]; any other clash is refused. Everything is nullable and carries no metadata, so that a row
-//! without readable columns can stand as nulls.
+//! without readable columns can be read as nulls.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

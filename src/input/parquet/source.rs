@@ -48,7 +48,7 @@ pub(crate) struct ParquetSource {
     footer: Mutex<Option<(u32, Footer)>>,
     /// Row groups that were decoded whole, with the damage found.
     checked: Mutex<HashMap<GroupId, Option<String>>>,
-    /// Readers with the row that they stand before.
+    /// Readers with the row that they read next.
     kept: Mutex<Vec<(GroupId, u64, GroupReader)>>,
 }
 
@@ -125,7 +125,7 @@ impl ParquetSource {
         Ok(footer)
     }
 
-    /// The window's batch and where its rows stand.
+    /// The window's batch and the places of its rows.
     fn read(&self, span: &WindowSpan) -> Result<(RecordBatch, Vec<Slice>), InputError> {
         let (mut file, mut group, mut row) = (span.file, span.row_group, span.row_in_group);
         let mut missing = span.rows;

@@ -65,7 +65,7 @@ pub enum MaskToken {
 }
 
 impl MaskToken {
-    /// The token as it stands in a text.
+    /// The token as a text spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Mask => "[MASK]",

@@ -7,7 +7,7 @@ use super::{Node, Value};
 use crate::job::error::{Hint, Place, SpecError};
 use crate::job::hint::join;
 
-/// Puts environment variables in for `${NAME}` in every string; `$${` stands for `${`.
+/// Replaces `${NAME}` in every string by the environment variable; `$${` becomes `${`.
 pub(in crate::job) fn expand_environment(
     node: &mut Node,
     environment: &dyn Fn(&str) -> Option<String>,

@@ -1,7 +1,7 @@
-//! Job text to a tree of values that know where they stand.
+//! Job text to a tree of values that know where they come from.
 //!
 //! Each node knows its line or its `--set` argument, so that later steps can say where a value
-//! stands. Tables keep the order of the text, so that the first error is the topmost one. `set` puts the
+//! comes from. Tables keep the order of the text, so that the first error is the topmost one. `set` puts the
 //! arguments of `--set` in, `environment` the variables, and `reader` reads the tree into structs.
 
 pub(super) mod environment;
@@ -17,7 +17,7 @@ use crate::job::error::{Hint, Place, SpecError};
 /// Deepest table or list; a job needs four levels.
 const MAX_DEPTH: usize = 16;
 
-/// A value and where it stands; rows have no place.
+/// A value and where it comes from; rows have no place.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::job) struct Node {
     pub(in crate::job) place: Option<Place>,
@@ -40,7 +40,7 @@ pub(in crate::job) enum Value {
     Table(Vec<Entry>),
 }
 
-/// A key of a table and where it stands.
+/// A key of a table and where it comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::job) struct Entry {
     pub(in crate::job) key: String,
@@ -75,7 +75,7 @@ impl Node {
         self.entry(key).map(|entry| &entry.node)
     }
 
-    /// Where a dotted key stands; where it does not, its section; else the file.
+    /// The place of a dotted key; where it is absent, that of its section, or else the file.
     pub(in crate::job) fn place_of(&self, key: &str) -> Option<Place> {
         match (self.entry(key), key.rsplit_once('.')) {
             (Some(entry), _) => entry.place.clone(),
@@ -84,7 +84,7 @@ impl Node {
         }
     }
 
-    /// The string that stands here, if it is one.
+    /// The value, if it is a string.
     pub(in crate::job) fn as_str(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),

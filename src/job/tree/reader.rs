@@ -18,7 +18,7 @@ pub(in crate::job) fn read<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<
     read_at(node, "")
 }
 
-/// Reads a value that stands under `key`.
+/// Reads the value of `key`.
 pub(in crate::job) fn read_at<'de, T: Deserialize<'de>>(
     node: &'de Node,
     key: &str,

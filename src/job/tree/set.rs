@@ -1,6 +1,6 @@
 //! `--set key=value` arguments into the tree of a job.
 //!
-//! Keys and values are read by the TOML parser; what is no TOML is a bare word. Comes after
+//! Keys and values are read by the TOML parser; what is not TOML is a bare word. Comes after
 //! [`super::parse`] has read the file, before the environment is put in.
 
 use toml::de::{DeTable, DeValue};
@@ -10,7 +10,7 @@ use crate::job::error::{Hint, Place, SpecError};
 use crate::job::hint::join;
 use crate::job::problem::shown;
 
-/// Puts `key=value` of `--set` into the tree, over what stands there.
+/// Puts `key=value` of `--set` into the tree, over the value that is there.
 pub(in crate::job) fn apply_override(root: &mut Node, argument: &str) -> Result<(), SpecError> {
     let place = Place::Set {
         argument: argument.into(),

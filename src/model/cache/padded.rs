@@ -4,6 +4,11 @@
 //! short ones neither memory nor attention. A step runs all its rows through the products together
 //! and attends pool by pool. Scores and softmax are f32. Runs on every device; the CPU uses it in
 //! tests only.
+//!
+//! # Source
+//!
+//! The masks are those of the CPU's cache, `ragged`, and so of the reference. Padding lies behind a slot's tokens,
+//! as in a batch that the reference pads on the right.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +45,7 @@ struct Held {
     capacity: usize,
 }
 
-/// Rows of a prefill that stand side by side both in the call and in a pool.
+/// Rows of a prefill that are neighbours both in the call and in a pool.
 struct Run {
     columns: usize,
     first_place: usize,

@@ -2,6 +2,12 @@
 //!
 //! Tokens of all rows lie one behind the other, without padding. A query's sums run over its own
 //! slot's keys in order, so neither neighbours nor slot numbers nor threads can alter its bits.
+//!
+//! # Source
+//!
+//! Which token sees which is as `GLMTokenizerMixin.build_inputs_for_generation` of `tokenization_glm.py` has it in
+//! its `generation_attention_mask`: the context sees the whole context, and an answer's token the context and the
+//! answer up to itself. The reference pads the rows of a batch; here each row is as it would be alone.
 
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;

@@ -1,4 +1,8 @@
 //! Embedding tables: ids to rows.
+//!
+//! # Source
+//!
+//! `VocabEmbedding`, and the two position tables of `GLMStack`, of `modeling_glm.py`.
 
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};

@@ -132,7 +132,7 @@ fn write_values(values: &[f32], float: FloatType, out: &mut impl Write) -> io::R
     }
 }
 
-/// Writes a file that is not there yet; its name stands only once all is there.
+/// Writes a file that does not exist yet; its name appears only once the whole content is there.
 fn write_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

@@ -189,7 +189,7 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
 ///
 /// # Errors
 ///
-/// As [`WeightFiles::find`], or [`ModelError::Io`]; [`ModelError::Interrupted`].
+/// [`ModelError`], where the folder has no weights that can be read; [`ModelError::Interrupted`].
 pub fn weights_fingerprint(
     folder: &Path,
     by: Fingerprinted,

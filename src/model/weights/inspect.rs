@@ -36,7 +36,7 @@ pub enum FurtherLayers {
 ///
 /// # Errors
 ///
-/// What [`Glm::load`](crate::model::Glm::load) would refuse, but for values that are not finite; further layers,
+/// What [`Glm::load`](crate::model::Glm::load) would refuse, except values that are not finite; further layers,
 /// where these are refused.
 pub fn inspect(
     folder: &Path,

@@ -14,7 +14,8 @@ mod store;
 mod tensors;
 
 pub use convert::convert;
-pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
+pub(super) use files::WeightFiles;
+pub use files::{Fingerprinted, weights_fingerprint};
 pub use inspect::{FurtherLayers, Inspection, inspect};
 pub(super) use parts::{Part, Role, parts};
 pub(super) use store::WeightStore;

@@ -234,7 +234,7 @@ impl WeightStore {
         ))
     }
 
-    /// Names of the tensors that nothing reads, but for those that are known to be no weights.
+    /// Names of the tensors that nothing reads, except those that are known not to be weights.
     pub(in crate::model) fn unread(&self, expected: &[Part]) -> Vec<String> {
         let expected: BTreeSet<&str> = expected.iter().map(|part| part.name.as_str()).collect();
         let is_known = |name: &str| {

@@ -1,6 +1,6 @@
 //! A job's own texts in the form that answers can have: bad words to ids, stop strings to text.
 //!
-//! An answer is decoded from the ids that the model chose. What stands in a job must be brought to the
+//! An answer is decoded from the ids that the model chose. What a job writes must be brought to the
 //! same form before the two are compared: the tokenizer turns `？` into `?`, and the piece of a word
 //! inside a text is another one than at its start. Used by `generate` and by the check of a job.
 
@@ -43,7 +43,7 @@ impl GlmTokenizer {
         found
     }
 
-    /// A text as it stands inside an answer: `？` as `?`, where the tokenizer turns one into the other.
+    /// A text as an answer has it: `？` as `?`, where the tokenizer turns one into the other.
     ///
     /// # Errors
     /// [`Unwritable`] where no answer can hold the text.

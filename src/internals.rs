@@ -1,0 +1,97 @@
+//! Parts of the program that its own tests and benches look into, by stage.
+//!
+//! They promise nothing: any of them may change or go with any version. What a user of the library may count on is
+//! what `lib.rs` lists; much of it is here too, so that a test names the stage that it tests.
+
+pub mod checkpoint {
+    pub use crate::checkpoint::{
+        CheckpointError, Commit, CommittedWindow, Comparison, Example, FileEntry, JobFingerprint,
+        JobRecord, Journal, LockOptions, LockTiming, Manifest, OutputFolder, RECORD_VERSION,
+        Resolved, ShardLock, Soundness, StoredJob, Totals, Work, check_sizes, clean_leftovers,
+        commit_window, discard, repair, restart, status, verify, verify_shards,
+    };
+}
+
+pub mod device {
+    pub use crate::device::{DeviceId, DeviceKind};
+}
+
+pub mod engine {
+    pub use crate::engine::{Devices, Engine, EngineError, EngineStatistics, LoadModel, Request};
+}
+
+pub mod fsio {
+    pub use crate::fsio::{FAILPOINTS, FileDigest, append_synced, write_atomic};
+}
+
+pub mod generate {
+    pub use crate::generate::{
+        Draw, Endings, Rules, Scratch, TextCodec, Warp, choose, log_probability, probabilities,
+        process,
+    };
+}
+
+pub mod ids {
+    pub use crate::ids::{RowId, ShardId, WindowId};
+}
+
+pub mod input {
+    pub use crate::input::{
+        Carried, ColumnKind, FoundFile, InputColumn, InputError, InputFile, InputFormat,
+        InputIndex, InputRow, InputStream, InputWindow, MAX_WINDOW_BYTES, OpenOptions, Place,
+        Prompt, PromptSource, Scan, ScanOptions, Selection, WindowSpan, id_column, json_lines,
+        open, resolve_files, scan, select,
+    };
+}
+
+pub mod job {
+    pub use crate::job::{
+        CarriedColumns, ColumnSpec, GenerationSpec, InputSpec, JobSpec, MaskToken, OnBadRow,
+        OutputFormat, OutputSpec, Overflow, PromptSpec, Rules, SampleLayout, SpecError, job_keys,
+        json_schema, load, parse,
+    };
+}
+
+pub mod kernels {
+    pub use crate::kernels::{
+        ARITHMETIC, Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend,
+        attend_block, gelu, layer_norm,
+    };
+}
+
+pub mod model {
+    pub use crate::model::{
+        AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput, ForwardOutput,
+        Glm, GlmConfig, Logits, ModelError, Positions, Precision, PrefillRow, Scores, TextModel,
+        convert, weights_fingerprint,
+    };
+}
+
+pub mod outcome {
+    pub use crate::outcome::{
+        BadRow, Completion, FinishReason, Finished, Outcome, RowResult, Sample, Stage,
+    };
+}
+
+pub mod plan {
+    pub use crate::plan::{
+        Budget, Load, PREFILL_TOKENS, RowLength, SlotSizes, order, padded, schedule, simulate,
+        simulate_windows,
+    };
+}
+
+pub mod precision {
+    pub use crate::precision::Precision;
+}
+
+pub mod report {
+    pub use crate::report::{Moment, Observer, Progress, RowWork, RunReport, Silent, TimeLeft};
+}
+
+pub mod sink {
+    pub use crate::sink::{ResultSink, SinkError, new_sink, read_part, write_failed};
+}
+
+pub mod tokenize {
+    pub use crate::tokenize::{Encoded, GlmTokenizer};
+}

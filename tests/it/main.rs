@@ -43,6 +43,7 @@ mod readers;
 mod reading;
 mod rendered;
 mod resume;
+mod reward_folders;
 mod sampling_golden;
 mod signals;
 mod sink;

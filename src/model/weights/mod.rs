@@ -1,7 +1,8 @@
 //! The files of a model folder to its tensors, and back to a folder of another type.
 //!
 //! ```text
-//! files: which files -> tensors: their headers (pickle reads those of PyTorch) -> store: all tensors by name
+//! files: which files -> tensors: their headers (pickle reads those of PyTorch) -> store: all tensors by name, their
+//! values as f32
 //! source: the folder, and whether a value head belongs to it; parts: what a configuration needs; inspect, convert: what is done with a store but load it
 //! ```
 
@@ -13,6 +14,7 @@ mod pickle;
 mod source;
 mod store;
 mod tensors;
+mod values;
 
 pub use convert::convert;
 pub use files::{Fingerprinted, ShardIndex, WeightFiles, source_fingerprint, weights_fingerprint};

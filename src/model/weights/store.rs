@@ -9,17 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use memmap2::Mmap;
 
 use super::super::{FloatType, ModelError};
 use super::files::{ShardIndex, WeightFiles, map_file};
 use super::parts::{Part, VALUE_HEAD};
 use super::tensors::{Kind, StoredTensor, tensors};
-
-/// Values that are converted at once; small enough for the first-level cache.
-const CHUNK: usize = 4096;
+use super::values::{CHUNK, Weight};
 
 /// Tensors that an error names; the others are counted.
 const MOST_NAMED: usize = 20;
@@ -72,14 +68,6 @@ struct WeightFile {
 struct Stored {
     file: usize,
     tensor: StoredTensor,
-}
-
-/// One tensor's values, convertible piece by piece.
-pub(in crate::model) struct Weight<'a> {
-    bytes: Cow<'a, [u8]>,
-    stored: FloatType,
-    float: FloatType,
-    count: usize,
 }
 
 impl WeightStore {
@@ -447,71 +435,10 @@ fn reserved<T>(count: usize) -> Result<Vec<T>, ModelError> {
     Ok(values)
 }
 
-impl Weight<'_> {
-    /// Writes rounded values; false if one is not finite.
-    fn fill(&self, start: usize, out: &mut [f32]) -> bool {
-        let mut finite = true;
-        for (number, out) in out.chunks_mut(CHUNK).enumerate() {
-            let start = start + number * CHUNK;
-            decode(self.stored, &self.bytes, start, out);
-            if self.stored != self.float {
-                round(self.float, out);
-            }
-            finite &= out
-                .iter()
-                .fold(true, |finite, value| finite & value.is_finite());
-        }
-        finite
-    }
-}
-
 fn lock(names: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
     names
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn decode(stored: FloatType, bytes: &[u8], start: usize, out: &mut [f32]) {
-    let width = stored.dtype().size_in_bytes();
-    let bytes = &bytes[start * width..(start + out.len()) * width];
-    match stored {
-        FloatType::F16 => {
-            let mut halves = [f16::ZERO; CHUNK];
-            let halves = &mut halves[..out.len()];
-            for (half, bytes) in halves.iter_mut().zip(bytes.chunks_exact(2)) {
-                *half = f16::from_le_bytes([bytes[0], bytes[1]]);
-            }
-            halves.convert_to_f32_slice(out);
-        }
-        FloatType::Bf16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            }
-        }
-        FloatType::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *out = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            }
-        }
-    }
-}
-
-/// Rounds to the type and back.
-fn round(float: FloatType, values: &mut [f32]) {
-    match float {
-        FloatType::F32 => {}
-        FloatType::F16 => {
-            let mut halves = [f16::ZERO; CHUNK];
-            let halves = &mut halves[..values.len()];
-            halves.convert_from_f32_slice(values);
-            halves.convert_to_f32_slice(values);
-        }
-        FloatType::Bf16 => {
-            for value in values {
-                *value = bf16::from_f32(*value).to_f32();
-            }
-        }
-    }
 }
 
 /// The name without the prefixes of what wraps the network.

@@ -45,6 +45,16 @@ impl Shape {
     pub(super) fn hidden(self) -> usize {
         self.heads * self.head_size
     }
+
+    /// Runs of numbers that a token's keys and values lie in.
+    pub(super) fn heads_of_all_layers(self) -> usize {
+        self.layers * 2 * self.heads
+    }
+
+    /// Numbers that a token's keys and values take.
+    pub(super) fn values_per_token(self) -> usize {
+        self.heads_of_all_layers() * self.head_size
+    }
 }
 
 /// How many tokens, one behind the other, see the same keys, in blocks of [`QUERIES`] and single ones; nothing

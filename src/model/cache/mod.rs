@@ -12,6 +12,7 @@ mod host_read;
 mod padded;
 mod pool;
 mod ragged;
+mod segments;
 mod slots;
 
 pub(super) use padded::PaddedCache;

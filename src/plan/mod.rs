@@ -9,8 +9,8 @@ mod order;
 mod simulate;
 
 pub use budget::{
-    Budget, DEVICE_BATCH_SIZE, GroupRow, Load, Memory, PREFILL_TOKENS, SlotSizes, cpu_budget,
-    device_budget,
+    Budget, DEVICE_BATCH_SIZE, GroupRow, Load, Memory, PREFILL_TOKENS, RowCost, SlotSizes,
+    cpu_budget, device_budget,
 };
 pub use order::{RowLength, order, padded};
 pub use simulate::{

@@ -60,7 +60,7 @@ fn attention(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(length as u64));
         group.bench_function(BenchmarkId::new("one", length), |bencher| {
             let (query, out) = (&queries[..HEAD], &mut out[..HEAD]);
-            bencher.iter(|| attend(black_box(query), cache, &mut scores, out));
+            bencher.iter(|| attend(black_box(query), &[cache], &mut scores, out));
         });
         group.throughput(Throughput::Elements((QUERIES * length) as u64));
         group.bench_function(BenchmarkId::new("block", length), |bencher| {
@@ -72,7 +72,7 @@ fn attention(criterion: &mut Criterion) {
                     out_stride: HIDDEN,
                     size: HEAD,
                 };
-                attend_block(&mut block, cache, &mut scores);
+                attend_block(&mut block, &[cache], &mut scores);
             });
         });
     }

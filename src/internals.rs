@@ -61,9 +61,10 @@ pub mod kernels {
 
 pub mod model {
     pub use crate::model::{
-        AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput, ForwardOutput,
-        Glm, GlmConfig, Logits, ModelError, Positions, Precision, PrefillRow, Scores, TextModel,
-        convert, weights_fingerprint,
+        Asked, AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput,
+        ForwardOutput, FurtherLayers, Glm, GlmConfig, Head, Logits, ModelError, ModelSource,
+        Positions, Precision, PrefillRow, ReadRow, Scores, Sight, TextModel, TokenChance, convert,
+        inspect_source, source_fingerprint, weights_fingerprint,
     };
 }
 

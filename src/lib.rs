@@ -80,15 +80,16 @@ pub use sink::{ResultRow, read_part};
 
 // The tokenizer and the model.
 pub use model::{
-    AttentionMask, Backend, DecodeRow, FloatType, ForwardInput, ForwardOutput, Glm, GlmConfig,
-    Logits, Positions, PrefillRow, Scores, TextModel, convert,
+    Asked, AttentionMask, Backend, DecodeRow, FloatType, Footprint, ForwardInput, ForwardOutput,
+    Glm, GlmConfig, Head, Logits, ModelSource, Positions, PrefillRow, ReadRow, Scores, Sight,
+    TextModel, TokenChance, convert,
 };
 pub use tokenize::{Encoded, GlmTokenizer, SpecialIds, Unwritable};
 
 // The engine, which answers rows without a job.
 pub use engine::{Devices, Engine, EngineStatistics, LoadModel, Request};
 pub use generate::TextCodec;
-pub use plan::{Budget, GroupRow, Load, RowLength, SlotSizes};
+pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 
 // What became of a row.
 pub use ids::{RowId, ShardId, WindowId};

@@ -107,7 +107,8 @@ impl Queue {
         let mut load = Load::default();
         let state = self.lock();
         for length in first.chain(state.waiting.iter().map(|entry| entry.length(0))) {
-            load.add(length.samples as usize, budget.slot_tokens(&length));
+            let samples = length.samples as usize;
+            load.add(samples, budget.cost(&length).of(samples));
             if load.slots >= budget.max_batch_size || load.tokens >= budget.max_batch_tokens {
                 return false;
             }

@@ -18,7 +18,7 @@ use crate::generate::{Answer, Progress, Scratch, TextCodec};
 use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use crate::outcome::{Finished, Outcome};
-use crate::plan::{Budget, GroupRow, Load};
+use crate::plan::{Budget, GroupRow, Load, RowCost};
 
 use super::error::EngineError;
 use super::queue::{Phase, Queue};
@@ -59,8 +59,8 @@ pub struct Engine {
 pub(super) struct Running {
     /// The entry that its answer belongs to.
     pub(super) entry: u64,
-    /// What the slot costs, tokens.
-    slot_tokens: u64,
+    /// What the row costs, held by the samples that started together: its context is free with the last of them.
+    cost: Arc<RowCost>,
     /// Larger for what was admitted later.
     pub(super) admission: u64,
     pub(super) answer: Answer,
@@ -69,7 +69,7 @@ pub(super) struct Running {
 /// Samples of one entry that are about to start, and a slot for each.
 pub(super) struct Starting {
     pub(super) entry: u64,
-    slot_tokens: u64,
+    cost: RowCost,
     samples: Vec<u32>,
     pub(super) slots: Vec<usize>,
 }
@@ -219,7 +219,7 @@ impl Engine {
         let starting = self.starting(group);
         let attempted: u64 = starting
             .iter()
-            .map(|s| s.slot_tokens * s.slots.len() as u64)
+            .map(|row| row.cost.of(row.slots.len()))
             .sum();
         let begun = Instant::now();
         let logits = self.read(&starting);
@@ -243,7 +243,7 @@ impl Engine {
         let mut free = self.free.iter().copied().chain(self.fresh..);
         let rows = group.iter().zip(&self.waiting).map(|(row, &id)| Starting {
             entry: id,
-            slot_tokens: row.slot_tokens,
+            cost: row.cost,
             samples: self
                 .entry(id)
                 .pending
@@ -267,7 +267,7 @@ impl Engine {
                     ids: &entry.encoded().ids,
                     start: sop,
                     mask_position: entry.encoded().mask_position,
-                    capacity: usize::try_from(row.slot_tokens).unwrap_or(usize::MAX),
+                    capacity: usize::try_from(row.cost.of(1)).unwrap_or(usize::MAX),
                 }
             })
             .collect();
@@ -308,12 +308,13 @@ impl Engine {
             self.statistics.prompt_tokens += u64::from(context);
             self.statistics.padded_tokens +=
                 u64::from(crate::plan::padded(context, bucket) - context);
-            self.load.add(row.slots.len(), row.slot_tokens);
+            self.load.add(row.slots.len(), row.cost.of(row.slots.len()));
+            let cost = Arc::new(row.cost);
             for (slot, sample) in row.slots.into_iter().zip(row.samples) {
                 let start = entry.start(sample, sop);
                 let running = Running {
                     entry: row.entry,
-                    slot_tokens: row.slot_tokens,
+                    cost: Arc::clone(&cost),
                     admission: self.next_admission,
                     answer: Answer::new(start),
                 };
@@ -423,7 +424,11 @@ impl Engine {
         let running = running.expect("only a slot that is in use is emptied");
         self.model.release(slot);
         self.free.insert(slot);
-        self.load.remove(1, running.slot_tokens);
+        let context = match Arc::strong_count(&running.cost) {
+            1 => running.cost.context,
+            _ => 0,
+        };
+        self.load.remove(1, running.cost.slot + context);
         running
     }
 

@@ -8,7 +8,7 @@
 //! ```text
 //! config, device, text_model                 sizes, where to run, the calls
 //! footprint                                  what each tensor becomes, and what that weighs
-//! weights/ -> network (block, layers/) -> cache/ -> glm, reference
+//! weights/ -> network (block, layers/), value_head -> cache/ -> glm, reading, reference
 //!             attend: what a block asks of its cache
 //! ```
 
@@ -25,8 +25,10 @@ mod glm;
 mod layers;
 mod likeliest;
 mod network;
+mod reading;
 mod reference;
 mod text_model;
+mod value_head;
 mod weights;
 
 pub use crate::precision::Precision;
@@ -36,9 +38,12 @@ pub use device::{Backend, FloatType};
 pub(crate) use driver::free_bytes;
 pub use error::ModelError;
 pub(crate) use folder::check_folder;
-pub(crate) use footprint::Footprint;
+pub use footprint::Footprint;
 pub use glm::Glm;
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
-pub use weights::{Fingerprinted, convert, weights_fingerprint};
-pub(crate) use weights::{FurtherLayers, Inspection, inspect};
+pub use weights::{
+    Fingerprinted, FurtherLayers, Head, ModelSource, convert, inspect_source, source_fingerprint,
+    weights_fingerprint,
+};
+pub(crate) use weights::{Inspection, inspect};

@@ -1,4 +1,4 @@
-//! The seam between the scheduler and the network: prefill, decode, slots.
+//! The seam between the scheduler and the network: prefill, decode, slots; and what reads without a slot.
 
 use super::ModelError;
 
@@ -49,6 +49,105 @@ pub trait TextModel {
 
     /// Frees a slot's cache.
     fn release(&mut self, slot: usize);
+
+    /// Reads contexts with what follows them, and gives the log-probabilities that each row asks for.
+    ///
+    /// No slot is touched, so answers may run at the same time. The result has one list a row, with one entry for each
+    /// of its [`ReadRow::asked`]. Logits are computed for the places that are asked for, a block of them at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Call`] for a row that breaks the rules of [`ReadRow`], [`ModelError::OutOfMemory`],
+    /// [`ModelError::Unsupported`] for a model that only answers. A row whose logits are not finite is no error: its
+    /// log-probabilities are NaN (see [`TokenChance::logprob`]).
+    fn chances(&mut self, rows: &[ReadRow<'_>]) -> Result<Vec<Vec<TokenChance>>, ModelError> {
+        _ = rows;
+        Err(ModelError::Unsupported(
+            "this model gives no log-probabilities of given texts".to_owned(),
+        ))
+    }
+
+    /// Reads as [`TextModel::chances`] does, and gives the value head's number at the last token of each branch.
+    ///
+    /// The result has one list a row, with one number a branch. [`ReadRow::asked`] is not looked at. A number that is
+    /// not finite comes from broken weights; the caller fails the row.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextModel::chances`]; [`ModelError::Unsupported`] for a model without a value head, [`ModelError::Call`]
+    /// for a branch without tokens.
+    fn values(&mut self, rows: &[ReadRow<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        _ = rows;
+        Err(no_value_head())
+    }
+}
+
+/// The error for a call that needs a value head.
+pub(super) fn no_value_head() -> ModelError {
+    ModelError::Unsupported(
+        "the model has no value head (`v_head.weight`)\nhint: give a reward model's folder, or a GLM's folder with the \
+         file that holds its head"
+            .to_owned(),
+    )
+}
+
+/// Which tokens of a context see which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Each token sees the whole context.
+    Whole,
+    /// Each token sees those before it, and itself.
+    Before,
+}
+
+/// A context to read once, what follows it, and the tokens whose chances are asked for.
+///
+/// Places count the tokens of a row in order: the context, then the first branch, then the second, and so on.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRow<'a> {
+    /// Context ids, at least one: positions 0, 1, 2, ..., block position 0.
+    pub context: &'a [u32],
+    /// Which tokens of the context see which.
+    pub sight: Sight,
+    /// Position of the mask that the branches fill.
+    pub mask_position: u32,
+    /// What follows the context. A token of a branch sees the whole context, the branch's earlier tokens and itself, and
+    /// nothing of another branch. Its position is the mask's, its block position 1 for the first token of the branch
+    /// (the start token), 2 for the next, and so on. There may be no branch.
+    pub branches: &'a [&'a [u32]],
+    /// What is asked for, sorted by place.
+    pub asked: &'a [Asked],
+}
+
+impl ReadRow<'_> {
+    /// Tokens of context and branches.
+    pub fn tokens(&self) -> usize {
+        self.context.len()
+            + self
+                .branches
+                .iter()
+                .map(|branch| branch.len())
+                .sum::<usize>()
+    }
+}
+
+/// A token whose chance is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Place in the row of the token whose logits are read: for the next token of a branch the place before it.
+    pub place: u32,
+    /// The id whose chance in these logits is asked for.
+    pub token: u32,
+}
+
+/// What the logits at a place say of a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenChance {
+    /// Log-softmax of the raw f32 logits at the token, to the bit what `generation.logprobs` gives for such logits. NaN
+    /// where a logit of the place is NaN or positive infinity: the caller then fails the row.
+    pub logprob: f32,
+    /// Whether it is the likeliest token: the lowest id of the largest logit.
+    pub is_likeliest: bool,
 }
 
 /// A context to read.

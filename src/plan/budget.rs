@@ -1,5 +1,8 @@
 //! Memory and the job's `[batch]` to a [`Budget`], and a budget and a queue to the next prefill group.
 //!
+//! On a CPU the samples of a row that start together share its context, which counts once; a GPU copies it into every
+//! slot.
+//!
 //! Invariant: the slots in use never cost more than the budget, unless one row alone does; that row
 //! then runs with nothing beside it, so that every row gets its turn.
 
@@ -32,9 +35,9 @@ const UNKNOWN_MEMORY_TOKENS: u64 = 1 << 18;
 /// How large a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotSizes {
-    /// Padded context plus reserve: a CPU keeps each row by itself.
+    /// Padded context once for the samples that start together, and the reserve of each: a CPU shares contexts.
     Exact,
-    /// Context plus reserve in the next of 32, 64, 96, 128, 192, 256, 384, ... tokens: a GPU keeps rows of one
+    /// For each sample context plus reserve in the next of 32, 64, 96, 128, 192, 256, 384, ... tokens: a GPU keeps rows of one
     /// size together, and few sizes make few calls. The rounding adds less than a half, or 32 tokens.
     Stepped,
 }
@@ -56,7 +59,7 @@ fn step(tokens: u64) -> u64 {
 pub struct Budget {
     /// Slots.
     pub max_batch_size: usize,
-    /// Padded context plus reserve of all slots, tokens.
+    /// Padded contexts and reserves of all slots, tokens.
     pub max_batch_tokens: u64,
     /// Padded lengths are multiples of this.
     pub bucket_tokens: u32,
@@ -86,16 +89,33 @@ pub struct Load {
 }
 
 impl Load {
-    /// Takes slots of equal cost.
-    pub fn add(&mut self, slots: usize, slot_tokens: u64) {
+    /// Takes slots that cost so many tokens together.
+    pub fn add(&mut self, slots: usize, tokens: u64) {
         self.slots += slots;
-        self.tokens += slots as u64 * slot_tokens;
+        self.tokens += tokens;
     }
 
-    /// Frees slots of equal cost.
-    pub fn remove(&mut self, slots: usize, slot_tokens: u64) {
+    /// Frees slots that cost so many tokens together.
+    pub fn remove(&mut self, slots: usize, tokens: u64) {
         self.slots -= slots;
-        self.tokens -= slots as u64 * slot_tokens;
+        self.tokens -= tokens;
+    }
+}
+
+/// What the slots of a row cost, tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowCost {
+    /// Once for all samples that start together.
+    pub context: u64,
+    /// For each sample.
+    pub slot: u64,
+}
+
+impl RowCost {
+    /// That of so many samples which start together. What one costs is also what its slot can hold.
+    pub fn of(self, samples: usize) -> u64 {
+        let slots = (samples as u64).saturating_mul(self.slot);
+        self.context.saturating_add(slots)
     }
 }
 
@@ -104,8 +124,8 @@ impl Load {
 pub struct GroupRow {
     /// Samples that start now; less than the row asks for where not all fit at once.
     pub samples: usize,
-    /// Cost of each of its slots, tokens.
-    pub slot_tokens: u64,
+    /// What they cost.
+    pub cost: RowCost,
 }
 
 /// The budget on a CPU: the job's numbers, and what memory and products allow where it says `auto`.
@@ -170,31 +190,35 @@ fn resolve(
 }
 
 impl Budget {
-    /// What each slot of this row costs, and the tokens that it holds.
-    pub fn slot_tokens(&self, row: &RowLength) -> u64 {
+    /// What the slots of this row cost.
+    pub fn cost(&self, row: &RowLength) -> RowCost {
         let reserve = u64::from(row.reserve);
         match self.slot_sizes {
-            SlotSizes::Exact => u64::from(padded(row.context, self.bucket_tokens)) + reserve,
-            SlotSizes::Stepped => step(u64::from(row.context) + reserve),
+            SlotSizes::Exact => RowCost {
+                context: u64::from(padded(row.context, self.bucket_tokens)),
+                slot: reserve,
+            },
+            SlotSizes::Stepped => RowCost {
+                context: 0,
+                slot: step(u64::from(row.context) + reserve),
+            },
         }
     }
 
     /// How many of `samples` slots of this cost can run at once with nothing else; at least 1.
-    pub fn samples_at_once(&self, samples: u32, slot_tokens: u64) -> usize {
-        let by_tokens = self.max_batch_tokens / slot_tokens.max(1);
+    pub fn samples_at_once(&self, samples: u32, cost: RowCost) -> usize {
+        let by_tokens = self.max_batch_tokens.saturating_sub(cost.context) / cost.slot.max(1);
         (samples as usize)
             .min(self.max_batch_size)
             .min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
             .max(1)
     }
 
-    /// Whether so many slots of this cost fit beside what is in flight.
+    /// Whether so many samples of this cost fit beside what is in flight.
     ///
-    /// One slot always fits where nothing is in flight.
-    pub fn admits(&self, load: Load, slots: usize, slot_tokens: u64) -> bool {
-        let tokens = load
-            .tokens
-            .saturating_add((slots as u64).saturating_mul(slot_tokens));
+    /// One always fits where nothing is in flight.
+    pub fn admits(&self, load: Load, slots: usize, cost: RowCost) -> bool {
+        let tokens = load.tokens.saturating_add(cost.of(slots));
         let fits = load.slots + slots <= self.max_batch_size && tokens <= self.max_batch_tokens;
         fits || (load.slots == 0 && slots == 1)
     }
@@ -219,17 +243,14 @@ impl Budget {
             if other_bucket || (bucket.is_some() && prefill_tokens > PREFILL_TOKENS) {
                 break;
             }
-            let slot_tokens = self.slot_tokens(&row);
-            let samples = self.samples_at_once(row.samples.max(1), slot_tokens);
-            if !self.admits(load, samples, slot_tokens) {
+            let cost = self.cost(&row);
+            let samples = self.samples_at_once(row.samples.max(1), cost);
+            if !self.admits(load, samples, cost) {
                 break;
             }
-            load.add(samples, slot_tokens);
+            load.add(samples, cost.of(samples));
             bucket = Some(width);
-            group.push(GroupRow {
-                samples,
-                slot_tokens,
-            });
+            group.push(GroupRow { samples, cost });
             if samples < row.samples as usize {
                 break;
             }
@@ -337,8 +358,8 @@ mod tests {
             slot_sizes: SlotSizes::Stepped,
             ..BUDGET
         };
-        assert_eq!(budget.slot_tokens(&row(41, 55, 1)), 96);
-        assert_eq!(BUDGET.slot_tokens(&row(41, 55, 1)), 48 + 55);
+        assert_eq!(budget.cost(&row(41, 55, 3)).of(3), 3 * 96);
+        assert_eq!(BUDGET.cost(&row(41, 55, 3)).of(3), 48 + 3 * 55);
     }
 
     #[test]
@@ -380,17 +401,24 @@ mod tests {
             group,
             [GroupRow {
                 samples: 4,
-                slot_tokens: 18
+                cost: RowCost {
+                    context: 8,
+                    slot: 10
+                }
             }]
         );
-        let group = BUDGET.next_group(Load::default(), [row(24, 10, 3)]);
+        let started =
+            |reserve| BUDGET.next_group(Load::default(), [row(24, reserve, 3)])[0].samples;
         assert_eq!(
-            group,
-            [GroupRow {
-                samples: 2,
-                slot_tokens: 34
-            }]
+            [started(25), started(26), started(76), started(90)],
+            [3, 2, 1, 1]
         );
+        let copied = Budget {
+            slot_sizes: SlotSizes::Stepped,
+            ..BUDGET
+        };
+        let group = copied.next_group(Load::default(), [row(24, 8, 4)]);
+        assert_eq!(group[0].samples, 3);
     }
 
     #[test]

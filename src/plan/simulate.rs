@@ -127,7 +127,7 @@ fn count_row(statistics: &mut PlanStatistics, row: &RowLength, budget: &Budget) 
     statistics.prompt_tokens += u64::from(row.context);
     statistics.reserved_tokens += answer_tokens(row) * u64::from(row.samples.max(1));
     statistics.longest_prompt = statistics.longest_prompt.max(row.context);
-    statistics.rows_over_budget += u64::from(budget.slot_tokens(row) > budget.max_batch_tokens);
+    statistics.rows_over_budget += u64::from(budget.cost(row).of(1) > budget.max_batch_tokens);
 }
 
 fn count_lengths(
@@ -158,8 +158,9 @@ fn answer_tokens(row: &RowLength) -> u64 {
     u64::from(row.reserve)
 }
 
-/// A slot in flight; the one that ends first sorts first.
-type Slot = Reverse<(u64, u64)>;
+/// Samples of a row in flight: the step at which they end, how many they are and their cost. What ends first sorts
+/// first.
+type Slots = Reverse<(u64, usize, u64)>;
 
 fn run(
     statistics: &mut PlanStatistics,
@@ -168,7 +169,7 @@ fn run(
     mut visit: impl FnMut(PrefillGroup),
 ) {
     let mut waiting = VecDeque::from(queue);
-    let mut running: BinaryHeap<Slot> = BinaryHeap::new();
+    let mut running: BinaryHeap<Slots> = BinaryHeap::new();
     let mut load = Load::default();
     let mut step = 0;
     // Decode steps by slots in use: the share needs the peak, which is known only at the end.
@@ -186,7 +187,7 @@ fn run(
             visit(group);
             continue;
         }
-        let Some(Reverse((end, _))) = running.peek() else {
+        let Some(Reverse((end, ..))) = running.peek() else {
             continue;
         };
         used_slot_steps += (end - step) * load.slots as u64;
@@ -199,20 +200,20 @@ fn run(
     statistics.padding_share = share(statistics.padding_tokens, all).unwrap_or(0.0);
 }
 
-fn free_ended(running: &mut BinaryHeap<Slot>, load: &mut Load, step: u64) {
-    while let Some(&Reverse((end, slot_tokens))) = running.peek() {
+fn free_ended(running: &mut BinaryHeap<Slots>, load: &mut Load, step: u64) {
+    while let Some(&Reverse((end, slots, tokens))) = running.peek() {
         if end > step {
             return;
         }
         running.pop();
-        load.remove(1, slot_tokens);
+        load.remove(slots, tokens);
     }
 }
 
 fn start_group(
     statistics: &mut PlanStatistics,
     waiting: &mut VecDeque<RowLength>,
-    running: &mut BinaryHeap<Slot>,
+    running: &mut BinaryHeap<Slots>,
     load: &mut Load,
     (budget, step): (&Budget, u64),
 ) -> Option<PrefillGroup> {
@@ -226,11 +227,9 @@ fn start_group(
         statistics.padding_tokens += u64::from(bucket - row.context);
         // The first answer token comes with the prefill.
         let end = step + answer_tokens(row).saturating_sub(1);
-        running.extend(std::iter::repeat_n(
-            Reverse((end, started.slot_tokens)),
-            started.samples,
-        ));
-        load.add(started.samples, started.slot_tokens);
+        let tokens = started.cost.of(started.samples);
+        running.push(Reverse((end, started.samples, tokens)));
+        load.add(started.samples, tokens);
         row.samples = row.samples.max(1) - started.samples as u32;
         if row.samples == 0 {
             waiting.pop_front();

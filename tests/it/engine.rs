@@ -66,6 +66,8 @@ pub(crate) struct Log {
 
 pub(crate) struct Slot {
     fed: Vec<u32>,
+    /// Number of the reading of its context, which its forks share.
+    reading: usize,
     context: usize,
     capacity: usize,
     mask_position: u32,
@@ -75,6 +77,7 @@ pub(crate) struct Slot {
 pub(crate) struct FakeModel {
     pub(crate) slots: HashMap<usize, Slot>,
     pub(crate) log: Arc<Mutex<Log>>,
+    pub(super) readings: usize,
     /// Tokens that slots may be promised in all; more is out of memory.
     pub(crate) memory: Option<usize>,
     /// Rows that a decode call may have; more is out of memory.
@@ -121,8 +124,15 @@ impl FakeModel {
         }
     }
 
+    /// Contexts once a reading, and what is behind them once a slot.
     fn promised(&self) -> usize {
-        self.slots.values().map(|slot| slot.capacity).sum()
+        let slots = self.slots.values();
+        let contexts: HashMap<usize, usize> = slots
+            .clone()
+            .map(|slot| (slot.reading, slot.context))
+            .collect();
+        let tails: usize = slots.map(|slot| slot.capacity - slot.context).sum();
+        contexts.values().sum::<usize>() + tails
     }
 
     fn check_memory(&self, more: usize) -> Result<(), ModelError> {
@@ -148,7 +158,9 @@ impl TextModel for FakeModel {
         for row in rows {
             let mut fed = row.ids.to_vec();
             fed.push(row.start);
+            self.readings += 1;
             let slot = Slot {
+                reading: self.readings,
                 context: row.ids.len(),
                 fed,
                 capacity: row.capacity,
@@ -164,15 +176,18 @@ impl TextModel for FakeModel {
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
-        self.check_memory(self.slots[&from].capacity)?;
+        let tail = self.slots[&from].capacity - self.slots[&from].context;
+        self.check_memory(tail)?;
         let Slot {
             fed,
+            reading,
             context,
             capacity,
             mask_position,
         } = &self.slots[&from];
         let copy = Slot {
             fed: fed.clone(),
+            reading: *reading,
             context: *context,
             capacity: *capacity,
             mask_position: *mask_position,

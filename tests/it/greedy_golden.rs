@@ -260,12 +260,14 @@ fn a_padded_cache_of_many_widths_gives_the_same_answers() {
         };
         let requests: Vec<Request> = cases.iter().map(|case| case.request.clone()).collect();
         widths.extend(requests.iter().map(|request| {
-            budget.slot_tokens(&RowLength {
-                index: 0,
-                context: request.encoded.ids.len() as u32,
-                reserve: request.max_new_tokens,
-                samples: 1,
-            })
+            budget
+                .cost(&RowLength {
+                    index: 0,
+                    context: request.encoded.ids.len() as u32,
+                    reserve: request.max_new_tokens,
+                    samples: 1,
+                })
+                .of(1)
         }));
         let model = Glm::load_with(&folder, &Device::Cpu, Precision::F32, Backend::Padded);
         let answers = run_model(model.unwrap(), NANO, requests, budget);

@@ -88,7 +88,7 @@ proptest! {
         let load = Load { slots, tokens: slots as u64 * 100 };
         let group = budget.next_group(load, rows.iter().copied());
         if let Some(first) = rows.first() {
-            let cost = budget.slot_tokens(first);
+            let cost = budget.cost(first);
             let at_once = budget.samples_at_once(first.samples, cost);
             prop_assert_eq!(!group.is_empty(), budget.admits(load, at_once, cost));
         } else {

@@ -7,11 +7,14 @@
 //! Glm -> cache: slots -> Network -> Block -> Attend  <- implemented by the cache's calls
 //! ```
 
+mod host_attention;
+mod host_read;
 mod padded;
 mod pool;
 mod ragged;
+mod segments;
 mod slots;
 
 pub(super) use padded::PaddedCache;
 pub(super) use ragged::RaggedCache;
-pub(super) use slots::Cache;
+pub(super) use slots::{Cache, Reading};

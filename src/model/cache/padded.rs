@@ -10,6 +10,8 @@
 //! The masks are those of the CPU's cache, `ragged`, and so of the reference. Padding lies behind a slot's tokens,
 //! as in a batch that the reference pads on the right.
 
+mod read;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
@@ -17,9 +19,9 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use super::super::attend::Attend;
 use super::super::driver::trim_pool;
 use super::super::network::{Network, Tokens};
-use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::pool::{Layout, Pool};
-use super::slots::{Cache, check_prefill, empty_slot, full_slot};
+use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Widths of pools, and columns that a step sees, are multiples of this, so that shapes repeat.
 const WIDTH_STEP: usize = 32;
@@ -154,7 +156,7 @@ impl PaddedCache {
     ) -> Result<Tensor, ModelError> {
         self.release_all(rows);
         self.make_room(rows)?;
-        let hidden = self.read(network, rows);
+        let hidden = self.read_contexts(network, rows);
         if hidden.is_err() {
             self.release_all(rows);
         }
@@ -199,7 +201,11 @@ impl PaddedCache {
     }
 
     /// Runs contexts and start tokens through the network; the rows have their places.
-    fn read(&self, network: &Network, rows: &[PrefillRow<'_>]) -> Result<Tensor, ModelError> {
+    fn read_contexts(
+        &self,
+        network: &Network,
+        rows: &[PrefillRow<'_>],
+    ) -> Result<Tensor, ModelError> {
         let device = &self.layout.device;
         let longest = rows.iter().map(|row| row.ids.len() + 1).max().unwrap_or(0);
         let length = longest.next_multiple_of(LENGTH_STEP);
@@ -382,6 +388,14 @@ impl Cache for PaddedCache {
         if let Some(pool) = self.pools.get_mut(&held.columns) {
             pool.release(held.place);
         }
+    }
+
+    fn parts(&self, rows: &[ReadRow<'_>]) -> Vec<Vec<usize>> {
+        read::parts(rows)
+    }
+
+    fn read(&mut self, network: &Network, rows: &[Reading<'_>]) -> Result<Tensor, ModelError> {
+        self.with_room(|cache| read::read(&cache.layout, network, rows))
     }
 }
 

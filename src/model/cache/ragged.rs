@@ -1,7 +1,8 @@
 //! The CPU's cache: each slot holds its row's true length, and attention runs over that alone.
 //!
-//! Tokens of all rows lie one behind the other, without padding. A query's sums run over its own
-//! slot's keys in order, so neither neighbours nor slot numbers nor threads can alter its bits.
+//! A slot is a context, which the samples of a row share, and a tail of its own: the start token and what was answered.
+//! Tokens of all rows lie one behind the other, without padding. A query's sums run over its own slot's keys in order,
+//! so neither neighbours nor slot numbers nor threads nor who else uses the context can alter its bits.
 //!
 //! # Source
 //!
@@ -10,25 +11,19 @@
 //! answer up to itself. The reference pads the rows of a batch; here each row is as it would be alone.
 
 use candle_core::{Result as TensorResult, Tensor};
-use rayon::prelude::*;
-
-use crate::kernels::{HeadCache, Pages, QUERIES, QueryBlock, attend, attend_block};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
-use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
-use super::slots::{Cache, check_prefill, empty_slot, full_slot};
+use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
+use super::host_attention::{LayerQueries, Shape, blocks};
+use super::host_read;
+use super::segments::{SegmentId, Segments};
+use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
-/// Capacities are multiples of this, so that a freed slot's memory fits more of the next rows.
-const CAPACITY_STEP: usize = 16;
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
 /// and activations small enough that their memory is used again instead of being fetched anew.
 const PART_TOKENS: usize = 1024;
-/// Products of one layer's attention below this number are not worth a second thread.
-const PARALLEL_PRODUCTS: usize = 1 << 16;
-/// A used buffer serves a row that needs at least this share of it: 4/5.
-const LEAST_USE: (usize, usize) = (4, 5);
 /// Why the slot of a token is there.
 const KNOWN: &str = "a call names only slots that it has allocated or looked up";
 
@@ -36,37 +31,29 @@ const KNOWN: &str = "a call names only slots that it has allocated or looked up"
 pub(in crate::model) struct RaggedCache {
     shape: Shape,
     slots: Vec<Option<Slot>>,
-    pool: Pool,
+    segments: Segments,
 }
 
+/// One row's keys and values.
 #[derive(Clone, Copy)]
-struct Shape {
-    layers: usize,
-    heads: usize,
-    head_size: usize,
-}
-
-/// One row's keys and values: (layer, key or value, head, capacity, head size).
 struct Slot {
-    values: Pages<f32>,
-    capacity: usize,
-    length: usize,
+    /// Shared with the slots that were forked from this one, or that this one was forked from.
+    context: SegmentId,
+    context_length: usize,
+    /// Its own.
+    tail: SegmentId,
+    tail_length: usize,
 }
 
-/// Buffers of freed slots, never more than has been in use at once.
-#[derive(Default)]
-struct Pool {
-    free: Vec<Pages<f32>>,
-    used: usize,
-    peak: usize,
-}
-
-/// Where a token's keys go and how far its query sees.
+/// Where a token's keys go and how far its query sees: the first tokens of a context, then those of a tail.
 #[derive(Clone, Copy)]
 struct Place {
-    slot: usize,
+    segment: SegmentId,
     at: usize,
-    visible: usize,
+    context: SegmentId,
+    context_visible: usize,
+    tail: SegmentId,
+    tail_visible: usize,
 }
 
 struct RaggedCall<'a> {
@@ -78,38 +65,49 @@ struct RaggedCall<'a> {
 
 impl RaggedCache {
     pub(in crate::model) fn new(config: &GlmConfig) -> Self {
-        let shape = Shape {
-            layers: config.num_layers,
-            heads: config.num_attention_heads,
-            head_size: config.head_size(),
-        };
         Self {
-            shape,
+            shape: Shape::of(config),
             slots: Vec::new(),
-            pool: Pool::default(),
+            segments: Segments::new(Shape::of(config)),
         }
     }
 
-    fn slot(&self, slot: usize) -> Result<&Slot, ModelError> {
+    fn slot(&self, slot: usize) -> Result<Slot, ModelError> {
         self.slots
             .get(slot)
-            .and_then(Option::as_ref)
+            .copied()
+            .flatten()
             .ok_or_else(|| empty_slot(slot))
     }
 
-    fn allocate(&mut self, slot: usize, capacity: usize) -> Result<(), ModelError> {
+    /// Gives a slot its segments; what it held is released.
+    fn allocate(&mut self, slot: usize, context: usize, tail: usize) -> Result<(), ModelError> {
         self.release(slot);
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, || None);
-        }
-        let capacity = capacity.next_multiple_of(CAPACITY_STEP);
-        let values = self.pool.take(self.shape.values_per_token() * capacity)?;
-        self.slots[slot] = Some(Slot {
-            values,
-            capacity,
-            length: 0,
-        });
+        let context = self.segments.take(context)?;
+        let tail = match self.segments.take(tail) {
+            Ok(tail) => tail,
+            Err(error) => {
+                self.segments.release(context);
+                return Err(error);
+            }
+        };
+        self.hold(
+            slot,
+            Slot {
+                context,
+                context_length: 0,
+                tail,
+                tail_length: 0,
+            },
+        );
         Ok(())
+    }
+
+    fn hold(&mut self, slot: usize, held: Slot) {
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
+        }
+        self.slots[slot] = Some(held);
     }
 
     /// A slot that this call has allocated, or looked up before.
@@ -119,14 +117,19 @@ impl RaggedCache {
     }
 
     /// Hidden states of the rows' start tokens, part by part.
-    fn read(&mut self, network: &Network, rows: &[PrefillRow<'_>]) -> Result<Tensor, ModelError> {
+    fn read_contexts(
+        &mut self,
+        network: &Network,
+        rows: &[PrefillRow<'_>],
+    ) -> Result<Tensor, ModelError> {
         for row in rows {
-            self.allocate(row.slot, row.capacity)?;
+            self.allocate(row.slot, row.ids.len(), row.capacity - row.ids.len())?;
         }
         let mut hidden = Vec::new();
         let mut rest = rows;
         while !rest.is_empty() {
-            let (part, behind) = rest.split_at(rows_of_part(rest));
+            let (part, behind) =
+                rest.split_at(rows_of_part(rest.iter().map(|row| row.ids.len() + 1)));
             hidden.push(self.read_part(network, part)?);
             rest = behind;
         }
@@ -143,19 +146,24 @@ impl RaggedCache {
         let mut last = Vec::with_capacity(rows.len());
         for row in rows {
             let length = row.ids.len();
+            let Slot { context, tail, .. } = *self.known(row.slot);
+            let first = Place {
+                segment: context,
+                at: 0,
+                context,
+                context_visible: length,
+                tail,
+                tail_visible: 0,
+            };
             for (at, &id) in row.ids.iter().enumerate() {
                 tokens.push(id, at as u32, 0);
-                places.push(Place {
-                    slot: row.slot,
-                    at,
-                    visible: length,
-                });
+                places.push(Place { at, ..first });
             }
             tokens.push(row.start, row.mask_position, 1);
             places.push(Place {
-                slot: row.slot,
-                at: length,
-                visible: length + 1,
+                segment: tail,
+                tail_visible: 1,
+                ..first
             });
             last.push(tokens.ids.len() as u32 - 1);
         }
@@ -171,7 +179,7 @@ impl RaggedCache {
     ) -> Result<Tensor, ModelError> {
         let mut call = RaggedCall {
             cache: self,
-            blocks: blocks(&places),
+            blocks: blocks(&places, Place::sees_as),
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
@@ -181,29 +189,14 @@ impl RaggedCache {
     }
 }
 
-/// How many tokens, one behind the other, see the same keys, in blocks of [`QUERIES`] and single ones; nothing
-/// where all are single.
-fn blocks(places: &[Place]) -> Vec<usize> {
-    let same = |a: &Place, b: &Place| a.slot == b.slot && a.visible == b.visible;
-    let mut blocks = Vec::new();
-    for run in places.chunk_by(same) {
-        blocks.extend(std::iter::repeat_n(QUERIES, run.len() / QUERIES));
-        blocks.extend(std::iter::repeat_n(1, run.len() % QUERIES));
-    }
-    if blocks.len() == places.len() {
-        blocks.clear();
-    }
-    blocks
-}
-
-/// The first rows of a call that are read together: up to [`PART_TOKENS`], but at least one row.
-fn rows_of_part(rows: &[PrefillRow<'_>]) -> usize {
+/// How many rows, the first of these lengths, are read together: up to [`PART_TOKENS`], but at least one row.
+fn rows_of_part(lengths: impl Iterator<Item = usize>) -> usize {
     let mut tokens = 0;
-    let fits = |row: &&PrefillRow<'_>| {
-        tokens += row.ids.len() + 1;
+    let fits = |length: &usize| {
+        tokens += length;
         tokens <= PART_TOKENS
     };
-    rows.iter().take_while(fits).count().max(1)
+    lengths.take_while(fits).count().max(1)
 }
 
 impl Cache for RaggedCache {
@@ -213,10 +206,11 @@ impl Cache for RaggedCache {
         rows: &[PrefillRow<'_>],
     ) -> Result<Tensor, ModelError> {
         check_prefill(rows)?;
-        let hidden = self.read(network, rows);
+        let hidden = self.read_contexts(network, rows);
         for row in rows {
             if hidden.is_ok() {
-                self.known(row.slot).length = row.ids.len() + 1;
+                let slot = self.known(row.slot);
+                (slot.context_length, slot.tail_length) = (row.ids.len(), 1);
             } else {
                 self.release(row.slot);
             }
@@ -229,15 +223,18 @@ impl Cache for RaggedCache {
         let mut places = Vec::with_capacity(rows.len());
         for row in rows {
             let slot = self.slot(row.slot)?;
-            if slot.length == slot.capacity {
-                return Err(full_slot(row.slot, slot.capacity));
+            let capacity = self.segments.capacity(slot.tail);
+            if slot.tail_length == capacity {
+                return Err(full_slot(row.slot, slot.context_length + capacity));
             }
             tokens.push(row.id, row.mask_position, row.block_position);
-            let at = slot.length;
             places.push(Place {
-                slot: row.slot,
-                at,
-                visible: at + 1,
+                segment: slot.tail,
+                at: slot.tail_length,
+                context: slot.context,
+                context_visible: slot.context_length,
+                tail: slot.tail,
+                tail_visible: slot.tail_length + 1,
             });
         }
         self.run(network, &tokens, None, places)
@@ -245,224 +242,93 @@ impl Cache for RaggedCache {
 
     fn advance(&mut self, rows: &[DecodeRow]) {
         for row in rows {
-            self.known(row.slot).length += 1;
+            self.known(row.slot).tail_length += 1;
         }
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
-        let (capacity, length) = {
-            let slot = self.slot(from)?;
-            (slot.capacity, slot.length)
-        };
+        let slot = self.slot(from)?;
         if from == to {
             return Ok(());
         }
-        self.allocate(to, capacity)?;
-        let mut target = self.slots[to].take().ok_or_else(|| empty_slot(to))?;
-        let row = self.shape.head_size;
-        let source = self.slot(from)?;
-        let stride = capacity * row;
-        let pairs = target
-            .values
-            .chunks_exact_mut(stride)
-            .zip(source.values.chunks_exact(stride));
-        for (target, source) in pairs.take(self.shape.heads_of_all_layers()) {
-            target[..length * row].copy_from_slice(&source[..length * row]);
-        }
-        target.length = length;
-        self.slots[to] = Some(target);
+        self.release(to);
+        let tail = self.segments.take(self.segments.capacity(slot.tail))?;
+        self.segments.copy(slot.tail, tail, slot.tail_length);
+        self.segments.share(slot.context);
+        self.hold(to, Slot { tail, ..slot });
         Ok(())
+    }
+
+    fn parts(&self, rows: &[ReadRow<'_>]) -> Vec<Vec<usize>> {
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first < rows.len() {
+            let count = rows_of_part(rows[first..].iter().map(ReadRow::tokens));
+            parts.push((first..first + count).collect());
+            first += count;
+        }
+        parts
+    }
+
+    fn read(&mut self, network: &Network, rows: &[Reading<'_>]) -> Result<Tensor, ModelError> {
+        host_read::read(self.shape, network, rows)
     }
 
     fn release(&mut self, slot: usize) {
         if let Some(slot) = self.slots.get_mut(slot).and_then(Option::take) {
-            self.pool.give(slot.values);
+            self.segments.release(slot.context);
+            self.segments.release(slot.tail);
         }
     }
 }
 
-impl Shape {
-    fn heads_of_all_layers(self) -> usize {
-        self.layers * 2 * self.heads
+impl Place {
+    /// Keys that its query sees.
+    fn visible(&self) -> usize {
+        self.context_visible + self.tail_visible
     }
 
-    fn values_per_token(self) -> usize {
-        self.heads_of_all_layers() * self.head_size
-    }
-
-    fn hidden(self) -> usize {
-        self.heads * self.head_size
-    }
-}
-
-impl Slot {
-    /// Start of a head's keys (`part` 0) or values (`part` 1).
-    fn start(&self, shape: Shape, layer: usize, part: usize, head: usize) -> usize {
-        ((layer * 2 + part) * shape.heads + head) * self.capacity * shape.head_size
-    }
-
-    fn write(&mut self, shape: Shape, layer: usize, at: usize, keys_and_values: &[f32]) {
-        let size = shape.head_size;
-        for (number, values) in keys_and_values.chunks_exact(size).enumerate() {
-            let (part, head) = (number / shape.heads, number % shape.heads);
-            let start = self.start(shape, layer, part, head) + at * size;
-            self.values[start..start + size].copy_from_slice(values);
-        }
-    }
-
-    fn head(&self, shape: Shape, layer: usize, head: usize, visible: usize) -> HeadCache<'_> {
-        let count = visible * shape.head_size;
-        let part = |part: usize| {
-            let start = self.start(shape, layer, part, head);
-            &self.values[start..start + count]
+    /// Whether the query of another token sees the same keys.
+    fn sees_as(&self, other: &Self) -> bool {
+        let seen = |place: &Self| {
+            (
+                place.context,
+                place.context_visible,
+                place.tail,
+                place.tail_visible,
+            )
         };
-        HeadCache {
-            keys: part(0),
-            values: part(1),
-        }
-    }
-}
-
-impl Pool {
-    /// A buffer of at least `count` values.
-    fn take(&mut self, count: usize) -> Result<Pages<f32>, ModelError> {
-        let fits = |buffer: &Pages<f32>| {
-            buffer.len() >= count && buffer.len() * LEAST_USE.0 <= count * LEAST_USE.1
-        };
-        let best = (0..self.free.len())
-            .filter(|&i| fits(&self.free[i]))
-            .min_by_key(|&i| self.free[i].len());
-        let buffer = match best {
-            Some(i) => self.free.swap_remove(i),
-            None => Pages::zeroed(count).map_err(|_| ModelError::OutOfMemory)?,
-        };
-        self.used += buffer.len();
-        self.peak = self.peak.max(self.used);
-        self.shrink();
-        Ok(buffer)
-    }
-
-    fn give(&mut self, buffer: Pages<f32>) {
-        self.used -= buffer.len();
-        self.free.push(buffer);
-    }
-
-    /// Drops free buffers, oldest first, until used and free together are below the peak of use.
-    fn shrink(&mut self) {
-        let mut held = self.used + self.free.iter().map(|buffer| buffer.len()).sum::<usize>();
-        while held > self.peak && !self.free.is_empty() {
-            held -= self.free.remove(0).len();
-        }
+        seen(self) == seen(other)
     }
 }
 
 impl RaggedCall<'_> {
     fn write(&mut self, layer: usize, projected: &[f32]) {
-        let shape = self.cache.shape;
-        let hidden = shape.hidden();
+        let hidden = self.cache.shape.hidden();
         for (place, row) in self.places.iter().zip(projected.chunks_exact(3 * hidden)) {
-            let slot = self.cache.known(place.slot);
-            slot.write(shape, layer, place.at, &row[hidden..]);
+            let segments = &mut self.cache.segments;
+            segments.write(place.segment, layer, place.at, &row[hidden..]);
         }
     }
 
     /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
-        let shape = self.cache.shape;
-        let hidden = shape.hidden();
-        let mut out = vec![0.0; self.places.len() * hidden];
-        let products = hidden * self.places.iter().map(|place| place.visible).sum::<usize>();
-        let fewest_tasks = if products < PARALLEL_PRODUCTS {
-            usize::MAX
-        } else {
-            1
-        };
-        let layer = LayerCall {
-            call: self,
-            layer,
+        let cache = &*self.cache;
+        let queries = LayerQueries {
+            shape: cache.shape,
             projected,
+            blocks: &self.blocks,
+            keys: self.places.iter().map(Place::visible).sum(),
+            seen: |token: usize, head: usize| {
+                let place = self.places[token];
+                let seen = |segment, tokens| cache.segments.head(segment, layer, head, tokens);
+                [
+                    seen(place.context, place.context_visible),
+                    seen(place.tail, place.tail_visible),
+                ]
+            },
         };
-        if self.blocks.is_empty() {
-            out.par_chunks_exact_mut(shape.head_size)
-                .enumerate()
-                .with_min_len(fewest_tasks)
-                .for_each_init(Vec::new, |scores, (number, out)| {
-                    let (token, head) = (number / shape.heads, number % shape.heads);
-                    layer.attend_one(token, head, out, scores);
-                });
-        } else {
-            self.split(&mut out)
-                .into_par_iter()
-                .with_min_len(fewest_tasks)
-                .for_each_init(Vec::new, |scores, (first, out)| {
-                    layer.attend_block(first, out, scores);
-                });
-        }
-        out
-    }
-
-    /// The first token of each block, and its part of (tokens, hidden).
-    fn split<'o>(&self, out: &'o mut [f32]) -> Vec<(usize, &'o mut [f32])> {
-        let hidden = self.cache.shape.hidden();
-        let mut tasks = Vec::with_capacity(self.blocks.len());
-        let (mut first, mut rest) = (0, out);
-        for &tokens in &self.blocks {
-            let (part, behind) = rest.split_at_mut(tokens * hidden);
-            tasks.push((first, part));
-            first += tokens;
-            rest = behind;
-        }
-        tasks
-    }
-}
-
-/// Attention of one layer, once its keys and values are in the cache.
-struct LayerCall<'a> {
-    call: &'a RaggedCall<'a>,
-    layer: usize,
-    /// (tokens, 3 hidden).
-    projected: &'a [f32],
-}
-
-impl LayerCall<'_> {
-    fn cached(&self, token: usize, head: usize) -> HeadCache<'_> {
-        let place = self.call.places[token];
-        let slot = self.call.cache.slots.get(place.slot);
-        let slot = slot.and_then(Option::as_ref).expect(KNOWN);
-        slot.head(self.call.cache.shape, self.layer, head, place.visible)
-    }
-
-    /// The queries from one on.
-    fn queries(&self, token: usize, head: usize) -> &[f32] {
-        let shape = self.call.cache.shape;
-        &self.projected[token * 3 * shape.hidden() + head * shape.head_size..]
-    }
-
-    /// One head of one token, into (head size).
-    fn attend_one(&self, token: usize, head: usize, out: &mut [f32], scores: &mut Vec<f32>) {
-        let query = &self.queries(token, head)[..out.len()];
-        attend(query, self.cached(token, head), scores, out);
-    }
-
-    /// All heads of the tokens of a block, into (tokens, hidden).
-    fn attend_block(&self, first: usize, out: &mut [f32], scores: &mut Vec<f32>) {
-        let shape = self.call.cache.shape;
-        let (hidden, size) = (shape.hidden(), shape.head_size);
-        for head in 0..shape.heads {
-            if out.len() < QUERIES * hidden {
-                let out = &mut out[head * size..][..size];
-                self.attend_one(first, head, out, scores);
-                continue;
-            }
-            let mut block = QueryBlock {
-                queries: self.queries(first, head),
-                query_stride: 3 * hidden,
-                out: &mut out[head * size..],
-                out_stride: hidden,
-                size,
-            };
-            attend_block(&mut block, self.cached(first, head), scores);
-        }
+        queries.attend()
     }
 }
 
@@ -478,23 +344,30 @@ impl Attend for RaggedCall<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
+    /// A context of 400 tokens, 64 samples of it, and 112 tokens of each.
     #[test]
-    fn the_pool_reuses_and_stays_below_the_peak() {
-        let mut pool = Pool::default();
-        let large: Vec<_> = (0..4).map(|_| pool.take(1000).unwrap()).collect();
-        let address = large[3].as_ptr();
-        for buffer in large {
-            pool.give(buffer);
+    fn samples_of_a_context_hold_it_once() {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model");
+        let config = GlmConfig::load(Path::new(demo)).unwrap();
+        let mut cache = RaggedCache::new(&config);
+        cache.allocate(0, 400, 112).unwrap();
+        let first = cache.known(0);
+        (first.context_length, first.tail_length) = (400, 1);
+        for to in 1..64 {
+            cache.fork(0, to).unwrap();
         }
-        assert_eq!(pool.take(900).unwrap().len(), 1000);
-        let mut small = Vec::new();
-        for _ in 0..30 {
-            small.push(pool.take(100).unwrap());
-            let held = pool.used + pool.free.iter().map(|buffer| buffer.len()).sum::<usize>();
-            assert!(held <= pool.peak && pool.peak == 4000);
+        let token = config.cached_numbers_per_token() * size_of::<f32>();
+        let (used, peak) = cache.segments.used_bytes();
+        assert_eq!((used, peak), ((400 + 64 * 112) * token, used));
+        for slot in 0..63 {
+            cache.release(slot);
         }
-        assert!(pool.free.is_empty() && !address.is_null());
+        assert_eq!(cache.segments.used_bytes().0, (400 + 112) * token);
+        cache.release(63);
+        assert_eq!(cache.segments.used_bytes(), (0, peak));
     }
 }

@@ -1,8 +1,9 @@
 //! The files of a model folder to its tensors, and back to a folder of another type.
 //!
 //! ```text
-//! files: which files -> tensors: their headers (pickle reads those of PyTorch) -> store: all tensors by name
-//! parts: what a configuration needs of them; inspect, convert: what is done with a store but load it
+//! files: which files -> tensors: their headers (pickle reads those of PyTorch) -> store: all tensors by name, their
+//! values as f32
+//! source: the folder, and whether a value head belongs to it; parts: what a configuration needs; inspect, convert: what is done with a store but load it
 //! ```
 
 mod convert;
@@ -10,12 +11,14 @@ mod files;
 mod inspect;
 mod parts;
 mod pickle;
+mod source;
 mod store;
 mod tensors;
+mod values;
 
 pub use convert::convert;
-pub(super) use files::WeightFiles;
-pub use files::{Fingerprinted, weights_fingerprint};
-pub use inspect::{FurtherLayers, Inspection, inspect};
-pub(super) use parts::{Part, Role, parts};
+pub use files::{Fingerprinted, source_fingerprint, weights_fingerprint};
+pub use inspect::{FurtherLayers, Inspection, inspect, inspect_source};
+pub(super) use parts::{Part, Role, VALUE_HEAD};
+pub use source::{Head, ModelSource};
 pub(super) use store::WeightStore;

@@ -9,23 +9,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use memmap2::Mmap;
 
 use super::super::{FloatType, ModelError};
 use super::files::{ShardIndex, WeightFiles, map_file};
-use super::parts::Part;
+use super::parts::{Part, VALUE_HEAD};
 use super::tensors::{Kind, StoredTensor, tensors};
-
-/// Values that are converted at once; small enough for the first-level cache.
-const CHUNK: usize = 4096;
+use super::values::{CHUNK, Weight};
 
 /// Tensors that an error names; the others are counted.
 const MOST_NAMED: usize = 20;
 
 /// Prefixes of the classes that wrap the network: training on many devices, and the model for generation.
 const PREFIXES: [&str; 2] = ["module.", "glm."];
+
+/// What a reward model puts before the names of the network, and how these then begin.
+const WRAPPER: &str = "transformer.";
+const WRAPPED: [&str; 2] = ["transformer.", "word_embeddings."];
 
 /// Ends of the names of tensors that a class keeps beside its weights.
 const BUFFERS: [&str; 5] = [
@@ -39,6 +39,9 @@ const BUFFERS: [&str; 5] = [
 /// The word embedding, and a name under which it is saved a second time.
 const WORDS: &str = "word_embeddings.weight";
 const TIED: &str = "lm_head.weight";
+
+/// How the names of a value head's tensors begin.
+const HEAD: &str = "v_head.";
 
 /// What comes before the number of a layer.
 const LAYERS: &str = "transformer.layers.";
@@ -67,14 +70,6 @@ struct Stored {
     tensor: StoredTensor,
 }
 
-/// One tensor's values, convertible piece by piece.
-pub(in crate::model) struct Weight<'a> {
-    bytes: Cow<'a, [u8]>,
-    stored: FloatType,
-    float: FloatType,
-    count: usize,
-}
-
 impl WeightStore {
     /// Opens the weights of a folder; values will be rounded to `float`.
     pub(in crate::model) fn open(
@@ -97,7 +92,32 @@ impl WeightStore {
         if let Some(index) = &weights.index {
             store.check_index(index)?;
         }
+        if let Some(path) = &weights.overlay {
+            store.overlay(path)?;
+        }
         Ok(store)
+    }
+
+    /// Replaces tensors by those of a file.
+    fn overlay(&mut self, path: &Path) -> Result<(), ModelError> {
+        let below = std::mem::take(&mut self.tensors);
+        self.add(path, None)?;
+        for (plain, stored) in below {
+            self.tensors.entry(plain).or_insert(stored);
+        }
+        Ok(())
+    }
+
+    /// The value head's name in the files, where they hold one.
+    pub(in crate::model) fn value_head(&self) -> Option<&str> {
+        let stored = self.tensors.get(VALUE_HEAD);
+        stored.map(|stored| stored.tensor.name.as_str())
+    }
+
+    /// Whether the network's tensors have the names that a reward model gives them.
+    pub(in crate::model) fn is_wrapped(&self) -> bool {
+        let words = self.tensors.get(WORDS);
+        words.is_some_and(|words| words.tensor.name.contains(WRAPPER))
     }
 
     fn add(&mut self, path: &Path, index: Option<&ShardIndex>) -> Result<(), ModelError> {
@@ -180,6 +200,9 @@ impl WeightStore {
     ) -> Result<(), ModelError> {
         let beyond = most_layers.and_then(|layers| self.layers_beyond(layers));
         let mut problems: Vec<String> = beyond.into_iter().collect();
+        if expected.iter().any(|part| part.name == VALUE_HEAD) {
+            problems.extend(self.other_parts_of_head());
+        }
         let mut is_kind_alone = problems.is_empty();
         for Part { name, shape, .. } in expected {
             let Some(problem) = self.problem(name, shape) else {
@@ -201,6 +224,15 @@ impl WeightStore {
                 "the folder may mix files of two models, or a download may be incomplete"
             },
         })
+    }
+
+    /// What is wrong with a value head that has more than its weight, such as a bias.
+    fn other_parts_of_head(&self) -> Vec<String> {
+        let is_other = |name: &&String| name.starts_with(HEAD) && *name != VALUE_HEAD;
+        let others = self.tensors.keys().filter(is_other);
+        others
+            .map(|name| format!("`{name}`: is there, but a value head has `{VALUE_HEAD}` alone"))
+            .collect()
     }
 
     /// What is wrong with a tensor that should be there.
@@ -403,76 +435,18 @@ fn reserved<T>(count: usize) -> Result<Vec<T>, ModelError> {
     Ok(values)
 }
 
-impl Weight<'_> {
-    /// Writes rounded values; false if one is not finite.
-    fn fill(&self, start: usize, out: &mut [f32]) -> bool {
-        let mut finite = true;
-        for (number, out) in out.chunks_mut(CHUNK).enumerate() {
-            let start = start + number * CHUNK;
-            decode(self.stored, &self.bytes, start, out);
-            if self.stored != self.float {
-                round(self.float, out);
-            }
-            finite &= out
-                .iter()
-                .fold(true, |finite, value| finite & value.is_finite());
-        }
-        finite
-    }
-}
-
 fn lock(names: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
     names
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn decode(stored: FloatType, bytes: &[u8], start: usize, out: &mut [f32]) {
-    let width = stored.dtype().size_in_bytes();
-    let bytes = &bytes[start * width..(start + out.len()) * width];
-    match stored {
-        FloatType::F16 => {
-            let mut halves = [f16::ZERO; CHUNK];
-            let halves = &mut halves[..out.len()];
-            for (half, bytes) in halves.iter_mut().zip(bytes.chunks_exact(2)) {
-                *half = f16::from_le_bytes([bytes[0], bytes[1]]);
-            }
-            halves.convert_to_f32_slice(out);
-        }
-        FloatType::Bf16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            }
-        }
-        FloatType::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *out = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            }
-        }
-    }
-}
-
-/// Rounds to the type and back.
-fn round(float: FloatType, values: &mut [f32]) {
-    match float {
-        FloatType::F32 => {}
-        FloatType::F16 => {
-            let mut halves = [f16::ZERO; CHUNK];
-            let halves = &mut halves[..values.len()];
-            halves.convert_from_f32_slice(values);
-            halves.convert_to_f32_slice(values);
-        }
-        FloatType::Bf16 => {
-            for value in values {
-                *value = bf16::from_f32(*value).to_f32();
-            }
-        }
-    }
-}
-
 /// The name without the prefixes of what wraps the network.
 fn plain(name: &str) -> &str {
-    PREFIXES.iter().fold(name, |name, prefix| {
+    let name = PREFIXES.iter().fold(name, |name, prefix| {
         name.strip_prefix(prefix).unwrap_or(name)
-    })
+    });
+    let inner = name.strip_prefix(WRAPPER);
+    let inner = inner.filter(|inner| WRAPPED.iter().any(|start| inner.starts_with(start)));
+    inner.unwrap_or(name)
 }

@@ -1,0 +1,251 @@
+//! Keys and values of runs of tokens, in f32, which several slots may share.
+//!
+//! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
+//! free together are never more than has been in use at once.
+
+use crate::kernels::{HeadCache, Pages};
+
+use super::super::ModelError;
+use super::host_attention::Shape;
+
+/// Capacities are multiples of this, so that a freed segment's memory fits more of the next ones.
+const CAPACITY_STEP: usize = 16;
+/// A used buffer serves a segment that needs at least this share of it: 4/5.
+const LEAST_USE: (usize, usize) = (4, 5);
+/// Why a segment is there.
+const HELD: &str = "a slot holds its segments until it is released";
+
+/// A segment's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentId(usize);
+
+/// All segments.
+pub(super) struct Segments {
+    shape: Shape,
+    /// Numbers of ended segments are given again.
+    held: Vec<Option<Segment>>,
+    pool: Pool,
+}
+
+/// Keys and values of some tokens: (layer, key or value, head, capacity, head size).
+struct Segment {
+    values: Pages<f32>,
+    capacity: usize,
+    users: usize,
+}
+
+/// Buffers of ended segments, never more than has been in use at once.
+#[derive(Default)]
+struct Pool {
+    free: Vec<Pages<f32>>,
+    used: usize,
+    peak: usize,
+}
+
+impl Segments {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            held: Vec::new(),
+            pool: Pool::default(),
+        }
+    }
+
+    /// A segment for at least so many tokens, with one user.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::OutOfMemory`].
+    pub(super) fn take(&mut self, tokens: usize) -> Result<SegmentId, ModelError> {
+        let capacity = tokens.next_multiple_of(CAPACITY_STEP);
+        let segment = Segment {
+            values: self.pool.take(self.shape.values_per_token() * capacity)?,
+            capacity,
+            users: 1,
+        };
+        let free = self.held.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.held.len());
+        if number == self.held.len() {
+            self.held.push(None);
+        }
+        self.held[number] = Some(segment);
+        Ok(SegmentId(number))
+    }
+
+    /// Gives a segment one more user.
+    pub(super) fn share(&mut self, id: SegmentId) {
+        self.segment_mut(id).users += 1;
+    }
+
+    /// Takes a user from a segment, which ends with its last.
+    pub(super) fn release(&mut self, id: SegmentId) {
+        let segment = self.segment_mut(id);
+        segment.users -= 1;
+        if segment.users == 0
+            && let Some(ended) = self.held[id.0].take()
+        {
+            self.pool.give(ended.values);
+        }
+    }
+
+    /// Copies the first tokens of one segment into another of the same capacity.
+    pub(super) fn copy(&mut self, from: SegmentId, to: SegmentId, tokens: usize) {
+        let mut target = self.held[to.0].take().expect(HELD);
+        let source = self.segment(from);
+        let stride = source.capacity * self.shape.head_size;
+        let count = tokens * self.shape.head_size;
+        let pairs = target
+            .values
+            .chunks_exact_mut(stride)
+            .zip(source.values.chunks_exact(stride));
+        for (target, source) in pairs.take(self.shape.heads_of_all_layers()) {
+            target[..count].copy_from_slice(&source[..count]);
+        }
+        self.held[to.0] = Some(target);
+    }
+
+    /// Tokens that a segment has room for.
+    pub(super) fn capacity(&self, id: SegmentId) -> usize {
+        self.segment(id).capacity
+    }
+
+    /// Writes a token's keys and values of one layer, (2, heads, head size).
+    pub(super) fn write(&mut self, id: SegmentId, layer: usize, at: usize, new: &[f32]) {
+        let shape = self.shape;
+        let segment = self.segment_mut(id);
+        let size = shape.head_size;
+        for (number, values) in new.chunks_exact(size).enumerate() {
+            let (part, head) = (number / shape.heads, number % shape.heads);
+            let start = segment.start(shape, layer, part, head) + at * size;
+            segment.values[start..start + size].copy_from_slice(values);
+        }
+    }
+
+    /// The first tokens of a segment, as one head of a layer has cached them.
+    pub(super) fn head(
+        &self,
+        id: SegmentId,
+        layer: usize,
+        head: usize,
+        tokens: usize,
+    ) -> HeadCache<'_> {
+        let segment = self.segment(id);
+        let count = tokens * self.shape.head_size;
+        let part = |part: usize| {
+            let start = segment.start(self.shape, layer, part, head);
+            &segment.values[start..start + count]
+        };
+        HeadCache {
+            keys: part(0),
+            values: part(1),
+        }
+    }
+
+    fn segment(&self, id: SegmentId) -> &Segment {
+        self.held[id.0].as_ref().expect(HELD)
+    }
+
+    fn segment_mut(&mut self, id: SegmentId) -> &mut Segment {
+        self.held[id.0].as_mut().expect(HELD)
+    }
+
+    /// Bytes of the segments in use, and the most that ever were.
+    #[cfg(test)]
+    pub(super) fn used_bytes(&self) -> (usize, usize) {
+        (
+            self.pool.used * size_of::<f32>(),
+            self.pool.peak * size_of::<f32>(),
+        )
+    }
+}
+
+impl Segment {
+    /// Start of a head's keys (`part` 0) or values (`part` 1).
+    fn start(&self, shape: Shape, layer: usize, part: usize, head: usize) -> usize {
+        ((layer * 2 + part) * shape.heads + head) * self.capacity * shape.head_size
+    }
+}
+
+impl Pool {
+    /// A buffer of at least `count` values.
+    fn take(&mut self, count: usize) -> Result<Pages<f32>, ModelError> {
+        let fits = |buffer: &Pages<f32>| {
+            buffer.len() >= count && buffer.len() * LEAST_USE.0 <= count * LEAST_USE.1
+        };
+        let best = (0..self.free.len())
+            .filter(|&i| fits(&self.free[i]))
+            .min_by_key(|&i| self.free[i].len());
+        let buffer = match best {
+            Some(i) => self.free.swap_remove(i),
+            None => Pages::zeroed(count).map_err(|_| ModelError::OutOfMemory)?,
+        };
+        self.used += buffer.len();
+        self.peak = self.peak.max(self.used);
+        self.shrink();
+        Ok(buffer)
+    }
+
+    fn give(&mut self, buffer: Pages<f32>) {
+        self.used -= buffer.len();
+        self.free.push(buffer);
+    }
+
+    /// Drops free buffers, oldest first, until used and free together are below the peak of use.
+    fn shrink(&mut self) {
+        let mut held = self.used + self.free.iter().map(|buffer| buffer.len()).sum::<usize>();
+        while held > self.peak && !self.free.is_empty() {
+            held -= self.free.remove(0).len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        layers: 2,
+        heads: 1,
+        head_size: 2,
+    };
+
+    #[test]
+    fn the_pool_reuses_and_stays_below_the_peak() {
+        let mut pool = Pool::default();
+        let large: Vec<_> = (0..4).map(|_| pool.take(1000).unwrap()).collect();
+        let address = large[3].as_ptr();
+        for buffer in large {
+            pool.give(buffer);
+        }
+        assert_eq!(pool.take(900).unwrap().len(), 1000);
+        let mut small = Vec::new();
+        for _ in 0..30 {
+            small.push(pool.take(100).unwrap());
+            let held = pool.used + pool.free.iter().map(|buffer| buffer.len()).sum::<usize>();
+            assert!(held <= pool.peak && pool.peak == 4000);
+        }
+        assert!(pool.free.is_empty() && !address.is_null());
+    }
+
+    #[test]
+    fn a_segment_lives_as_long_as_it_has_users() {
+        let mut segments = Segments::new(SHAPE);
+        let shared = segments.take(17).unwrap();
+        assert_eq!(segments.capacity(shared), 32);
+        segments.write(shared, 1, 3, &[1.0, 2.0, 3.0, 4.0]);
+        segments.share(shared);
+        segments.release(shared);
+        let seen = segments.head(shared, 1, 0, 4);
+        assert_eq!(
+            (&seen.keys[6..], &seen.values[6..]),
+            (&[1.0, 2.0][..], &[3.0, 4.0][..])
+        );
+        let copy = segments.take(20).unwrap();
+        segments.copy(shared, copy, 4);
+        assert_eq!(segments.head(copy, 1, 0, 4).keys[6..], [1.0, 2.0]);
+        segments.release(shared);
+        let next = segments.take(1).unwrap();
+        assert_eq!(next, shared, "the number is given again");
+        assert_eq!(segments.used_bytes(), ((32 + 16) * 8 * 4, 64 * 8 * 4));
+    }
+}

@@ -1,10 +1,10 @@
 //! Offline batch runner for GLM: prompt files in, answers out, resumable at any instant.
 //!
 //! ```text
-//! job.toml -> job -> input -> tokenize -> plan -> engine -> sink + checkpoint -> report
-//!             JobSpec Prompt   Encoded    order   Completion Part, Manifest      RunReport
-//!                                                    |
-//!                          model (over kernels): logits -> generate: tokens
+//! job.toml -> job -> input -> tasks -> plan -> engine -> tasks -> sink + checkpoint -> report
+//!             JobSpec Prompt   Work    order   Found    RowResult Part, Manifest      RunReport
+//!                              |                 |
+//!                          tokenize   model (over kernels): logits -> generate: tokens
 //! run: a whole job     measure: what this machine can do     bench: a model's speed, over run
 //! ```
 //!
@@ -47,6 +47,8 @@ pub mod report;
 pub mod run;
 pub mod sink;
 pub mod stop;
+pub(crate) mod task_list;
+pub mod tasks;
 pub mod tokenize;
 
 pub use error::{Error, Result};

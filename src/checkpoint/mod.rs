@@ -36,7 +36,7 @@ pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, commit
 pub use owner::{Owner, Work};
 pub use record::{
     Comparison, Difference, JobFingerprint, JobRecord, ModelFile, RECORD_VERSION, Resolved,
-    StoredJob,
+    StoredJob, record_version,
 };
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};

@@ -19,6 +19,7 @@ use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
+use crate::tasks;
 
 pub(super) fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?).map_err(Error::from)?;
@@ -174,8 +175,7 @@ fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     let spec = &record.spec;
     let id = input::id_column(&spec.input.columns, &record.input);
     Ok(sink::result_columns(
-        &spec.output,
-        &spec.generation,
+        &tasks::form(spec),
         &record.input,
         id.as_deref(),
     )?)

@@ -11,7 +11,6 @@ use super::read::{ReadInput, Reading, place_text};
 use super::texts;
 use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
-use crate::engine::Request;
 use crate::error::{Error, Result};
 use crate::input::{self, DuplicateIds};
 use crate::job::{self, JobSpec, Rules};
@@ -258,10 +257,10 @@ impl Rows {
             }
             match encoded {
                 None => {}
-                Some(Ok(request)) => {
-                    self.truncated += u64::from(request.encoded.truncated > 0);
+                Some(Ok(row)) => {
+                    self.truncated += u64::from(row.work.encoded().truncated > 0);
                     self.several_masks += u64::from(has_several);
-                    lengths.push(length(request, lengths.len()));
+                    lengths.push(row.work.length(lengths.len()));
                 }
                 Some(Err(bad)) => {
                     self.bad += 1;
@@ -283,16 +282,6 @@ fn about(seconds: f64) -> String {
         "under 1 s".to_owned()
     } else {
         format!("about {} s", grouped(seconds.round() as u64))
-    }
-}
-
-/// What the engine will reserve for a row.
-fn length(request: &Request, index: usize) -> RowLength {
-    RowLength {
-        index,
-        context: request.encoded.ids.len() as u32,
-        reserve: request.max_new_tokens,
-        samples: request.settings.num_return_sequences,
     }
 }
 

@@ -153,6 +153,7 @@ impl Error {
     pub fn key(&self) -> Option<&'static str> {
         match self {
             Self::Input(InputError::UnknownColumn { key, .. })
+            | Self::Input(InputError::NeitherTextNorList { key, .. })
             | Self::Sink(SinkError::UnknownColumn { key, .. }) => Some(key),
             Self::Input(InputError::Template { .. }) => Some("prompt.template"),
             Self::Stop { .. } => Some("generation.stop"),

@@ -371,6 +371,20 @@ mod tests {
     }
 
     #[test]
+    fn both_kinds_of_results_come_back_from_a_journal() {
+        let generated = r#"{"status":"ok","prompt_tokens":9,"samples":[{"text":"a","finish_reason":"stop","token_ids":[7],"token_logprobs":[-0.5]}]}"#;
+        let measured = r#"{"status":"ok","kind":"measured","prompt_tokens":9,"truncated":2,"samples":[[-0.1,false,3],[null,true,0]]}"#;
+        for text in [generated, measured] {
+            let outcome: Outcome = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&outcome).unwrap(), text);
+            let is_measured = matches!(outcome, Outcome::Ok(RowResult::Measured(_)));
+            assert_eq!(is_measured, text == measured);
+        }
+        let unknown = measured.replace("measured", "painted");
+        assert!(serde_json::from_str::<Outcome>(&unknown).is_err());
+    }
+
+    #[test]
     fn an_outcome_without_its_fields_is_refused() {
         for text in [
             r#"{"prompt_tokens":1,"samples":[]}"#,

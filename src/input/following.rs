@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::cell::{Cell, Record};
+use super::error::InputError;
 use super::nested::Named;
+use super::types::{ColumnKind, InputIndex};
 use crate::job::ColumnNames;
 
 /// The columns that hold such texts.
@@ -50,6 +52,24 @@ impl Following {
             Columns::One(named) => std::slice::from_mut(named),
             Columns::Several(columns) => columns,
         }
+    }
+
+    /// Refuses columns whose type no text can have; what a path leads to has no type that is known before.
+    pub(super) fn check(&self, index: &InputIndex) -> Result<(), InputError> {
+        for (key, named) in self.named().filter(|(_, named)| named.path().is_none()) {
+            let mut columns = index.columns.iter();
+            let Some(column) = columns.find(|column| column.name == named.column()) else {
+                continue;
+            };
+            if let Some(kind) = other_kind(&column.kind) {
+                return Err(InputError::NeitherTextNorList {
+                    key,
+                    column: column.name.clone(),
+                    kind,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The texts of a row, none of them empty.
@@ -105,6 +125,22 @@ impl Following {
             })
         };
         items.into_iter().enumerate().map(text).collect()
+    }
+}
+
+/// What a column holds where that is neither text nor something that may be a list.
+fn other_kind(kind: &ColumnKind) -> Option<String> {
+    const NUMBERS_AND_TIMES: [&str; 9] = [
+        "Bool", "Int", "UInt", "Float", "Decimal", "Date", "Time", "Duration", "Interval",
+    ];
+    match kind {
+        ColumnKind::Bool => Some("true and false".to_owned()),
+        ColumnKind::Int64 | ColumnKind::Float64 => Some("numbers".to_owned()),
+        ColumnKind::String | ColumnKind::Json => None,
+        ColumnKind::Arrow(kind) => {
+            let is_other = NUMBERS_AND_TIMES.iter().any(|name| kind.starts_with(name));
+            is_other.then(|| kind.clone())
+        }
     }
 }
 

@@ -142,7 +142,7 @@ impl PromptBuilder {
     /// Finds the columns that the job names among those of the input.
     ///
     /// # Errors
-    /// [`InputError::UnknownColumn`] for a column that no row has.
+    /// [`InputError::UnknownColumn`] for a column that no row has, [`InputError::NeitherTextNorList`].
     pub(super) fn resolve(&mut self, index: &InputIndex) -> Result<(), InputError> {
         if !index.has_own_columns() {
             // No rows, or broken ones alone: there is nothing to compare with.
@@ -174,7 +174,10 @@ impl PromptBuilder {
                 Some(("prompt.template", in_template.find(is_unknown)?))
             });
         match unknown {
-            None => Ok(()),
+            None => match &self.columns.following {
+                Some(following) => following.check(index),
+                None => Ok(()),
+            },
             Some((key, name)) => Err(InputError::UnknownColumn {
                 key,
                 column: name.to_owned(),

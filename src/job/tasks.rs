@@ -20,6 +20,9 @@ macro_rules! task_words {
         }
 
         impl Task {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// Its name in a job file.
             pub const fn name(self) -> &'static str {
                 match self {

@@ -15,7 +15,7 @@ use crate::engine::{self, Devices, EngineStatistics, Finished, LoadModel, Reques
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
-use crate::job::JobSpec;
+use crate::job::{JobSpec, Task};
 use crate::outcome::{FinishReason, Outcome, RowResult};
 use crate::report::{Moment, Observer, Progress, RowWork, TimeLeft};
 use crate::stop::StopFlag;
@@ -547,7 +547,10 @@ impl ShardWork<'_, '_> {
             },
             padding_share: statistics.padding_share(),
             slots_used: running,
-            slots: self.devices.budget().max_batch_size,
+            slots: match worker.spec.task {
+                Task::Generate => self.devices.budget().max_batch_size,
+                _ => 0,
+            },
             failed: worker.counts.failed_now,
             remaining,
         };

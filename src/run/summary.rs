@@ -142,7 +142,10 @@ fn foretold_seconds(prepared: &Prepared, engine: &EngineStatistics) -> Option<f6
     let seconds = calibration.seconds(
         engine.prompt_tokens,
         engine.completion_tokens,
-        rows.round() as usize,
+        match engine.completion_tokens {
+            0 => 1,
+            _ => rows.round() as usize,
+        },
     )?;
     Some(seconds / devices)
 }

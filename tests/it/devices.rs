@@ -13,7 +13,7 @@ use glm_batch::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextMo
 use glm_batch::outcome::Outcome;
 use glm_batch::plan::Budget;
 
-use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};
+use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, outcome_of, request, sampled};
 
 const WAIT: Duration = Duration::from_millis(20);
 
@@ -29,7 +29,7 @@ fn finish(devices: &mut Devices) -> BTreeMap<RowId, Outcome> {
     let mut outcomes = BTreeMap::new();
     while !devices.is_idle() {
         for finished in devices.finished(WAIT).unwrap() {
-            let before = outcomes.insert(finished.row, finished.outcome);
+            let before = outcomes.insert(finished.row, outcome_of(finished.found));
             assert!(before.is_none(), "row {} came twice", finished.row);
         }
     }

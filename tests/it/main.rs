@@ -43,6 +43,7 @@ mod readers;
 mod rendered;
 mod resume;
 mod sampling_golden;
+mod score;
 mod signals;
 mod sink;
 mod soft_cap;

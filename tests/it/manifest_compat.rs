@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use glm_batch::outcome::Sums;
 use glm_batch::checkpoint::{
     CommittedWindow, Example, FileEntry, JobFingerprint, JobRecord, Journal, Manifest,
     OutputFolder, StoredJob, Totals,
@@ -40,6 +41,7 @@ fn committed() -> CommittedWindow {
             completion_tokens: 8,
             referenced: 2,
             exact: 1,
+            sums: Sums::default(),
         },
         examples: vec![Example {
             question: "首都？".to_owned(),

@@ -5,12 +5,11 @@
 
 use std::cell::RefCell;
 
+use crate::kernels::{self, Broken, LogSoftmax, first_of};
+
 use super::philox::Draw;
 use super::rules::{Rules, process};
-use super::warp::{Buffers, log_sum};
-
-/// Logits that are compared side by side.
-const LANES: usize = 16;
+use super::warp::Buffers;
 
 /// Buffers of one choice, reused by the next.
 #[derive(Debug, Default)]
@@ -67,35 +66,14 @@ fn nothing_allowed() -> String {
         .to_owned()
 }
 
-/// The lowest id of the largest logit; `None` where all are negative infinity.
-fn first_of(logits: &[f32], top: f32) -> Option<u32> {
-    let is_top = |&logit: &f32| logit == top && logit != f32::NEG_INFINITY;
-    logits.iter().position(is_top).map(|id| id as u32)
-}
-
-/// The largest logit, in lanes that the compiler turns into vector instructions.
+/// The largest logit.
 fn largest(logits: &[f32]) -> Result<f32, String> {
-    let mut tops = [f32::NEG_INFINITY; LANES];
-    let mut broken = [0_u32; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            tops[lane] = if chunk[lane] > tops[lane] {
-                chunk[lane]
-            } else {
-                tops[lane]
-            };
-            broken[lane] |= u32::from(chunk[lane].is_nan());
-        }
-    }
-    if broken.iter().any(|&lane| lane != 0) || rest.iter().any(|logit| logit.is_nan()) {
-        return Err(broken_logits("not numbers (NaN)"));
-    }
-    let all = tops.iter().chain(rest).copied();
-    match all.fold(f32::NEG_INFINITY, f32::max) {
-        f32::INFINITY => Err(broken_logits("infinite")),
-        top => Ok(top),
-    }
+    kernels::largest(logits).map_err(|broken| {
+        broken_logits(match broken {
+            Broken::NotNumbers => "not numbers (NaN)",
+            Broken::Infinite => "infinite",
+        })
+    })
 }
 
 fn broken_logits(how: &str) -> String {
@@ -104,18 +82,7 @@ fn broken_logits(how: &str) -> String {
 
 /// Log-softmax of raw logits at one id, summed in f64; NaN where [`choose`] refuses the logits.
 pub fn log_probability(logits: &[f32], id: u32) -> f32 {
-    let top = largest(logits).unwrap_or(f32::NAN);
-    let logit = logits.get(id as usize).copied();
-    let below_top = f64::from(logit.unwrap_or(f32::NEG_INFINITY)) - f64::from(top);
-    let [least, most] = log_sum(logits, top).map(|log_sum| (below_top - log_sum) as f32);
-    if least == most {
-        return least;
-    }
-    // As f32 the two differ: the sum in id order decides.
-    let weights = logits
-        .iter()
-        .map(|&logit| (f64::from(logit) - f64::from(top)).exp());
-    (below_top - weights.sum::<f64>().ln()) as f32
+    LogSoftmax::new(logits).at(id)
 }
 
 #[cfg(test)]

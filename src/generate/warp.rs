@@ -23,8 +23,6 @@ use std::cmp::Ordering;
 
 use crate::job::GenerationSpec;
 
-pub(super) use estimate::log_sum;
-
 /// Tokens that top-p sorts first.
 const FIRST_SORTED: usize = 256;
 

@@ -1,16 +1,18 @@
 //! Attention of one query, or of a block of them, over one head's cached keys and values.
 //!
-//! Invariant: a query has the same bits alone and in a block. A block reads each key and value once for
-//! all its queries.
+//! Keys may lie in several pieces, one behind the other: a context that several answers share, then an answer's own.
+//!
+//! Invariant: a query has the same bits alone and in a block, and over one piece and over several. A block reads each
+//! key and value once for all its queries.
 
 use super::math::exp;
 use super::simd::{LANES, dot, lane_sum, multiversion, sum_by};
 
-/// What one head of one slot has cached.
+/// A piece of what one head has cached.
 ///
 /// # Shapes
 ///
-/// Both slices are (length, head size), row-major; the length is what the query may see.
+/// Both slices are (length, head size), row-major; the length is what the query may see of the piece.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadCache<'a> {
     /// Keys.
@@ -46,19 +48,54 @@ const KEYS_AT_ONCE: usize = 4;
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "body of a multiversion function")]
-fn attend_body(query: &[f32], cache: HeadCache<'_>, scores: &mut Vec<f32>, out: &mut [f32]) {
+fn attend_body(query: &[f32], seen: &[HeadCache<'_>], scores: &mut Vec<f32>, out: &mut [f32]) {
     let size = query.len();
     let scale = 1.0 / (size as f32).sqrt();
-    scores.resize(cache.keys.len() / size, 0.0);
-    // No iterator fills them: its function would be compiled without the wide instructions.
-    for (score, key) in scores.iter_mut().zip(cache.keys.chunks_exact(size)) {
-        *score = dot(query, key) * scale;
+    scores.resize(count_of(seen, size), 0.0);
+    let mut first = 0;
+    for cache in seen {
+        // No iterator fills them: its function would be compiled without the wide instructions.
+        for (score, key) in scores[first..]
+            .iter_mut()
+            .zip(cache.keys.chunks_exact(size))
+        {
+            *score = dot(query, key) * scale;
+        }
+        first += cache.keys.len() / size;
     }
     let total = exponentials(scores);
 
     out.fill(0.0);
-    let mut weights = scores.chunks_exact(KEYS_AT_ONCE);
-    let mut values = cache.values.chunks_exact(KEYS_AT_ONCE * size);
+    let mut first = 0;
+    for cache in seen {
+        let count = cache.values.len() / size;
+        add_weighted(&scores[first..first + count], cache.values, out);
+        first += count;
+    }
+    let inverse = 1.0 / total;
+    for out in out {
+        *out *= inverse;
+    }
+}
+
+/// Keys of all pieces.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+fn count_of(seen: &[HeadCache<'_>], size: usize) -> usize {
+    let mut count = 0;
+    for cache in seen {
+        count += cache.keys.len() / size;
+    }
+    count
+}
+
+/// Adds the values of a piece to `out`, each with its weight, one after the other.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+fn add_weighted(weights: &[f32], values: &[f32], out: &mut [f32]) {
+    let size = out.len();
+    let mut weights = weights.chunks_exact(KEYS_AT_ONCE);
+    let mut values = values.chunks_exact(KEYS_AT_ONCE * size);
     for (p, v) in (&mut weights).zip(&mut values) {
         let (v0, rest) = v.split_at(size);
         let (v1, rest) = rest.split_at(size);
@@ -76,10 +113,6 @@ fn attend_body(query: &[f32], cache: HeadCache<'_>, scores: &mut Vec<f32>, out: 
             *out += p * v;
         }
     }
-    let inverse = 1.0 / total;
-    for out in out {
-        *out *= inverse;
-    }
 }
 
 /// Scores to what softmax divides by the returned sum.
@@ -95,30 +128,46 @@ fn exponentials(scores: &mut [f32]) -> f32 {
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "body of a multiversion function")]
-fn attend_block_body(block: &mut QueryBlock<'_>, cache: HeadCache<'_>, scores: &mut Vec<f32>) {
+fn attend_block_body(block: &mut QueryBlock<'_>, seen: &[HeadCache<'_>], scores: &mut Vec<f32>) {
     let size = block.size;
     let scale = 1.0 / (size as f32).sqrt();
-    let count = cache.keys.len() / size;
+    let count = count_of(seen, size);
     scores.resize(QUERIES * count, 0.0);
     let (first, second) = scores.split_at_mut(2 * count);
     let (s0, s1) = first.split_at_mut(count);
     let (s2, s3) = second.split_at_mut(count);
-    for (at, key) in cache.keys.chunks_exact(size).enumerate() {
-        let [p0, p1, p2, p3] = dots(block, key);
-        s0[at] = p0 * scale;
-        s1[at] = p1 * scale;
-        s2[at] = p2 * scale;
-        s3[at] = p3 * scale;
+    let mut first = 0;
+    for cache in seen {
+        for (number, key) in cache.keys.chunks_exact(size).enumerate() {
+            let at = first + number;
+            let [p0, p1, p2, p3] = dots(block, key);
+            s0[at] = p0 * scale;
+            s1[at] = p1 * scale;
+            s2[at] = p2 * scale;
+            s3[at] = p3 * scale;
+        }
+        first += cache.keys.len() / size;
     }
     let totals = [s0, s1, s2, s3].map(exponentials);
     // A few columns at a time, so that the sums of all queries stay in registers.
     for start in (0..size).step_by(LANES) {
         let width = LANES.min(size - start);
-        let sums = if width == LANES {
-            weighted(scores, size, &cache.values[start..])
-        } else {
-            weighted_part(scores, size, cache.values, start)
-        };
+        let mut sums = [[0.0; LANES]; QUERIES];
+        let mut first = 0;
+        for cache in seen {
+            let piece = Piece {
+                weights: scores,
+                first,
+                values: cache.values,
+                size,
+            };
+            sums = if width == LANES {
+                weighted(sums, piece, start)
+            } else {
+                weighted_part(sums, piece, start)
+            };
+            first += cache.values.len() / size;
+        }
         for (query, (sums, total)) in sums.iter().zip(totals).enumerate() {
             let out = &mut block.out[query * block.out_stride + start..][..width];
             for (out, sum) in out.iter_mut().zip(sums) {
@@ -165,17 +214,40 @@ fn dots(block: &QueryBlock<'_>, key: &[f32]) -> [f32; QUERIES] {
     [lane_sum(&l0), lane_sum(&l1), lane_sum(&l2), lane_sum(&l3)]
 }
 
-/// The sums of the first columns of all values, weighted for each query; `scores` has the weights query by query.
+/// The values of a piece, and where their weights are.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    /// Of all pieces, query by query.
+    weights: &'a [f32],
+    /// Number of the piece's first weight in each query's.
+    first: usize,
+    values: &'a [f32],
+    size: usize,
+}
+
+impl<'a> Piece<'a> {
+    /// The weights of one query from the piece's first on.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
+    fn weights_of(self, query: usize) -> &'a [f32] {
+        let count = self.weights.len() / QUERIES;
+        &self.weights[query * count + self.first..(query + 1) * count]
+    }
+}
+
+/// The sums of [`LANES`] columns from `start` on, with the values of a piece added, weighted for each query.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn weighted(scores: &[f32], size: usize, values: &[f32]) -> [[f32; LANES]; QUERIES] {
-    let count = scores.len() / QUERIES;
-    let [mut l0, mut l1, mut l2, mut l3] = [[0.0_f32; LANES]; QUERIES];
-    let weights = |query: usize| scores[query * count..][..count].iter();
+fn weighted(
+    sums: [[f32; LANES]; QUERIES],
+    piece: Piece<'_>,
+    start: usize,
+) -> [[f32; LANES]; QUERIES] {
+    let [mut l0, mut l1, mut l2, mut l3] = sums;
+    let weights = |query: usize| piece.weights_of(query).iter();
     let pairs = weights(0).zip(weights(1)).zip(weights(2).zip(weights(3)));
-    // The last value ends before its chunk does.
-    for (value, ((p0, p1), (p2, p3))) in values.chunks(size).zip(pairs) {
-        let value = &value[..LANES];
+    for (value, ((p0, p1), (p2, p3))) in piece.values.chunks_exact(piece.size).zip(pairs) {
+        let value = &value[start..start + LANES];
         for lane in 0..LANES {
             l0[lane] += p0 * value[lane];
         }
@@ -196,17 +268,13 @@ fn weighted(scores: &[f32], size: usize, values: &[f32]) -> [[f32; LANES]; QUERI
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
 fn weighted_part(
-    scores: &[f32],
-    size: usize,
-    values: &[f32],
+    mut sums: [[f32; LANES]; QUERIES],
+    piece: Piece<'_>,
     start: usize,
 ) -> [[f32; LANES]; QUERIES] {
-    let mut sums = [[0.0; LANES]; QUERIES];
-    for (sums, weights) in sums
-        .iter_mut()
-        .zip(scores.chunks_exact(scores.len() / QUERIES))
-    {
-        for (weight, value) in weights.iter().zip(values.chunks_exact(size)) {
+    for (query, sums) in sums.iter_mut().enumerate() {
+        let values = piece.values.chunks_exact(piece.size);
+        for (weight, value) in piece.weights_of(query).iter().zip(values) {
             for (sum, value) in sums.iter_mut().zip(&value[start..]) {
                 *sum += weight * value;
             }
@@ -216,17 +284,17 @@ fn weighted_part(
 }
 
 multiversion! {
-    /// Softmax of the scaled scores of `query` against the keys, times the values, into `out`.
+    /// Softmax of the scaled scores of `query` against the keys of all pieces, times the values, into `out`.
     ///
-    /// `scores` is scratch space. The sums run over the keys in their order, so the bits depend on
-    /// the number of keys and their content alone.
-    pub fn attend(query: &[f32], cache: HeadCache<'_>, scores: &mut Vec<f32>, out: &mut [f32]) =
+    /// `scores` is scratch space. The sums run over the keys in their order, so the bits depend on the number of keys
+    /// and their content alone, not on how they lie in pieces.
+    pub fn attend(query: &[f32], seen: &[HeadCache<'_>], scores: &mut Vec<f32>, out: &mut [f32]) =
         attend_body
 }
 
 multiversion! {
     /// [`attend`] for each query of a block, with the same bits.
-    pub fn attend_block(block: &mut QueryBlock<'_>, cache: HeadCache<'_>, scores: &mut Vec<f32>) =
+    pub fn attend_block(block: &mut QueryBlock<'_>, seen: &[HeadCache<'_>], scores: &mut Vec<f32>) =
         attend_block_body
 }
 
@@ -253,15 +321,47 @@ mod tests {
                 out_stride,
                 size,
             };
-            attend_block(&mut block, cache, &mut vec![5.0; 3]);
+            attend_block(&mut block, &[cache], &mut vec![5.0; 3]);
             for query in 0..QUERIES {
                 let mut alone = vec![0.0; size];
                 let one = &queries[query * query_stride..][..size];
-                attend(one, cache, &mut Vec::new(), &mut alone);
+                attend(one, &[cache], &mut Vec::new(), &mut alone);
                 let together = &out[query * out_stride..][..size];
                 let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(together), bits(&alone), "{length} {size} {query}");
                 assert_eq!(out[query * out_stride + size], 9.0, "nothing beside it");
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_have_the_bits_of_the_whole() {
+        for (length, size) in [(1, 16), (9, 64), (37, 24), (130, 5)] {
+            let queries = noise(QUERIES * size, 1);
+            let (keys, values) = (noise(length * size, 2), noise(length * size, 3));
+            let piece = |from: usize, to: usize| HeadCache {
+                keys: &keys[from * size..to * size],
+                values: &values[from * size..to * size],
+            };
+            let outputs = |seen: &[HeadCache<'_>]| {
+                let mut alone = vec![0.0; size];
+                attend(&queries[..size], seen, &mut Vec::new(), &mut alone);
+                let mut out = vec![9.0; QUERIES * size];
+                let mut block = QueryBlock {
+                    queries: &queries,
+                    query_stride: size,
+                    out: &mut out,
+                    out_stride: size,
+                    size,
+                };
+                attend_block(&mut block, seen, &mut Vec::new());
+                let all = alone.iter().chain(&out);
+                all.map(|value| value.to_bits()).collect::<Vec<_>>()
+            };
+            let whole = outputs(&[piece(0, length)]);
+            for cut in 0..=length {
+                let pieces = [piece(0, cut), piece(cut, length)];
+                assert_eq!(outputs(&pieces), whole, "{length} {size} {cut}");
             }
         }
     }
@@ -277,7 +377,7 @@ mod tests {
                 keys: &keys,
                 values: &values,
             };
-            attend(&query, cache, &mut Vec::new(), &mut out);
+            attend(&query, &[cache], &mut Vec::new(), &mut out);
 
             let scores: Vec<f64> = keys
                 .chunks_exact(size)

@@ -17,13 +17,18 @@ mod pages;
 mod registers;
 mod scratch;
 mod simd;
+mod softmax;
 mod storage;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
 pub use math::{gelu, softmax_weights};
-pub use norm::layer_norm;
+pub use norm::{layer_norm, row_products};
 pub use packed::{Epilogue, PackedLinear};
 pub use pages::Pages;
+pub use softmax::{
+    Broken, LogSoftmax, WEIGHT_ERROR, WEIGHTS_AT_ONCE, first_of, largest, relative_doubt,
+    sum_of_weights,
+};
 pub use storage::Storage;
 
 /// Version of the order in which the arithmetic is done: another one means that an answer's bits may differ. A

@@ -1,8 +1,8 @@
-//! LayerNorm: rows of activations to rows of mean 0 and variance 1, scaled and shifted.
+//! LayerNorm: rows of activations to rows of mean 0 and variance 1, scaled and shifted; and rows to one number each.
 
 use rayon::prelude::*;
 
-use super::simd::{multiversion, sum_by};
+use super::simd::{dot, multiversion, sum_by};
 
 /// Rows below this many values are not worth a thread.
 const PARALLEL_VALUES: usize = 1 << 15;
@@ -35,6 +35,19 @@ fn norm_row_body(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mu
 
 multiversion! {
     fn norm_row(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mut [f32]) = norm_row_body
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "body of a multiversion function")]
+fn row_products_body(x: &[f32], weight: &[f32], out: &mut [f32]) {
+    for (out, row) in out.iter_mut().zip(x.chunks_exact(weight.len())) {
+        *out = dot(row, weight);
+    }
+}
+
+multiversion! {
+    /// The scalar product of each row of `weight.len()` values with `weight`.
+    pub fn row_products(x: &[f32], weight: &[f32], out: &mut [f32]) = row_products_body
 }
 
 #[cfg(test)]

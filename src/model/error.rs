@@ -95,6 +95,29 @@ pub enum ModelError {
         /// What helps.
         cure: &'static str,
     },
+    /// A reward model has no value head.
+    #[error(
+        "`{}` holds no value head: `v_head.weight` is missing\nhint: {cure}",
+        path.display()
+    )]
+    NoValueHead {
+        /// The folder, or the file that should hold it.
+        path: PathBuf,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// A model that answers has a value head.
+    #[error(
+        "`{}` holds a reward model, which gives values and no answers: `{tensor}` is there\nhint: use it for the task \
+         `reward`, or give the folder of a GLM without a value head",
+        folder.display()
+    )]
+    ValueHead {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The head's name in the weights.
+        tensor: String,
+    },
     /// Two tensors are one by their names, and differ.
     #[error(
         "{first} and {second} are names of one tensor, with different values\nhint: remove the wrong one, or download \

@@ -86,7 +86,7 @@ impl Footprint {
                 (Role::Table, _) | (Role::Bias, Backend::Padded) => {
                     (0, form.table_bytes(shape, *stored))
                 }
-                (Role::Norm, _) | (Role::Bias, Backend::Packed) => (0, floats),
+                (Role::Norm | Role::Head, _) | (Role::Bias, Backend::Packed) => (0, floats),
             };
             if part.role == Role::Words {
                 footprint.storage = form.product(*stored);

@@ -11,15 +11,19 @@ use super::driver::{keep_pool, trim_pool};
 use super::footprint::Footprint;
 use super::likeliest::Likeliest;
 use super::network::Network;
+use super::value_head::ValueHead;
 use super::{
-    Backend, DecodeRow, GlmConfig, Logits, ModelError, Precision, PrefillRow, Scores, TextModel,
+    Backend, DecodeRow, GlmConfig, Logits, ModelError, ModelSource, Precision, PrefillRow, ReadRow,
+    Scores, TextModel, TokenChance,
 };
 
 /// A GLM with its KV cache.
 pub struct Glm {
     config: GlmConfig,
     pub(super) network: Network,
-    cache: Box<dyn Cache>,
+    pub(super) cache: Box<dyn Cache>,
+    /// Of a reward model.
+    pub(super) value_head: Option<ValueHead>,
     /// Where the device chooses; the CPU gives its logits.
     likeliest: Option<Likeliest>,
 }
@@ -53,6 +57,38 @@ impl Glm {
         precision: Precision,
         backend: Backend,
     ) -> Result<Self, ModelError> {
+        Self::load_source(&ModelSource::glm(folder), device, precision, backend)
+    }
+
+    /// Loads a reward model: a folder whose weights hold a value head, or a GLM's folder with a file that holds the head
+    /// and the tensors that differ.
+    ///
+    /// # Errors
+    ///
+    /// As [`Glm::load`]; [`ModelError::NoValueHead`] where there is no head.
+    pub fn load_reward(
+        folder: &Path,
+        overlay: Option<&Path>,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let source = ModelSource::reward(folder, overlay);
+        Self::load_source(&source, device, precision, Backend::of(device))
+    }
+
+    /// Loads what a source names, for a chosen implementation.
+    ///
+    /// # Errors
+    ///
+    /// As [`Glm::load_with`] and [`Glm::load_reward`]; [`ModelError::ValueHead`] for the weights of a reward model where
+    /// no head belongs to the source. A value head beside a GLM's own weights is left out here, and refused by
+    /// [`inspect`](super::inspect).
+    pub fn load_source(
+        source: &ModelSource<'_>,
+        device: &Device,
+        precision: Precision,
+        backend: Backend,
+    ) -> Result<Self, ModelError> {
         precision.check(device.is_cpu())?;
         if backend == Backend::Padded && precision == Precision::Q8 {
             return Err(ModelError::Unsupported(
@@ -64,10 +100,10 @@ impl Glm {
                 "packed weights need the CPU".to_owned(),
             ));
         }
-        let config = GlmConfig::load(folder)?;
+        let config = GlmConfig::load(source.folder)?;
         keep_pool(device);
-        let network = Network::load(folder, &config, device, precision, backend)
-            .map_err(|error| no_room(error, folder, &config, precision, device))?;
+        let (network, value_head) = Network::load(source, &config, device, precision, backend)
+            .map_err(|error| no_room(error, source.folder, &config, precision, device))?;
         let cache: Box<dyn Cache> = match backend {
             Backend::Packed => Box::new(RaggedCache::new(&config)),
             Backend::Padded => Box::new(PaddedCache::new(&config, device, network.dtype)),
@@ -80,6 +116,7 @@ impl Glm {
             config,
             network,
             cache,
+            value_head,
             likeliest,
         })
     }
@@ -104,7 +141,12 @@ impl Glm {
         &self.network.device
     }
 
-    fn check_token(&self, id: u32, position: u32, block_position: u32) -> Result<(), ModelError> {
+    pub(super) fn check_token(
+        &self,
+        id: u32,
+        position: u32,
+        block_position: u32,
+    ) -> Result<(), ModelError> {
         let rows = self.config.position_rows();
         if id as usize >= self.config.vocab_size {
             let vocabulary = self.config.vocab_size;
@@ -147,7 +189,7 @@ impl Glm {
     }
 
     /// A result, after memory that only the device's pool still holds was given back where it ran out.
-    fn trimmed<T>(&self, result: Result<T, ModelError>) -> Result<T, ModelError> {
+    pub(super) fn trimmed<T>(&self, result: Result<T, ModelError>) -> Result<T, ModelError> {
         result.inspect_err(|error| {
             if matches!(error, ModelError::OutOfMemory) {
                 trim_pool(&self.network.device);
@@ -257,6 +299,16 @@ impl TextModel for Glm {
 
     fn release(&mut self, slot: usize) {
         self.cache.release(slot);
+    }
+
+    fn chances(&mut self, rows: &[ReadRow<'_>]) -> Result<Vec<Vec<TokenChance>>, ModelError> {
+        let chances = self.read_chances(rows);
+        self.trimmed(chances)
+    }
+
+    fn values(&mut self, rows: &[ReadRow<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let values = self.read_values(rows);
+        self.trimmed(values)
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```text
 //! config, device, text_model                 sizes, where to run, the calls
 //! footprint                                  what each tensor becomes, and what that weighs
-//! weights/ -> network (block, layers/) -> cache/ -> glm, reference
+//! weights/ -> network (block, layers/), value_head -> cache/ -> glm, reading, reference
 //!             attend: what a block asks of its cache
 //! ```
 
@@ -25,8 +25,10 @@ mod glm;
 mod layers;
 mod likeliest;
 mod network;
+mod reading;
 mod reference;
 mod text_model;
+mod value_head;
 mod weights;
 
 pub use crate::precision::Precision;
@@ -40,6 +42,6 @@ pub use glm::Glm;
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
 pub use weights::{
-    Fingerprinted, FurtherLayers, Inspection, ShardIndex, WeightFiles, convert, inspect,
-    weights_fingerprint,
+    Fingerprinted, FurtherLayers, Head, Inspection, ModelSource, ShardIndex, WeightFiles, convert,
+    inspect, inspect_source, source_fingerprint, weights_fingerprint,
 };

@@ -1,7 +1,5 @@
 //! The whole network: embeddings, blocks, final norm, logits tied to the word embedding.
 
-use std::path::Path;
-
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -12,8 +10,9 @@ use super::attend::Attend;
 use super::block::Block;
 use super::footprint::{Footprint, Form};
 use super::layers::{Embedding, HostTable, LayerNorm, Linear};
-use super::weights::{WeightFiles, WeightStore, parts};
-use super::{Backend, FloatType, GlmConfig, ModelError, Precision};
+use super::value_head::ValueHead;
+use super::weights::{Head, ModelSource, VALUE_HEAD, WeightStore};
+use super::{Backend, FloatType, GlmConfig, ModelError, Precision, ReadRow};
 
 /// The reference's epsilon, the same in every norm.
 const EPSILON: f32 = 1e-5;
@@ -33,6 +32,18 @@ impl Tokens {
         self.positions.push(position);
         self.block_positions.push(block_position);
     }
+
+    /// Appends a context and its branches, in the order of their places.
+    pub(super) fn push_row(&mut self, row: &ReadRow<'_>) {
+        for (position, &id) in (0..).zip(row.context) {
+            self.push(id, position, 0);
+        }
+        for branch in row.branches {
+            for (block_position, &id) in (1..).zip(*branch) {
+                self.push(id, row.mask_position, block_position);
+            }
+        }
+    }
 }
 
 /// A GLM's weights, ready to compute.
@@ -50,17 +61,21 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Loads the weights of a folder.
+    /// Loads the weights of a model, and its value head where one belongs to it.
     pub(super) fn load(
-        folder: &Path,
+        source: &ModelSource<'_>,
         config: &GlmConfig,
         device: &Device,
         precision: Precision,
         backend: Backend,
-    ) -> Result<Self, ModelError> {
-        let weights = WeightFiles::find(folder)?;
-        let store = WeightStore::open(folder, &weights, precision.float())?;
-        let parts = parts(config);
+    ) -> Result<(Self, Option<ValueHead>), ModelError> {
+        let store = WeightStore::open(source.folder, &source.files()?, precision.float())?;
+        source.check_head(&store)?;
+        // A head beside the weights of a GLM is left out, as it always was; a reward model's weights never loaded.
+        if store.is_wrapped() {
+            source.refuse_head(&store)?;
+        }
+        let parts = source.parts(config);
         store.check(&parts, None)?;
         let form = Form { precision, backend };
         let loader = Loader {
@@ -71,8 +86,12 @@ impl Network {
             footprint: Footprint::of(&store.with_types(parts), form),
         };
         let network = loader.network()?;
+        let head = match source.head {
+            Head::None => None,
+            Head::InFolder | Head::Overlay(_) => Some(ValueHead::new(store.values(VALUE_HEAD)?)),
+        };
         store.check_finite()?;
-        Ok(network)
+        Ok((network, head))
     }
 
     /// Sums the embeddings of tokens: (tokens, hidden), f32.

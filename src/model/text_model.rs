@@ -122,7 +122,12 @@ pub struct ReadRow<'a> {
 impl ReadRow<'_> {
     /// Tokens of context and branches.
     pub fn tokens(&self) -> usize {
-        self.context.len() + self.branches.iter().map(|branch| branch.len()).sum::<usize>()
+        self.context.len()
+            + self
+                .branches
+                .iter()
+                .map(|branch| branch.len())
+                .sum::<usize>()
     }
 }
 

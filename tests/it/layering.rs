@@ -43,11 +43,11 @@ const STEPS: &[(&str, &[&[&str]])] = &[
         "model",
         &[
             &["attend", "layers", "weights"],
-            &["block"],
+            &["block", "value_head"],
             &["network"],
             &["cache"],
             &["glm"],
-            &["reference"],
+            &["reading", "reference"],
         ],
     ),
     (

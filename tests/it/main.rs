@@ -40,6 +40,7 @@ mod parquet_types;
 mod plan_props;
 mod progress;
 mod readers;
+mod reading;
 mod rendered;
 mod resume;
 mod sampling_golden;

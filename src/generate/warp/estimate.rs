@@ -3,16 +3,11 @@
 //! A comparison of two sums is certain unless the two are so near that the errors could decide. The same answer
 //! as the rule's follows, at a fraction of its time; a doubt, one draw in thousands of millions, is `None`.
 
-use crate::kernels::softmax_weights;
+use crate::kernels::{
+    WEIGHT_ERROR, WEIGHTS_AT_ONCE, relative_doubt, softmax_weights, sum_of_weights,
+};
 
 use super::{Candidate, Warp, likeliest_first};
-
-/// Relative error of a weight: the exponential's, and that of an exponent of up to 700, rounded three times.
-const WEIGHT_ERROR: f64 = 1e-12;
-
-/// Roundings that two sums of the same weights in two orders may differ by, each of half an epsilon of the
-/// sum; four times what theory allows.
-const ROUNDINGS: f64 = 4.0;
 
 /// The estimate tells smaller weights from nothing, but not from each other.
 const LEAST_WEIGHT: f64 = 1e-300;
@@ -22,12 +17,6 @@ const FIRST_BUCKET: u32 = (127 - 14) << 7;
 
 /// Buckets of top-p: 128 for each doubling of the distance to the likeliest logit, from 2^-14 to 2^18.
 const BUCKETS: usize = 32 << 7;
-
-/// Weights that are added up side by side.
-const LANES: usize = 16;
-
-/// Weights whose sum is known before the draw looks at each of them.
-const BLOCK: usize = 256;
 
 /// Buffers of one draw, reused by the next.
 #[derive(Debug, Default)]
@@ -53,7 +42,10 @@ pub(super) fn draw(
     softmax_weights(logits, least, top, scale, weights);
     let doubt = relative_doubt(logits.len());
     if warp.top_p < 1.0 {
-        let total = weights.chunks(BLOCK).map(sum).sum::<f64>();
+        let total = weights
+            .chunks(WEIGHTS_AT_ONCE)
+            .map(sum_of_weights)
+            .sum::<f64>();
         let (limit, doubt) = (warp.top_p * total, doubt * total);
         let last = last_of_top_p(limit, doubt, top, logits, buffers)?;
         drop_after(last, logits, &mut buffers.weights);
@@ -62,35 +54,6 @@ pub(super) fn draw(
         drop_unlikely(warp, logits, top, &mut buffers.weights)?;
     }
     at(uniform, doubt, &buffers.weights)
-}
-
-/// The logarithm of the sum of e^(logit - `top`): the least and the greatest that it may be.
-pub(in crate::generate) fn log_sum(logits: &[f32], top: f32) -> [f64; 2] {
-    let mut weights = [0.0; BLOCK];
-    let mut total = 0.0;
-    for logits in logits.chunks(BLOCK) {
-        let weights = &mut weights[..logits.len()];
-        softmax_weights(logits, f32::NEG_INFINITY, top, 1.0, weights);
-        total += sum(weights);
-    }
-    let doubt = relative_doubt(logits.len());
-    [(total * (1.0 - doubt)).ln(), (total * (1.0 + doubt)).ln()]
-}
-
-/// What two sums of this many weights may differ by, one by estimate and one by the rule, as a share of them.
-fn relative_doubt(count: usize) -> f64 {
-    2.0 * WEIGHT_ERROR + ROUNDINGS * count as f64 * f64::EPSILON
-}
-
-fn sum(weights: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (chunks, rest) = weights.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, weight) in lanes.iter_mut().zip(chunk) {
-            *lane += weight;
-        }
-    }
-    lanes.iter().chain(rest).sum()
 }
 
 /// The token at which the weights, likeliest first, reach `limit`: they are dealt to buckets by their logit,
@@ -181,12 +144,15 @@ fn drop_unlikely(warp: &Warp, logits: &[f32], top: f32, weights: &mut [f64]) -> 
 
 /// The token at `uniform` of the cumulative distribution, in id order.
 fn at(uniform: f64, doubt: f64, weights: &[f64]) -> Option<u32> {
-    let total = weights.chunks(BLOCK).map(sum).sum::<f64>();
+    let total = weights
+        .chunks(WEIGHTS_AT_ONCE)
+        .map(sum_of_weights)
+        .sum::<f64>();
     let (target, doubt) = (uniform * total, doubt * total);
     let mut before = 0.0;
     let mut first = 0;
-    for block in weights.chunks(BLOCK) {
-        let after = before + sum(block);
+    for block in weights.chunks(WEIGHTS_AT_ONCE) {
+        let after = before + sum_of_weights(block);
         if after > target - doubt {
             break;
         }

@@ -7,6 +7,8 @@
 //! Glm -> cache: slots -> Network -> Block -> Attend  <- implemented by the cache's calls
 //! ```
 
+mod host_attention;
+mod host_read;
 mod padded;
 mod pool;
 mod ragged;
@@ -14,4 +16,4 @@ mod slots;
 
 pub(super) use padded::PaddedCache;
 pub(super) use ragged::RaggedCache;
-pub(super) use slots::Cache;
+pub(super) use slots::{Cache, Reading};

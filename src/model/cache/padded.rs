@@ -5,6 +5,8 @@
 //! and attends pool by pool. Scores and softmax are f32. Runs on every device; the CPU uses it in
 //! tests only.
 
+mod read;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
@@ -12,9 +14,9 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use super::super::attend::Attend;
 use super::super::driver::trim_pool;
 use super::super::network::{Network, Tokens};
-use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
+use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::pool::{Layout, Pool};
-use super::slots::{Cache, check_prefill, empty_slot, full_slot};
+use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Widths of pools, and columns that a step sees, are multiples of this, so that shapes repeat.
 const WIDTH_STEP: usize = 32;
@@ -149,7 +151,7 @@ impl PaddedCache {
     ) -> Result<Tensor, ModelError> {
         self.release_all(rows);
         self.make_room(rows)?;
-        let hidden = self.read(network, rows);
+        let hidden = self.read_contexts(network, rows);
         if hidden.is_err() {
             self.release_all(rows);
         }
@@ -194,7 +196,11 @@ impl PaddedCache {
     }
 
     /// Runs contexts and start tokens through the network; the rows have their places.
-    fn read(&self, network: &Network, rows: &[PrefillRow<'_>]) -> Result<Tensor, ModelError> {
+    fn read_contexts(
+        &self,
+        network: &Network,
+        rows: &[PrefillRow<'_>],
+    ) -> Result<Tensor, ModelError> {
         let device = &self.layout.device;
         let longest = rows.iter().map(|row| row.ids.len() + 1).max().unwrap_or(0);
         let length = longest.next_multiple_of(LENGTH_STEP);
@@ -377,6 +383,14 @@ impl Cache for PaddedCache {
         if let Some(pool) = self.pools.get_mut(&held.columns) {
             pool.release(held.place);
         }
+    }
+
+    fn parts(&self, rows: &[ReadRow<'_>]) -> Vec<Vec<usize>> {
+        read::parts(rows)
+    }
+
+    fn read(&mut self, network: &Network, rows: &[Reading<'_>]) -> Result<Tensor, ModelError> {
+        self.with_room(|cache| read::read(&cache.layout, network, rows))
     }
 }
 

@@ -4,23 +4,22 @@
 //! slot's keys in order, so neither neighbours nor slot numbers nor threads can alter its bits.
 
 use candle_core::{Result as TensorResult, Tensor};
-use rayon::prelude::*;
 
-use crate::kernels::{HeadCache, Pages, QUERIES, QueryBlock, attend, attend_block};
+use crate::kernels::{HeadCache, Pages};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
-use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow};
-use super::slots::{Cache, check_prefill, empty_slot, full_slot};
+use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
+use super::host_attention::{LayerQueries, Shape, blocks};
+use super::host_read;
+use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Capacities are multiples of this, so that a freed slot's memory fits more of the next rows.
 const CAPACITY_STEP: usize = 16;
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
 /// and activations small enough that their memory is used again instead of being fetched anew.
 const PART_TOKENS: usize = 1024;
-/// Products of one layer's attention below this number are not worth a second thread.
-const PARALLEL_PRODUCTS: usize = 1 << 16;
 /// A used buffer serves a row that needs at least this share of it: 4/5.
 const LEAST_USE: (usize, usize) = (4, 5);
 /// Why the slot of a token is there.
@@ -31,13 +30,6 @@ pub(in crate::model) struct RaggedCache {
     shape: Shape,
     slots: Vec<Option<Slot>>,
     pool: Pool,
-}
-
-#[derive(Clone, Copy)]
-struct Shape {
-    layers: usize,
-    heads: usize,
-    head_size: usize,
 }
 
 /// One row's keys and values: (layer, key or value, head, capacity, head size).
@@ -72,13 +64,8 @@ struct RaggedCall<'a> {
 
 impl RaggedCache {
     pub(in crate::model) fn new(config: &GlmConfig) -> Self {
-        let shape = Shape {
-            layers: config.num_layers,
-            heads: config.num_attention_heads,
-            head_size: config.head_size(),
-        };
         Self {
-            shape,
+            shape: Shape::of(config),
             slots: Vec::new(),
             pool: Pool::default(),
         }
@@ -113,14 +100,19 @@ impl RaggedCache {
     }
 
     /// Hidden states of the rows' start tokens, part by part.
-    fn read(&mut self, network: &Network, rows: &[PrefillRow<'_>]) -> Result<Tensor, ModelError> {
+    fn read_contexts(
+        &mut self,
+        network: &Network,
+        rows: &[PrefillRow<'_>],
+    ) -> Result<Tensor, ModelError> {
         for row in rows {
             self.allocate(row.slot, row.capacity)?;
         }
         let mut hidden = Vec::new();
         let mut rest = rows;
         while !rest.is_empty() {
-            let (part, behind) = rest.split_at(rows_of_part(rest));
+            let (part, behind) =
+                rest.split_at(rows_of_part(rest.iter().map(|row| row.ids.len() + 1)));
             hidden.push(self.read_part(network, part)?);
             rest = behind;
         }
@@ -165,7 +157,7 @@ impl RaggedCache {
     ) -> Result<Tensor, ModelError> {
         let mut call = RaggedCall {
             cache: self,
-            blocks: blocks(&places),
+            blocks: blocks(&places, |a, b| a.slot == b.slot && a.visible == b.visible),
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
@@ -175,29 +167,14 @@ impl RaggedCache {
     }
 }
 
-/// How many tokens, one behind the other, see the same keys, in blocks of [`QUERIES`] and single ones; nothing
-/// where all are single.
-fn blocks(places: &[Place]) -> Vec<usize> {
-    let same = |a: &Place, b: &Place| a.slot == b.slot && a.visible == b.visible;
-    let mut blocks = Vec::new();
-    for run in places.chunk_by(same) {
-        blocks.extend(std::iter::repeat_n(QUERIES, run.len() / QUERIES));
-        blocks.extend(std::iter::repeat_n(1, run.len() % QUERIES));
-    }
-    if blocks.len() == places.len() {
-        blocks.clear();
-    }
-    blocks
-}
-
-/// The first rows of a call that are read together: up to [`PART_TOKENS`], but at least one row.
-fn rows_of_part(rows: &[PrefillRow<'_>]) -> usize {
+/// How many rows, the first of these lengths, are read together: up to [`PART_TOKENS`], but at least one row.
+fn rows_of_part(lengths: impl Iterator<Item = usize>) -> usize {
     let mut tokens = 0;
-    let fits = |row: &&PrefillRow<'_>| {
-        tokens += row.ids.len() + 1;
+    let fits = |length: &usize| {
+        tokens += length;
         tokens <= PART_TOKENS
     };
-    rows.iter().take_while(fits).count().max(1)
+    lengths.take_while(fits).count().max(1)
 }
 
 impl Cache for RaggedCache {
@@ -207,7 +184,7 @@ impl Cache for RaggedCache {
         rows: &[PrefillRow<'_>],
     ) -> Result<Tensor, ModelError> {
         check_prefill(rows)?;
-        let hidden = self.read(network, rows);
+        let hidden = self.read_contexts(network, rows);
         for row in rows {
             if hidden.is_ok() {
                 self.known(row.slot).length = row.ids.len() + 1;
@@ -268,6 +245,21 @@ impl Cache for RaggedCache {
         Ok(())
     }
 
+    fn parts(&self, rows: &[ReadRow<'_>]) -> Vec<Vec<usize>> {
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first < rows.len() {
+            let count = rows_of_part(rows[first..].iter().map(ReadRow::tokens));
+            parts.push((first..first + count).collect());
+            first += count;
+        }
+        parts
+    }
+
+    fn read(&mut self, network: &Network, rows: &[Reading<'_>]) -> Result<Tensor, ModelError> {
+        host_read::read(self.shape, network, rows)
+    }
+
     fn release(&mut self, slot: usize) {
         if let Some(slot) = self.slots.get_mut(slot).and_then(Option::take) {
             self.pool.give(slot.values);
@@ -282,10 +274,6 @@ impl Shape {
 
     fn values_per_token(self) -> usize {
         self.heads_of_all_layers() * self.head_size
-    }
-
-    fn hidden(self) -> usize {
-        self.heads * self.head_size
     }
 }
 
@@ -362,101 +350,21 @@ impl RaggedCall<'_> {
 
     /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
-        let shape = self.cache.shape;
-        let hidden = shape.hidden();
-        let mut out = vec![0.0; self.places.len() * hidden];
-        let products = hidden * self.places.iter().map(|place| place.visible).sum::<usize>();
-        let fewest_tasks = if products < PARALLEL_PRODUCTS {
-            usize::MAX
-        } else {
-            1
-        };
-        let layer = LayerCall {
-            call: self,
-            layer,
+        let cache = &*self.cache;
+        let queries = LayerQueries {
+            shape: cache.shape,
             projected,
+            blocks: &self.blocks,
+            keys: self.places.iter().map(|place| place.visible).sum(),
+            seen: |token: usize, head: usize| {
+                let place = self.places[token];
+                let slot = cache.slots.get(place.slot).and_then(Option::as_ref);
+                let slot = slot.expect(KNOWN);
+                let all = slot.head(cache.shape, layer, head, place.visible);
+                [all, slot.head(cache.shape, layer, head, 0)]
+            },
         };
-        if self.blocks.is_empty() {
-            out.par_chunks_exact_mut(shape.head_size)
-                .enumerate()
-                .with_min_len(fewest_tasks)
-                .for_each_init(Vec::new, |scores, (number, out)| {
-                    let (token, head) = (number / shape.heads, number % shape.heads);
-                    layer.attend_one(token, head, out, scores);
-                });
-        } else {
-            self.split(&mut out)
-                .into_par_iter()
-                .with_min_len(fewest_tasks)
-                .for_each_init(Vec::new, |scores, (first, out)| {
-                    layer.attend_block(first, out, scores);
-                });
-        }
-        out
-    }
-
-    /// The first token of each block, and its part of (tokens, hidden).
-    fn split<'o>(&self, out: &'o mut [f32]) -> Vec<(usize, &'o mut [f32])> {
-        let hidden = self.cache.shape.hidden();
-        let mut tasks = Vec::with_capacity(self.blocks.len());
-        let (mut first, mut rest) = (0, out);
-        for &tokens in &self.blocks {
-            let (part, behind) = rest.split_at_mut(tokens * hidden);
-            tasks.push((first, part));
-            first += tokens;
-            rest = behind;
-        }
-        tasks
-    }
-}
-
-/// Attention of one layer, once its keys and values are in the cache.
-struct LayerCall<'a> {
-    call: &'a RaggedCall<'a>,
-    layer: usize,
-    /// (tokens, 3 hidden).
-    projected: &'a [f32],
-}
-
-impl LayerCall<'_> {
-    fn cached(&self, token: usize, head: usize) -> HeadCache<'_> {
-        let place = self.call.places[token];
-        let slot = self.call.cache.slots.get(place.slot);
-        let slot = slot.and_then(Option::as_ref).expect(KNOWN);
-        slot.head(self.call.cache.shape, self.layer, head, place.visible)
-    }
-
-    /// The queries from one on.
-    fn queries(&self, token: usize, head: usize) -> &[f32] {
-        let shape = self.call.cache.shape;
-        &self.projected[token * 3 * shape.hidden() + head * shape.head_size..]
-    }
-
-    /// One head of one token, into (head size).
-    fn attend_one(&self, token: usize, head: usize, out: &mut [f32], scores: &mut Vec<f32>) {
-        let query = &self.queries(token, head)[..out.len()];
-        attend(query, self.cached(token, head), scores, out);
-    }
-
-    /// All heads of the tokens of a block, into (tokens, hidden).
-    fn attend_block(&self, first: usize, out: &mut [f32], scores: &mut Vec<f32>) {
-        let shape = self.call.cache.shape;
-        let (hidden, size) = (shape.hidden(), shape.head_size);
-        for head in 0..shape.heads {
-            if out.len() < QUERIES * hidden {
-                let out = &mut out[head * size..][..size];
-                self.attend_one(first, head, out, scores);
-                continue;
-            }
-            let mut block = QueryBlock {
-                queries: self.queries(first, head),
-                query_stride: 3 * hidden,
-                out: &mut out[head * size..],
-                out_stride: hidden,
-                size,
-            };
-            attend_block(&mut block, self.cached(first, head), scores);
-        }
+        queries.attend()
     }
 }
 

@@ -3,7 +3,13 @@
 use candle_core::Tensor;
 
 use super::super::network::Network;
-use super::super::{DecodeRow, ModelError, PrefillRow};
+use super::super::{DecodeRow, ModelError, PrefillRow, ReadRow};
+
+/// A row to read without a slot, and the places whose hidden states are wanted, in order.
+pub(in crate::model) struct Reading<'a> {
+    pub(in crate::model) row: ReadRow<'a>,
+    pub(in crate::model) places: Vec<u32>,
+}
 
 /// Keys and values of running answers, in slots.
 pub(in crate::model) trait Cache: Send {
@@ -24,6 +30,13 @@ pub(in crate::model) trait Cache: Send {
 
     /// Empties a slot.
     fn release(&mut self, slot: usize);
+
+    /// Splits rows into those that are read together, by their numbers; each row is in one part.
+    fn parts(&self, rows: &[ReadRow<'_>]) -> Vec<Vec<usize>>;
+
+    /// Reads rows together and touches no slot: hidden states before the final norm at the wanted places, row by row,
+    /// (wanted, hidden). At least one place must be wanted.
+    fn read(&mut self, network: &Network, rows: &[Reading<'_>]) -> Result<Tensor, ModelError>;
 }
 
 /// A row's tokens and room, checked before anything is touched.

@@ -14,7 +14,7 @@ use super::super::config::{config_text, parse_keys};
 use super::super::{FloatType, GlmConfig, ModelError};
 use super::files::WeightFiles;
 use super::inspect::unread;
-use super::parts::parts;
+use super::parts::{parts, value_head};
 use super::store::WeightStore;
 
 /// Endings of files that hold weights or list them; all others are copied.
@@ -31,7 +31,10 @@ const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h
 pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<Vec<String>, ModelError> {
     let config = GlmConfig::load(from)?;
     let store = WeightStore::open(from, &WeightFiles::find(from)?, float)?;
-    let expected = parts(&config);
+    let mut expected = parts(&config);
+    if store.value_head().is_some() {
+        expected.push(value_head(&config));
+    }
     store.check(&expected, Some(config.num_layers))?;
     fsio::create_dir_all(to).map_err(ModelError::io(to))?;
     if !fsio::is_empty_or_absent(to) {

@@ -10,6 +10,7 @@ use crate::download;
 use crate::stop::StopFlag;
 
 use super::super::ModelError;
+use super::source::ModelSource;
 
 /// Names under which weights are published, with the index of their sharded form; first found wins.
 const NAMES: [(&str, &str); 2] = [
@@ -33,6 +34,8 @@ pub struct WeightFiles {
     pub files: Vec<PathBuf>,
     /// What says which of them holds which tensor, where there is more than one.
     pub index: Option<ShardIndex>,
+    /// A file whose tensors replace those of the others.
+    pub overlay: Option<PathBuf>,
 }
 
 /// An index of shards.
@@ -47,7 +50,7 @@ pub struct ShardIndex {
 /// What the fingerprint of weights is taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fingerprinted {
-    /// `config.json` and the weight files.
+    /// `config.json` and the weight files, an overlay last.
     Files,
     /// These, and the index of shards.
     FilesAndIndex,
@@ -68,6 +71,7 @@ impl WeightFiles {
                 return Ok(Self {
                     files: vec![single],
                     index: None,
+                    overlay: None,
                 });
             }
             let index = folder.join(index);
@@ -88,6 +92,7 @@ impl WeightFiles {
             paths.extend(self.index.as_ref().map(|index| index.path.clone()));
         }
         paths.extend_from_slice(&self.files);
+        paths.extend(self.overlay.clone());
         paths
     }
 }
@@ -145,6 +150,7 @@ fn shards(folder: &Path, path: &Path) -> Result<WeightFiles, ModelError> {
             path: path.to_owned(),
             places: places.collect(),
         }),
+        overlay: None,
     })
 }
 
@@ -185,18 +191,31 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
     unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
 }
 
-/// A fingerprint of a model: blake3 over the files that decide what its weights are.
+/// [`source_fingerprint`] of a GLM without a value head.
 ///
 /// # Errors
 ///
-/// As [`WeightFiles::find`], or [`ModelError::Io`]; [`ModelError::Interrupted`].
+/// As [`source_fingerprint`].
 pub fn weights_fingerprint(
     folder: &Path,
     by: Fingerprinted,
     stop: &StopFlag,
 ) -> Result<String, ModelError> {
+    source_fingerprint(&ModelSource::glm(folder), by, stop)
+}
+
+/// A fingerprint of a model: blake3 over the files that decide what its weights are.
+///
+/// # Errors
+///
+/// As [`ModelSource::files`], or [`ModelError::Io`]; [`ModelError::Interrupted`].
+pub fn source_fingerprint(
+    source: &ModelSource<'_>,
+    by: Fingerprinted,
+    stop: &StopFlag,
+) -> Result<String, ModelError> {
     let mut all = blake3::Hasher::new();
-    for path in WeightFiles::find(folder)?.deciding(folder, by) {
+    for path in source.files()?.deciding(source.folder, by) {
         let mut hasher = blake3::Hasher::new();
         for block in map_file(&path)?.chunks(HASH_BYTES) {
             if stop.is_requested() {

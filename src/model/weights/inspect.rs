@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::super::{FloatType, GlmConfig, ModelError};
 use super::files::WeightFiles;
-use super::parts::{Part, parts};
+use super::parts::Part;
+use super::source::ModelSource;
 use super::store::WeightStore;
 
 /// Tensors that a warning names; the others are counted.
@@ -23,7 +24,7 @@ pub struct Inspection {
     pub(in crate::model) parts: Vec<(Part, FloatType)>,
 }
 
-/// What is done about layers that a configuration leaves out.
+/// What is done about layers that a configuration leaves out, and about a value head that no task of the model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FurtherLayers {
     /// The folder is refused.
@@ -32,26 +33,43 @@ pub enum FurtherLayers {
     LeftOut,
 }
 
-/// Holds the weights of a folder against its configuration; the values are not read.
+/// [`inspect_source`] of a GLM without a value head.
 ///
 /// # Errors
 ///
-/// What [`Glm::load`](crate::model::Glm::load) would refuse, but for values that are not finite; further layers,
-/// where these are refused.
+/// As [`inspect_source`].
 pub fn inspect(
     folder: &Path,
     config: &GlmConfig,
     further: FurtherLayers,
 ) -> Result<Inspection, ModelError> {
-    let files = WeightFiles::find(folder)?;
-    let store = WeightStore::open(folder, &files, FloatType::F32)?;
-    let expected = parts(config);
+    inspect_source(&ModelSource::glm(folder), config, further)
+}
+
+/// Holds the weights of a folder against its configuration; the values are not read.
+///
+/// # Errors
+///
+/// What [`Glm::load`](crate::model::Glm::load) would refuse, but for values that are not finite; further layers, and a
+/// value head that does not belong to the model, where these are refused.
+pub fn inspect_source(
+    source: &ModelSource<'_>,
+    config: &GlmConfig,
+    further: FurtherLayers,
+) -> Result<Inspection, ModelError> {
+    let files = source.files()?;
+    let store = WeightStore::open(source.folder, &files, FloatType::F32)?;
+    source.check_head(&store)?;
+    let expected = source.parts(config);
     let most_layers = match further {
-        FurtherLayers::Refused => Some(config.num_layers),
+        FurtherLayers::Refused => {
+            source.refuse_head(&store)?;
+            Some(config.num_layers)
+        }
         FurtherLayers::LeftOut => None,
     };
     store.check(&expected, most_layers)?;
-    let unread = unread(folder, &store.unread(&expected));
+    let unread = unread(source.folder, &store.unread(&expected));
     Ok(Inspection {
         warnings: unread.into_iter().collect(),
         read_otherwise_before: store.read_otherwise_before().map(str::to_owned),

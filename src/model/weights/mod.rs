@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files: which files -> tensors: their headers (pickle reads those of PyTorch) -> store: all tensors by name
-//! parts: what a configuration needs of them; inspect, convert: what is done with a store but load it
+//! source: the folder, and whether a value head belongs to it; parts: what a configuration needs; inspect, convert: what is done with a store but load it
 //! ```
 
 mod convert;
@@ -10,11 +10,13 @@ mod files;
 mod inspect;
 mod parts;
 mod pickle;
+mod source;
 mod store;
 mod tensors;
 
 pub use convert::convert;
-pub use files::{Fingerprinted, ShardIndex, WeightFiles, weights_fingerprint};
-pub use inspect::{FurtherLayers, Inspection, inspect};
-pub(super) use parts::{Part, Role, parts};
+pub use files::{Fingerprinted, ShardIndex, WeightFiles, source_fingerprint, weights_fingerprint};
+pub use inspect::{FurtherLayers, Inspection, inspect, inspect_source};
+pub(super) use parts::{Part, Role, VALUE_HEAD};
+pub use source::{Head, ModelSource};
 pub(super) use store::WeightStore;

@@ -2,6 +2,9 @@
 
 use super::super::GlmConfig;
 
+/// The weight of a reward model's value head.
+pub(in crate::model) const VALUE_HEAD: &str = "v_head.weight";
+
 /// What the network does with a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::model) enum Role {
@@ -15,6 +18,8 @@ pub(in crate::model) enum Role {
     Bias,
     /// Scale or shift of a norm.
     Norm,
+    /// The value head.
+    Head,
 }
 
 /// A tensor that the weights must have.
@@ -35,7 +40,12 @@ impl Part {
     }
 }
 
-/// Every tensor that a configuration needs.
+/// The value head of a reward model.
+pub(in crate::model) fn value_head(config: &GlmConfig) -> Part {
+    Part::new(VALUE_HEAD, &[1, config.hidden_size], Role::Head)
+}
+
+/// Every tensor that a configuration needs, but for a value head.
 pub(in crate::model) fn parts(config: &GlmConfig) -> Vec<Part> {
     let (hidden, words, positions) = (
         config.hidden_size,

@@ -15,7 +15,7 @@ use memmap2::Mmap;
 
 use super::super::{FloatType, ModelError};
 use super::files::{ShardIndex, WeightFiles, map_file};
-use super::parts::Part;
+use super::parts::{Part, VALUE_HEAD};
 use super::tensors::{Kind, StoredTensor, tensors};
 
 /// Values that are converted at once; small enough for the first-level cache.
@@ -26,6 +26,10 @@ const MOST_NAMED: usize = 20;
 
 /// Prefixes of the classes that wrap the network: training on many devices, and the model for generation.
 const PREFIXES: [&str; 2] = ["module.", "glm."];
+
+/// What a reward model puts before the names of the network, and how these then begin.
+const WRAPPER: &str = "transformer.";
+const WRAPPED: [&str; 2] = ["transformer.", "word_embeddings."];
 
 /// Ends of the names of tensors that a class keeps beside its weights.
 const BUFFERS: [&str; 5] = [
@@ -39,6 +43,9 @@ const BUFFERS: [&str; 5] = [
 /// The word embedding, and a name under which it is saved a second time.
 const WORDS: &str = "word_embeddings.weight";
 const TIED: &str = "lm_head.weight";
+
+/// How the names of a value head's tensors begin.
+const HEAD: &str = "v_head.";
 
 /// What comes before the number of a layer.
 const LAYERS: &str = "transformer.layers.";
@@ -97,7 +104,32 @@ impl WeightStore {
         if let Some(index) = &weights.index {
             store.check_index(index)?;
         }
+        if let Some(path) = &weights.overlay {
+            store.overlay(path)?;
+        }
         Ok(store)
+    }
+
+    /// Replaces tensors by those of a file.
+    fn overlay(&mut self, path: &Path) -> Result<(), ModelError> {
+        let below = std::mem::take(&mut self.tensors);
+        self.add(path, None)?;
+        for (plain, stored) in below {
+            self.tensors.entry(plain).or_insert(stored);
+        }
+        Ok(())
+    }
+
+    /// The value head's name in the files, where they hold one.
+    pub(in crate::model) fn value_head(&self) -> Option<&str> {
+        let stored = self.tensors.get(VALUE_HEAD);
+        stored.map(|stored| stored.tensor.name.as_str())
+    }
+
+    /// Whether the network's tensors have the names that a reward model gives them.
+    pub(in crate::model) fn is_wrapped(&self) -> bool {
+        let words = self.tensors.get(WORDS);
+        words.is_some_and(|words| words.tensor.name.contains(WRAPPER))
     }
 
     fn add(&mut self, path: &Path, index: Option<&ShardIndex>) -> Result<(), ModelError> {
@@ -180,6 +212,9 @@ impl WeightStore {
     ) -> Result<(), ModelError> {
         let beyond = most_layers.and_then(|layers| self.layers_beyond(layers));
         let mut problems: Vec<String> = beyond.into_iter().collect();
+        if expected.iter().any(|part| part.name == VALUE_HEAD) {
+            problems.extend(self.other_parts_of_head());
+        }
         let mut is_kind_alone = problems.is_empty();
         for Part { name, shape, .. } in expected {
             let Some(problem) = self.problem(name, shape) else {
@@ -201,6 +236,15 @@ impl WeightStore {
                 "the folder may mix files of two models, or a download may be incomplete"
             },
         })
+    }
+
+    /// What is wrong with a value head that has more than its weight, such as a bias.
+    fn other_parts_of_head(&self) -> Vec<String> {
+        let is_other = |name: &&String| name.starts_with(HEAD) && *name != VALUE_HEAD;
+        let others = self.tensors.keys().filter(is_other);
+        others
+            .map(|name| format!("`{name}`: is there, but a value head has `{VALUE_HEAD}` alone"))
+            .collect()
     }
 
     /// What is wrong with a tensor that should be there.
@@ -472,7 +516,10 @@ fn round(float: FloatType, values: &mut [f32]) {
 
 /// The name without the prefixes of what wraps the network.
 fn plain(name: &str) -> &str {
-    PREFIXES.iter().fold(name, |name, prefix| {
+    let name = PREFIXES.iter().fold(name, |name, prefix| {
         name.strip_prefix(prefix).unwrap_or(name)
-    })
+    });
+    let inner = name.strip_prefix(WRAPPER);
+    let inner = inner.filter(|inner| WRAPPED.iter().any(|start| inner.starts_with(start)));
+    inner.unwrap_or(name)
 }

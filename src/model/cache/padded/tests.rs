@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::super::{Backend, Precision};
+use super::super::super::{Backend, ModelSource, Precision};
 use super::super::pool::tests::{allocations, fail_allocations};
 use super::*;
 
@@ -19,7 +19,9 @@ impl Story {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model"));
         let config = GlmConfig::load(folder).unwrap();
         let (device, backend) = (Device::Cpu, Backend::Padded);
-        let network = Network::load(folder, &config, &device, Precision::F32, backend).unwrap();
+        let source = ModelSource::glm(folder);
+        let (network, _) =
+            Network::load(&source, &config, &device, Precision::F32, backend).unwrap();
         Self {
             cache: PaddedCache::new(&config, &device, DType::F32),
             network,

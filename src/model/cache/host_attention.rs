@@ -1,0 +1,139 @@
+//! Attention of the tokens of one call on a CPU, wherever their keys and values lie.
+//!
+//! Queries that see the same keys and stand one behind the other go through the kernel in blocks. A query has the same
+//! bits in a block and alone, on one thread and on many.
+
+use rayon::prelude::*;
+
+use crate::kernels::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
+
+use super::super::GlmConfig;
+
+/// Products of one layer's attention below this number are not worth a second thread.
+const PARALLEL_PRODUCTS: usize = 1 << 16;
+
+/// Sizes of what is cached.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) head_size: usize,
+}
+
+/// Queries of one layer, once their keys and values are where `seen` finds them.
+pub(super) struct LayerQueries<'a, S> {
+    pub(super) shape: Shape,
+    /// (tokens, 3 hidden), queries first.
+    pub(super) projected: &'a [f32],
+    /// As [`blocks`] gives them.
+    pub(super) blocks: &'a [usize],
+    /// Keys that all tokens see, added up.
+    pub(super) keys: usize,
+    /// The pieces that a token sees of a head, in the order of their keys.
+    pub(super) seen: S,
+}
+
+impl Shape {
+    pub(super) fn of(config: &GlmConfig) -> Self {
+        Self {
+            layers: config.num_layers,
+            heads: config.num_attention_heads,
+            head_size: config.head_size(),
+        }
+    }
+
+    pub(super) fn hidden(self) -> usize {
+        self.heads * self.head_size
+    }
+}
+
+/// How many tokens, one behind the other, see the same keys, in blocks of [`QUERIES`] and single ones; nothing
+/// where all are single.
+pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> Vec<usize> {
+    let mut blocks = Vec::new();
+    for run in tokens.chunk_by(see_the_same) {
+        blocks.extend(std::iter::repeat_n(QUERIES, run.len() / QUERIES));
+        blocks.extend(std::iter::repeat_n(1, run.len() % QUERIES));
+    }
+    if blocks.len() == tokens.len() {
+        blocks.clear();
+    }
+    blocks
+}
+
+impl<'a, S: Fn(usize, usize) -> [HeadCache<'a>; 2] + Sync> LayerQueries<'a, S> {
+    /// What the queries gather: (tokens, hidden).
+    pub(super) fn attend(&self) -> Vec<f32> {
+        let shape = self.shape;
+        let hidden = shape.hidden();
+        let mut out = vec![0.0; self.projected.len() / 3];
+        let fewest_tasks = if hidden * self.keys < PARALLEL_PRODUCTS {
+            usize::MAX
+        } else {
+            1
+        };
+        if self.blocks.is_empty() {
+            out.par_chunks_exact_mut(shape.head_size)
+                .enumerate()
+                .with_min_len(fewest_tasks)
+                .for_each_init(Vec::new, |scores, (number, out)| {
+                    let (token, head) = (number / shape.heads, number % shape.heads);
+                    self.attend_one(token, head, out, scores);
+                });
+        } else {
+            self.split(&mut out)
+                .into_par_iter()
+                .with_min_len(fewest_tasks)
+                .for_each_init(Vec::new, |scores, (first, out)| {
+                    self.attend_block(first, out, scores);
+                });
+        }
+        out
+    }
+
+    /// The first token of each block, and its part of (tokens, hidden).
+    fn split<'o>(&self, out: &'o mut [f32]) -> Vec<(usize, &'o mut [f32])> {
+        let hidden = self.shape.hidden();
+        let mut tasks = Vec::with_capacity(self.blocks.len());
+        let (mut first, mut rest) = (0, out);
+        for &tokens in self.blocks {
+            let (part, behind) = rest.split_at_mut(tokens * hidden);
+            tasks.push((first, part));
+            first += tokens;
+            rest = behind;
+        }
+        tasks
+    }
+
+    /// The queries from one on.
+    fn queries(&self, token: usize, head: usize) -> &[f32] {
+        let shape = self.shape;
+        &self.projected[token * 3 * shape.hidden() + head * shape.head_size..]
+    }
+
+    /// One head of one token, into (head size).
+    fn attend_one(&self, token: usize, head: usize, out: &mut [f32], scores: &mut Vec<f32>) {
+        let query = &self.queries(token, head)[..out.len()];
+        attend(query, &(self.seen)(token, head), scores, out);
+    }
+
+    /// All heads of the tokens of a block, into (tokens, hidden).
+    fn attend_block(&self, first: usize, out: &mut [f32], scores: &mut Vec<f32>) {
+        let (hidden, size) = (self.shape.hidden(), self.shape.head_size);
+        for head in 0..self.shape.heads {
+            if out.len() < QUERIES * hidden {
+                let out = &mut out[head * size..][..size];
+                self.attend_one(first, head, out, scores);
+                continue;
+            }
+            let mut block = QueryBlock {
+                queries: self.queries(first, head),
+                query_stride: 3 * hidden,
+                out: &mut out[head * size..],
+                out_stride: hidden,
+                size,
+            };
+            attend_block(&mut block, &(self.seen)(first, head), scores);
+        }
+    }
+}

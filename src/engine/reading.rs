@@ -97,12 +97,17 @@ impl Engine {
         let want = std::mem::discriminant(&first.reading.want);
         let alike = state.readings.iter().map(|row| &row.reading);
         let alike = alike.take_while(|reading| std::mem::discriminant(&reading.want) == want);
-        let rows = self.budget.next_readings(alike.map(|reading| reading.length(0)));
+        let rows = self
+            .budget
+            .next_readings(alike.map(|reading| reading.length(0)));
         state.readings.drain(..rows).collect()
     }
 
     /// What the model finds for each row of a group.
-    fn compute(&mut self, group: &[QueuedReading]) -> Result<Vec<Result<Found, String>>, ModelError> {
+    fn compute(
+        &mut self,
+        group: &[QueuedReading],
+    ) -> Result<Vec<Result<Found, String>>, ModelError> {
         let branches: Vec<Vec<&[u32]>> = group
             .iter()
             .map(|row| row.reading.branches.iter().map(Vec::as_slice).collect())

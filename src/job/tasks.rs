@@ -35,7 +35,10 @@ macro_rules! task_words {
 
 every_task!(task_words);
 
-#[expect(clippy::derivable_impls, reason = "the list of tasks knows of no default")]
+#[expect(
+    clippy::derivable_impls,
+    reason = "the list of tasks knows of no default"
+)]
 impl Default for Task {
     fn default() -> Self {
         Self::Generate
@@ -65,7 +68,8 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
             task.name()
         );
         let cure = if task == Task::Score && *key == "generation" {
-            "take it out: nothing is generated; what counts of a target is set under `[score]`".to_owned()
+            "take it out: nothing is generated; what counts of a target is set under `[score]`"
+                .to_owned()
         } else {
             format!("take it out, or write `task = \"{}\"`", names[0])
         };
@@ -82,11 +86,17 @@ pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
     let has_target = spec.input.columns.target.is_some();
     match score.method {
         ScoreMethod::Target if !has_target => {
-            let flaw = Flaw::new("input.columns.target", "is missing: nothing is scored without it");
+            let flaw = Flaw::new(
+                "input.columns.target",
+                "is missing: nothing is scored without it",
+            );
             Err(flaw.hint("name the column that holds the text to score: `columns = { prompt = \"question\", target = \"answer\" }` under `[input]`"))
         }
         ScoreMethod::WholeText if has_target => {
-            let flaw = Flaw::new("input.columns.target", "does nothing with `score.method = \"whole-text\"`, which scores the prompt");
+            let flaw = Flaw::new(
+                "input.columns.target",
+                "does nothing with `score.method = \"whole-text\"`, which scores the prompt",
+            );
             Err(flaw.hint("take it out, or write `score.method = \"target\"`"))
         }
         _ => Ok(()),

@@ -17,6 +17,7 @@ use glm_batch::internals::input::{InputWindow, id_column};
 use glm_batch::internals::job::OutputFormat;
 use glm_batch::internals::outcome::{Completion, FinishReason, Outcome, RowResult, Sample};
 use glm_batch::internals::sink::new_sink;
+use glm_batch::internals::tasks::form;
 use rows::{ROWS, first_pass, job, source, write_jsonl};
 
 /// An answer of 32 tokens for each row.
@@ -60,8 +61,7 @@ fn sink(criterion: &mut Criterion) {
     ] {
         job.output.format = format;
         let schema = source.arrow_schema();
-        let (output, generation) = (&job.output, &job.generation);
-        let sink = new_sink(output, generation, &index, id.as_deref(), schema.as_deref()).unwrap();
+        let sink = new_sink(&form(&job), &index, id.as_deref(), schema.as_deref()).unwrap();
         let mut out = Vec::new();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {

@@ -9,6 +9,7 @@ use crate::input::InputError;
 use crate::job::{Place, SpecError};
 use crate::model::ModelError;
 use crate::sink::SinkError;
+use crate::tasks::TaskError;
 use crate::tokenize::TokenizeError;
 
 /// Anything that ends a run early.
@@ -70,6 +71,16 @@ pub enum Error {
         /// What helps.
         cure: String,
     },
+    /// A key whose value does not fit the model or another key, by the job's task.
+    #[error("`{key}` {reason}\nhint: {cure}")]
+    Key {
+        /// The whole key, dotted.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+        /// What helps.
+        cure: String,
+    },
     /// A bad row, where the job stops at the first.
     #[error(
         "{place}: bad row, refused at {stage}: {reason}\nhint: fix the row, or set `input.on_bad_row = \"record\"` to go on without it"
@@ -124,14 +135,29 @@ fn begun_earlier(error: &ModelError) -> String {
 /// Result of anything above the stages.
 pub type Result<T> = std::result::Result<T, Error>;
 
+impl From<TaskError> for Error {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::Stop { stop, error } => Self::Stop {
+                stop,
+                reason: error.reason,
+                cure: error.cure,
+            },
+            TaskError::Key { key, reason, cure } => Self::Key { key, reason, cure },
+        }
+    }
+}
+
 impl Error {
     /// The key of the job file whose value it is about, where the message does not say where that is.
     pub fn key(&self) -> Option<&'static str> {
         match self {
             Self::Input(InputError::UnknownColumn { key, .. })
+            | Self::Input(InputError::NeitherTextNorList { key, .. })
             | Self::Sink(SinkError::UnknownColumn { key, .. }) => Some(key),
             Self::Input(InputError::Template { .. }) => Some("prompt.template"),
             Self::Stop { .. } => Some("generation.stop"),
+            Self::Key { key, .. } => Some(key),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")
             }

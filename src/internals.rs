@@ -8,7 +8,7 @@ pub mod checkpoint {
         CheckpointError, Commit, CommittedWindow, Comparison, Example, FileEntry, JobFingerprint,
         JobRecord, Journal, LockOptions, LockTiming, Manifest, OutputFolder, RECORD_VERSION,
         Resolved, ShardLock, Soundness, StoredJob, Totals, Work, check_sizes, clean_leftovers,
-        commit_window, discard, repair, restart, status, verify, verify_shards,
+        commit_window, discard, record_version, repair, restart, status, verify, verify_shards,
     };
 }
 
@@ -17,7 +17,10 @@ pub mod device {
 }
 
 pub mod engine {
-    pub use crate::engine::{Devices, Engine, EngineError, EngineStatistics, LoadModel, Request};
+    pub use crate::engine::{
+        Devices, Engine, EngineError, EngineStatistics, Finished, Found, Generation, LoadModel,
+        Reading, Request, Want, Work,
+    };
 }
 
 pub mod fsio {
@@ -46,9 +49,9 @@ pub mod input {
 
 pub mod job {
     pub use crate::job::{
-        CarriedColumns, ColumnSpec, GenerationSpec, InputSpec, JobSpec, MaskToken, OnBadRow,
-        OutputFormat, OutputSpec, Overflow, PromptSpec, Rules, SampleLayout, SpecError, job_keys,
-        json_schema, load, parse,
+        CarriedColumns, ColumnNames, ColumnSpec, GenerationSpec, InputSpec, JobSpec, MaskToken,
+        OnBadRow, OutputFormat, OutputSpec, Overflow, PromptSpec, Rules, SampleLayout, ScoreSpec,
+        SpecError, Task, job_keys, json_schema, load, parse,
     };
 }
 
@@ -70,7 +73,7 @@ pub mod model {
 
 pub mod outcome {
     pub use crate::outcome::{
-        BadRow, Completion, FinishReason, Finished, Outcome, RowResult, Sample, Stage,
+        BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowResult, Sample, Stage, Sums,
     };
 }
 
@@ -91,6 +94,10 @@ pub mod report {
 
 pub mod sink {
     pub use crate::sink::{ResultSink, SinkError, new_sink, read_part, write_failed};
+}
+
+pub mod tasks {
+    pub use crate::tasks::form;
 }
 
 pub mod tokenize {

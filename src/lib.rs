@@ -1,10 +1,10 @@
 //! Offline batch runner for GLM: prompt files in, answers out, resumable at any instant.
 //!
 //! ```text
-//! job.toml -> job -> input -> tokenize -> plan -> engine -> sink + checkpoint -> report
-//!             JobSpec Prompt   Encoded    order   Completion Part, Manifest      RunReport
-//!                                                    |
-//!                          model (over kernels): logits -> generate: tokens
+//! job.toml -> job -> input -> tasks -> plan -> engine -> tasks -> sink + checkpoint -> report
+//!             JobSpec Prompt   Work    order   Found    RowResult Part, Manifest      RunReport
+//!                              |                 |
+//!                          tokenize   model (over kernels): logits -> generate: tokens
 //! run: a whole job     measure: what this machine can do     bench: a model's speed, over run
 //! ```
 //!
@@ -48,15 +48,18 @@ mod report;
 mod run;
 mod sink;
 mod stop;
+mod task_list;
+mod tasks;
 mod tokenize;
 
 // The library's API. What is not listed here is `pub(crate)`, or for this package's own tests.
 
 // A job: its text or its file, checked.
 pub use job::{
-    BatchSpec, CarriedColumns, CheckpointSpec, ColumnSpec, GenerationSpec, InputSpec, JobSpec,
-    MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow, PromptSpec,
-    SampleLayout, Task, json_schema as job_schema, load as load_job, parse as parse_job,
+    BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, GenerationSpec, InputSpec,
+    JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow,
+    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task,
+    json_schema as job_schema, load as load_job, parse as parse_job,
 };
 
 // Running it, or planning what a run would do.
@@ -87,14 +90,18 @@ pub use model::{
 pub use tokenize::{Encoded, GlmTokenizer, SpecialIds, Unwritable};
 
 // The engine, which answers rows without a job.
-pub use engine::{Devices, Engine, EngineStatistics, LoadModel, Request};
+pub use engine::{
+    Devices, Engine, EngineStatistics, Finished, Found, Generation, LoadModel, Reading, Request,
+    Want, Work as EngineWork,
+};
 pub use generate::TextCodec;
 pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 
 // What became of a row.
 pub use ids::{RowId, ShardId, WindowId};
 pub use outcome::{
-    BadRow, Completion, FinishReason, Finished, Outcome, RowCounts, RowResult, Sample, Stage,
+    BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowCounts, RowResult, Sample, Stage,
+    Sums,
 };
 
 // Devices and precisions.

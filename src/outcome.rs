@@ -7,28 +7,25 @@
 //! ```text
 //! {"row":8,"status":"ok","prompt_tokens":16,"samples":[{"text":"北京","finish_reason":"stop","token_ids":[7,2]}],"crc":"..."}
 //!          ^ Outcome     ^ RowResult, without a tag of its own
+//! {"row":8,"status":"ok","kind":"measured","prompt_tokens":16,"samples":[[-2.5,false,3]],"crc":"..."}
+//!          ^ Outcome     ^ RowResult, by its tag
 //! {"row":9,"status":"failed","stage":"generate","reason":"no room","crc":"..."}
 //!          ^ Outcome         ^ BadRow
 //! ```
 //!
-//! A new kind of result is a new variant of [`RowResult`]. Every match on it names all variants, so the compiler
-//! lists what a new one needs: its counts here, its lines and columns in `sink/`, and how its JSON is read.
+//! A task that generates has a [`Completion`]. Every other task has a [`Measured`]: values whose names and types
+//! its file in `tasks/` lists, so a new task needs nothing here.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
-use crate::ids::{RowId, WindowId};
+mod cell;
+mod exact_floats;
 
-/// A row that has ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
-    /// Window that the row was submitted with.
-    pub window: WindowId,
-    /// The row.
-    pub row: RowId,
-    /// Its result, or why there is none.
-    pub outcome: Outcome,
-}
+pub use cell::Cell;
 
 /// How one row ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -89,19 +86,58 @@ fn read<'de, T: Deserialize<'de>, E: de::Error>(text: &'de RawValue) -> Result<T
     serde_json::from_str(text.get()).map_err(E::custom)
 }
 
-/// The result of one row; each kind of task has a kind of result.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
+/// The result of one row.
+#[derive(Clone, Debug, PartialEq)]
 pub enum RowResult {
     /// Generated answers.
     Generated(Completion),
+    /// Values that the job's task lists as its columns.
+    Measured(Measured),
 }
 
-/// Journals have always held generated answers without a tag of their own, so fields without a tag are a
-/// [`Completion`]. A second kind of result needs a tag, which this function will read.
+/// The tag of a [`RowResult`] in JSON. Journals have always held generated answers without one.
+#[derive(Deserialize)]
+struct KindTag {
+    #[serde(default)]
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    Generated,
+    Measured,
+}
+
+impl Serialize for RowResult {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Tagged<'a> {
+            kind: Kind,
+            #[serde(flatten)]
+            measured: &'a Measured,
+        }
+        match self {
+            Self::Generated(completion) => completion.serialize(serializer),
+            Self::Measured(measured) => Tagged {
+                kind: Kind::Measured,
+                measured,
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+/// Reads the tag first, as [`Outcome`] does.
 impl<'de> Deserialize<'de> for RowResult {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Completion::deserialize(deserializer).map(Self::Generated)
+        let text = <&RawValue>::deserialize(deserializer)?;
+        let KindTag { kind } = read(text)?;
+        Ok(match kind {
+            Kind::Generated => Self::Generated(read(text)?),
+            Kind::Measured => Self::Measured(read(text)?),
+        })
     }
 }
 
@@ -118,6 +154,11 @@ impl RowResult {
                     .map(|sample| sample.token_ids.len() as u64)
                     .sum(),
             },
+            Self::Measured(measured) => RowCounts {
+                is_truncated: measured.truncated > 0,
+                prompt_tokens: u64::from(measured.prompt_tokens),
+                completion_tokens: 0,
+            },
         }
     }
 
@@ -128,6 +169,73 @@ impl RowResult {
                 let first = completion.samples.first()?;
                 Some(&first.text)
             }
+            Self::Measured(_) => None,
+        }
+    }
+
+    /// Tokens of the row's context.
+    pub fn prompt_tokens(&self) -> u32 {
+        match self {
+            Self::Generated(completion) => completion.prompt_tokens,
+            Self::Measured(measured) => measured.prompt_tokens,
+        }
+    }
+
+    /// How many samples it has: answers, targets, or whatever the job's task counts so.
+    pub fn samples(&self) -> usize {
+        match self {
+            Self::Generated(completion) => completion.samples.len(),
+            Self::Measured(measured) => measured.samples.len(),
+        }
+    }
+}
+
+/// The values of one row by the columns of its task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Tokens of the context.
+    pub prompt_tokens: u32,
+    /// Tokens cut from the prompt's left to make it fit.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub truncated: u32,
+    /// Values that a row has once, by their place in the task's list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row: Vec<Cell>,
+    /// One entry a sample, in order: its values, by their place in the task's list.
+    pub samples: Vec<Vec<Cell>>,
+}
+
+/// Sums over rows that a task counts, by a name of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sums(BTreeMap<String, f64>);
+
+impl Sums {
+    /// Adds to one sum.
+    pub fn add(&mut self, name: &str, value: f64) {
+        match self.0.get_mut(name) {
+            Some(sum) => *sum += value,
+            None => {
+                self.0.insert(name.to_owned(), value);
+            }
+        }
+    }
+
+    /// A sum; 0 where nothing was added.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl AddAssign<&Sums> for Sums {
+    fn add_assign(&mut self, other: &Sums) {
+        for (name, value) in &other.0 {
+            self.add(name, *value);
         }
     }
 }
@@ -213,6 +321,8 @@ pub enum Stage {
     Tokenize,
     /// Generation.
     Generate,
+    /// Reading with the model, by tasks that judge a text.
+    Read,
 }
 
 impl std::fmt::Display for Stage {
@@ -222,6 +332,7 @@ impl std::fmt::Display for Stage {
             Self::Template => "template",
             Self::Tokenize => "tokenize",
             Self::Generate => "generate",
+            Self::Read => "read",
         })
     }
 }
@@ -232,55 +343,6 @@ impl std::fmt::Display for Stage {
 )]
 fn is_zero(n: &u32) -> bool {
     *n == 0
-}
-
-/// Floats in JSON that come back bit for bit.
-mod exact_floats {
-    use serde::de::Error as _;
-    use serde::ser::SerializeSeq as _;
-
-    use super::{Deserialize, Deserializer, RawValue, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        floats: &[f32],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let mut sequence = serializer.serialize_seq(Some(floats.len()))?;
-        for &float in floats {
-            sequence.serialize_element(&Exact(float))?;
-        }
-        sequence.end()
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<f32>, D::Error> {
-        let floats = Vec::<Exact>::deserialize(deserializer)?;
-        Ok(floats.into_iter().map(|Exact(float)| float).collect())
-    }
-
-    struct Exact(f32);
-
-    /// JSON has no NaN and no infinities, so those are strings.
-    impl Serialize for Exact {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            if self.0.is_finite() {
-                serializer.serialize_f32(self.0)
-            } else {
-                serializer.collect_str(&self.0)
-            }
-        }
-    }
-
-    /// `serde_json` reads a number as an f64 that may be a bit off and then rounds it again; the standard library
-    /// reads the shortest form of an f32 exactly.
-    impl<'de> Deserialize<'de> for Exact {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = <&RawValue>::deserialize(deserializer)?;
-            let digits = text.get().trim_matches('"');
-            digits.parse().map(Self).map_err(D::Error::custom)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -302,9 +364,24 @@ mod tests {
             Stage::Template,
             Stage::Tokenize,
             Stage::Generate,
+            Stage::Read,
         ] {
             assert_eq!(name(serde_json::to_value(stage)), stage.to_string());
         }
+    }
+
+    #[test]
+    fn both_kinds_of_results_come_back_from_a_journal() {
+        let generated = r#"{"status":"ok","prompt_tokens":9,"samples":[{"text":"a","finish_reason":"stop","token_ids":[7],"token_logprobs":[-0.5]}]}"#;
+        let measured = r#"{"status":"ok","kind":"measured","prompt_tokens":9,"truncated":2,"samples":[[-0.1,false,3],[null,true,0]]}"#;
+        for text in [generated, measured] {
+            let outcome: Outcome = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&outcome).unwrap(), text);
+            let is_measured = matches!(outcome, Outcome::Ok(RowResult::Measured(_)));
+            assert_eq!(is_measured, text == measured);
+        }
+        let unknown = measured.replace("measured", "painted");
+        assert!(serde_json::from_str::<Outcome>(&unknown).is_err());
     }
 
     #[test]

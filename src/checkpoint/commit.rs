@@ -33,7 +33,7 @@ pub struct Commit<'a> {
     /// The input's files, for `failed/`.
     pub files: &'a [InputFile],
     /// Counts for the manifest.
-    pub totals: Totals,
+    pub totals: &'a Totals,
     /// Rows for the manifest.
     pub examples: &'a [Example],
 }
@@ -61,7 +61,7 @@ pub fn commit_window(
         rows: commit.window.rows.len() as u64,
         part,
         failed,
-        totals: commit.totals,
+        totals: commit.totals.clone(),
         examples: commit.examples.to_vec(),
     };
     manifest.commit(folder, window)?;

@@ -113,7 +113,7 @@ pub enum CheckpointError {
     },
     /// A file was written by a version of the program that this one does not know.
     #[error(
-        "`{}` has version `{found}`, which this program does not know\nhint: run the version of glm-batch that wrote it, or a newer one",
+        "`{}` was written by another version of glm-batch: it has version `{found}`, which this program does not know\nhint: run the version of glm-batch that wrote it, or a newer one",
         .path.display()
     )]
     UnknownVersion {
@@ -121,6 +121,17 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Its version.
         found: String,
+    },
+    /// `job.json` is whole, and holds what this version of the program does not know.
+    #[error(
+        "`{}` was written by another version of glm-batch: {reason}\nhint: run the version of glm-batch that wrote it, or a newer one",
+        .path.display()
+    )]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// What is not known.
+        reason: String,
     },
     /// Somebody else is writing.
     #[error(

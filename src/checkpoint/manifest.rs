@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::fsio::{self, FileDigest};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
+use crate::outcome::Sums;
 
 use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, seal};
 
@@ -86,7 +87,7 @@ pub struct FileEntry {
 }
 
 /// Counts of rows and tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Input rows, broken lines included.
     pub rows: u64,
@@ -109,6 +110,9 @@ pub struct Totals {
     pub referenced: u64,
     /// Those of them whose first sample equals it.
     pub exact: u64,
+    /// What the job's task adds up over the rows, in the order of the windows.
+    #[serde(default, skip_serializing_if = "Sums::is_empty")]
+    pub sums: Sums,
 }
 
 #[expect(
@@ -119,8 +123,8 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-impl AddAssign for Totals {
-    fn add_assign(&mut self, other: Self) {
+impl AddAssign<&Totals> for Totals {
+    fn add_assign(&mut self, other: &Totals) {
         self.rows += other.rows;
         self.ok += other.ok;
         self.failed += other.failed;
@@ -131,6 +135,7 @@ impl AddAssign for Totals {
         self.completion_tokens += other.completion_tokens;
         self.referenced += other.referenced;
         self.exact += other.exact;
+        self.sums += &other.sums;
     }
 }
 
@@ -238,14 +243,14 @@ impl Manifest {
     }
 
     /// Sum over the committed windows.
-    pub fn totals(&self) -> Totals {
-        self.totals
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     fn add_up(&mut self) {
         self.totals = Totals::default();
         for window in self.windows.values() {
-            self.totals += window.totals;
+            self.totals += &window.totals;
         }
     }
 

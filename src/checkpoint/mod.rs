@@ -35,7 +35,9 @@ pub use lock::{LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
 pub use owner::{Owner, Work};
 pub(crate) use record::ModelFile;
-pub use record::{Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob};
+pub use record::{
+    Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob, record_version,
+};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};

@@ -12,26 +12,37 @@ use serde::{Deserialize, Serialize};
 use crate::device::DeviceKind;
 use crate::fsio;
 use crate::input::{InputIndex, Selection};
-use crate::job::{JobSpec, Rules};
+use crate::job::{JobSpec, Rules, Task};
 use crate::precision::Precision;
 
 use super::{CheckpointError, OutputFolder, seal};
 
 const CURE: &str = "start anew with `glm-batch run --restart`";
 
-/// Version of `job.json`.
+/// Version of `job.json` of jobs that generate.
 pub const RECORD_VERSION: &str = "2";
+
+/// Version of `job.json` of jobs of other tasks, which programs that only generate cannot go on with.
+const TASK_VERSION: &str = "3";
 
 /// The version whose jobs name no rules, and whose other files do not name their job.
 const FIRST_VERSION: &str = "1";
 
 /// Versions of `job.json` that can be read.
-const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION];
+const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION, TASK_VERSION];
+
+/// The version of `job.json` that a job of this task has.
+pub fn record_version(task: Task) -> &'static str {
+    match task {
+        Task::Generate => RECORD_VERSION,
+        _ => TASK_VERSION,
+    }
+}
 
 /// What the first run decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
-    /// Version of this file: [`RECORD_VERSION`].
+    /// Version of this file: that of [`record_version`].
     pub version: String,
     /// Version of the program.
     pub program: String,
@@ -141,13 +152,17 @@ impl StoredJob {
     /// # Errors
     ///
     /// [`CheckpointError::Damaged`]; [`CheckpointError::OtherRecord`], where it is another program's;
-    /// [`CheckpointError::UnknownVersion`]; [`CheckpointError::Fs`].
+    /// [`CheckpointError::UnknownVersion`], [`CheckpointError::OtherVersion`]; [`CheckpointError::Fs`].
     pub fn load(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
         let path = folder.job_file();
         let Some(text) = seal::read_text(&path)? else {
             return Ok(None);
         };
         let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE) {
+            // What was sealed is whole: it is of a form that this program does not know.
+            Err(CheckpointError::Damaged { reason, .. }) if seal::is_sound_file(&text) => {
+                return Err(CheckpointError::OtherVersion { path, reason });
+            }
             Err(CheckpointError::Damaged { .. }) if !is_of_a_job(folder)? => {
                 return Err(CheckpointError::OtherRecord { path });
             }

@@ -61,6 +61,11 @@ pub(super) fn is_sound_line(line: &[u8]) -> bool {
     LINE.is_sound(line)
 }
 
+/// Whether a file is as it was sealed.
+pub(super) fn is_sound_file(text: &[u8]) -> bool {
+    FILE.is_sound(text)
+}
+
 /// A value as a sealed file.
 pub(super) fn seal_file<T: Serialize>(value: &T) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(|text| FILE.seal(text + "\n"))

@@ -150,7 +150,7 @@ pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut totals = Totals::default();
     for shard in &shards {
-        totals += shard.totals;
+        totals += &shard.totals;
     }
     let is_finished = shards.iter().all(ShardStatus::is_finished);
     let state = if is_finished {
@@ -204,7 +204,7 @@ fn shard_status(
         rows,
         windows: own.len() as u64,
         windows_done: manifest.windows().len() as u64,
-        totals,
+        totals: totals.clone(),
         journalled_rows,
         owner: owner.map(|(owner, state)| OwnerStatus::new(owner, state)),
         pace: work.map(|work| pace(work, left)).unwrap_or_default(),

@@ -20,6 +20,7 @@ use crate::job::nearest;
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
+use crate::tasks;
 
 pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?)?;
@@ -175,8 +176,7 @@ fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     let spec = &record.spec;
     let id = input::id_column(&spec.input.columns, &record.input);
     Ok(sink::result_columns(
-        &spec.output,
-        &spec.generation,
+        &tasks::form(spec),
         &record.input,
         id.as_deref(),
     )?)

@@ -15,13 +15,12 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::generate::TextCodec;
 use crate::ids::WindowId;
 use crate::model::{ModelError, TextModel};
-use crate::outcome::Finished;
 use crate::plan::{Budget, SlotSizes};
 use crate::stop::StopFlag;
 
 use super::error::EngineError;
 use super::queue::{Phase, Queue};
-use super::request::Request;
+use super::request::{Finished, Request};
 use super::scheduler::Engine;
 use super::statistics::EngineStatistics;
 
@@ -219,8 +218,12 @@ impl Devices {
     pub fn seconds_per_step(&self) -> f64 {
         let seconds = self.members.iter().map(|member| {
             let counted = member.view().statistics;
+            if counted.decode_steps == 0 {
+                // Nothing has been generated yet, or nothing is to be: a group of texts is a step.
+                return counted.prefill_seconds / counted.prefill_batches.max(1) as f64;
+            }
             let all = counted.prefill_seconds + counted.decode_seconds + counted.sampling_seconds;
-            all / counted.decode_steps.max(1) as f64
+            all / counted.decode_steps as f64
         });
         seconds.fold(0.0, f64::max)
     }

@@ -2,8 +2,8 @@
 
 use crate::model::ModelError;
 
-/// What ends the work of an engine as a whole; what ends one row alone is an
-/// [`Outcome::Failed`](crate::outcome::Outcome::Failed).
+/// What ends the work of an engine as a whole; what ends one row alone is a
+/// [`BadRow`](crate::outcome::BadRow).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {

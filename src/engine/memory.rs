@@ -1,7 +1,6 @@
 //! What an engine does where memory runs out: a lower budget, and rows back to where they wait.
 
-use crate::outcome::Finished;
-
+use super::request::Finished;
 use super::scheduler::{Engine, KEPT, Starting};
 
 impl Engine {

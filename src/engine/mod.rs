@@ -1,11 +1,12 @@
-//! Encoded contexts to [`Completion`](crate::outcome::Completion)s: rows into slots, whatever they ask for.
+//! Rows with their [`Work`] to what the model [`Found`] for them, whatever their task.
 //!
 //! [`Devices`] runs an engine for each device. [`Engine`] keeps the model's slots full with rows from
 //! [`crate::plan`]'s order; what a slot's answer takes from its logits is the work of [`crate::generate`].
 //!
 //! ```text
-//! request -> queue -> scheduler -> slots of the model
+//! request -> queue -> scheduler -> slots of the model             answers, token by token
 //!            queued    memory: what happens where it runs out
+//!                   -> reading   -> one pass, no slot              texts that are judged
 //! ```
 
 mod devices;
@@ -13,12 +14,13 @@ mod error;
 mod memory;
 mod queue;
 mod queued;
+mod reading;
 mod request;
 mod scheduler;
 mod statistics;
 
 pub use devices::{Devices, LoadModel};
 pub use error::EngineError;
-pub use request::Request;
+pub use request::{Finished, Found, Generation, Reading, Request, Want, Work};
 pub use scheduler::Engine;
 pub use statistics::EngineStatistics;

@@ -8,7 +8,8 @@ use crate::ids::WindowId;
 use crate::plan::{Budget, Load, RowLength};
 
 use super::queued::{Queued, queued};
-use super::request::Request;
+use super::reading::{self, QueuedReading};
+use super::request::{Request, Work};
 
 /// What engines are to do with their rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,13 @@ pub(super) enum Phase {
     Closed,
 }
 
+impl State {
+    fn rows(&self) -> usize {
+        let waiting: usize = self.waiting.iter().map(Queued::rows).sum();
+        waiting + self.readings.len()
+    }
+}
+
 /// Rows that wait, first in, first out.
 pub(super) struct Queue {
     pub(super) codec: Arc<dyn TextCodec>,
@@ -33,6 +41,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) waiting: VecDeque<Queued>,
+    /// Rows that need no slot.
+    pub(super) readings: VecDeque<QueuedReading>,
     phase: Phase,
 }
 
@@ -58,11 +68,22 @@ impl Queue {
         requests: Vec<Request>,
         bucket_tokens: u32,
     ) -> usize {
-        let rows = requests.len();
+        let (mut generations, mut readings) = (Vec::new(), Vec::new());
+        for Request { row, work } in requests {
+            match work {
+                Work::Generate(generation) => generations.push((row, generation)),
+                Work::Read(reading) => readings.push((row, reading)),
+            }
+        }
+        let rows = generations.len();
         let codec = self.codec.as_ref();
-        let queued = queued(window, requests, codec, &self.bad_words, bucket_tokens);
+        let queued = queued(window, generations, codec, &self.bad_words, bucket_tokens);
         let shared = rows - queued.len();
-        self.lock().waiting.extend(queued);
+        let readings = reading::in_order(window, readings, bucket_tokens);
+        let mut state = self.lock();
+        state.waiting.extend(queued);
+        state.readings.extend(readings);
+        drop(state);
         self.wake();
         shared
     }
@@ -74,13 +95,16 @@ impl Queue {
 
     /// Rows that wait.
     pub(super) fn rows(&self) -> usize {
-        self.lock().waiting.iter().map(Queued::rows).sum()
+        self.lock().rows()
     }
 
     /// Forgets all rows; how many that is.
     pub(super) fn clear(&self) -> usize {
-        let waiting = std::mem::take(&mut self.lock().waiting);
-        waiting.iter().map(Queued::rows).sum()
+        let mut state = self.lock();
+        let rows = state.rows();
+        state.waiting.clear();
+        state.readings.clear();
+        rows
     }
 
     /// Tells the engines what to do from now on.
@@ -91,9 +115,8 @@ impl Queue {
 
     /// What to do now; an engine that has nothing waits for rows, or for the end.
     pub(super) fn phase(&self, is_busy: bool) -> Phase {
-        let has_nothing = |state: &mut State| {
-            !is_busy && state.waiting.is_empty() && state.phase != Phase::Closed
-        };
+        let has_nothing =
+            |state: &mut State| !is_busy && state.rows() == 0 && state.phase != Phase::Closed;
         let state = self.changed.wait_while(self.lock(), has_nothing);
         state.unwrap_or_else(PoisonError::into_inner).phase
     }
@@ -106,7 +129,9 @@ impl Queue {
     ) -> bool {
         let mut load = Load::default();
         let state = self.lock();
-        for length in first.chain(state.waiting.iter().map(|entry| entry.length(0))) {
+        let waiting = state.waiting.iter().map(|entry| entry.length(0));
+        let readings = state.readings.iter().map(|row| row.reading.length(0));
+        for length in first.chain(waiting).chain(readings) {
             let samples = length.samples as usize;
             load.add(samples, budget.cost(&length).of(samples));
             if load.slots >= budget.max_batch_size || load.tokens >= budget.max_batch_tokens {

@@ -1,4 +1,4 @@
-//! One window's [`Request`]s to entries of the queue, in the order they run; identical greedy rows share one.
+//! One window's [`Generation`]s to entries of the queue, in the order they run; identical greedy rows share one.
 //!
 //! Invariant: every row is in exactly one [`Queued`], and the rows of one entry get the same samples.
 
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crate::generate::{BadWordLists, Endings, Rules, Start, TextCodec};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
-use crate::outcome::{BadRow, Completion, Finished, Outcome, RowResult, Sample, Stage};
+use crate::outcome::{BadRow, Completion, Sample, Stage};
 use crate::plan::{RowLength, order};
 use crate::tokenize::Encoded;
 
-use super::request::Request;
+use super::request::{Finished, Found, Generation};
 
 /// A row, and what is its own where its answers are shared.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +38,12 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    fn new(window: WindowId, request: Request, rules: Arc<Rules>) -> Self {
+    fn new(window: WindowId, row: RowId, request: Generation, rules: Arc<Rules>) -> Self {
         let samples = request.settings.num_return_sequences.max(1);
         Self {
             window,
             members: vec![Member {
-                row: request.row,
+                row,
                 truncated: request.encoded.truncated,
             }],
             encoded: request.encoded,
@@ -121,7 +121,7 @@ impl Queued {
         let finished = |member: Member| Finished {
             window: self.window,
             row: member.row,
-            outcome: Outcome::Ok(RowResult::Generated(Completion {
+            found: Ok(Found::Generated(Completion {
                 prompt_tokens,
                 truncated: member.truncated,
                 samples: samples.clone(),
@@ -139,7 +139,7 @@ impl Queued {
         let failed = |member: Member| Finished {
             window: self.window,
             row: member.row,
-            outcome: Outcome::Failed(bad.clone()),
+            found: Err(bad.clone()),
         };
         self.members.into_iter().map(failed).collect()
     }
@@ -148,7 +148,7 @@ impl Queued {
 /// The entries of one window, in the order they run.
 pub(super) fn queued(
     window: WindowId,
-    requests: Vec<Request>,
+    requests: Vec<(RowId, Generation)>,
     codec: &dyn TextCodec,
     bad_words: &BadWordLists,
     bucket_tokens: u32,
@@ -163,15 +163,17 @@ pub(super) fn queued(
         Arc::clone(rules)
     };
     // The pointers above are keys only as long as nothing else can take their place.
-    let alive: Vec<Arc<GenerationSpec>> =
-        requests.iter().map(|r| Arc::clone(&r.settings)).collect();
+    let alive: Vec<Arc<GenerationSpec>> = requests
+        .iter()
+        .map(|(_, request)| Arc::clone(&request.settings))
+        .collect();
 
     let mut entries: Vec<Queued> = Vec::with_capacity(requests.len());
     let mut leaders: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
-    for request in requests {
+    for (row, request) in requests {
         let rules = rules_of(&request.settings);
         if request.settings.do_sample {
-            entries.push(Queued::new(window, request, rules));
+            entries.push(Queued::new(window, row, request, rules));
             continue;
         }
         let same_ids = leaders.entry(request.encoded.ids.clone()).or_default();
@@ -180,13 +182,10 @@ pub(super) fn queued(
             .find(|&&leader| is_same(&entries[leader], &request, &rules));
         if let Some(&leader) = leader {
             let truncated = request.encoded.truncated;
-            entries[leader].members.push(Member {
-                row: request.row,
-                truncated,
-            });
+            entries[leader].members.push(Member { row, truncated });
         } else {
             same_ids.push(entries.len());
-            entries.push(Queued::new(window, request, rules));
+            entries.push(Queued::new(window, row, request, rules));
         }
     }
     drop(alive);
@@ -194,7 +193,7 @@ pub(super) fn queued(
 }
 
 /// Whether a greedy row gets the answer of an entry with the same ids. The seed alone may differ.
-fn is_same(entry: &Queued, request: &Request, rules: &Arc<Rules>) -> bool {
+fn is_same(entry: &Queued, request: &Generation, rules: &Arc<Rules>) -> bool {
     entry.encoded.mask_position == request.encoded.mask_position
         && entry.max_new_tokens == request.max_new_tokens.max(1)
         && entry.samples.len() == request.settings.num_return_sequences.max(1) as usize

@@ -1,20 +1,123 @@
-//! What goes into an engine: a row with its context and settings.
+//! What goes into an engine, and what comes out: rows with their work, rows with what was found.
 
 use std::sync::Arc;
 
-use crate::ids::RowId;
+use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
+use crate::model::{Asked, Sight, TokenChance};
+use crate::outcome::{BadRow, Completion};
+use crate::plan::RowLength;
 use crate::tokenize::Encoded;
 
-/// A row ready to be answered.
+/// A row and its work.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The row; with the seed and the sample it keys the draw.
+    /// The row.
     pub row: RowId,
-    /// Its context.
+    /// What the model has to do for it.
+    pub work: Work,
+}
+
+/// What the model has to do for a row.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Answers, token by token.
+    Generate(Generation),
+    /// One forward pass.
+    Read(Reading),
+}
+
+/// A context to be answered.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The context.
     pub encoded: Encoded,
-    /// The job's settings with the row's own on top.
+    /// The job's settings with the row's own on top; with the seed and the sample, the row keys the draw.
     pub settings: Arc<GenerationSpec>,
     /// `max_new_tokens` resolved for this row: the most answer tokens, ending token included.
     pub max_new_tokens: u32,
+}
+
+/// A context to be read once, with what follows it; see [`ReadRow`](crate::model::ReadRow).
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The context.
+    pub encoded: Encoded,
+    /// Which of its tokens see which.
+    pub sight: Sight,
+    /// What follows it, each with its start token.
+    pub branches: Vec<Vec<u32>>,
+    /// What is wanted.
+    pub want: Want,
+}
+
+/// What a reading is for.
+#[derive(Clone, Debug)]
+pub enum Want {
+    /// The chances of these tokens, sorted by place.
+    Chances(Vec<Asked>),
+    /// The value head's number at the last token of each branch.
+    Values,
+}
+
+/// A row that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Window that the row was submitted with.
+    pub window: WindowId,
+    /// The row.
+    pub row: RowId,
+    /// What the model found for it, or why it found nothing.
+    pub found: Result<Found, BadRow>,
+}
+
+/// What the model found for a row, by its [`Work`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// Answers.
+    Generated(Completion),
+    /// The chances that were asked for, in that order. Their log-probabilities are finite.
+    Chances(Vec<TokenChance>),
+    /// A number for each branch; all are finite.
+    Values(Vec<f32>),
+}
+
+impl Work {
+    /// The context.
+    pub fn encoded(&self) -> &Encoded {
+        match self {
+            Self::Generate(generation) => &generation.encoded,
+            Self::Read(reading) => &reading.encoded,
+        }
+    }
+
+    /// What planning knows of it. What is read in one pass is all context.
+    pub fn length(&self, index: usize) -> RowLength {
+        match self {
+            Self::Generate(generation) => RowLength {
+                index,
+                context: generation.encoded.ids.len() as u32,
+                reserve: generation.max_new_tokens,
+                samples: generation.settings.num_return_sequences,
+            },
+            Self::Read(reading) => reading.length(index),
+        }
+    }
+}
+
+impl Reading {
+    /// Tokens of the context and all branches.
+    pub fn tokens(&self) -> usize {
+        self.encoded.ids.len() + self.branches.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// What planning knows of it.
+    pub(super) fn length(&self, index: usize) -> RowLength {
+        RowLength {
+            index,
+            context: self.tokens() as u32,
+            reserve: 0,
+            samples: 1,
+        }
+    }
 }

@@ -17,13 +17,12 @@ use rayon::prelude::*;
 use crate::generate::{Answer, Progress, Scratch, TextCodec};
 use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
-use crate::outcome::{Finished, Outcome};
 use crate::plan::{Budget, GroupRow, Load, RowCost};
 
 use super::error::EngineError;
 use super::queue::{Phase, Queue};
 use super::queued::Queued;
-use super::request::Request;
+use super::request::{Finished, Request};
 use super::statistics::EngineStatistics;
 
 /// Why the entry that a slot or `waiting` names is there.
@@ -31,7 +30,7 @@ pub(super) const KEPT: &str = "an entry is kept until its rows have ended";
 
 /// Answers rows with one model, as many at once as the budget allows.
 pub struct Engine {
-    model: Box<dyn TextModel>,
+    pub(super) model: Box<dyn TextModel>,
     pub(super) queue: Arc<Queue>,
     pub(super) budget: Budget,
     /// Entries taken from the queue, by the engine's own number.
@@ -112,7 +111,8 @@ impl Engine {
         self.statistics.shared_rows += shared as u64;
     }
 
-    /// Reads the next rows into free slots where any fit, else decodes one token in every slot.
+    /// Reads the next rows into free slots where any fit, else decodes one token in every slot; where no slot is in
+    /// use, reads a group of rows that need none.
     ///
     /// # Errors
     ///
@@ -122,14 +122,14 @@ impl Engine {
         let finished = if !group.is_empty() {
             self.prefill(&group)?
         } else if self.slots.is_empty() {
-            Vec::new()
+            self.read_group()?
         } else {
             self.decode()?
         };
         for row in &finished {
-            match row.outcome {
-                Outcome::Ok(_) => self.statistics.rows += 1,
-                Outcome::Failed(_) => self.statistics.failed_rows += 1,
+            match row.found {
+                Ok(_) => self.statistics.rows += 1,
+                Err(_) => self.statistics.failed_rows += 1,
             }
         }
         Ok(finished)

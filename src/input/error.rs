@@ -76,6 +76,18 @@ pub enum InputError {
         /// The file.
         path: PathBuf,
     },
+    /// A column that the job reads texts from, and that holds values of another kind.
+    #[error(
+        "`{key}`: column `{column}` holds {kind}, and neither texts nor lists of them\nhint: name a column of texts, or write the values as texts"
+    )]
+    NeitherTextNorList {
+        /// The key of the job.
+        key: &'static str,
+        /// The column.
+        column: String,
+        /// The type of its values.
+        kind: String,
+    },
     /// A pattern that is not a glob.
     #[error(
         "input `{pattern}` is not a valid glob: {reason}\nhint: `*` stands for any text in a name, `?` for one sign, `[ab]` for one of these; where a name itself holds such a sign, write it in brackets, as in `[*]`"

@@ -32,6 +32,8 @@
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
+//! | target null, missing, empty, no text; an empty list | bad row |
+//! | target a list | its texts, or the `answer` of its objects |
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!
@@ -46,6 +48,7 @@ mod error;
 mod fields;
 mod files;
 mod folders;
+mod following;
 mod formats;
 mod identity;
 mod jsonl;

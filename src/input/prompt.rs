@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::cell::{Cell, Record};
 use super::error::InputError;
+use super::following::Following;
 use super::nested::Named;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
@@ -47,6 +48,7 @@ struct Columns {
     prefix: Option<Named>,
     reference: Option<Named>,
     generation: Option<Named>,
+    following: Option<Following>,
 }
 
 impl Columns {
@@ -58,6 +60,7 @@ impl Columns {
             prefix: named(&spec.prefix),
             reference: named(&spec.reference),
             generation: named(&spec.generation),
+            following: spec.target.as_ref().map(Following::targets),
         }
     }
 }
@@ -133,12 +136,13 @@ impl PromptBuilder {
         ]
         .into_iter()
         .filter_map(|(key, named)| Some((key, named?)))
+        .chain(columns.following.iter().flat_map(Following::named))
     }
 
     /// Finds the columns that the job names among those of the input.
     ///
     /// # Errors
-    /// [`InputError::UnknownColumn`] for a column that no row has.
+    /// [`InputError::UnknownColumn`] for a column that no row has, [`InputError::NeitherTextNorList`].
     pub(super) fn resolve(&mut self, index: &InputIndex) -> Result<(), InputError> {
         if !index.has_own_columns() {
             // No rows, or broken ones alone: there is nothing to compare with.
@@ -153,7 +157,9 @@ impl PromptBuilder {
             &mut columns.generation,
         ];
         let mut missing = Vec::new();
-        for named in all.into_iter().flatten() {
+        let following = columns.following.iter_mut();
+        let following = following.flat_map(Following::columns_mut);
+        for named in all.into_iter().flatten().chain(following) {
             if !named.resolve(index) {
                 missing.push(named.name().to_owned());
             }
@@ -168,7 +174,10 @@ impl PromptBuilder {
                 Some(("prompt.template", in_template.find(is_unknown)?))
             });
         match unknown {
-            None => Ok(()),
+            None => match &self.columns.following {
+                Some(following) => following.check(index),
+                None => Ok(()),
+            },
             Some((key, name)) => Err(InputError::UnknownColumn {
                 key,
                 column: name.to_owned(),
@@ -225,6 +234,10 @@ impl PromptBuilder {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
             overrides: self.overrides(record)?,
+            following: match &self.columns.following {
+                Some(following) => following.texts(record).map_err(bad)?,
+                None => Vec::new(),
+            },
         })
     }
 

@@ -219,4 +219,6 @@ pub struct Prompt {
     pub prefix: Option<String>,
     /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
     pub overrides: serde_json::Map<String, serde_json::Value>,
+    /// Texts that the task reads behind the prompt, such as the targets to score; none of them is empty.
+    pub following: Vec<String>,
 }

@@ -6,6 +6,8 @@
 use super::error::SpecError;
 use super::sections::generation::{GenerationSpec, MaxNewTokens};
 use super::sections::prompt::PromptSpec;
+use super::spec::JobSpec;
+use super::tasks::Task;
 
 /// Context plus answer where the job says nothing.
 const DEFAULT_MAX_LENGTH: u32 = 512;
@@ -52,6 +54,32 @@ impl Lengths {
             },
             cure: lengths.cure(reserved),
         })
+    }
+
+    /// The limits of a job by its task. Only a task that generates keeps room that the whole job shares; others say
+    /// by [`Lengths::limit_beside`] what they keep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lengths::new`].
+    pub fn of_job(spec: &JobSpec, max_sequence_length: u32) -> Result<Self, SpecError> {
+        if spec.task == Task::Generate {
+            return Self::new(&spec.prompt, &spec.generation, max_sequence_length);
+        }
+        let rest = GenerationSpec {
+            max_new_tokens: Some(MaxNewTokens::Rest),
+            ..GenerationSpec::default()
+        };
+        Self::new(&spec.prompt, &rest, max_sequence_length)
+    }
+
+    /// Most tokens of a context beside so many others; `None` where they leave no room for one.
+    pub fn limit_beside(&self, others: u32) -> Option<u32> {
+        let left = self
+            .max_length
+            .checked_sub(others)
+            .filter(|left| *left > 0)?;
+        Some(left.min(self.max_sequence_length.saturating_add(1)))
     }
 
     /// What helps where the answer leaves no room for a context.

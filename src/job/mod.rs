@@ -23,6 +23,7 @@ mod rules;
 mod schema;
 mod sections;
 mod spec;
+mod tasks;
 mod tree;
 mod values;
 
@@ -40,11 +41,13 @@ pub use schema::{job_keys, json_schema};
 pub use sections::batch::BatchSpec;
 pub use sections::checkpoint::CheckpointSpec;
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
-pub use sections::input::{ColumnSpec, InputSpec, OnBadRow};
+pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow};
 pub use sections::model::ModelSpec;
 pub use sections::output::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 pub use sections::prompt::{MaskToken, Overflow, PromptSpec};
-pub use spec::{JobSpec, Task};
+pub use sections::score::{ScoreMethod, ScoreSpec, TargetOverflow};
+pub use spec::JobSpec;
+pub use tasks::Task;
 
 /// Reads a job file.
 ///

@@ -18,6 +18,8 @@ use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
 use super::sections::output::OutputSpec;
 use super::sections::prompt::PromptSpec;
+use super::sections::score::ScoreSpec;
+use super::tasks::{Task, check_needs, refuse_others};
 use super::tree::Node;
 
 /// The only version of the job file so far.
@@ -49,6 +51,8 @@ pub(super) struct JobFile {
     #[serde(default)]
     generation: GenerationSpec,
     #[serde(default)]
+    score: ScoreSpec,
+    #[serde(default)]
     batch: BatchSpec,
     output: OutputSpec,
     #[serde(default)]
@@ -78,23 +82,17 @@ pub struct JobSpec {
     pub input: InputSpec,
     /// `[prompt]`
     pub prompt: PromptSpec,
-    /// `[generation]`
+    /// `[generation]`; at its defaults, and without use, where the task does not generate.
     pub generation: GenerationSpec,
+    /// `[score]`, where that is the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<ScoreSpec>,
     /// `[batch]`
     pub batch: BatchSpec,
     /// `[output]`
     pub output: OutputSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
-}
-
-/// What the job does with each row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Task {
-    /// Answers the prompt.
-    #[default]
-    Generate,
 }
 
 /// Where a job comes from.
@@ -111,7 +109,10 @@ pub(super) struct Origin<'a> {
 impl JobFile {
     /// Checks a whole file; `tree` is what it was read from.
     pub(super) fn check(self, tree: &Node, origin: &Origin<'_>) -> Result<JobSpec, SpecError> {
-        self.checked(origin).map_err(|flaw| flaw.into_error(tree))
+        let task = self.task;
+        refuse_others(task, tree)
+            .and_then(|()| self.checked(origin))
+            .map_err(|flaw| flaw.into_error(tree))
     }
 
     fn checked(self, origin: &Origin<'_>) -> Checked<JobSpec> {
@@ -125,6 +126,9 @@ impl JobFile {
             input: self.input.checked(base)?,
             prompt: self.prompt.checked(base)?,
             generation: self.generation.checked(base)?,
+            score: (self.task == Task::Score)
+                .then(|| self.score.checked(base))
+                .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,
             checkpoint: self.checkpoint.checked(base)?,
@@ -146,6 +150,7 @@ fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
              `[input]`, or write `prompt.template`",
         ));
     }
+    check_needs(spec)?;
     if spec.shards > 1 && spec.input.path == ["-"] {
         let flaw = Flaw::new("shards", "must be 1 where the input is standard input");
         return Err(flaw.hint("write the input to a file, so that every worker can read it"));

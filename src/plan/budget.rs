@@ -258,6 +258,24 @@ impl Budget {
         group
     }
 
+    /// How many rows at the head of the queue are read together now, each in one pass without a slot.
+    ///
+    /// Padded to the widest, the first, they stay under [`PREFILL_TOKENS`] and under the budget; a single row may pass
+    /// both.
+    pub fn next_readings(&self, waiting: impl IntoIterator<Item = RowLength>) -> usize {
+        let most = self.max_batch_tokens.min(PREFILL_TOKENS);
+        let mut widest = 0;
+        let mut rows = 0;
+        for row in waiting.into_iter().take(self.max_batch_size) {
+            widest = widest.max(u64::from(padded(row.context, self.bucket_tokens)));
+            if rows > 0 && widest * (rows as u64 + 1) > most {
+                break;
+            }
+            rows += 1;
+        }
+        rows
+    }
+
     /// The budget after `attempted` tokens at once turned out to be too many: half of them.
     #[must_use]
     pub(crate) fn halved(&self, attempted: u64) -> Self {
@@ -433,6 +451,22 @@ mod tests {
         assert_eq!(wide.next_group(Load::default(), queue).len(), 4);
         let longer = vec![row(5000, 8, 1); 9];
         assert_eq!(wide.next_group(Load::default(), longer).len(), 1);
+    }
+
+    #[test]
+    fn rows_that_need_no_slot_are_read_up_to_the_limits() {
+        let queue = |lengths: &[u32]| {
+            let rows: Vec<RowLength> = lengths.iter().map(|&length| row(length, 0, 1)).collect();
+            BUDGET.next_readings(rows)
+        };
+        assert_eq!(queue(&[]), 0);
+        assert_eq!(
+            queue(&[33, 9, 1]),
+            2,
+            "both as wide as the first are 80, three are 120"
+        );
+        assert_eq!(queue(&[8; 9]), 4, "rows count too");
+        assert_eq!(queue(&[200, 8]), 1, "one row may pass the budget");
     }
 
     #[test]

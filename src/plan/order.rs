@@ -13,7 +13,7 @@ pub struct RowLength {
     /// Context tokens, without the start token.
     pub context: u32,
     /// Tokens kept free in each slot of the row: the start token and the longest answer, whose last token is
-    /// never fed. As many as the longest answer has.
+    /// never fed. As many as the longest answer has; 0 for a row that is read in one pass and needs no slot.
     pub reserve: u32,
     /// Slots that the row takes in all, one a sample; at least 1.
     pub samples: u32,

@@ -103,8 +103,27 @@ pub fn simulate_windows<'a>(
     }
     statistics.buckets = buckets.into_values().collect();
     statistics.histogram = bins.into_values().collect();
+    let (readings, queue) = queue.into_iter().partition(|row| row.reserve == 0);
+    read(&mut statistics, readings, budget);
     run(&mut statistics, queue, budget, |_| {});
     statistics
+}
+
+/// Counts the calls that read rows which need no slot.
+fn read(statistics: &mut PlanStatistics, queue: Vec<RowLength>, budget: &Budget) {
+    let mut left = queue.as_slice();
+    while !left.is_empty() {
+        let rows = budget.next_readings(left.iter().copied()).max(1);
+        let (group, rest) = left.split_at(rows);
+        let width = |row: &RowLength| u64::from(padded(row.context, budget.bucket_tokens));
+        let padding = group.iter().map(|row| width(row) - u64::from(row.context));
+        statistics.padding_tokens += padding.sum::<u64>();
+        statistics.prefill_batches += 1;
+        statistics.peak_slots = statistics.peak_slots.max(rows);
+        let tokens = group.iter().map(width).sum();
+        statistics.peak_tokens = statistics.peak_tokens.max(tokens);
+        left = rest;
+    }
 }
 
 /// The prefill calls of one window, in order.

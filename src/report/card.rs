@@ -8,8 +8,9 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::checkpoint::{JobRecord, Totals};
-use crate::job::OutputFormat;
+use crate::job::{OutputFormat, Task};
 use crate::sink::ResultColumn;
+use crate::tasks;
 
 use super::features::write_features;
 use super::loading::{loading, quoted};
@@ -82,7 +83,14 @@ impl Card<'_> {
 
     fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (model, rows) = (self.model(), counted(self.totals.rows, "row"));
-        writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
+        match self.record.spec.task {
+            Task::Generate => writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?,
+            task => writeln!(
+                f,
+                "What the task `{}` found with `{model}` for {rows}, written by glm-batch.",
+                task.name()
+            )?,
+        }
         match self.totals.failed + self.totals.bad {
             0 => Ok(()),
             failed => writeln!(
@@ -149,7 +157,11 @@ impl Card<'_> {
         row("rows", grouped(totals.rows))?;
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
-        row("rows that failed in generation", grouped(totals.failed))?;
+        let by_the_model = match self.record.spec.task {
+            Task::Generate => "rows that failed in generation",
+            _ => "rows that failed in the model",
+        };
+        row(by_the_model, grouped(totals.failed))?;
         row("prompts cut to fit", grouped(totals.truncated))?;
         if totals.several_masks > 0 {
             let rows = grouped(totals.several_masks);
@@ -157,11 +169,17 @@ impl Card<'_> {
         }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
-        row("answer tokens", grouped(totals.completion_tokens))?;
-        row(
-            "answer tokens a row",
-            mean(totals.completion_tokens, totals.ok),
-        )?;
+        let task = self.record.spec.task;
+        if task == Task::Generate {
+            row("answer tokens", grouped(totals.completion_tokens))?;
+            row(
+                "answer tokens a row",
+                mean(totals.completion_tokens, totals.ok),
+            )?;
+        }
+        for fact in tasks::of(task).summary(&totals.sums) {
+            row(&fact.name, fact.text)?;
+        }
         if totals.referenced > 0 {
             row("rows with a reference", grouped(totals.referenced))?;
             row("answers that match it", grouped(totals.exact))?;
@@ -191,10 +209,14 @@ impl Card<'_> {
 
     fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spec = &self.record.spec;
-        let settings = serde_json::json!({
-            "prompt": spec.prompt,
-            "generation": spec.generation,
-        });
+        let settings = match &spec.score {
+            Some(score) => serde_json::json!({ "prompt": spec.prompt, "score": score }),
+            None if spec.task == Task::Generate => serde_json::json!({
+                "prompt": spec.prompt,
+                "generation": spec.generation,
+            }),
+            None => serde_json::json!({ "prompt": spec.prompt }),
+        };
         // A line of it never begins with a backtick.
         writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")
     }

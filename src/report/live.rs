@@ -64,7 +64,9 @@ fn facts(progress: &Progress) -> Vec<String> {
         grouped(progress.tokens_per_second.round() as u64)
     ));
     let (used, slots) = (progress.slots_used as u64, progress.slots as u64);
-    facts.push(format!("{} of {} slots", grouped(used), grouped(slots)));
+    if slots > 0 {
+        facts.push(format!("{} of {} slots", grouped(used), grouped(slots)));
+    }
     facts.push(format!("padding {:.1}%", progress.padding_share * 100.0));
     facts
 }

@@ -30,7 +30,7 @@ pub struct Progress {
     pub padding_share: f64,
     /// Rows in flight.
     pub slots_used: usize,
-    /// Rows that may be in flight.
+    /// Rows that may be in flight; 0 for a task whose rows need no slots.
     pub slots: usize,
     /// Rows that failed in this run.
     pub failed: u64,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side};
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
+use crate::tasks::Fact;
 
 /// Most questions shown beside their answers.
 const SHOWN_EXAMPLES: usize = 8;
@@ -113,6 +114,9 @@ pub struct RunReport {
     pub peak_memory_bytes: Option<u64>,
     /// Whether the job compares answers with a reference column.
     pub compares: bool,
+    /// What the job's task says of its results.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<Fact>,
     /// A few rows side by side.
     pub examples: Vec<Example>,
     /// What a demonstration model says of itself.
@@ -144,6 +148,9 @@ impl fmt::Display for RunReport {
         }
         line(f, "rows", &self.rows_text())?;
         self.reasons(f)?;
+        for fact in &self.facts {
+            line(f, &fact.name, &fact.text)?;
+        }
         if self.compares && self.totals.referenced > 0 {
             line(f, "exact match", &exact_match(totals))?;
         }
@@ -245,12 +252,17 @@ impl RunReport {
 
     fn speed(&self) -> String {
         let seconds = self.times.wall;
+        // A task that only reads gives no tokens out.
+        let (tokens, way) = match (self.engine.completion_tokens, self.engine.prompt_tokens) {
+            (0, read) if read > 0 => (read, "in"),
+            (written, _) => (written, "out"),
+        };
         let tokens = match seconds {
-            seconds if seconds > 0.0 => self.engine.completion_tokens as f64 / seconds,
+            seconds if seconds > 0.0 => tokens as f64 / seconds,
             _ => 0.0,
         };
         format!(
-            "{} in {} s: {} tokens/s out",
+            "{} in {} s: {} tokens/s {way}",
             counted(self.rows_now, "row"),
             rate(seconds),
             rate(tokens)

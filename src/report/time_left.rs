@@ -125,6 +125,9 @@ impl TimeLeft {
     /// Time left; `None` before a tenth of this run's work is done, or before any answer has ended.
     pub fn remaining(&mut self, moment: &Moment<'_>) -> Option<Duration> {
         let engine = moment.engine;
+        if self.limits.values().all(|&answers| answers == 0) {
+            return self.remaining_reading(moment);
+        }
         self.follow(moment);
         let done = engine.prefill_seconds + engine.decode_seconds + engine.sampling_seconds;
         if self.ended.is_empty()
@@ -146,6 +149,18 @@ impl TimeLeft {
         }
         // What the engines do not count, such as writing parts, goes on at its share too.
         Duration::try_from_secs_f64(moment.seconds * left / done).ok()
+    }
+
+    /// Time left where nothing is generated: every token costs what it has cost so far.
+    fn remaining_reading(&self, moment: &Moment<'_>) -> Option<Duration> {
+        let read = moment.engine.prompt_tokens as f64;
+        let per_row = ratio(self.context_tokens as f64, self.rows as f64);
+        let unread = (self.context_tokens as f64 - read).max(0.0);
+        let left = unread + moment.unopened_rows as f64 * per_row;
+        if read <= 0.0 || read < FIRST_SHARE * (read + left) {
+            return None;
+        }
+        Duration::try_from_secs_f64(moment.seconds * left / read).ok()
     }
 
     /// The share of the rows that are computed: equal ones of a window are computed once.

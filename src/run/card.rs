@@ -13,6 +13,7 @@ use crate::fsio;
 use crate::input;
 use crate::report::{CARD_MARK, Card, Loading, Observer, RunReport, loading};
 use crate::sink::{self, ResultColumn};
+use crate::tasks;
 
 /// Bytes of a `README.md` that are looked at; a card has fewer.
 const MOST_CARD_BYTES: u64 = 16 << 20;
@@ -98,8 +99,7 @@ fn calls(prepared: &Prepared) -> Result<Vec<Loading>> {
 fn columns(prepared: &Prepared) -> Result<Vec<ResultColumn>> {
     let spec = &prepared.record.spec;
     Ok(sink::result_types(
-        &spec.output,
-        &spec.generation,
+        &tasks::form(spec),
         &prepared.index,
         input::id_column(&spec.input.columns, &prepared.index).as_deref(),
         prepared.source.arrow_schema().as_deref(),

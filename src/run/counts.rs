@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::{Example, Totals};
 use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
+use crate::job::JobSpec;
 use crate::outcome::{Outcome, Stage};
+use crate::tasks;
 use crate::tokenize::GlmTokenizer;
 
 /// Rows that the first window of a shard keeps for the table, spread over it.
@@ -57,10 +59,10 @@ impl Counts {
 }
 
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
-/// window of each of `shards` keeps such rows for the table at the end. `several_masks` says by place in the window
+/// window of each shard keeps such rows for the table at the end. `several_masks` says by place in the window
 /// which prompts have more than one mask.
 pub(super) fn of_window(
-    shards: u32,
+    spec: &JobSpec,
     tokenizer: &GlmTokenizer,
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
@@ -68,13 +70,17 @@ pub(super) fn of_window(
 ) -> (Totals, Vec<Example>) {
     let mut totals = Totals::default();
     let mut examples = Vec::new();
-    let shows = window.id.0 < shards;
+    let shows = window.id.0 < spec.shards;
+    let task = tasks::of(spec.task);
     for (position, row) in window.rows.iter().enumerate() {
         let Some(outcome) = outcomes.get(&row.row) else {
             continue;
         };
         totals.rows += 1;
         count(&mut totals, outcome);
+        if let Ok(result) = outcome.result() {
+            task.count(result, &mut totals.sums);
+        }
         let has_several = several_masks.get(position).is_some_and(|several| *several);
         totals.several_masks += u64::from(has_several && outcome.result().is_ok());
         let Some(reference) = &row.reference else {
@@ -112,7 +118,7 @@ fn count(totals: &mut Totals, outcome: &Outcome) {
             totals.completion_tokens += row.completion_tokens;
         }
         Outcome::Failed(bad) => match bad.stage {
-            Stage::Generate => totals.failed += 1,
+            Stage::Generate | Stage::Read => totals.failed += 1,
             Stage::Input | Stage::Template | Stage::Tokenize => totals.bad += 1,
         },
     }

@@ -43,14 +43,16 @@ impl Ending {
 
     /// Takes the length of a finished row's answers, which run side by side.
     pub(super) fn observe(&mut self, outcome: &Outcome) {
-        let Ok(RowResult::Generated(completion)) = outcome.result() else {
-            return;
+        let steps = match outcome.result() {
+            Ok(RowResult::Generated(completion)) => {
+                let samples = completion.samples.iter();
+                samples.map(|sample| sample.token_ids.len()).max()
+            }
+            // One pass reads all of it.
+            Ok(RowResult::Measured(_)) => Some(1),
+            Err(_) => return,
         };
-        let lengths = completion
-            .samples
-            .iter()
-            .map(|sample| sample.token_ids.len());
-        *self.lengths.entry(lengths.max().unwrap_or(0)).or_default() += 1;
+        *self.lengths.entry(steps.unwrap_or(0)).or_default() += 1;
         self.rows += 1;
     }
 

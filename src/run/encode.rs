@@ -65,7 +65,7 @@ impl<'a> JobEncoder<'a> {
     ) -> Result<std::result::Result<EncodedLine, BadRow>> {
         let encoder = RowEncoder::new(self.spec, &self.model, Rules::CURRENT)?;
         let row = self.lines.read(RowId(number - 1), line);
-        let encoded = encoder.encode(&row).map(|request| request.encoded);
+        let encoded = encoder.encode(&row).map(|row| row.work.encoded().clone());
         Ok(encoded.and_then(|encoded| self.shown(row, encoded)))
     }
 

@@ -1,26 +1,27 @@
-//! Windows to requests, beside the engine: reading, templates, encoding.
+//! Windows to work, beside the engine: reading, templates, encoding.
 //!
 //! A window's rows are encoded in parallel, each as soon as it is read; the channel holds one window, so that the
 //! engine never waits for the next and memory never holds more than three.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
+use super::counts;
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
-use super::{counts, texts};
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::engine::Request;
 use crate::error::Result;
 use crate::ids::RowId;
-use crate::input::{InputRow, InputWindow, Prompt, PromptSource, WindowSpan};
-use crate::job::{GenerationSpec, JobSpec, Lengths, OnBadRow, PromptSpec, Rules};
-use crate::outcome::{BadRow, Outcome, Stage};
+use crate::input::{InputRow, InputWindow, PromptSource, WindowSpan};
+use crate::job::{JobSpec, OnBadRow, Rules};
+use crate::outcome::{BadRow, Outcome};
 use crate::stop::StopFlag;
+use crate::tasks::{self, Finish, JobTask, RowTask, TaskJob};
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.
@@ -33,6 +34,8 @@ pub(super) struct FedWindow {
     /// Rows of `outcomes` that came from the journal.
     pub(super) recovered: usize,
     pub(super) requests: Vec<Request>,
+    /// What becomes of what the model finds, by row.
+    pub(super) pending: HashMap<RowId, Finish>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
     /// By place in the window, whether the prompt has more than one mask.
@@ -109,6 +112,7 @@ fn feed_window(
         journal,
         outcomes,
         requests: Vec::with_capacity(rows.len()),
+        pending: HashMap::with_capacity(rows.len()),
         stop_at: None,
         cut,
         read_seconds: started.elapsed().as_secs_f64() - tokenize_seconds,
@@ -116,7 +120,11 @@ fn feed_window(
     };
     for (position, row) in rows.into_iter().enumerate() {
         match row {
-            Some(Ok(request)) => fed.requests.push(request),
+            Some(Ok(RowTask { work, finish, .. })) => {
+                let row = fed.window.rows[position].row;
+                fed.requests.push(Request { row, work });
+                fed.pending.insert(row, finish);
+            }
             Some(Err(bad)) => {
                 if spec.input.on_bad_row == OnBadRow::Stop {
                     fed.stop_at.get_or_insert(position);
@@ -130,14 +138,14 @@ fn feed_window(
     Ok(Some(fed))
 }
 
-/// A row's request, or why it has none.
-pub(super) type EncodedRow = std::result::Result<Request, BadRow>;
+/// What a row asks for, or why it asks for nothing.
+pub(super) type PlannedRow = std::result::Result<RowTask, BadRow>;
 
-/// A window and its rows as requests.
+/// A window and the work of its rows.
 pub(super) struct EncodedWindow {
     pub(super) window: InputWindow,
     /// By place in the window; `None` where the row was not wanted.
-    pub(super) rows: Vec<Option<EncodedRow>>,
+    pub(super) rows: Vec<Option<PlannedRow>>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
     /// By place in the window, whether the prompt has more than one mask; of rows that were not wanted too.
@@ -145,16 +153,10 @@ pub(super) struct EncodedWindow {
     pub(super) tokenize_seconds: f64,
 }
 
-/// Prompts to requests under the job's settings.
+/// Rows to the work that the job's task makes of them.
 pub(super) struct RowEncoder<'a> {
     tokenizer: &'a GlmTokenizer,
-    lengths: Lengths,
-    prompt: &'a PromptSpec,
-    /// The job's settings as the rule of text has them.
-    settings: Arc<GenerationSpec>,
-    /// Its settings as they are written.
-    job: &'a GenerationSpec,
-    rules: Rules,
+    task: Box<dyn JobTask + 'a>,
 }
 
 impl<'a> RowEncoder<'a> {
@@ -162,16 +164,19 @@ impl<'a> RowEncoder<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Stop`](crate::error::Error::Stop) for a stop string of the job that no answer can hold.
+    /// What the task cannot do: [`Error::Stop`](crate::error::Error::Stop) for a stop string of the job that no answer
+    /// can hold, for example.
     pub(super) fn new(spec: &'a JobSpec, model: &'a ModelFacts, rules: Rules) -> Result<Self> {
         let tokenizer = &*model.tokenizer;
-        Ok(Self {
+        let job = TaskJob {
+            spec,
             tokenizer,
             lengths: model.lengths,
-            prompt: &spec.prompt,
-            settings: texts::of_job(&spec.generation, tokenizer, rules.text)?,
-            job: &spec.generation,
             rules,
+        };
+        Ok(Self {
+            tokenizer,
+            task: tasks::of(spec.task).open(&job)?,
         })
     }
 
@@ -184,7 +189,7 @@ impl<'a> RowEncoder<'a> {
         wants: &(dyn Fn(&InputRow) -> bool + Sync),
         keeps: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<EncodedWindow> {
-        let encoded: Vec<OnceLock<EncodedRow>> = (0..span.rows).map(|_| OnceLock::new()).collect();
+        let encoded: Vec<OnceLock<PlannedRow>> = (0..span.rows).map(|_| OnceLock::new()).collect();
         let (idle_rows, nanoseconds) = (AtomicU64::new(0), AtomicU64::new(0));
         let several_masks: Vec<AtomicBool> =
             (0..span.rows).map(|_| AtomicBool::default()).collect();
@@ -192,8 +197,9 @@ impl<'a> RowEncoder<'a> {
             several_masks[position].store(self.has_several_masks(row), Ordering::Relaxed);
             if wants(row) {
                 let started = Instant::now();
-                let request = encoded[position].get_or_init(|| self.encode(row));
-                idle_rows.fetch_add(is_idle(row, request).into(), Ordering::Relaxed);
+                let planned = encoded[position].get_or_init(|| self.encode(row));
+                let is_idle = planned.as_ref().is_ok_and(|row| row.has_idle_settings);
+                idle_rows.fetch_add(is_idle.into(), Ordering::Relaxed);
                 let spent = started.elapsed().as_nanos() as u64;
                 nanoseconds.fetch_add(spent, Ordering::Relaxed);
             }
@@ -226,68 +232,9 @@ impl<'a> RowEncoder<'a> {
         masks.sum::<usize>() > 1
     }
 
-    /// The request of a row, or why it has none.
-    pub(super) fn encode(&self, row: &InputRow) -> EncodedRow {
+    /// The work of a row, or why it has none.
+    pub(super) fn encode(&self, row: &InputRow) -> PlannedRow {
         let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
-        let input = |reason| BadRow {
-            stage: Stage::Input,
-            reason,
-        };
-        let settings = self.settings_of(prompt).map_err(input)?;
-        let limit = self.lengths.context_limit(&settings).map_err(input)?;
-        let encoded = self
-            .tokenizer
-            .encode_prompt(
-                &prompt.text,
-                prompt.prefix.as_deref(),
-                self.prompt.mask,
-                limit,
-                self.prompt.overflow,
-            )
-            .map_err(|reason| BadRow {
-                stage: Stage::Tokenize,
-                reason,
-            })?;
-        let max_new_tokens = self
-            .lengths
-            .max_new_tokens(&settings, encoded.ids.len() as u32);
-        Ok(Request {
-            row: row.row,
-            encoded,
-            settings,
-            max_new_tokens,
-        })
+        self.task.work(row.row, prompt)
     }
-
-    fn settings_of(&self, prompt: &Prompt) -> std::result::Result<Arc<GenerationSpec>, String> {
-        if prompt.overrides.is_empty() {
-            return Ok(Arc::clone(&self.settings));
-        }
-        let settings =
-            self.job
-                .with_overrides(&prompt.overrides)
-                .map_err(|flaw| match self.rules.rows {
-                    1 => flaw.reason,
-                    _ => flaw.to_string(),
-                })?;
-        texts::written(settings, self.tokenizer, self.rules.text)
-            .map(Arc::new)
-            .map_err(|(stop, error)| {
-                let (stop, reason) = (stop.escape_debug(), error.reason);
-                format!("`stop` holds `{stop}`, which no answer can hold: {reason}")
-            })
-    }
-}
-
-/// Whether a row sets what only drawing uses, and is not drawn.
-fn is_idle(row: &InputRow, encoded: &EncodedRow) -> bool {
-    let (Ok(prompt), Ok(request)) = (&row.outcome, encoded) else {
-        return false;
-    };
-    let mut set = prompt
-        .overrides
-        .iter()
-        .filter(|(_, value)| !value.is_null());
-    let drawing = |key: &String| GenerationSpec::DRAWING_KEYS.contains(&key.as_str());
-    !request.settings.do_sample && set.any(|(key, _)| drawing(key))
 }

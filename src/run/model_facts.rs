@@ -46,11 +46,7 @@ impl ModelFacts {
             return Err(mixed(path, &config, &tokenizer).into());
         }
         config.check_generation()?;
-        let lengths = Lengths::new(
-            &spec.prompt,
-            &spec.generation,
-            config.max_sequence_length as u32,
-        )?;
+        let lengths = Lengths::of_job(spec, config.max_sequence_length as u32)?;
         let devices = model::find_devices(&spec.model.device)?;
         let is_cpu = devices.iter().all(|device| device.is_cpu());
         let precision = spec.model.dtype.resolve(is_cpu);

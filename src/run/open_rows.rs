@@ -17,9 +17,10 @@ use crate::input::{
     self, Carried, InputIndex, InputRow, InputWindow, OpenOptions, Place, Prompt, PromptSource,
     WindowSpan,
 };
-use crate::job::{CarriedColumns, OutputFormat, OutputSpec};
+use crate::job::{CarriedColumns, JobSpec, OutputFormat};
 use crate::outcome::Outcome;
 use crate::sink::{self, ResultRow, ResultSink};
+use crate::tasks;
 
 /// Rows of the windows that are not committed yet.
 pub struct OpenRows {
@@ -107,11 +108,10 @@ impl Input {
             rules: record.rules,
         };
         let source = input::open(&options, index).map_err(|error| error.to_string())?;
-        let output = as_lines(&spec.output);
+        let spec = as_lines(spec);
         let id = input::id_column(&spec.input.columns, &record.input);
         let sink = sink::new_sink(
-            &output,
-            &spec.generation,
+            &tasks::form(&spec),
             &record.input,
             id.as_deref(),
             source.arrow_schema().as_deref(),
@@ -150,11 +150,10 @@ impl Input {
 }
 
 /// The results of a job as JSON lines, in whatever format its parts are.
-fn as_lines(output: &OutputSpec) -> OutputSpec {
-    OutputSpec {
-        format: OutputFormat::Jsonl,
-        ..output.clone()
-    }
+fn as_lines(spec: &JobSpec) -> JobSpec {
+    let mut spec = spec.clone();
+    spec.output.format = OutputFormat::Jsonl;
+    spec
 }
 
 /// A failed row without what only the input knows.
@@ -175,13 +174,11 @@ fn rows_alone(
 ) -> Result<Vec<ResultRow>> {
     let spec = &record.spec;
     let id = input::id_column(&spec.input.columns, &record.input);
-    let names = sink::result_columns(&spec.output, &spec.generation, &record.input, id.as_deref())?;
-    let output = OutputSpec {
-        columns: CarriedColumns::None,
-        rename: Vec::new(),
-        ..as_lines(&spec.output)
-    };
-    let sink = sink::new_sink(&output, &spec.generation, &record.input, None, None)?;
+    let names = sink::result_columns(&tasks::form(spec), &record.input, id.as_deref())?;
+    let mut alone = as_lines(spec);
+    alone.output.columns = CarriedColumns::None;
+    alone.output.rename = Vec::new();
+    let sink = sink::new_sink(&tasks::form(&alone), &record.input, None, None)?;
     let rows = outcomes.keys().map(|&row| InputRow {
         row,
         place: Place::Line { file: 0, line: 0 },

@@ -11,7 +11,6 @@ use super::read::{ReadInput, Reading, place_text};
 use super::texts;
 use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
-use crate::engine::Request;
 use crate::error::{Error, Result};
 use crate::input::{self, DuplicateIds};
 use crate::job::{self, JobSpec, Rules};
@@ -118,7 +117,10 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         calibration.seconds(
             statistics.prompt_tokens,
             statistics.reserved_tokens,
-            (statistics.slot_use * statistics.peak_slots as f64).round() as usize,
+            match statistics.reserved_tokens {
+                0 => 1,
+                _ => (statistics.slot_use * statistics.peak_slots as f64).round() as usize,
+            },
         )
     });
     Ok(PlanReport {
@@ -136,7 +138,11 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         device: model.device_kind(),
         dtype: model.precision,
         weight_bytes,
-        cache_bytes: statistics.peak_tokens * cache_bytes_per_token as u64,
+        // What is read in one pass leaves nothing in the cache.
+        cache_bytes: match statistics.reserved_tokens {
+            0 => 0,
+            _ => statistics.peak_tokens * cache_bytes_per_token as u64,
+        },
         max_batch_size: budget.max_batch_size,
         max_batch_tokens: budget.max_batch_tokens,
         operations,
@@ -258,10 +264,10 @@ impl Rows {
             }
             match encoded {
                 None => {}
-                Some(Ok(request)) => {
-                    self.truncated += u64::from(request.encoded.truncated > 0);
+                Some(Ok(row)) => {
+                    self.truncated += u64::from(row.work.encoded().truncated > 0);
                     self.several_masks += u64::from(has_several);
-                    lengths.push(length(request, lengths.len()));
+                    lengths.push(row.work.length(lengths.len()));
                 }
                 Some(Err(bad)) => {
                     self.bad += 1;
@@ -286,16 +292,6 @@ fn about(seconds: f64) -> String {
     }
 }
 
-/// What the engine will reserve for a row.
-fn length(request: &Request, index: usize) -> RowLength {
-    RowLength {
-        index,
-        context: request.encoded.ids.len() as u32,
-        reserve: request.max_new_tokens,
-        samples: request.settings.num_return_sequences,
-    }
-}
-
 impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.statistics;
@@ -310,6 +306,9 @@ impl fmt::Display for PlanReport {
         self.write_faults(f)?;
         for note in &self.notes {
             writeln!(f, "  {}", on_one_line(note))?;
+        }
+        if self.only_reads() {
+            return self.write_reading(f);
         }
         writeln!(
             f,
@@ -343,6 +342,55 @@ impl fmt::Display for PlanReport {
 }
 
 impl PlanReport {
+    /// Whether nothing is generated.
+    fn only_reads(&self) -> bool {
+        self.statistics.reserved_tokens == 0 && self.statistics.prompt_tokens > 0
+    }
+
+    /// The rest of the plan of a job whose rows are read in one pass each.
+    fn write_reading(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = &self.statistics;
+        writeln!(
+            f,
+            "  tokens      {} to read (longest row {}), prompts with what follows them",
+            grouped(plan.prompt_tokens),
+            grouped(u64::from(plan.longest_prompt)),
+        )?;
+        writeln!(
+            f,
+            "  batches     {} over {}, padding {:.1}%; at most {}, {} at once",
+            counted(plan.prefill_batches, "forward call"),
+            counted(plan.buckets.len() as u64, "length"),
+            plan.padding_share * 100.0,
+            counted(plan.peak_slots as u64, "row"),
+            counted(plan.peak_tokens, "token"),
+        )?;
+        writeln!(
+            f,
+            "  memory      weights {} MiB ({} on {}), no cache",
+            grouped(self.weight_bytes >> 20),
+            self.dtype,
+            self.device,
+        )?;
+        write!(f, "  work        {:.2} TFLOP", self.operations / 1e12)?;
+        match (self.estimated_seconds, self.operations_per_second) {
+            (Some(seconds), _) if self.calibrated => writeln!(
+                f,
+                "\n  time        {}, at the speed that `bench` measured here",
+                about(seconds)
+            )?,
+            (Some(seconds), Some(rate)) => writeln!(
+                f,
+                "\n  time        {}, at the {:.0} GFLOP/s measured now",
+                about(seconds),
+                rate / 1e9
+            )?,
+            _ => writeln!(f)?,
+        }
+        writeln!(f, "\n  tokens and rows")?;
+        f.write_str(&self.histogram())
+    }
+
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.bad_rows > 0 {
             writeln!(f, "  bad rows    {}", grouped(self.bad_rows))?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::checkpoint::{
-    self, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, OutputFolder, RECORD_VERSION,
-    Resolved, StoredJob,
+    self, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, OutputFolder, Resolved,
+    StoredJob,
 };
 use crate::error::{Error, Result};
 use crate::fsio;
@@ -158,7 +158,8 @@ impl Prepared {
     /// The first of these shards that has rows, all of which failed.
     pub(super) fn shard_that_all_failed(&self, shards: &[ShardId]) -> Result<Option<ShardId>> {
         for &shard in shards {
-            let totals = self.manifest(shard)?.totals();
+            let manifest = self.manifest(shard)?;
+            let totals = manifest.totals();
             if totals.rows > 0 && totals.failed + totals.bad == totals.rows {
                 return Ok(Some(shard));
             }
@@ -249,7 +250,7 @@ fn new_record(
     index: &Arc<InputIndex>,
 ) -> JobRecord {
     JobRecord {
-        version: RECORD_VERSION.to_owned(),
+        version: checkpoint::record_version(spec.task).to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
         arithmetic: kernels::ARITHMETIC.to_owned(),

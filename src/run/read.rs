@@ -16,6 +16,7 @@ use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
+use crate::tasks;
 
 use super::options::RunOptions;
 use super::rerun::rules_of;
@@ -84,8 +85,7 @@ impl ReadInput {
     /// What writes the results of this input, or why the job's columns cannot be written.
     pub(super) fn sink(&self, spec: &JobSpec) -> Result<Box<dyn ResultSink>> {
         Ok(sink::new_sink(
-            &spec.output,
-            &spec.generation,
+            &tasks::form(spec),
             &self.index,
             input::id_column(&spec.input.columns, &self.index).as_deref(),
             self.source.arrow_schema().as_deref(),
@@ -95,13 +95,8 @@ impl ReadInput {
     /// What should be known of the names of the result columns.
     pub(super) fn case_note(&self, spec: &JobSpec) -> Result<Option<String>> {
         let id = input::id_column(&spec.input.columns, &self.index);
-        let (output, generation) = (&spec.output, &spec.generation);
-        Ok(sink::case_note(
-            output,
-            generation,
-            &self.index,
-            id.as_deref(),
-        )?)
+        let form = tasks::form(spec);
+        Ok(sink::case_note(&form, &self.index, id.as_deref())?)
     }
 
     fn scan(reading: &Reading<'_>) -> Result<(Self, Option<(Place, BadRow)>)> {

@@ -11,12 +11,12 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals, Work};
 use crate::device::DeviceId;
-use crate::engine::{Devices, EngineStatistics, LoadModel, Request};
+use crate::engine::{self, Devices, EngineStatistics, Finished, LoadModel, Request};
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
-use crate::job::JobSpec;
-use crate::outcome::{FinishReason, Finished, Outcome, RowResult};
+use crate::job::{JobSpec, Task};
+use crate::outcome::{FinishReason, Outcome, RowResult};
 use crate::report::{Moment, Observer, Progress, RowWork, TimeLeft};
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
@@ -230,15 +230,14 @@ impl ShardWork<'_, '_> {
         // Whatever ended the work, what is finished is made durable first.
         let synced = self.sync();
         for fed in self.open.values() {
-            let shards = self.worker.prepared.record.spec.shards;
             let (totals, _) = counts::of_window(
-                shards,
+                &self.worker.prepared.record.spec,
                 self.tokenizer,
                 &fed.window,
                 &fed.outcomes,
                 &fed.several_masks,
             );
-            self.worker.counts.unfinished += totals;
+            self.worker.counts.unfinished += &totals;
         }
         let end = end?;
         synced?;
@@ -349,14 +348,15 @@ impl ShardWork<'_, '_> {
     }
 
     fn record(&mut self, finished: Vec<Finished>) -> Result<()> {
-        for Finished {
-            window,
-            row,
-            outcome,
-        } in finished
-        {
+        for Finished { window, row, found } in finished {
             let Some(fed) = self.open.get_mut(&window) else {
                 continue;
+            };
+            let finish = fed.pending.remove(&row);
+            let finish = finish.expect("what a row needs at its end is kept until then");
+            let outcome = match found.and_then(finish) {
+                Ok(result) => Outcome::Ok(result),
+                Err(bad) => Outcome::Failed(bad),
             };
             fed.journal.append(row, &outcome)?;
             self.worker.time_left.finished(row, answers(&outcome));
@@ -407,9 +407,8 @@ impl ShardWork<'_, '_> {
     fn commit(&mut self, fed: &FedWindow) -> Result<()> {
         let prepared = self.worker.prepared;
         prepared.source.check_unchanged(&fed.span)?;
-        let shards = prepared.record.spec.shards;
         let (totals, examples) = counts::of_window(
-            shards,
+            &prepared.record.spec,
             self.tokenizer,
             &fed.window,
             &fed.outcomes,
@@ -421,7 +420,7 @@ impl ShardWork<'_, '_> {
             outcomes: &fed.outcomes,
             sink: prepared.sink.as_ref(),
             files: &prepared.index.files,
-            totals,
+            totals: &totals,
             examples: &examples,
         };
         let (folder, manifest) = (&prepared.folder, &mut self.manifest);
@@ -543,7 +542,10 @@ impl ShardWork<'_, '_> {
             },
             padding_share: statistics.padding_share(),
             slots_used: running,
-            slots: self.devices.budget().max_batch_size,
+            slots: match worker.spec.task {
+                Task::Generate => self.devices.budget().max_batch_size,
+                _ => 0,
+            },
             failed: worker.counts.failed_now,
             remaining,
         };
@@ -557,11 +559,15 @@ impl ShardWork<'_, '_> {
 }
 
 fn row_work(request: &Request) -> RowWork {
+    let length = request.work.length(0);
     RowWork {
         row: request.row,
-        context: request.encoded.ids.len() as u32,
-        most: request.max_new_tokens,
-        samples: request.settings.num_return_sequences,
+        context: length.context,
+        most: length.reserve,
+        samples: match request.work {
+            engine::Work::Generate(_) => length.samples,
+            engine::Work::Read(_) => 0,
+        },
     }
 }
 
@@ -569,7 +575,7 @@ fn row_work(request: &Request) -> RowWork {
 fn answers(outcome: &Outcome) -> impl Iterator<Item = (u32, bool)> {
     let samples = match outcome {
         Outcome::Ok(RowResult::Generated(completion)) => completion.samples.as_slice(),
-        Outcome::Failed(_) => &[],
+        Outcome::Ok(RowResult::Measured(_)) | Outcome::Failed(_) => &[],
     };
     samples.iter().map(|sample| {
         let is_cut = sample.finish_reason == FinishReason::Length;

@@ -13,6 +13,7 @@ use crate::fsio;
 use crate::ids::ShardId;
 use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
 use crate::sink;
+use crate::tasks;
 
 /// Failed rows whose reasons are counted; of more, the first.
 const COUNTED_FAILURES: usize = 1_000_000;
@@ -86,7 +87,7 @@ fn of_shards(
     engine: EngineStatistics,
     shards: &[ShardId],
 ) -> Result<RunReport> {
-    let mut totals = counts.unfinished;
+    let mut totals = counts.unfinished.clone();
     let mut examples = Vec::new();
     let mut rows = 0;
     let mut finished = true;
@@ -117,6 +118,7 @@ fn of_shards(
         loading: Vec::new(),
         finished,
         job_rows: rows,
+        facts: tasks::of(spec.task).summary(&totals.sums),
         totals,
         checked: CheckedFiles::default(),
         rows_now: counts.rows_now,
@@ -140,7 +142,10 @@ fn foretold_seconds(prepared: &Prepared, engine: &EngineStatistics) -> Option<f6
     let seconds = calibration.seconds(
         engine.prompt_tokens,
         engine.completion_tokens,
-        rows.round() as usize,
+        match engine.completion_tokens {
+            0 => 1,
+            _ => rows.round() as usize,
+        },
     )?;
     Some(seconds / devices)
 }

@@ -12,47 +12,13 @@ use crate::error::{Error, Result};
 use crate::generate::{FirstTextRule, TextCodec};
 use crate::job::{GenerationSpec, JobSpec, Rules};
 use crate::report::counted;
-use crate::tokenize::{GlmTokenizer, Unwritable};
-
-/// The rule of jobs that began before stop strings were compared as the tokenizer writes them.
-const FIRST: u32 = 1;
-
-/// Settings with their stop strings as answers hold them.
-pub(super) fn written(
-    mut settings: GenerationSpec,
-    tokenizer: &GlmTokenizer,
-    rule: u32,
-) -> std::result::Result<GenerationSpec, (String, Unwritable)> {
-    if rule == FIRST {
-        return Ok(settings);
-    }
-    for stop in &mut settings.stop {
-        *stop = tokenizer
-            .written(stop)
-            .map_err(|error| (stop.clone(), error))?;
-    }
-    Ok(settings)
-}
-
-/// [`written`] for the settings of the job.
-pub(super) fn of_job(
-    settings: &GenerationSpec,
-    tokenizer: &GlmTokenizer,
-    rule: u32,
-) -> Result<Arc<GenerationSpec>> {
-    match written(settings.clone(), tokenizer, rule) {
-        Ok(settings) => Ok(Arc::new(settings)),
-        Err((stop, error)) => Err(Error::Stop {
-            stop,
-            reason: error.reason,
-            cure: error.cure,
-        }),
-    }
-}
+use crate::tasks::TaskError;
+use crate::tasks::generate::{FIRST_TEXT_RULE, written};
+use crate::tokenize::GlmTokenizer;
 
 /// The tokenizer as generation uses it under a rule.
 pub(super) fn codec(tokenizer: &Arc<GlmTokenizer>, rule: u32) -> Arc<dyn TextCodec> {
-    if rule == FIRST {
+    if rule == FIRST_TEXT_RULE {
         Arc::new(FirstTextRule(Arc::clone(tokenizer)))
     } else {
         Arc::<GlmTokenizer>::clone(tokenizer)
@@ -68,7 +34,7 @@ pub(super) fn check(
     folder: &OutputFolder,
 ) -> Result<Vec<String>> {
     match first {
-        Some(first) if first.rules.text == FIRST => {
+        Some(first) if first.rules.text == FIRST_TEXT_RULE => {
             refuse_changed(&first.spec.generation, &model.tokenizer, folder)?;
             Ok(idle_settings(spec).into_iter().collect())
         }
@@ -82,7 +48,8 @@ pub(super) fn check(
 ///
 /// [`Error::Stop`] for a stop string that no answer can hold.
 pub(super) fn notes(spec: &JobSpec, tokenizer: &GlmTokenizer) -> Result<Vec<String>> {
-    let now = of_job(&spec.generation, tokenizer, Rules::CURRENT.text)?;
+    let now = written(spec.generation.clone(), tokenizer, Rules::CURRENT.text);
+    let now = now.map_err(|(stop, error)| TaskError::Stop { stop, error })?;
     let pairs = spec.generation.stop.iter().zip(&now.stop);
     let changed = pairs.filter(|(stop, form)| stop != form);
     let mut notes: Vec<String> = changed

@@ -1,12 +1,13 @@
-//! The one table of result columns: the name of each, when it is written, its type and its values.
+//! What a result column is: its name, when it is written, its type and its values.
 //!
-//! JSON lines, Parquet, the types that readers are told, `show` and the list in `docs/RESULTS.md` all walk this
-//! table. A new column is one more entry here and one more line in the document. A column with a new type of value
-//! is one more variant of [`RowValue`] or [`SampleValue`]; then the compiler names each place that must write it.
+//! The columns that all results have stand here; those of a task stand in its file in `tasks/`, which hands them over in
+//! a [`Form`]. JSON lines, Parquet, the types that readers are told, `show` and the list in `docs/RESULTS.md` all walk
+//! the same list. A column with a new type of value is one more variant of [`RowValue`], [`SampleValue`] or [`Kind`];
+//! then the compiler names each place that must write it.
 //!
 //! ```text
-//! row  id  | the input's columns |  sample  status  error  completion  ...
-//! KEYS     | Layout::carried     |  RESULTS, those that the job asks for
+//! row  id  | the input's columns |  sample  status  error | completion  ... | rendered_prompt  ...
+//! KEYS     | Layout::carried     |  FIRST                 | the task's      | LAST
 //! ```
 
 use std::borrow::Cow;
@@ -14,10 +15,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 
-use crate::job::{GenerationSpec, OutputSpec, SampleLayout};
+use crate::job::JobSpec;
 use crate::outcome::Sample;
 
-use super::lines::{Line, logprob, prompt_tokens, rendered_prefix, rendered_prompt, sample_number};
+use super::lines::{Line, prompt_tokens, rendered_prefix, rendered_prompt, sample_number};
 
 /// The columns before those of the input.
 pub(super) static KEYS: &[Column] = &[
@@ -25,41 +26,35 @@ pub(super) static KEYS: &[Column] = &[
     of_row("id", RowValue::Text(|line| Some((&line.row.id).into()))).in_heading(),
 ];
 
-/// The columns after those of the input.
-static RESULTS: &[Column] = &[
+/// The columns between those of the input and those of the task.
+static FIRST: &[Column] = &[
     of_row("sample", RowValue::Int32(sample_number))
-        .only(When::Flat)
+        .only(When::FLAT)
         .in_heading(),
     of_row("status", RowValue::Text(|line| Some(line.status().into()))).in_heading(),
     of_row("error", RowValue::Text(|line| line.error().map(Cow::Owned))),
-    of_samples("completion", SampleValue::Text(|sample| &sample.text)),
-    of_samples(
-        "finish_reason",
-        SampleValue::Text(|sample| sample.finish_reason.as_str()),
-    ),
-    of_row("prompt_tokens", RowValue::Int32(prompt_tokens)),
-    of_samples(
-        "completion_tokens",
-        SampleValue::Int32(|sample| sample.token_ids.len() as u32),
-    ),
-    of_samples("logprob", SampleValue::Float32(logprob)).only(When::Logprobs),
-    of_samples(
-        "token_logprobs",
-        SampleValue::Float32List(|sample| &sample.token_logprobs),
-    )
-    .only(When::Logprobs),
-    of_samples(
-        "token_ids",
-        SampleValue::Int32List(|sample| &sample.token_ids),
-    )
-    .only(When::TokenIds),
-    of_row("rendered_prompt", RowValue::Text(rendered_prompt)).only(When::Prompt),
-    of_row("rendered_prefix", RowValue::Text(rendered_prefix)).only(When::Prompt),
 ];
+
+/// The columns after those of the task.
+static LAST: &[Column] = &[
+    of_row("rendered_prompt", RowValue::Text(rendered_prompt)).only(When::PROMPT),
+    of_row("rendered_prefix", RowValue::Text(rendered_prefix)).only(When::PROMPT),
+];
+
+/// The form of a job's results, as its task has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Form<'a> {
+    /// The job.
+    pub spec: &'a JobSpec,
+    /// The columns of its task: all that it may have.
+    pub columns: &'static [Column],
+    /// Whether a row has one line with lists, instead of a line a sample.
+    pub is_nested: bool,
+}
 
 /// One column of ours.
 #[derive(Debug)]
-pub(super) struct Column {
+pub struct Column {
     /// Its name, the same in every format.
     pub(super) name: &'static str,
     /// The value of a line.
@@ -70,18 +65,17 @@ pub(super) struct Column {
 }
 
 /// Which jobs have a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    /// All.
-    Always,
-    /// Those that write a line a sample.
-    Flat,
-    /// Those with `generation.logprobs`.
-    Logprobs,
-    /// Those with `output.token_ids`.
-    TokenIds,
-    /// Those with `output.prompt`.
-    Prompt,
+#[derive(Clone, Copy, Debug)]
+pub struct When {
+    /// As the document says it; empty for all jobs.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "a test compares it with the document")
+    )]
+    words: &'static str,
+    /// The key of the job file that adds the column and does nothing else.
+    key: Option<&'static str>,
+    is_asked_for: fn(&Form<'_>) -> bool,
 }
 
 /// What a column takes from a line.
@@ -89,8 +83,12 @@ enum When {
 pub(super) enum Value {
     /// One value a row, the same on all its lines.
     Row(RowValue),
-    /// One value a sample: nested results hold a list of them. Null where the row failed.
+    /// One value an answer: nested results hold a list of them. Null where the row failed.
     Sample(SampleValue),
+    /// The value at a place of [`Measured::row`](crate::outcome::Measured::row).
+    RowCell(usize, Kind),
+    /// The value at a place of a sample of [`Measured::samples`](crate::outcome::Measured::samples).
+    SampleCell(usize, Kind),
 }
 
 /// A value of a row, by its type in Parquet; `None` is null.
@@ -104,9 +102,9 @@ pub(super) enum RowValue {
     Text(for<'a> fn(&Line<'a>) -> Option<Cow<'a, str>>),
 }
 
-/// A value of a sample, by its type in Parquet.
+/// A value of an answer, by its type in Parquet.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum SampleValue {
+pub enum SampleValue {
     /// int32.
     Int32(fn(&Sample) -> u32),
     /// float32.
@@ -119,21 +117,61 @@ pub(super) enum SampleValue {
     Float32List(fn(&Sample) -> &[f32]),
 }
 
-/// The columns after those of the input that a job asks for, in their order.
-pub(super) fn results(output: &OutputSpec, generation: &GenerationSpec) -> Vec<&'static Column> {
-    let is_asked_for = |column: &&Column| column.when.is_asked_for(output, generation);
-    RESULTS.iter().filter(is_asked_for).collect()
+/// The type of a [`Cell`](crate::outcome::Cell) in Parquet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// bool.
+    Bool,
+    /// int32.
+    Int32,
+    /// float32.
+    Float32,
+    /// string.
+    Text,
+    /// list of float32.
+    Float32List,
+    /// list of string.
+    TextList,
+}
+
+impl Form<'_> {
+    /// The columns after those of the input that the job asks for, in their order.
+    pub(super) fn results(&self) -> Vec<&'static Column> {
+        let all = FIRST.iter().chain(self.columns).chain(LAST);
+        all.filter(|column| (column.when.is_asked_for)(self))
+            .collect()
+    }
 }
 
 /// Names of the columns that tell one row from another, as a heading shows them.
 pub fn heading_columns() -> impl Iterator<Item = &'static str> {
-    let all = KEYS.iter().chain(RESULTS);
+    let all = KEYS.iter().chain(FIRST);
     all.filter(|column| column.is_in_heading)
         .map(|column| column.name)
 }
 
 impl Column {
-    const fn only(mut self, when: When) -> Self {
+    /// Tokens of the context; every task that reads one has it.
+    pub const PROMPT_TOKENS: Self = of_row("prompt_tokens", RowValue::Int32(prompt_tokens));
+
+    /// A value of each answer of a [`Completion`](crate::outcome::Completion).
+    pub const fn of_answer(name: &'static str, value: SampleValue) -> Self {
+        column(name, Value::Sample(value))
+    }
+
+    /// The value at a place of [`Measured::row`](crate::outcome::Measured::row).
+    pub const fn of_row(name: &'static str, place: usize, kind: Kind) -> Self {
+        column(name, Value::RowCell(place, kind))
+    }
+
+    /// The value at a place of each sample of [`Measured::samples`](crate::outcome::Measured::samples).
+    pub const fn of_sample(name: &'static str, place: usize, kind: Kind) -> Self {
+        column(name, Value::SampleCell(place, kind))
+    }
+
+    /// The column in some jobs alone.
+    #[must_use]
+    pub const fn only(mut self, when: When) -> Self {
         self.when = when;
         self
     }
@@ -145,32 +183,47 @@ impl Column {
 
     /// The key of the job file that adds the column, where it does nothing else.
     pub(super) fn key(&self) -> Option<&'static str> {
-        match self.when {
-            When::TokenIds => Some("output.token_ids"),
-            When::Prompt => Some("output.prompt"),
-            When::Always | When::Flat | When::Logprobs => None,
-        }
+        self.when.key
     }
 
     /// The column in the schema of Parquet, where every one may be null.
     pub(super) fn field(&self, nested: bool) -> Field {
         let kind = match self.value {
             Value::Row(value) => value.kind(),
+            Value::RowCell(_, kind) => kind.of_values(),
             Value::Sample(value) if nested => list(value.kind()),
             Value::Sample(value) => value.kind(),
+            Value::SampleCell(_, kind) if nested => list(kind.of_values()),
+            Value::SampleCell(_, kind) => kind.of_values(),
         };
         Field::new(self.name, kind, true)
     }
 }
 
 impl When {
-    fn is_asked_for(self, output: &OutputSpec, generation: &GenerationSpec) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Flat => output.samples == SampleLayout::Flat,
-            Self::Logprobs => generation.logprobs,
-            Self::TokenIds => output.token_ids,
-            Self::Prompt => output.prompt,
+    const ALWAYS: Self = Self {
+        words: "",
+        key: None,
+        is_asked_for: |_| true,
+    };
+    const FLAT: Self = Self::asked("not with `nested`", |form| !form.is_nested);
+    const PROMPT: Self = Self::added_by("output.prompt", |form| form.spec.output.prompt);
+
+    /// Jobs that ask for it; `words` are what the document says of them, such as "with `generation.logprobs`".
+    pub const fn asked(words: &'static str, is_asked_for: fn(&Form<'_>) -> bool) -> Self {
+        Self {
+            words,
+            key: None,
+            is_asked_for,
+        }
+    }
+
+    /// Jobs with a key of the job file that adds columns and does nothing else.
+    pub const fn added_by(key: &'static str, is_asked_for: fn(&Form<'_>) -> bool) -> Self {
+        Self {
+            words: "",
+            key: Some(key),
+            is_asked_for,
         }
     }
 }
@@ -197,6 +250,19 @@ impl SampleValue {
     }
 }
 
+impl Kind {
+    fn of_values(self) -> DataType {
+        match self {
+            Self::Bool => DataType::Boolean,
+            Self::Int32 => DataType::Int32,
+            Self::Float32 => DataType::Float32,
+            Self::Text => DataType::Utf8,
+            Self::Float32List => list(DataType::Float32),
+            Self::TextList => list(DataType::Utf8),
+        }
+    }
+}
+
 fn list(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(item, true)))
 }
@@ -205,100 +271,43 @@ const fn of_row(name: &'static str, value: RowValue) -> Column {
     column(name, Value::Row(value))
 }
 
-const fn of_samples(name: &'static str, value: SampleValue) -> Column {
-    column(name, Value::Sample(value))
-}
-
 const fn column(name: &'static str, value: Value) -> Column {
     Column {
         name,
         value,
-        when: When::Always,
+        when: When::ALWAYS,
         is_in_heading: false,
     }
 }
 
+/// What `docs/RESULTS.md` has to say of a column: its name, its type, the jobs that have it, and whether it is a list
+/// in nested results.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) fn described(columns: &'static [Column]) -> Vec<(String, String, String, bool)> {
+    let in_words = |column: &Column| {
+        let when = match column.when.key {
+            Some(key) => format!("with `{key}`"),
+            None => column.when.words.to_owned(),
+        };
+        let is_list = matches!(column.value, Value::Sample(_) | Value::SampleCell(..));
+        let kind = type_in_words(column.field(false).data_type());
+        (column.name.to_owned(), kind, when, is_list)
+    };
+    columns.iter().map(in_words).collect()
+}
 
-    /// What the document says of a column.
-    #[derive(Debug, PartialEq)]
-    struct Said {
-        name: String,
-        kind: String,
-        when: When,
-    }
+/// The columns of all tasks: before those of the input, after them, and at the end.
+#[cfg(test)]
+pub(crate) fn common() -> [&'static [Column]; 3] {
+    [KEYS, FIRST, LAST]
+}
 
-    const CONDITIONS: [(When, &str); 4] = [
-        (When::Flat, "not with `nested`"),
-        (When::Logprobs, "with `generation.logprobs`"),
-        (When::TokenIds, "with `output.token_ids`"),
-        (When::Prompt, "with `output.prompt`"),
-    ];
-
-    /// The section of the document on columns.
-    fn section() -> &'static str {
-        let text = include_str!("../../docs/RESULTS.md");
-        let (_, rest) = text.split_once("\n## Columns\n").unwrap();
-        rest.split("\n## ").next().unwrap()
-    }
-
-    fn documented() -> Vec<Said> {
-        let rows = section().lines().filter(|line| line.starts_with("| `"));
-        let said = rows.map(|row| {
-            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-            let [name, kind, holds] = cells[..] else {
-                panic!("{row}")
-            };
-            let when = CONDITIONS.iter().find(|(_, words)| holds.ends_with(words));
-            Said {
-                name: name.trim_matches('`').to_owned(),
-                kind: kind.to_owned(),
-                when: when.map_or(When::Always, |(when, _)| *when),
-            }
-        });
-        said.collect()
-    }
-
-    fn in_words(kind: &DataType) -> String {
-        match kind {
-            DataType::Utf8 => "string".to_owned(),
-            DataType::List(item) => format!("list of {}", in_words(item.data_type())),
-            kind => kind.to_string().to_lowercase(),
-        }
-    }
-
-    #[test]
-    fn the_document_lists_the_columns_of_the_table() {
-        let columns = KEYS.iter().chain(RESULTS);
-        let said = columns.map(|column| Said {
-            name: column.name.to_owned(),
-            kind: in_words(column.field(false).data_type()),
-            when: column.when,
-        });
-        assert_eq!(documented(), said.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn the_document_names_the_columns_that_are_lists_in_nested_results() {
-        let of_samples = RESULTS
-            .iter()
-            .filter(|column| matches!(column.value, Value::Sample(_)));
-        let names: Vec<String> = of_samples
-            .map(|column| format!("`{}`", column.name))
-            .collect();
-        let (last, first) = names.split_last().unwrap();
-        let sentence = format!("{} and {last} are lists", first.join(", "));
-        let section = section().replace('\n', " ");
-        assert!(section.contains(&sentence), "{sentence}");
-    }
-
-    #[test]
-    fn no_two_columns_have_one_name() {
-        let mut names: Vec<_> = KEYS.iter().chain(RESULTS).map(|c| c.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), KEYS.len() + RESULTS.len());
+#[cfg(test)]
+fn type_in_words(kind: &DataType) -> String {
+    match kind {
+        DataType::Utf8 => "string".to_owned(),
+        DataType::Boolean => "bool".to_owned(),
+        DataType::List(item) => format!("list of {}", type_in_words(item.data_type())),
+        kind => kind.to_string().to_lowercase(),
     }
 }

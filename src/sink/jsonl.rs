@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use arrow::json::writer::EncoderOptions;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, JsonColumn, json_options};
 use crate::job::OutputFormat;
-use crate::outcome::{Outcome, Sample};
+use crate::outcome::{Cell, Outcome};
 
 use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
 use super::json_line::{end_line, field, write_key};
@@ -40,21 +40,45 @@ fn write_column(column: &Column, line: &Line<'_>, out: &mut Vec<u8>) {
         Value::Row(RowValue::Int64(value)) => field(name, &value(line), out),
         Value::Row(RowValue::Int32(value)) => field(name, &value(line), out),
         Value::Row(RowValue::Text(value)) => field(name, &value(line), out),
-        Value::Sample(SampleValue::Int32(value)) => per_sample(name, line, value, out),
-        Value::Sample(SampleValue::Float32(value)) => per_sample(name, line, value, out),
-        Value::Sample(SampleValue::Text(value)) => per_sample(name, line, value, out),
-        Value::Sample(SampleValue::Int32List(value)) => per_sample(name, line, value, out),
-        Value::Sample(SampleValue::Float32List(value)) => per_sample(name, line, value, out),
+        Value::Sample(SampleValue::Int32(value)) => per_sample(name, line.answers(), value, out),
+        Value::Sample(SampleValue::Float32(value)) => per_sample(name, line.answers(), value, out),
+        Value::Sample(SampleValue::Text(value)) => per_sample(name, line.answers(), value, out),
+        Value::Sample(SampleValue::Int32List(value)) => {
+            per_sample(name, line.answers(), value, out);
+        }
+        Value::Sample(SampleValue::Float32List(value)) => {
+            per_sample(name, line.answers(), value, out);
+        }
+        Value::RowCell(place, _) => field(name, &line.cell(place).map(Plain), out),
+        Value::SampleCell(place, _) => {
+            fn at(cells: &[Cell], place: usize) -> Option<Plain<'_>> {
+                cells.get(place).map(Plain)
+            }
+            per_sample(name, line.measured(), |cells| at(cells, place), out);
+        }
     }
 }
 
-fn per_sample<'a, T: Serialize>(
+/// A value as results have it: a number that JSON does not have is null, as in the columns of answers.
+struct Plain<'a>(&'a Cell);
+
+impl Serialize for Plain<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Cell::Float(value) => serializer.serialize_f32(*value),
+            Cell::List(items) => serializer.collect_seq(items.iter().map(Plain)),
+            other => other.serialize(serializer),
+        }
+    }
+}
+
+fn per_sample<'a, S, T: Serialize>(
     name: &str,
-    line: &Line<'a>,
-    value: impl Fn(&'a Sample) -> T,
+    shown: Shown<'a, S>,
+    value: impl Fn(&'a S) -> T,
     out: &mut Vec<u8>,
 ) {
-    match line.shown() {
+    match shown {
         Shown::One(sample) => field(name, &value(sample), out),
         Shown::All(samples) => field(name, &samples.iter().map(value).collect::<Vec<_>>(), out),
         Shown::None => field(name, &(), out),

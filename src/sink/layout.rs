@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use crate::input::{ColumnKind, InputIndex};
-use crate::job::{CarriedColumns, GenerationSpec, OutputSpec, SampleLayout, nearest};
+use crate::job::{CarriedColumns, nearest};
 
 use super::SinkError;
-use super::columns::{self, Column, KEYS};
+use super::columns::{Column, Form, KEYS};
 
 /// Which columns a line has, in the order in which they are written.
 #[derive(Clone, Debug)]
@@ -38,15 +38,15 @@ pub(super) struct CarriedColumn {
 impl Layout {
     /// Selects, renames and checks the columns of a job.
     pub(super) fn new(
-        output: &OutputSpec,
-        generation: &GenerationSpec,
+        form: &Form<'_>,
         index: &InputIndex,
         id_column: Option<&str>,
     ) -> Result<Self, SinkError> {
+        let output = &form.spec.output;
         let mut layout = Self {
             carried: Vec::new(),
-            results: columns::results(output, generation),
-            nested: output.samples == SampleLayout::Nested,
+            results: form.results(),
+            nested: form.is_nested,
             prompts: output.prompt,
         };
         for name in selected(&output.columns, index)? {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow};
-use crate::outcome::{BadRow, Completion, Outcome, RowResult, Sample};
+use crate::outcome::{BadRow, Cell, Outcome, RowResult, Sample};
 
 use super::SinkError;
 
@@ -23,26 +23,37 @@ pub(super) struct Line<'a> {
     pub(super) content: Content<'a>,
 }
 
-/// What generation, or its absence, fills in.
+/// What the task, or a failure, fills in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content<'a> {
     /// One sample of a row.
-    Flat(&'a Completion, u32, &'a Sample),
+    Flat(&'a RowResult, u32),
     /// All samples of a row.
-    Nested(&'a Completion),
+    Nested(&'a RowResult),
     /// No result.
     Failed(&'a BadRow),
 }
 
 /// Samples of a row that one line shows.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shown<'a> {
+pub(super) enum Shown<'a, T> {
     /// One, in flat results.
-    One(&'a Sample),
+    One(&'a T),
     /// All, in nested results.
-    All(&'a [Sample]),
+    All(&'a [T]),
     /// None, where the row failed.
     None,
+}
+
+impl<'a, T> Shown<'a, T> {
+    /// The samples, however many; `None` where the row failed.
+    pub(super) fn as_slice(&self) -> Option<&'a [T]> {
+        match *self {
+            Self::One(sample) => Some(std::slice::from_ref(sample)),
+            Self::All(samples) => Some(samples),
+            Self::None => None,
+        }
+    }
 }
 
 impl<'a> Line<'a> {
@@ -60,33 +71,51 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The samples that the line shows.
-    pub(super) fn shown(&self) -> Shown<'a> {
+    fn result(&self) -> Option<&'a RowResult> {
         match self.content {
-            Content::Flat(_, _, sample) => Shown::One(sample),
-            Content::Nested(completion) => Shown::All(&completion.samples),
-            Content::Failed(_) => Shown::None,
+            Content::Flat(result, _) | Content::Nested(result) => Some(result),
+            Content::Failed(_) => None,
         }
     }
 
-    /// As [`Line::shown`], however many; `None` where the row failed.
-    pub(super) fn samples(&self) -> Option<&'a [Sample]> {
-        match self.shown() {
-            Shown::One(sample) => Some(std::slice::from_ref(sample)),
-            Shown::All(samples) => Some(samples),
-            Shown::None => None,
+    /// The answers that the line shows.
+    pub(super) fn answers(&self) -> Shown<'a, Sample> {
+        match self.result() {
+            Some(RowResult::Generated(completion)) => self.shown(&completion.samples),
+            Some(RowResult::Measured(_)) | None => Shown::None,
+        }
+    }
+
+    /// The measured samples that the line shows, each with all its values.
+    pub(super) fn measured(&self) -> Shown<'a, Vec<Cell>> {
+        match self.result() {
+            Some(RowResult::Measured(measured)) => self.shown(&measured.samples),
+            Some(RowResult::Generated(_)) | None => Shown::None,
+        }
+    }
+
+    /// A measured value of the row; `None` where the row failed.
+    pub(super) fn cell(&self, place: usize) -> Option<&'a Cell> {
+        match self.result()? {
+            RowResult::Measured(measured) => measured.row.get(place),
+            RowResult::Generated(_) => None,
+        }
+    }
+
+    fn shown<T>(&self, samples: &'a [T]) -> Shown<'a, T> {
+        match self.content {
+            Content::Flat(_, number) => {
+                samples.get(number as usize).map_or(Shown::None, Shown::One)
+            }
+            Content::Nested(_) => Shown::All(samples),
+            Content::Failed(_) => Shown::None,
         }
     }
 }
 
 /// Tokens of the row's context.
 pub(super) fn prompt_tokens(line: &Line<'_>) -> Option<u32> {
-    match line.content {
-        Content::Flat(completion, ..) | Content::Nested(completion) => {
-            Some(completion.prompt_tokens)
-        }
-        Content::Failed(_) => None,
-    }
+    line.result().map(RowResult::prompt_tokens)
 }
 
 /// The prompt that the template gave, or the prompt column; `None` where the row failed before.
@@ -104,18 +133,9 @@ pub(super) fn rendered_prefix<'a>(line: &Line<'a>) -> Option<Cow<'a, str>> {
 /// Number of the one sample that the line shows.
 pub(super) fn sample_number(line: &Line<'_>) -> Option<u32> {
     match line.content {
-        Content::Flat(_, number, _) => Some(number),
+        Content::Flat(_, number) => Some(number),
         Content::Nested(_) | Content::Failed(_) => None,
     }
-}
-
-/// Sum of a sample's log-probabilities.
-pub(super) fn logprob(sample: &Sample) -> f32 {
-    sample
-        .token_logprobs
-        .iter()
-        .map(|&value| f64::from(value))
-        .sum::<f64>() as f32
 }
 
 /// All lines of a window.
@@ -138,17 +158,14 @@ pub(super) fn lines<'a>(
         };
         match row_outcome(row, outcomes) {
             Some(Err(bad)) => lines.push(line(Content::Failed(bad))),
-            Some(Ok(RowResult::Generated(completion))) if completion.samples.is_empty() => {
+            Some(Ok(result)) if result.samples() == 0 => {
                 return Err(SinkError::MissingOutcome { row: row.row });
             }
-            Some(Ok(RowResult::Generated(completion))) if nested => {
-                lines.push(line(Content::Nested(completion)));
+            Some(Ok(result)) if nested => lines.push(line(Content::Nested(result))),
+            Some(Ok(result)) => {
+                let numbers = 0..result.samples() as u32;
+                lines.extend(numbers.map(|number| line(Content::Flat(result, number))));
             }
-            Some(Ok(RowResult::Generated(completion))) => lines.extend(
-                (0..)
-                    .zip(&completion.samples)
-                    .map(|(n, s)| line(Content::Flat(completion, n, s))),
-            ),
             None => return Err(SinkError::MissingOutcome { row: row.row }),
         }
     }

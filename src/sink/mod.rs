@@ -3,7 +3,7 @@
 //! Invariant: the bytes of a part depend on the job, the window and its outcomes alone, and all parts
 //! of a job have one schema. `checkpoint/` makes what is written here durable; it never looks inside.
 //!
-//! `columns` is the table of our own columns, `layout` adds those of the input that are carried, `result_types` tells
+//! `columns` is what our own columns are, `layout` adds those of the input that are carried, `result_types` tells
 //! readers their types, `lines` decides which lines there are;
 //! `jsonl` and `parquet` write them, `sizes` says how much of them at once; `carried`, `annotations` and `json_line`
 //! turn input values into one or the other, `failed` writes what has no result.
@@ -29,12 +29,15 @@ use arrow::datatypes::Schema;
 
 use crate::ids::RowId;
 use crate::input::{InputIndex, InputWindow};
-use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::job::OutputFormat;
 use crate::outcome::Outcome;
 
 use layout::Layout;
 
 pub(crate) use columns::heading_columns;
+pub use columns::{Column, Form, Kind, SampleValue, When};
+#[cfg(test)]
+pub(crate) use columns::{common, described};
 pub use error::SinkError;
 pub(crate) use failed::FAILED_COLUMNS;
 pub use failed::write_failed;
@@ -71,12 +74,11 @@ pub trait ResultSink: Send + Sync {
 ///
 /// As [`new_sink`].
 pub fn result_columns(
-    output: &OutputSpec,
-    generation: &GenerationSpec,
+    form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,
 ) -> Result<Vec<String>, SinkError> {
-    Ok(Layout::new(output, generation, index, id_column)?.names())
+    Ok(Layout::new(form, index, id_column)?.names())
 }
 
 /// A note on the result columns that readers which do not look at case take for one: `DuckDB`, Spark.
@@ -85,12 +87,11 @@ pub fn result_columns(
 ///
 /// As [`new_sink`].
 pub fn case_note(
-    output: &OutputSpec,
-    generation: &GenerationSpec,
+    form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,
 ) -> Result<Option<String>, SinkError> {
-    let layout = Layout::new(output, generation, index, id_column)?;
+    let layout = Layout::new(form, index, id_column)?;
     Ok(layout.case_note())
 }
 
@@ -101,14 +102,13 @@ pub fn case_note(
 ///
 /// [`SinkError`], where a column is unknown, two have one name, or a type cannot be written.
 pub fn new_sink(
-    output: &OutputSpec,
-    generation: &GenerationSpec,
+    form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,
     arrow_schema: Option<&Schema>,
 ) -> Result<Box<dyn ResultSink>, SinkError> {
-    let layout = Layout::new(output, generation, index, id_column)?;
-    Ok(match output.format {
+    let layout = Layout::new(form, index, id_column)?;
+    Ok(match form.spec.output.format {
         OutputFormat::Jsonl => Box::new(jsonl::JsonlSink::new(layout)),
         OutputFormat::Parquet => Box::new(parquet::ParquetSink::new(layout, arrow_schema)?),
     })

@@ -13,8 +13,8 @@ use ::parquet::basic::{Compression, ZstdLevel};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use arrow::array::{
-    ArrayRef, Float32Array, Float32Builder, Int32Array, Int32Builder, Int64Array, ListArray,
-    ListBuilder, RecordBatch, StringArray,
+    ArrayRef, BooleanArray, Float32Array, Float32Builder, Int32Array, Int32Builder, Int64Array,
+    ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -23,13 +23,13 @@ use arrow::error::ArrowError;
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, is_first_rule};
 use crate::job::OutputFormat;
-use crate::outcome::{Outcome, Sample};
+use crate::outcome::{Cell, Outcome, Sample};
 
 use super::annotations::annotate;
 use super::carried::{arrow_column, json_column, json_type, output_type};
-use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
+use super::columns::{Column, KEYS, Kind, RowValue, SampleValue, Value};
 use super::layout::{CarriedColumn, Layout};
-use super::lines::{Line, lines, rendered_prefix, rendered_prompt};
+use super::lines::{Line, Shown, lines, rendered_prefix, rendered_prompt};
 use super::sizes::value_bytes;
 use super::{ResultSink, SinkError};
 
@@ -228,14 +228,39 @@ fn rendered_bytes(line: &Line<'_>) -> usize {
 fn array(column: &Column, lines: &[Line<'_>], nested: bool) -> ArrayRef {
     match column.value {
         Value::Row(value) => row_array(value, lines),
-        Value::Sample(value) if nested => nested_array(value, lines),
+        Value::RowCell(place, kind) => {
+            let cells = lines.iter().map(|line| line.cell(place));
+            cell_array(kind, &cells.collect::<Vec<_>>())
+        }
         Value::Sample(value) => {
-            let samples = lines
-                .iter()
-                .map(|line| line.samples().and_then(<[_]>::first));
-            sample_array(value, &samples.collect::<Vec<_>>())
+            let shown: Vec<_> = lines.iter().map(Line::answers).collect();
+            per_sample(&shown, nested, |samples| sample_array(value, samples))
+        }
+        Value::SampleCell(place, kind) => {
+            let shown: Vec<_> = lines.iter().map(Line::measured).collect();
+            per_sample(&shown, nested, |samples| {
+                let cells = samples
+                    .iter()
+                    .map(|cells| cells.and_then(|cells| cells.get(place)));
+                cell_array(kind, &cells.collect::<Vec<_>>())
+            })
         }
     }
+}
+
+/// A value a line, or a list of them where results are nested; null where the row failed.
+fn per_sample<T>(
+    shown: &[Shown<'_, T>],
+    nested: bool,
+    array: impl Fn(&[Option<&T>]) -> ArrayRef,
+) -> ArrayRef {
+    if nested {
+        return nested_array(shown, array);
+    }
+    let samples = shown
+        .iter()
+        .map(|one| one.as_slice().and_then(<[_]>::first));
+    array(&samples.collect::<Vec<_>>())
 }
 
 fn row_array(value: RowValue, lines: &[Line<'_>]) -> ArrayRef {
@@ -254,20 +279,82 @@ fn row_array(value: RowValue, lines: &[Line<'_>]) -> ArrayRef {
 }
 
 /// A list a line, with the values of its samples; null where the row failed.
-fn nested_array(value: SampleValue, lines: &[Line<'_>]) -> ArrayRef {
-    let samples: Vec<_> = lines
+fn nested_array<T>(shown: &[Shown<'_, T>], array: impl Fn(&[Option<&T>]) -> ArrayRef) -> ArrayRef {
+    let samples: Vec<_> = shown
         .iter()
-        .flat_map(|line| line.samples().unwrap_or_default())
+        .flat_map(|one| one.as_slice().unwrap_or_default())
         .map(Some)
         .collect();
-    let values = sample_array(value, &samples);
-    let lengths = lines
-        .iter()
-        .map(|line| line.samples().map_or(0, <[_]>::len));
+    let values = array(&samples);
+    let lengths = shown.iter().map(|one| one.as_slice().map_or(0, <[_]>::len));
     let offsets = OffsetBuffer::from_lengths(lengths);
-    let nulls: NullBuffer = lines.iter().map(|line| line.samples().is_some()).collect();
+    let nulls: NullBuffer = shown.iter().map(|one| one.as_slice().is_some()).collect();
     let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));
     Arc::new(ListArray::new(item, offsets, values, Some(nulls)))
+}
+
+/// One measured value a line or a sample; null where there is none.
+fn cell_array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
+    let each = cells.iter();
+    match kind {
+        Kind::Bool => Arc::new(each.map(|cell| as_bool(*cell)).collect::<BooleanArray>()),
+        Kind::Int32 => Arc::new(each.map(|cell| as_int(*cell)).collect::<Int32Array>()),
+        Kind::Float32 => Arc::new(each.map(|cell| as_float(*cell)).collect::<Float32Array>()),
+        Kind::Text => Arc::new(each.map(|cell| as_text(*cell)).collect::<StringArray>()),
+        Kind::Float32List => {
+            let mut lists = ListBuilder::new(Float32Builder::new());
+            for cell in each {
+                let items =
+                    as_list(*cell).map(|items| items.iter().map(|cell| as_float(Some(cell))));
+                lists.append_option(items);
+            }
+            Arc::new(lists.finish())
+        }
+        Kind::TextList => {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for cell in each {
+                let items =
+                    as_list(*cell).map(|items| items.iter().map(|cell| as_text(Some(cell))));
+                lists.append_option(items);
+            }
+            Arc::new(lists.finish())
+        }
+    }
+}
+
+fn as_bool(cell: Option<&Cell>) -> Option<bool> {
+    match cell? {
+        Cell::Bool(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn as_int(cell: Option<&Cell>) -> Option<i32> {
+    match cell? {
+        Cell::Int(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn as_float(cell: Option<&Cell>) -> Option<f32> {
+    match cell? {
+        Cell::Float(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn as_text(cell: Option<&Cell>) -> Option<&str> {
+    match cell? {
+        Cell::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn as_list(cell: Option<&Cell>) -> Option<&[Cell]> {
+    match cell? {
+        Cell::List(items) => Some(items),
+        _ => None,
+    }
 }
 
 /// One value a sample; null where there is none.

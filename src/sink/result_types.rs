@@ -7,11 +7,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 
 use crate::input::{ColumnKind, InputIndex, list_item};
-use crate::job::{GenerationSpec, OutputFormat, OutputSpec};
+use crate::job::OutputFormat;
 
 use super::SinkError;
 use super::carried::{json_type, output_type};
-use super::columns::{Column, KEYS};
+use super::columns::{Column, Form, KEYS};
 use super::layout::{CarriedColumn, Layout};
 
 /// One column of the results.
@@ -29,13 +29,12 @@ pub struct ResultColumn {
 ///
 /// As [`new_sink`](super::new_sink).
 pub fn result_types(
-    output: &OutputSpec,
-    generation: &GenerationSpec,
+    form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,
     arrow_schema: Option<&Schema>,
 ) -> Result<Vec<ResultColumn>, SinkError> {
-    let layout = Layout::new(output, generation, index, id_column)?;
+    let layout = Layout::new(form, index, id_column)?;
     let column = |name: &str, kind| ResultColumn {
         name: name.to_owned(),
         kind,
@@ -47,7 +46,7 @@ pub fn result_types(
     let mut columns: Vec<ResultColumn> = KEYS.iter().map(of_table).collect();
     for carried in &layout.carried {
         let source = arrow_schema.map(|schema| schema.field_with_name(&carried.source));
-        let kind = carried_kind(carried, source.transpose()?, output.format);
+        let kind = carried_kind(carried, source.transpose()?, form.spec.output.format);
         columns.push(column(&carried.name, kind));
     }
     columns.extend(layout.results.iter().copied().map(of_table));

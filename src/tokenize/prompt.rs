@@ -107,6 +107,29 @@ impl GlmTokenizer {
         })
     }
 
+    /// A text without a mask, to be read as it stands: `[CLS] text <|endoftext|>`, or with a prefix behind it as a second
+    /// text. The mask position is 0: nothing is answered.
+    ///
+    /// # Errors
+    /// The tokenizer fails on the text, or it is longer than `limit` tokens (with [`Overflow::Truncate`]: and no cut of
+    /// it helps).
+    pub fn encode_text(
+        &self,
+        text: &str,
+        prefix: Option<&str>,
+        limit: u32,
+        overflow: Overflow,
+    ) -> Result<Encoded, String> {
+        let second = prefix.map(|prefix| self.try_encode(prefix)).transpose()?;
+        let mut context = context(self.try_encode(text)?, second);
+        let truncated = fit(&mut context, limit as usize, overflow)?;
+        Ok(Encoded {
+            ids: context.into_ids(self.special()),
+            mask_position: 0,
+            truncated: truncated as u32,
+        })
+    }
+
     fn known_mask(&self, mask: MaskToken) -> Result<&'static str, String> {
         let special = self.special();
         let id = match mask {

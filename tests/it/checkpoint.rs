@@ -18,8 +18,10 @@ use glm_batch::internals::outcome::{
 };
 use glm_batch::internals::precision::Precision;
 use glm_batch::internals::sink::{ResultSink, SinkError, new_sink};
+use glm_batch::internals::tasks;
 use proptest::prelude::*;
 
+use crate::support::spec_of;
 use crate::windows::{
     answered, failed, index, input_file, json_window, outcomes, output, record, span,
 };
@@ -47,8 +49,10 @@ impl Job {
         let lock = ShardLock::acquire(&folder, ShardId(0), &LockOptions::default()).unwrap();
         let columns = index(&[("n", glm_batch::internals::input::ColumnKind::Int64)]);
         let sink = new_sink(
-            &output(OutputFormat::Jsonl),
-            &GenerationSpec::default(),
+            &tasks::form(&spec_of(
+                &output(OutputFormat::Jsonl),
+                &GenerationSpec::default(),
+            )),
             &columns,
             None,
             None,
@@ -97,7 +101,7 @@ impl Job {
             outcomes: &rows,
             sink: self.sink.as_ref(),
             files: &[input_file()],
-            totals: Totals {
+            totals: &Totals {
                 rows: 4,
                 ok: 2,
                 failed: 1,

@@ -13,7 +13,7 @@ use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, Sco
 use glm_batch::internals::outcome::Outcome;
 use glm_batch::internals::plan::Budget;
 
-use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, request, sampled};
+use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, outcome_of, request, sampled};
 
 const WAIT: Duration = Duration::from_millis(20);
 
@@ -29,7 +29,7 @@ fn finish(devices: &mut Devices) -> BTreeMap<RowId, Outcome> {
     let mut outcomes = BTreeMap::new();
     while !devices.is_idle() {
         for finished in devices.finished(WAIT).unwrap() {
-            let before = outcomes.insert(finished.row, finished.outcome);
+            let before = outcomes.insert(finished.row, outcome_of(finished.found));
             assert!(before.is_none(), "row {} came twice", finished.row);
         }
     }

@@ -4,14 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use glm_batch::internals::engine::{Engine, Request};
+use glm_batch::internals::engine::{Engine, Finished, Found, Generation, Request, Work};
 use glm_batch::internals::generate::TextCodec;
 use glm_batch::internals::ids::{RowId, WindowId};
 use glm_batch::internals::job::GenerationSpec;
 use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
-use glm_batch::internals::outcome::{
-    Completion, FinishReason, Finished, Outcome, RowResult, Stage,
-};
+use glm_batch::internals::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Stage};
 use glm_batch::internals::plan::{Budget, SlotSizes, padded};
 use glm_batch::internals::tokenize::Encoded;
 use proptest::prelude::*;
@@ -254,13 +252,32 @@ pub(crate) fn request(
         .collect();
     Request {
         row: RowId(row),
-        encoded: Encoded {
-            ids,
-            mask_position: (length - 1) as u32,
-            truncated: 0,
-        },
-        settings: Arc::clone(settings),
-        max_new_tokens: most,
+        work: Work::Generate(Generation {
+            encoded: Encoded {
+                ids,
+                mask_position: (length - 1) as u32,
+                truncated: 0,
+            },
+            settings: Arc::clone(settings),
+            max_new_tokens: most,
+        }),
+    }
+}
+
+/// What a row is to have generated.
+pub(crate) fn generation(request: &mut Request) -> &mut Generation {
+    match &mut request.work {
+        Work::Generate(generation) => generation,
+        Work::Read(_) => panic!("row {} is read", request.row),
+    }
+}
+
+/// How a row ended that was to be answered.
+pub(crate) fn outcome_of(found: Result<Found, BadRow>) -> Outcome {
+    match found {
+        Ok(Found::Generated(completion)) => Outcome::Ok(RowResult::Generated(completion)),
+        Ok(other) => panic!("{other:?}"),
+        Err(bad) => Outcome::Failed(bad),
     }
 }
 
@@ -279,9 +296,9 @@ fn engine(model: FakeModel, budget: Budget) -> Engine {
 fn finish(engine: &mut Engine) -> BTreeMap<RowId, Outcome> {
     let mut outcomes = BTreeMap::new();
     while !engine.is_idle() {
-        for Finished { row, outcome, .. } in engine.step().unwrap() {
+        for Finished { row, found, .. } in engine.step().unwrap() {
             assert!(
-                outcomes.insert(row, outcome).is_none(),
+                outcomes.insert(row, outcome_of(found)).is_none(),
                 "row {row} came twice"
             );
         }
@@ -315,6 +332,7 @@ pub(crate) fn alone(row: &Request) -> Outcome {
 fn completion(outcome: &Outcome) -> &Completion {
     match outcome {
         Outcome::Ok(RowResult::Generated(completion)) => completion,
+        Outcome::Ok(other) => panic!("{other:?}"),
         Outcome::Failed(bad) => panic!("{}", bad.reason),
     }
 }
@@ -473,10 +491,8 @@ fn samples_share_one_prefill_and_differ() {
             .all(|pair| pair[0].token_ids != pair[1].token_ids)
     );
 
-    let single = Request {
-        settings: Arc::new(sampled(1)),
-        ..row
-    };
+    let mut single = row;
+    generation(&mut single).settings = Arc::new(sampled(1));
     assert_eq!(
         completion(&alone(&single)).samples[0],
         samples[0],
@@ -490,14 +506,14 @@ fn identical_greedy_rows_are_computed_once() {
     let log = Arc::clone(&model.log);
     let settings = Arc::new(greedy());
     let base = request(0, 12, 20, &settings);
-    let row = |row, settings: GenerationSpec, most, truncated| Request {
-        row: RowId(row),
-        settings: Arc::new(settings),
-        max_new_tokens: most,
-        encoded: Encoded {
-            truncated,
-            ..base.encoded.clone()
-        },
+    let row = |row, settings: GenerationSpec, most, truncated| {
+        let mut other = base.clone();
+        other.row = RowId(row);
+        let asked = generation(&mut other);
+        asked.settings = Arc::new(settings);
+        asked.max_new_tokens = most;
+        asked.encoded.truncated = truncated;
+        other
     };
     let rows = vec![
         base.clone(),
@@ -714,7 +730,7 @@ fn a_row_over_the_budget_runs_alone() {
 fn broken_logits_fail_the_row_and_no_other() {
     let settings = Arc::new(sampled(3));
     let mut rows: Vec<_> = (0..3).map(|row| request(row, 9, 9, &settings)).collect();
-    rows[1].encoded.ids[4] = POISON;
+    generation(&mut rows[1]).encoded.ids[4] = POISON;
     let outcomes = run(
         FakeModel::default(),
         Budget {
@@ -741,7 +757,7 @@ fn stop_strings_span_tokens_and_keep_characters_whole() {
         };
         let stop = stop.iter().map(ToString::to_string).collect();
         let mut row = request(0, 9, most, &Arc::new(GenerationSpec { stop, ..greedy() }));
-        row.encoded.ids[0] = 5;
+        generation(&mut row).encoded.ids[0] = 5;
         let outcomes = run(model, BUDGET, vec![row]);
         completion(&outcomes[&RowId(0)]).samples[0].clone()
     };

@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
-use glm_batch::internals::engine::{Engine, Request};
+use glm_batch::internals::engine::{Engine, Found, Generation, Request, Work};
 use glm_batch::internals::generate::TextCodec;
 use glm_batch::internals::ids::{RowId, WindowId};
 use glm_batch::internals::job::GenerationSpec;
 use glm_batch::internals::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
-use glm_batch::internals::outcome::{Completion, Outcome, RowResult};
+use glm_batch::internals::outcome::Completion;
 use glm_batch::internals::plan::{Budget, RowLength, SlotSizes};
 use glm_batch::internals::tokenize::Encoded;
 use serde_json::Value;
+
+use crate::engine::generation;
 
 /// Ids of the nano models.
 const NANO: Numbers = Numbers {
@@ -90,13 +92,15 @@ fn request(row: usize, prompt: Vec<u32>, most: &Value, settings: GenerationSpec)
     let mask = prompt.iter().position(|id| masks.contains(id)).unwrap();
     Request {
         row: RowId(row as u64),
-        settings: Arc::new(settings),
-        encoded: Encoded {
-            ids: prompt,
-            mask_position: mask as u32,
-            truncated: 0,
-        },
-        max_new_tokens: most.as_u64().unwrap() as u32,
+        work: Work::Generate(Generation {
+            settings: Arc::new(settings),
+            encoded: Encoded {
+                ids: prompt,
+                mask_position: mask as u32,
+                truncated: 0,
+            },
+            max_new_tokens: most.as_u64().unwrap() as u32,
+        }),
     }
 }
 
@@ -169,7 +173,7 @@ fn run_model(
     let mut answers = BTreeMap::new();
     while !engine.is_idle() {
         for finished in engine.step().unwrap() {
-            let Outcome::Ok(RowResult::Generated(completion)) = finished.outcome else {
+            let Ok(Found::Generated(completion)) = finished.found else {
                 panic!("{finished:?}")
             };
             answers.insert(finished.row, completion);
@@ -242,7 +246,7 @@ fn a_padded_cache_of_many_widths_gives_the_same_answers() {
     let mut cases = cases(&serde_json::from_slice(&text).unwrap());
     for (number, case) in cases.iter_mut().enumerate() {
         let has_ended = case.expected.last() == Some(&NANO.eop);
-        let request = &mut case.request;
+        let request = generation(&mut case.request);
         if number % 3 == 0 && request.settings.min_new_tokens <= 2 {
             // A shorter answer is the beginning of the longer one.
             request.max_new_tokens = 2;
@@ -262,10 +266,8 @@ fn a_padded_cache_of_many_widths_gives_the_same_answers() {
         widths.extend(requests.iter().map(|request| {
             budget
                 .cost(&RowLength {
-                    index: 0,
-                    context: request.encoded.ids.len() as u32,
-                    reserve: request.max_new_tokens,
                     samples: 1,
+                    ..request.work.length(0)
                 })
                 .of(1)
         }));
@@ -318,7 +320,7 @@ fn log_probability(model: &mut Glm, cases: &[Case]) -> f64 {
         sum += f64::from(logits[id as usize] - highest) - total.ln();
     };
     for case in cases {
-        let encoded = &case.request.encoded;
+        let encoded = case.request.work.encoded();
         let prefill = PrefillRow {
             slot: 0,
             ids: &encoded.ids,
@@ -375,19 +377,17 @@ fn draws_and_log_probabilities_are_the_same_bits_in_any_batch() {
     let text = fs::read(folder.join("goldens.json")).unwrap();
     let rows: Vec<Request> = cases(&serde_json::from_slice(&text).unwrap())
         .into_iter()
-        .map(|case| {
-            let settings = GenerationSpec {
+        .map(|mut case| {
+            let asked = generation(&mut case.request);
+            asked.settings = Arc::new(GenerationSpec {
                 do_sample: true,
                 temperature: 1.3,
                 top_p: 0.95,
                 num_return_sequences: 2,
                 logprobs: true,
-                ..GenerationSpec::clone(&case.request.settings)
-            };
-            Request {
-                settings: Arc::new(settings),
-                ..case.request
-            }
+                ..GenerationSpec::clone(&asked.settings)
+            });
+            case.request
         })
         .collect();
     let alone = run(&folder, NANO, rows.clone(), budget((1, 1, 1)));

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 /// Stages from the one that imports nothing to the one that imports all. Stages of one level do not
 /// see each other.
 const LEVELS: &[(u8, &[&str])] = &[
-    (1, &["ids", "stop", "device", "precision"]),
+    (1, &["ids", "stop", "device", "precision", "task_list"]),
     (2, &["fsio", "download", "outcome", "job"]),
     (3, &["input", "kernels"]),
     (4, &["tokenize", "plan"]),
     (5, &["model"]),
     (6, &["generate", "measure"]),
     (7, &["engine", "sink"]),
-    (8, &["checkpoint"]),
+    (8, &["checkpoint", "tasks"]),
     (9, &["report"]),
     (10, &["error"]),
     (11, &["run"]),

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use glm_batch::{
-    Budget, DeviceId, Engine, GenerationSpec, Glm, GlmTokenizer, MaskToken, Outcome, OutputFolder,
-    Overflow, Precision, Request, RowId, RowResult, RunEnd, RunOptions, Silent, SlotSizes,
-    Soundness, StopFlag, WindowId, committed_windows, load_job, parse_job, plan, read_part, run,
-    status, verify,
+    Budget, DeviceId, Engine, EngineWork, Found, Generation, GenerationSpec, Glm, GlmTokenizer,
+    MaskToken, OutputFolder, Overflow, Precision, Request, RowId, RunEnd, RunOptions, Silent,
+    SlotSizes, Soundness, StopFlag, WindowId, committed_windows, load_job, parse_job, plan,
+    read_part, run, status, verify,
 };
 
 use crate::support::{Job, demo_model, some_questions};
@@ -77,9 +77,11 @@ fn answered(questions: &str, settings: &GenerationSpec) -> Vec<String> {
             .unwrap();
         Request {
             row: RowId(row as u64),
-            encoded,
-            settings: settings.clone(),
-            max_new_tokens: 16,
+            work: EngineWork::Generate(Generation {
+                encoded,
+                settings: settings.clone(),
+                max_new_tokens: 16,
+            }),
         }
     };
     let requests = questions.lines().enumerate().map(request).collect();
@@ -89,11 +91,14 @@ fn answered(questions: &str, settings: &GenerationSpec) -> Vec<String> {
         finished.extend(engine.step().unwrap());
     }
     finished.sort_by_key(|row| row.row);
-    let text = |outcome: &Outcome| match outcome.result() {
-        Ok(RowResult::Generated(completion)) => completion.samples[0].text.clone(),
+    let text = |found: &Found| match found {
+        Found::Generated(completion) => completion.samples[0].text.clone(),
         other => panic!("no answer: {other:?}"),
     };
-    finished.iter().map(|row| text(&row.outcome)).collect()
+    finished
+        .iter()
+        .map(|row| text(row.found.as_ref().unwrap()))
+        .collect()
 }
 
 #[test]

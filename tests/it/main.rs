@@ -46,6 +46,7 @@ mod rendered;
 mod resume;
 mod reward_folders;
 mod sampling_golden;
+mod score;
 mod signals;
 mod sink;
 mod soft_cap;

@@ -19,6 +19,9 @@ use glm_batch::internals::job::{
 };
 use glm_batch::internals::outcome::{Outcome, RowResult};
 use glm_batch::internals::sink::{SinkError, new_sink, write_failed};
+use glm_batch::internals::tasks;
+
+use crate::support::spec_of;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::windows::{
@@ -61,7 +64,13 @@ fn part(
         glm_batch::internals::input::Carried::Arrow(batch) => Some(batch.schema()),
         glm_batch::internals::input::Carried::Json { .. } => None,
     };
-    let sink = new_sink(output, &generation, index, None, schema.as_deref()).unwrap();
+    let sink = new_sink(
+        &tasks::form(&spec_of(output, &generation)),
+        index,
+        None,
+        schema.as_deref(),
+    )
+    .unwrap();
     let mut bytes = Vec::new();
     sink.write_part(window, outcomes, &mut bytes).unwrap();
     bytes
@@ -352,8 +361,10 @@ fn an_empty_window_is_a_valid_part() {
 fn a_row_without_outcome_is_no_part() {
     let window = json_window(3, 12, &[r#"{"n": 5}"#]);
     let sink = new_sink(
-        &output(OutputFormat::Parquet),
-        &GenerationSpec::default(),
+        &tasks::form(&spec_of(
+            &output(OutputFormat::Parquet),
+            &GenerationSpec::default(),
+        )),
         &index(&[]),
         None,
         None,
@@ -373,8 +384,10 @@ fn a_value_of_another_type_names_row_and_column() {
     let window = json_window(0, 0, &[r#"{"n": "five"}"#]);
     let columns = index(&[("n", ColumnKind::Int64)]);
     let sink = new_sink(
-        &output(OutputFormat::Parquet),
-        &GenerationSpec::default(),
+        &tasks::form(&spec_of(
+            &output(OutputFormat::Parquet),
+            &GenerationSpec::default(),
+        )),
         &columns,
         None,
         None,
@@ -394,8 +407,10 @@ fn the_id_column_is_not_carried_twice() {
     let window = json_window(0, 0, &[r#"{"uid": 5, "n": 1}"#]);
     let columns = index(&[("uid", ColumnKind::Int64), ("n", ColumnKind::Int64)]);
     let sink = new_sink(
-        &output(OutputFormat::Jsonl),
-        &GenerationSpec::default(),
+        &tasks::form(&spec_of(
+            &output(OutputFormat::Jsonl),
+            &GenerationSpec::default(),
+        )),
         &columns,
         Some("uid"),
         None,
@@ -417,8 +432,7 @@ fn refusal(change: impl Fn(&mut OutputSpec), columns: &[&str]) -> String {
     let mut output = output(OutputFormat::Parquet);
     change(&mut output);
     new_sink(
-        &output,
-        &GenerationSpec::default(),
+        &tasks::form(&spec_of(&output, &GenerationSpec::default())),
         &index(&columns),
         Some("uid"),
         None,

@@ -158,3 +158,16 @@ pub fn as_parquet(jsonl: &Path, to: &Path) {
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 }
+
+/// A job that generates, with this output and these settings; its paths lead nowhere.
+pub fn spec_of(
+    output: &glm_batch::internals::job::OutputSpec,
+    generation: &glm_batch::internals::job::GenerationSpec,
+) -> glm_batch::internals::job::JobSpec {
+    let text = "version = 1\nmodel.path = \"m\"\ninput = { path = \"q.jsonl\", columns.prompt = \"question\" }\noutput.path = \"out\"\n";
+    let mut spec =
+        glm_batch::internals::job::parse(text, "job.toml", "/data".as_ref(), &[]).unwrap();
+    spec.output = output.clone();
+    spec.generation = generation.clone();
+    spec
+}

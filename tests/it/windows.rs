@@ -68,6 +68,7 @@ fn row(number: u64, id: &str) -> InputRow {
         text: "?".to_owned(),
         prefix: None,
         overrides: serde_json::Map::new(),
+        following: Vec::new(),
     };
     InputRow {
         row: RowId(number),

@@ -1,14 +1,15 @@
 //! `[input]`: which files, which columns.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Section;
-use crate::job::flaw::{Checked, at_least_one, not_empty};
+use crate::job::flaw::{Checked, Flaw, at_least_one, not_empty};
 use crate::job::paths;
-use crate::job::values::{Texts, one_or_several};
+use crate::job::values::{OneOrMany, Texts, TextsVisitor, one_or_several};
 
 /// Which files, which columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +61,42 @@ pub struct ColumnSpec {
     pub reference: Option<String>,
     /// Settings of this row alone.
     pub generation: Option<String>,
+    /// Text to score: a column of texts or of lists of them, or a list of columns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub target: Option<ColumnNames>,
+}
+
+/// A column, or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ColumnNames {
+    /// One, of texts or of lists of them.
+    One(String),
+    /// Several, of texts.
+    Several(Vec<String>),
+}
+
+impl ColumnNames {
+    /// The names.
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ColumnNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = TextsVisitor {
+            expecting: "a column or a list of columns",
+        };
+        Ok(match deserializer.deserialize_any(visitor)? {
+            OneOrMany::One(name) => Self::One(name),
+            OneOrMany::Many(names) => Self::Several(names),
+        })
+    }
 }
 
 impl ColumnSpec {
@@ -74,6 +111,13 @@ impl ColumnSpec {
         ]
         .into_iter()
         .filter_map(|(key, name)| Some((key, name.as_deref()?)))
+        .chain(self.targets().map(|name| ("input.columns.target", name)))
+    }
+
+    /// The columns that hold targets.
+    fn targets(&self) -> impl Iterator<Item = &str> {
+        let names = self.target.iter().flat_map(ColumnNames::as_slice);
+        names.map(String::as_str)
     }
 }
 
@@ -102,8 +146,25 @@ impl Section for InputSpec {
         ] {
             not_empty(key, column.as_deref())?;
         }
+        check_targets(columns)?;
         at_least_one("max_row_bytes", self.max_row_bytes)?;
         self.path = paths::inputs("path", std::mem::take(&mut self.path), base)?;
         Ok(())
+    }
+}
+
+fn check_targets(columns: &ColumnSpec) -> Checked<()> {
+    let mut seen = BTreeSet::new();
+    for name in columns.targets() {
+        not_empty("columns.target", Some(name))?;
+        if !seen.insert(name) {
+            return Err(Flaw::new("columns.target", format!("names `{name}` twice")));
+        }
+    }
+    match &columns.target {
+        Some(ColumnNames::Several(names)) if names.is_empty() => {
+            Err(Flaw::new("columns.target", "is an empty list"))
+        }
+        _ => Ok(()),
     }
 }

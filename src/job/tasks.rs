@@ -1,0 +1,104 @@
+//! The tasks by name, and which keys of a job belong to some of them alone.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::flaw::{Checked, Flaw};
+use super::hint::any_of;
+use super::sections::score::ScoreMethod;
+use super::spec::JobSpec;
+use super::tree::Node;
+use crate::task_list::every_task;
+
+macro_rules! task_words {
+    ($($module:ident $name:ident $does:literal,)*) => {
+        /// What the job does with each row.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "lowercase")]
+        pub enum Task {
+            $(#[doc = $does] $name,)*
+        }
+
+        impl Task {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name in a job file.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($module),)*
+                }
+            }
+        }
+    };
+}
+
+every_task!(task_words);
+
+#[expect(
+    clippy::derivable_impls,
+    reason = "the list of tasks knows of no default"
+)]
+impl Default for Task {
+    fn default() -> Self {
+        Self::Generate
+    }
+}
+
+/// Sections and keys that only some tasks have.
+const OWN: &[(&str, &[Task])] = &[
+    ("generation", &[Task::Generate]),
+    ("score", &[Task::Score]),
+    ("input.columns.generation", &[Task::Generate]),
+    ("input.columns.reference", &[Task::Generate]),
+    ("input.columns.target", &[Task::Score]),
+    ("output.token_ids", &[Task::Generate]),
+];
+
+/// Refuses what belongs to other tasks than the job's; `tree` is what the job was read from.
+pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
+    for (key, tasks) in OWN {
+        if tasks.contains(&task) || tree.entry(key).is_none() {
+            continue;
+        }
+        let names: Vec<&str> = tasks.iter().map(|task| task.name()).collect();
+        let reason = format!(
+            "belongs to the task {}, and this job has `task = \"{}\"`",
+            any_of(&names),
+            task.name()
+        );
+        let cure = if task == Task::Score && *key == "generation" {
+            "take it out: nothing is generated; what counts of a target is set under `[score]`"
+                .to_owned()
+        } else {
+            format!("take it out, or write `task = \"{}\"`", names[0])
+        };
+        return Err(Flaw::new(key, reason).hint(cure));
+    }
+    Ok(())
+}
+
+/// Refuses a job whose task lacks what it works on.
+pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
+    let Some(score) = &spec.score else {
+        return Ok(());
+    };
+    let has_target = spec.input.columns.target.is_some();
+    match score.method {
+        ScoreMethod::Target if !has_target => {
+            let flaw = Flaw::new(
+                "input.columns.target",
+                "is missing: nothing is scored without it",
+            );
+            Err(flaw.hint("name the column that holds the text to score: `columns = { prompt = \"question\", target = \"answer\" }` under `[input]`"))
+        }
+        ScoreMethod::WholeText if has_target => {
+            let flaw = Flaw::new(
+                "input.columns.target",
+                "does nothing with `score.method = \"whole-text\"`, which scores the prompt",
+            );
+            Err(flaw.hint("take it out, or write `score.method = \"target\"`"))
+        }
+        _ => Ok(()),
+    }
+}

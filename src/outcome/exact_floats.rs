@@ -1,0 +1,46 @@
+//! Floats in JSON that come back bit for bit.
+
+use serde::de::Error as _;
+use serde::ser::SerializeSeq as _;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+pub(super) fn serialize<S: Serializer>(floats: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut sequence = serializer.serialize_seq(Some(floats.len()))?;
+    for &float in floats {
+        sequence.serialize_element(&Exact(float))?;
+    }
+    sequence.end()
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<f32>, D::Error> {
+    let floats = Vec::<Exact>::deserialize(deserializer)?;
+    Ok(floats.into_iter().map(|Exact(float)| float).collect())
+}
+
+/// One of them.
+pub(super) struct Exact(pub(super) f32);
+
+/// JSON has no NaN and no infinities, so those are strings.
+impl Serialize for Exact {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() {
+            serializer.serialize_f32(self.0)
+        } else {
+            serializer.collect_str(&self.0)
+        }
+    }
+}
+
+/// `serde_json` reads a number as an f64 that may be a bit off and then rounds it again; the standard library
+/// reads the shortest form of an f32 exactly.
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?;
+        let digits = text.get().trim_matches('"');
+        digits.parse().map(Self).map_err(D::Error::custom)
+    }
+}

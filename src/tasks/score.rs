@@ -82,7 +82,7 @@ impl TaskKind for Score {
         let context_limit = context_limit.ok_or_else(|| TaskError::Key {
             key: "score.max_target_tokens",
             reason: format!(
-                "({most_target}) leaves no room for the prompt in `prompt.max_length` ({max_length})"
+                "is {most} and leaves no room for the prompt in `prompt.max_length` ({max_length})"
             ),
             cure: "lower it, or raise `prompt.max_length`".to_owned(),
         })?;

@@ -16,19 +16,19 @@ use super::rules::Rules;
 
 /// What an answer needs to know of its row.
 #[derive(Clone, Debug)]
-pub(crate) struct Start {
+pub struct Start {
     /// Context and start token.
-    pub(crate) history: Vec<u32>,
+    pub history: Vec<u32>,
     /// Position of the mask that is answered.
-    pub(crate) mask_position: u32,
+    pub mask_position: u32,
     /// What the row's settings mean.
-    pub(crate) rules: Arc<Rules>,
-    /// Most answer tokens.
-    pub(crate) max_new_tokens: u32,
+    pub rules: Arc<Rules>,
+    /// Most answer tokens; at least 1.
+    pub max_new_tokens: u32,
     /// Number of the row in the whole input.
-    pub(crate) row: u64,
+    pub row: u64,
     /// Sample of the row.
-    pub(crate) sample: u32,
+    pub sample: u32,
 }
 
 /// A running answer.
@@ -161,7 +161,7 @@ impl Answer {
 }
 
 /// Where the first of the stop strings begins; always at a character.
-fn earliest(text: &str, stop: &[String]) -> Option<usize> {
+pub(super) fn earliest(text: &str, stop: &[String]) -> Option<usize> {
     stop.iter()
         .filter_map(|stop| text.find(stop.as_str()))
         .min()

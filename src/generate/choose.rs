@@ -15,7 +15,7 @@ const LANES: usize = 16;
 /// Buffers of one choice, reused by the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
     warp: Buffers,
 }
 
@@ -62,7 +62,8 @@ pub fn choose(
     id.ok_or_else(nothing_allowed)
 }
 
-fn nothing_allowed() -> String {
+/// Why there is no token: the rules bar them all.
+pub(super) fn nothing_allowed() -> String {
     "no token is left to choose: `bad_words`, `no_repeat_ngram_size` and `min_new_tokens` bar them all"
         .to_owned()
 }
@@ -112,10 +113,42 @@ pub fn log_probability(logits: &[f32], id: u32) -> f32 {
         return least;
     }
     // As f32 the two differ: the sum in id order decides.
+    (below_top - log_sum_in_order(logits, top)) as f32
+}
+
+/// The logarithm of the sum of e^(logit - `top`), added up in id order.
+fn log_sum_in_order(logits: &[f32], top: f32) -> f64 {
     let weights = logits
         .iter()
         .map(|&logit| (f64::from(logit) - f64::from(top)).exp());
-    (below_top - weights.sum::<f64>().ln()) as f32
+    weights.sum::<f64>().ln()
+}
+
+/// Log-softmax of raw logits at every id, each difference rounded to f32, as in torch.
+///
+/// # Errors
+///
+/// The reason where the logits are not numbers.
+///
+/// # Source
+///
+/// `vec_log_softmax_lastdim` of torch: the logit less the largest, less the logarithm of the sum. The sum is
+/// taken in f64 here, so that it does not depend on the width of the processor's registers.
+pub(super) fn log_softmax(logits: &[f32], result: &mut Vec<f32>) -> Result<(), String> {
+    let top = largest(logits)?;
+    result.clear();
+    if top == f32::NEG_INFINITY {
+        result.resize(logits.len(), f32::NEG_INFINITY);
+        return Ok(());
+    }
+    let [least, most] = log_sum(logits, top).map(|log_sum| log_sum as f32);
+    let log_sum = if least == most {
+        least
+    } else {
+        log_sum_in_order(logits, top) as f32
+    };
+    result.extend(logits.iter().map(|&logit| logit - top - log_sum));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -205,6 +238,25 @@ mod tests {
         assert!((sum - 1.0).abs() < 1e-6);
         assert!((log_probability(&logits, 2) - -0.474_077).abs() < 1e-6);
         assert!(log_probability(&[0.0, f32::NAN], 0).is_nan());
+    }
+
+    #[test]
+    fn the_log_softmax_of_all_ids_is_that_of_each() {
+        for seed in 0..20 {
+            let logits: Vec<f32> = scattered(5000, seed)
+                .map(|uniform| uniform * 20.0 - 5.0)
+                .collect();
+            let mut all = Vec::new();
+            log_softmax(&logits, &mut all).unwrap();
+            for (id, found) in all.iter().enumerate() {
+                let expected = log_probability(&logits, id as u32);
+                assert!((found - expected).abs() <= 4e-6, "{found} {expected}");
+            }
+        }
+        let mut all = Vec::new();
+        assert!(log_softmax(&[0.0, f32::NAN], &mut all).is_err());
+        log_softmax(&[f32::NEG_INFINITY; 2], &mut all).unwrap();
+        assert_eq!(all, [f32::NEG_INFINITY; 2]);
     }
 
     #[test]

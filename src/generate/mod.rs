@@ -7,6 +7,7 @@
 
 mod answer;
 mod bad_words;
+mod beam;
 mod choose;
 mod codec;
 mod endings;
@@ -14,9 +15,11 @@ mod philox;
 mod rules;
 mod warp;
 
-pub(crate) use answer::{Answer, Progress, Start};
+pub use answer::Start;
+pub(crate) use answer::{Answer, Progress};
 pub(crate) use bad_words::BadWordLists;
 pub use bad_words::BadWords;
+pub use beam::{BeamSearch, Beams, EarlyStopping, Fork, LengthOver, Scored, Searched};
 pub use choose::{Scratch, choose, log_probability};
 pub use codec::{FirstTextRule, TextCodec};
 pub use endings::Endings;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::job::GenerationSpec;
 
 use super::bad_words::BadWords;
+use super::beam::BeamSearch;
 use super::endings::Endings;
 use super::warp::Warp;
 
@@ -31,6 +32,8 @@ pub struct Rules {
     pub min_new_tokens: usize,
     /// How to draw; `None` takes the likeliest.
     pub warp: Option<Warp>,
+    /// How to search with beams; `None` writes one token after another.
+    pub beams: Option<BeamSearch>,
     /// Seed of the draw.
     pub seed: u64,
     /// Texts that end an answer.
@@ -49,6 +52,7 @@ impl Rules {
             bad_words,
             min_new_tokens: settings.min_new_tokens as usize,
             warp: settings.do_sample.then(|| Warp::new(settings)),
+            beams: BeamSearch::new(settings),
             seed: settings.seed,
             stop: settings
                 .stop

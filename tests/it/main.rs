@@ -10,6 +10,7 @@
 
 mod arithmetic;
 mod batch_invariance;
+mod beam_golden;
 
 mod cases;
 mod checkpoint;

@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     start: Start,
     /// Where the answer begins in the history: behind context and start token.
     first_token: usize,
+    /// Tokens that were drawn for earlier masks of the same sample.
+    drawn: u32,
     token_logprobs: Vec<f32>,
 }
 
@@ -54,10 +56,16 @@ pub(crate) enum Progress {
 impl Answer {
     /// An answer that begins.
     pub(crate) fn new(start: Start) -> Self {
+        Self::after(0, start)
+    }
+
+    /// An answer that begins after so many tokens were drawn for earlier masks.
+    pub(super) fn after(drawn: u32, start: Start) -> Self {
         let first_token = start.history.len();
         Self {
             start,
             first_token,
+            drawn,
             token_logprobs: Vec::new(),
         }
     }
@@ -108,7 +116,7 @@ impl Answer {
             seed: rules.seed,
             row: *row,
             sample: *sample,
-            step: answered as u32,
+            step: self.drawn + answered as u32,
         };
         let id = match choose(rules, history, answered, logits, draw, scratch) {
             Ok(id) => id,

@@ -1,7 +1,9 @@
 //! Logits to tokens: what a row's settings do to them, the draw, and when an answer has ended.
 //!
 //! [`Rules`] say what a row's settings do to the logits, [`choose`] takes the next token from them, and an
-//! answer decides when it has ended. Which answers run, and in which slots, is the work of [`crate::engine`].
+//! answer decides when it has ended. A [`Writing`] is what an engine drives: the answers of all masks of a sample,
+//! each written token by token or searched with [`Beams`]. Which answers run, and in which slots, is the work of
+//! [`crate::engine`].
 //! Invariant: an answer depends on its row's ids, settings, row number and the logits alone, never on the
 //! rows beside it.
 
@@ -14,6 +16,7 @@ mod endings;
 mod philox;
 mod rules;
 mod warp;
+mod writing;
 
 pub use answer::Start;
 pub(crate) use answer::{Answer, Progress};
@@ -26,3 +29,4 @@ pub use endings::Endings;
 pub use philox::{Draw, philox4x32_10};
 pub use rules::{Rules, process};
 pub use warp::{Buffers, Candidate, Kept, Warp, probabilities};
+pub use writing::{Answered, Writing, Written, fill, mask_positions};

@@ -16,19 +16,19 @@ use super::rules::Rules;
 
 /// What an answer needs to know of its row.
 #[derive(Clone, Debug)]
-pub(crate) struct Start {
+pub struct Start {
     /// Context and start token.
-    pub(crate) history: Vec<u32>,
+    pub history: Vec<u32>,
     /// Position of the mask that is answered.
-    pub(crate) mask_position: u32,
+    pub mask_position: u32,
     /// What the row's settings mean.
-    pub(crate) rules: Arc<Rules>,
-    /// Most answer tokens.
-    pub(crate) max_new_tokens: u32,
+    pub rules: Arc<Rules>,
+    /// Most answer tokens; at least 1.
+    pub max_new_tokens: u32,
     /// Number of the row in the whole input.
-    pub(crate) row: u64,
+    pub row: u64,
     /// Sample of the row.
-    pub(crate) sample: u32,
+    pub sample: u32,
 }
 
 /// A running answer.
@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     start: Start,
     /// Where the answer begins in the history: behind context and start token.
     first_token: usize,
+    /// Tokens that were drawn for earlier masks of the same sample.
+    drawn: u32,
     token_logprobs: Vec<f32>,
 }
 
@@ -54,10 +56,16 @@ pub(crate) enum Progress {
 impl Answer {
     /// An answer that begins.
     pub(crate) fn new(start: Start) -> Self {
+        Self::after(0, start)
+    }
+
+    /// An answer that begins after so many tokens were drawn for earlier masks.
+    pub(super) fn after(drawn: u32, start: Start) -> Self {
         let first_token = start.history.len();
         Self {
             start,
             first_token,
+            drawn,
             token_logprobs: Vec::new(),
         }
     }
@@ -108,7 +116,7 @@ impl Answer {
             seed: rules.seed,
             row: *row,
             sample: *sample,
-            step: answered as u32,
+            step: self.drawn + answered as u32,
         };
         let id = match choose(rules, history, answered, logits, draw, scratch) {
             Ok(id) => id,
@@ -161,7 +169,7 @@ impl Answer {
 }
 
 /// Where the first of the stop strings begins; always at a character.
-fn earliest(text: &str, stop: &[String]) -> Option<usize> {
+pub(super) fn earliest(text: &str, stop: &[String]) -> Option<usize> {
     stop.iter()
         .filter_map(|stop| text.find(stop.as_str()))
         .min()

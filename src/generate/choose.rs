@@ -14,7 +14,7 @@ use super::warp::Buffers;
 /// Buffers of one choice, reused by the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
     warp: Buffers,
 }
 
@@ -61,7 +61,8 @@ pub fn choose(
     id.ok_or_else(nothing_allowed)
 }
 
-fn nothing_allowed() -> String {
+/// Why there is no token: the rules bar them all.
+pub(super) fn nothing_allowed() -> String {
     "no token is left to choose: `bad_words`, `no_repeat_ngram_size` and `min_new_tokens` bar them all"
         .to_owned()
 }
@@ -83,6 +84,28 @@ fn broken_logits(how: &str) -> String {
 /// Log-softmax of raw logits at one id, summed in f64; NaN where [`choose`] refuses the logits.
 pub fn log_probability(logits: &[f32], id: u32) -> f32 {
     LogSoftmax::new(logits).at(id)
+}
+
+/// Log-softmax of raw logits at every id, each difference rounded to f32, as in torch.
+///
+/// # Errors
+///
+/// The reason where the logits are not numbers.
+///
+/// # Source
+///
+/// `vec_log_softmax_lastdim` of torch: the logit less the largest, less the logarithm of the sum. The sum is
+/// taken in f64 here, so that it does not depend on the width of the processor's registers.
+pub(super) fn log_softmax(logits: &[f32], result: &mut Vec<f32>) -> Result<(), String> {
+    let top = largest(logits)?;
+    result.clear();
+    if top == f32::NEG_INFINITY {
+        result.resize(logits.len(), f32::NEG_INFINITY);
+        return Ok(());
+    }
+    let log_sum = LogSoftmax::new(logits).log_sum();
+    result.extend(logits.iter().map(|&logit| logit - top - log_sum));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,6 +195,25 @@ mod tests {
         assert!((sum - 1.0).abs() < 1e-6);
         assert!((log_probability(&logits, 2) - -0.474_077).abs() < 1e-6);
         assert!(log_probability(&[0.0, f32::NAN], 0).is_nan());
+    }
+
+    #[test]
+    fn the_log_softmax_of_all_ids_is_that_of_each() {
+        for seed in 0..20 {
+            let logits: Vec<f32> = scattered(5000, seed)
+                .map(|uniform| uniform * 20.0 - 5.0)
+                .collect();
+            let mut all = Vec::new();
+            log_softmax(&logits, &mut all).unwrap();
+            for (id, found) in all.iter().enumerate() {
+                let expected = log_probability(&logits, id as u32);
+                assert!((found - expected).abs() <= 4e-6, "{found} {expected}");
+            }
+        }
+        let mut all = Vec::new();
+        assert!(log_softmax(&[0.0, f32::NAN], &mut all).is_err());
+        log_softmax(&[f32::NEG_INFINITY; 2], &mut all).unwrap();
+        assert_eq!(all, [f32::NEG_INFINITY; 2]);
     }
 
     #[test]

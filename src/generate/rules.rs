@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::job::GenerationSpec;
 
 use super::bad_words::BadWords;
+use super::beam::BeamSearch;
 use super::endings::Endings;
 use super::warp::Warp;
 
@@ -32,6 +33,8 @@ pub struct Rules {
     pub min_new_tokens: usize,
     /// How to draw; `None` takes the likeliest.
     pub warp: Option<Warp>,
+    /// How to search with beams; `None` writes one token after another.
+    pub beams: Option<BeamSearch>,
     /// Seed of the draw.
     pub seed: u64,
     /// Texts that end an answer.
@@ -50,6 +53,7 @@ impl Rules {
             bad_words,
             min_new_tokens: settings.min_new_tokens as usize,
             warp: settings.do_sample.then(|| Warp::new(settings)),
+            beams: BeamSearch::new(settings),
             seed: settings.seed,
             stop: settings
                 .stop

@@ -59,11 +59,23 @@ impl<'a> LogSoftmax<'a> {
             return least;
         }
         // As f32 the two differ: the sum in id order decides.
-        let weights = self
-            .logits
-            .iter()
-            .map(|&logit| (f64::from(logit) - top).exp());
-        (below_top - weights.sum::<f64>().ln()) as f32
+        (below_top - self.log_sum_in_order()) as f32
+    }
+
+    /// The logarithm of the sum of e^(logit - the largest), rounded to f32.
+    pub fn log_sum(&self) -> f32 {
+        let [least, most] = self.log_sum.map(|log_sum| log_sum as f32);
+        if least == most {
+            return least;
+        }
+        self.log_sum_in_order() as f32
+    }
+
+    fn log_sum_in_order(&self) -> f64 {
+        let top = f64::from(self.top);
+        let logits = self.logits.iter();
+        let weights = logits.map(|&logit| (f64::from(logit) - top).exp());
+        weights.sum::<f64>().ln()
     }
 
     /// The lowest id of the largest logit; `None` where the logits are broken or all negative infinity.

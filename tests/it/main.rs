@@ -10,6 +10,7 @@
 
 mod arithmetic;
 mod batch_invariance;
+mod beam_golden;
 
 mod cases;
 mod checkpoint;
@@ -22,6 +23,7 @@ mod end_to_end;
 mod engine;
 mod first_hour;
 mod greedy_golden;
+mod infill_golden;
 mod input;
 mod input_files;
 mod input_listing;

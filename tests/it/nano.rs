@@ -57,6 +57,12 @@ impl Nano {
         }
     }
 
+    /// Beam searches and texts with several masks, of the committed model.
+    pub(crate) fn writing(&self) -> Value {
+        let text = std::fs::read_to_string(self.folder.join("writing.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
     pub(crate) fn tensor(&self, name: &Value) -> &Tensor {
         &self.tensors[name.as_str().unwrap()]
     }

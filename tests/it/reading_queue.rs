@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use glm_batch::engine::{Engine, Found, Reading, Request, Want, Work};
-use glm_batch::ids::{RowId, WindowId};
-use glm_batch::model::{
+use glm_batch::internals::engine::{Engine, Found, Reading, Request, Want, Work};
+use glm_batch::internals::ids::{RowId, WindowId};
+use glm_batch::internals::model::{
     Asked, DecodeRow, Logits, ModelError, PrefillRow, ReadRow, Sight, TextModel, TokenChance,
 };
-use glm_batch::outcome::BadRow;
-use glm_batch::plan::{Budget, SlotSizes};
-use glm_batch::tokenize::Encoded;
+use glm_batch::internals::outcome::BadRow;
+use glm_batch::internals::plan::{Budget, SlotSizes};
+use glm_batch::internals::tokenize::Encoded;
 
 use crate::engine::Bytes;
 

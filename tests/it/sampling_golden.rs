@@ -24,6 +24,7 @@ fn rules(kwargs: &Value) -> Rules {
             top_p: number("top_p", 1.0),
             min_p: number("min_p", 0.0),
         }),
+        beams: None,
         seed: 0,
         stop: Vec::new(),
         logprobs: false,

@@ -1,0 +1,56 @@
+//! Who keeps which place when beams go on: as few caches are copied as can be.
+
+use super::Fork;
+
+/// A place for each of `wants`, which name the place whose cache each one goes on from, and the copies that are
+/// needed.
+///
+/// The first that wants a place keeps it. Every other one gets a copy in the lowest place that nobody keeps and
+/// that is not in `taken`. A copy never writes where another one reads, so their order is free.
+pub(super) fn assign(wants: &[usize], taken: Option<usize>) -> (Vec<usize>, Vec<Fork>) {
+    let mut used: Vec<usize> = taken.into_iter().collect();
+    let is_first = |at: usize| !wants[..at].contains(&wants[at]);
+    used.extend(
+        (0..wants.len())
+            .filter(|&at| is_first(at))
+            .map(|at| wants[at]),
+    );
+    let mut forks = Vec::new();
+    let places = (0..wants.len()).map(|at| {
+        let from = wants[at];
+        if is_first(at) {
+            return from;
+        }
+        let to = (0..).find(|place| !used.contains(place)).unwrap_or(from);
+        used.push(to);
+        forks.push(Fork { from, to });
+        to
+    });
+    let places = places.collect();
+    (places, forks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beam_that_alone_continues_its_parent_copies_nothing() {
+        assert_eq!(assign(&[2, 0, 1], None), (vec![2, 0, 1], vec![]));
+    }
+
+    #[test]
+    fn copies_go_to_places_that_nobody_keeps() {
+        let fork = |from, to| Fork { from, to };
+        let (places, forks) = assign(&[0, 0, 0], None);
+        assert_eq!(
+            (places, forks),
+            (vec![0, 1, 2], vec![fork(0, 1), fork(0, 2)])
+        );
+        let (places, forks) = assign(&[3, 1, 3, 3], Some(0));
+        assert_eq!(
+            (places, forks),
+            (vec![3, 1, 2, 4], vec![fork(3, 2), fork(3, 4)])
+        );
+    }
+}

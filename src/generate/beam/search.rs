@@ -1,0 +1,106 @@
+//! The settings of a beam search: how many beams, how lengths count, when it stops.
+
+use crate::job::GenerationSpec;
+
+/// How a row's beams are searched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BeamSearch {
+    /// Answers that run side by side; at least 2.
+    pub num_beams: usize,
+    /// Answers that are returned, the best first; at most `num_beams`.
+    pub num_return_sequences: usize,
+    /// A score is the sum of log-probabilities divided by the length to this power.
+    pub length_penalty: f64,
+    /// What the length counts.
+    pub length_over: LengthOver,
+    /// When the search stops before the longest answer.
+    pub early_stopping: EarlyStopping,
+}
+
+/// What the length in a beam's score counts.
+///
+/// | | answer that an ending token ended | answer cut at the limit | bound of a running beam |
+/// | --- | --- | --- | --- |
+/// | `Sequence` | context, start token, answer without its ending token | all | all before the new token |
+/// | `Generated` | answer with its ending token | answer | answer with the new token |
+///
+/// An answer that a stop string ended has no ending token, so all its tokens count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LengthOver {
+    /// Context, start token and answer: transformers 4.25 to 4.35.
+    #[default]
+    Sequence,
+    /// The answer alone: transformers from 4.36.
+    Generated,
+}
+
+/// When a search stops before the longest answer, once `num_beams` answers have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// Once the best running beam, scored at its length of now, is not above the worst ended answer.
+    #[default]
+    Likely,
+    /// At once.
+    Always,
+    /// Once no running beam can get above the worst ended answer at any length.
+    Never,
+}
+
+impl BeamSearch {
+    /// The search of these settings; `None` where they name no beams.
+    pub fn new(settings: &GenerationSpec) -> Option<Self> {
+        let early_stopping = if settings.early_stopping {
+            EarlyStopping::Always
+        } else {
+            EarlyStopping::Likely
+        };
+        (settings.num_beams > 1).then_some(Self {
+            num_beams: settings.num_beams as usize,
+            num_return_sequences: settings.num_return_sequences as usize,
+            length_penalty: settings.length_penalty,
+            length_over: LengthOver::default(),
+            early_stopping,
+        })
+    }
+}
+
+/// The lengths of one search's answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lengths {
+    over: LengthOver,
+    /// Tokens before the answer: context and start token.
+    before: usize,
+    /// Most answer tokens.
+    most: usize,
+}
+
+impl Lengths {
+    pub(super) fn new(over: LengthOver, before: usize, most: usize) -> Self {
+        Self { over, before, most }
+    }
+
+    /// Of an answer of so many tokens, the last of which may be an ending token.
+    pub(super) fn of_answer(self, tokens: usize, has_ending: bool) -> usize {
+        match self.over {
+            LengthOver::Sequence => self.before + tokens - usize::from(has_ending),
+            LengthOver::Generated => tokens,
+        }
+    }
+
+    /// Of the running beams in the bound, after so many answer tokens.
+    pub(super) fn of_running(self, tokens: usize) -> usize {
+        match self.over {
+            // The reference counts before the new token is there.
+            LengthOver::Sequence => self.before + tokens - 1,
+            LengthOver::Generated => tokens,
+        }
+    }
+
+    /// Of the longest answer.
+    pub(super) fn longest(self) -> usize {
+        match self.over {
+            LengthOver::Sequence => self.before + self.most,
+            LengthOver::Generated => self.most,
+        }
+    }
+}

@@ -262,12 +262,14 @@ impl Engine {
             .iter()
             .map(|row| {
                 let entry = &self.taken[&row.entry];
+                let capacity = self.budget.capacity(&entry.length(0));
+                let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
                 PrefillRow {
                     slot: row.slots[0],
                     ids: &entry.encoded().ids,
                     start: sop,
                     mask_position: entry.encoded().mask_position,
-                    capacity: usize::try_from(row.cost.of(1)).unwrap_or(usize::MAX),
+                    capacity,
                 }
             })
             .collect();

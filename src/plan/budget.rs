@@ -112,7 +112,7 @@ pub struct RowCost {
 }
 
 impl RowCost {
-    /// That of so many samples which start together. What one costs is also what its slot can hold.
+    /// That of so many samples which start together.
     pub fn of(self, samples: usize) -> u64 {
         let slots = (samples as u64).saturating_mul(self.slot);
         self.context.saturating_add(slots)
@@ -202,6 +202,14 @@ impl Budget {
                 context: 0,
                 slot: step(u64::from(row.context) + reserve),
             },
+        }
+    }
+
+    /// The tokens that a slot of this row must hold: what it costs, less the padding of a context that is shared.
+    pub fn capacity(&self, row: &RowLength) -> u64 {
+        match self.slot_sizes {
+            SlotSizes::Exact => u64::from(row.context) + u64::from(row.reserve),
+            SlotSizes::Stepped => self.cost(row).slot,
         }
     }
 
@@ -377,7 +385,9 @@ mod tests {
             ..BUDGET
         };
         assert_eq!(budget.cost(&row(41, 55, 3)).of(3), 3 * 96);
+        assert_eq!(budget.capacity(&row(41, 55, 3)), 96);
         assert_eq!(BUDGET.cost(&row(41, 55, 3)).of(3), 48 + 3 * 55);
+        assert_eq!(BUDGET.capacity(&row(41, 55, 3)), 41 + 55);
     }
 
     #[test]

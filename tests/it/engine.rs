@@ -75,7 +75,7 @@ pub(crate) struct Slot {
 pub(crate) struct FakeModel {
     pub(crate) slots: HashMap<usize, Slot>,
     pub(crate) log: Arc<Mutex<Log>>,
-    pub(super) readings: usize,
+    pub(crate) readings: usize,
     /// Tokens that slots may be promised in all; more is out of memory.
     pub(crate) memory: Option<usize>,
     /// Rows that a decode call may have; more is out of memory.

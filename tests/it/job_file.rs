@@ -347,7 +347,9 @@ fn every_key_can_be_set() {
         let mut set = Vec::new();
         for key in job_keys() {
             let table = toml::Value::Table(table.clone());
-            let value = key.split('.').try_fold(&table, |value, part| value.get(part));
+            let value = key
+                .split('.')
+                .try_fold(&table, |value, part| value.get(part));
             if let Some(value) = value {
                 set.push(format!("{key}={value}"));
                 missing.remove(key);

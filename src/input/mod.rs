@@ -34,6 +34,9 @@
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
 //! | target null, missing, empty, no text; an empty list | bad row |
 //! | target a list | its texts, or the `answer` of its objects |
+//! | choices | as targets; one column must hold lists |
+//! | label null or missing | no label |
+//! | label neither text nor number | bad row |
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!

@@ -11,7 +11,7 @@ use super::following::Following;
 use super::nested::Named;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
-use super::types::{InputIndex, Prompt};
+use super::types::{InputIndex, Label, Prompt};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
 use crate::outcome::{BadRow, Stage};
@@ -48,6 +48,7 @@ struct Columns {
     prefix: Option<Named>,
     reference: Option<Named>,
     generation: Option<Named>,
+    label: Option<Named>,
     following: Option<Following>,
 }
 
@@ -60,7 +61,12 @@ impl Columns {
             prefix: named(&spec.prefix),
             reference: named(&spec.reference),
             generation: named(&spec.generation),
-            following: spec.target.as_ref().map(Following::targets),
+            label: named(&spec.label),
+            following: match (&spec.target, &spec.choices) {
+                (Some(targets), _) => Some(Following::targets(targets)),
+                (None, Some(choices)) => Some(Following::choices(choices)),
+                (None, None) => None,
+            },
         }
     }
 }
@@ -133,6 +139,7 @@ impl PromptBuilder {
             ("input.columns.prefix", columns.prefix.as_ref()),
             ("input.columns.reference", columns.reference.as_ref()),
             ("input.columns.generation", columns.generation.as_ref()),
+            ("input.columns.label", columns.label.as_ref()),
         ]
         .into_iter()
         .filter_map(|(key, named)| Some((key, named?)))
@@ -155,6 +162,7 @@ impl PromptBuilder {
             &mut columns.prefix,
             &mut columns.reference,
             &mut columns.generation,
+            &mut columns.label,
         ];
         let mut missing = Vec::new();
         let following = columns.following.iter_mut();
@@ -238,7 +246,23 @@ impl PromptBuilder {
                 Some(following) => following.texts(record).map_err(bad)?,
                 None => Vec::new(),
             },
+            label: self.label(record)?,
         })
+    }
+
+    fn label(&self, record: &dyn Record) -> Result<Option<Label>, BadRow> {
+        let Some(named) = &self.columns.label else {
+            return Ok(None);
+        };
+        match named.cell(record) {
+            Cell::Absent | Cell::Null => Ok(None),
+            Cell::Text(text) => Ok(Some(Label::Text(text.into_owned()))),
+            Cell::Number(digits) => Ok(Some(Label::Number(digits.into_owned()))),
+            Cell::Other(kind) => Err(bad(format!(
+                "label column `{}` holds {kind}, not a text or a number",
+                named.name()
+            ))),
+        }
     }
 
     /// The expected answer. Data sets have several answers to a question, the best one first.

@@ -13,6 +13,7 @@ use super::flaw::{Checked, Flaw, at_least_one};
 use super::sections::Section;
 use super::sections::batch::BatchSpec;
 use super::sections::checkpoint::CheckpointSpec;
+use super::sections::choose::ChooseSpec;
 use super::sections::generation::{GenerationSpec, MaxNewTokens};
 use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
@@ -53,6 +54,8 @@ pub(super) struct JobFile {
     #[serde(default)]
     score: ScoreSpec,
     #[serde(default)]
+    choose: ChooseSpec,
+    #[serde(default)]
     batch: BatchSpec,
     output: OutputSpec,
     #[serde(default)]
@@ -87,6 +90,9 @@ pub struct JobSpec {
     /// `[score]`, where that is the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<ScoreSpec>,
+    /// `[choose]`, where that is the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<ChooseSpec>,
     /// `[batch]`
     pub batch: BatchSpec,
     /// `[output]`
@@ -128,6 +134,9 @@ impl JobFile {
             generation: self.generation.checked(base)?,
             score: (self.task == Task::Score)
                 .then(|| self.score.checked(base))
+                .transpose()?,
+            choose: (self.task == Task::Choose)
+                .then(|| self.choose.checked(base))
                 .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,

@@ -67,6 +67,7 @@ fn row(number: u64, id: &str) -> InputRow {
         prefix: None,
         overrides: serde_json::Map::new(),
         following: Vec::new(),
+        label: None,
     };
     InputRow {
         row: RowId(number),

@@ -72,7 +72,8 @@ impl Queue {
         for Request { row, work } in requests {
             match work {
                 Work::Generate(generation) => generations.push((row, generation)),
-                Work::Read(reading) => readings.push((row, reading)),
+                Work::Read(reading) => readings.push((row, vec![reading])),
+                Work::ReadEach(each) => readings.push((row, each)),
             }
         }
         let rows = generations.len();
@@ -131,7 +132,7 @@ impl Queue {
         let mut load = Load::default();
         let state = self.lock();
         let waiting = state.waiting.iter().map(|entry| entry.length(0));
-        let readings = state.readings.iter().map(|row| row.reading.length(0));
+        let readings = state.readings.iter().map(|row| row.length(0));
         for length in first.chain(waiting).chain(readings) {
             load.add(length.samples as usize, budget.slot_tokens(&length));
             if load.slots >= budget.max_batch_size || load.tokens >= budget.max_batch_tokens {

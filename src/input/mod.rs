@@ -98,7 +98,7 @@ pub use trial::{Selection, select};
 pub use types::*;
 
 use self::identity::Checked;
-use self::prompt::PromptBuilder;
+use self::prompt::{PromptBuilder, Wanted};
 use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
 use crate::stop::StopFlag;
 
@@ -149,6 +149,8 @@ pub struct OpenOptions<'a> {
     pub input: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
+    /// [`JobSpec::template_choices`](crate::job::JobSpec::template_choices)
+    pub choices: Option<&'a [String]>,
     /// Columns that stand in the results.
     pub carried: &'a CarriedColumns,
     /// The rules that the job goes by.
@@ -165,7 +167,12 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let mut builder = PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
+    let mut builder = PromptBuilder::new(&Wanted {
+        columns: &options.input.columns,
+        prompt: options.prompt,
+        choices: options.choices,
+        rules: options.rules,
+    })?;
     builder.resolve(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {

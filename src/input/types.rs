@@ -223,6 +223,8 @@ pub struct Prompt {
     pub following: Vec<String>,
     /// Which of them is right; `None` where the row does not say.
     pub label: Option<Label>,
+    /// The template filled with each of them, where the task reads that; `text` is the first.
+    pub filled: Vec<String>,
 }
 
 /// What a row says of the right choice, as it stands in the row.

@@ -13,7 +13,7 @@ use super::flaw::{Checked, Flaw, at_least_one};
 use super::sections::Section;
 use super::sections::batch::BatchSpec;
 use super::sections::checkpoint::CheckpointSpec;
-use super::sections::choose::ChooseSpec;
+use super::sections::choose::{ChooseMethod, ChooseSpec};
 use super::sections::generation::{GenerationSpec, MaxNewTokens};
 use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
@@ -99,6 +99,14 @@ pub struct JobSpec {
     pub output: OutputSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
+}
+
+impl JobSpec {
+    /// Where the template is filled once for each choice: the choices of rows that bring none of their own.
+    pub fn template_choices(&self) -> Option<&[String]> {
+        let choose = self.choose.as_ref()?;
+        (choose.method == ChooseMethod::WholeText).then_some(&choose.choices)
+    }
 }
 
 /// Where a job comes from.

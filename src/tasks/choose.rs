@@ -22,7 +22,7 @@ use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
 
-use super::chances::{Branches, Likelihood, split};
+use super::chances::{Branches, Likelihood, each_token, split};
 use super::labels::right_choice;
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected};
 
@@ -162,7 +162,7 @@ impl JobTask for Choosing<'_> {
         let to_read = match self.choose.method {
             ChooseMethod::Target => self.targets(prompt, choices),
             ChooseMethod::NextToken => self.next_token(prompt, choices),
-            ChooseMethod::WholeText => Err("not read yet".to_owned()),
+            ChooseMethod::WholeText => self.whole_texts(prompt),
         };
         let picked = Picked {
             choices: choices.to_vec(),
@@ -260,6 +260,32 @@ impl Choosing<'_> {
                 want: Want::Chances(asked.collect()),
                 encoded,
             }),
+        })
+    }
+
+    /// Each different text that the template gives, every token of it from all others.
+    fn whole_texts(&self, prompt: &Prompt) -> Result<ToRead, String> {
+        let texts = prompt.filled.iter();
+        let encoded = texts.map(|text| self.whole(text, prompt.prefix.as_deref()));
+        let (different, which) = distinct(encoded.collect::<Result<Vec<_>, _>>()?);
+        let ending = self.job.tokenizer.special().eos;
+        let readings: Vec<Reading> = different
+            .into_iter()
+            .map(|encoded| Reading {
+                sight: Sight::Whole,
+                branches: Vec::new(),
+                want: Want::Chances(each_token(&encoded.ids, ending)),
+                encoded,
+            })
+            .collect();
+        let contexts = readings.iter().map(|reading| &reading.encoded);
+        let tokens = contexts.clone().map(|context| context.ids.len() as u32);
+        Ok(ToRead {
+            prompt_tokens: tokens.max().unwrap_or_default(),
+            truncated: contexts.map(|context| context.truncated).max().unwrap_or_default(),
+            lengths: readings.iter().map(Reading::asked).collect(),
+            which,
+            work: Work::ReadEach(readings),
         })
     }
 

@@ -13,6 +13,7 @@ mod batch_invariance;
 
 mod cases;
 mod checkpoint;
+mod choose;
 mod cli;
 mod deadline;
 mod demo_data;

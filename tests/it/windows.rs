@@ -68,6 +68,7 @@ fn row(number: u64, id: &str) -> InputRow {
         overrides: serde_json::Map::new(),
         following: Vec::new(),
         label: None,
+        filled: Vec::new(),
     };
     InputRow {
         row: RowId(number),

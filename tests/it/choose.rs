@@ -69,7 +69,12 @@ fn the_demonstration_model_knows_the_right_choices() {
             assert_eq!((&row["status"], &row["sample"]), (&json!("ok"), &json!(0)), "{row}");
             let logprobs = floats(&row["choice_logprobs"]);
             assert_eq!(row["choice"], highest(&logprobs), "{row}");
-            assert_eq!(row["choice_text"], row["choices"][row["choice"].as_u64().unwrap() as usize]);
+            // In Parquet a carried list of JSON lines is its JSON.
+            let choices = match &row["choices"] {
+                Value::String(text) => serde_json::from_str(text).unwrap(),
+                list => list.clone(),
+            };
+            assert_eq!(row["choice_text"], choices[row["choice"].as_u64().unwrap() as usize]);
             assert_eq!(row["correct"], row["choice"] == row["answer"], "{row}");
             right += usize::from(row["choice"] == row["answer"]);
         }
@@ -229,7 +234,6 @@ fn a_row_without_choices_that_fit_fails_with_its_reason() {
         json!({"q": "六？", "c": ["一", ""]}),
         json!({"q": "七？", "c": ["一", null]}),
         json!({"q": "八？", "c": ["一", 2]}),
-        json!({"q": "九？", "c": ["一", " "]}),
         json!({"q": "十？", "c": "一"}),
         json!({"q": "十一？", "c": [{"text": "一"}, {"text": "二"}]}),
         json!({"q": "十二？", "c": ["一", long]}),
@@ -244,7 +248,7 @@ fn a_row_without_choices_that_fit_fails_with_its_reason() {
     let more = "format = \"jsonl\"\ncolumns = \"none\"\n[prompt]\nmax_length = 60\n";
     let failing = over(&rows, columns, more);
     let planned = failing.command(&["plan", "job.toml"]).output().unwrap();
-    assert!(both(&planned).contains("bad rows    17"), "{}", both(&planned));
+    assert!(both(&planned).contains("bad rows    16"), "{}", both(&planned));
     failing.run_ok(&["--quiet"]);
     let reasons = |job: &Job| {
         let rows = job.rows();
@@ -272,7 +276,7 @@ fn what_cannot_be_chosen_is_refused_before_the_run() {
         let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
         let output = job.run(&args);
         assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-        assert!(!job.path("out/parts").exists());
+        assert!(job.files("parts").is_empty());
         texts.push(stderr(&output));
     };
     refuse(without, "", &[]);
@@ -471,7 +475,7 @@ fn whole_texts_are_chosen_as_by_the_reference() {
 fn the_template_is_filled_with_each_choice() {
     let rows = [json!({"city": "法国", "choice": "x", "c": ["伦敦", "巴黎"]})];
     let columns = "columns = { choices = \"c\" }";
-    let more = "format = \"jsonl\"\nprompt = true\n[prompt]\ntemplate = \"{{ city }}的首都是{{ choice }}\"\n[choose]\nmethod = \"whole-text\"\n";
+    let more = "format = \"jsonl\"\ncolumns = \"none\"\nprompt = true\n[prompt]\ntemplate = \"{{ city }}的首都是{{ choice }}\"\n[choose]\nmethod = \"whole-text\"\n";
     let chosen = over(&rows, columns, more);
     chosen.run_ok(&["--quiet"]);
     let got = &chosen.rows()[0];

@@ -8,6 +8,7 @@ macro_rules! every_task {
     ($then:ident) => {
         $then! {
             generate Generate "Answers the prompt.",
+            choose Choose "Picks one of given choices.",
             score Score "Gives the log-likelihood of texts that the rows hold.",
         }
     };

@@ -59,6 +59,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         .unwrap()
         .files;
     let options = ScanOptions {
+        choices: None,
         spec: &job.input,
         prompt: &job.prompt,
         files: &files,
@@ -75,6 +76,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
 /// Opens the job's input.
 pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSource> {
     let options = OpenOptions {
+        choices: None,
         input: &job.input,
         prompt: &job.prompt,
         carried: &job.output.columns,

@@ -72,7 +72,8 @@ impl Queue {
         for Request { row, work } in requests {
             match work {
                 Work::Generate(generation) => generations.push((row, generation)),
-                Work::Read(reading) => readings.push((row, reading)),
+                Work::Read(reading) => readings.push((row, vec![reading])),
+                Work::ReadEach(each) => readings.push((row, each)),
             }
         }
         let rows = generations.len();
@@ -130,7 +131,7 @@ impl Queue {
         let mut load = Load::default();
         let state = self.lock();
         let waiting = state.waiting.iter().map(|entry| entry.length(0));
-        let readings = state.readings.iter().map(|row| row.reading.length(0));
+        let readings = state.readings.iter().map(|row| row.length(0));
         for length in first.chain(waiting).chain(readings) {
             let samples = length.samples as usize;
             load.add(samples, budget.cost(&length).of(samples));

@@ -7,12 +7,13 @@
 //!
 //! Invariant: a row comes back once, and what is found for it depends on the row alone, whatever group it is in.
 
+use std::mem::Discriminant;
 use std::time::Instant;
 
 use crate::ids::{RowId, WindowId};
 use crate::model::{ModelError, ReadRow, TokenChance};
 use crate::outcome::{BadRow, Stage};
-use crate::plan::{order, padded};
+use crate::plan::{RowLength, order, padded};
 
 use super::error::EngineError;
 use super::request::{Finished, Found, Reading, Want};
@@ -23,35 +24,51 @@ use super::scheduler::Engine;
 pub(super) struct QueuedReading {
     window: WindowId,
     row: RowId,
-    pub(super) reading: Reading,
+    readings: Vec<Reading>,
 }
 
 /// The readings of one window in the order in which they are taken: longest first.
 pub(super) fn in_order(
     window: WindowId,
-    readings: Vec<(RowId, Reading)>,
+    readings: Vec<(RowId, Vec<Reading>)>,
     bucket_tokens: u32,
 ) -> Vec<QueuedReading> {
     let lengths: Vec<_> = readings
         .iter()
         .enumerate()
-        .map(|(index, (_, reading))| reading.length(index))
+        .map(|(index, (_, readings))| Reading::length(readings, index))
         .collect();
     let mut readings: Vec<_> = readings.into_iter().map(Some).collect();
     let order = order(&lengths, bucket_tokens).into_iter();
     let queued = order.map(|position| {
         let taken = readings[position].take();
-        let (row, reading) = taken.expect("an order names a row once");
+        let (row, readings) = taken.expect("an order names a row once");
         QueuedReading {
             window,
             row,
-            reading,
+            readings,
         }
     });
     queued.collect()
 }
 
 impl QueuedReading {
+    /// What planning knows of it.
+    pub(super) fn length(&self, index: usize) -> RowLength {
+        Reading::length(&self.readings, index)
+    }
+
+    fn tokens(&self) -> usize {
+        self.readings.iter().map(Reading::tokens).sum()
+    }
+
+    /// What all its readings want.
+    fn want(&self) -> Option<Discriminant<Want>> {
+        self.readings
+            .first()
+            .map(|reading| std::mem::discriminant(&reading.want))
+    }
+
     fn finish(self, found: Result<Found, String>) -> Finished {
         Finished {
             window: self.window,
@@ -94,12 +111,9 @@ impl Engine {
         let Some(first) = state.readings.front() else {
             return Vec::new();
         };
-        let want = std::mem::discriminant(&first.reading.want);
-        let alike = state.readings.iter().map(|row| &row.reading);
-        let alike = alike.take_while(|reading| std::mem::discriminant(&reading.want) == want);
-        let rows = self
-            .budget
-            .next_readings(alike.map(|reading| reading.length(0)));
+        let want = first.want();
+        let alike = state.readings.iter().take_while(|row| row.want() == want);
+        let rows = self.budget.next_readings(alike.map(|row| row.length(0)));
         state.readings.drain(..rows).collect()
     }
 
@@ -108,32 +122,33 @@ impl Engine {
         &mut self,
         group: &[QueuedReading],
     ) -> Result<Vec<Result<Found, String>>, ModelError> {
-        let branches: Vec<Vec<&[u32]>> = group
+        let readings: Vec<&Reading> = group.iter().flat_map(|row| &row.readings).collect();
+        let branches: Vec<Vec<&[u32]>> = readings
             .iter()
-            .map(|row| row.reading.branches.iter().map(Vec::as_slice).collect())
+            .map(|reading| reading.branches.iter().map(Vec::as_slice).collect())
             .collect();
-        let rows: Vec<ReadRow<'_>> = group
+        let rows: Vec<ReadRow<'_>> = readings
             .iter()
             .zip(&branches)
-            .map(|(row, branches)| ReadRow {
-                context: &row.reading.encoded.ids,
-                sight: row.reading.sight,
-                mask_position: row.reading.encoded.mask_position,
+            .map(|(reading, branches)| ReadRow {
+                context: &reading.encoded.ids,
+                sight: reading.sight,
+                mask_position: reading.encoded.mask_position,
                 branches,
-                asked: match &row.reading.want {
+                asked: match &reading.want {
                     Want::Chances(asked) => asked,
                     Want::Values => &[],
                 },
             })
             .collect();
-        match group.first().map(|row| &row.reading.want) {
+        match readings.first().map(|reading| &reading.want) {
             None => Ok(Vec::new()),
             Some(Want::Chances(_)) => {
-                let found = self.model.chances(&rows)?.into_iter();
+                let found = of_each(group, self.model.chances(&rows)?).into_iter();
                 Ok(found.map(finite_chances).collect())
             }
             Some(Want::Values) => {
-                let found = self.model.values(&rows)?.into_iter();
+                let found = of_each(group, self.model.values(&rows)?).into_iter();
                 Ok(found.map(finite_values).collect())
             }
         }
@@ -143,7 +158,7 @@ impl Engine {
         let bucket = self.budget.bucket_tokens;
         let mut all = 0;
         for row in group {
-            let tokens = row.reading.tokens() as u32;
+            let tokens = row.tokens() as u32;
             let width = padded(tokens, bucket);
             self.statistics.prompt_tokens += u64::from(tokens);
             self.statistics.padded_tokens += u64::from(width - tokens);
@@ -156,7 +171,7 @@ impl Engine {
 
     /// Halves the budget and puts a group back that memory has no room for; a row that was alone fails.
     fn no_room_for(&mut self, mut group: Vec<QueuedReading>) -> Vec<Finished> {
-        let tokens: usize = group.iter().map(|row| row.reading.tokens()).sum();
+        let tokens: usize = group.iter().map(QueuedReading::tokens).sum();
         if group.len() == 1 {
             let reason = format!(
                 "out of memory with this row alone ({tokens} tokens of context and what follows it); a smaller \
@@ -175,6 +190,16 @@ impl Engine {
         self.queue.wake();
         Vec::new()
     }
+}
+
+/// What was found for each row: the lists of its readings, one behind the other.
+fn of_each<T>(group: &[QueuedReading], found: Vec<Vec<T>>) -> Vec<Vec<T>> {
+    let mut found = found.into_iter();
+    let of_row = |row: &QueuedReading| {
+        let lists = found.by_ref().take(row.readings.len());
+        lists.flatten().collect()
+    };
+    group.iter().map(of_row).collect()
 }
 
 fn finite_chances(chances: Vec<TokenChance>) -> Result<Found, String> {

@@ -25,6 +25,9 @@ pub enum Work {
     Generate(Generation),
     /// One forward pass.
     Read(Reading),
+    /// One forward pass over several contexts, at least one. All want chances, which are found in the order of the
+    /// contexts.
+    ReadEach(Vec<Reading>),
 }
 
 /// A context to be answered.
@@ -83,11 +86,23 @@ pub enum Found {
 }
 
 impl Work {
-    /// The context.
-    pub fn encoded(&self) -> &Encoded {
+    /// The context; of several, the first. `None` only where [`Work::ReadEach`] has none.
+    pub fn encoded(&self) -> Option<&Encoded> {
         match self {
-            Self::Generate(generation) => &generation.encoded,
-            Self::Read(reading) => &reading.encoded,
+            Self::Generate(generation) => Some(&generation.encoded),
+            Self::Read(reading) => Some(&reading.encoded),
+            Self::ReadEach(readings) => readings.first().map(|reading| &reading.encoded),
+        }
+    }
+
+    /// Whether a prompt was cut to fit.
+    pub fn is_truncated(&self) -> bool {
+        match self {
+            Self::ReadEach(readings) => {
+                let mut contexts = readings.iter().map(|reading| &reading.encoded);
+                contexts.any(|context| context.truncated > 0)
+            }
+            _ => self.encoded().is_some_and(|context| context.truncated > 0),
         }
     }
 
@@ -100,7 +115,8 @@ impl Work {
                 reserve: generation.max_new_tokens,
                 samples: generation.settings.num_return_sequences,
             },
-            Self::Read(reading) => reading.length(index),
+            Self::Read(reading) => Reading::length(std::slice::from_ref(reading), index),
+            Self::ReadEach(readings) => Reading::length(readings, index),
         }
     }
 }
@@ -111,11 +127,19 @@ impl Reading {
         self.encoded.ids.len() + self.branches.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// What planning knows of it.
-    pub(super) fn length(&self, index: usize) -> RowLength {
+    /// Chances that are asked for.
+    pub fn asked(&self) -> usize {
+        match &self.want {
+            Want::Chances(asked) => asked.len(),
+            Want::Values => 0,
+        }
+    }
+
+    /// What planning knows of the readings of one row.
+    pub(super) fn length(readings: &[Self], index: usize) -> RowLength {
         RowLength {
             index,
-            context: self.tokens() as u32,
+            context: readings.iter().map(Self::tokens).sum::<usize>() as u32,
             reserve: 0,
             samples: 1,
         }

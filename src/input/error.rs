@@ -165,6 +165,11 @@ pub enum InputError {
         "the job says neither which column holds the prompt nor how to make one\nhint: set `input.columns.prompt` or `prompt.template`"
     )]
     NoPrompt,
+    /// A template that is filled once for each choice, and would be the same each time.
+    #[error(
+        "`prompt.template` has no `choice` in it, and `choose.method = \"whole-text\"` fills it once with each choice\nhint: write `{{{{ choice }}}}` where the choice stands in the text"
+    )]
+    NoChoice,
     /// The template does not parse.
     #[error(
         "`prompt.template` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"

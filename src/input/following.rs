@@ -14,6 +14,8 @@ pub(super) struct Following {
     role: &'static str,
     key: &'static str,
     columns: Columns,
+    /// Whether one column must hold lists: one text is not enough.
+    are_lists: bool,
 }
 
 enum Columns {
@@ -23,18 +25,35 @@ enum Columns {
     Several(Vec<Named>),
 }
 
+impl Columns {
+    fn of(names: &ColumnNames) -> Self {
+        match names {
+            ColumnNames::One(name) => Self::One(Named::new(name)),
+            ColumnNames::Several(names) => {
+                Self::Several(names.iter().map(|name| Named::new(name)).collect())
+            }
+        }
+    }
+}
+
 impl Following {
     /// The targets of the task `score`.
     pub(super) fn targets(names: &ColumnNames) -> Self {
         Self {
             role: "target",
             key: "input.columns.target",
-            columns: match names {
-                ColumnNames::One(name) => Columns::One(Named::new(name)),
-                ColumnNames::Several(names) => {
-                    Columns::Several(names.iter().map(|name| Named::new(name)).collect())
-                }
-            },
+            columns: Columns::of(names),
+            are_lists: false,
+        }
+    }
+
+    /// The choices of the task `choose`.
+    pub(super) fn choices(names: &ColumnNames) -> Self {
+        Self {
+            role: "choice",
+            key: "input.columns.choices",
+            columns: Columns::of(names),
+            are_lists: true,
         }
     }
 
@@ -88,6 +107,11 @@ impl Following {
                     Ok(Some(Value::Array(items))) => self.items(named, items),
                     _ => self.text(named, record).map(|text| vec![text]),
                 },
+                Cell::Text(_) if self.are_lists => Err(format!(
+                    "{} column `{}` holds a text, not a list of them",
+                    self.role,
+                    named.name()
+                )),
                 _ => self.text(named, record).map(|text| vec![text]),
             },
         }

@@ -34,6 +34,9 @@
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
 //! | target null, missing, empty, no text; an empty list | bad row |
 //! | target a list | its texts, or the `answer` of its objects |
+//! | choices | as targets; one column must hold lists |
+//! | label null or missing | no label |
+//! | label neither text nor number | bad row |
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!
@@ -96,7 +99,7 @@ pub use trial::{Selection, select};
 pub use types::*;
 
 use self::identity::Checked;
-use self::prompt::PromptBuilder;
+use self::prompt::{PromptBuilder, Wanted};
 use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
 use crate::stop::StopFlag;
 
@@ -147,6 +150,8 @@ pub struct OpenOptions<'a> {
     pub input: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
+    /// [`JobSpec::template_choices`](crate::job::JobSpec::template_choices)
+    pub choices: Option<&'a [String]>,
     /// Columns that go into the results.
     pub carried: &'a CarriedColumns,
     /// The rules that the job goes by.
@@ -163,7 +168,12 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
-    let mut builder = PromptBuilder::new(&options.input.columns, options.prompt, options.rules)?;
+    let mut builder = PromptBuilder::new(&Wanted {
+        columns: &options.input.columns,
+        prompt: options.prompt,
+        choices: options.choices,
+        rules: options.rules,
+    })?;
     builder.resolve(&index)?;
     Ok(match index.format {
         InputFormat::Jsonl => {

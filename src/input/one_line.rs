@@ -2,10 +2,10 @@
 
 use super::InputError;
 use super::fields::Fields;
-use super::prompt::{Built, PromptBuilder};
+use super::prompt::{Built, PromptBuilder, Wanted};
 use super::types::{InputRow, Place};
 use crate::ids::RowId;
-use crate::job::{InputSpec, PromptSpec, Rules};
+use crate::job::{JobSpec, Rules};
 
 /// Reads single lines of JSON with the columns of a job's input.
 pub struct LineReader {
@@ -19,9 +19,14 @@ impl LineReader {
     /// # Errors
     ///
     /// [`InputError::NoPrompt`], [`InputError::Template`].
-    pub fn new(input: &InputSpec, prompt: &PromptSpec, rules: Rules) -> Result<Self, InputError> {
+    pub fn new(spec: &JobSpec, rules: Rules) -> Result<Self, InputError> {
         Ok(Self {
-            builder: PromptBuilder::new(&input.columns, prompt, rules)?,
+            builder: PromptBuilder::new(&Wanted {
+                columns: &spec.input.columns,
+                prompt: &spec.prompt,
+                choices: spec.template_choices(),
+                rules,
+            })?,
             rules,
         })
     }

@@ -11,7 +11,7 @@ use super::following::Following;
 use super::nested::Named;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
-use super::types::{InputIndex, Prompt};
+use super::types::{InputIndex, Label, Prompt};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
 use crate::outcome::{BadRow, Stage};
@@ -48,6 +48,7 @@ struct Columns {
     prefix: Option<Named>,
     reference: Option<Named>,
     generation: Option<Named>,
+    label: Option<Named>,
     following: Option<Following>,
 }
 
@@ -60,9 +61,23 @@ impl Columns {
             prefix: named(&spec.prefix),
             reference: named(&spec.reference),
             generation: named(&spec.generation),
-            following: spec.target.as_ref().map(Following::targets),
+            label: named(&spec.label),
+            following: match (&spec.target, &spec.choices) {
+                (Some(targets), _) => Some(Following::targets(targets)),
+                (None, Some(choices)) => Some(Following::choices(choices)),
+                (None, None) => None,
+            },
         }
     }
+}
+
+/// What of a job makes a prompt of a record.
+pub(super) struct Wanted<'a> {
+    pub(super) columns: &'a ColumnSpec,
+    pub(super) prompt: &'a PromptSpec,
+    /// Where the template is filled once for each choice: the choices of rows without their own.
+    pub(super) choices: Option<&'a [String]>,
+    pub(super) rules: Rules,
 }
 
 /// Makes prompts from records.
@@ -70,6 +85,8 @@ pub(super) struct PromptBuilder {
     columns: Columns,
     template: Option<Template>,
     prefix: Option<String>,
+    /// Where the template is filled once for each choice: the choices of rows without their own.
+    choices: Option<Vec<String>>,
     rules: Rules,
     /// Set where the run is to stop: rows are not looked at any more, and nothing is made of them.
     stop: StopFlag,
@@ -77,15 +94,21 @@ pub(super) struct PromptBuilder {
 
 impl PromptBuilder {
     /// Compiles the template and keeps what the job says about columns.
-    pub(super) fn new(
-        columns: &ColumnSpec,
-        prompt: &PromptSpec,
-        rules: Rules,
-    ) -> Result<Self, InputError> {
+    pub(super) fn new(wanted: &Wanted<'_>) -> Result<Self, InputError> {
+        let Wanted {
+            columns,
+            prompt,
+            choices,
+            rules,
+        } = *wanted;
         let template = prompt.template.as_deref();
         let template = template
-            .map(|source| Template::new(source, rules))
+            .map(|source| Template::new(source, rules, choices.is_some()))
             .transpose()?;
+        let names_choice = template.as_ref().is_some_and(Template::names_choice);
+        if choices.is_some() && !names_choice {
+            return Err(InputError::NoChoice);
+        }
         if template.is_none() && columns.prompt.is_none() {
             return Err(InputError::NoPrompt);
         }
@@ -93,6 +116,7 @@ impl PromptBuilder {
             columns: Columns::new(columns),
             template,
             prefix: prompt.prefix.clone(),
+            choices: choices.map(<[String]>::to_vec),
             rules,
             stop: StopFlag::default(),
         })
@@ -133,6 +157,7 @@ impl PromptBuilder {
             ("input.columns.prefix", columns.prefix.as_ref()),
             ("input.columns.reference", columns.reference.as_ref()),
             ("input.columns.generation", columns.generation.as_ref()),
+            ("input.columns.label", columns.label.as_ref()),
         ]
         .into_iter()
         .filter_map(|(key, named)| Some((key, named?)))
@@ -155,6 +180,7 @@ impl PromptBuilder {
             &mut columns.prefix,
             &mut columns.reference,
             &mut columns.generation,
+            &mut columns.label,
         ];
         let mut missing = Vec::new();
         let following = columns.following.iter_mut();
@@ -224,9 +250,13 @@ impl PromptBuilder {
     }
 
     fn prompt(&self, record: &dyn Record) -> Result<Prompt, BadRow> {
-        let text = match (&self.template, &self.columns.prompt) {
-            (Some(template), _) => template.render(record)?,
-            (None, Some(named)) => self.required_text(named, record)?,
+        let (text, filled) = match (&self.template, &self.columns.prompt) {
+            (Some(template), _) if self.choices.is_some() => {
+                let filled = self.filled(template, record)?;
+                (filled.first().cloned().unwrap_or_default(), filled)
+            }
+            (Some(template), _) => (template.render(record, None)?, Vec::new()),
+            (None, Some(named)) => (self.required_text(named, record)?, Vec::new()),
             (None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
@@ -234,11 +264,43 @@ impl PromptBuilder {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
             overrides: self.overrides(record)?,
-            following: match &self.columns.following {
-                Some(following) => following.texts(record).map_err(bad)?,
-                None => Vec::new(),
-            },
+            following: self.following(record)?,
+            label: self.label(record)?,
+            filled,
         })
+    }
+
+    fn following(&self, record: &dyn Record) -> Result<Vec<String>, BadRow> {
+        let texts = self.columns.following.as_ref();
+        texts.map_or(Ok(Vec::new()), |texts| texts.texts(record).map_err(bad))
+    }
+
+    /// The template filled with each choice of the row.
+    fn filled(&self, template: &Template, record: &dyn Record) -> Result<Vec<String>, BadRow> {
+        let own = self.following(record)?;
+        let choices = match own.as_slice() {
+            [] => self.choices.as_deref().unwrap_or_default(),
+            own => own,
+        };
+        let filled = choices
+            .iter()
+            .map(|choice| template.render(record, Some(choice)));
+        filled.collect()
+    }
+
+    fn label(&self, record: &dyn Record) -> Result<Option<Label>, BadRow> {
+        let Some(named) = &self.columns.label else {
+            return Ok(None);
+        };
+        match named.cell(record) {
+            Cell::Absent | Cell::Null => Ok(None),
+            Cell::Text(text) => Ok(Some(Label::Text(text.into_owned()))),
+            Cell::Number(digits) => Ok(Some(Label::Number(digits.into_owned()))),
+            Cell::Other(kind) => Err(bad(format!(
+                "label column `{}` holds {kind}, not a text or a number",
+                named.name()
+            ))),
+        }
     }
 
     /// The expected answer. Data sets have several answers to a question, the best one first.
@@ -421,7 +483,13 @@ mod tests {
             template: template.map(str::to_owned),
             ..PromptSpec::default()
         };
-        let builder = PromptBuilder::new(&columns, &prompt, rules).unwrap();
+        let builder = PromptBuilder::new(&Wanted {
+            columns: &columns,
+            prompt: &prompt,
+            choices: None,
+            rules,
+        })
+        .unwrap();
         let built = builder.build(RowId(0), &OneList);
         built
             .outcome

@@ -10,7 +10,7 @@ use super::jsonl::{Columns, FirstPass};
 use super::nested::{Named, Search, Seen};
 use super::parquet;
 use super::partition;
-use super::prompt::PromptBuilder;
+use super::prompt::{PromptBuilder, Wanted};
 use super::sniff::refuse_other_format;
 use super::types::{InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
@@ -27,6 +27,8 @@ pub struct ScanOptions<'a> {
     pub spec: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
+    /// [`JobSpec::template_choices`](crate::job::JobSpec::template_choices)
+    pub choices: Option<&'a [String]>,
     /// Files in reading order, from [`resolve_files`](super::resolve_files).
     pub files: &'a [FoundFile],
     /// The rules that the job goes by.
@@ -223,11 +225,12 @@ fn scan_jsonl(
     windows: Windows,
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
-        OnBadRow::Stop => Some(PromptBuilder::new(
-            &options.spec.columns,
-            options.prompt,
-            options.rules,
-        )?),
+        OnBadRow::Stop => Some(PromptBuilder::new(&Wanted {
+            columns: &options.spec.columns,
+            prompt: options.prompt,
+            choices: options.choices,
+            rules: options.rules,
+        })?),
         OnBadRow::Record => None,
     };
     let mut pass = FirstPass {

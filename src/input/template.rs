@@ -24,10 +24,15 @@ pub const TEMPLATE_STEPS: u64 = 1_000_000;
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";
 
+/// What a template that is filled once for each choice calls it.
+pub(super) const CHOICE: &str = "choice";
+
 /// A compiled template and the columns that it names.
 pub(super) struct Template {
     environment: Arc<Environment<'static>>,
     names: Vec<String>,
+    /// Whether it names [`CHOICE`], where that is no column.
+    names_choice: bool,
     /// Those of `names` that no row can do without.
     required: Vec<String>,
     /// Fills it where its values may nest deeper than an ordinary stack has room for.
@@ -35,8 +40,13 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Compiles a template. One of the first rules is bounded in nothing.
-    pub(super) fn new(source: &str, rules: Rules) -> Result<Self, InputError> {
+    /// Compiles a template. One of the first rules is bounded in nothing. Where it is filled `for_each_choice`,
+    /// [`CHOICE`] is no column.
+    pub(super) fn new(
+        source: &str,
+        rules: Rules,
+        for_each_choice: bool,
+    ) -> Result<Self, InputError> {
         let mut environment = Environment::new();
         if rules.rows > 1 {
             check_nesting(source).map_err(|reason| InputError::Template { reason })?;
@@ -69,6 +79,10 @@ impl Template {
             })?;
         let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
         names.sort_unstable();
+        let names_choice = for_each_choice && names.iter().any(|name| name == CHOICE);
+        if names_choice {
+            names.retain(|name| name != CHOICE);
+        }
         let is_global = |name: &str| environment.globals().any(|(known, _)| known == name);
         let required = printed_names(source)
             .into_iter()
@@ -80,6 +94,7 @@ impl Template {
         Ok(Self {
             environment,
             names,
+            names_choice,
             required,
             roomy: roomy.transpose().map_err(InputError::NoThread)?,
         })
@@ -95,9 +110,21 @@ impl Template {
         self.names.iter().map(String::as_str)
     }
 
-    /// Fills the template with a row.
-    pub(super) fn render(&self, record: &dyn Record) -> Result<String, BadRow> {
-        let mut columns = Vec::with_capacity(self.names.len());
+    /// Whether it names the choice that it is filled with.
+    pub(super) fn names_choice(&self) -> bool {
+        self.names_choice
+    }
+
+    /// Fills the template with a row, and with a choice where it names one.
+    pub(super) fn render(
+        &self,
+        record: &dyn Record,
+        choice: Option<&str>,
+    ) -> Result<String, BadRow> {
+        let mut columns = Vec::with_capacity(self.names.len() + 1);
+        if let Some(choice) = choice.filter(|_| self.names_choice) {
+            columns.push((CHOICE, Value::from(choice)));
+        }
         for name in &self.names {
             match record.json(name) {
                 Ok(None | Some(serde_json::Value::Null)) => {}

@@ -219,6 +219,19 @@ pub struct Prompt {
     pub prefix: Option<String>,
     /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
     pub overrides: serde_json::Map<String, serde_json::Value>,
-    /// Texts that the task reads behind the prompt, such as the targets to score; none of them is empty.
+    /// Texts that the task reads behind the prompt, such as the targets to score or the choices; none of them is empty.
     pub following: Vec<String>,
+    /// Which of them is right; `None` where the row does not say.
+    pub label: Option<Label>,
+    /// The template filled with each of them, where the task reads that; `text` is the first.
+    pub filled: Vec<String>,
+}
+
+/// What a row says of the right choice, as it stands in the row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// A number in its own digits.
+    Number(String),
+    /// A text.
+    Text(String),
 }

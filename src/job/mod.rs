@@ -40,6 +40,7 @@ pub use rules::Rules;
 pub use schema::{job_keys, json_schema};
 pub use sections::batch::BatchSpec;
 pub use sections::checkpoint::CheckpointSpec;
+pub use sections::choose::{ChooseMethod, ChooseSpec, LabelForm, Normalize};
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
 pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow};
 pub use sections::model::ModelSpec;

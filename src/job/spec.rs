@@ -13,6 +13,7 @@ use super::flaw::{Checked, Flaw, at_least_one};
 use super::sections::Section;
 use super::sections::batch::BatchSpec;
 use super::sections::checkpoint::CheckpointSpec;
+use super::sections::choose::{ChooseMethod, ChooseSpec};
 use super::sections::generation::{GenerationSpec, MaxNewTokens};
 use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
@@ -53,6 +54,8 @@ pub(super) struct JobFile {
     #[serde(default)]
     score: ScoreSpec,
     #[serde(default)]
+    choose: ChooseSpec,
+    #[serde(default)]
     batch: BatchSpec,
     output: OutputSpec,
     #[serde(default)]
@@ -87,12 +90,23 @@ pub struct JobSpec {
     /// `[score]`, where that is the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<ScoreSpec>,
+    /// `[choose]`, where that is the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<ChooseSpec>,
     /// `[batch]`
     pub batch: BatchSpec,
     /// `[output]`
     pub output: OutputSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
+}
+
+impl JobSpec {
+    /// Where the template is filled once for each choice: the choices of rows that bring none of their own.
+    pub fn template_choices(&self) -> Option<&[String]> {
+        let choose = self.choose.as_ref()?;
+        (choose.method == ChooseMethod::WholeText).then_some(&choose.choices)
+    }
 }
 
 /// Where a job comes from.
@@ -128,6 +142,9 @@ impl JobFile {
             generation: self.generation.checked(base)?,
             score: (self.task == Task::Score)
                 .then(|| self.score.checked(base))
+                .transpose()?,
+            choose: (self.task == Task::Choose)
+                .then(|| self.choose.checked(base))
                 .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,

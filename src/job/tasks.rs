@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::flaw::{Checked, Flaw};
 use super::hint::any_of;
-use super::sections::score::ScoreMethod;
+use super::sections::choose::{ChooseMethod, ChooseSpec, LabelForm};
+use super::sections::score::{ScoreMethod, ScoreSpec};
 use super::spec::JobSpec;
 use super::tree::Node;
 use crate::task_list::every_task;
@@ -45,7 +46,10 @@ impl Default for Task {
 const OWN: &[(&str, &[Task])] = &[
     ("generation", &[Task::Generate]),
     ("score", &[Task::Score]),
+    ("choose", &[Task::Choose]),
+    ("input.columns.choices", &[Task::Choose]),
     ("input.columns.generation", &[Task::Generate]),
+    ("input.columns.label", &[Task::Choose]),
     ("input.columns.reference", &[Task::Generate]),
     ("input.columns.target", &[Task::Score]),
     ("output.token_ids", &[Task::Generate]),
@@ -63,11 +67,19 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
             any_of(&names),
             task.name()
         );
-        let cure = if task == Task::Score && *key == "generation" {
-            "take it out: nothing is generated; what counts of a target is set under `[score]`"
-                .to_owned()
-        } else {
-            format!("take it out, or write `task = \"{}\"`", names[0])
+        let cure = match (task, *key) {
+            (Task::Score, "generation") => {
+                "take it out: nothing is generated; what counts of a target is set under `[score]`"
+                    .to_owned()
+            }
+            (Task::Choose, "generation") => {
+                "take it out: nothing is generated; how a choice is picked is set under `[choose]`"
+                    .to_owned()
+            }
+            (Task::Choose, "input.columns.reference") => {
+                "write `label` instead: the column that says which choice is right".to_owned()
+            }
+            _ => format!("take it out, or write `task = \"{}\"`", names[0]),
         };
         return Err(Flaw::new(key, reason).hint(cure));
     }
@@ -76,9 +88,16 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
 
 /// Refuses a job whose task lacks what it works on.
 pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
-    let Some(score) = &spec.score else {
-        return Ok(());
-    };
+    if let Some(score) = &spec.score {
+        check_score(spec, score)?;
+    }
+    if let Some(choose) = &spec.choose {
+        check_choose(spec, choose)?;
+    }
+    Ok(())
+}
+
+fn check_score(spec: &JobSpec, score: &ScoreSpec) -> Checked<()> {
     let has_target = spec.input.columns.target.is_some();
     match score.method {
         ScoreMethod::Target if !has_target => {
@@ -97,4 +116,39 @@ pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_choose(spec: &JobSpec, choose: &ChooseSpec) -> Checked<()> {
+    let columns = &spec.input.columns;
+    match (columns.choices.is_some(), choose.choices.is_empty()) {
+        (false, true) => {
+            let flaw = Flaw::new(
+                "input.columns.choices",
+                "is missing: there is nothing to choose from",
+            );
+            return Err(flaw.hint("name the column of lists, or a list of columns, under `[input]`, as in `columns = { prompt = \"question\", choices = \"options\" }`; or write choices for all rows: `choose.choices = [\"A\", \"B\"]`"));
+        }
+        (true, false) => {
+            let flaw = Flaw::new(
+                "choose.choices",
+                "gives choices, and so does `input.columns.choices`",
+            );
+            return Err(flaw.hint("take one of them out"));
+        }
+        _ => {}
+    }
+    if choose.label != LabelForm::Auto && columns.label.is_none() {
+        let flaw = Flaw::new("choose.label", "does nothing without a label column");
+        return Err(
+            flaw.hint("name the column: `columns = { ..., label = \"answer\" }` under `[input]`")
+        );
+    }
+    if choose.method == ChooseMethod::WholeText && spec.prompt.template.is_none() {
+        let flaw = Flaw::new(
+            "prompt.template",
+            "is missing: `choose.method = \"whole-text\"` fills it once with each choice",
+        );
+        return Err(flaw.hint("write it with `choice` in it, as in `prompt.template = \"{{ question }}{{ choice }}\"`"));
+    }
+    Ok(())
 }

@@ -212,14 +212,16 @@ impl Card<'_> {
 
     fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spec = &self.record.spec;
-        let settings = match &spec.score {
-            Some(score) => serde_json::json!({ "prompt": spec.prompt, "score": score }),
-            None if spec.task == Task::Generate => serde_json::json!({
-                "prompt": spec.prompt,
-                "generation": spec.generation,
-            }),
-            None => serde_json::json!({ "prompt": spec.prompt }),
-        };
+        let mut settings = serde_json::json!({ "prompt": spec.prompt });
+        if let Some(score) = &spec.score {
+            settings["score"] = serde_json::json!(score);
+        }
+        if let Some(choose) = &spec.choose {
+            settings["choose"] = serde_json::json!(choose);
+        }
+        if spec.task == Task::Generate {
+            settings["generation"] = serde_json::json!(spec.generation);
+        }
         // A line of it never begins with a backtick.
         writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")
     }

@@ -48,7 +48,7 @@ impl<'a> JobEncoder<'a> {
     pub fn new(spec: &'a JobSpec) -> Result<Self> {
         let model = ModelFacts::load(spec, Rules::CURRENT)?;
         RowEncoder::new(spec, &model, Rules::CURRENT)?;
-        let lines = LineReader::new(&spec.input, &spec.prompt, Rules::CURRENT)?;
+        let lines = LineReader::new(spec, Rules::CURRENT)?;
         Ok(Self { spec, model, lines })
     }
 
@@ -65,7 +65,9 @@ impl<'a> JobEncoder<'a> {
     ) -> Result<std::result::Result<EncodedLine, BadRow>> {
         let encoder = RowEncoder::new(self.spec, &self.model, Rules::CURRENT)?;
         let row = self.lines.read(RowId(number - 1), line);
-        let encoded = encoder.encode(&row).map(|row| row.work.encoded().clone());
+        let encoded = encoder
+            .encode(&row)
+            .map(|row| row.work.encoded().cloned().unwrap_or_default());
         Ok(encoded.and_then(|encoded| self.shown(row, encoded)))
     }
 

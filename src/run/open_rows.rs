@@ -104,6 +104,7 @@ impl Input {
         let options = OpenOptions {
             input: &input_spec(spec, record.rules),
             prompt: &spec.prompt,
+            choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: record.rules,
         };

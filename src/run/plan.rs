@@ -265,7 +265,7 @@ impl Rows {
             match encoded {
                 None => {}
                 Some(Ok(row)) => {
-                    self.truncated += u64::from(row.work.encoded().truncated > 0);
+                    self.truncated += u64::from(row.work.is_truncated());
                     self.several_masks += u64::from(has_several);
                     lengths.push(row.work.length(lengths.len()));
                 }

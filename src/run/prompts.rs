@@ -36,6 +36,7 @@ impl Prompts {
         let options = OpenOptions {
             input: &read,
             prompt: &spec.prompt,
+            choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: record.rules,
         };

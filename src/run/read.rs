@@ -107,6 +107,7 @@ impl ReadInput {
         let scan = input::scan(&ScanOptions {
             spec: &input,
             prompt: &spec.prompt,
+            choices: spec.template_choices(),
             files: reading.files,
             rules: *rules,
             window_rows: spec.batch.window_rows,
@@ -119,6 +120,7 @@ impl ReadInput {
         let options = OpenOptions {
             input: &input,
             prompt: &spec.prompt,
+            choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: *rules,
         };

@@ -567,7 +567,7 @@ fn row_work(request: &Request) -> RowWork {
         most: length.reserve,
         samples: match request.work {
             engine::Work::Generate(_) => length.samples,
-            engine::Work::Read(_) => 0,
+            engine::Work::Read(_) | engine::Work::ReadEach(_) => 0,
         },
     }
 }

@@ -40,6 +40,15 @@ impl Branches {
     }
 }
 
+/// Each token of a context where it stands. The reference's labels leave the padding out, and the ending token of a
+/// text has the same id.
+pub(super) fn each_token(ids: &[u32], ending: u32) -> Vec<Asked> {
+    let counted = ids.iter().zip(0..).filter(|(id, _)| **id != ending);
+    counted
+        .map(|(&token, place)| Asked { place, token })
+        .collect()
+}
+
 /// The chances of each branch; `lengths` says how many each has.
 pub(super) fn split<'a>(
     mut chances: &'a [TokenChance],

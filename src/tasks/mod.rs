@@ -21,6 +21,7 @@ use crate::task_list::every_task;
 use crate::tokenize::{GlmTokenizer, Unwritable};
 
 mod chances;
+mod labels;
 
 macro_rules! task_modules {
     ($($module:ident $name:ident $does:literal,)*) => {

@@ -16,12 +16,12 @@ use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
 use crate::input::Prompt;
 use crate::job::{ColumnNames, JobSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow};
-use crate::model::{Asked, Sight, TokenChance};
+use crate::model::{Sight, TokenChance};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Form, Kind, When};
 use crate::tokenize::Encoded;
 
-use super::chances::{Branches, Likelihood, split};
+use super::chances::{Branches, Likelihood, each_token, split};
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
@@ -231,12 +231,7 @@ impl Scoring<'_> {
             self.context_limit,
             self.job.spec.prompt.overflow,
         )?;
-        // The reference's labels leave the padding out, and the ending token of a text has the same id.
-        let ending = tokenizer.special().eos;
-        let counted = encoded.ids.iter().zip(0..).filter(|(id, _)| **id != ending);
-        let asked: Vec<Asked> = counted
-            .map(|(&token, place)| Asked { place, token })
-            .collect();
+        let asked = each_token(&encoded.ids, tokenizer.special().eos);
         let mut branches = Branches::behind(encoded.ids.len());
         branches.lengths.push(asked.len());
         branches.asked = asked;

@@ -1,7 +1,7 @@
 //! What encoding gives.
 
 /// A context as the model reads it, without the start token of the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// `[CLS] prompt [SEP] prefix [MASK] <|endoftext|>`, or without the middle where there is no prefix.
     pub ids: Vec<u32>,

@@ -268,7 +268,7 @@ pub(crate) fn request(
 pub(crate) fn generation(request: &mut Request) -> &mut Generation {
     match &mut request.work {
         Work::Generate(generation) => generation,
-        Work::Read(_) => panic!("row {} is read", request.row),
+        Work::Read(_) | Work::ReadEach(_) => panic!("row {} is read", request.row),
     }
 }
 

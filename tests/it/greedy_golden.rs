@@ -320,7 +320,7 @@ fn log_probability(model: &mut Glm, cases: &[Case]) -> f64 {
         sum += f64::from(logits[id as usize] - highest) - total.ln();
     };
     for case in cases {
-        let encoded = case.request.work.encoded();
+        let encoded = case.request.work.encoded().unwrap();
         let prefill = PrefillRow {
             slot: 0,
             ids: &encoded.ids,

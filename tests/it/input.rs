@@ -88,6 +88,7 @@ impl Job {
         scan(&ScanOptions {
             spec: &self.input,
             prompt: &self.prompt,
+            choices: None,
             files: &files,
             rules: self.rules,
             window_rows: self.window_rows,
@@ -114,6 +115,7 @@ impl Job {
         let options = OpenOptions {
             input: &self.input,
             prompt: &self.prompt,
+            choices: None,
             carried: &CarriedColumns::All,
             rules: self.rules,
         };

@@ -14,6 +14,7 @@ mod beam_golden;
 
 mod cases;
 mod checkpoint;
+mod choose;
 mod cli;
 mod deadline;
 mod demo_data;

@@ -131,6 +131,7 @@ impl Reading {
         let index = scan(&ScanOptions {
             spec: &spec.input,
             prompt: &spec.prompt,
+            choices: None,
             files: &files,
             window_rows: spec.batch.window_rows,
             shards: 1,
@@ -142,6 +143,7 @@ impl Reading {
         let options = OpenOptions {
             input: &spec.input,
             prompt: &spec.prompt,
+            choices: None,
             carried: &spec.output.columns,
             rules,
         };

@@ -408,6 +408,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
     let options = ScanOptions {
         spec: &job.input,
         prompt: &job.prompt,
+        choices: None,
         files: &[input.to_path_buf().into()],
         rules,
         window_rows: 8,
@@ -420,6 +421,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
     let options = OpenOptions {
         input: &job.input,
         prompt: &job.prompt,
+        choices: None,
         carried: &job.output.columns,
         rules,
     };

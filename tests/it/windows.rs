@@ -69,6 +69,8 @@ fn row(number: u64, id: &str) -> InputRow {
         prefix: None,
         overrides: serde_json::Map::new(),
         following: Vec::new(),
+        label: None,
+        filled: Vec::new(),
     };
     InputRow {
         row: RowId(number),

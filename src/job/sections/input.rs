@@ -65,6 +65,14 @@ pub struct ColumnSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub target: Option<ColumnNames>,
+    /// Choices: a column of lists of texts, or a list of columns of texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub choices: Option<ColumnNames>,
+    /// Which choice is right: its index, its letter or its text; null where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub label: Option<String>,
 }
 
 /// A column, or several.
@@ -108,17 +116,22 @@ impl ColumnSpec {
             ("input.columns.prefix", &self.prefix),
             ("input.columns.reference", &self.reference),
             ("input.columns.generation", &self.generation),
+            ("input.columns.label", &self.label),
         ]
         .into_iter()
         .filter_map(|(key, name)| Some((key, name.as_deref()?)))
-        .chain(self.targets().map(|name| ("input.columns.target", name)))
+        .chain(named_of("input.columns.target", self.target.as_ref()))
+        .chain(named_of("input.columns.choices", self.choices.as_ref()))
     }
+}
 
-    /// The columns that hold targets.
-    fn targets(&self) -> impl Iterator<Item = &str> {
-        let names = self.target.iter().flat_map(ColumnNames::as_slice);
-        names.map(String::as_str)
-    }
+/// The columns of a key that may name several.
+fn named_of<'a>(
+    key: &'static str,
+    names: Option<&'a ColumnNames>,
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    let names = names.map_or(&[][..], ColumnNames::as_slice).iter();
+    names.map(move |name| (key, name.as_str()))
 }
 
 /// What a row that fails before generation does to the job.
@@ -143,27 +156,29 @@ impl Section for InputSpec {
             ("columns.prefix", &columns.prefix),
             ("columns.reference", &columns.reference),
             ("columns.generation", &columns.generation),
+            ("columns.label", &columns.label),
         ] {
             not_empty(key, column.as_deref())?;
         }
-        check_targets(columns)?;
+        check_several("columns.target", columns.target.as_ref())?;
+        check_several("columns.choices", columns.choices.as_ref())?;
         at_least_one("max_row_bytes", self.max_row_bytes)?;
         self.path = paths::inputs("path", std::mem::take(&mut self.path), base)?;
         Ok(())
     }
 }
 
-fn check_targets(columns: &ColumnSpec) -> Checked<()> {
+fn check_several(key: &'static str, names: Option<&ColumnNames>) -> Checked<()> {
     let mut seen = BTreeSet::new();
-    for name in columns.targets() {
-        not_empty("columns.target", Some(name))?;
+    for (_, name) in named_of(key, names) {
+        not_empty(key, Some(name))?;
         if !seen.insert(name) {
-            return Err(Flaw::new("columns.target", format!("names `{name}` twice")));
+            return Err(Flaw::new(key, format!("names `{name}` twice")));
         }
     }
-    match &columns.target {
+    match names {
         Some(ColumnNames::Several(names)) if names.is_empty() => {
-            Err(Flaw::new("columns.target", "is an empty list"))
+            Err(Flaw::new(key, "is an empty list"))
         }
         _ => Ok(()),
     }

@@ -9,6 +9,7 @@
 
 pub(super) mod batch;
 pub(super) mod checkpoint;
+pub(super) mod choose;
 pub(super) mod generation;
 pub(super) mod input;
 pub(super) mod model;

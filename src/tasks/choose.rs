@@ -1,0 +1,400 @@
+//! `task = "choose"`: picks one of given choices, one forward pass a row.
+//!
+//! ```text
+//! target      [CLS] prompt [SEP] prefix [MASK] <|endoftext|>  sop c1 ... cm    asks for c1 ... cm, a branch a choice
+//! next-token  [CLS] prompt <|endoftext|>                      asks there for the one token of each choice
+//! whole-text  [CLS] template with the choice <|endoftext|>    asks for each token where it stands, a text a choice
+//! ```
+//!
+//! Invariant: what is equal is read once, so equal choices have equal bits, and the lowest index wins.
+//!
+//! # Source
+//!
+//! `GLMForMultipleChoice` (`target`: the sum over a choice's tokens, no ending token), and `eval_pretrain.py`: C-Eval and
+//! MMLU (`next-token`: no mask, no start token, causal), CLUE (`whole-text`; it takes the softmax twice, we take it once).
+
+use crate::engine::{Found, Reading, Want, Work};
+use crate::ids::RowId;
+use crate::input::Prompt;
+use crate::job::{ChooseMethod, ChooseSpec, Normalize};
+use crate::model::{Asked, Sight};
+use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
+use crate::sink::{Column, Kind};
+use crate::tokenize::Encoded;
+
+use super::chances::{Branches, Likelihood, each_token, split};
+use super::labels::right_choice;
+use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected};
+
+/// The task.
+pub static TASK: Choose = Choose;
+
+/// `task = "choose"`.
+#[derive(Debug)]
+pub struct Choose;
+
+/// Place of the value that says whether the pick is right.
+const CORRECT: usize = 3;
+
+/// What the summary compares side by side: the word, and the place of the value that says whether the pick would be
+/// right with it. They follow the values of the columns, and are in no column.
+const COMPARED: [(&str, Normalize, usize); 3] = [
+    ("none", Normalize::None, 4),
+    ("tokens", Normalize::Tokens, 5),
+    ("characters", Normalize::Characters, 6),
+];
+
+static COLUMNS: &[Column] = &[
+    Column::of_row("choice", 0, Kind::Int32),
+    Column::of_row("choice_text", 1, Kind::Text),
+    Column::of_row("choice_logprobs", 2, Kind::Float32List),
+    Column::of_row("correct", CORRECT, Kind::Bool),
+    Column::PROMPT_TOKENS,
+];
+
+impl TaskKind for Choose {
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError> {
+        Ok(Box::new(Choosing {
+            job: *job,
+            choose: job.spec.choose.clone().unwrap_or_default(),
+        }))
+    }
+
+    fn count(&self, result: &RowResult, sums: &mut Sums) {
+        let RowResult::Measured(measured) = result else {
+            return;
+        };
+        sums.add("rows", 1.0);
+        let at = |place: usize| match measured.row.get(place) {
+            Some(Cell::Bool(is_right)) => Some(f64::from(u8::from(*is_right))),
+            _ => None,
+        };
+        if let Some(right) = at(CORRECT) {
+            sums.add("labelled", 1.0);
+            sums.add("right", right);
+        }
+        for (word, _, place) in COMPARED {
+            if let Some(right) = at(place) {
+                sums.add(&format!("{word}_labelled"), 1.0);
+                sums.add(&format!("{word}_right"), right);
+            }
+        }
+    }
+
+    fn summary(&self, sums: &Sums) -> Vec<Fact> {
+        let (rows, labelled) = (sums.get("rows"), sums.get("labelled"));
+        if rows < 1.0 {
+            return Vec::new();
+        }
+        let mut facts = vec![Fact {
+            name: "chosen".to_owned(),
+            text: format!("{rows} choices, {labelled} of them with a label"),
+        }];
+        if labelled > 0.0 {
+            let accuracy = accuracies(sums);
+            facts.push(Fact {
+                name: "accuracy".to_owned(),
+                text: if accuracy.is_empty() {
+                    share(sums.get("right"), labelled)
+                } else {
+                    accuracy.join(", ")
+                },
+            });
+        }
+        facts
+    }
+}
+
+/// How many picks are right by each way to compare choices of several lengths.
+fn accuracies(sums: &Sums) -> Vec<String> {
+    let by_each = COMPARED.iter().filter_map(|(word, ..)| {
+        let labelled = sums.get(&format!("{word}_labelled"));
+        let right = sums.get(&format!("{word}_right"));
+        (labelled > 0.0).then(|| format!("{} by {word}", share(right, labelled)))
+    });
+    by_each.collect()
+}
+
+fn share(right: f64, all: f64) -> String {
+    format!("{right} of {all} ({:.1}%)", 100.0 * right / all)
+}
+
+/// The task as a job has it.
+struct Choosing<'a> {
+    job: TaskJob<'a>,
+    choose: ChooseSpec,
+}
+
+/// What is read for a row, before the model has read it.
+struct ToRead {
+    work: Work,
+    prompt_tokens: u32,
+    truncated: u32,
+    /// Tokens asked for, for each different choice.
+    lengths: Vec<usize>,
+    /// Which of these each choice is.
+    which: Vec<usize>,
+}
+
+/// A row's choices, and what its result needs of them.
+struct Picked {
+    choices: Vec<String>,
+    label: Option<usize>,
+    method: ChooseMethod,
+    normalize: Normalize,
+}
+
+impl JobTask for Choosing<'_> {
+    fn work(&self, _: RowId, prompt: &Prompt) -> Result<RowTask, BadRow> {
+        let choices = match prompt.following.as_slice() {
+            [] => &self.choose.choices,
+            own => own,
+        };
+        if choices.len() < 2 {
+            let reason = "the row has one choice, and needs at least two";
+            return Err(bad_input(reason.to_owned()));
+        }
+        let label = self.label(prompt, choices).map_err(bad_input)?;
+        let to_read = match self.choose.method {
+            ChooseMethod::Target => self.targets(prompt, choices),
+            ChooseMethod::NextToken => self.next_token(prompt, choices),
+            ChooseMethod::WholeText => self.whole_texts(prompt),
+        };
+        let picked = Picked {
+            choices: choices.to_vec(),
+            label,
+            method: self.choose.method,
+            normalize: self.choose.normalize,
+        };
+        Ok(row_task(to_read.map_err(bad_text)?, picked))
+    }
+}
+
+impl Choosing<'_> {
+    fn label(&self, prompt: &Prompt, choices: &[String]) -> Result<Option<usize>, String> {
+        let Some(label) = &prompt.label else {
+            return Ok(None);
+        };
+        let place = right_choice(label, self.choose.label, choices).map_err(|reason| {
+            let column = self.job.spec.input.columns.label.as_deref();
+            format!("label column `{}` {reason}", column.unwrap_or_default())
+        })?;
+        Ok(Some(place))
+    }
+
+    /// A branch for each different choice.
+    fn targets(&self, prompt: &Prompt, choices: &[String]) -> Result<ToRead, String> {
+        let TaskJob {
+            spec,
+            tokenizer,
+            lengths,
+            ..
+        } = self.job;
+        let (different, which) = distinct(self.encoded(choices)?);
+        let longest = different.iter().map(Vec::len).max().unwrap_or_default() as u32;
+        if longest > lengths.max_sequence_length {
+            return Err(format!(
+                "the longest choice has {longest} tokens, and this model has places for {}",
+                lengths.max_sequence_length
+            ));
+        }
+        let limit = lengths.limit_beside(longest).ok_or_else(|| {
+            format!(
+                "the longest choice has {longest} tokens, which leave no room for the prompt in `prompt.max_length` ({})",
+                lengths.max_length
+            )
+        })?;
+        let encoded = tokenizer.encode_prompt(
+            &prompt.text,
+            prompt.prefix.as_deref(),
+            spec.prompt.mask,
+            limit,
+            spec.prompt.overflow,
+        )?;
+        let mut branches = Branches::behind(encoded.ids.len());
+        for ids in &different {
+            branches.push(tokenizer.special().sop, ids);
+        }
+        Ok(ToRead {
+            prompt_tokens: encoded.ids.len() as u32,
+            truncated: encoded.truncated,
+            lengths: branches.lengths,
+            which,
+            work: Work::Read(Reading {
+                encoded,
+                sight: Sight::Whole,
+                branches: branches.tokens,
+                want: Want::Chances(branches.asked),
+            }),
+        })
+    }
+
+    /// The one token of each choice, after the last token of the prompt.
+    fn next_token(&self, prompt: &Prompt, choices: &[String]) -> Result<ToRead, String> {
+        let mut tokens = Vec::with_capacity(choices.len());
+        for (number, ids) in self.encoded(choices)?.iter().enumerate() {
+            let &[token] = ids.as_slice() else {
+                return Err(format!(
+                    "choice {number} has {} tokens, and `choose.method = \"next-token\"` needs choices of one",
+                    ids.len()
+                ));
+            };
+            tokens.push(token);
+        }
+        let encoded = self.whole(&prompt.text, prompt.prefix.as_deref())?;
+        let place = encoded.ids.len() as u32 - 1;
+        let (different, which) = distinct(tokens);
+        let asked = different.iter().map(|&token| Asked { place, token });
+        Ok(ToRead {
+            prompt_tokens: encoded.ids.len() as u32,
+            truncated: encoded.truncated,
+            lengths: vec![1; different.len()],
+            which,
+            work: Work::Read(Reading {
+                sight: Sight::Before,
+                branches: Vec::new(),
+                want: Want::Chances(asked.collect()),
+                encoded,
+            }),
+        })
+    }
+
+    /// Each different text that the template gives, every token of it from all others.
+    fn whole_texts(&self, prompt: &Prompt) -> Result<ToRead, String> {
+        let texts = prompt.filled.iter();
+        let encoded = texts.map(|text| self.whole(text, prompt.prefix.as_deref()));
+        let (different, which) = distinct(encoded.collect::<Result<Vec<_>, _>>()?);
+        let ending = self.job.tokenizer.special().eos;
+        let readings: Vec<Reading> = different
+            .into_iter()
+            .map(|encoded| Reading {
+                sight: Sight::Whole,
+                branches: Vec::new(),
+                want: Want::Chances(each_token(&encoded.ids, ending)),
+                encoded,
+            })
+            .collect();
+        let contexts = readings.iter().map(|reading| &reading.encoded);
+        let tokens = contexts.clone().map(|context| context.ids.len() as u32);
+        Ok(ToRead {
+            prompt_tokens: tokens.max().unwrap_or_default(),
+            truncated: contexts.map(|context| context.truncated).max().unwrap_or_default(),
+            lengths: readings.iter().map(Reading::asked).collect(),
+            which,
+            work: Work::ReadEach(readings),
+        })
+    }
+
+    /// A text that is read as it stands, with nothing behind it.
+    fn whole(&self, text: &str, prefix: Option<&str>) -> Result<Encoded, String> {
+        let lengths = self.job.lengths;
+        let limit = lengths.limit_beside(0).unwrap_or(lengths.max_length);
+        let overflow = self.job.spec.prompt.overflow;
+        self.job.tokenizer.encode_text(text, prefix, limit, overflow)
+    }
+
+    /// The tokens of each choice; at least one.
+    fn encoded(&self, choices: &[String]) -> Result<Vec<Vec<u32>>, String> {
+        let encode = |(number, choice): (usize, &String)| {
+            let ids = self.job.tokenizer.try_encode(choice);
+            match ids {
+                Ok(ids) if ids.is_empty() => Err(format!("choice {number} has no tokens")),
+                Ok(ids) => Ok(ids),
+                Err(reason) => Err(format!("choice {number} cannot be encoded: {reason}")),
+            }
+        };
+        choices.iter().enumerate().map(encode).collect()
+    }
+}
+
+/// The different ones in their order, and which of them each is.
+fn distinct<T: PartialEq>(all: Vec<T>) -> (Vec<T>, Vec<usize>) {
+    let mut different: Vec<T> = Vec::with_capacity(all.len());
+    let mut which = Vec::with_capacity(all.len());
+    for one in all {
+        let known = different.iter().position(|known| *known == one);
+        which.push(known.unwrap_or(different.len()));
+        if known.is_none() {
+            different.push(one);
+        }
+    }
+    (different, which)
+}
+
+fn row_task(to_read: ToRead, picked: Picked) -> RowTask {
+    let ToRead {
+        work,
+        prompt_tokens,
+        truncated,
+        lengths,
+        which,
+    } = to_read;
+    RowTask {
+        has_idle_settings: false,
+        work,
+        finish: Box::new(move |found| {
+            let parts = match &found {
+                Found::Chances(chances) => split(chances, &lengths),
+                _ => None,
+            };
+            let parts = parts.ok_or_else(|| unexpected(&found))?;
+            let likelihoods = which.iter().map(|&at| Likelihood::of(parts[at]));
+            Ok(RowResult::Measured(Measured {
+                prompt_tokens,
+                truncated,
+                row: picked.cells(&likelihoods.collect::<Vec<_>>()),
+                samples: vec![Vec::new()],
+            }))
+        }),
+    }
+}
+
+impl Picked {
+    /// The values of the columns, and of what the summary compares.
+    fn cells(mut self, likelihoods: &[Likelihood]) -> Vec<Cell> {
+        let choice = self.pick(likelihoods, self.normalize);
+        let is_right = |pick: usize| self.label.map_or(Cell::Null, |label| Cell::Bool(pick == label));
+        let logprobs = likelihoods.iter().map(|of_choice| match self.method {
+            ChooseMethod::WholeText => of_choice.mean() as f32,
+            ChooseMethod::Target | ChooseMethod::NextToken => of_choice.logprob as f32,
+        });
+        let logprobs: Vec<f32> = logprobs.collect();
+        let mut cells = vec![
+            Cell::Int(i32::try_from(choice).unwrap_or(i32::MAX)),
+            Cell::Null,
+            Cell::from(logprobs.as_slice()),
+            is_right(choice),
+        ];
+        if self.method == ChooseMethod::Target {
+            cells.extend(COMPARED.map(|(_, normalize, _)| {
+                // Tokens are compared where the job asks for it; the other two always.
+                let is_shown = normalize != Normalize::Tokens || self.normalize == normalize;
+                match is_shown {
+                    true => is_right(self.pick(likelihoods, normalize)),
+                    false => Cell::Null,
+                }
+            }));
+        }
+        cells[1] = Cell::Text(std::mem::take(&mut self.choices[choice]));
+        cells
+    }
+
+    /// The choice with the highest value, the first of equal ones.
+    fn pick(&self, likelihoods: &[Likelihood], normalize: Normalize) -> usize {
+        let value = |(of_choice, text): (&Likelihood, &String)| match (self.method, normalize) {
+            (ChooseMethod::WholeText, _) | (_, Normalize::Tokens) => of_choice.mean(),
+            (_, Normalize::None) => of_choice.logprob,
+            (_, Normalize::Characters) => of_choice.logprob / text.chars().count().max(1) as f64,
+        };
+        let values = likelihoods.iter().zip(&self.choices).map(value);
+        let best = values.enumerate().fold(None, |best, (place, value)| match best {
+            Some((_, known)) if known >= value => best,
+            _ => Some((place, value)),
+        });
+        best.map_or(0, |(place, _)| place)
+    }
+}

@@ -20,8 +20,8 @@ pub struct BatchSpec {
     #[serde(deserialize_with = "rows")]
     #[schemars(with = "NumberOr<AutoWord>")]
     pub max_batch_size: Option<u32>,
-    /// Padded context plus reserved answer of every slot, tokens, on a GPU rounded up to few sizes: the real
-    /// limit; `auto` is what memory allows.
+    /// Tokens of all slots: reserved answers and padded contexts, on a CPU each context once for the samples that start
+    /// together, on a GPU each slot rounded up to few sizes. The real limit; `auto` is what memory allows.
     #[serde(deserialize_with = "tokens")]
     #[schemars(with = "NumberOr<AutoWord>")]
     pub max_batch_tokens: Option<u64>,

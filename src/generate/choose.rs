@@ -58,13 +58,19 @@ pub fn choose(
         Some(warp) => warp.draw(logits, top, draw.uniform(), &mut scratch.warp),
         None => first_of(logits, top),
     };
-    id.ok_or_else(nothing_allowed)
+    id.ok_or_else(|| nothing_allowed(rules))
 }
 
 /// Why there is no token: the rules bar them all.
-pub(super) fn nothing_allowed() -> String {
-    "no token is left to choose: `bad_words`, `no_repeat_ngram_size` and `min_new_tokens` bar them all"
-        .to_owned()
+pub(super) fn nothing_allowed(rules: &Rules) -> String {
+    let choices = if rules.choices.is_some() {
+        "`choices`, "
+    } else {
+        ""
+    };
+    format!(
+        "no token is left to choose: {choices}`bad_words`, `no_repeat_ngram_size` and `min_new_tokens` bar them all"
+    )
 }
 
 /// The largest logit.

@@ -10,6 +10,7 @@
 mod answer;
 mod bad_words;
 mod beam;
+mod choices;
 mod choose;
 mod codec;
 mod endings;
@@ -23,6 +24,7 @@ pub(crate) use answer::{Answer, Progress};
 pub(crate) use bad_words::BadWordLists;
 pub use bad_words::BadWords;
 pub use beam::{BeamSearch, Beams, EarlyStopping, Fork, LengthOver, Scored, Searched};
+pub use choices::Choices;
 pub use choose::{Scratch, choose, log_probability};
 pub(crate) use codec::FirstTextRule;
 pub use codec::TextCodec;

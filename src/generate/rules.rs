@@ -15,6 +15,7 @@ use crate::job::GenerationSpec;
 
 use super::bad_words::BadWords;
 use super::beam::BeamSearch;
+use super::choices::Choices;
 use super::endings::Endings;
 use super::warp::Warp;
 
@@ -23,6 +24,8 @@ use super::warp::Warp;
 pub struct Rules {
     /// Ids that end an answer.
     pub endings: Endings,
+    /// Answers that are allowed; `None` is all. They bar before anything else does.
+    pub choices: Option<Arc<Choices>>,
     /// Logits of ids in the sequence are divided (positive) or multiplied (negative) by this.
     pub repetition_penalty: f32,
     /// No n-gram of this size twice; 0 is off.
@@ -48,6 +51,7 @@ impl Rules {
     pub fn new(settings: &GenerationSpec, bad_words: Arc<BadWords>, endings: Endings) -> Self {
         Self {
             endings,
+            choices: None,
             repetition_penalty: settings.repetition_penalty as f32,
             no_repeat_ngram_size: settings.no_repeat_ngram_size as usize,
             bad_words,
@@ -65,6 +69,15 @@ impl Rules {
         }
     }
 
+    /// The same rules, held to choices.
+    #[must_use]
+    pub fn held_to(self, choices: Arc<Choices>) -> Self {
+        Self {
+            choices: Some(choices),
+            ..self
+        }
+    }
+
     /// Whether both do the same where nothing is drawn.
     pub fn same_but_for_seed(&self, other: &Self) -> bool {
         *self
@@ -76,7 +89,8 @@ impl Rules {
 
     /// Whether [`process`] would change logits after this many answer tokens.
     pub fn changes_logits(&self, answered: usize) -> bool {
-        self.repetition_penalty != 1.0
+        self.choices.is_some()
+            || self.repetition_penalty != 1.0
             || self.no_repeat_ngram_size > 0
             || !self.bad_words.ids.is_empty()
             || !self.bad_words.sequences.is_empty()
@@ -88,6 +102,10 @@ impl Rules {
 ///
 /// `history` is the whole sequence: context, start token and the `answered` answer tokens.
 pub fn process(rules: &Rules, history: &[u32], answered: usize, logits: &mut [f32]) {
+    if let Some(choices) = &rules.choices {
+        let answer = &history[history.len() - answered..];
+        choices.hold(answer, rules.endings, logits);
+    }
     if rules.repetition_penalty != 1.0 {
         penalize(history, rules.repetition_penalty, logits);
     }
@@ -238,6 +256,31 @@ pub(super) mod tests {
             [2],
             "a sequence longer than the history"
         );
+    }
+
+    #[test]
+    fn choices_bar_before_the_other_rules() {
+        let rules = rules(|settings| {
+            settings.repetition_penalty = 2.0;
+            settings.bad_words = vec!["b".into()];
+        });
+        let texts = ["ab", "ac", "a"].map(str::to_owned);
+        let choices = Arc::new(Choices::new(&texts, &Letters).unwrap());
+        let rules = rules.held_to(choices);
+        assert!(rules.changes_logits(9));
+        let left = |history: &[u32], answered| {
+            let barred = barred(&rules, history, answered);
+            (0..32)
+                .filter(|id| !barred.contains(id))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[7, 30], 0), [0]);
+        assert_eq!(
+            left(&[7, 30, 0], 1),
+            [2, 31],
+            "`ab` is barred as a bad word"
+        );
+        assert_eq!(left(&[7, 30, 0, 2], 2), [31]);
     }
 
     #[test]

@@ -14,10 +14,11 @@
 //! `generate_samples` and `sample_sequence` in `generate_samples.py` of THUDM/GLM: an ending token is neither kept
 //! nor fed, and the token at the limit is kept but not fed. There are no processors there. Here they look at
 //! all that was written, start tokens included, and the minimum counts the tokens of the one answer. With beams
-//! the next mask goes on from the best answer of the last; the lengths of scores are those of [`LengthOver`], and
-//! not the answer's with its start token.
+//! the next mask goes on from the best answer of the last, and [`LengthOver::Piece`] is how lengths count there;
+//! it draws its candidates, where here the likeliest are taken. It keeps the last `seq_length - 1` positions alone;
+//! here none is forgotten.
 //!
-//! [`LengthOver`]: super::LengthOver
+//! [`LengthOver::Piece`]: super::LengthOver::Piece
 
 use std::collections::VecDeque;
 

@@ -41,6 +41,7 @@ impl TextCodec for NoText {
 pub(crate) fn plain_rules(endings: Endings) -> Rules {
     Rules {
         endings,
+        choices: None,
         repetition_penalty: 1.0,
         no_repeat_ngram_size: 0,
         bad_words: Arc::new(BadWords::default()),

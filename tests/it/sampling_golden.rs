@@ -14,6 +14,7 @@ fn rules(kwargs: &Value) -> Rules {
     let number = |key: &str, default: f64| kwargs[key].as_f64().unwrap_or(default);
     Rules {
         endings: Endings { eop: 507, eos: 500 },
+        choices: None,
         repetition_penalty: number("repetition_penalty", 1.0) as f32,
         no_repeat_ngram_size: 0,
         bad_words: Arc::default(),

@@ -74,8 +74,9 @@ fn largest(scores: &[f32], sum: f32, count: usize) -> Vec<(u32, f32)> {
     let mut found: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
     let mut least = f32::NEG_INFINITY;
     for (chunk, scores) in scores.chunks(LANES).enumerate() {
-        let is_above = scores.iter().fold(false, |any, &s| any | (s + sum > least));
-        if !is_above {
+        // A sum of all lanes becomes vector instructions; a search that stops early would not.
+        let above: u32 = scores.iter().map(|s| u32::from(s + sum > least)).sum();
+        if above == 0 {
             continue;
         }
         for (lane, &score) in scores.iter().enumerate() {

@@ -160,12 +160,16 @@ mod tests {
         assert_eq!(score(LengthOver::Sequence, FinishReason::Stop), -12.0 / 9.0);
         assert_eq!(score(LengthOver::Sequence, FinishReason::StopString), -1.2);
         assert_eq!(score(LengthOver::Sequence, FinishReason::Length), -1.2);
+        assert_eq!(score(LengthOver::Piece, FinishReason::Stop), -3.0);
+        assert_eq!(score(LengthOver::Piece, FinishReason::Length), -2.4);
         assert_eq!(score(LengthOver::Generated, FinishReason::Stop), -3.0);
         assert_eq!(score(LengthOver::Generated, FinishReason::Length), -3.0);
     }
 
     #[test]
     fn a_full_list_stops_by_what_may_still_come() {
+        use EarlyStopping::{Always, Likely, Never};
+        use LengthOver::{Generated, Sequence};
         let is_done = |early_stopping, penalty, over, sum| {
             let mut found = hypotheses(early_stopping, penalty, over);
             found.add(-8.0, answer(4, FinishReason::Stop));
@@ -173,8 +177,6 @@ mod tests {
             found.add(-9.0, answer(4, FinishReason::Stop));
             found.is_done(sum, 4)
         };
-        use EarlyStopping::{Always, Likely, Never};
-        use LengthOver::{Generated, Sequence};
         assert!(is_done(Always, 1.0, Sequence, -0.1));
         // The worst has -1 of nine tokens; a running beam counts nine, or twenty at the end.
         assert!(is_done(Likely, 1.0, Sequence, -9.0) && !is_done(Likely, 1.0, Sequence, -8.9));

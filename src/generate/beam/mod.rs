@@ -148,6 +148,10 @@ impl Beams {
 
     /// The last token of each beam, to be fed to its place's slot, in the order of the logits that
     /// [`Self::advance`] takes.
+    ///
+    /// # Panics
+    ///
+    /// Where `slots` names none for a place, or the search began without a start token.
     pub fn decode_rows<'a>(&'a self, slots: &'a [usize]) -> impl Iterator<Item = DecodeRow> + 'a {
         // The start token has 1, the first answer token 2.
         let block_position = self.answered() as u32 + 1;
@@ -262,7 +266,10 @@ impl Beams {
     fn finish(&mut self, codec: &dyn TextCodec) -> Result<Searched, String> {
         let found = self.hypotheses.take();
         let (count, wanted) = (found.len(), self.search.num_return_sequences);
-        let place = found.first().ok_or_else(nothing_allowed)?.place;
+        let place = found
+            .first()
+            .ok_or_else(|| nothing_allowed(&self.rules))?
+            .place;
         if count < wanted {
             return Err(format!(
                 "the rules allow only {count} different answers, and `num_return_sequences` asks for {wanted}"

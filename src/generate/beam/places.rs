@@ -21,7 +21,8 @@ pub(super) fn assign(wants: &[usize], taken: Option<usize>) -> (Vec<usize>, Vec<
         if is_first(at) {
             return from;
         }
-        let to = (0..).find(|place| !used.contains(place)).unwrap_or(from);
+        let to = (0..used.len()).find(|place| !used.contains(place));
+        let to = to.unwrap_or(used.len());
         used.push(to);
         forks.push(Fork { from, to });
         to

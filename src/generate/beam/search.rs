@@ -22,6 +22,7 @@ pub struct BeamSearch {
 /// | | answer that an ending token ended | answer cut at the limit | bound of a running beam |
 /// | --- | --- | --- | --- |
 /// | `Sequence` | context, start token, answer without its ending token | all | all before the new token |
+/// | `Piece` | start token, answer without its ending token | both | both before the new token |
 /// | `Generated` | answer with its ending token | answer | answer with the new token |
 ///
 /// An answer that a stop string ended has no ending token, so all its tokens count.
@@ -30,6 +31,8 @@ pub enum LengthOver {
     /// Context, start token and answer: transformers 4.25 to 4.35.
     #[default]
     Sequence,
+    /// Start token and answer: `generate_samples.py` of THUDM/GLM, the reference of filling masks.
+    Piece,
     /// The answer alone: transformers from 4.36.
     Generated,
 }
@@ -68,21 +71,29 @@ impl BeamSearch {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lengths {
     over: LengthOver,
-    /// Tokens before the answer: context and start token.
+    /// Tokens before the answer that count.
     before: usize,
     /// Most answer tokens.
     most: usize,
 }
 
 impl Lengths {
-    pub(super) fn new(over: LengthOver, before: usize, most: usize) -> Self {
+    /// Of answers of at most `most` tokens after a context and a start token of `history` tokens.
+    pub(super) fn new(over: LengthOver, history: usize, most: usize) -> Self {
+        let before = match over {
+            LengthOver::Sequence => history,
+            LengthOver::Piece => 1,
+            LengthOver::Generated => 0,
+        };
         Self { over, before, most }
     }
 
     /// Of an answer of so many tokens, the last of which may be an ending token.
     pub(super) fn of_answer(self, tokens: usize, has_ending: bool) -> usize {
         match self.over {
-            LengthOver::Sequence => self.before + tokens - usize::from(has_ending),
+            LengthOver::Sequence | LengthOver::Piece => {
+                self.before + tokens - usize::from(has_ending)
+            }
             LengthOver::Generated => tokens,
         }
     }
@@ -91,16 +102,13 @@ impl Lengths {
     pub(super) fn of_running(self, tokens: usize) -> usize {
         match self.over {
             // The reference counts before the new token is there.
-            LengthOver::Sequence => self.before + tokens - 1,
+            LengthOver::Sequence | LengthOver::Piece => self.before + tokens - 1,
             LengthOver::Generated => tokens,
         }
     }
 
     /// Of the longest answer.
     pub(super) fn longest(self) -> usize {
-        match self.over {
-            LengthOver::Sequence => self.before + self.most,
-            LengthOver::Generated => self.most,
-        }
+        self.before + self.most
     }
 }

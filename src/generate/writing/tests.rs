@@ -26,8 +26,11 @@ fn logits(id: u32) -> Vec<f32> {
     logits
 }
 
-/// Feeds logits of these ids; gives what the next step would feed, each as (slot, id, position, block position).
-fn run(writing: &mut Writing, ids: &[u32]) -> (Vec<(usize, u32, u32, u32)>, Option<Vec<Answered>>) {
+/// What a step feeds: slot, id, position, block position.
+type Fed = (usize, u32, u32, u32);
+
+/// Feeds logits of these ids; gives what each next step would feed.
+fn run(writing: &mut Writing, ids: &[u32]) -> (Vec<Fed>, Option<Vec<Answered>>) {
     let mut fed = Vec::new();
     for &id in ids {
         match writing.advance(&[&logits(id)], &Letters) {

@@ -116,9 +116,8 @@ impl Queue {
 
     /// What to do now; an engine that has nothing waits for rows, or for the end.
     pub(super) fn phase(&self, is_busy: bool) -> Phase {
-        let has_nothing = |state: &mut State| {
-            !is_busy && state.rows() == 0 && state.phase != Phase::Closed
-        };
+        let has_nothing =
+            |state: &mut State| !is_busy && state.rows() == 0 && state.phase != Phase::Closed;
         let state = self.changed.wait_while(self.lock(), has_nothing);
         state.unwrap_or_else(PoisonError::into_inner).phase
     }

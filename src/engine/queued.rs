@@ -163,8 +163,10 @@ pub(super) fn queued(
         Arc::clone(rules)
     };
     // The pointers above are keys only as long as nothing else can take their place.
-    let alive: Vec<Arc<GenerationSpec>> =
-        requests.iter().map(|(_, request)| Arc::clone(&request.settings)).collect();
+    let alive: Vec<Arc<GenerationSpec>> = requests
+        .iter()
+        .map(|(_, request)| Arc::clone(&request.settings))
+        .collect();
 
     let mut entries: Vec<Queued> = Vec::with_capacity(requests.len());
     let mut leaders: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
@@ -180,10 +182,7 @@ pub(super) fn queued(
             .find(|&&leader| is_same(&entries[leader], &request, &rules));
         if let Some(&leader) = leader {
             let truncated = request.encoded.truncated;
-            entries[leader].members.push(Member {
-                row,
-                truncated,
-            });
+            entries[leader].members.push(Member { row, truncated });
         } else {
             same_ids.push(entries.len());
             entries.push(Queued::new(window, row, request, rules));

@@ -64,7 +64,9 @@ impl QueuedReading {
 
     /// What all its readings want.
     fn want(&self) -> Option<Discriminant<Want>> {
-        self.readings.first().map(|reading| std::mem::discriminant(&reading.want))
+        self.readings
+            .first()
+            .map(|reading| std::mem::discriminant(&reading.want))
     }
 
     fn finish(self, found: Result<Found, String>) -> Finished {
@@ -116,7 +118,10 @@ impl Engine {
     }
 
     /// What the model finds for each row of a group.
-    fn compute(&mut self, group: &[QueuedReading]) -> Result<Vec<Result<Found, String>>, ModelError> {
+    fn compute(
+        &mut self,
+        group: &[QueuedReading],
+    ) -> Result<Vec<Result<Found, String>>, ModelError> {
         let readings: Vec<&Reading> = group.iter().flat_map(|row| &row.readings).collect();
         let branches: Vec<Vec<&[u32]>> = readings
             .iter()

@@ -77,7 +77,9 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A column that the job reads texts from, and that holds values of another kind.
-    #[error("`{key}`: column `{column}` holds {kind}, and neither texts nor lists of them\nhint: name a column of texts, or write the values as texts")]
+    #[error(
+        "`{key}`: column `{column}` holds {kind}, and neither texts nor lists of them\nhint: name a column of texts, or write the values as texts"
+    )]
     NeitherTextNorList {
         /// The key of the job.
         key: &'static str,

@@ -98,9 +98,10 @@ impl Following {
     /// The reason of a bad row.
     pub(super) fn texts(&self, record: &dyn Record) -> Result<Vec<String>, String> {
         match &self.columns {
-            Columns::Several(columns) => {
-                columns.iter().map(|named| self.text(named, record)).collect()
-            }
+            Columns::Several(columns) => columns
+                .iter()
+                .map(|named| self.text(named, record))
+                .collect(),
             Columns::One(named) => match named.cell(record) {
                 Cell::Other(_) => match named.json(record) {
                     Ok(Some(Value::Array(items))) => self.items(named, items),

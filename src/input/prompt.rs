@@ -282,7 +282,9 @@ impl PromptBuilder {
             [] => self.choices.as_deref().unwrap_or_default(),
             own => own,
         };
-        let filled = choices.iter().map(|choice| template.render(record, Some(choice)));
+        let filled = choices
+            .iter()
+            .map(|choice| template.render(record, Some(choice)));
         filled.collect()
     }
 

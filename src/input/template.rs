@@ -42,7 +42,11 @@ pub(super) struct Template {
 impl Template {
     /// Compiles a template. One of the first rules is bounded in nothing. Where it is filled `for_each_choice`,
     /// [`CHOICE`] is no column.
-    pub(super) fn new(source: &str, rules: Rules, for_each_choice: bool) -> Result<Self, InputError> {
+    pub(super) fn new(
+        source: &str,
+        rules: Rules,
+        for_each_choice: bool,
+    ) -> Result<Self, InputError> {
         let mut environment = Environment::new();
         if rules.rows > 1 {
             check_nesting(source).map_err(|reason| InputError::Template { reason })?;

@@ -75,7 +75,10 @@ impl Lengths {
 
     /// Most tokens of a context beside so many others; `None` where they leave no room for one.
     pub fn limit_beside(&self, others: u32) -> Option<u32> {
-        let left = self.max_length.checked_sub(others).filter(|left| *left > 0)?;
+        let left = self
+            .max_length
+            .checked_sub(others)
+            .filter(|left| *left > 0)?;
         Some(left.min(self.max_sequence_length.saturating_add(1)))
     }
 

@@ -36,7 +36,10 @@ macro_rules! task_words {
 
 every_task!(task_words);
 
-#[expect(clippy::derivable_impls, reason = "the list of tasks knows of no default")]
+#[expect(
+    clippy::derivable_impls,
+    reason = "the list of tasks knows of no default"
+)]
 impl Default for Task {
     fn default() -> Self {
         Self::Generate
@@ -70,10 +73,12 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
         );
         let cure = match (task, *key) {
             (Task::Score, "generation") => {
-                "take it out: nothing is generated; what counts of a target is set under `[score]`".to_owned()
+                "take it out: nothing is generated; what counts of a target is set under `[score]`"
+                    .to_owned()
             }
             (Task::Choose, "generation") => {
-                "take it out: nothing is generated; how a choice is picked is set under `[choose]`".to_owned()
+                "take it out: nothing is generated; how a choice is picked is set under `[choose]`"
+                    .to_owned()
             }
             (Task::Choose, "input.columns.reference") => {
                 "write `label` instead: the column that says which choice is right".to_owned()
@@ -100,11 +105,17 @@ fn check_score(spec: &JobSpec, score: &ScoreSpec) -> Checked<()> {
     let has_target = spec.input.columns.target.is_some();
     match score.method {
         ScoreMethod::Target if !has_target => {
-            let flaw = Flaw::new("input.columns.target", "is missing: nothing is scored without it");
+            let flaw = Flaw::new(
+                "input.columns.target",
+                "is missing: nothing is scored without it",
+            );
             Err(flaw.hint("name the column that holds the text to score: `columns = { prompt = \"question\", target = \"answer\" }` under `[input]`"))
         }
         ScoreMethod::WholeText if has_target => {
-            let flaw = Flaw::new("input.columns.target", "does nothing with `score.method = \"whole-text\"`, which scores the prompt");
+            let flaw = Flaw::new(
+                "input.columns.target",
+                "does nothing with `score.method = \"whole-text\"`, which scores the prompt",
+            );
             Err(flaw.hint("take it out, or write `score.method = \"target\"`"))
         }
         _ => Ok(()),
@@ -115,18 +126,26 @@ fn check_choose(spec: &JobSpec, choose: &ChooseSpec) -> Checked<()> {
     let columns = &spec.input.columns;
     match (columns.choices.is_some(), choose.choices.is_empty()) {
         (false, true) => {
-            let flaw = Flaw::new("input.columns.choices", "is missing: there is nothing to choose from");
+            let flaw = Flaw::new(
+                "input.columns.choices",
+                "is missing: there is nothing to choose from",
+            );
             return Err(flaw.hint("name the column of lists, or a list of columns, under `[input]`, as in `columns = { prompt = \"question\", choices = \"options\" }`; or write choices for all rows: `choose.choices = [\"A\", \"B\"]`"));
         }
         (true, false) => {
-            let flaw = Flaw::new("choose.choices", "gives choices, and so does `input.columns.choices`");
+            let flaw = Flaw::new(
+                "choose.choices",
+                "gives choices, and so does `input.columns.choices`",
+            );
             return Err(flaw.hint("take one of them out"));
         }
         _ => {}
     }
     if choose.label != LabelForm::Auto && columns.label.is_none() {
         let flaw = Flaw::new("choose.label", "does nothing without a label column");
-        return Err(flaw.hint("name the column: `columns = { ..., label = \"answer\" }` under `[input]`"));
+        return Err(
+            flaw.hint("name the column: `columns = { ..., label = \"answer\" }` under `[input]`")
+        );
     }
     if choose.method == ChooseMethod::WholeText && spec.prompt.template.is_none() {
         let flaw = Flaw::new(

@@ -84,7 +84,16 @@ mod tests {
 
     #[test]
     fn every_value_comes_back_as_it_was() {
-        let floats = [0.0, -0.0, 1.0, -2.5, 1e-45, f32::MAX, f32::INFINITY, 16_777_216.0];
+        let floats = [
+            0.0,
+            -0.0,
+            1.0,
+            -2.5,
+            1e-45,
+            f32::MAX,
+            f32::INFINITY,
+            16_777_216.0,
+        ];
         let mut cells: Vec<Cell> = floats.map(Cell::Float).into();
         cells.extend([
             Cell::Null,

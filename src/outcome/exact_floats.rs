@@ -6,10 +6,7 @@ use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-pub(super) fn serialize<S: Serializer>(
-    floats: &[f32],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(floats: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
     let mut sequence = serializer.serialize_seq(Some(floats.len()))?;
     for &float in floats {
         sequence.serialize_element(&Exact(float))?;

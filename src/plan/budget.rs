@@ -431,7 +431,11 @@ mod tests {
             BUDGET.next_readings(rows)
         };
         assert_eq!(queue(&[]), 0);
-        assert_eq!(queue(&[33, 9, 1]), 2, "both as wide as the first are 80, three are 120");
+        assert_eq!(
+            queue(&[33, 9, 1]),
+            2,
+            "both as wide as the first are 80, three are 120"
+        );
         assert_eq!(queue(&[8; 9]), 4, "rows count too");
         assert_eq!(queue(&[200, 8]), 1, "one row may pass the budget");
     }

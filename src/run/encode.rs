@@ -65,7 +65,9 @@ impl<'a> JobEncoder<'a> {
     ) -> Result<std::result::Result<EncodedLine, BadRow>> {
         let encoder = RowEncoder::new(self.spec, &self.model, Rules::CURRENT)?;
         let row = self.lines.read(RowId(number - 1), line);
-        let encoded = encoder.encode(&row).map(|row| row.work.encoded().cloned().unwrap_or_default());
+        let encoded = encoder
+            .encode(&row)
+            .map(|row| row.work.encoded().cloned().unwrap_or_default());
         Ok(encoded.and_then(|encoded| self.shown(row, encoded)))
     }
 

@@ -4,14 +4,14 @@
 //! engine never waits for the next and memory never holds more than three.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::model_facts::ModelFacts;
 use super::counts;
+use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::engine::Request;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::checkpoint::{
-    self, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, OutputFolder,
-    Resolved, StoredJob,
+    self, JobFingerprint, JobLock, JobRecord, LockOptions, Manifest, OutputFolder, Resolved,
+    StoredJob,
 };
 use crate::error::{Error, Result};
 use crate::fsio;

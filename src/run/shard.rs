@@ -348,12 +348,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn record(&mut self, finished: Vec<Finished>) -> Result<()> {
-        for Finished {
-            window,
-            row,
-            found,
-        } in finished
-        {
+        for Finished { window, row, found } in finished {
             let Some(fed) = self.open.get_mut(&window) else {
                 continue;
             };

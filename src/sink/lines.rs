@@ -104,9 +104,9 @@ impl<'a> Line<'a> {
 
     fn shown<T>(&self, samples: &'a [T]) -> Shown<'a, T> {
         match self.content {
-            Content::Flat(_, number) => samples
-                .get(number as usize)
-                .map_or(Shown::None, Shown::One),
+            Content::Flat(_, number) => {
+                samples.get(number as usize).map_or(Shown::None, Shown::One)
+            }
             Content::Nested(_) => Shown::All(samples),
             Content::Failed(_) => Shown::None,
         }

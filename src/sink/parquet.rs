@@ -239,7 +239,9 @@ fn array(column: &Column, lines: &[Line<'_>], nested: bool) -> ArrayRef {
         Value::SampleCell(place, kind) => {
             let shown: Vec<_> = lines.iter().map(Line::measured).collect();
             per_sample(&shown, nested, |samples| {
-                let cells = samples.iter().map(|cells| cells.and_then(|cells| cells.get(place)));
+                let cells = samples
+                    .iter()
+                    .map(|cells| cells.and_then(|cells| cells.get(place)));
                 cell_array(kind, &cells.collect::<Vec<_>>())
             })
         }
@@ -255,7 +257,9 @@ fn per_sample<T>(
     if nested {
         return nested_array(shown, array);
     }
-    let samples = shown.iter().map(|one| one.as_slice().and_then(<[_]>::first));
+    let samples = shown
+        .iter()
+        .map(|one| one.as_slice().and_then(<[_]>::first));
     array(&samples.collect::<Vec<_>>())
 }
 
@@ -275,19 +279,14 @@ fn row_array(value: RowValue, lines: &[Line<'_>]) -> ArrayRef {
 }
 
 /// A list a line, with the values of its samples; null where the row failed.
-fn nested_array<T>(
-    shown: &[Shown<'_, T>],
-    array: impl Fn(&[Option<&T>]) -> ArrayRef,
-) -> ArrayRef {
+fn nested_array<T>(shown: &[Shown<'_, T>], array: impl Fn(&[Option<&T>]) -> ArrayRef) -> ArrayRef {
     let samples: Vec<_> = shown
         .iter()
         .flat_map(|one| one.as_slice().unwrap_or_default())
         .map(Some)
         .collect();
     let values = array(&samples);
-    let lengths = shown
-        .iter()
-        .map(|one| one.as_slice().map_or(0, <[_]>::len));
+    let lengths = shown.iter().map(|one| one.as_slice().map_or(0, <[_]>::len));
     let offsets = OffsetBuffer::from_lengths(lengths);
     let nulls: NullBuffer = shown.iter().map(|one| one.as_slice().is_some()).collect();
     let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));
@@ -305,7 +304,8 @@ fn cell_array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
         Kind::Float32List => {
             let mut lists = ListBuilder::new(Float32Builder::new());
             for cell in each {
-                let items = as_list(*cell).map(|items| items.iter().map(|cell| as_float(Some(cell))));
+                let items =
+                    as_list(*cell).map(|items| items.iter().map(|cell| as_float(Some(cell))));
                 lists.append_option(items);
             }
             Arc::new(lists.finish())
@@ -313,7 +313,8 @@ fn cell_array(kind: Kind, cells: &[Option<&Cell>]) -> ArrayRef {
         Kind::TextList => {
             let mut lists = ListBuilder::new(StringBuilder::new());
             for cell in each {
-                let items = as_list(*cell).map(|items| items.iter().map(|cell| as_text(Some(cell))));
+                let items =
+                    as_list(*cell).map(|items| items.iter().map(|cell| as_text(Some(cell))));
                 lists.append_option(items);
             }
             Arc::new(lists.finish())

@@ -44,7 +44,9 @@ impl Branches {
 /// text has the same id.
 pub(super) fn each_token(ids: &[u32], ending: u32) -> Vec<Asked> {
     let counted = ids.iter().zip(0..).filter(|(id, _)| **id != ending);
-    counted.map(|(&token, place)| Asked { place, token }).collect()
+    counted
+        .map(|(&token, place)| Asked { place, token })
+        .collect()
 }
 
 /// The chances of each branch; `lengths` says how many each has.

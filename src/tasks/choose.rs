@@ -24,7 +24,9 @@ use crate::tokenize::Encoded;
 
 use super::chances::{Branches, Likelihood, each_token, split};
 use super::labels::right_choice;
-use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected};
+use super::{
+    Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected,
+};
 
 /// The task.
 pub static TASK: Choose = Choose;
@@ -282,7 +284,10 @@ impl Choosing<'_> {
         let tokens = contexts.clone().map(|context| context.ids.len() as u32);
         Ok(ToRead {
             prompt_tokens: tokens.max().unwrap_or_default(),
-            truncated: contexts.map(|context| context.truncated).max().unwrap_or_default(),
+            truncated: contexts
+                .map(|context| context.truncated)
+                .max()
+                .unwrap_or_default(),
             lengths: readings.iter().map(Reading::asked).collect(),
             which,
             work: Work::ReadEach(readings),
@@ -294,7 +299,9 @@ impl Choosing<'_> {
         let lengths = self.job.lengths;
         let limit = lengths.limit_beside(0).unwrap_or(lengths.max_length);
         let overflow = self.job.spec.prompt.overflow;
-        self.job.tokenizer.encode_text(text, prefix, limit, overflow)
+        self.job
+            .tokenizer
+            .encode_text(text, prefix, limit, overflow)
     }
 
     /// The tokens of each choice; at least one.
@@ -357,7 +364,10 @@ impl Picked {
     /// The values of the columns, and of what the summary compares.
     fn cells(mut self, likelihoods: &[Likelihood]) -> Vec<Cell> {
         let choice = self.pick(likelihoods, self.normalize);
-        let is_right = |pick: usize| self.label.map_or(Cell::Null, |label| Cell::Bool(pick == label));
+        let is_right = |pick: usize| {
+            self.label
+                .map_or(Cell::Null, |label| Cell::Bool(pick == label))
+        };
         let logprobs = likelihoods.iter().map(|of_choice| match self.method {
             ChooseMethod::WholeText => of_choice.mean() as f32,
             ChooseMethod::Target | ChooseMethod::NextToken => of_choice.logprob as f32,
@@ -391,10 +401,12 @@ impl Picked {
             (_, Normalize::Characters) => of_choice.logprob / text.chars().count().max(1) as f64,
         };
         let values = likelihoods.iter().zip(&self.choices).map(value);
-        let best = values.enumerate().fold(None, |best, (place, value)| match best {
-            Some((_, known)) if known >= value => best,
-            _ => Some((place, value)),
-        });
+        let best = values
+            .enumerate()
+            .fold(None, |best, (place, value)| match best {
+                Some((_, known)) if known >= value => best,
+                _ => Some((place, value)),
+            });
         best.map_or(0, |(place, _)| place)
     }
 }

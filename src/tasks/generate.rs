@@ -60,11 +60,7 @@ impl TaskKind for Generate {
     }
 
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError> {
-        let settings = written(
-            job.spec.generation.clone(),
-            job.tokenizer,
-            job.rules.text,
-        );
+        let settings = written(job.spec.generation.clone(), job.tokenizer, job.rules.text);
         let settings = settings.map_err(|(stop, error)| TaskError::Stop { stop, error })?;
         Ok(Box::new(Answering {
             job: *job,

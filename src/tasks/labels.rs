@@ -163,15 +163,25 @@ mod tests {
         assert_eq!(read(&text(" Rome "), LabelForm::Auto, &CITIES), Ok(1));
         assert_eq!(read(&text("C"), LabelForm::Auto, &CITIES), Ok(2));
         assert_eq!(read(&text("b"), LabelForm::Auto, &CITIES), Ok(1));
-        for (label, choices) in [("D", &CITIES[..]), ("Berlin", &CITIES), ("", &CITIES), ("AB", &CITIES)] {
+        for (label, choices) in [
+            ("D", &CITIES[..]),
+            ("Berlin", &CITIES),
+            ("", &CITIES),
+            ("AB", &CITIES),
+        ] {
             let reason = read(&text(label), LabelForm::Auto, choices).unwrap_err();
             assert_eq!(
                 reason,
-                format!("holds `{label}`, which is neither the text of a choice nor a letter from A to C")
+                format!(
+                    "holds `{label}`, which is neither the text of a choice nor a letter from A to C"
+                )
             );
         }
         let reason = read(&text("1"), LabelForm::Auto, &CITIES).unwrap_err();
-        assert!(reason.ends_with("; `choose.label = \"index\"` reads it as an index"), "{reason}");
+        assert!(
+            reason.ends_with("; `choose.label = \"index\"` reads it as an index"),
+            "{reason}"
+        );
     }
 
     #[test]
@@ -189,8 +199,16 @@ mod tests {
         );
         assert_eq!(read(&text("A"), LabelForm::Text, &["B", "A"]), Ok(1));
         assert_eq!(read(&text("A"), LabelForm::Letter, &["B", "A"]), Ok(0));
-        assert_eq!(read(&text("B"), LabelForm::Auto, &["A", "B"]), Ok(1), "both ways lead there");
-        assert_eq!(read(&text("B"), LabelForm::Auto, &["B", "B"]), Ok(0), "equal choices");
+        assert_eq!(
+            read(&text("B"), LabelForm::Auto, &["A", "B"]),
+            Ok(1),
+            "both ways lead there"
+        );
+        assert_eq!(
+            read(&text("B"), LabelForm::Auto, &["B", "B"]),
+            Ok(0),
+            "equal choices"
+        );
     }
 
     #[test]
@@ -199,7 +217,10 @@ mod tests {
         assert!(read(&text("C"), LabelForm::Index, &CITIES).is_err());
         assert_eq!(read(&text("C"), LabelForm::Letter, &CITIES), Ok(2));
         for label in [text("Rome"), text("D"), number("2")] {
-            assert!(read(&label, LabelForm::Letter, &CITIES).is_err(), "{label:?}");
+            assert!(
+                read(&label, LabelForm::Letter, &CITIES).is_err(),
+                "{label:?}"
+            );
         }
         assert_eq!(read(&number("42"), LabelForm::Text, &["41", "42"]), Ok(1));
         assert!(read(&text("C"), LabelForm::Text, &CITIES).is_err());

@@ -70,7 +70,11 @@ impl TaskKind for Score {
         let max_length = job.lengths.max_length;
         let most = score.max_target_tokens.unwrap_or(max_length / 2).max(1);
         let most_target = most.min(job.lengths.max_sequence_length);
-        let kept = if job.spec.prompt.reserve { most_target } else { 1 };
+        let kept = if job.spec.prompt.reserve {
+            most_target
+        } else {
+            1
+        };
         let context_limit = match score.method {
             ScoreMethod::Target => job.lengths.limit_beside(kept),
             ScoreMethod::WholeText => job.lengths.limit_beside(0),
@@ -78,7 +82,7 @@ impl TaskKind for Score {
         let context_limit = context_limit.ok_or_else(|| TaskError::Key {
             key: "score.max_target_tokens",
             reason: format!(
-                "({most_target}) leaves no room for the prompt in `prompt.max_length` ({max_length})"
+                "is {most} and leaves no room for the prompt in `prompt.max_length` ({max_length})"
             ),
             cure: "lower it, or raise `prompt.max_length`".to_owned(),
         })?;
@@ -117,7 +121,9 @@ impl TaskKind for Score {
         vec![
             Fact {
                 name: "scored".to_owned(),
-                text: format!("{targets} texts of {tokens} tokens, {greedy} of them what greedy decoding gives"),
+                text: format!(
+                    "{targets} texts of {tokens} tokens, {greedy} of them what greedy decoding gives"
+                ),
             },
             Fact {
                 name: "likelihood".to_owned(),
@@ -172,12 +178,12 @@ impl Scoring<'_> {
         };
         let mut branches = Branches::behind(encoded.ids.len());
         for (number, target) in prompt.following.iter().enumerate() {
-            let ids = self.target_ids(target, room).map_err(|reason| {
-                match prompt.following.len() {
-                    1 => format!("the target {reason}"),
-                    _ => format!("target {number} {reason}"),
-                }
-            })?;
+            let ids =
+                self.target_ids(target, room)
+                    .map_err(|reason| match prompt.following.len() {
+                        1 => format!("the target {reason}"),
+                        _ => format!("target {number} {reason}"),
+                    })?;
             branches.push(tokenizer.special().sop, &ids);
         }
         if branches.tokens.is_empty() {
@@ -210,7 +216,9 @@ impl Scoring<'_> {
             ids.push(tokenizer.special().eop);
         }
         if ids.is_empty() {
-            return Err(format!("has no room: the limit is {room}, which the ending token takes"));
+            return Err(format!(
+                "has no room: the limit is {room}, which the ending token takes"
+            ));
         }
         Ok(ids)
     }

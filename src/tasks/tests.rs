@@ -53,7 +53,10 @@ fn the_document_lists_the_columns_of_all_results_and_of_each_task() {
         let title = format!("{}`", task.name());
         let section = sections.iter().find(|text| text.starts_with(&title));
         let section = section.unwrap_or_else(|| panic!("no section of `{}`", task.name()));
-        assert_eq!(documented(section, &conditions), listed(of(*task).columns()));
+        assert_eq!(
+            documented(section, &conditions),
+            listed(of(*task).columns())
+        );
     }
 }
 
@@ -69,7 +72,10 @@ fn the_document_names_the_columns_that_are_lists_in_nested_results() {
         let sentence = format!("{} and {last} are lists", first.join(", "));
         let title = format!("{}`", task.name());
         let sections = sections();
-        let section = sections.iter().find(|text| text.starts_with(&title)).unwrap();
+        let section = sections
+            .iter()
+            .find(|text| text.starts_with(&title))
+            .unwrap();
         assert!(section.replace('\n', " ").contains(&sentence), "{sentence}");
     }
 }

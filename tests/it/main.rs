@@ -42,6 +42,7 @@ mod plan_props;
 mod progress;
 mod readers;
 mod reading;
+mod reading_queue;
 mod rendered;
 mod resume;
 mod sampling_golden;

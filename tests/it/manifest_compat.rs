@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use glm_batch::outcome::Sums;
 use glm_batch::checkpoint::{
     CommittedWindow, Example, FileEntry, JobFingerprint, JobRecord, Journal, Manifest,
-    OutputFolder, StoredJob, Totals,
+    OutputFolder, StoredJob, Totals, record_version,
 };
 use glm_batch::fsio::FileDigest;
 use glm_batch::ids::{RowId, ShardId, WindowId};
-use glm_batch::job::Rules;
+use glm_batch::job::{ColumnNames, GenerationSpec, Rules, ScoreSpec, Task};
+use glm_batch::outcome::{Cell, Measured, Outcome, RowResult, Sums};
 
 use crate::windows::{answered, failed, record, span};
 
@@ -171,6 +171,58 @@ fn record_version_2() {
     assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
 }
 
+/// A job of another task than `generate`: its record, a row of its journal, and a window with sums.
+#[test]
+fn record_version_3() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let mut expected = record(Path::new("/out"), 2, &[4, 4, 1]);
+    expected.version = record_version(Task::Score).to_owned();
+    expected.spec.task = Task::Score;
+    expected.spec.generation = GenerationSpec::default();
+    expected.spec.score = Some(ScoreSpec {
+        max_target_tokens: Some(100),
+        ..ScoreSpec::default()
+    });
+    expected.spec.input.columns.target = Some(ColumnNames::One("answer".to_owned()));
+    assert!(expected.create(&folder).unwrap());
+    let text = fixture("checkpoint/job-v3.json", &folder.job_file());
+    assert_eq!(std::fs::read(folder.job_file()).unwrap(), text);
+    let stored = StoredJob::existing(&folder).unwrap();
+    assert_eq!(stored.record, expected);
+
+    let span = span(0, 0, 4);
+    let (mut journal, ..) = Journal::open(&folder, &stored.fingerprint, &span).unwrap();
+    let measured = Outcome::Ok(RowResult::Measured(Measured {
+        prompt_tokens: 9,
+        truncated: 2,
+        row: Vec::new(),
+        samples: vec![vec![
+            Cell::Float(-0.1),
+            Cell::Bool(false),
+            Cell::Int(3),
+            Cell::from([-0.05, f32::NEG_INFINITY].as_slice()),
+        ]],
+    }));
+    journal.append(RowId(2), &measured).unwrap();
+    journal.sync().unwrap();
+    let path = folder.journal(WindowId(0));
+    let text = fixture("checkpoint/journal-v2-measured.jsonl", &path);
+    assert_eq!(std::fs::read(&path).unwrap(), text);
+    let (_, outcomes, cut) = Journal::open(&folder, &stored.fingerprint, &span).unwrap();
+    assert_eq!((outcomes.get(&RowId(2)), cut), (Some(&measured), None));
+
+    let mut window = committed();
+    window.totals.sums.add("logprob", -2.5);
+    let mut manifest = Manifest::new(&stored.fingerprint, ShardId(1), 2);
+    manifest.commit(&folder, window.clone()).unwrap();
+    let path = folder.manifest(ShardId(1));
+    let text = fixture("manifests/v2-sums.json", &path);
+    assert_eq!(std::fs::read(&path).unwrap(), text);
+    let loaded = Manifest::load_or_new(&folder, &stored.fingerprint, ShardId(1), 2).unwrap();
+    assert_eq!(loaded.windows()[&WindowId(1)], window);
+}
+
 /// Before the task was part of the job, every job was of the one task; a list was no reference yet.
 #[test]
 fn records_of_earlier_rules() {
@@ -207,7 +259,47 @@ fn a_newer_version_is_refused_with_the_cure() {
         .to_string();
     let error = error.replace(&parent.path().display().to_string(), "OUT");
     insta::assert_snapshot!(error, @"
-    `OUT/manifest/shard-0.json` has version `99`, which this program does not know
+    `OUT/manifest/shard-0.json` was written by another version of glm-batch: it has version `99`, which this program does not know
     hint: run the version of glm-batch that wrote it, or a newer one
     ");
+}
+
+/// A later program may know more keys and tasks: its `job.json` is not damaged.
+#[test]
+fn a_record_of_another_version_is_no_damage() {
+    let text =
+        std::fs::read_to_string(Path::new(FIXTURES).join("checkpoint/job-v2-task.json")).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    record.as_object_mut().unwrap().remove("crc");
+    let refusal = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut record = record.clone();
+        change(&mut record);
+        let text = serde_json::to_string_pretty(&record).unwrap() + "\n";
+        let crc = crc32c::crc32c(text.as_bytes());
+        let sealed = text.strip_suffix("\n}\n").unwrap().to_owned();
+        let sealed = sealed + &format!(",\n  \"crc\": \"{crc:08x}\"\n}}\n");
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(parent.path()).unwrap();
+        std::fs::write(folder.job_file(), sealed).unwrap();
+        let error = StoredJob::load(&folder).map(drop).err();
+        error.map(|error| {
+            error
+                .to_string()
+                .replace(&parent.path().display().to_string(), "OUT")
+        })
+    };
+    assert_eq!(refusal(&|_| ()), None);
+    let texts = [
+        refusal(&|record| record["version"] = "99".into()),
+        refusal(&|record| record["spec"]["task"] = "paint".into()),
+        refusal(&|record| record["spec"]["prompt"]["few_shot"] = 3.into()),
+    ];
+    let texts: Vec<String> = texts.into_iter().map(Option::unwrap).collect();
+    for text in &texts {
+        assert!(
+            text.contains("was written by another version of glm-batch"),
+            "{text}"
+        );
+    }
+    insta::assert_snapshot!(texts.join("\n"));
 }

@@ -16,7 +16,11 @@ fn job(model: &Path, input: &Path, columns: &str, more: &str) -> Job {
     let job = Job::of_model(model, input, columns, more);
     let path = job.path("job.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replacen("name =", "task = \"score\"\nname =", 1)).unwrap();
+    std::fs::write(
+        &path,
+        text.replacen("name =", "task = \"score\"\nname =", 1),
+    )
+    .unwrap();
     job
 }
 
@@ -54,12 +58,19 @@ fn an_answer_that_was_generated_is_scored_as_it_was_generated() {
     let scored = demo(COLUMNS, &format!("{more}[score]\ntoken_logprobs = true\n"));
     let output = scored.run_ok(&[]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("scored") && text.contains("perplexity"), "{text}");
+    assert!(
+        text.contains("scored") && text.contains("perplexity"),
+        "{text}"
+    );
     let rows = scored.rows();
     assert_eq!(rows.len(), answers.len());
     let mut same = 0;
     for (row, answer) in rows.iter().zip(&answers) {
-        assert_eq!((&row["status"], &row["sample"]), (&json!("ok"), &json!(0)), "{row}");
+        assert_eq!(
+            (&row["status"], &row["sample"]),
+            (&json!("ok"), &json!(0)),
+            "{row}"
+        );
         let each = floats(&row["token_logprobs"]);
         let sum: f64 = each.iter().sum();
         assert_eq!(row["target_tokens"], each.len());
@@ -81,7 +92,11 @@ fn an_answer_that_was_generated_is_scored_as_it_was_generated() {
             assert!((now - then).abs() < 1e-4, "{row} {answer}");
         }
     }
-    assert!(same > rows.len() / 2, "{same} of {} answers are right", rows.len());
+    assert!(
+        same > rows.len() / 2,
+        "{same} of {} answers are right",
+        rows.len()
+    );
 }
 
 #[test]
@@ -107,12 +122,23 @@ fn a_row_may_have_several_targets() {
     ];
     let columns = |target: &str| format!("columns = {{ prompt = \"q\", target = {target} }}");
     for format in ["jsonl", "parquet"] {
-        let more = format!("format = \"{format}\"\ncolumns = \"none\"\n[prompt]\nprefix = \"答案：\"\n");
+        let more =
+            format!("format = \"{format}\"\ncolumns = \"none\"\n[prompt]\nprefix = \"答案：\"\n");
         let flat = over(&rows, &columns("\"t\""), &more);
         flat.run_ok(&["--quiet"]);
         let flat = flat.rows();
-        let places: Vec<_> = flat.iter().map(|row| (&row["row"], &row["sample"])).collect();
-        assert_eq!(places, [(&json!(0), &json!(0)), (&json!(0), &json!(1)), (&json!(1), &json!(0))]);
+        let places: Vec<_> = flat
+            .iter()
+            .map(|row| (&row["row"], &row["sample"]))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                (&json!(0), &json!(0)),
+                (&json!(0), &json!(1)),
+                (&json!(1), &json!(0))
+            ]
+        );
         assert_eq!(flat[0]["is_greedy"], true);
         assert_eq!(flat[1]["is_greedy"], false);
 
@@ -122,8 +148,14 @@ fn a_row_may_have_several_targets() {
         let nested = nested.rows();
         assert_eq!(nested.len(), 2);
         assert!(nested[0].get("sample").is_none());
-        assert_eq!(nested[0]["logprob"], json!([flat[0]["logprob"], flat[1]["logprob"]]));
-        assert_eq!(nested[1]["target_tokens"], json!([flat[2]["target_tokens"]]));
+        assert_eq!(
+            nested[0]["logprob"],
+            json!([flat[0]["logprob"], flat[1]["logprob"]])
+        );
+        assert_eq!(
+            nested[1]["target_tokens"],
+            json!([flat[2]["target_tokens"]])
+        );
 
         let objects = over(&rows, &columns("\"s\""), &more);
         objects.run_ok(&["--quiet"]);
@@ -137,7 +169,10 @@ fn a_row_may_have_several_targets() {
         several.run_ok(&["--quiet"]);
         let several = several.rows();
         assert_eq!(several.len(), 2);
-        assert_eq!(several[0]["logprob"], json!([flat[1]["logprob"], flat[0]["logprob"]]));
+        assert_eq!(
+            several[0]["logprob"],
+            json!([flat[1]["logprob"], flat[0]["logprob"]])
+        );
         assert_eq!(several[0]["is_greedy"], json!([false, true]));
     }
 }
@@ -178,9 +213,13 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards_nor_on_kills() {
     }
 }
 
-fn kill_after(job: &Job, time: Duration) {
+pub(crate) fn kill_after(job: &Job, time: Duration) {
     let mut command = job.command(&["run", "job.toml", "--quiet"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let until = Instant::now() + time;
     while Instant::now() < until && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(1));
@@ -220,7 +259,11 @@ fn a_row_without_a_target_that_fits_fails_with_its_reason() {
         .map(|row| row["error"].as_str().unwrap_or("ok").to_owned())
         .collect();
     insta::assert_snapshot!(reasons.join("\n"));
-    let cut = over(&rows[9..10], columns, &format!("{more}target_overflow = \"cut\"\n"));
+    let cut = over(
+        &rows[9..10],
+        columns,
+        &format!("{more}target_overflow = \"cut\"\n"),
+    );
     cut.run_ok(&["--quiet"]);
     assert_eq!(cut.rows()[0]["target_tokens"], 20);
 }
@@ -235,18 +278,53 @@ fn what_belongs_to_another_task_is_refused() {
         assert_eq!(output.status.code(), Some(2), "{}", both(&output));
         texts.push(stderr(&output));
     };
-    refuse(&over(&rows, columns, "[generation]\nmax_new_tokens = 3\n"), &[]);
+    refuse(
+        &over(&rows, columns, "[generation]\nmax_new_tokens = 3\n"),
+        &[],
+    );
     refuse(&over(&rows, "columns = { prompt = \"q\" }", ""), &[]);
-    refuse(&over(&rows, "columns = { prompt = \"q\", target = \"a\", reference = \"a\" }", ""), &[]);
+    refuse(
+        &over(
+            &rows,
+            "columns = { prompt = \"q\", target = \"a\", reference = \"a\" }",
+            "",
+        ),
+        &[],
+    );
     refuse(&over(&rows, columns, "token_ids = true\n"), &[]);
-    refuse(&over(&rows, columns, ""), &["--set", "score.method=whole-text"]);
-    refuse(&over(&rows, columns, ""), &["--set", "score.method=letters"]);
-    refuse(&over(&rows, columns, ""), &["--set", "score.max_target_tokens=600"]);
-    refuse(&over(&rows, "columns = { prompt = \"q\", target = \"b\" }", ""), &[]);
-    refuse(&over(&rows, "columns = { prompt = \"q\", target = [] }", ""), &[]);
-    refuse(&over(&rows, "columns = { prompt = \"q\", target = [\"a\", \"a\"] }", ""), &[]);
+    refuse(
+        &over(&rows, columns, ""),
+        &["--set", "score.method=whole-text"],
+    );
+    refuse(
+        &over(&rows, columns, ""),
+        &["--set", "score.method=letters"],
+    );
+    refuse(
+        &over(&rows, columns, ""),
+        &["--set", "score.max_target_tokens=600"],
+    );
+    refuse(
+        &over(&rows, "columns = { prompt = \"q\", target = \"b\" }", ""),
+        &[],
+    );
+    refuse(
+        &over(&rows, "columns = { prompt = \"q\", target = [] }", ""),
+        &[],
+    );
+    refuse(
+        &over(
+            &rows,
+            "columns = { prompt = \"q\", target = [\"a\", \"a\"] }",
+            "",
+        ),
+        &[],
+    );
     refuse(&over(&rows, columns, ""), &["--set", "task=generate"]);
-    refuse(&over(&rows, "columns = { prompt = \"q\" }", ""), &["--set", "task=generate", "--set", "score.ending=false"]);
+    refuse(
+        &over(&rows, "columns = { prompt = \"q\" }", ""),
+        &["--set", "task=generate", "--set", "score.ending=false"],
+    );
     insta::assert_snapshot!(texts.join("---\n"));
 }
 
@@ -254,7 +332,11 @@ fn what_belongs_to_another_task_is_refused() {
 #[test]
 fn a_folder_goes_on_only_with_its_own_task_and_settings() {
     let rows = [json!({"q": "一？", "a": "一"})];
-    let job = over(&rows, "columns = { prompt = \"q\", target = \"a\" }", "format = \"jsonl\"\n");
+    let job = over(
+        &rows,
+        "columns = { prompt = \"q\", target = \"a\" }",
+        "format = \"jsonl\"\n",
+    );
     job.run_ok(&["--quiet"]);
     let record = std::fs::read_to_string(job.path("out/job.json")).unwrap();
     let record: Value = serde_json::from_str(&record).unwrap();
@@ -265,12 +347,23 @@ fn a_folder_goes_on_only_with_its_own_task_and_settings() {
     assert!(stderr(&again).contains("nothing left") || both(&again).contains("finished"));
     let other = job.run(&["--set", "score.ending=false"]);
     assert_eq!(other.status.code(), Some(2), "{}", both(&other));
-    assert!(stderr(&other).contains("`score.ending` was `true`, is now `false`"), "{}", both(&other));
-    for args in [vec!["show", "out"], vec!["status", "out"], vec!["verify", "out"]] {
+    assert!(
+        stderr(&other).contains("`score.ending` was `true`, is now `false`"),
+        "{}",
+        both(&other)
+    );
+    for args in [
+        vec!["show", "out"],
+        vec!["status", "out"],
+        vec!["verify", "out"],
+    ] {
         let output = job.command(&args).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", both(&output));
     }
-    let filtered = job.command(&["show", "out", "--where", "logprob < 0"]).output().unwrap();
+    let filtered = job
+        .command(&["show", "out", "--where", "logprob < 0"])
+        .output()
+        .unwrap();
     assert_eq!(filtered.status.code(), Some(0), "{}", both(&filtered));
     let card = std::fs::read_to_string(job.path("out/README.md")).unwrap();
     assert!(card.contains("perplexity"), "{card}");
@@ -286,13 +379,21 @@ fn the_values_are_those_of_the_reference() {
         return;
     };
     let text = std::fs::read_to_string(&goldens).unwrap();
-    let expected: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(expected.len(), 160);
     let columns = "columns = { prompt = \"prompt\", prefix = \"prefix\", target = \"target\" }";
     let more = "format = \"jsonl\"\ncolumns = [\"max_context\"]\n[prompt]\nmax_length = 228\n[score]\nmax_target_tokens = 100\ntarget_overflow = \"cut\"\ntoken_logprobs = true\n";
     let mut parts = Vec::new();
     for size in [1, 7, 64] {
-        let scored = job(&model, &goldens, columns, &format!("{more}[batch]\nmax_batch_size = {size}\n"));
+        let scored = job(
+            &model,
+            &goldens,
+            columns,
+            &format!("{more}[batch]\nmax_batch_size = {size}\n"),
+        );
         scored.run_ok(&["--quiet"]);
         parts.push(scored.files("parts"));
         if size != 64 {
@@ -300,24 +401,48 @@ fn the_values_are_those_of_the_reference() {
         }
         for (row, golden) in scored.rows().iter().zip(&expected) {
             let id = &golden["id"];
-            assert_eq!(row["prompt_tokens"], golden["context_ids"].as_array().unwrap().len(), "{id}");
-            let (got, want) = (floats(&row["token_logprobs"]), floats(&golden["token_logprobs"]));
+            assert_eq!(
+                row["prompt_tokens"],
+                golden["context_ids"].as_array().unwrap().len(),
+                "{id}"
+            );
+            let (got, want) = (
+                floats(&row["token_logprobs"]),
+                floats(&golden["token_logprobs"]),
+            );
             assert_eq!(got.len(), want.len(), "{id}");
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < 2e-4, "{id}: {got} {want}");
             }
             let sum = golden["sum_with_end"].as_f64().unwrap();
-            assert!(near(&row["logprob"], sum, 5e-4), "{id}: {} {sum}", row["logprob"]);
+            assert!(
+                near(&row["logprob"], sum, 5e-4),
+                "{id}: {} {sum}",
+                row["logprob"]
+            );
             let perplexity = golden["perplexity_with_end"].as_f64().unwrap();
-            assert!(near(&row["perplexity"], perplexity, 1e-4 * perplexity), "{id}");
+            assert!(
+                near(&row["perplexity"], perplexity, 1e-4 * perplexity),
+                "{id}"
+            );
         }
     }
     assert!(parts[0] == parts[1] && parts[1] == parts[2]);
-    let without = job(&model, &goldens, columns, &format!("{more}ending = false\n"));
+    let without = job(
+        &model,
+        &goldens,
+        columns,
+        &format!("{more}ending = false\n"),
+    );
     without.run_ok(&["--quiet"]);
     for (row, golden) in without.rows().iter().zip(&expected) {
         let sum = golden["sum_without_end"].as_f64().unwrap();
-        assert!(near(&row["logprob"], sum, 5e-4), "{}: {} {sum}", golden["id"], row["logprob"]);
+        assert!(
+            near(&row["logprob"], sum, 5e-4),
+            "{}: {} {sum}",
+            golden["id"],
+            row["logprob"]
+        );
     }
 }
 
@@ -348,9 +473,15 @@ fn whole_texts_have_the_perplexity_of_the_reference() {
         let scored = job(&model, &input, "columns = { prompt = \"prompt\" }", &more);
         scored.run_ok(&["--quiet"]);
         for (row, prompt) in scored.rows().iter().zip(prompts) {
-            assert_eq!(row["target_tokens"], prompt["tokens_counted"], "{task}: {prompt}");
+            assert_eq!(
+                row["target_tokens"], prompt["tokens_counted"],
+                "{task}: {prompt}"
+            );
             let want = prompt["ppl_single_softmax"].as_f64().unwrap();
-            assert!(near(&row["perplexity"], want, 1e-4 * want), "{task}: {row} {want}");
+            assert!(
+                near(&row["perplexity"], want, 1e-4 * want),
+                "{task}: {row} {want}"
+            );
             compared += 1;
         }
     }

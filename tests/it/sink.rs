@@ -63,7 +63,12 @@ fn part(
         glm_batch::input::Carried::Json { .. } => None,
     };
     let sink = new_sink(
-        &tasks::form(&spec_of(output, &generation)), index, None, schema.as_deref()).unwrap();
+        &tasks::form(&spec_of(output, &generation)),
+        index,
+        None,
+        schema.as_deref(),
+    )
+    .unwrap();
     let mut bytes = Vec::new();
     sink.write_part(window, outcomes, &mut bytes).unwrap();
     bytes
@@ -354,7 +359,10 @@ fn an_empty_window_is_a_valid_part() {
 fn a_row_without_outcome_is_no_part() {
     let window = json_window(3, 12, &[r#"{"n": 5}"#]);
     let sink = new_sink(
-        &tasks::form(&spec_of(&output(OutputFormat::Parquet), &GenerationSpec::default())),
+        &tasks::form(&spec_of(
+            &output(OutputFormat::Parquet),
+            &GenerationSpec::default(),
+        )),
         &index(&[]),
         None,
         None,
@@ -374,7 +382,10 @@ fn a_value_of_another_type_names_row_and_column() {
     let window = json_window(0, 0, &[r#"{"n": "five"}"#]);
     let columns = index(&[("n", ColumnKind::Int64)]);
     let sink = new_sink(
-        &tasks::form(&spec_of(&output(OutputFormat::Parquet), &GenerationSpec::default())),
+        &tasks::form(&spec_of(
+            &output(OutputFormat::Parquet),
+            &GenerationSpec::default(),
+        )),
         &columns,
         None,
         None,
@@ -394,7 +405,10 @@ fn the_id_column_is_not_carried_twice() {
     let window = json_window(0, 0, &[r#"{"uid": 5, "n": 1}"#]);
     let columns = index(&[("uid", ColumnKind::Int64), ("n", ColumnKind::Int64)]);
     let sink = new_sink(
-        &tasks::form(&spec_of(&output(OutputFormat::Jsonl), &GenerationSpec::default())),
+        &tasks::form(&spec_of(
+            &output(OutputFormat::Jsonl),
+            &GenerationSpec::default(),
+        )),
         &columns,
         Some("uid"),
         None,

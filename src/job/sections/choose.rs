@@ -86,8 +86,12 @@ impl Section for ChooseSpec {
             return Err(flaw.hint("name at least two"));
         }
         if self.normalize != Normalize::None && self.method != ChooseMethod::Target {
-            let reason = format!("does nothing with `choose.method = \"{}\"`", self.method.name());
-            return Err(Flaw::new("normalize", reason).hint("take it out, or write `choose.method = \"target\"`"));
+            let reason = format!(
+                "does nothing with `choose.method = \"{}\"`",
+                self.method.name()
+            );
+            return Err(Flaw::new("normalize", reason)
+                .hint("take it out, or write `choose.method = \"target\"`"));
         }
         Ok(())
     }

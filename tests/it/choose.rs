@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::score::kill_after;
 use crate::support::{Job, both, demo_model, shared, stderr};
 
 const COLUMNS: &str = "columns = { prompt = \"question\", prefix = \"prefix\", choices = \"choices\", label = \"answer\" }";
@@ -248,7 +250,7 @@ fn the_lowest_of_equal_choices_wins_and_is_right() {
 }
 
 #[test]
-fn the_bytes_depend_neither_on_the_batch_nor_on_shards() {
+fn the_bytes_depend_neither_on_the_batch_nor_on_shards_nor_on_kills() {
     let methods = [
         ("target", COLUMNS, ""),
         (
@@ -266,12 +268,14 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards() {
         for format in ["jsonl", "parquet"] {
             let with = |size: &str| {
                 let more = format!(
-                    "format = \"{format}\"\n[prompt]\n{template}max_length = 96\n[choose]\nmethod = \"{method}\"\n{choices}[batch]\nwindow_rows = 9\nmax_batch_size = {size}\n"
+                    "format = \"{format}\"\n[prompt]\n{template}max_length = 96\n[choose]\nmethod = \"{method}\"\n{choices}[batch]\nwindow_rows = 9\nmax_batch_size = {size}\n[checkpoint]\ninterval_seconds = 0.05\n"
                 );
                 demo(columns, &more)
             };
             let first = with("7");
+            let started = Instant::now();
             first.run_ok(&["--quiet"]);
+            let took = started.elapsed();
             let parts = first.files("parts");
             assert!(parts.len() > 1);
             for size in ["1", "64"] {
@@ -282,6 +286,15 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards() {
                     "{method}, {format}, batches of {size}"
                 );
             }
+            let killed = with("7");
+            for tenth in 1..=10 {
+                kill_after(&killed, took * tenth / 11);
+            }
+            killed.run_ok(&["--quiet"]);
+            assert!(
+                killed.files("parts") == parts,
+                "{method}, {format}: killed"
+            );
             let sharded = with("64");
             for shard in ["0/3", "1/3", "2/3"] {
                 sharded.run_ok(&["--quiet", "--set", "shards=3", "--shard", shard]);

@@ -201,3 +201,53 @@ fn values_are_read_apart_from_chances() {
     assert_eq!(ends[&RowId(1)], Ok(Found::Values(vec![7.0, 8.0])));
     assert!(matches!(ends[&RowId(2)], Ok(Found::Chances(_))));
 }
+
+/// A row of several contexts: its chances are in the order of the contexts, whatever group it is in.
+#[test]
+fn the_contexts_of_a_row_are_read_together() {
+    let reading = |row: u64, context: usize, token: u32| match request(row, context, token).work {
+        Work::Read(reading) => reading,
+        _ => panic!("a reading"),
+    };
+    let of_three = Request {
+        row: RowId(7),
+        work: Work::ReadEach(vec![reading(1, 4, 5), reading(2, 9, 6), reading(3, 2, 7)]),
+    };
+    let rows = vec![request(0, 20, 5), of_three.clone(), request(2, 3, 5)];
+    assert_eq!(of_three.work.length(0).context, 4 + 9 + 2 + 3);
+    let (ends, groups, engine) = run(1000, BUDGET, rows.clone());
+    assert_eq!(groups, [vec![21, 5, 10, 3], vec![4]]);
+    let expected = [4 + 4 + 5, 18 + 9 + 6, 6 + 2 + 7].map(|sum: i16| -f32::from(sum));
+    let Ok(Found::Chances(found)) = &ends[&RowId(7)] else {
+        panic!("chances")
+    };
+    let found: Vec<f32> = found.iter().map(|chance| chance.logprob).collect();
+    assert_eq!(found, expected);
+    assert_eq!(engine.statistics().prompt_tokens, 21 + 18 + 4);
+    let alone = Budget {
+        max_batch_size: 1,
+        ..BUDGET
+    };
+    assert_eq!(run(1000, alone, rows).0, ends);
+    // Where its contexts do not fit together, or one of its numbers is not finite, the whole row fails.
+    let (ends, ..) = run(17, BUDGET, vec![of_three]);
+    assert!(
+        ends[&RowId(7)]
+            .as_ref()
+            .unwrap_err()
+            .reason
+            .contains("18 tokens")
+    );
+    let broken = Request {
+        row: RowId(7),
+        work: Work::ReadEach(vec![reading(1, 4, 5), reading(2, 9, BROKEN)]),
+    };
+    let (ends, ..) = run(1000, BUDGET, vec![broken]);
+    assert!(
+        ends[&RowId(7)]
+            .as_ref()
+            .unwrap_err()
+            .reason
+            .contains("not finite")
+    );
+}

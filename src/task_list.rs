@@ -8,6 +8,7 @@ macro_rules! every_task {
     ($then:ident) => {
         $then! {
             generate Generate "Answers the prompt.",
+            reward Reward "Gives the values of a reward model for answers that the rows hold.",
             score Score "Gives the log-likelihood of texts that the rows hold.",
         }
     };

@@ -32,8 +32,8 @@
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
-//! | target null, missing, empty, no text; an empty list | bad row |
-//! | target a list | its texts, or the `answer` of its objects |
+//! | target or answer null, missing, empty, no text; an empty list | bad row |
+//! | target or answer a list | its texts, or the `answer` of its objects |
 //! | `generation` null, or a null field in it | the job's value |
 //! | `generation` neither object nor a string with one | bad row |
 //!

@@ -60,7 +60,11 @@ impl Columns {
             prefix: named(&spec.prefix),
             reference: named(&spec.reference),
             generation: named(&spec.generation),
-            following: spec.target.as_ref().map(Following::targets),
+            following: match (&spec.target, &spec.answer) {
+                (Some(targets), _) => Some(Following::targets(targets)),
+                (None, Some(answers)) => Some(Following::answers(answers)),
+                (None, None) => None,
+            },
         }
     }
 }

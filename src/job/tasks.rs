@@ -49,6 +49,8 @@ impl Default for Task {
 const OWN: &[(&str, &[Task])] = &[
     ("generation", &[Task::Generate]),
     ("score", &[Task::Score]),
+    ("model.overlay", &[Task::Reward]),
+    ("input.columns.answer", &[Task::Reward]),
     ("input.columns.generation", &[Task::Generate]),
     ("input.columns.reference", &[Task::Generate]),
     ("input.columns.target", &[Task::Score]),
@@ -67,11 +69,16 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
             any_of(&names),
             task.name()
         );
-        let cure = if task == Task::Score && *key == "generation" {
-            "take it out: nothing is generated; what counts of a target is set under `[score]`"
-                .to_owned()
-        } else {
-            format!("take it out, or write `task = \"{}\"`", names[0])
+        let cure = match (task, *key) {
+            (Task::Score, "generation") => {
+                "take it out: nothing is generated; what counts of a target is set under `[score]`"
+                    .to_owned()
+            }
+            (Task::Reward, "generation") => "take it out: nothing is generated".to_owned(),
+            (Task::Reward, "input.columns.target") => {
+                "write `answer` instead: the column that holds what is judged".to_owned()
+            }
+            _ => format!("take it out, or write `task = \"{}\"`", names[0]),
         };
         return Err(Flaw::new(key, reason).hint(cure));
     }
@@ -80,6 +87,13 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
 
 /// Refuses a job whose task lacks what it works on.
 pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
+    if spec.task == Task::Reward && spec.input.columns.answer.is_none() {
+        let flaw = Flaw::new(
+            "input.columns.answer",
+            "is missing: nothing is judged without it",
+        );
+        return Err(flaw.hint("name the column that holds the answer, or a list of answers: `columns = { prompt = \"question\", answer = \"answer\" }` under `[input]`"));
+    }
     let Some(score) = &spec.score else {
         return Ok(());
     };

@@ -65,6 +65,10 @@ pub struct ColumnSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub target: Option<ColumnNames>,
+    /// Answer to judge: a column of texts or of lists of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub answer: Option<String>,
 }
 
 /// A column, or several.
@@ -108,6 +112,7 @@ impl ColumnSpec {
             ("input.columns.prefix", &self.prefix),
             ("input.columns.reference", &self.reference),
             ("input.columns.generation", &self.generation),
+            ("input.columns.answer", &self.answer),
         ]
         .into_iter()
         .filter_map(|(key, name)| Some((key, name.as_deref()?)))
@@ -143,6 +148,7 @@ impl Section for InputSpec {
             ("columns.prefix", &columns.prefix),
             ("columns.reference", &columns.reference),
             ("columns.generation", &columns.generation),
+            ("columns.answer", &columns.answer),
         ] {
             not_empty(key, column.as_deref())?;
         }

@@ -205,10 +205,14 @@ pub struct Measured {
     pub samples: Vec<Vec<Cell>>,
 }
 
-/// Sums over rows that a task counts, by a name of its own.
+/// Sums over rows that a task counts, by a name of its own; and the lowest and the highest of some values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Sums(BTreeMap<String, f64>);
+
+/// What the keys of lowest and highest values begin with; no sum has a colon in its name.
+const LOWEST: &str = "lowest:";
+const HIGHEST: &str = "highest:";
 
 impl Sums {
     /// Adds to one sum.
@@ -226,6 +230,35 @@ impl Sums {
         self.0.get(name).copied().unwrap_or_default()
     }
 
+    /// Keeps a value if it is the lowest of that name so far.
+    pub fn lowest(&mut self, name: &str, value: f64) {
+        self.merge(&format!("{LOWEST}{name}"), value);
+    }
+
+    /// Keeps a value if it is the highest of that name so far.
+    pub fn highest(&mut self, name: &str, value: f64) {
+        self.merge(&format!("{HIGHEST}{name}"), value);
+    }
+
+    /// The lowest value of that name; `None` where there was none.
+    pub fn get_lowest(&self, name: &str) -> Option<f64> {
+        self.0.get(&format!("{LOWEST}{name}")).copied()
+    }
+
+    /// The highest value of that name; `None` where there was none.
+    pub fn get_highest(&self, name: &str) -> Option<f64> {
+        self.0.get(&format!("{HIGHEST}{name}")).copied()
+    }
+
+    /// Takes a value in as the key says.
+    fn merge(&mut self, key: &str, value: f64) {
+        match self.0.get_mut(key) {
+            Some(kept) if key.starts_with(LOWEST) => *kept = kept.min(value),
+            Some(kept) if key.starts_with(HIGHEST) => *kept = kept.max(value),
+            _ => self.add(key, value),
+        }
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -234,8 +267,8 @@ impl Sums {
 
 impl AddAssign<&Sums> for Sums {
     fn add_assign(&mut self, other: &Sums) {
-        for (name, value) in &other.0 {
-            self.add(name, *value);
+        for (key, value) in &other.0 {
+            self.merge(key, *value);
         }
     }
 }

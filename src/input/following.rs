@@ -57,6 +57,16 @@ impl Following {
         }
     }
 
+    /// The answers of the task `reward`.
+    pub(super) fn answers(name: &str) -> Self {
+        Self {
+            role: "answer",
+            key: "input.columns.answer",
+            columns: Columns::One(Named::new(name)),
+            are_lists: false,
+        }
+    }
+
     /// The columns, each with its key.
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Named)> {
         let columns = match &self.columns {

@@ -32,8 +32,8 @@
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
-//! | target null, missing, empty, no text; an empty list | bad row |
-//! | target a list | its texts, or the `answer` of its objects |
+//! | target or answer null, missing, empty, no text; an empty list | bad row |
+//! | target or answer a list | its texts, or the `answer` of its objects |
 //! | choices | as targets; one column must hold lists |
 //! | label null or missing | no label |
 //! | label neither text nor number | bad row |

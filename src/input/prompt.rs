@@ -62,10 +62,11 @@ impl Columns {
             reference: named(&spec.reference),
             generation: named(&spec.generation),
             label: named(&spec.label),
-            following: match (&spec.target, &spec.choices) {
-                (Some(targets), _) => Some(Following::targets(targets)),
-                (None, Some(choices)) => Some(Following::choices(choices)),
-                (None, None) => None,
+            following: match (&spec.target, &spec.choices, &spec.answer) {
+                (Some(targets), ..) => Some(Following::targets(targets)),
+                (None, Some(choices), _) => Some(Following::choices(choices)),
+                (None, None, Some(answers)) => Some(Following::answers(answers)),
+                (None, None, None) => None,
             },
         }
     }

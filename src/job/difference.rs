@@ -11,7 +11,7 @@ use super::hint::join;
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
-const ACCEPTED: [&str; 12] = [
+const ACCEPTED: [&str; 13] = [
     // They change no result.
     "name",
     "input.on_bad_row",
@@ -22,6 +22,7 @@ const ACCEPTED: [&str; 12] = [
     "checkpoint.interval_seconds",
     // Compared by what they resolve to: fingerprints, the kind of device, the precision.
     "model.path",
+    "model.overlay",
     "model.device",
     "model.dtype",
     "input.path",

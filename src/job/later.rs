@@ -7,7 +7,7 @@ use super::error::{Hint, Place, SpecError};
 use super::spec::VERSION;
 use super::tree::{Node, Value};
 
-const LATER_TASKS: [&str; 3] = ["infill", "reward", "preference"];
+const LATER_TASKS: [&str; 2] = ["infill", "preference"];
 const OBJECT_STORES: [&str; 7] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"];
 
 /// Refuses the first thing in the tree that a later version will have.
@@ -27,7 +27,7 @@ pub(super) fn refuse(tree: &Node) -> Result<(), SpecError> {
             tree,
             "task",
             &what,
-            "`generate`, `choose` and `score` are the tasks that there are",
+            "`generate`, `choose`, `reward` and `score` are the tasks that there are",
         );
     }
     stores(tree)
@@ -52,7 +52,7 @@ fn version(tree: &Node) -> Result<(), SpecError> {
 }
 
 fn stores(tree: &Node) -> Result<(), SpecError> {
-    for key in ["model.path", "input.path", "output.path"] {
+    for key in ["model.path", "model.overlay", "input.path", "output.path"] {
         let texts: Vec<&str> = match tree.find(key).map(|node| &node.value) {
             Some(Value::String(text)) => vec![text],
             Some(Value::Array(items)) => items.iter().filter_map(Node::as_str).collect(),

@@ -194,7 +194,9 @@ fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     let out = &spec.output.path;
     let what = if origin.base.starts_with(out) && !origin.is_kept {
         "job file"
-    } else if spec.model.path.starts_with(out) {
+    } else if spec.model.path.starts_with(out)
+        || (spec.model.overlay.iter()).any(|overlay| overlay.starts_with(out))
+    {
         "model"
     } else if spec
         .input

@@ -47,6 +47,8 @@ const OWN: &[(&str, &[Task])] = &[
     ("generation", &[Task::Generate]),
     ("score", &[Task::Score]),
     ("choose", &[Task::Choose]),
+    ("model.overlay", &[Task::Reward]),
+    ("input.columns.answer", &[Task::Reward]),
     ("input.columns.choices", &[Task::Choose]),
     ("input.columns.generation", &[Task::Generate]),
     ("input.columns.label", &[Task::Choose]),
@@ -79,6 +81,10 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
             (Task::Choose, "input.columns.reference") => {
                 "write `label` instead: the column that says which choice is right".to_owned()
             }
+            (Task::Reward, "generation") => "take it out: nothing is generated".to_owned(),
+            (Task::Reward, "input.columns.target") => {
+                "write `answer` instead: the column that holds what is judged".to_owned()
+            }
             _ => format!("take it out, or write `task = \"{}\"`", names[0]),
         };
         return Err(Flaw::new(key, reason).hint(cure));
@@ -88,6 +94,13 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
 
 /// Refuses a job whose task lacks what it works on.
 pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
+    if spec.task == Task::Reward && spec.input.columns.answer.is_none() {
+        let flaw = Flaw::new(
+            "input.columns.answer",
+            "is missing: nothing is judged without it",
+        );
+        return Err(flaw.hint("name the column that holds the answer, or a list of answers: `columns = { prompt = \"question\", answer = \"answer\" }` under `[input]`"));
+    }
     if let Some(score) = &spec.score {
         check_score(spec, score)?;
     }

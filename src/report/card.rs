@@ -137,6 +137,9 @@ impl Card<'_> {
         writeln!(f, "\n## Job\n\n| | |\n| --- | --- |")?;
         let mut row = |what: &str, value: &str| writeln!(f, "| {what} | {value} |");
         row("model", &format!("`{}`", self.model()))?;
+        if let Some(overlay) = &self.record.spec.model.overlay {
+            row("overlay", &format!("`{}`", file_name(overlay)))?;
+        }
         row("weights", &format!("`{}`", code(&resolved.weights)))?;
         row("tokenizer", &format!("`{}`", code(&resolved.tokenizer)))?;
         row(

@@ -1,25 +1,24 @@
 //! A model's folder to loaded weights, and to what may be in flight beside them.
 
-use std::path::Path;
-
 use crate::device::DeviceId;
-use crate::job::BatchSpec;
+use crate::job::{BatchSpec, JobSpec};
 use crate::measure::batch_size::{self, ProductCurve};
 use crate::measure::{device, machine};
-use crate::model::{Glm, ModelError, TextModel};
+use crate::model::{Backend, Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
 
-use super::model_facts::ModelFacts;
+use super::model_facts::{self, ModelFacts};
 
 /// Loads the weights; what may be in flight follows from the memory that is left then.
 pub(super) fn load_model(
-    folder: &Path,
+    spec: &JobSpec,
     id: DeviceId,
     facts: &ModelFacts,
-    batch: &BatchSpec,
 ) -> std::result::Result<(Box<dyn TextModel>, Budget), ModelError> {
     let opened = id.open()?;
-    let mut model = Glm::load(folder, &opened, facts.precision)?;
+    let source = model_facts::source(spec);
+    let mut model = Glm::load_source(&source, &opened, facts.precision, Backend::of(&opened))?;
+    let batch = &spec.batch;
     let memory = if id.is_cpu() {
         Some(machine::memory(0))
     } else {

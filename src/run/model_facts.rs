@@ -14,10 +14,12 @@ use crate::measure::calibration::{Calibration, Subject};
 use crate::measure::{self, machine};
 use crate::model::{
     self, Backend, Fingerprinted, Footprint, FurtherLayers, GlmConfig, Inspection, ModelError,
+    ModelSource,
 };
 use crate::plan::Memory;
 use crate::precision::Precision;
 use crate::stop::StopFlag;
+use crate::tasks;
 use crate::tokenize::GlmTokenizer;
 
 /// What the model's folder says, without its weights being loaded.
@@ -51,7 +53,7 @@ impl ModelFacts {
         let is_cpu = devices.iter().all(|device| device.is_cpu());
         let precision = spec.model.dtype.resolve(is_cpu);
         precision.check(is_cpu)?;
-        let inspection = inspect(path, &config, rules)?;
+        let inspection = inspect(&source(spec), &config, rules)?;
         Ok(Self {
             footprint: inspection.footprint(precision, Backend::on(is_cpu)),
             device_label: devices
@@ -99,7 +101,7 @@ impl ModelFacts {
         });
         let weights = match known {
             Some(known) => known.weights.clone(),
-            None => model::weights_fingerprint(&spec.model.path, by, stop)?,
+            None => model::source_fingerprint(&source(spec), by, stop)?,
         };
         Ok(Resolved {
             dtype: self.precision,
@@ -178,13 +180,27 @@ impl ModelFacts {
     }
 }
 
+/// Where the weights of a job's model are; the task says whether a value head belongs to them.
+pub(super) fn source(spec: &JobSpec) -> ModelSource<'_> {
+    let path = &spec.model.path;
+    if tasks::of(spec.task).needs_value_head() {
+        ModelSource::reward(path, spec.model.overlay.as_deref())
+    } else {
+        ModelSource::glm(path)
+    }
+}
+
 /// What the headers of the weight files say. The first version read some folders that are refused now: a job
 /// that began under it leaves further layers out as that did, and a refusal says who can finish it.
-fn inspect(path: &Path, config: &GlmConfig, rules: Rules) -> Result<Inspection> {
+fn inspect(source: &ModelSource<'_>, config: &GlmConfig, rules: Rules) -> Result<Inspection> {
     if rules.weights_fingerprint > 1 {
-        return Ok(model::inspect(path, config, FurtherLayers::Refused)?);
+        return Ok(model::inspect_source(
+            source,
+            config,
+            FurtherLayers::Refused,
+        )?);
     }
-    let inspection = model::inspect(path, config, FurtherLayers::LeftOut);
+    let inspection = model::inspect_source(source, config, FurtherLayers::LeftOut);
     inspection.map_err(|error| match error {
         ModelError::Weights { .. } | ModelError::Twice { .. } | ModelError::File { .. } => {
             Error::BegunEarlier(error)

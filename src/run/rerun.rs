@@ -71,7 +71,9 @@ pub(super) fn is_finished(
 pub(super) fn is_model_unchanged(spec: &JobSpec, first: &JobRecord) -> bool {
     let is_unchanged =
         |known: &ModelFile| model_file(&known.path).is_none_or(|file| file.is(known));
-    spec.model.path == first.spec.model.path && first.resolved.model_files.iter().all(is_unchanged)
+    spec.model.path == first.spec.model.path
+        && spec.model.overlay == first.spec.model.overlay
+        && first.resolved.model_files.iter().all(is_unchanged)
 }
 
 /// Writes `job.json`, or holds this run against the one that is there.

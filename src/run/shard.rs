@@ -174,9 +174,8 @@ impl<'a> Worker<'a> {
     fn start_devices(&mut self, facts: &Arc<ModelFacts>) -> Result<Option<Devices>> {
         let started = Instant::now();
         let load = |&device: &DeviceId| -> LoadModel {
-            let (facts, batch) = (Arc::clone(facts), self.spec.batch.clone());
-            let folder = self.spec.model.path.clone();
-            Box::new(move || load_model(&folder, device, &facts, &batch))
+            let (facts, spec) = (Arc::clone(facts), self.spec.clone());
+            Box::new(move || load_model(&spec, device, &facts))
         };
         let models = facts.devices.iter().map(load).collect();
         let stop = &self.stop;

@@ -48,6 +48,11 @@ pub trait TaskKind: Sync {
         spec.output.samples == SampleLayout::Nested
     }
 
+    /// Whether it reads values: its model is a reward model then, and a GLM without a value head otherwise.
+    fn needs_value_head(&self) -> bool {
+        false
+    }
+
     /// The task as a job has it.
     ///
     /// # Errors

@@ -69,7 +69,10 @@ fn the_document_names_the_columns_that_are_lists_in_nested_results() {
         let Some((last, first)) = names.split_last() else {
             continue;
         };
-        let sentence = format!("{} and {last} are lists", first.join(", "));
+        let sentence = match first {
+            [] => format!("{last} is a list"),
+            first => format!("{} and {last} are lists", first.join(", ")),
+        };
         let title = format!("{}`", task.name());
         let sections = sections();
         let section = sections

@@ -340,7 +340,7 @@ fn wrong_set_arguments() {
 #[test]
 fn every_key_can_be_set() {
     let mut missing: BTreeSet<&String> = job_keys().iter().collect();
-    for name in ["full", "choose", "choose-letters", "score"] {
+    for name in ["full", "choose", "choose-letters", "reward", "score"] {
         let path = root().join(format!("tests/fixtures/jobs/{name}.toml"));
         let text = std::fs::read_to_string(path).unwrap();
         let table: toml::Table = text.parse().unwrap();

@@ -48,6 +48,7 @@ mod reading;
 mod reading_queue;
 mod rendered;
 mod resume;
+mod reward;
 mod reward_folders;
 mod sampling_golden;
 mod score;

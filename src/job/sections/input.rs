@@ -73,6 +73,10 @@ pub struct ColumnSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub label: Option<String>,
+    /// Answer to judge: a column of texts or of lists of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub answer: Option<String>,
 }
 
 /// A column, or several.
@@ -117,6 +121,7 @@ impl ColumnSpec {
             ("input.columns.reference", &self.reference),
             ("input.columns.generation", &self.generation),
             ("input.columns.label", &self.label),
+            ("input.columns.answer", &self.answer),
         ]
         .into_iter()
         .filter_map(|(key, name)| Some((key, name.as_deref()?)))
@@ -157,6 +162,7 @@ impl Section for InputSpec {
             ("columns.reference", &columns.reference),
             ("columns.generation", &columns.generation),
             ("columns.label", &columns.label),
+            ("columns.answer", &columns.answer),
         ] {
             not_empty(key, column.as_deref())?;
         }

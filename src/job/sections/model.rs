@@ -17,6 +17,10 @@ use crate::precision::PrecisionChoice;
 pub struct ModelSpec {
     /// A folder in Hugging Face layout.
     pub path: PathBuf,
+    /// `reward`: a file with the value head of a reward model, and all tensors that differ from those in the folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub overlay: Option<PathBuf>,
     /// Where to run: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,cuda:1`, `cuda:all`, `metal`.
     #[serde(default)]
     pub device: DeviceChoice,
@@ -31,6 +35,9 @@ impl Section for ModelSpec {
 
     fn check(&mut self, base: &Path) -> Checked<()> {
         self.path = paths::absolute("path", &self.path, base)?;
+        if let Some(overlay) = &self.overlay {
+            self.overlay = Some(paths::absolute("overlay", overlay, base)?);
+        }
         Ok(())
     }
 }

@@ -80,7 +80,8 @@ impl<'a> ModelSource<'a> {
             Head::None => return Ok(()),
             Head::InFolder => (
                 self.folder,
-                "give a reward model's folder, or name the file that holds the head of a model on top of this one",
+                "give a reward model's folder, or name the file that holds the head of a model on top of this one \
+                 (`model.overlay` in a job file)",
             ),
             Head::Overlay(overlay) => (
                 overlay,

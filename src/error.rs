@@ -152,12 +152,13 @@ impl Error {
     /// The key of the job file whose value it is about, where the message does not say where that stands.
     pub fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Input(InputError::UnknownColumn { key, .. })
-            | Self::Input(InputError::NeitherTextNorList { key, .. })
-            | Self::Sink(SinkError::UnknownColumn { key, .. }) => Some(key),
+            Self::Input(
+                InputError::UnknownColumn { key, .. } | InputError::NeitherTextNorList { key, .. },
+            )
+            | Self::Sink(SinkError::UnknownColumn { key, .. })
+            | Self::Key { key, .. } => Some(key),
             Self::Input(InputError::Template { .. }) => Some("prompt.template"),
             Self::Stop { .. } => Some("generation.stop"),
-            Self::Key { key, .. } => Some(key),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")
             }

@@ -198,8 +198,8 @@ pub struct Measured {
     /// Tokens cut from the prompt's left to make it fit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub truncated: u32,
-    /// Values that a row has once, by their place in the task's list.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Values that a row has once, by their place in the task's list. In a journal's line `row` is the row's number.
+    #[serde(rename = "values", default, skip_serializing_if = "Vec::is_empty")]
     pub row: Vec<Cell>,
     /// One entry a sample, in order: its values, by their place in the task's list.
     pub samples: Vec<Vec<Cell>>,
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn both_kinds_of_results_come_back_from_a_journal() {
         let generated = r#"{"status":"ok","prompt_tokens":9,"samples":[{"text":"a","finish_reason":"stop","token_ids":[7],"token_logprobs":[-0.5]}]}"#;
-        let measured = r#"{"status":"ok","kind":"measured","prompt_tokens":9,"truncated":2,"samples":[[-0.1,false,3],[null,true,0]]}"#;
+        let measured = r#"{"status":"ok","kind":"measured","prompt_tokens":9,"truncated":2,"values":[4],"samples":[[-0.1,false,3],[null,true,0]]}"#;
         for text in [generated, measured] {
             let outcome: Outcome = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&outcome).unwrap(), text);

@@ -61,6 +61,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
     let options = ScanOptions {
         spec: &job.input,
         prompt: &job.prompt,
+        choices: None,
         files: &files,
         rules: Rules::CURRENT,
         window_rows: job.batch.window_rows,
@@ -77,6 +78,7 @@ pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSo
     let options = OpenOptions {
         input: &job.input,
         prompt: &job.prompt,
+        choices: None,
         carried: &job.output.columns,
         rules: Rules::CURRENT,
     };

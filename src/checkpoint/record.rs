@@ -33,9 +33,10 @@ const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION, TASK_VERSION];
 
 /// The version of `job.json` that a job of this task has.
 pub fn record_version(task: Task) -> &'static str {
-    match task {
-        Task::Generate => RECORD_VERSION,
-        _ => TASK_VERSION,
+    if task == Task::Generate {
+        RECORD_VERSION
+    } else {
+        TASK_VERSION
     }
 }
 

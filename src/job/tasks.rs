@@ -36,10 +36,6 @@ macro_rules! task_words {
 
 every_task!(task_words);
 
-#[expect(
-    clippy::derivable_impls,
-    reason = "the list of tasks knows of no default"
-)]
 impl Default for Task {
     fn default() -> Self {
         Self::Generate

@@ -103,15 +103,15 @@ pub fn simulate_windows<'a>(
     }
     statistics.buckets = buckets.into_values().collect();
     statistics.histogram = bins.into_values().collect();
-    let (readings, queue) = queue.into_iter().partition(|row| row.reserve == 0);
-    read(&mut statistics, readings, budget);
+    let (readings, queue): (Vec<_>, Vec<_>) = queue.into_iter().partition(|row| row.reserve == 0);
+    read(&mut statistics, &readings, budget);
     run(&mut statistics, queue, budget, |_| {});
     statistics
 }
 
 /// Counts the calls that read rows which need no slot.
-fn read(statistics: &mut PlanStatistics, queue: Vec<RowLength>, budget: &Budget) {
-    let mut left = queue.as_slice();
+fn read(statistics: &mut PlanStatistics, queue: &[RowLength], budget: &Budget) {
+    let mut left = queue;
     while !left.is_empty() {
         let rows = budget.next_readings(left.iter().copied()).max(1);
         let (group, rest) = left.split_at(rows);

@@ -83,13 +83,15 @@ impl Card<'_> {
 
     fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (model, rows) = (self.model(), counted(self.totals.rows, "row"));
-        match self.record.spec.task {
-            Task::Generate => writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?,
-            task => writeln!(
+        let task = self.record.spec.task;
+        if task == Task::Generate {
+            writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
+        } else {
+            let task = task.name();
+            writeln!(
                 f,
-                "What the task `{}` found with `{model}` for {rows}, written by glm-batch.",
-                task.name()
-            )?,
+                "What the task `{task}` found with `{model}` for {rows}, written by glm-batch."
+            )?;
         }
         match self.totals.failed + self.totals.bad {
             0 => Ok(()),
@@ -157,9 +159,11 @@ impl Card<'_> {
         row("rows", grouped(totals.rows))?;
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
-        let by_the_model = match self.record.spec.task {
-            Task::Generate => "rows that failed in generation",
-            _ => "rows that failed in the model",
+        let task = self.record.spec.task;
+        let by_the_model = if task == Task::Generate {
+            "rows that failed in generation"
+        } else {
+            "rows that failed in the model"
         };
         row(by_the_model, grouped(totals.failed))?;
         row("prompts cut to fit", grouped(totals.truncated))?;
@@ -169,7 +173,6 @@ impl Card<'_> {
         }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
-        let task = self.record.spec.task;
         if task == Task::Generate {
             row("answer tokens", grouped(totals.completion_tokens))?;
             row(

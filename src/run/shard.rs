@@ -542,9 +542,10 @@ impl ShardWork<'_, '_> {
             },
             padding_share: statistics.padding_share(),
             slots_used: running,
-            slots: match worker.spec.task {
-                Task::Generate => self.devices.budget().max_batch_size,
-                _ => 0,
+            slots: if worker.spec.task == Task::Generate {
+                self.devices.budget().max_batch_size
+            } else {
+                0
             },
             failed: worker.counts.failed_now,
             remaining,

@@ -190,11 +190,10 @@ impl Column {
     pub(super) fn field(&self, nested: bool) -> Field {
         let kind = match self.value {
             Value::Row(value) => value.kind(),
-            Value::RowCell(_, kind) => kind.of_values(),
             Value::Sample(value) if nested => list(value.kind()),
             Value::Sample(value) => value.kind(),
             Value::SampleCell(_, kind) if nested => list(kind.of_values()),
-            Value::SampleCell(_, kind) => kind.of_values(),
+            Value::RowCell(_, kind) | Value::SampleCell(_, kind) => kind.of_values(),
         };
         Field::new(self.name, kind, true)
     }

@@ -40,21 +40,21 @@ fn write_column(column: &Column, line: &Line<'_>, out: &mut Vec<u8>) {
         Value::Row(RowValue::Int64(value)) => field(name, &value(line), out),
         Value::Row(RowValue::Int32(value)) => field(name, &value(line), out),
         Value::Row(RowValue::Text(value)) => field(name, &value(line), out),
-        Value::Sample(SampleValue::Int32(value)) => per_sample(name, line.answers(), value, out),
-        Value::Sample(SampleValue::Float32(value)) => per_sample(name, line.answers(), value, out),
-        Value::Sample(SampleValue::Text(value)) => per_sample(name, line.answers(), value, out),
+        Value::Sample(SampleValue::Int32(value)) => per_sample(name, &line.answers(), value, out),
+        Value::Sample(SampleValue::Float32(value)) => per_sample(name, &line.answers(), value, out),
+        Value::Sample(SampleValue::Text(value)) => per_sample(name, &line.answers(), value, out),
         Value::Sample(SampleValue::Int32List(value)) => {
-            per_sample(name, line.answers(), value, out);
+            per_sample(name, &line.answers(), value, out);
         }
         Value::Sample(SampleValue::Float32List(value)) => {
-            per_sample(name, line.answers(), value, out);
+            per_sample(name, &line.answers(), value, out);
         }
         Value::RowCell(place, _) => field(name, &line.cell(place).map(Plain), out),
         Value::SampleCell(place, _) => {
             fn at(cells: &[Cell], place: usize) -> Option<Plain<'_>> {
                 cells.get(place).map(Plain)
             }
-            per_sample(name, line.measured(), |cells| at(cells, place), out);
+            per_sample(name, &line.measured(), |cells| at(cells, place), out);
         }
     }
 }
@@ -74,11 +74,11 @@ impl Serialize for Plain<'_> {
 
 fn per_sample<'a, S, T: Serialize>(
     name: &str,
-    shown: Shown<'a, S>,
+    shown: &Shown<'a, S>,
     value: impl Fn(&'a S) -> T,
     out: &mut Vec<u8>,
 ) {
-    match shown {
+    match *shown {
         Shown::One(sample) => field(name, &value(sample), out),
         Shown::All(samples) => field(name, &samples.iter().map(value).collect::<Vec<_>>(), out),
         Shown::None => field(name, &(), out),

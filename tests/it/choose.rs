@@ -291,10 +291,7 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards_nor_on_kills() {
                 kill_after(&killed, took * tenth / 11);
             }
             killed.run_ok(&["--quiet"]);
-            assert!(
-                killed.files("parts") == parts,
-                "{method}, {format}: killed"
-            );
+            assert!(killed.files("parts") == parts, "{method}, {format}: killed");
             let sharded = with("64");
             for shard in ["0/3", "1/3", "2/3"] {
                 sharded.run_ok(&["--quiet", "--set", "shards=3", "--shard", shard]);

@@ -196,7 +196,7 @@ fn record_version_3() {
     let measured = Outcome::Ok(RowResult::Measured(Measured {
         prompt_tokens: 9,
         truncated: 2,
-        row: Vec::new(),
+        row: vec![Cell::Text("a".to_owned()), Cell::Null],
         samples: vec![vec![
             Cell::Float(-0.1),
             Cell::Bool(false),

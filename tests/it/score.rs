@@ -206,7 +206,8 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards_nor_on_kills() {
         for tenth in 1..=10 {
             kill_after(&killed, took * tenth / 11);
         }
-        killed.run_ok(&["--quiet"]);
+        let last = killed.run_ok(&["--quiet"]);
+        assert!(!stderr(&last).contains("journal"), "{}", both(&last));
         assert!(killed.files("parts") == parts, "{format}: killed");
         let verified = killed.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));

@@ -62,6 +62,7 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         choices: None,
         spec: &job.input,
         prompt: &job.prompt,
+        choices: None,
         files: &files,
         rules: Rules::CURRENT,
         window_rows: job.batch.window_rows,
@@ -79,6 +80,7 @@ pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSo
         choices: None,
         input: &job.input,
         prompt: &job.prompt,
+        choices: None,
         carried: &job.output.columns,
         rules: Rules::CURRENT,
     };

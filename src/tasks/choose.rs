@@ -383,9 +383,10 @@ impl Picked {
             cells.extend(COMPARED.map(|(_, normalize, _)| {
                 // Tokens are compared where the job asks for it; the other two always.
                 let is_shown = normalize != Normalize::Tokens || self.normalize == normalize;
-                match is_shown {
-                    true => is_right(self.pick(likelihoods, normalize)),
-                    false => Cell::Null,
+                if is_shown {
+                    is_right(self.pick(likelihoods, normalize))
+                } else {
+                    Cell::Null
                 }
             }));
         }

@@ -69,7 +69,7 @@ pub struct ColumnSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub choices: Option<ColumnNames>,
-    /// Which choice is right: its index, its letter or its text; null where that is not known.
+    /// Which choice is right: its index, its letter or its text; rows that do not say it are not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub label: Option<String>,

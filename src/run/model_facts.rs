@@ -194,7 +194,11 @@ pub(super) fn source(spec: &JobSpec) -> ModelSource<'_> {
 /// that began under it leaves further layers out as that did, and a refusal says who can finish it.
 fn inspect(source: &ModelSource<'_>, config: &GlmConfig, rules: Rules) -> Result<Inspection> {
     if rules.weights_fingerprint > 1 {
-        return Ok(model::inspect_source(source, config, FurtherLayers::Refused)?);
+        return Ok(model::inspect_source(
+            source,
+            config,
+            FurtherLayers::Refused,
+        )?);
     }
     let inspection = model::inspect_source(source, config, FurtherLayers::LeftOut);
     inspection.map_err(|error| match error {

@@ -98,7 +98,7 @@ impl TaskKind for Reward {
             facts.push(Fact {
                 name: "margin".to_owned(),
                 text: format!(
-                    "{:.4} on average from the worst to the best answer of {compared} rows with several",
+                    "{:.4} on average from the worst to the best answer (rows with several: {compared})",
                     sums.get("margin") / compared
                 ),
             });
@@ -176,7 +176,9 @@ impl Rewarding<'_> {
         let max_length = lengths.max_length;
         let kept = if spec.prompt.reserve { longest } else { 1 };
         let limit = lengths.limit_beside(kept).ok_or_else(|| {
-            format!("{has} which leave no room for the prompt in `prompt.max_length` ({max_length})")
+            format!(
+                "{has} which leave no room for the prompt in `prompt.max_length` ({max_length})"
+            )
         })?;
         let encoded = tokenizer.encode_prompt(
             &prompt.text,
@@ -247,7 +249,10 @@ mod tests {
             prompt_tokens: 9,
             truncated: 0,
             row: Vec::new(),
-            samples: rewards.iter().map(|&value| vec![Cell::Float(value)]).collect(),
+            samples: rewards
+                .iter()
+                .map(|&value| vec![Cell::Float(value)])
+                .collect(),
         })
     }
 
@@ -262,12 +267,16 @@ mod tests {
             }
             all += &sums;
         }
-        let texts: Vec<String> = TASK.summary(&all).into_iter().map(|fact| fact.text).collect();
+        let texts: Vec<String> = TASK
+            .summary(&all)
+            .into_iter()
+            .map(|fact| fact.text)
+            .collect();
         assert_eq!(
             texts,
             [
                 "7 answers of 4 rows: mean -1.4286, lowest -4.0000, highest 3.0000",
-                "3.0000 on average from the worst to the best answer of 2 rows with several",
+                "3.0000 on average from the worst to the best answer (rows with several: 2)",
             ]
         );
         let mut single = Sums::default();

@@ -253,17 +253,26 @@ fn a_row_may_have_several_answers() {
     ];
     let reward_folder = files.reward_folder();
     for format in ["jsonl", "parquet"] {
-        let more = format!("format = \"{format}\"\ncolumns = \"none\"\n[prompt]\nmax_length = 96\n");
+        let more =
+            format!("format = \"{format}\"\ncolumns = \"none\"\n[prompt]\nmax_length = 96\n");
         let flat = files.job(&rows, COLUMNS, &more);
         let output = flat.run_ok(&[]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains("4 answers of 2 rows: mean "), "{text}");
-        assert!(text.contains("best answer of 1 rows"), "{text}");
+        assert!(
+            text.contains("best answer (rows with several: 1)"),
+            "{text}"
+        );
         let parts = flat.files("parts");
         let flat = flat.rows();
         let places: Vec<_> = flat
             .iter()
-            .map(|row| (row["row"].as_u64().unwrap(), row["sample"].as_u64().unwrap()))
+            .map(|row| {
+                (
+                    row["row"].as_u64().unwrap(),
+                    row["sample"].as_u64().unwrap(),
+                )
+            })
             .collect();
         assert_eq!(places, [(0, 0), (0, 1), (0, 2), (1, 0)]);
         assert_eq!(flat[0]["reward"], flat[2]["reward"]);
@@ -281,7 +290,10 @@ fn a_row_may_have_several_answers() {
         let objects = files.job(&rows, &COLUMNS.replace("\"a\"", "\"s\""), &more);
         objects.run_ok(&["--quiet"]);
         let first = objects.rows().remove(0);
-        assert_eq!(first["reward"], json!([flat[1]["reward"], flat[0]["reward"]]));
+        assert_eq!(
+            first["reward"],
+            json!([flat[1]["reward"], flat[0]["reward"]])
+        );
         let by_path = files.job(&rows, &COLUMNS.replace("\"a\"", "\"s.0.answer\""), &more);
         by_path.run_ok(&["--quiet"]);
         assert_eq!(by_path.rows()[0]["reward"], json!([flat[1]["reward"]]));
@@ -311,21 +323,20 @@ fn a_row_without_an_answer_that_fits_fails_with_its_reason() {
         json!({"q": "十？", "a": long}),
         json!({"q": "十一？", "a": ["一", long]}),
         json!({"q": "十二？", "a": ["一", null]}),
-        json!({"q": "十三？", "a": ["一", " "]}),
-        json!({"q": "十四？", "a": "长".repeat(140)}),
+        json!({"q": "十三？", "a": "长".repeat(140)}),
         json!({"q": "长".repeat(40), "a": "长".repeat(30)}),
     ];
     let more = "format = \"jsonl\"\ncolumns = \"none\"\n[prompt]\nmax_length = 60\n";
     let failing = files.job(&rows, COLUMNS, more);
     let planned = failing.command(&["plan", "job.toml"]).output().unwrap();
     let plan = String::from_utf8_lossy(&planned.stdout).into_owned();
-    assert!(plan.contains("bad rows    13"), "{}", both(&planned));
+    assert!(plan.contains("bad rows    12"), "{}", both(&planned));
     failing.run_ok(&["--quiet"]);
     insta::assert_snapshot!(reasons(&failing));
-    assert!(failing.rows()[14]["reward"].is_f64(), "the prompt is cut");
+    assert!(failing.rows()[13]["reward"].is_f64(), "the prompt is cut");
 
     let soft = format!("{more}reserve = false\n");
-    let kept = files.job(&rows[14..], COLUMNS, &soft);
+    let kept = files.job(&rows[13..], COLUMNS, &soft);
     kept.run_ok(&["--quiet"]);
     let reason = reasons(&kept);
     assert!(
@@ -384,7 +395,7 @@ fn what_does_not_fit_the_task_is_refused_before_the_run() {
         assert_eq!(planned.status.code(), Some(2), "{}", both(&planned));
         assert_eq!(ran.status.code(), Some(2), "{}", both(&ran));
         assert_eq!(stderr(&planned), stderr(&ran));
-        assert!(!job.path("out/parts").exists());
+        assert!(!job.path("out/job.json").exists());
         let mut text = stderr(&ran);
         for (path, name) in [
             (job.folder.path(), "JOB"),
@@ -415,9 +426,18 @@ fn what_does_not_fit_the_task_is_refused_before_the_run() {
     let answering = of_folder(&reward_folder, &input, "columns = { prompt = \"q\" }", "");
     refuse(&answering, &["task=generate"]);
     refuse(&judging(to_score, ""), &["task=score"]);
-    refuse(&judging("columns = { prompt = \"q\" }", ""), &["task=generate"]);
-    refuse(&judging(COLUMNS, ""), &["model.overlay=out/head.safetensors"]);
-    refuse(&judging(COLUMNS, ""), &["model.overlay=s3://b/head.safetensors"]);
+    refuse(
+        &judging("columns = { prompt = \"q\" }", ""),
+        &["task=generate"],
+    );
+    refuse(
+        &judging(COLUMNS, ""),
+        &["model.overlay=out/head.safetensors"],
+    );
+    refuse(
+        &judging(COLUMNS, ""),
+        &["model.overlay=s3://b/head.safetensors"],
+    );
     insta::assert_snapshot!(texts.join("---\n"));
 }
 

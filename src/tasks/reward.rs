@@ -98,7 +98,7 @@ impl TaskKind for Reward {
             facts.push(Fact {
                 name: "margin".to_owned(),
                 text: format!(
-                    "{:.4} on average from the worst to the best answer of {compared} rows with several",
+                    "{:.4} on average from the worst to the best answer (rows with several: {compared})",
                     sums.get("margin") / compared
                 ),
             });
@@ -276,7 +276,7 @@ mod tests {
             texts,
             [
                 "7 answers of 4 rows: mean -1.4286, lowest -4.0000, highest 3.0000",
-                "3.0000 on average from the worst to the best answer of 2 rows with several",
+                "3.0000 on average from the worst to the best answer (rows with several: 2)",
             ]
         );
         let mut single = Sums::default();

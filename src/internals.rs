@@ -50,9 +50,9 @@ pub mod input {
 
 pub mod job {
     pub use crate::job::{
-        CarriedColumns, ColumnNames, ColumnSpec, GenerationSpec, InputSpec, JobSpec, MaskToken,
-        OnBadRow, OutputFormat, OutputSpec, Overflow, PromptSpec, Rules, SampleLayout, ScoreSpec,
-        SpecError, Task, job_keys, json_schema, load, parse,
+        CarriedColumns, ColumnNames, ColumnSpec, EarlyStopping, GenerationSpec, InputSpec, JobSpec,
+        LengthOver, MaskToken, OnBadRow, OutputFormat, OutputSpec, Overflow, PromptSpec, Rules,
+        SampleLayout, ScoreSpec, SpecError, Task, job_keys, json_schema, load, parse,
     };
 }
 

@@ -19,7 +19,6 @@ mod warp;
 mod writing;
 
 pub use answer::Start;
-pub(crate) use answer::{Answer, Progress};
 pub(crate) use bad_words::BadWordLists;
 pub use bad_words::BadWords;
 pub use beam::{BeamSearch, Beams, EarlyStopping, Fork, LengthOver, Scored, Searched};

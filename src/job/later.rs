@@ -1,7 +1,6 @@
 //! Keys and values that belong to later versions: a plain "not yet" instead of "unknown key".
 //!
-//! Looks at the tree before it is read into structs. Beams are answered by the section's
-//! own checks, because they may have their defaults.
+//! Looks at the tree before it is read into structs.
 
 use super::error::{Hint, Place, SpecError};
 use super::spec::VERSION;

@@ -39,6 +39,7 @@ pub(crate) use problem::read_word;
 pub use rules::Rules;
 pub use schema::{job_keys, json_schema};
 pub use sections::batch::BatchSpec;
+pub use sections::beams::{EarlyStopping, LengthOver};
 pub use sections::checkpoint::CheckpointSpec;
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
 pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow};

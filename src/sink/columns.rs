@@ -107,8 +107,8 @@ pub(super) enum RowValue {
 pub enum SampleValue {
     /// int32.
     Int32(fn(&Sample) -> u32),
-    /// float32.
-    Float32(fn(&Sample) -> f32),
+    /// float32; `None` is null.
+    Float32(fn(&Sample) -> Option<f32>),
     /// string.
     Text(fn(&Sample) -> &str),
     /// list of int32.

@@ -365,9 +365,10 @@ fn sample_array(value: SampleValue, samples: &[Option<&Sample>]) -> ArrayRef {
             each.map(|sample| sample.map(|sample| of(sample) as i32))
                 .collect::<Int32Array>(),
         ),
-        SampleValue::Float32(of) => {
-            Arc::new(each.map(|sample| sample.map(of)).collect::<Float32Array>())
-        }
+        SampleValue::Float32(of) => Arc::new(
+            each.map(|sample| sample.and_then(of))
+                .collect::<Float32Array>(),
+        ),
         SampleValue::Text(of) => {
             Arc::new(each.map(|sample| sample.map(of)).collect::<StringArray>())
         }

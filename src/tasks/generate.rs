@@ -24,6 +24,10 @@ pub struct Generate;
 /// The rule of jobs that began before stop strings were compared as the tokenizer writes them.
 pub const FIRST_TEXT_RULE: u32 = 1;
 
+const WITH_BEAMS: When = When::asked("with `generation.num_beams` above 1", |form| {
+    form.spec.generation.num_beams > 1
+});
+
 const WITH_LOGPROBS: When = When::asked("with `generation.logprobs`", |form| {
     form.spec.generation.logprobs
 });
@@ -39,6 +43,7 @@ static COLUMNS: &[Column] = &[
         "completion_tokens",
         SampleValue::Int32(|sample| sample.token_ids.len() as u32),
     ),
+    Column::of_answer("score", SampleValue::Float32(|sample| sample.score)).only(WITH_BEAMS),
     Column::of_answer("logprob", SampleValue::Float32(logprob)).only(WITH_LOGPROBS),
     Column::of_answer(
         "token_logprobs",
@@ -70,12 +75,13 @@ impl TaskKind for Generate {
 }
 
 /// Sum of an answer's log-probabilities.
-fn logprob(sample: &Sample) -> f32 {
-    sample
-        .token_logprobs
-        .iter()
-        .map(|&value| f64::from(value))
-        .sum::<f64>() as f32
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "a column's value may be null, and this one never is"
+)]
+fn logprob(sample: &Sample) -> Option<f32> {
+    let each = sample.token_logprobs.iter();
+    Some(each.map(|&value| f64::from(value)).sum::<f64>() as f32)
 }
 
 /// Settings with their stop strings as answers hold them under a rule.
@@ -130,6 +136,7 @@ impl JobTask for Answering<'_> {
             has_idle_settings: has_idle_settings(prompt, &settings),
             work: Work::Generate(Generation {
                 encoded,
+                later_masks: Vec::new(),
                 settings,
                 max_new_tokens,
             }),

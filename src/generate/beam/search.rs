@@ -2,6 +2,8 @@
 
 use crate::job::GenerationSpec;
 
+pub use crate::job::{EarlyStopping, LengthOver};
+
 /// How a row's beams are searched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BeamSearch {
@@ -17,49 +19,15 @@ pub struct BeamSearch {
     pub early_stopping: EarlyStopping,
 }
 
-/// What the length in a beam's score counts.
-///
-/// | | answer that an ending token ended | answer cut at the limit | bound of a running beam |
-/// | --- | --- | --- | --- |
-/// | `Sequence` | context, start token, answer without its ending token | all | all before the new token |
-/// | `Generated` | answer with its ending token | answer | answer with the new token |
-///
-/// An answer that a stop string ended has no ending token, so all its tokens count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LengthOver {
-    /// Context, start token and answer: transformers 4.25 to 4.35.
-    #[default]
-    Sequence,
-    /// The answer alone: transformers from 4.36.
-    Generated,
-}
-
-/// When a search stops before the longest answer, once `num_beams` answers have ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EarlyStopping {
-    /// Once the best running beam, scored at its length of now, is not above the worst ended answer.
-    #[default]
-    Likely,
-    /// At once.
-    Always,
-    /// Once no running beam can get above the worst ended answer at any length.
-    Never,
-}
-
 impl BeamSearch {
     /// The search of these settings; `None` where they name no beams.
     pub fn new(settings: &GenerationSpec) -> Option<Self> {
-        let early_stopping = if settings.early_stopping {
-            EarlyStopping::Always
-        } else {
-            EarlyStopping::Likely
-        };
         (settings.num_beams > 1).then_some(Self {
             num_beams: settings.num_beams as usize,
             num_return_sequences: settings.num_return_sequences as usize,
             length_penalty: settings.length_penalty,
-            length_over: LengthOver::default(),
-            early_stopping,
+            length_over: settings.length_penalty_over,
+            early_stopping: settings.early_stopping,
         })
     }
 }

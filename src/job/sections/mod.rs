@@ -8,6 +8,7 @@
 //! A new key is a new field: `CONTRIBUTING.md` has the steps.
 
 pub(super) mod batch;
+pub(super) mod beams;
 pub(super) mod checkpoint;
 pub(super) mod generation;
 pub(super) mod input;

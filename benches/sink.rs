@@ -28,6 +28,7 @@ fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
         token_ids: (0..32).collect(),
         token_logprobs: Vec::new(),
         score: None,
+        spans: Vec::new(),
     };
     let completion = Completion {
         prompt_tokens: 40,

@@ -282,6 +282,18 @@ pub struct Sample {
         skip_serializing_if = "Option::is_none"
     )]
     pub score: Option<f32>,
+    /// What stands at each mask, where the task fills them all; `text` is the whole text then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
+}
+
+/// What was generated for one mask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Decoded text, without special tokens, cut before a stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
 }
 
 /// Why an answer ended.

@@ -8,6 +8,7 @@ macro_rules! every_task {
     ($then:ident) => {
         $then! {
             generate Generate "Answers the prompt.",
+            infill Infill "Fills every mask of the prompt, left to right.",
             score Score "Gives the log-likelihood of texts that the rows hold.",
         }
     };

@@ -155,6 +155,7 @@ impl Answer {
             token_ids: self.ids().to_vec(),
             token_logprobs: std::mem::take(&mut self.token_logprobs),
             score: None,
+            spans: Vec::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::error::{Hint, Place, SpecError};
 use super::spec::VERSION;
 use super::tree::{Node, Value};
 
-const LATER_TASKS: [&str; 4] = ["infill", "choose", "reward", "preference"];
+const LATER_TASKS: [&str; 3] = ["choose", "reward", "preference"];
 const OBJECT_STORES: [&str; 7] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"];
 
 /// Refuses the first thing in the tree that a later version will have.
@@ -26,7 +26,7 @@ pub(super) fn refuse(tree: &Node) -> Result<(), SpecError> {
             tree,
             "task",
             &what,
-            "`generate` and `score` are the tasks that there are",
+            "`generate`, `infill` and `score` are the tasks that there are",
         );
     }
     stores(tree)

@@ -42,6 +42,7 @@ pub use sections::batch::BatchSpec;
 pub use sections::beams::{EarlyStopping, LengthOver};
 pub use sections::checkpoint::CheckpointSpec;
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
+pub use sections::infill::InfillSpec;
 pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow};
 pub use sections::model::ModelSpec;
 pub use sections::output::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};

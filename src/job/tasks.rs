@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::flaw::{Checked, Flaw};
 use super::hint::any_of;
+use super::sections::generation::GenerationSpec;
+use super::sections::infill::InfillSpec;
 use super::sections::score::ScoreMethod;
 use super::spec::JobSpec;
 use super::tree::Node;
@@ -47,12 +49,14 @@ impl Default for Task {
 
 /// Sections and keys that only some tasks have.
 const OWN: &[(&str, &[Task])] = &[
-    ("generation", &[Task::Generate]),
+    ("generation", &[Task::Generate, Task::Infill]),
+    ("generation.max_new_tokens", &[Task::Generate]),
+    ("infill", &[Task::Infill]),
     ("score", &[Task::Score]),
-    ("input.columns.generation", &[Task::Generate]),
-    ("input.columns.reference", &[Task::Generate]),
+    ("input.columns.generation", &[Task::Generate, Task::Infill]),
+    ("input.columns.reference", &[Task::Generate, Task::Infill]),
     ("input.columns.target", &[Task::Score]),
-    ("output.token_ids", &[Task::Generate]),
+    ("output.token_ids", &[Task::Generate, Task::Infill]),
 ];
 
 /// Refuses what belongs to other tasks than the job's; `tree` is what the job was read from.
@@ -70,6 +74,8 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
         let cure = if task == Task::Score && *key == "generation" {
             "take it out: nothing is generated; what counts of a target is set under `[score]`"
                 .to_owned()
+        } else if task == Task::Infill && *key == "generation.max_new_tokens" {
+            "write `infill.max_new_tokens`, which counts for each mask".to_owned()
         } else {
             format!("take it out, or write `task = \"{}\"`", names[0])
         };
@@ -78,8 +84,28 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
     Ok(())
 }
 
+/// Refuses settings of generation that the task `infill` cannot go by.
+fn check_infill(infill: &InfillSpec, generation: &GenerationSpec) -> Checked<()> {
+    let (least, most) = (generation.min_new_tokens, infill.max_new_tokens);
+    if least > most {
+        let reason = format!("is {least}, above `infill.max_new_tokens` ({most})");
+        return Err(Flaw::new("generation.min_new_tokens", reason));
+    }
+    if generation.num_beams > 1 && generation.num_return_sequences > 1 {
+        let flaw = Flaw::new(
+            "generation.num_return_sequences",
+            "must be 1 with beams where the task is `infill`",
+        );
+        return Err(flaw.hint("each mask goes on from the best text of the one before"));
+    }
+    Ok(())
+}
+
 /// Refuses a job whose task lacks what it works on.
 pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
+    if let Some(infill) = &spec.infill {
+        check_infill(infill, &spec.generation)?;
+    }
     let Some(score) = &spec.score else {
         return Ok(());
     };

@@ -158,7 +158,7 @@ impl Card<'_> {
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
         let by_the_model = match self.record.spec.task {
-            Task::Generate => "rows that failed in generation",
+            Task::Generate | Task::Infill => "rows that failed in generation",
             _ => "rows that failed in the model",
         };
         row(by_the_model, grouped(totals.failed))?;
@@ -170,7 +170,7 @@ impl Card<'_> {
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
         let task = self.record.spec.task;
-        if task == Task::Generate {
+        if matches!(task, Task::Generate | Task::Infill) {
             row("answer tokens", grouped(totals.completion_tokens))?;
             row(
                 "answer tokens a row",
@@ -215,7 +215,14 @@ impl Card<'_> {
                 "prompt": spec.prompt,
                 "generation": spec.generation,
             }),
-            None => serde_json::json!({ "prompt": spec.prompt }),
+            None => match &spec.infill {
+                Some(infill) => serde_json::json!({
+                    "prompt": spec.prompt,
+                    "infill": infill,
+                    "generation": spec.generation,
+                }),
+                None => serde_json::json!({ "prompt": spec.prompt }),
+            },
         };
         // A line of it never begins with a backtick.
         writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")

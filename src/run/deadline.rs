@@ -128,6 +128,7 @@ mod tests {
                 token_ids: vec![0; tokens],
                 token_logprobs: Vec::new(),
                 score: None,
+                spans: Vec::new(),
             }],
         }))
     }

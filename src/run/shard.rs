@@ -543,7 +543,7 @@ impl ShardWork<'_, '_> {
             padding_share: statistics.padding_share(),
             slots_used: running,
             slots: match worker.spec.task {
-                Task::Generate => self.devices.budget().max_batch_size,
+                Task::Generate | Task::Infill => self.devices.budget().max_batch_size,
                 _ => 0,
             },
             failed: worker.counts.failed_now,

@@ -115,6 +115,8 @@ pub enum SampleValue {
     Int32List(fn(&Sample) -> &[u32]),
     /// list of float32.
     Float32List(fn(&Sample) -> &[f32]),
+    /// list of string.
+    TextList(fn(&Sample) -> Vec<&str>),
 }
 
 /// The type of a [`Cell`](crate::outcome::Cell) in Parquet.
@@ -246,6 +248,7 @@ impl SampleValue {
             Self::Text(_) => DataType::Utf8,
             Self::Int32List(_) => list(DataType::Int32),
             Self::Float32List(_) => list(DataType::Float32),
+            Self::TextList(_) => list(DataType::Utf8),
         }
     }
 }

@@ -387,5 +387,12 @@ fn sample_array(value: SampleValue, samples: &[Option<&Sample>]) -> ArrayRef {
             }
             Arc::new(lists.finish())
         }
+        SampleValue::TextList(of) => {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for sample in each {
+                lists.append_option(sample.map(|s| of(s).into_iter().map(Some)));
+            }
+            Arc::new(lists.finish())
+        }
     }
 }

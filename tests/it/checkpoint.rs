@@ -265,6 +265,7 @@ fn outcome_strategy() -> impl Strategy<Value = Outcome> {
                 token_ids,
                 token_logprobs,
                 score,
+                spans: Vec::new(),
             },
         );
     let samples = proptest::collection::vec(sample, 0..3);

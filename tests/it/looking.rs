@@ -251,6 +251,7 @@ fn answered(text: &str) -> Outcome {
             token_ids: vec![7, 2],
             token_logprobs: Vec::new(),
             score: None,
+            spans: Vec::new(),
         }],
     }))
 }

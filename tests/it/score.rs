@@ -213,7 +213,7 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards_nor_on_kills() {
     }
 }
 
-fn kill_after(job: &Job, time: Duration) {
+pub(crate) fn kill_after(job: &Job, time: Duration) {
     let mut command = job.command(&["run", "job.toml", "--quiet"]);
     let mut child = command
         .stdout(Stdio::null())

@@ -290,6 +290,7 @@ impl Beams {
                 token_ids: answer.ids,
                 token_logprobs: answer.token_logprobs,
                 score: None,
+                spans: Vec::new(),
             },
         })
     }

@@ -159,6 +159,7 @@ fn spans_take_the_places_of_masks() {
         token_ids: Vec::new(),
         token_logprobs: Vec::new(),
         score: None,
+        spans: Vec::new(),
     };
     let masks = ["[MASK]", "[sMASK]", "[gMASK]"];
     let filled = |text, spans: &[Sample]| fill(text, &masks, spans);

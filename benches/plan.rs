@@ -25,6 +25,7 @@ fn rows() -> Vec<RowLength> {
                 context: 8 + (500.0 * uniform.powi(3)) as u32,
                 reserve: 1 + (index * 31 % 128) as u32,
                 samples: 1,
+                places: 1,
             }
         })
         .collect()

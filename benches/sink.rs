@@ -27,6 +27,8 @@ fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
         finish_reason: FinishReason::Stop,
         token_ids: (0..32).collect(),
         token_logprobs: Vec::new(),
+        score: None,
+        spans: Vec::new(),
     };
     let completion = Completion {
         prompt_tokens: 40,

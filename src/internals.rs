@@ -50,9 +50,10 @@ pub mod input {
 
 pub mod job {
     pub use crate::job::{
-        CarriedColumns, ColumnNames, ColumnSpec, GenerationSpec, InputSpec, JobSpec, MaskToken,
-        OnBadRow, OutputFormat, OutputSpec, Overflow, PromptSpec, Rules, SampleLayout, ScoreSpec,
-        SpecError, Task, job_keys, json_schema, load, parse,
+        CarriedColumns, ColumnNames, ColumnSpec, EarlyStopping, GenerationSpec, InfillSpec,
+        InputSpec, JobSpec, LengthOver, MaskToken, OnBadRow, OutputFormat, OutputSpec, Overflow,
+        PromptSpec, Rules, SampleLayout, ScoreSpec, SpecError, Task, job_keys, json_schema, load,
+        parse,
     };
 }
 
@@ -74,7 +75,8 @@ pub mod model {
 
 pub mod outcome {
     pub use crate::outcome::{
-        BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowResult, Sample, Stage, Sums,
+        BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowResult, Sample, Span, Stage,
+        Sums,
     };
 }
 

@@ -292,12 +292,12 @@ pub struct Completion {
     /// Tokens cut from the prompt's left to make it fit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub truncated: u32,
-    /// One entry a sample, in order.
+    /// One entry a sample, in order; of a beam search the best first.
     pub samples: Vec<Sample>,
 }
 
 /// One answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Decoded text, without special tokens, cut before a stop string.
     pub text: String,
@@ -308,13 +308,33 @@ pub struct Sample {
     /// Log-softmax of the model's raw f32 logits at each generated id; empty unless asked for.
     #[serde(default, with = "exact_floats", skip_serializing_if = "Vec::is_empty")]
     pub token_logprobs: Vec<f32>,
+    /// What a beam search ranks it by; `None` without one.
+    #[serde(
+        default,
+        with = "exact_floats::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub score: Option<f32>,
+    /// What stands at each mask, where the task fills them all; `text` is the whole text then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
+}
+
+/// What was generated for one mask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Decoded text, without special tokens, cut before a stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
 }
 
 /// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// An ending token.
+    #[default]
     Stop,
     /// `max_new_tokens`, or the model's own limit.
     Length,

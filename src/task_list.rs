@@ -8,6 +8,7 @@ macro_rules! every_task {
     ($then:ident) => {
         $then! {
             generate Generate "Answers the prompt.",
+            infill Infill "Fills every mask of the prompt, left to right.",
             choose Choose "Picks one of given choices.",
             reward Reward "Gives the values of a reward model for answers that the rows hold.",
             score Score "Gives the log-likelihood of texts that the rows hold.",

@@ -59,7 +59,6 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
         .unwrap()
         .files;
     let options = ScanOptions {
-        choices: None,
         spec: &job.input,
         prompt: &job.prompt,
         choices: None,
@@ -77,7 +76,6 @@ pub(crate) fn first_pass(job: &JobSpec) -> InputIndex {
 /// Opens the job's input.
 pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSource> {
     let options = OpenOptions {
-        choices: None,
         input: &job.input,
         prompt: &job.prompt,
         choices: None,

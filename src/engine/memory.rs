@@ -8,9 +8,9 @@ impl Engine {
     ///
     /// `starting` is what could not start, of `attempted` tokens; none where decoding ran out.
     pub(super) fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
-        let started: usize = starting.iter().map(|row| row.slots.len()).sum();
-        if self.slots.len() + started <= 1 {
-            let running = self.slots.values().next().map(|running| running.entry);
+        let started: usize = starting.iter().map(|row| row.samples.len()).sum();
+        if self.running.len() + started <= 1 {
+            let running = self.running.values().next().map(|running| running.entry);
             let alone = starting.first().map(|row| row.entry).or(running);
             let alone = alone.expect("memory runs out for a row that starts or runs");
             return self.fail_or_restart(alone);
@@ -18,7 +18,7 @@ impl Engine {
         self.statistics.oom_retries += 1;
         self.budget = self.budget.halved(self.load.tokens + attempted);
         if starting.is_empty() {
-            while self.slots.len() > 1 && self.load.tokens > self.budget.max_batch_tokens {
+            while self.running.len() > 1 && self.load.tokens > self.budget.max_batch_tokens {
                 self.put_back_last();
             }
         }
@@ -26,10 +26,24 @@ impl Engine {
         Vec::new()
     }
 
+    /// As [`Self::out_of_memory`], where memory ran out for the copies that the beams of a running sample need. Its
+    /// slots are not those that it goes on with, so it begins anew in any case.
+    pub(super) fn out_of_memory_for_beams(&mut self, first_slot: usize) -> Vec<Finished> {
+        if self.running.len() > 1 {
+            let attempted = self.load.tokens;
+            self.put_back(first_slot);
+            self.statistics.oom_retries += 1;
+            self.budget = self.budget.halved(attempted);
+            self.give_back();
+            return Vec::new();
+        }
+        self.out_of_memory(&[], 0)
+    }
+
     /// A row that ran out of memory alone begins anew once, because a model may give back what longer rows
     /// have left when it reads; then it fails.
     fn fail_or_restart(&mut self, id: u64) -> Vec<Finished> {
-        let is_running = !self.slots.is_empty();
+        let is_running = !self.running.is_empty();
         match self.taken.get_mut(&id) {
             Some(entry) if is_running && !entry.was_restarted => {
                 entry.was_restarted = true;
@@ -57,10 +71,14 @@ impl Engine {
     }
 
     fn fail_alone(&mut self, id: u64) -> Vec<Finished> {
-        let tokens = self.entry(id).capacity();
+        let entry = self.entry(id);
+        let (tokens, beams) = match entry.has_beams() {
+            true => (entry.tokens(), ", or fewer beams,"),
+            false => (entry.tokens(), ""),
+        };
         let reason = format!(
             "out of memory with this row alone ({tokens} tokens of context and answer); a smaller \
-             `max_length` or `max_new_tokens` may fit"
+             `max_length` or `max_new_tokens`{beams} may fit"
         );
         self.fail(id, &reason)
     }
@@ -68,13 +86,18 @@ impl Engine {
     /// The answer that was admitted last begins anew later.
     fn put_back_last(&mut self) {
         let last = self
-            .slots
+            .running
             .iter()
             .max_by_key(|(_, running)| running.admission);
-        let (&slot, _) = last.expect("an answer is put back only where one runs");
-        let ended = self.free_slot(slot);
+        let (&first_slot, _) = last.expect("an answer is put back only where one runs");
+        self.put_back(first_slot);
+    }
+
+    /// A running answer begins anew later.
+    fn put_back(&mut self, first_slot: usize) {
+        let ended = self.free(first_slot);
         let entry = self.taken.get_mut(&ended.entry).expect(KEPT);
-        entry.pending.push_front(ended.answer.sample());
+        entry.pending.push_front(ended.sample);
         if self.waiting.front() != Some(&ended.entry) && !self.waiting.contains(&ended.entry) {
             self.waiting.push_front(ended.entry);
         }

@@ -134,7 +134,8 @@ impl Queue {
         let readings = state.readings.iter().map(|row| row.length(0));
         for length in first.chain(waiting).chain(readings) {
             let samples = length.samples as usize;
-            load.add(samples, budget.cost(&length).of(samples));
+            let cost = budget.cost(&length);
+            load.add(cost.slots(samples), cost.of(samples));
             if load.slots >= budget.max_batch_size || load.tokens >= budget.max_batch_tokens {
                 return false;
             }

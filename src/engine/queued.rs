@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::generate::{BadWordLists, Endings, Rules, Start, TextCodec};
+use crate::generate::{Answered, BadWordLists, Endings, Rules, Start, TextCodec, Writing};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
 use crate::outcome::{BadRow, Completion, Sample, Stage};
@@ -28,9 +28,13 @@ pub(super) struct Queued {
     /// The first is the one whose number keys the draw; more only where nothing is drawn.
     members: Vec<Member>,
     encoded: Encoded,
+    later_masks: Vec<u32>,
     rules: Arc<Rules>,
     max_new_tokens: u32,
-    samples: Vec<Option<Sample>>,
+    /// What planning knows of it with none of its samples running.
+    length: RowLength,
+    /// By sample, what it has written; a beam search is one sample with several answers.
+    samples: Vec<Option<Vec<Answered>>>,
     /// Samples that have no slot yet.
     pub(super) pending: VecDeque<u32>,
     /// Whether it has begun anew because memory ran out while it ran alone.
@@ -39,14 +43,16 @@ pub(super) struct Queued {
 
 impl Queued {
     fn new(window: WindowId, row: RowId, request: Generation, rules: Arc<Rules>) -> Self {
-        let samples = request.settings.num_return_sequences.max(1);
+        let samples = request.samples();
         Self {
+            length: request.length(0),
             window,
             members: vec![Member {
                 row,
                 truncated: request.encoded.truncated,
             }],
             encoded: request.encoded,
+            later_masks: request.later_masks,
             rules,
             max_new_tokens: request.max_new_tokens.max(1),
             samples: vec![None; samples as usize],
@@ -70,53 +76,62 @@ impl Queued {
         &self.encoded
     }
 
-    /// Tokens that each of its slots must hold.
-    pub(super) fn capacity(&self) -> usize {
-        self.encoded.ids.len() + self.reserve() as usize
+    /// Tokens that one sample takes at most: the context once, and what each of its slots holds behind it.
+    pub(super) fn tokens(&self) -> u64 {
+        let RowLength {
+            context,
+            reserve,
+            places,
+            ..
+        } = self.length;
+        u64::from(context) + u64::from(reserve) * u64::from(places)
     }
 
-    /// The start token and the longest answer, whose last token is never fed.
-    fn reserve(&self) -> u32 {
-        self.max_new_tokens
+    /// Whether a sample takes several slots.
+    pub(super) fn has_beams(&self) -> bool {
+        self.length.places > 1
     }
 
     /// What planning knows of it: the samples that have no slot yet.
     pub(super) fn length(&self, index: usize) -> RowLength {
         RowLength {
             index,
-            context: self.encoded.ids.len() as u32,
-            reserve: self.reserve(),
             samples: self.pending.len() as u32,
+            ..self.length
         }
     }
 
-    /// The beginning of one sample.
-    pub(super) fn start(&self, sample: u32, sop: u32) -> Start {
-        let mut history = Vec::with_capacity(self.capacity());
+    /// One sample as it begins.
+    pub(super) fn writing(&self, sample: u32, sop: u32) -> Writing {
+        let RowLength {
+            context, reserve, ..
+        } = self.length;
+        let mut history = Vec::with_capacity((context + reserve) as usize);
         history.extend_from_slice(&self.encoded.ids);
         history.push(sop);
-        Start {
+        let start = Start {
             history,
             mask_position: self.encoded.mask_position,
             rules: Arc::clone(&self.rules),
             max_new_tokens: self.max_new_tokens,
             row: self.members[0].row.0,
             sample,
-        }
+        };
+        Writing::new(start, self.later_masks.clone())
     }
 
-    /// Keeps a sample; true once all are there.
-    pub(super) fn keep(&mut self, index: u32, sample: Sample) -> bool {
-        self.samples[index as usize] = Some(sample);
+    /// Keeps what a sample has written; true once all are there.
+    pub(super) fn keep(&mut self, index: u32, answered: Vec<Answered>) -> bool {
+        self.samples[index as usize] = Some(answered);
         self.samples.iter().all(Option::is_some)
     }
 
     /// Its rows with their answers.
     pub(super) fn finish(self) -> Vec<Finished> {
-        let samples = self.samples.into_iter();
-        let samples: Vec<Sample> = samples
-            .map(|sample| sample.expect("an entry is finished once `keep` has every sample"))
-            .collect();
+        let samples = self.samples.into_iter().flat_map(|answered| {
+            answered.expect("an entry is finished once `keep` has every sample")
+        });
+        let samples: Vec<Sample> = samples.flat_map(spans).collect();
         let prompt_tokens = self.encoded.ids.len() as u32;
         let finished = |member: Member| Finished {
             window: self.window,
@@ -143,6 +158,12 @@ impl Queued {
         };
         self.members.into_iter().map(failed).collect()
     }
+}
+
+/// The answers of a sample, one for each mask. The score is of all of them, so a sample with several has none.
+fn spans(answered: Answered) -> impl Iterator<Item = Sample> {
+    let Answered { spans, score } = answered;
+    spans.into_iter().map(move |span| Sample { score, ..span })
 }
 
 /// The entries of one window, in the order they run.
@@ -196,7 +217,8 @@ pub(super) fn queued(
 fn is_same(entry: &Queued, request: &Generation, rules: &Arc<Rules>) -> bool {
     entry.encoded.mask_position == request.encoded.mask_position
         && entry.max_new_tokens == request.max_new_tokens.max(1)
-        && entry.samples.len() == request.settings.num_return_sequences.max(1) as usize
+        && entry.later_masks == request.later_masks
+        && entry.samples.len() == request.samples() as usize
         && (Arc::ptr_eq(&entry.rules, rules) || entry.rules.same_but_for_seed(rules))
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::generate::Writing;
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
 use crate::model::{Asked, Sight, TokenChance};
@@ -35,9 +36,11 @@ pub enum Work {
 pub struct Generation {
     /// The context.
     pub encoded: Encoded,
+    /// Positions of the masks that are answered after the first one, left to right.
+    pub later_masks: Vec<u32>,
     /// The job's settings with the row's own on top; with the seed and the sample, the row keys the draw.
     pub settings: Arc<GenerationSpec>,
-    /// `max_new_tokens` resolved for this row: the most answer tokens, ending token included.
+    /// `max_new_tokens` resolved for this row: the most answer tokens of each mask, ending token included.
     pub max_new_tokens: u32,
 }
 
@@ -77,7 +80,7 @@ pub struct Finished {
 /// What the model found for a row, by its [`Work`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found {
-    /// Answers.
+    /// Answers: for each sample one entry a mask, left to right.
     Generated(Completion),
     /// The chances that were asked for, in that order. Their log-probabilities are finite.
     Chances(Vec<TokenChance>),
@@ -109,14 +112,38 @@ impl Work {
     /// What planning knows of it. What is read in one pass is all context.
     pub fn length(&self, index: usize) -> RowLength {
         match self {
-            Self::Generate(generation) => RowLength {
-                index,
-                context: generation.encoded.ids.len() as u32,
-                reserve: generation.max_new_tokens,
-                samples: generation.settings.num_return_sequences,
-            },
+            Self::Generate(generation) => generation.length(index),
             Self::Read(reading) => Reading::length(std::slice::from_ref(reading), index),
             Self::ReadEach(readings) => Reading::length(readings, index),
+        }
+    }
+}
+
+impl Generation {
+    /// Samples that are written each on its own: a beam search is one, whatever it returns.
+    pub(super) fn samples(&self) -> u32 {
+        match self.settings.num_beams {
+            0 | 1 => self.settings.num_return_sequences.max(1),
+            _ => 1,
+        }
+    }
+
+    /// Tokens behind the context that a slot must have room for: for each mask the start token and the longest
+    /// answer, whose last token is never fed.
+    pub(super) fn reserve(&self) -> u32 {
+        let masks = self.later_masks.len() as u32 + 1;
+        self.max_new_tokens.max(1).saturating_mul(masks)
+    }
+
+    /// What planning knows of it.
+    pub(super) fn length(&self, index: usize) -> RowLength {
+        let beams = self.settings.num_beams as usize;
+        RowLength {
+            index,
+            context: self.encoded.ids.len() as u32,
+            reserve: self.reserve(),
+            samples: self.samples(),
+            places: Writing::places_of(beams, !self.later_masks.is_empty()) as u32,
         }
     }
 }
@@ -142,6 +169,7 @@ impl Reading {
             context: readings.iter().map(Self::tokens).sum::<usize>() as u32,
             reserve: 0,
             samples: 1,
+            places: 1,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! goes back, so that none is left with rows while another has nothing to do.
 //!
 //! Invariant: every submitted row is returned exactly once, or dropped by [`Engine::drop_waiting`];
-//! a slot belongs to one answer, and what the slots cost is what [`crate::plan`] admitted. Memory that
+//! a slot belongs to one sample, which has one for each of its beams, and what the slots cost is what [`crate::plan`] admitted. Memory that
 //! runs out lowers the budget for good and puts rows back in the queue, never out of it, unless a row
 //! alone does not fit. Rows that begin anew choose the same tokens, since nothing but the row keys them.
 
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::generate::{Answer, Progress, Scratch, TextCodec};
+use crate::generate::{Answered, Fork, TextCodec, Writing, Written};
 use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use crate::plan::{Budget, GroupRow, Load, RowCost};
@@ -37,9 +37,9 @@ pub struct Engine {
     pub(super) taken: BTreeMap<u64, Queued>,
     /// Those of them with samples that have no slot yet, in order; they come before the queue.
     pub(super) waiting: VecDeque<u64>,
-    /// Running answers by slot.
-    pub(super) slots: BTreeMap<usize, Running>,
-    /// Slots below `fresh` that are empty.
+    /// Running samples by their first slot.
+    pub(super) running: BTreeMap<usize, Running>,
+    /// Slots below `fresh` that belong to no sample.
     free: BTreeSet<usize>,
     /// The first slot that was never used.
     fresh: usize,
@@ -49,28 +49,48 @@ pub struct Engine {
     pub(super) statistics: EngineStatistics,
 }
 
-/// A slot in use.
+/// A sample that is being written.
 ///
 /// ```text
-/// queue ---> taken: entry ---> slots: one a sample ---> entry finished ---> its rows
+/// queue ---> taken: entry ---> running: one a sample ---> entry finished ---> its rows
 ///            waiting: entries with samples that have no slot yet
 /// ```
 pub(super) struct Running {
-    /// The entry that its answer belongs to.
+    /// The entry that it belongs to.
     pub(super) entry: u64,
+    /// Its number in that entry.
+    pub(super) sample: u32,
     /// What the row costs, held by the samples that started together: its context is free with the last of them.
     cost: Arc<RowCost>,
     /// Larger for what was admitted later.
     pub(super) admission: u64,
-    pub(super) answer: Answer,
+    /// The slot of each of its places.
+    slots: Vec<usize>,
+    writing: Writing,
 }
 
-/// Samples of one entry that are about to start, and a slot for each.
+/// A running sample and its rows of scores.
+#[derive(Clone, Copy)]
+struct Scored {
+    first_slot: usize,
+    first_row: usize,
+    rows: usize,
+}
+
+/// Samples of one entry that are about to start.
 pub(super) struct Starting {
     pub(super) entry: u64,
     cost: RowCost,
-    samples: Vec<u32>,
-    pub(super) slots: Vec<usize>,
+    pub(super) samples: Vec<u32>,
+    /// As many for each sample as it has places, one sample after another.
+    slots: Vec<usize>,
+}
+
+impl Starting {
+    /// The slots of each sample.
+    fn slots_by_sample(&self) -> impl Iterator<Item = &[usize]> {
+        self.slots.chunks(self.cost.places)
+    }
 }
 
 fn is_out_of_memory(error: &ModelError) -> bool {
@@ -91,7 +111,7 @@ impl Engine {
             budget,
             taken: BTreeMap::new(),
             waiting: VecDeque::new(),
-            slots: BTreeMap::new(),
+            running: BTreeMap::new(),
             free: BTreeSet::new(),
             fresh: 0,
             load: Load::default(),
@@ -121,7 +141,7 @@ impl Engine {
         let group = self.next_group();
         let finished = if !group.is_empty() {
             self.prefill(&group)?
-        } else if self.slots.is_empty() {
+        } else if self.running.is_empty() {
             self.read_group()?
         } else {
             self.decode()?
@@ -162,7 +182,7 @@ impl Engine {
 
     /// Slots in use.
     pub fn running(&self) -> usize {
-        self.slots.len()
+        self.load.slots
     }
 
     /// Whether the rows that wait could not fill every slot if all fell free now: time for the next
@@ -219,7 +239,7 @@ impl Engine {
         let starting = self.starting(group);
         let attempted: u64 = starting
             .iter()
-            .map(|row| row.cost.of(row.slots.len()))
+            .map(|row| row.cost.of(row.samples.len()))
             .sum();
         let begun = Instant::now();
         let logits = self.read(&starting);
@@ -227,8 +247,8 @@ impl Engine {
         self.statistics.prefill_seconds += begun.elapsed().as_secs_f64();
         match forked {
             Ok(logits) => {
-                let slots = self.occupy(starting);
-                Ok(self.advance(&Scores::Logits(logits), &slots))
+                let scored = self.occupy(starting);
+                self.advance(&Scores::Logits(logits), &scored)
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&starting, attempted)),
             Err(source) => Err(EngineError::Model {
@@ -251,7 +271,7 @@ impl Engine {
                 .copied()
                 .take(row.samples)
                 .collect(),
-            slots: free.by_ref().take(row.samples).collect(),
+            slots: free.by_ref().take(row.cost.slots(row.samples)).collect(),
         });
         rows.collect()
     }
@@ -276,11 +296,12 @@ impl Engine {
         self.model.prefill(&rows)
     }
 
-    /// Copies the cache of each row's first slot into its others.
+    /// Copies the cache of each row's first sample to its others. The slots of further beams are filled as the
+    /// search goes on.
     fn copy(&mut self, starting: &[Starting]) -> Result<(), ModelError> {
         for row in starting {
-            for &to in &row.slots[1..] {
-                if let Err(error) = self.model.fork(row.slots[0], to) {
+            for slots in row.slots_by_sample().skip(1) {
+                if let Err(error) = self.model.fork(row.slots[0], slots[0]) {
                     self.release_slots(starting);
                     return Err(error);
                 }
@@ -295,11 +316,11 @@ impl Engine {
         }
     }
 
-    /// Takes the started samples out of the queue. Returns their slots, each with its row of logits.
-    fn occupy(&mut self, starting: Vec<Starting>) -> Vec<(usize, usize)> {
+    /// Takes the started samples out of the queue. Returns them with their rows of logits.
+    fn occupy(&mut self, starting: Vec<Starting>) -> Vec<Scored> {
         let bucket = self.budget.bucket_tokens;
         let sop = self.queue.codec.sop();
-        let mut slots = Vec::new();
+        let mut scored = Vec::new();
         for (index, row) in starting.into_iter().enumerate() {
             let entry = self.taken.get_mut(&row.entry).expect(KEPT);
             entry.pending.drain(..row.samples.len());
@@ -310,37 +331,51 @@ impl Engine {
             self.statistics.prompt_tokens += u64::from(context);
             self.statistics.padded_tokens +=
                 u64::from(crate::plan::padded(context, bucket) - context);
-            self.load.add(row.slots.len(), row.cost.of(row.slots.len()));
+            let samples = row.samples.len();
+            self.load.add(row.cost.slots(samples), row.cost.of(samples));
             let cost = Arc::new(row.cost);
-            for (slot, sample) in row.slots.into_iter().zip(row.samples) {
-                let start = entry.start(sample, sop);
+            for (slots, &sample) in row.slots_by_sample().zip(&row.samples) {
                 let running = Running {
                     entry: row.entry,
+                    sample,
                     cost: Arc::clone(&cost),
                     admission: self.next_admission,
-                    answer: Answer::new(start),
+                    slots: slots.to_vec(),
+                    writing: entry.writing(sample, sop),
                 };
                 self.next_admission += 1;
-                self.free.remove(&slot);
-                self.fresh = self.fresh.max(slot + 1);
-                self.slots.insert(slot, running);
-                slots.push((slot, index));
+                for slot in slots {
+                    self.free.remove(slot);
+                    self.fresh = self.fresh.max(slot + 1);
+                }
+                self.running.insert(slots[0], running);
+                scored.push(Scored {
+                    first_slot: slots[0],
+                    first_row: index,
+                    rows: 1,
+                });
             }
         }
         self.statistics.prefill_batches += 1;
         self.statistics.peak_slots = self.statistics.peak_slots.max(self.load.slots);
         self.statistics.peak_tokens = self.statistics.peak_tokens.max(self.load.tokens);
-        slots
+        scored
     }
 
     fn decode(&mut self) -> Result<Vec<Finished>, EngineError> {
-        let rows: Vec<DecodeRow> = self
-            .slots
-            .iter()
-            .map(|(&slot, running)| running.answer.decode_row(slot))
-            .collect();
-        let mut running = self.slots.values();
-        let is_greedy = running.all(|running| running.answer.takes_likeliest());
+        let mut rows: Vec<DecodeRow> = Vec::with_capacity(self.load.slots);
+        let mut scored = Vec::with_capacity(self.running.len());
+        for (&first_slot, running) in &self.running {
+            let first_row = rows.len();
+            rows.extend(running.writing.decode_rows(&running.slots));
+            scored.push(Scored {
+                first_slot,
+                first_row,
+                rows: rows.len() - first_row,
+            });
+        }
+        let mut running = self.running.values();
+        let is_greedy = running.all(|running| running.writing.takes_likeliest());
         let begun = Instant::now();
         let scores = if is_greedy {
             self.model.decode_likeliest(&rows)
@@ -353,12 +388,7 @@ impl Engine {
                 self.statistics.decode_steps += 1;
                 self.statistics.slot_steps += self.statistics.peak_slots as u64;
                 self.statistics.idle_slot_steps += (self.statistics.peak_slots - rows.len()) as u64;
-                let slots: Vec<_> = rows
-                    .iter()
-                    .enumerate()
-                    .map(|(index, row)| (row.slot, index))
-                    .collect();
-                Ok(self.advance(&scores, &slots))
+                self.advance(&scores, &scored)
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&[], 0)),
             Err(source) => Err(EngineError::Model {
@@ -368,69 +398,106 @@ impl Engine {
         }
     }
 
-    /// Chooses a token for each of the given slots (with its row of scores); frees what has ended.
-    fn advance(&mut self, scores: &Scores, slots: &[(usize, usize)]) -> Vec<Finished> {
+    /// Chooses the next tokens of the given samples; frees what has ended.
+    fn advance(
+        &mut self,
+        scores: &Scores,
+        scored: &[Scored],
+    ) -> Result<Vec<Finished>, EngineError> {
         let begun = Instant::now();
         let codec = self.queue.codec.as_ref();
-        let row_of: BTreeMap<usize, usize> = slots.iter().copied().collect();
+        let scored_of: BTreeMap<usize, Scored> =
+            scored.iter().map(|one| (one.first_slot, *one)).collect();
         let running: Vec<_> = self
-            .slots
+            .running
             .iter_mut()
-            .filter_map(|(slot, running)| Some((*slot, *row_of.get(slot)?, &mut running.answer)))
+            .filter_map(|(slot, running)| Some((*scored_of.get(slot)?, &mut running.writing)))
             .collect();
-        let progress: Vec<(usize, Progress)> = running
+        let written: Vec<(Scored, Written)> = running
             .into_par_iter()
-            .map(|(slot, row, answer)| {
-                let progress = match scores {
-                    Scores::Logits(logits) => Scratch::of_thread(|scratch| {
-                        answer.advance(logits.row(row), codec, scratch)
-                    }),
-                    Scores::Likeliest(tokens) => answer.take(tokens[row], codec),
+            .map(|(one, writing)| {
+                let written = match scores {
+                    Scores::Logits(logits) => {
+                        let rows = one.first_row..one.first_row + one.rows;
+                        let rows: Vec<&[f32]> = rows.map(|row| logits.row(row)).collect();
+                        writing.advance(&rows, codec)
+                    }
+                    Scores::Likeliest(tokens) => writing.take(tokens[one.first_row], codec),
                 };
-                (slot, progress)
+                (one, written)
             })
             .collect();
         self.statistics.sampling_seconds += begun.elapsed().as_secs_f64();
         let mut finished = Vec::new();
-        for (slot, progress) in progress {
-            finished.extend(self.settle(slot, progress));
+        for (one, written) in written {
+            finished.extend(self.settle(one, written)?);
         }
-        finished
+        Ok(finished)
     }
 
-    fn settle(&mut self, slot: usize, progress: Progress) -> Vec<Finished> {
-        if !matches!(progress, Progress::Failed(_)) {
-            self.statistics.completion_tokens += 1;
+    fn settle(&mut self, scored: Scored, written: Written) -> Result<Vec<Finished>, EngineError> {
+        if !matches!(written, Written::Failed(_)) {
+            self.statistics.completion_tokens += scored.rows as u64;
         }
-        let Some(id) = self.slots.get(&slot).map(|running| running.entry) else {
-            // Another sample of the same row has failed it in this very step.
-            return Vec::new();
+        let first_slot = scored.first_slot;
+        let Some(id) = self.running.get(&first_slot).map(|running| running.entry) else {
+            // Another sample has failed the same row in this very step, or memory ran out for another's beams.
+            return Ok(Vec::new());
         };
-        match progress {
-            Progress::Running => Vec::new(),
-            Progress::Failed(reason) => self.fail(id, &reason),
-            Progress::Ended(sample) => {
-                let answer = self.free_slot(slot).answer;
-                let entry = self.taken.get_mut(&id).expect(KEPT);
-                if !entry.keep(answer.sample(), sample) {
-                    return Vec::new();
-                }
-                self.remove(id).finish()
-            }
+        match written {
+            Written::Running(forks) => self.fork(first_slot, &forks),
+            Written::Failed(reason) => Ok(self.fail(id, &reason)),
+            Written::Ended(answered) => Ok(self.ended(first_slot, answered)),
         }
     }
 
-    /// Empties a slot that is in use.
-    pub(super) fn free_slot(&mut self, slot: usize) -> Running {
-        let running = self.slots.remove(&slot);
-        let running = running.expect("only a slot that is in use is emptied");
-        self.model.release(slot);
-        self.free.insert(slot);
+    /// Copies the caches that the beams of a sample go on from.
+    fn fork(&mut self, first_slot: usize, forks: &[Fork]) -> Result<Vec<Finished>, EngineError> {
+        let begun = Instant::now();
+        let mut copied = Ok(());
+        if let Some(running) = self.running.get(&first_slot) {
+            let slots = &running.slots;
+            copied = forks
+                .iter()
+                .try_for_each(|fork| self.model.fork(slots[fork.from], slots[fork.to]));
+        }
+        if !forks.is_empty() {
+            self.statistics.decode_seconds += begun.elapsed().as_secs_f64();
+        }
+        match copied {
+            Ok(()) => Ok(Vec::new()),
+            Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory_for_beams(first_slot)),
+            Err(source) => Err(EngineError::Model {
+                doing: "copying beams",
+                source,
+            }),
+        }
+    }
+
+    fn ended(&mut self, first_slot: usize, answered: Vec<Answered>) -> Vec<Finished> {
+        let ended = self.free(first_slot);
+        let entry = self.taken.get_mut(&ended.entry).expect(KEPT);
+        if !entry.keep(ended.sample, answered) {
+            return Vec::new();
+        }
+        self.remove(ended.entry).finish()
+    }
+
+    /// Empties the slots of a running sample.
+    pub(super) fn free(&mut self, first_slot: usize) -> Running {
+        let running = self.running.remove(&first_slot);
+        let running = running.expect("only a sample that runs is ended");
+        for &slot in &running.slots {
+            self.model.release(slot);
+            self.free.insert(slot);
+        }
         let context = match Arc::strong_count(&running.cost) {
             1 => running.cost.context,
             _ => 0,
         };
-        self.load.remove(1, running.cost.slot + context);
+        let slots = running.slots.len();
+        self.load
+            .remove(slots, slots as u64 * running.cost.slot + context);
         running
     }
 
@@ -446,10 +513,10 @@ impl Engine {
     }
 
     fn release_all(&mut self, id: u64) {
-        let in_use = |(&slot, running): (&usize, &Running)| (running.entry == id).then_some(slot);
-        let slots: Vec<usize> = self.slots.iter().filter_map(in_use).collect();
-        for slot in slots {
-            self.free_slot(slot);
+        let of_entry = |(&slot, running): (&usize, &Running)| (running.entry == id).then_some(slot);
+        let first_slots: Vec<usize> = self.running.iter().filter_map(of_entry).collect();
+        for first_slot in first_slots {
+            self.free(first_slot);
         }
     }
 }

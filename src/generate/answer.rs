@@ -54,11 +54,6 @@ pub(crate) enum Progress {
 }
 
 impl Answer {
-    /// An answer that begins.
-    pub(crate) fn new(start: Start) -> Self {
-        Self::after(0, start)
-    }
-
     /// An answer that begins after so many tokens were drawn for earlier masks.
     pub(super) fn after(drawn: u32, start: Start) -> Self {
         let first_token = start.history.len();
@@ -68,11 +63,6 @@ impl Answer {
             drawn,
             token_logprobs: Vec::new(),
         }
-    }
-
-    /// Sample of the row.
-    pub(crate) fn sample(&self) -> u32 {
-        self.start.sample
     }
 
     fn ids(&self) -> &[u32] {
@@ -164,6 +154,8 @@ impl Answer {
             finish_reason,
             token_ids: self.ids().to_vec(),
             token_logprobs: std::mem::take(&mut self.token_logprobs),
+            score: None,
+            spans: Vec::new(),
         }
     }
 }
@@ -190,7 +182,7 @@ mod tests {
             row: 0,
             sample: 0,
         };
-        let mut answer = Answer::new(start);
+        let mut answer = Answer::after(0, start);
         for (step, &id) in ids.iter().enumerate() {
             let mut logits = vec![0.0; 32];
             logits[id as usize] = 9.0;

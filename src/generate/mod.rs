@@ -20,11 +20,10 @@ mod warp;
 mod writing;
 
 pub use answer::Start;
-pub(crate) use answer::{Answer, Progress};
 pub(crate) use bad_words::BadWordLists;
 pub use bad_words::BadWords;
 pub use beam::{BeamSearch, Beams, EarlyStopping, Fork, LengthOver, Scored, Searched};
-pub use choices::Choices;
+pub(crate) use choices::Choices;
 pub use choose::{Scratch, choose, log_probability};
 pub(crate) use codec::FirstTextRule;
 pub use codec::TextCodec;

@@ -103,16 +103,18 @@ impl Writing {
             drawn: 0,
         });
         Self {
-            places: if beams > 1 && has_later {
-                beams + 1
-            } else {
-                beams
-            },
+            places: Self::places_of(beams, has_later),
             current: begin(search, start, 0, 0, has_later),
             search,
             later,
             spans: Vec::new(),
         }
+    }
+
+    /// Places of a sample with so many beams: one for each, and one that keeps the best answer for later masks.
+    pub fn places_of(beams: usize, has_later: bool) -> usize {
+        let beams = beams.max(1);
+        beams + usize::from(beams > 1 && has_later)
     }
 
     /// Places that it needs a slot for.

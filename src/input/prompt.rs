@@ -11,7 +11,7 @@ use super::following::Following;
 use super::nested::Named;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
-use super::types::{InputIndex, Label, Prompt};
+use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
 use crate::outcome::{BadRow, Stage};
@@ -25,7 +25,7 @@ pub(super) struct Built {
     /// The row's id, else its number.
     pub(super) id: String,
     /// The expected answer; a row that is bad otherwise has it too.
-    pub(super) reference: Option<String>,
+    pub(super) reference: Option<Reference>,
     /// The prompt, or why there is none.
     pub(super) outcome: Result<Prompt, BadRow>,
 }
@@ -305,20 +305,24 @@ impl PromptBuilder {
     }
 
     /// The expected answer. Data sets have several answers to a question, the best one first.
-    fn reference(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
+    fn reference(&self, record: &dyn Record) -> Result<Option<Reference>, BadRow> {
         let named = self.columns.reference.as_ref();
         if let Some(named) = named.filter(|_| self.rules.rows > 2)
             && let Cell::Other(_) = named.cell(record)
             && let Ok(Some(Value::Array(items))) = named.json(record)
         {
-            return first_answer(&items).map_err(|what| {
+            return references(&items).map_err(|what| {
                 let name = named.name();
                 bad(format!(
                     "reference column `{name}` holds a list that begins with {what}, not with a text or an object with the text `answer`"
                 ))
             });
         }
-        Self::optional("reference", named, record)
+        let text = Self::optional("reference", named, record)?;
+        Ok(text.map(|text| Reference {
+            text,
+            others: Vec::new(),
+        }))
     }
 
     fn optional(
@@ -391,18 +395,30 @@ impl PromptBuilder {
 }
 
 /// The text that a list of answers begins with; `None` where there is none. The error is what it begins with.
-fn first_answer(items: &[Value]) -> Result<Option<String>, &'static str> {
-    match items.first() {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Object(fields)) => match fields.get("answer") {
+fn references(items: &[Value]) -> Result<Option<Reference>, &'static str> {
+    let Some((first, others)) = items.split_first() else {
+        return Ok(None);
+    };
+    let others = others.iter().filter_map(|item| answer(item).ok().flatten());
+    Ok(answer(first)?.map(|text| Reference {
+        text,
+        others: others.collect(),
+    }))
+}
+
+/// The text of a list's item, or what else it is.
+fn answer(item: &Value) -> Result<Option<String>, &'static str> {
+    match item {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.clone())),
+        Value::Object(fields) => match fields.get("answer") {
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(Value::Null) => Ok(None),
             _ => Err("another object"),
         },
-        Some(Value::Number(_)) => Err("a number"),
-        Some(Value::Bool(_)) => Err("a boolean"),
-        Some(Value::Array(_)) => Err("a list"),
+        Value::Number(_) => Err("a number"),
+        Value::Bool(_) => Err("a boolean"),
+        Value::Array(_) => Err("a list"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What reading gives: the index of the whole input, and one window's rows.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
@@ -147,6 +148,23 @@ pub struct InputWindow {
     pub carried: Carried,
 }
 
+/// The expected answer of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The text; of a list the first.
+    pub text: String,
+    /// What a list holds after it, a null or any other value left out.
+    pub others: Vec<String>,
+}
+
+impl Deref for Reference {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
 /// One input row: a prompt, or the reason why there is none.
 #[derive(Debug)]
 pub struct InputRow {
@@ -157,7 +175,7 @@ pub struct InputRow {
     /// Identifier as written out. The row number where the input has none.
     pub id: String,
     /// Expected answer.
-    pub reference: Option<String>,
+    pub reference: Option<Reference>,
     /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
     /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.

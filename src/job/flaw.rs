@@ -12,8 +12,6 @@ use super::tree::Node;
 pub(super) struct Flaw {
     key: String,
     reason: String,
-    /// `reason` is something that a later version will have.
-    not_yet: bool,
     hint: Option<String>,
 }
 
@@ -25,7 +23,6 @@ impl Flaw {
         Self {
             key: key.into(),
             reason: reason.into(),
-            not_yet: false,
             hint: None,
         }
     }
@@ -33,14 +30,6 @@ impl Flaw {
     pub(super) fn hint(mut self, text: impl Into<String>) -> Self {
         self.hint = Some(text.into());
         self
-    }
-
-    /// A value that a later version will take; `what` has its verb.
-    pub(super) fn not_yet(key: &str, what: &str, hint: &str) -> Self {
-        Self {
-            not_yet: true,
-            ..Self::new(key, what).hint(hint)
-        }
     }
 
     /// The same flaw, named from the section above.
@@ -51,14 +40,8 @@ impl Flaw {
 
     /// The reason of a failed row.
     pub(super) fn into_row_flaw(self) -> RowFlaw {
-        let (key, reason) = (self.key, self.reason);
-        let reason = if self.not_yet {
-            format!("`{key}`: {reason} not available in this version yet")
-        } else {
-            format!("`{key}` {reason}")
-        };
         RowFlaw {
-            reason,
+            reason: format!("`{}` {}", self.key, self.reason),
             cure: self.hint,
         }
     }
@@ -68,14 +51,6 @@ impl Flaw {
         let place = tree.place_of(&self.key).or_else(|| tree.place.clone());
         let place = place.unwrap_or_else(Place::unknown);
         let (key, hint) = (self.key, Hint(self.hint.map(Into::into)));
-        if self.not_yet {
-            return SpecError::NotYet {
-                place,
-                key,
-                what: self.reason,
-                hint,
-            };
-        }
         SpecError::Invalid {
             place,
             key,

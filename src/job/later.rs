@@ -1,13 +1,12 @@
 //! Keys and values that belong to later versions: a plain "not yet" instead of "unknown key".
 //!
-//! Looks at the tree before it is read into structs. Beams are answered by the section's
-//! own checks, because they may have their defaults.
+//! Looks at the tree before it is read into structs.
 
 use super::error::{Hint, Place, SpecError};
 use super::spec::VERSION;
 use super::tree::{Node, Value};
 
-const LATER_TASKS: [&str; 2] = ["infill", "preference"];
+const LATER_TASKS: [&str; 1] = ["preference"];
 const OBJECT_STORES: [&str; 7] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"];
 
 /// Refuses the first thing in the tree that a later version will have.
@@ -27,7 +26,7 @@ pub(super) fn refuse(tree: &Node) -> Result<(), SpecError> {
             tree,
             "task",
             &what,
-            "`generate`, `choose`, `reward` and `score` are the tasks that there are",
+            "`generate`, `infill`, `choose`, `reward` and `score` are the tasks that there are",
         );
     }
     stores(tree)

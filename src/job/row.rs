@@ -66,7 +66,7 @@ mod tests {
 
     use super::super::schema::job_keys;
     use super::*;
-    use crate::job::MaxNewTokens;
+    use crate::job::{EarlyStopping, LengthOver, MaxNewTokens};
 
     fn job() -> GenerationSpec {
         GenerationSpec::default()
@@ -93,7 +93,7 @@ mod tests {
         let row = over(
             json!({ "top_k": 50.0, "temperature": 1, "max_new_tokens": "rest",
             "do_sample": true, "num_return_sequences": 4, "seed": null, "stop": ["。"],
-            "num_beams": 1, "length_penalty": 1, "early_stopping": false }),
+            "num_beams": 1, "length_penalty": 1, "early_stopping": "never", "length_penalty_over": "generated" }),
         )
         .unwrap();
         let expected = GenerationSpec {
@@ -102,6 +102,8 @@ mod tests {
             do_sample: true,
             num_return_sequences: 4,
             stop: vec!["。".into()],
+            length_penalty_over: LengthOver::Generated,
+            early_stopping: EarlyStopping::Never,
             ..job()
         };
         assert_eq!(row, expected);
@@ -158,13 +160,22 @@ mod tests {
                 "`max_new_tokens`: expected a whole number or `\"rest\"`, found string `all`",
             ),
             (
-                json!({ "num_beams": 4 }),
-                "`num_beams`: beams are not available in this version yet; leave it at 1",
+                json!({ "num_beams": 4, "num_return_sequences": 5 }),
+                "`num_return_sequences` is 5, above `num_beams` (4); a beam search finds one answer a beam",
             ),
             (
                 json!({ "num_return_sequences": 2 }),
-                "`num_return_sequences` above 1 needs `do_sample = true`; \
-                 without it every sample would be the same",
+                "`num_return_sequences` above 1 needs `do_sample = true`, or as many `num_beams`; \
+                 without them every sample would be the same",
+            ),
+            (
+                json!({ "num_beams": 2, "do_sample": true }),
+                "`num_beams` above 1 does not go with `do_sample = true`; a beam search takes the likeliest answers \
+                 and draws nothing: take one of the two out",
+            ),
+            (
+                json!({ "early_stopping": "often" }),
+                "`early_stopping`: expected `true`, `false` or `\"never\"`, found string `often`",
             ),
             (
                 json!({ "do_sample": "yes" }),

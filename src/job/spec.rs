@@ -15,6 +15,7 @@ use super::sections::batch::BatchSpec;
 use super::sections::checkpoint::CheckpointSpec;
 use super::sections::choose::{ChooseMethod, ChooseSpec};
 use super::sections::generation::{GenerationSpec, MaxNewTokens};
+use super::sections::infill::InfillSpec;
 use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
 use super::sections::output::OutputSpec;
@@ -52,6 +53,8 @@ pub(super) struct JobFile {
     #[serde(default)]
     generation: GenerationSpec,
     #[serde(default)]
+    infill: InfillSpec,
+    #[serde(default)]
     score: ScoreSpec,
     #[serde(default)]
     choose: ChooseSpec,
@@ -87,6 +90,9 @@ pub struct JobSpec {
     pub prompt: PromptSpec,
     /// `[generation]`; at its defaults, and without use, where the task does not generate.
     pub generation: GenerationSpec,
+    /// `[infill]`, where that is the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infill: Option<InfillSpec>,
     /// `[score]`, where that is the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<ScoreSpec>,
@@ -140,6 +146,9 @@ impl JobFile {
             input: self.input.checked(base)?,
             prompt: self.prompt.checked(base)?,
             generation: self.generation.checked(base)?,
+            infill: (self.task == Task::Infill)
+                .then(|| self.infill.checked(base))
+                .transpose()?,
             score: (self.task == Task::Score)
                 .then(|| self.score.checked(base))
                 .transpose()?,

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::flaw::{Checked, Flaw};
 use super::hint::any_of;
 use super::sections::choose::{ChooseMethod, ChooseSpec, LabelForm};
+use super::sections::generation::GenerationSpec;
+use super::sections::infill::InfillSpec;
 use super::sections::score::{ScoreMethod, ScoreSpec};
 use super::spec::JobSpec;
 use super::tree::Node;
@@ -42,19 +44,28 @@ impl Default for Task {
     }
 }
 
+impl Task {
+    /// Whether it writes texts token by token, by the settings of `[generation]`.
+    pub const fn generates(self) -> bool {
+        matches!(self, Self::Generate | Self::Infill)
+    }
+}
+
 /// Sections and keys that only some tasks have.
 const OWN: &[(&str, &[Task])] = &[
-    ("generation", &[Task::Generate]),
+    ("generation", &[Task::Generate, Task::Infill]),
+    ("generation.max_new_tokens", &[Task::Generate]),
+    ("infill", &[Task::Infill]),
     ("score", &[Task::Score]),
     ("choose", &[Task::Choose]),
     ("model.overlay", &[Task::Reward]),
     ("input.columns.answer", &[Task::Reward]),
     ("input.columns.choices", &[Task::Choose]),
-    ("input.columns.generation", &[Task::Generate]),
+    ("input.columns.generation", &[Task::Generate, Task::Infill]),
     ("input.columns.label", &[Task::Choose]),
-    ("input.columns.reference", &[Task::Generate]),
+    ("input.columns.reference", &[Task::Generate, Task::Infill]),
     ("input.columns.target", &[Task::Score]),
-    ("output.token_ids", &[Task::Generate]),
+    ("output.token_ids", &[Task::Generate, Task::Infill]),
 ];
 
 /// Refuses what belongs to other tasks than the job's; `tree` is what the job was read from.
@@ -85,9 +96,29 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
             (Task::Reward, "input.columns.target") => {
                 "write `answer` instead: the column that holds what is judged".to_owned()
             }
+            (Task::Infill, "generation.max_new_tokens") => {
+                "write `infill.max_new_tokens`, which counts for each mask".to_owned()
+            }
             _ => format!("take it out, or write `task = \"{}\"`", names[0]),
         };
         return Err(Flaw::new(key, reason).hint(cure));
+    }
+    Ok(())
+}
+
+/// Refuses settings of generation that the task `infill` cannot go by.
+fn check_infill(infill: &InfillSpec, generation: &GenerationSpec) -> Checked<()> {
+    let (least, most) = (generation.min_new_tokens, infill.max_new_tokens);
+    if least > most {
+        let reason = format!("is {least}, above `infill.max_new_tokens` ({most})");
+        return Err(Flaw::new("generation.min_new_tokens", reason));
+    }
+    if generation.num_beams > 1 && generation.num_return_sequences > 1 {
+        let flaw = Flaw::new(
+            "generation.num_return_sequences",
+            "must be 1 with beams where the task is `infill`",
+        );
+        return Err(flaw.hint("each mask goes on from the best text of the one before"));
     }
     Ok(())
 }
@@ -100,6 +131,9 @@ pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
             "is missing: nothing is judged without it",
         );
         return Err(flaw.hint("name the column that holds the answer, or a list of answers: `columns = { prompt = \"question\", answer = \"answer\" }` under `[input]`"));
+    }
+    if let Some(infill) = &spec.infill {
+        check_infill(infill, &spec.generation)?;
     }
     if let Some(score) = &spec.score {
         check_score(spec, score)?;

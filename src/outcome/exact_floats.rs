@@ -21,6 +21,29 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     Ok(floats.into_iter().map(|Exact(float)| float).collect())
 }
 
+/// One float that may be missing.
+pub(super) mod optional {
+    use super::{Deserialize as _, Deserializer, Exact, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+    pub(in crate::outcome) fn serialize<S: Serializer>(
+        float: &Option<f32>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match float {
+            Some(float) => serializer.serialize_some(&Exact(*float)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in crate::outcome) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<f32>, D::Error> {
+        let Exact(float) = Exact::deserialize(deserializer)?;
+        Ok(Some(float))
+    }
+}
+
 /// One of them.
 pub(super) struct Exact(pub(super) f32);
 

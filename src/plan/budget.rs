@@ -1,9 +1,9 @@
 //! Memory and the job's `[batch]` to a [`Budget`], and a budget and a queue to the next prefill group.
 //!
-//! On a CPU the samples of a row that start together share its context, which counts once; a GPU copies it into every
-//! slot.
+//! On a CPU the samples and beams of a row that start together share its context, which counts once; a GPU copies it
+//! into every slot.
 //!
-//! Invariant: the slots in use never cost more than the budget, unless one row alone does; that row
+//! Invariant: the slots in use never are more or cost more than the budget allows, unless one sample alone does; it
 //! then runs with nothing beside it, so that every row gets its turn.
 
 use crate::job::BatchSpec;
@@ -35,9 +35,9 @@ const UNKNOWN_MEMORY_TOKENS: u64 = 1 << 18;
 /// How large a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotSizes {
-    /// Padded context once for the samples that start together, and the reserve of each: a CPU shares contexts.
+    /// Padded context once for the samples that start together, and the reserve of each slot: a CPU shares contexts.
     Exact,
-    /// For each sample context plus reserve in the next of 32, 64, 96, 128, 192, 256, 384, ... tokens: a GPU keeps rows of one
+    /// For each slot context plus reserve in the next of 32, 64, 96, 128, 192, 256, 384, ... tokens: a GPU keeps rows of one
     /// size together, and few sizes make few calls. The rounding adds less than a half, or 32 tokens.
     Stepped,
 }
@@ -107,15 +107,22 @@ impl Load {
 pub struct RowCost {
     /// Once for all samples that start together.
     pub context: u64,
-    /// For each sample.
+    /// For each slot.
     pub slot: u64,
+    /// Slots of each sample.
+    pub places: usize,
 }
 
 impl RowCost {
     /// That of so many samples which start together.
     pub fn of(self, samples: usize) -> u64 {
-        let slots = (samples as u64).saturating_mul(self.slot);
+        let slots = (self.slots(samples) as u64).saturating_mul(self.slot);
         self.context.saturating_add(slots)
+    }
+
+    /// Slots of so many samples.
+    pub fn slots(self, samples: usize) -> usize {
+        samples.saturating_mul(self.places)
     }
 }
 
@@ -193,14 +200,17 @@ impl Budget {
     /// What the slots of this row cost.
     pub fn cost(&self, row: &RowLength) -> RowCost {
         let reserve = u64::from(row.reserve);
+        let places = row.places.max(1) as usize;
         match self.slot_sizes {
             SlotSizes::Exact => RowCost {
                 context: u64::from(padded(row.context, self.bucket_tokens)),
                 slot: reserve,
+                places,
             },
             SlotSizes::Stepped => RowCost {
                 context: 0,
                 slot: step(u64::from(row.context) + reserve),
+                places,
             },
         }
     }
@@ -213,11 +223,12 @@ impl Budget {
         }
     }
 
-    /// How many of `samples` slots of this cost can run at once with nothing else; at least 1.
+    /// How many of `samples` samples of this cost can run at once with nothing else; at least 1.
     pub fn samples_at_once(&self, samples: u32, cost: RowCost) -> usize {
-        let by_tokens = self.max_batch_tokens.saturating_sub(cost.context) / cost.slot.max(1);
+        let sample = cost.slot.saturating_mul(cost.places as u64);
+        let by_tokens = self.max_batch_tokens.saturating_sub(cost.context) / sample.max(1);
         (samples as usize)
-            .min(self.max_batch_size)
+            .min(self.max_batch_size / cost.places.max(1))
             .min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
             .max(1)
     }
@@ -225,10 +236,11 @@ impl Budget {
     /// Whether so many samples of this cost fit beside what is in flight.
     ///
     /// One always fits where nothing is in flight.
-    pub fn admits(&self, load: Load, slots: usize, cost: RowCost) -> bool {
-        let tokens = load.tokens.saturating_add(cost.of(slots));
-        let fits = load.slots + slots <= self.max_batch_size && tokens <= self.max_batch_tokens;
-        fits || (load.slots == 0 && slots == 1)
+    pub fn admits(&self, load: Load, samples: usize, cost: RowCost) -> bool {
+        let tokens = load.tokens.saturating_add(cost.of(samples));
+        let slots = load.slots.saturating_add(cost.slots(samples));
+        let fits = slots <= self.max_batch_size && tokens <= self.max_batch_tokens;
+        fits || (load.slots == 0 && samples == 1)
     }
 
     /// The rows at the head of the queue that are read together now.
@@ -256,7 +268,7 @@ impl Budget {
             if !self.admits(load, samples, cost) {
                 break;
             }
-            load.add(samples, cost.of(samples));
+            load.add(cost.slots(samples), cost.of(samples));
             bucket = Some(width);
             group.push(GroupRow { samples, cost });
             if samples < row.samples as usize {
@@ -312,6 +324,7 @@ mod tests {
             context,
             reserve,
             samples,
+            places: 1,
         }
     }
 
@@ -431,7 +444,8 @@ mod tests {
                 samples: 4,
                 cost: RowCost {
                     context: 8,
-                    slot: 10
+                    slot: 10,
+                    places: 1
                 }
             }]
         );
@@ -447,6 +461,25 @@ mod tests {
         };
         let group = copied.next_group(Load::default(), [row(24, 8, 4)]);
         assert_eq!(group[0].samples, 3);
+    }
+
+    #[test]
+    fn the_beams_of_a_row_start_together_or_not_at_all() {
+        let beams = RowLength {
+            places: 3,
+            ..row(24, 20, 1)
+        };
+        assert_eq!(BUDGET.cost(&beams).of(1), 24 + 3 * 20);
+        let groups = [[beams, row(24, 10, 1)], [row(24, 10, 1), beams]]
+            .map(|queue| BUDGET.next_group(Load::default(), queue).len());
+        assert_eq!(groups, [1, 1], "both together cost more than there is");
+        let more = RowLength { places: 9, ..beams };
+        let one = Load {
+            slots: 1,
+            tokens: 1,
+        };
+        assert_eq!(BUDGET.next_group(one, [more]), []);
+        assert_eq!(BUDGET.next_group(Load::default(), [more, beams]).len(), 1);
     }
 
     #[test]

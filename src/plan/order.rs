@@ -15,8 +15,10 @@ pub struct RowLength {
     /// Tokens kept free in each slot of the row: the start token and the longest answer, whose last token is
     /// never fed. As many as the longest answer has; 0 for a row that is read in one pass and needs no slot.
     pub reserve: u32,
-    /// Slots that the row takes in all, one a sample; at least 1.
+    /// Samples of the row, each of which may start without the others; at least 1.
     pub samples: u32,
+    /// Slots that a sample takes all at once: one, or as many as its beams need; at least 1.
+    pub places: u32,
 }
 
 /// A length rounded up to the next multiple of `bucket` tokens: in steps of 8, 8 stays 8 and 9 becomes 16.
@@ -27,7 +29,7 @@ pub fn padded(length: u32, bucket: u32) -> u32 {
 /// Positions in `rows`, in the order in which they are taken.
 ///
 /// Longest padded context first; inside a bucket the row with the largest reserve, then the most
-/// samples, then the longest true context; what is left keeps the input order. Everything that the
+/// samples, then the most places, then the longest true context; what is left keeps the input order. Everything that the
 /// budget looks at is in the key, so statistics do not depend on the input order.
 pub fn order(rows: &[RowLength], bucket_tokens: u32) -> Vec<usize> {
     let mut positions: Vec<usize> = (0..rows.len()).collect();
@@ -37,6 +39,7 @@ pub fn order(rows: &[RowLength], bucket_tokens: u32) -> Vec<usize> {
             padded(row.context, bucket_tokens),
             row.reserve,
             row.samples,
+            row.places,
             row.context,
         ))
     });
@@ -53,6 +56,7 @@ mod tests {
             context,
             reserve,
             samples: 1,
+            places: 1,
         }
     }
 

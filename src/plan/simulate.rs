@@ -53,7 +53,7 @@ pub struct PlanStatistics {
     pub rows: u64,
     /// Context tokens, without start tokens.
     pub prompt_tokens: u64,
-    /// Answer tokens where every answer is as long as it may be.
+    /// Answer tokens where every answer, and every beam, is as long as it may be.
     pub reserved_tokens: u64,
     /// Longest context, tokens.
     pub longest_prompt: u32,
@@ -144,7 +144,8 @@ pub fn schedule(rows: &[RowLength], budget: &Budget) -> Vec<PrefillGroup> {
 fn count_row(statistics: &mut PlanStatistics, row: &RowLength, budget: &Budget) {
     statistics.rows += 1;
     statistics.prompt_tokens += u64::from(row.context);
-    statistics.reserved_tokens += answer_tokens(row) * u64::from(row.samples.max(1));
+    let slots = u64::from(row.samples.max(1)) * u64::from(row.places.max(1));
+    statistics.reserved_tokens += answer_tokens(row) * slots;
     statistics.longest_prompt = statistics.longest_prompt.max(row.context);
     statistics.rows_over_budget += u64::from(budget.cost(row).of(1) > budget.max_batch_tokens);
 }
@@ -177,7 +178,7 @@ fn answer_tokens(row: &RowLength) -> u64 {
     u64::from(row.reserve)
 }
 
-/// Samples of a row in flight: the step at which they end, how many they are and their cost. What ends first sorts
+/// Samples of a row in flight: the step at which they end, their slots and their cost. What ends first sorts
 /// first.
 type Slots = Reverse<(u64, usize, u64)>;
 
@@ -247,8 +248,9 @@ fn start_group(
         // The first answer token comes with the prefill.
         let end = step + answer_tokens(row).saturating_sub(1);
         let tokens = started.cost.of(started.samples);
-        running.push(Reverse((end, started.samples, tokens)));
-        load.add(started.samples, tokens);
+        let slots = started.cost.slots(started.samples);
+        running.push(Reverse((end, slots, tokens)));
+        load.add(slots, tokens);
         row.samples = row.samples.max(1) - started.samples as u32;
         if row.samples == 0 {
             waiting.pop_front();
@@ -280,6 +282,7 @@ mod tests {
             context,
             reserve,
             samples: 1,
+            places: 1,
         };
         lengths.iter().enumerate().map(row).collect()
     }
@@ -349,6 +352,7 @@ mod tests {
             context: 8,
             reserve: 2,
             samples: 5,
+            places: 1,
         };
         let groups = schedule(&[row], &budget);
         let started: Vec<_> = groups

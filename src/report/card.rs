@@ -163,7 +163,7 @@ impl Card<'_> {
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
         let task = self.record.spec.task;
-        let by_the_model = if task == Task::Generate {
+        let by_the_model = if task.generates() {
             "rows that failed in generation"
         } else {
             "rows that failed in the model"
@@ -176,7 +176,7 @@ impl Card<'_> {
         }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
-        if task == Task::Generate {
+        if task.generates() {
             row("answer tokens", grouped(totals.completion_tokens))?;
             row(
                 "answer tokens a row",
@@ -222,7 +222,10 @@ impl Card<'_> {
         if let Some(choose) = &spec.choose {
             settings["choose"] = serde_json::json!(choose);
         }
-        if spec.task == Task::Generate {
+        if let Some(infill) = &spec.infill {
+            settings["infill"] = serde_json::json!(infill);
+        }
+        if spec.task.generates() {
             settings["generation"] = serde_json::json!(spec.generation);
         }
         // A line of it never begins with a backtick.

@@ -91,12 +91,13 @@ pub(super) fn of_window(
             continue;
         };
         let answer = result.answer().unwrap_or_default().trim();
-        totals.exact += u64::from(answer == as_the_model_writes(tokenizer, reference));
+        let written = |text: &str| as_the_model_writes(tokenizer, text);
+        totals.exact += u64::from(task.matches(result, reference, &written));
         if shows && may_show(position, window.rows.len()) {
             examples.push(Example {
                 question: prompt.text.clone(),
                 completion: answer.to_owned(),
-                reference: reference.clone(),
+                reference: reference.text.clone(),
             });
         }
     }

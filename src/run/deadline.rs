@@ -127,6 +127,8 @@ mod tests {
                 finish_reason: FinishReason::Length,
                 token_ids: vec![0; tokens],
                 token_logprobs: Vec::new(),
+                score: None,
+                spans: Vec::new(),
             }],
         }))
     }

@@ -18,7 +18,7 @@ use crate::engine::Request;
 use crate::error::Result;
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow, PromptSource, WindowSpan};
-use crate::job::{JobSpec, OnBadRow, Rules};
+use crate::job::{JobSpec, OnBadRow, Rules, Task};
 use crate::outcome::{BadRow, Outcome};
 use crate::stop::StopFlag;
 use crate::tasks::{self, Finish, JobTask, RowTask, TaskJob};
@@ -157,6 +157,8 @@ pub(super) struct EncodedWindow {
 pub(super) struct RowEncoder<'a> {
     tokenizer: &'a GlmTokenizer,
     task: Box<dyn JobTask + 'a>,
+    /// Whether the task fills all masks of a prompt, so that several are nothing to tell of.
+    fills_masks: bool,
 }
 
 impl<'a> RowEncoder<'a> {
@@ -176,6 +178,7 @@ impl<'a> RowEncoder<'a> {
         };
         Ok(Self {
             tokenizer,
+            fills_masks: spec.task == Task::Infill,
             task: tasks::of(spec.task).open(&job)?,
         })
     }
@@ -224,6 +227,9 @@ impl<'a> RowEncoder<'a> {
         let Ok(prompt) = &row.outcome else {
             return false;
         };
+        if self.fills_masks {
+            return false;
+        }
         let texts = [Some(prompt.text.as_str()), prompt.prefix.as_deref()];
         let masks = texts
             .into_iter()

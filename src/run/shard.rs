@@ -15,7 +15,7 @@ use crate::engine::{self, Devices, EngineStatistics, Finished, LoadModel, Reques
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
-use crate::job::{JobSpec, Task};
+use crate::job::JobSpec;
 use crate::outcome::{FinishReason, Outcome, RowResult};
 use crate::report::{Moment, Observer, Progress, RowWork, TimeLeft};
 use crate::stop::StopFlag;
@@ -541,7 +541,7 @@ impl ShardWork<'_, '_> {
             },
             padding_share: statistics.padding_share(),
             slots_used: running,
-            slots: if worker.spec.task == Task::Generate {
+            slots: if worker.spec.task.generates() {
                 self.devices.budget().max_batch_size
             } else {
                 0

@@ -36,7 +36,7 @@ pub(super) fn check(
     match first {
         Some(first) if first.rules.text == FIRST_TEXT_RULE => {
             refuse_changed(&first.spec.generation, &model.tokenizer, folder)?;
-            Ok(idle_settings(spec).into_iter().collect())
+            Ok(idle_settings(spec))
         }
         _ => notes(spec, &model.tokenizer),
     }
@@ -96,21 +96,38 @@ fn refuse_changed(
     })
 }
 
-/// Warns of settings for drawing where no row is drawn. Rows with settings of their own may draw.
-fn idle_settings(spec: &JobSpec) -> Option<String> {
+/// Warns of settings for drawing where no row is drawn, and of those for beams where no row has any. Rows with settings
+/// of their own may draw or have beams.
+fn idle_settings(spec: &JobSpec) -> Vec<String> {
     if spec.input.columns.generation.is_some() {
-        return None;
+        return Vec::new();
     }
-    let keys = spec.generation.idle_keys();
+    let settings = &spec.generation;
+    let all = [
+        (
+            settings.idle_keys(),
+            "do_sample = false",
+            "do_sample = true",
+        ),
+        (settings.idle_beam_keys(), "num_beams = 1", "num_beams = 4"),
+    ];
+    let warnings = all.iter().filter_map(|(keys, now, cure)| {
+        Some(format!(
+            "warning: in `[generation]`, {} nothing while `{now}`: set `{cure}`, or take what does nothing out",
+            that_do(keys)?
+        ))
+    });
+    warnings.collect()
+}
+
+/// Keys as the subject of a sentence; `None` where there is none.
+fn that_do(keys: &[&str]) -> Option<String> {
     let idle: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
     let (last, others) = idle.split_last()?;
-    let list = match others {
+    Some(match others {
         [] => format!("{last} does"),
         _ => format!("{} and {last} do", others.join(", ")),
-    };
-    Some(format!(
-        "warning: in `[generation]`, {list} nothing while `do_sample = false`: set `do_sample = true`, or take what does nothing out"
-    ))
+    })
 }
 
 /// Warns of rows whose own settings for drawing do nothing.

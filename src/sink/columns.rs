@@ -107,14 +107,16 @@ pub(super) enum RowValue {
 pub enum SampleValue {
     /// int32.
     Int32(fn(&Sample) -> u32),
-    /// float32.
-    Float32(fn(&Sample) -> f32),
+    /// float32; `None` is null.
+    Float32(fn(&Sample) -> Option<f32>),
     /// string.
     Text(fn(&Sample) -> &str),
     /// list of int32.
     Int32List(fn(&Sample) -> &[u32]),
     /// list of float32.
     Float32List(fn(&Sample) -> &[f32]),
+    /// list of string.
+    TextList(fn(&Sample) -> Vec<&str>),
 }
 
 /// The type of a [`Cell`](crate::outcome::Cell) in Parquet.
@@ -245,6 +247,7 @@ impl SampleValue {
             Self::Text(_) => DataType::Utf8,
             Self::Int32List(_) => list(DataType::Int32),
             Self::Float32List(_) => list(DataType::Float32),
+            Self::TextList(_) => list(DataType::Utf8),
         }
     }
 }

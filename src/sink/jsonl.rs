@@ -49,6 +49,9 @@ fn write_column(column: &Column, line: &Line<'_>, out: &mut Vec<u8>) {
         Value::Sample(SampleValue::Float32List(value)) => {
             per_sample(name, &line.answers(), value, out);
         }
+        Value::Sample(SampleValue::TextList(value)) => {
+            per_sample(name, &line.answers(), value, out);
+        }
         Value::RowCell(place, _) => field(name, &line.cell(place).map(Plain), out),
         Value::SampleCell(place, _) => {
             fn at(cells: &[Cell], place: usize) -> Option<Plain<'_>> {

@@ -365,9 +365,10 @@ fn sample_array(value: SampleValue, samples: &[Option<&Sample>]) -> ArrayRef {
             each.map(|sample| sample.map(|sample| of(sample) as i32))
                 .collect::<Int32Array>(),
         ),
-        SampleValue::Float32(of) => {
-            Arc::new(each.map(|sample| sample.map(of)).collect::<Float32Array>())
-        }
+        SampleValue::Float32(of) => Arc::new(
+            each.map(|sample| sample.and_then(of))
+                .collect::<Float32Array>(),
+        ),
         SampleValue::Text(of) => {
             Arc::new(each.map(|sample| sample.map(of)).collect::<StringArray>())
         }
@@ -383,6 +384,13 @@ fn sample_array(value: SampleValue, samples: &[Option<&Sample>]) -> ArrayRef {
             let mut lists = ListBuilder::new(Float32Builder::new());
             for sample in each {
                 lists.append_option(sample.map(|s| of(s).iter().copied().map(Some)));
+            }
+            Arc::new(lists.finish())
+        }
+        SampleValue::TextList(of) => {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for sample in each {
+                lists.append_option(sample.map(|s| of(s).into_iter().map(Some)));
             }
             Arc::new(lists.finish())
         }

@@ -24,34 +24,56 @@ pub struct Generate;
 /// The rule of jobs that began before stop strings were compared as the tokenizer writes them.
 pub const FIRST_TEXT_RULE: u32 = 1;
 
+const WITH_BEAMS: When = When::asked("with `generation.num_beams` above 1", |form| {
+    form.spec.generation.num_beams > 1
+});
+
 const WITH_LOGPROBS: When = When::asked("with `generation.logprobs`", |form| {
     form.spec.generation.logprobs
 });
 
+/// The text of an answer.
+pub(super) const COMPLETION: Column =
+    Column::of_answer("completion", SampleValue::Text(|sample| &sample.text));
+
+/// Its tokens.
+pub(super) const COMPLETION_TOKENS: Column = Column::of_answer(
+    "completion_tokens",
+    SampleValue::Int32(|sample| sample.token_ids.len() as u32),
+);
+
+/// The sum of its log-probabilities.
+pub(super) const LOGPROB: Column =
+    Column::of_answer("logprob", SampleValue::Float32(logprob)).only(WITH_LOGPROBS);
+
+/// Its log-probabilities.
+pub(super) const TOKEN_LOGPROBS: Column = Column::of_answer(
+    "token_logprobs",
+    SampleValue::Float32List(|sample| &sample.token_logprobs),
+)
+.only(WITH_LOGPROBS);
+
+/// Its ids.
+pub(super) const TOKEN_IDS: Column = Column::of_answer(
+    "token_ids",
+    SampleValue::Int32List(|sample| &sample.token_ids),
+)
+.only(When::added_by("output.token_ids", |form| {
+    form.spec.output.token_ids
+}));
+
 static COLUMNS: &[Column] = &[
-    Column::of_answer("completion", SampleValue::Text(|sample| &sample.text)),
+    COMPLETION,
     Column::of_answer(
         "finish_reason",
         SampleValue::Text(|sample| sample.finish_reason.as_str()),
     ),
     Column::PROMPT_TOKENS,
-    Column::of_answer(
-        "completion_tokens",
-        SampleValue::Int32(|sample| sample.token_ids.len() as u32),
-    ),
-    Column::of_answer("logprob", SampleValue::Float32(logprob)).only(WITH_LOGPROBS),
-    Column::of_answer(
-        "token_logprobs",
-        SampleValue::Float32List(|sample| &sample.token_logprobs),
-    )
-    .only(WITH_LOGPROBS),
-    Column::of_answer(
-        "token_ids",
-        SampleValue::Int32List(|sample| &sample.token_ids),
-    )
-    .only(When::added_by("output.token_ids", |form| {
-        form.spec.output.token_ids
-    })),
+    COMPLETION_TOKENS,
+    Column::of_answer("score", SampleValue::Float32(|sample| sample.score)).only(WITH_BEAMS),
+    LOGPROB,
+    TOKEN_LOGPROBS,
+    TOKEN_IDS,
 ];
 
 impl TaskKind for Generate {
@@ -60,22 +82,21 @@ impl TaskKind for Generate {
     }
 
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError> {
-        let settings = written(job.spec.generation.clone(), job.tokenizer, job.rules.text);
-        let settings = settings.map_err(|(stop, error)| TaskError::Stop { stop, error })?;
         Ok(Box::new(Answering {
             job: *job,
-            settings: Arc::new(settings),
+            settings: RowSettings::new(job)?,
         }))
     }
 }
 
 /// Sum of an answer's log-probabilities.
-fn logprob(sample: &Sample) -> f32 {
-    sample
-        .token_logprobs
-        .iter()
-        .map(|&value| f64::from(value))
-        .sum::<f64>() as f32
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "a column's value may be null, and this one never is"
+)]
+fn logprob(sample: &Sample) -> Option<f32> {
+    let each = sample.token_logprobs.iter();
+    Some(each.map(|&value| f64::from(value)).sum::<f64>() as f32)
 }
 
 /// Settings with their stop strings as answers hold them under a rule.
@@ -102,8 +123,7 @@ pub fn written(
 /// The task as a job has it.
 struct Answering<'a> {
     job: TaskJob<'a>,
-    /// The job's settings as the rule of text has them.
-    settings: Arc<GenerationSpec>,
+    settings: RowSettings<'a>,
 }
 
 impl JobTask for Answering<'_> {
@@ -114,7 +134,7 @@ impl JobTask for Answering<'_> {
             lengths,
             ..
         } = self.job;
-        let settings = self.settings_of(prompt).map_err(bad_input)?;
+        let settings = self.settings.of(prompt).map_err(bad_input)?;
         let limit = lengths.context_limit(&settings).map_err(bad_input)?;
         let encoded = tokenizer
             .encode_prompt(
@@ -127,9 +147,10 @@ impl JobTask for Answering<'_> {
             .map_err(bad_text)?;
         let max_new_tokens = lengths.max_new_tokens(&settings, encoded.ids.len() as u32);
         Ok(RowTask {
-            has_idle_settings: has_idle_settings(prompt, &settings),
+            has_idle_settings: RowSettings::are_idle(prompt, &settings),
             work: Work::Generate(Generation {
                 encoded,
+                later_masks: Vec::new(),
                 settings,
                 max_new_tokens,
             }),
@@ -141,8 +162,30 @@ impl JobTask for Answering<'_> {
     }
 }
 
-impl Answering<'_> {
-    fn settings_of(&self, prompt: &Prompt) -> Result<Arc<GenerationSpec>, String> {
+/// The settings of generation: the job's, with those of a row in their place.
+pub(super) struct RowSettings<'a> {
+    job: TaskJob<'a>,
+    /// The job's, as the rule of text has them.
+    settings: Arc<GenerationSpec>,
+}
+
+impl<'a> RowSettings<'a> {
+    /// Those of a job.
+    ///
+    /// # Errors
+    ///
+    /// A stop string that no answer can hold.
+    pub(super) fn new(job: &TaskJob<'a>) -> Result<Self, TaskError> {
+        let settings = written(job.spec.generation.clone(), job.tokenizer, job.rules.text);
+        let settings = settings.map_err(|(stop, error)| TaskError::Stop { stop, error })?;
+        Ok(Self {
+            job: *job,
+            settings: Arc::new(settings),
+        })
+    }
+
+    /// Those of a row, or why it can have none.
+    pub(super) fn of(&self, prompt: &Prompt) -> Result<Arc<GenerationSpec>, String> {
         if prompt.overrides.is_empty() {
             return Ok(Arc::clone(&self.settings));
         }
@@ -163,12 +206,12 @@ impl Answering<'_> {
                 format!("`stop` holds `{stop}`, which no answer can hold: {reason}")
             })
     }
-}
 
-/// Whether a row sets what only drawing uses, and is not drawn.
-fn has_idle_settings(prompt: &Prompt, settings: &GenerationSpec) -> bool {
-    let is_set = |(_, value): &(&String, &Value)| !value.is_null();
-    let mut set = prompt.overrides.iter().filter(is_set);
-    let is_of_drawing = |key: &str| GenerationSpec::DRAWING_KEYS.contains(&key);
-    !settings.do_sample && set.any(|(key, _)| is_of_drawing(key))
+    /// Whether a row sets what only drawing uses, and is not drawn.
+    pub(super) fn are_idle(prompt: &Prompt, settings: &GenerationSpec) -> bool {
+        let is_set = |(_, value): &(&String, &Value)| !value.is_null();
+        let mut set = prompt.overrides.iter().filter(is_set);
+        let is_of_drawing = |key: &str| GenerationSpec::DRAWING_KEYS.contains(&key);
+        !settings.do_sample && set.any(|(key, _)| is_of_drawing(key))
+    }
 }

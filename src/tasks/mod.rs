@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Found, Work};
 use crate::ids::RowId;
-use crate::input::Prompt;
+use crate::input::{Prompt, Reference};
 use crate::job::{JobSpec, Lengths, Rules, SampleLayout, Task};
 use crate::outcome::{BadRow, RowResult, Stage, Sums};
 use crate::sink::{Column, Form};
@@ -59,6 +59,16 @@ pub trait TaskKind: Sync {
     ///
     /// What of the job cannot be done with the model's tokenizer or within its limits.
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError>;
+
+    /// Whether a result is what the row's reference expects. `written` gives a text as it would come back from the model.
+    fn matches(
+        &self,
+        result: &RowResult,
+        reference: &Reference,
+        written: &dyn Fn(&str) -> String,
+    ) -> bool {
+        result.answer().unwrap_or_default().trim() == written(reference)
+    }
 
     /// Adds a row to the sums that the summary is made of.
     fn count(&self, result: &RowResult, sums: &mut Sums) {

@@ -17,6 +17,7 @@ use super::json::JsonTokenizer;
 use super::sentencepiece::SentencePiece;
 use super::special::{Fragment, SpecialSplit, SpecialToken};
 use super::types::SpecialIds;
+use crate::job::MaskToken;
 
 const SENTENCEPIECE_FILE: &str = "cog-pretrain.model";
 const ADDED_TOKENS_FILE: &str = "added_tokens.json";
@@ -218,6 +219,25 @@ impl GlmTokenizer {
     /// Whether a text holds a mask token of any kind.
     pub(super) fn holds_mask(&self, text: &str) -> bool {
         self.masks(text) > 0
+    }
+
+    /// The mask tokens of the vocabulary, as a text spells them.
+    pub fn mask_names(&self) -> Vec<&'static str> {
+        let kinds = [
+            (Some(self.special.mask), MaskToken::Mask),
+            (self.special.smask, MaskToken::Sentence),
+            (self.special.gmask, MaskToken::Generation),
+        ];
+        let known = kinds.into_iter().filter(|(id, _)| id.is_some());
+        known.map(|(_, kind)| kind.as_str()).collect()
+    }
+
+    /// Ids of the mask tokens of the vocabulary.
+    pub fn mask_ids(&self) -> Vec<u32> {
+        let SpecialIds {
+            mask, smask, gmask, ..
+        } = self.special;
+        [Some(mask), smask, gmask].into_iter().flatten().collect()
     }
 
     /// Mask tokens of any kind in a text.

@@ -1,14 +1,21 @@
-//! Beam searches of the reference, token for token and score for score: alone, and side by side.
+//! Beam searches of the reference, token for token and score for score: alone, side by side, and through the engine.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
+use glm_batch::internals::engine::{Engine, Found, Generation, Request, Work};
 use glm_batch::internals::generate::{
-    BadWords, BeamSearch, Beams, EarlyStopping, Endings, LengthOver, Rules, Scored, Searched,
-    Start, TextCodec,
+    BadWords, Beams, Endings, LengthOver, Rules, Scored, Searched, Start, TextCodec,
 };
-use glm_batch::internals::model::{DecodeRow, Glm, Logits, Precision, PrefillRow, TextModel};
+use glm_batch::internals::ids::{RowId, WindowId};
+use glm_batch::internals::job::GenerationSpec;
+use glm_batch::internals::model::{
+    Backend, DecodeRow, Glm, Logits, Precision, PrefillRow, TextModel,
+};
+use glm_batch::internals::outcome::Completion;
+use glm_batch::internals::plan::{Budget, SlotSizes};
+use glm_batch::internals::tokenize::Encoded;
 use serde_json::Value;
 
 use crate::nano::{Ids, committed, full, list, lists, shared};
@@ -16,8 +23,12 @@ use crate::nano::{Ids, committed, full, list, lists, shared};
 /// Largest difference of a score.
 const TOLERANCE: f32 = 1e-4;
 
-/// No tokenizer: texts are not looked at.
-pub(crate) struct NoText(pub(crate) Endings);
+/// No tokenizer: texts are not looked at. It has the ids that answers begin and end with.
+#[derive(Clone, Copy)]
+pub(crate) struct NoText {
+    pub(crate) start: u32,
+    pub(crate) endings: Endings,
+}
 
 impl TextCodec for NoText {
     fn decode(&self, _: &[u32]) -> Result<String, String> {
@@ -27,13 +38,13 @@ impl TextCodec for NoText {
         Vec::new()
     }
     fn sop(&self) -> u32 {
-        0
+        self.start
     }
     fn eop(&self) -> u32 {
-        self.0.eop
+        self.endings.eop
     }
     fn eos(&self) -> u32 {
-        self.0.eos
+        self.endings.eos
     }
 }
 
@@ -58,57 +69,106 @@ pub(crate) fn plain_rules(endings: Endings) -> Rules {
 struct Case {
     prompt: Vec<u32>,
     mask_position: u32,
-    search: BeamSearch,
-    rules: Rules,
-    most: usize,
+    settings: GenerationSpec,
+    endings: Endings,
+    most: u32,
 }
 
 impl Case {
     fn new(prompt: Vec<u32>, ids: Ids, endings: Endings, kwargs: &Value, most: &Value) -> Self {
-        let whole = |key: &str, default: u64| kwargs[key].as_u64().unwrap_or(default) as usize;
+        let whole = |key: &str, default: u64| kwargs[key].as_u64().unwrap_or(default) as u32;
         let number = |key: &str, default: f64| kwargs[key].as_f64().unwrap_or(default);
-        let early_stopping = match &kwargs["early_stopping"] {
-            Value::Bool(true) => EarlyStopping::Always,
-            Value::String(never) if never == "never" => EarlyStopping::Never,
-            _ => EarlyStopping::Likely,
-        };
+        let early_stopping = kwargs
+            .get("early_stopping")
+            .map_or_else(Default::default, |stop| {
+                serde_json::from_value(stop.clone()).unwrap()
+            });
         Self {
             mask_position: ids.mask_position(&prompt),
-            search: BeamSearch {
+            settings: GenerationSpec {
                 num_beams: whole("num_beams", 1),
                 num_return_sequences: whole("num_return_sequences", 1),
                 length_penalty: number("length_penalty", 1.0),
-                length_over: LengthOver::Sequence,
                 early_stopping,
-            },
-            rules: Rules {
-                repetition_penalty: number("repetition_penalty", 1.0) as f32,
+                repetition_penalty: number("repetition_penalty", 1.0),
                 no_repeat_ngram_size: whole("no_repeat_ngram_size", 0),
                 // `min_length` counts the context and the start token.
-                min_new_tokens: whole("min_length", 0).saturating_sub(prompt.len() + 1),
-                ..plain_rules(endings)
+                min_new_tokens: whole("min_length", 0).saturating_sub(prompt.len() as u32 + 1),
+                ..GenerationSpec::default()
             },
-            most: most.as_u64().unwrap() as usize,
+            endings,
+            most: most.as_u64().unwrap() as u32,
             prompt,
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::new(&self.settings, Arc::new(BadWords::default()), self.endings)
+    }
+
+    fn request(&self, row: usize) -> Request {
+        Request {
+            row: RowId(row as u64),
+            work: Work::Generate(Generation {
+                encoded: Encoded {
+                    ids: self.prompt.clone(),
+                    mask_position: self.mask_position,
+                    truncated: 0,
+                },
+                later_masks: Vec::new(),
+                settings: Arc::new(self.settings.clone()),
+                max_new_tokens: self.most,
+            }),
         }
     }
 }
 
+/// What an engine with so many slots answers, in the order of the rows.
+pub(crate) fn through_the_engine(
+    model: Glm,
+    codec: Arc<dyn TextCodec>,
+    rows: Vec<Request>,
+    slots: usize,
+    slot_sizes: SlotSizes,
+) -> Vec<Completion> {
+    let budget = Budget {
+        max_batch_size: slots,
+        max_batch_tokens: 1 << 20,
+        bucket_tokens: 8,
+        slot_sizes,
+    };
+    let mut engine = Engine::new(Box::new(model), codec, budget);
+    let mut answers: Vec<Option<Completion>> = rows.iter().map(|_| None).collect();
+    engine.submit(WindowId(0), rows);
+    while !engine.is_idle() {
+        for finished in engine.step().unwrap() {
+            let Ok(Found::Generated(completion)) = finished.found else {
+                panic!("{finished:?}")
+            };
+            answers[finished.row.0 as usize] = Some(completion);
+        }
+    }
+    answers.into_iter().map(Option::unwrap).collect()
+}
+
 /// Searches that run side by side, each with slots of its own.
 fn search(model: &mut dyn TextModel, start: u32, cases: &[Case]) -> Vec<Vec<Scored>> {
-    let codec = NoText(cases[0].rules.endings);
+    let codec = NoText {
+        start,
+        endings: cases[0].endings,
+    };
     let mut beams = Vec::new();
     let mut slots: Vec<Vec<usize>> = Vec::new();
     for case in cases {
         let first = slots.iter().map(Vec::len).sum();
-        slots.push((first..first + case.search.num_beams).collect());
+        slots.push((first..first + case.settings.num_beams as usize).collect());
         beams.push(Some(Beams::new(
-            case.search,
+            case.rules().beams.unwrap(),
             Start {
                 history: [case.prompt.as_slice(), &[start]].concat(),
                 mask_position: case.mask_position,
-                rules: Arc::new(case.rules.clone()),
-                max_new_tokens: case.most as u32,
+                rules: Arc::new(case.rules()),
+                max_new_tokens: case.most,
                 row: 0,
                 sample: 0,
             },
@@ -122,7 +182,7 @@ fn search(model: &mut dyn TextModel, start: u32, cases: &[Case]) -> Vec<Vec<Scor
             ids: &case.prompt,
             start,
             mask_position: case.mask_position,
-            capacity: case.prompt.len() + case.most,
+            capacity: case.prompt.len() + case.most as usize,
         })
         .collect();
     let mut logits = model.prefill(&rows).unwrap();
@@ -237,7 +297,7 @@ fn nano_cases(goldens: &Value, ids: Ids) -> (Vec<(String, Case, Vec<Expected>)>,
                 let answer = without_padding(&sequences[at][width + 1..], ids.end);
                 let counted = answer.len() + 1 - usize::from(answer.last() == Some(&ids.end));
                 let (padded, own) = (width + counted, case.prompt.len() + counted);
-                let factor = (padded as f64 / own as f64).powf(case.search.length_penalty);
+                let factor = (padded as f64 / own as f64).powf(case.settings.length_penalty);
                 (answer, (f64::from(scores[at]) * factor) as f32)
             });
             let answers = answers.collect();
@@ -276,6 +336,41 @@ fn check(
         // What runs beside a search changes no bit of it.
         assert_eq!(*first.get_or_insert_with(|| found.clone()), found);
     }
+    let codec = NoText {
+        start,
+        endings: searches[0].endings,
+    };
+    let load = |backend| Glm::load_with(folder, &Device::Cpu, Precision::F32, backend).unwrap();
+    let run = |backend, slots, sizes| -> Vec<Vec<Scored>> {
+        let rows = searches.iter().enumerate();
+        let rows = rows.map(|(row, case)| case.request(row)).collect();
+        let found = through_the_engine(load(backend), Arc::new(codec), rows, slots, sizes);
+        found.into_iter().map(scored).collect()
+    };
+    // Bit for bit, whatever is in flight beside a row.
+    for slots in [1, 7, 64] {
+        assert_eq!(
+            Some(run(Backend::Packed, slots, SlotSizes::Exact)),
+            first,
+            "{slots} slots"
+        );
+    }
+    let padded = run(Backend::Padded, 20, SlotSizes::Stepped);
+    let different: Vec<String> = (0..padded.len())
+        .flat_map(|at| differences(&names[at], &padded[at], &expected[at]))
+        .collect();
+    assert!(different.is_empty(), "padded: {}", different.join("\n"));
+}
+
+/// The answers of a row as a search gives them.
+fn scored(completion: Completion) -> Vec<Scored> {
+    let samples = completion.samples.into_iter();
+    samples
+        .map(|mut sample| Scored {
+            score: sample.score.take().unwrap(),
+            sample,
+        })
+        .collect()
 }
 
 #[test]
@@ -352,7 +447,7 @@ fn searches_of_the_trained_model_are_those_of_the_reference() {
             assert_eq!(prompt.pop(), Some(CHINESE.start));
             let most = &golden["max_gen_length"];
             let mut case = Case::new(prompt, CHINESE, endings, &golden["kwargs"], most);
-            case.search.length_over = over;
+            case.settings.length_penalty_over = over;
             let answers = lists(&golden["answers"]);
             let answers = answers.iter().map(|all| without_padding(all, CHINESE.end));
             let answers = answers.zip(scores(&golden["scores"])).collect();

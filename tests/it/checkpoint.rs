@@ -256,13 +256,18 @@ fn outcome_strategy() -> impl Strategy<Value = Outcome> {
         reasons,
         proptest::collection::vec(any::<u32>(), 0..4),
         floats,
+        proptest::option::of(any::<f32>()),
     )
-        .prop_map(|(text, finish_reason, token_ids, token_logprobs)| Sample {
-            text,
-            finish_reason,
-            token_ids,
-            token_logprobs,
-        });
+        .prop_map(
+            |(text, finish_reason, token_ids, token_logprobs, score)| Sample {
+                text,
+                finish_reason,
+                token_ids,
+                token_logprobs,
+                score,
+                spans: Vec::new(),
+            },
+        );
     let samples = proptest::collection::vec(sample, 0..3);
     let ok =
         (any::<u32>(), any::<u32>(), samples).prop_map(|(prompt_tokens, truncated, samples)| {

@@ -1,13 +1,13 @@
 //! The scheduler with a model that has no weights: its logits are a hash of what a slot was fed, so a
 //! row's answer is known without the scheduler, and every misuse of a slot shows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use glm_batch::internals::engine::{Engine, Finished, Found, Generation, Request, Work};
-use glm_batch::internals::generate::TextCodec;
+use glm_batch::internals::generate::{TextCodec, log_probability};
 use glm_batch::internals::ids::{RowId, WindowId};
-use glm_batch::internals::job::GenerationSpec;
+use glm_batch::internals::job::{EarlyStopping, GenerationSpec};
 use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
 use glm_batch::internals::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Stage};
 use glm_batch::internals::plan::{Budget, SlotSizes, padded};
@@ -62,6 +62,7 @@ pub(crate) struct Log {
     peak_capacity: usize,
 }
 
+#[derive(Clone)]
 pub(crate) struct Slot {
     fed: Vec<u32>,
     /// Number of the reading of its context, which its forks share.
@@ -69,6 +70,8 @@ pub(crate) struct Slot {
     context: usize,
     capacity: usize,
     mask_position: u32,
+    /// Tokens before the start token of the mask that is answered.
+    begins: usize,
 }
 
 #[derive(Default)]
@@ -160,6 +163,7 @@ impl TextModel for FakeModel {
             let slot = Slot {
                 reading: self.readings,
                 context: row.ids.len(),
+                begins: row.ids.len(),
                 fed,
                 capacity: row.capacity,
                 mask_position: row.mask_position,
@@ -174,23 +178,13 @@ impl TextModel for FakeModel {
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
-        let tail = self.slots[&from].capacity - self.slots[&from].context;
-        self.check_memory(tail)?;
-        let Slot {
-            fed,
-            reading,
-            context,
-            capacity,
-            mask_position,
-        } = &self.slots[&from];
-        let copy = Slot {
-            fed: fed.clone(),
-            reading: *reading,
-            context: *context,
-            capacity: *capacity,
-            mask_position: *mask_position,
-        };
-        assert!(self.slots.insert(to, copy).is_none(), "slot {to} is taken");
+        let copy = self.slots[&from].clone();
+        // A beam that ends leaves its slot to one that goes on.
+        if let Some(old) = self.slots.remove(&to) {
+            assert_eq!(old.reading, copy.reading, "slot {to} is of another row");
+        }
+        self.check_memory(copy.capacity - copy.context)?;
+        self.slots.insert(to, copy);
         self.log.lock().unwrap().forks += 1;
         Ok(())
     }
@@ -199,11 +193,13 @@ impl TextModel for FakeModel {
         if self.decode_rows.is_some_and(|most| rows.len() > most) {
             return Err(ModelError::OutOfMemory);
         }
-        assert_eq!(
-            rows.len(),
-            self.slots.len(),
-            "every taken slot is fed, and no other"
-        );
+        let fed: BTreeSet<usize> = rows.iter().map(|row| row.slot).collect();
+        assert_eq!(fed.len(), rows.len(), "a slot is fed once");
+        let read: BTreeSet<usize> = fed.iter().map(|slot| self.slots[slot].reading).collect();
+        for (slot, held) in &self.slots {
+            // A beam that has ended keeps its slot for those that go on.
+            assert!(read.contains(&held.reading), "slot {slot} is forgotten");
+        }
         self.log.lock().unwrap().decodes.push(rows.len());
         for row in rows {
             let slot = self.slots.get_mut(&row.slot).unwrap();
@@ -213,7 +209,11 @@ impl TextModel for FakeModel {
                 "slot {} is over its capacity",
                 row.slot
             );
-            assert_eq!(row.block_position as usize, slot.fed.len() - slot.context);
+            if row.id == SOP && row.block_position == 1 {
+                slot.begins = slot.fed.len() - 1;
+                slot.mask_position = row.mask_position;
+            }
+            assert_eq!(row.block_position as usize, slot.fed.len() - slot.begins);
             assert_eq!(row.mask_position, slot.mask_position);
         }
         Ok(self.rows(rows.iter().map(|row| row.slot)))
@@ -240,6 +240,15 @@ pub(crate) fn sampled(samples: u32) -> GenerationSpec {
     }
 }
 
+/// A beam search that returns so many answers.
+pub(crate) fn searched(beams: u32, answers: u32) -> GenerationSpec {
+    GenerationSpec {
+        num_beams: beams,
+        num_return_sequences: answers,
+        ..greedy()
+    }
+}
+
 /// A row whose context is `length` ids that no other row has.
 pub(crate) fn request(
     row: u64,
@@ -258,6 +267,7 @@ pub(crate) fn request(
                 mask_position: (length - 1) as u32,
                 truncated: 0,
             },
+            later_masks: Vec::new(),
             settings: Arc::clone(settings),
             max_new_tokens: most,
         }),
@@ -356,15 +366,32 @@ pub(crate) fn requests() -> impl Strategy<Value = Vec<Request>> {
             stop: vec!["a".into(), "蓝".into()],
             ..sampled(1)
         }),
+        Just(searched(2, 1)),
+        Just(GenerationSpec {
+            no_repeat_ngram_size: 1,
+            length_penalty: -0.5,
+            early_stopping: EarlyStopping::Never,
+            ..searched(3, 3)
+        }),
     ];
-    prop::collection::vec((1..40_usize, 1..30_u32, settings.prop_map(Arc::new)), 1..30).prop_map(
-        |rows| {
-            let request = |(row, (length, most, settings)): (usize, _)| {
-                request(row as u64, length, most, &settings)
+    let row = (
+        1..40_usize,
+        1..30_u32,
+        settings.prop_map(Arc::new),
+        prop::collection::vec(0..40_u32, 0..3),
+    );
+    prop::collection::vec(row, 1..30).prop_map(|rows| {
+        let request =
+            |(row, (length, most, settings, later_masks)): (usize, (_, _, _, Vec<u32>))| {
+                let mut request = request(row as u64, length, most, &settings);
+                // Several masks share what a slot may hold.
+                let asked = generation(&mut request);
+                asked.max_new_tokens = most / (later_masks.len() as u32 + 1) + 1;
+                asked.later_masks = later_masks;
+                request
             };
-            rows.into_iter().enumerate().map(request).collect()
-        },
-    )
+        rows.into_iter().enumerate().map(request).collect()
+    })
 }
 
 proptest! {
@@ -376,7 +403,7 @@ proptest! {
         slots in 1..12_usize,
         tokens in 1..600_u64,
         bucket in 1..20_u32,
-        memory in 80..600_usize,
+        memory in 180..600_usize,
         order in any::<prop::sample::Index>(),
     ) {
         let expected: BTreeMap<_, _> = rows.iter().map(|row| (row.row, alone(row))).collect();
@@ -391,7 +418,7 @@ proptest! {
     }
 
     #[test]
-    fn slots_never_cost_more_than_the_budget(rows in requests(), tokens in 100..600_u64) {
+    fn slots_never_cost_more_than_the_budget(rows in requests(), tokens in 180..600_u64) {
         let budget = Budget { max_batch_tokens: tokens, ..BUDGET };
         let model = FakeModel::default();
         let log = Arc::clone(&model.log);
@@ -501,6 +528,112 @@ fn samples_share_one_prefill_and_differ() {
 }
 
 #[test]
+fn each_beam_goes_on_from_the_cache_of_its_own_tokens() {
+    for (row, beams) in (0..40).zip([2, 3, 4, 8].into_iter().cycle()) {
+        let settings = GenerationSpec {
+            no_repeat_ngram_size: 2,
+            ..searched(beams, beams)
+        };
+        let mut asked = request(row, 7, 12, &Arc::new(settings));
+        let outcome = alone(&asked);
+        let samples = &completion(&outcome).samples;
+        assert_eq!(samples.len(), beams as usize);
+        let scores: Vec<f32> = samples.iter().map(|sample| sample.score.unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+        let Generation { encoded, .. } = generation(&mut asked);
+        for sample in samples {
+            let mut slot = Slot {
+                fed: [encoded.ids.as_slice(), &[SOP]].concat(),
+                reading: 0,
+                context: 7,
+                capacity: 0,
+                mask_position: encoded.mask_position,
+                begins: 7,
+            };
+            for (&id, &logprob) in sample.token_ids.iter().zip(&sample.token_logprobs) {
+                let logits = FakeModel::default().logits(&slot);
+                assert_eq!(log_probability(&logits, id).to_bits(), logprob.to_bits());
+                slot.fed.push(id);
+            }
+        }
+    }
+}
+
+#[test]
+fn beams_share_one_reading_and_what_they_cost_is_counted() {
+    let model = FakeModel::default();
+    let log = Arc::clone(&model.log);
+    let budget = Budget {
+        max_batch_size: 8,
+        ..BUDGET
+    };
+    let mut engine = engine(model, budget);
+    let rows = [0, 1].map(|row| request(row, 16, 10, &Arc::new(searched(4, 2))));
+    engine.submit(WindowId(0), rows.to_vec());
+    let outcomes = finish(&mut engine);
+    assert!(
+        outcomes
+            .values()
+            .all(|outcome| completion(outcome).samples.len() == 2)
+    );
+    let statistics = engine.statistics();
+    assert_eq!(statistics.peak_slots, 8);
+    assert_eq!(statistics.peak_tokens, 2 * (16 + 4 * 10));
+    let log = log.lock().unwrap();
+    assert_eq!(log.prefills, [[16, 16]]);
+    assert!(log.peak_capacity <= 2 * (16 + 4 * 10));
+}
+
+#[test]
+fn a_row_with_more_beams_than_slots_runs_alone() {
+    let rows: Vec<_> = (0..3)
+        .map(|row| request(row, 9, 9, &Arc::new(searched(6, 1))))
+        .collect();
+    let model = FakeModel::default();
+    let log = Arc::clone(&model.log);
+    let outcomes = run(model, BUDGET, rows);
+    assert!(outcomes.values().all(|outcome| outcome.failure().is_none()));
+    assert!(log.lock().unwrap().decodes.iter().all(|&rows| rows <= 6));
+}
+
+#[test]
+fn memory_that_runs_out_for_beams_puts_their_row_back() {
+    let rows: Vec<_> = (0..6)
+        .map(|row| request(row, 16, 10, &Arc::new(searched(3, 1))))
+        .collect();
+    let expected: BTreeMap<_, _> = rows.iter().map(|row| (row.row, alone(row))).collect();
+    // Room for three rows of one beam, and for one row with all of its beams.
+    let model = FakeModel {
+        memory: Some(80),
+        ..FakeModel::default()
+    };
+    let mut short = engine(
+        model,
+        Budget {
+            max_batch_size: 9,
+            ..BUDGET
+        },
+    );
+    short.submit(WindowId(0), rows.clone());
+    assert_eq!(finish(&mut short), expected);
+    assert!(short.statistics().oom_retries > 0);
+
+    let model = FakeModel {
+        memory: Some(40),
+        ..FakeModel::default()
+    };
+    let outcomes = run(model, BUDGET, rows[..1].to_vec());
+    let Outcome::Failed(bad) = &outcomes[&RowId(0)] else {
+        panic!("{outcomes:?}")
+    };
+    assert!(
+        bad.reason.contains("46 tokens") && bad.reason.contains("fewer beams"),
+        "{}",
+        bad.reason
+    );
+}
+
+#[test]
 fn identical_greedy_rows_are_computed_once() {
     let model = FakeModel::default();
     let log = Arc::clone(&model.log);
@@ -540,12 +673,15 @@ fn identical_greedy_rows_are_computed_once() {
         ),
         row(5, sampled(1), 20, 0),
         row(6, sampled(1), 20, 0),
+        row(7, searched(2, 2), 20, 0),
+        row(8, searched(2, 1), 20, 0),
+        row(9, searched(2, 2), 20, 4),
     ];
     let mut engine = engine(model, BUDGET);
     engine.submit(WindowId(0), rows);
-    assert_eq!(engine.waiting(), 7);
+    assert_eq!(engine.waiting(), 10);
     let outcomes = finish(&mut engine);
-    assert_eq!(outcomes.len(), 7);
+    assert_eq!(outcomes.len(), 10);
     assert_eq!(
         log.lock()
             .unwrap()
@@ -553,9 +689,9 @@ fn identical_greedy_rows_are_computed_once() {
             .iter()
             .map(Vec::len)
             .sum::<usize>(),
-        5
+        7
     );
-    assert_eq!(engine.statistics().shared_rows, 2);
+    assert_eq!(engine.statistics().shared_rows, 3);
     let [first, second] = [0, 1].map(|row| completion(&outcomes[&RowId(row)]));
     assert_eq!(first.samples, second.samples);
     assert_eq!(

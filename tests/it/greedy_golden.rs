@@ -93,6 +93,7 @@ fn request(row: usize, prompt: Vec<u32>, most: &Value, settings: GenerationSpec)
     Request {
         row: RowId(row as u64),
         work: Work::Generate(Generation {
+            later_masks: Vec::new(),
             settings: Arc::new(settings),
             encoded: Encoded {
                 ids: prompt,

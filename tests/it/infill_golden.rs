@@ -1,19 +1,24 @@
-//! Texts with several masks, filled as the reference fills them: one mask after another, alone and side by side.
+//! Texts with several masks, filled as the reference fills them: one mask after another, alone, side by
+//! side and through the engine.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
+use glm_batch::internals::engine::{Generation, Request, Work};
 use glm_batch::internals::generate::{
     Answered, BeamSearch, EarlyStopping, Endings, LengthOver, Rules, Start, TextCodec, Writing,
     Written, mask_positions,
 };
-use glm_batch::internals::model::{DecodeRow, Glm, Precision, PrefillRow, TextModel};
+use glm_batch::internals::ids::RowId;
+use glm_batch::internals::job::GenerationSpec;
+use glm_batch::internals::model::{Backend, DecodeRow, Glm, Precision, PrefillRow, TextModel};
 use glm_batch::internals::outcome::Sample;
-use glm_batch::internals::tokenize::GlmTokenizer;
+use glm_batch::internals::plan::SlotSizes;
+use glm_batch::internals::tokenize::{Encoded, GlmTokenizer};
 use serde_json::Value;
 
-use crate::beam_golden::{NoText, plain_rules};
+use crate::beam_golden::{NoText, plain_rules, through_the_engine};
 use crate::nano::{Ids, committed, full, list, lists, shared};
 
 /// A context, and the tokens of each of its answers without the ending token.
@@ -88,6 +93,37 @@ impl Numbers {
             sample: 0,
         };
         Writing::new(start, masks[1..].to_vec())
+    }
+
+    fn codec(&self) -> NoText {
+        NoText {
+            start: self.start,
+            endings: self.endings,
+        }
+    }
+
+    fn request(&self, row: usize, case: &Case) -> Request {
+        let masks = mask_positions(&case.context, &self.masks);
+        let default = GenerationSpec::default();
+        let search = case.search;
+        let settings = GenerationSpec {
+            num_beams: search.map_or(1, |search| search.num_beams as u32),
+            length_penalty: search.map_or(1.0, |search| search.length_penalty),
+            ..default
+        };
+        Request {
+            row: RowId(row as u64),
+            work: Work::Generate(Generation {
+                encoded: Encoded {
+                    ids: case.context.clone(),
+                    mask_position: masks[0],
+                    truncated: 0,
+                },
+                later_masks: masks[1..].to_vec(),
+                settings: Arc::new(settings),
+                max_new_tokens: case.most as u32,
+            }),
+        }
     }
 }
 
@@ -171,13 +207,18 @@ fn without_ending(span: &Sample, endings: Endings) -> &[u32] {
 }
 
 /// Fills every case alone and eight at a time. Returns the answers.
-fn check(folder: &Path, numbers: &Numbers, codec: &dyn TextCodec, cases: &[Case]) -> Vec<Answered> {
+fn check(
+    folder: &Path,
+    numbers: &Numbers,
+    codec: &Arc<dyn TextCodec>,
+    cases: &[Case],
+) -> Vec<Answered> {
     assert!(!cases.is_empty());
     let mut model = Glm::load(folder, &Device::Cpu, Precision::F32).unwrap();
     let mut write = |count: usize| -> Vec<Answered> {
         let chunks = cases.chunks(count);
         chunks
-            .flat_map(|cases| write(&mut model, numbers, codec, cases))
+            .flat_map(|cases| write(&mut model, numbers, codec.as_ref(), cases))
             .collect()
     };
     let alone = write(1);
@@ -191,14 +232,51 @@ fn check(folder: &Path, numbers: &Numbers, codec: &dyn TextCodec, cases: &[Case]
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
     assert_eq!(write(8), alone, "what runs beside a text changes no bit");
+    let run = |backend, slots, sizes| -> Vec<Vec<Sample>> {
+        let model = Glm::load_with(folder, &Device::Cpu, Precision::F32, backend).unwrap();
+        let rows = cases.iter().enumerate();
+        let rows = rows.map(|(row, case)| numbers.request(row, case)).collect();
+        let found = through_the_engine(model, Arc::clone(codec), rows, slots, sizes);
+        found
+            .into_iter()
+            .map(|completion| completion.samples)
+            .collect()
+    };
+    let expected: Vec<Vec<Sample>> = alone.iter().map(samples).collect();
+    for slots in [1, 7, 64] {
+        assert_eq!(
+            run(Backend::Packed, slots, SlotSizes::Exact),
+            expected,
+            "{slots} slots"
+        );
+    }
+    for (found, case) in run(Backend::Padded, 20, SlotSizes::Stepped)
+        .iter()
+        .zip(cases)
+    {
+        let found = found.iter();
+        let found: Vec<&[u32]> = found.map(|s| without_ending(s, numbers.endings)).collect();
+        assert_eq!(found, case.spans, "padded");
+    }
     alone
+}
+
+/// The answers of a text as the engine gives them.
+fn samples(answered: &Answered) -> Vec<Sample> {
+    let spans = answered.spans.iter();
+    spans
+        .map(|span| Sample {
+            score: answered.score,
+            ..span.clone()
+        })
+        .collect()
 }
 
 #[test]
 fn masks_of_the_committed_model_are_filled_as_by_the_reference() {
     let nano = committed();
     let numbers = Numbers::of(nano.ids(), 500);
-    let codec = NoText(numbers.endings);
+    let codec: Arc<dyn TextCodec> = Arc::new(numbers.codec());
     let writing = nano.writing();
     for (kind, count) in [("fill", 8), ("fill_beam", 5)] {
         let cases = numbers.cases(writing[kind].as_array().unwrap(), None);
@@ -212,7 +290,7 @@ fn masks_of_the_other_nano_models_are_filled_as_by_the_reference() {
     for name in ["scale8", "len64", "smallemb"] {
         let Some(nano) = full(name) else { return };
         let numbers = Numbers::of(nano.ids(), 500);
-        let codec = NoText(numbers.endings);
+        let codec: Arc<dyn TextCodec> = Arc::new(numbers.codec());
         for kind in [
             "thudm_fill_all_masks_top_k_1",
             "thudm_beam_with_topk_candidates",
@@ -246,7 +324,8 @@ fn masks_of_the_trained_model_are_filled_as_by_the_reference() {
         },
     };
     let cases = numbers.cases(goldens, Some(&golden["out_seq_length"]));
-    let answers = check(&folder, &numbers, &tokenizer, &cases);
+    let codec: Arc<dyn TextCodec> = Arc::new(tokenizer);
+    let answers = check(&folder, &numbers, &codec, &cases);
     for (answered, golden) in answers.iter().zip(goldens) {
         let texts: Vec<&str> = answered
             .spans
@@ -277,7 +356,8 @@ fn masks_of_the_english_models_are_filled_as_by_the_reference() {
         };
         let goldens = infill["cases"].as_array().unwrap();
         let cases = numbers.cases(goldens, Some(&infill["out_seq_length"]));
-        check(&folder, &numbers, &NoText(numbers.endings), &cases);
+        let codec: Arc<dyn TextCodec> = Arc::new(numbers.codec());
+        check(&folder, &numbers, &codec, &cases);
     }
 }
 

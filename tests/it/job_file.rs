@@ -187,6 +187,13 @@ fn values_out_of_range() {
         "[generation]\nnum_return_sequences = 0",
         "[generation]\nnum_return_sequences = 4",
         "[generation]\ndo_sample = true\nnum_return_sequences = 100000",
+        "[generation]\nnum_beams = 0",
+        "[generation]\nnum_beams = 2000",
+        "[generation]\nnum_beams = 4\ndo_sample = true",
+        "[generation]\nnum_beams = 4\nnum_return_sequences = 5",
+        "[generation]\nlength_penalty = inf",
+        "[generation]\nearly_stopping = \"sometimes\"",
+        "[generation]\nlength_penalty_over = \"prompt\"",
         "[generation]\nstop = [\"\"]",
         "[generation]\nbad_words = [\"x\", \"\"]",
         "[prompt]\nmax_length = 1",
@@ -288,12 +295,6 @@ fn what_comes_later() {
         (
             "an object store for the output",
             instead("path = \"out", "path = \"gs://b/out\"")
-        ),
-        ("beams", with("[generation]\nnum_beams = 4")),
-        ("length penalty", with("[generation]\nlength_penalty = 0.8")),
-        (
-            "early stopping",
-            with("[generation]\nearly_stopping = true")
         ),
     ]));
 }

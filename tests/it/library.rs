@@ -79,6 +79,7 @@ fn answered(questions: &str, settings: &GenerationSpec) -> Vec<String> {
             row: RowId(row as u64),
             work: EngineWork::Generate(Generation {
                 encoded,
+                later_masks: Vec::new(),
                 settings: settings.clone(),
                 max_new_tokens: 16,
             }),

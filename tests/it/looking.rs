@@ -250,6 +250,8 @@ fn answered(text: &str) -> Outcome {
             finish_reason: FinishReason::Stop,
             token_ids: vec![7, 2],
             token_logprobs: Vec::new(),
+            score: None,
+            spans: Vec::new(),
         }],
     }))
 }

@@ -11,6 +11,7 @@
 mod arithmetic;
 mod batch_invariance;
 mod beam_golden;
+mod beams;
 
 mod cases;
 mod checkpoint;
@@ -24,6 +25,7 @@ mod end_to_end;
 mod engine;
 mod first_hour;
 mod greedy_golden;
+mod infill;
 mod infill_golden;
 mod input;
 mod input_files;

@@ -9,15 +9,16 @@ use glm_batch::internals::plan::{
 use proptest::prelude::*;
 
 fn rows(longest: u32) -> impl Strategy<Value = Vec<RowLength>> {
-    let row = (1..longest, 1..200_u32, 1..6_u32);
+    let row = (1..longest, 1..200_u32, 1..6_u32, 1..5_u32);
     prop::collection::vec(row, 0..60).prop_map(|rows| {
         rows.into_iter()
             .enumerate()
-            .map(|(index, (context, reserve, samples))| RowLength {
+            .map(|(index, (context, reserve, samples, places))| RowLength {
                 index,
                 context,
                 reserve,
                 samples,
+                places,
             })
             .collect()
     })
@@ -64,11 +65,11 @@ proptest! {
     #[test]
     fn the_budget_is_kept_unless_a_row_alone_is_over_it(rows in rows(6000), budget in budget()) {
         for group in schedule(&rows, &budget) {
-            prop_assert!(group.load.slots <= budget.max_batch_size);
-            prop_assert!(
-                group.load.tokens <= budget.max_batch_tokens || group.load.slots == 1,
-                "{:?}", group
-            );
+            let is_kept = group.load.slots <= budget.max_batch_size
+                && group.load.tokens <= budget.max_batch_tokens;
+            let is_alone = group.rows.iter().map(|(_, samples)| samples).sum::<usize>() == 1
+                && group.load.slots == rows[group.rows[0].0].places as usize;
+            prop_assert!(is_kept || is_alone, "{:?}", group);
         }
     }
 

@@ -55,6 +55,7 @@ fn simulated(rows: &[Row], window: usize, slots: usize) -> Vec<(f64, Option<f64>
                 context: row.0,
                 reserve: row.1,
                 samples: 1,
+                places: 1,
             };
             let lengths: Vec<RowLength> = rows.iter().enumerate().map(length).collect();
             estimator.opened(

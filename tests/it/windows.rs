@@ -145,6 +145,8 @@ pub(crate) fn sample(text: &str) -> Sample {
         finish_reason: FinishReason::Stop,
         token_ids: vec![7, 50_007],
         token_logprobs: vec![-0.5, -0.25],
+        score: None,
+        spans: Vec::new(),
     }
 }
 

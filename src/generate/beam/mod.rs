@@ -296,6 +296,8 @@ impl Beams {
                 finish_reason: answer.finish_reason,
                 token_ids: answer.ids,
                 token_logprobs: answer.token_logprobs,
+                score: None,
+                spans: Vec::new(),
             },
         })
     }

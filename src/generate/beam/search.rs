@@ -1,6 +1,8 @@
 //! The settings of a beam search: how many beams, how lengths count, when it stops.
 
-use crate::job::GenerationSpec;
+use crate::job::{self, GenerationSpec};
+
+pub use crate::job::EarlyStopping;
 
 /// How a row's beams are searched.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,32 +39,24 @@ pub enum LengthOver {
     Generated,
 }
 
-/// When a search stops before the longest answer, once `num_beams` answers have ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EarlyStopping {
-    /// Once the best running beam, scored at its length of now, is not above the worst ended answer.
-    #[default]
-    Likely,
-    /// At once.
-    Always,
-    /// Once no running beam can get above the worst ended answer at any length.
-    Never,
+impl From<job::LengthOver> for LengthOver {
+    fn from(over: job::LengthOver) -> Self {
+        match over {
+            job::LengthOver::Sequence => Self::Sequence,
+            job::LengthOver::Generated => Self::Generated,
+        }
+    }
 }
 
 impl BeamSearch {
     /// The search of these settings; `None` where they name no beams.
     pub fn new(settings: &GenerationSpec) -> Option<Self> {
-        let early_stopping = if settings.early_stopping {
-            EarlyStopping::Always
-        } else {
-            EarlyStopping::Likely
-        };
         (settings.num_beams > 1).then_some(Self {
             num_beams: settings.num_beams as usize,
             num_return_sequences: settings.num_return_sequences as usize,
             length_penalty: settings.length_penalty,
-            length_over: LengthOver::default(),
-            early_stopping,
+            length_over: settings.length_penalty_over.into(),
+            early_stopping: settings.early_stopping,
         })
     }
 }

@@ -105,7 +105,7 @@ fn beams_go_on_from_their_parents_and_feed_their_last_tokens() {
 
 #[test]
 fn an_ending_counts_from_among_the_first_only_and_its_text_has_no_special_tokens() {
-    let settings = settings(|s| s.early_stopping = true);
+    let settings = settings(|s| s.early_stopping = EarlyStopping::Always);
     let mut beams = beams(&settings, 9, false);
     // Third of the candidates: it does not end an answer.
     forks(step(&mut beams, &[&[(1, 0.5), (2, 0.3), (EOP, 0.2)]]));
@@ -124,7 +124,7 @@ fn an_ending_counts_from_among_the_first_only_and_its_text_has_no_special_tokens
 fn a_stop_string_ends_an_answer_and_is_cut_off() {
     let settings = settings(|s| {
         s.stop = vec!["bc".into()];
-        s.early_stopping = true;
+        s.early_stopping = EarlyStopping::Always;
         s.logprobs = true;
     });
     let mut beams = beams(&settings, 9, false);

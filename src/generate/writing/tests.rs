@@ -130,7 +130,7 @@ fn beams_go_on_with_the_next_mask_from_the_best_answer() {
     let settings = GenerationSpec {
         num_beams: 2,
         num_return_sequences: 2,
-        early_stopping: true,
+        early_stopping: crate::job::EarlyStopping::Always,
         ..GenerationSpec::default()
     };
     let mut writing = writing(&settings, 3, &[3]);
@@ -161,6 +161,8 @@ fn spans_take_the_places_of_masks() {
         finish_reason: FinishReason::Stop,
         token_ids: Vec::new(),
         token_logprobs: Vec::new(),
+        score: None,
+        spans: Vec::new(),
     };
     let masks = ["[MASK]", "[sMASK]", "[gMASK]"];
     let filled = |text, spans: &[Sample]| fill(text, &masks, spans);

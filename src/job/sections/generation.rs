@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Section;
+use super::beams::{EarlyStopping, LengthOver};
 use crate::job::flaw::{Checked, Flaw, at_least_one};
 use crate::job::problem::Problem;
 use crate::job::tree::Node;
@@ -18,6 +19,9 @@ use crate::job::values::NumberOrVisitor;
 
 /// Most samples a row: the context is kept once, each sample has its own cache.
 const MAX_SAMPLES: u32 = 65_536;
+
+/// Most beams a row: all of them run at once, however small the batch is.
+const MAX_BEAMS: u32 = 1024;
 
 /// How answers are made; meaning and order of the processors as in transformers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,21 +50,26 @@ pub struct GenerationSpec {
     /// Most answer tokens; default: half of `prompt.max_length`; `rest`: all that the context
     /// leaves of it.
     pub max_new_tokens: Option<MaxNewTokens>,
-    /// Answers a row; more than one needs `do_sample`.
+    /// Answers a row; more than one needs `do_sample`, or as many beams.
     #[schemars(range(min = 1, max = MAX_SAMPLES))]
     pub num_return_sequences: u32,
-    /// Beams; more than 1 comes in a later version.
+    /// Answers that a beam search follows side by side; 1 is no search.
     #[serde(skip_serializing_if = "is_one_beam")]
-    #[schemars(!skip_serializing_if, extend("const" = 1))]
+    #[schemars(!skip_serializing_if, range(min = 1, max = MAX_BEAMS))]
     pub num_beams: u32,
-    /// Exponent of the length in a beam's score; comes with beams.
+    /// A beam's score is the sum of its log-probabilities divided by its length to this power.
     #[serde(skip_serializing_if = "is_unit")]
-    #[schemars(!skip_serializing_if, extend("const" = 1.0))]
+    #[schemars(!skip_serializing_if)]
     pub length_penalty: f64,
-    /// Whether beams stop early; comes with beams.
-    #[serde(skip_serializing_if = "is_off")]
-    #[schemars(!skip_serializing_if, extend("const" = false))]
-    pub early_stopping: bool,
+    /// What a beam's length counts: prompt and answer (transformers to 4.35), or the answer alone (from 4.36).
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
+    pub length_penalty_over: LengthOver,
+    /// When beams stop, once `num_beams` answers have ended: at once, when better ones are unlikely (`false`), or only
+    /// when there can be none (`"never"`).
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
+    pub early_stopping: EarlyStopping,
     /// Texts whose token sequences are barred.
     pub bad_words: Vec<String>,
     /// Texts that end an answer; it is cut before them.
@@ -86,7 +95,8 @@ impl Default for GenerationSpec {
             num_return_sequences: 1,
             num_beams: 1,
             length_penalty: 1.0,
-            early_stopping: false,
+            length_penalty_over: LengthOver::default(),
+            early_stopping: EarlyStopping::default(),
             bad_words: Vec::new(),
             stop: Vec::new(),
             seed: 42,
@@ -140,6 +150,7 @@ row_keys!(
     num_return_sequences,
     num_beams,
     length_penalty,
+    length_penalty_over,
     early_stopping,
     bad_words,
     stop,
@@ -147,8 +158,25 @@ row_keys!(
 );
 
 impl GenerationSpec {
+    /// Keys that only beams use.
+    pub const BEAM_KEYS: [&str; 3] = ["length_penalty", "length_penalty_over", "early_stopping"];
+
     /// Keys that only drawing uses.
     pub const DRAWING_KEYS: [&str; 5] = ["temperature", "top_k", "top_p", "min_p", "seed"];
+
+    /// Keys that are not at their default and do nothing, because there are no beams.
+    pub fn idle_beam_keys(&self) -> Vec<&'static str> {
+        let default = Self::default();
+        let is_set = [
+            self.length_penalty != default.length_penalty,
+            self.length_penalty_over != default.length_penalty_over,
+            self.early_stopping != default.early_stopping,
+        ];
+        let keys = Self::BEAM_KEYS.into_iter().zip(is_set);
+        keys.filter(|(_, is_set)| *is_set && self.num_beams <= 1)
+            .map(|(key, _)| key)
+            .collect()
+    }
 
     /// Keys that are not at their default and do nothing, because nothing is drawn.
     pub fn idle_keys(&self) -> Vec<&'static str> {
@@ -246,25 +274,39 @@ fn check_counts(section: &GenerationSpec) -> Checked<()> {
         );
         return Err(Flaw::new("num_return_sequences", reason));
     }
-    if section.num_return_sequences > 1 && !section.do_sample {
-        let flaw = Flaw::new("num_return_sequences", "above 1 needs `do_sample = true`");
-        return Err(flaw.hint("without it every sample would be the same"));
+    if section.num_return_sequences > 1 && section.num_beams <= 1 && !section.do_sample {
+        let flaw = Flaw::new(
+            "num_return_sequences",
+            "above 1 needs `do_sample = true`, or as many `num_beams`",
+        );
+        return Err(flaw.hint("without them every sample would be the same"));
     }
     Ok(())
 }
 
 fn check_beams(section: &GenerationSpec) -> Checked<()> {
-    at_least_one("num_beams", section.num_beams)?;
-    if section.num_beams > 1 {
-        return Err(Flaw::not_yet("num_beams", "beams are", "leave it at 1"));
+    let beams = section.num_beams;
+    at_least_one("num_beams", beams)?;
+    if beams > MAX_BEAMS {
+        let reason = format!("must be at most {MAX_BEAMS}, and is {beams}");
+        return Err(Flaw::new("num_beams", reason));
     }
-    if section.length_penalty != 1.0 {
-        let what = "beams, and `length_penalty` with them, are";
-        return Err(Flaw::not_yet("length_penalty", what, "leave it at 1.0"));
+    if !section.length_penalty.is_finite() {
+        let reason = format!("must be finite, and is {}", section.length_penalty);
+        let flaw = Flaw::new("length_penalty", reason);
+        return Err(flaw.hint("`length_penalty = 0.0` leaves the length out of the score"));
     }
-    if section.early_stopping {
-        let what = "beams, and `early_stopping` with them, are";
-        return Err(Flaw::not_yet("early_stopping", what, "leave it at `false`"));
+    if beams > 1 && section.do_sample {
+        let flaw = Flaw::new("num_beams", "above 1 does not go with `do_sample = true`");
+        return Err(flaw.hint(
+            "a beam search takes the likeliest answers and draws nothing: take one of the two out",
+        ));
+    }
+    let answers = section.num_return_sequences;
+    if beams > 1 && answers > beams {
+        let reason = format!("is {answers}, above `num_beams` ({beams})");
+        let flaw = Flaw::new("num_return_sequences", reason);
+        return Err(flaw.hint("a beam search finds one answer a beam"));
     }
     Ok(())
 }
@@ -296,12 +338,8 @@ fn is_unit(length_penalty: &f64) -> bool {
     *length_penalty == 1.0
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_off(early_stopping: &bool) -> bool {
-    !early_stopping
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Serialize for MaxNewTokens {

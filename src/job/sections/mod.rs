@@ -8,9 +8,11 @@
 //! A new key is a new field: `CONTRIBUTING.md` has the steps.
 
 pub(super) mod batch;
+pub(super) mod beams;
 pub(super) mod checkpoint;
 pub(super) mod choose;
 pub(super) mod generation;
+pub(super) mod infill;
 pub(super) mod input;
 pub(super) mod model;
 pub(super) mod output;

@@ -24,7 +24,6 @@ fn logits(flatness: f32) -> Vec<f32> {
 
 fn greedy() -> Rules {
     Rules {
-        beams: None,
         endings: Endings {
             eop: 50_007,
             eos: 50_000,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use clap::Parser;
-use glm_batch::model::{Asked, Glm, Precision, PrefillRow, ReadRow, Sight, TextModel};
+use glm_batch::{Asked, Glm, ModelError, Precision, PrefillRow, ReadRow, Sight, TextModel};
 
 /// Measures how fast a model reads contexts with branches, beside its plain prefill.
 #[derive(Parser)]
@@ -64,7 +64,7 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-fn prefill(model: &mut Glm, tokens: usize, rows: usize) -> anyhow::Result<f64> {
+fn prefill(model: &mut Glm, tokens: usize, rows: usize) -> Result<f64, ModelError> {
     let contexts: Vec<Vec<u32>> = (0..rows).map(|row| ids(tokens - 1, row)).collect();
     let calls: Vec<PrefillRow<'_>> = contexts
         .iter()
@@ -84,7 +84,7 @@ fn prefill(model: &mut Glm, tokens: usize, rows: usize) -> anyhow::Result<f64> {
     Ok(seconds)
 }
 
-fn read(model: &mut Glm, shape: &Shape, rows: usize) -> anyhow::Result<f64> {
+fn read(model: &mut Glm, shape: &Shape, rows: usize) -> Result<f64, ModelError> {
     let contexts: Vec<Vec<u32>> = (0..rows).map(|row| ids(shape.context, row)).collect();
     let branches: Vec<Vec<u32>> = (0..shape.branches)
         .map(|at| ids(shape.branch, at))
@@ -113,7 +113,7 @@ fn read(model: &mut Glm, shape: &Shape, rows: usize) -> anyhow::Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<(), ModelError> {
     let arguments = Arguments::parse();
     let mut model = Glm::load(&arguments.model, &Device::Cpu, Precision::F32)?;
     for shape in &SHAPES {

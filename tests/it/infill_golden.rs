@@ -370,7 +370,7 @@ fn masks_of_a_model_of_the_first_authors_are_filled_as_by_their_code() {
     let text = std::fs::read_to_string(folder.join("goldens.json")).unwrap();
     let goldens: Value = serde_json::from_str(&text).unwrap();
     let numbers = Numbers::of(committed().ids(), 500);
-    let codec = NoText(numbers.endings);
+    let codec: Arc<dyn TextCodec> = Arc::new(numbers.codec());
     let cases = |kind: &str| {
         let golden = &goldens[kind];
         let all = golden["cases"].as_array().unwrap();

@@ -24,7 +24,7 @@ const AGAIN: &str = "hint: download the file again";
 
 /// Why a file cannot be used.
 #[derive(Debug)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// Nothing has this name.
     Missing,
     /// The system does not let it be read.
@@ -38,7 +38,7 @@ pub enum Unusable {
 /// # Errors
 ///
 /// [`Unusable`], where it is missing, not a plain file, empty, or a text left in the file's place.
-pub fn open(path: &Path) -> Result<File, Unusable> {
+pub(crate) fn open(path: &Path) -> Result<File, Unusable> {
     let found = metadata(path)?;
     if !found.is_file() {
         let kind = kind(found.file_type());
@@ -64,7 +64,7 @@ pub fn open(path: &Path) -> Result<File, Unusable> {
 /// # Errors
 ///
 /// As [`open`], and where the file is larger.
-pub fn read(path: &Path, most_bytes: u64) -> Result<Vec<u8>, Unusable> {
+pub(crate) fn read(path: &Path, most_bytes: u64) -> Result<Vec<u8>, Unusable> {
     let mut bytes = Vec::new();
     let mut file = open(path)?.take(most_bytes + 1);
     file.read_to_end(&mut bytes).map_err(Unusable::Io)?;

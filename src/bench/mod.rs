@@ -31,7 +31,7 @@ const DEVICE_ROWS: [usize; 7] = [1, 8, 32, 128, 256, 512, 1024];
 
 /// What is measured.
 #[derive(Clone, Debug)]
-pub struct BenchOptions {
+pub(crate) struct BenchOptions {
     /// Device of the model.
     pub device: DeviceChoice,
     /// Precision of the weights.
@@ -50,7 +50,7 @@ pub struct BenchOptions {
 /// # Errors
 ///
 /// What loading the model would refuse; [`Error::Usage`] where context and steps do not fit the model.
-pub fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Option<PathBuf>)> {
+pub(crate) fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Option<PathBuf>)> {
     let config = GlmConfig::load(folder)?;
     let (context, steps) = (options.context, options.steps);
     let positions = config.max_sequence_length;

@@ -11,7 +11,7 @@ use crate::report::{grouped, on_one_line, table};
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BenchReport {
+pub(crate) struct BenchReport {
     /// Folder of the model.
     pub model: String,
     /// Kind of device.
@@ -39,7 +39,7 @@ pub struct BenchReport {
 
 /// The machine's best rate of products with weights in one storage, all threads together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProductPeak {
+pub(crate) struct ProductPeak {
     /// What the weights are stored as.
     pub storage: String,
     /// Operations a second.

@@ -173,7 +173,7 @@ pub fn clean_leftovers(folder: &OutputFolder, manifest: &Manifest) -> Result<(),
 
 /// As [`clean_leftovers`], for a shard on which nothing is left to do: where another process is at work, or the
 /// folder cannot be written, they stay.
-pub fn clean_finished(folder: &OutputFolder, manifest: &Manifest) {
+pub(crate) fn clean_finished(folder: &OutputFolder, manifest: &Manifest) {
     if leftovers(folder, manifest).is_empty() {
         return;
     }
@@ -184,7 +184,7 @@ pub fn clean_finished(folder: &OutputFolder, manifest: &Manifest) {
 
 /// Removes what runs have left that were killed while they set the job up or mended it. A lock that is not held
 /// yet is taken; where another process has it, or the folder cannot be written, they stay.
-pub fn clean_job_leftovers(folder: &OutputFolder, held: Option<&JobLock>) {
+pub(crate) fn clean_job_leftovers(folder: &OutputFolder, held: Option<&JobLock>) {
     let leftovers = folder.job_leftovers();
     if leftovers.is_empty() {
         return;
@@ -213,7 +213,7 @@ fn leftovers(folder: &OutputFolder, manifest: &Manifest) -> Vec<PathBuf> {
 /// # Errors
 ///
 /// [`CheckpointError::Stranger`] names the first; [`CheckpointError::Fs`].
-pub fn check_journals(
+pub(crate) fn check_journals(
     folder: &OutputFolder,
     job: &JobFingerprint,
     manifest: &Manifest,

@@ -34,7 +34,7 @@ pub struct Journal {
 }
 
 /// A journal, the rows in it, and what was cut off.
-pub type OpenedJournal = (Journal, BTreeMap<RowId, Outcome>, Option<Cut>);
+pub(super) type OpenedJournal = (Journal, BTreeMap<RowId, Outcome>, Option<Cut>);
 
 /// Lines that were cut off a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,7 +208,7 @@ pub(super) fn read(
 /// # Errors
 ///
 /// [`CheckpointError::Stranger`], [`CheckpointError::Fs`].
-pub fn journalled_rows(
+pub(crate) fn journalled_rows(
     folder: &OutputFolder,
     job: &JobFingerprint,
     window: &WindowSpan,

@@ -75,7 +75,7 @@ impl LockOptions {
 /// The right to set the job up: first pass and `job.json`. Given back when dropped. Where the file system knows
 /// no locks every process has it: `job.json` is made once all the same.
 #[derive(Debug)]
-pub struct JobLock {
+pub(crate) struct JobLock {
     _file: Option<File>,
 }
 
@@ -85,7 +85,7 @@ impl JobLock {
     /// # Errors
     ///
     /// [`CheckpointError::Interrupted`]; [`CheckpointError::Fs`].
-    pub fn acquire(folder: &OutputFolder, options: &LockOptions) -> Result<Self, CheckpointError> {
+    pub(crate) fn acquire(folder: &OutputFolder, options: &LockOptions) -> Result<Self, CheckpointError> {
         loop {
             if let Some(lock) = Self::try_acquire(folder)? {
                 return Ok(lock);
@@ -99,7 +99,7 @@ impl JobLock {
     /// # Errors
     ///
     /// [`CheckpointError::Fs`].
-    pub fn try_acquire(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
+    pub(crate) fn try_acquire(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
         Ok(match try_lock(&folder.job_lock())? {
             FileLock::Taken(file) => Some(Self { _file: Some(file) }),
             FileLock::Unknown(_) => Some(Self { _file: None }),

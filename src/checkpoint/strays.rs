@@ -103,7 +103,7 @@ fn is_hidden(path: &Path) -> bool {
 /// # Errors
 ///
 /// Those of [`Manifest::load_or_new`]; [`CheckpointError::Fs`], where a folder cannot be listed.
-pub fn strays(
+pub(crate) fn strays(
     folder: &OutputFolder,
     job: &JobFingerprint,
     record: &JobRecord,
@@ -132,7 +132,7 @@ pub(super) fn stray_manifests(folder: &OutputFolder, shards: u32) -> Vec<PathBuf
 /// # Errors
 ///
 /// [`CheckpointError::Stranger`].
-pub fn check_manifests(folder: &OutputFolder, shards: u32) -> Result<(), CheckpointError> {
+pub(crate) fn check_manifests(folder: &OutputFolder, shards: u32) -> Result<(), CheckpointError> {
     match stray_manifests(folder, shards).into_iter().next() {
         None => Ok(()),
         Some(path) => Err(CheckpointError::Stranger { path }),

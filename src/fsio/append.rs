@@ -16,7 +16,7 @@ use super::points::{
 /// # Errors
 ///
 /// [`FsError`].
-pub fn open_append(path: &Path) -> Result<File, FsError> {
+pub(crate) fn open_append(path: &Path) -> Result<File, FsError> {
     let is_new = !path.exists();
     let file = OpenOptions::new()
         .append(true)
@@ -64,7 +64,7 @@ fn append(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 /// # Errors
 ///
 /// [`FsError`].
-pub fn truncate_synced(file: &mut File, path: &Path, length: u64) -> Result<(), FsError> {
+pub(crate) fn truncate_synced(file: &mut File, path: &Path, length: u64) -> Result<(), FsError> {
     failpoint(TRUNCATE_BEFORE, path)?;
     file.set_len(length)
         .and_then(|()| file.seek(SeekFrom::End(0)))
@@ -79,7 +79,7 @@ pub fn truncate_synced(file: &mut File, path: &Path, length: u64) -> Result<(), 
 /// # Errors
 ///
 /// The system's.
-pub fn open_lock(path: &Path) -> io::Result<File> {
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
         .truncate(false)

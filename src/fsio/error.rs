@@ -88,7 +88,7 @@ fn size_limit() -> String {
 }
 
 /// Whether an i/o error says that the disk or the quota is full.
-pub fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

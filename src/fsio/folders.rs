@@ -14,7 +14,7 @@ use super::points::{REMOVE_AFTER, REMOVE_BEFORE, RENAME_AFTER, RENAME_BEFORE, fa
 /// # Errors
 ///
 /// The system's, where a folder cannot be created or synced.
-pub fn create_dir_all(path: &Path) -> io::Result<()> {
+pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ fn create_behind_link(path: &Path, in_the_way: io::Error) -> io::Result<()> {
 /// # Errors
 ///
 /// The system's. File systems that cannot sync a folder are taken as they are.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
@@ -70,7 +70,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// # Errors
 ///
 /// [`FsError`].
-pub fn rename_synced(from: &Path, to: &Path) -> Result<(), FsError> {
+pub(crate) fn rename_synced(from: &Path, to: &Path) -> Result<(), FsError> {
     failpoint(RENAME_BEFORE, from)?;
     std::fs::rename(from, to).map_err(|cause| FsError::new("move", from, cause))?;
     sync_parent(to)?;
@@ -85,7 +85,7 @@ pub fn rename_synced(from: &Path, to: &Path) -> Result<(), FsError> {
 /// # Errors
 ///
 /// [`FsError`].
-pub fn remove_synced(path: &Path) -> Result<(), FsError> {
+pub(crate) fn remove_synced(path: &Path) -> Result<(), FsError> {
     failpoint(REMOVE_BEFORE, path)?;
     match std::fs::remove_file(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -100,7 +100,7 @@ pub fn remove_synced(path: &Path) -> Result<(), FsError> {
 /// # Errors
 ///
 /// [`FsError`]; a part of it may be gone by then.
-pub fn remove_folder(path: &Path) -> Result<(), FsError> {
+pub(crate) fn remove_folder(path: &Path) -> Result<(), FsError> {
     failpoint(REMOVE_BEFORE, path)?;
     std::fs::remove_dir_all(path).map_err(|cause| FsError::new("remove", path, cause))?;
     sync_parent(path)?;
@@ -108,12 +108,12 @@ pub fn remove_folder(path: &Path) -> Result<(), FsError> {
 }
 
 /// Removes a file that may as well stay.
-pub fn remove_quietly(path: &Path) {
+pub(crate) fn remove_quietly(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
 /// Whether a path does not exist, or is a folder without entries.
-pub fn is_empty_or_absent(path: &Path) -> bool {
+pub(crate) fn is_empty_or_absent(path: &Path) -> bool {
     match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -121,7 +121,7 @@ pub fn is_empty_or_absent(path: &Path) -> bool {
 }
 
 /// The first of numbered paths, from 1, that is not taken.
-pub fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
+pub(crate) fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
     let mut number = 1;
     while path(number).symlink_metadata().is_ok() {
         number += 1;
@@ -134,7 +134,7 @@ pub fn free_path(path: impl Fn(u64) -> PathBuf) -> PathBuf {
 /// # Errors
 ///
 /// [`FsError`].
-pub fn temporary_folder(prefix: &str) -> Result<TempDir, FsError> {
+pub(crate) fn temporary_folder(prefix: &str) -> Result<TempDir, FsError> {
     let made = tempfile::Builder::new().prefix(prefix).tempdir();
     made.map_err(|cause| FsError::new("create", &std::env::temp_dir(), cause))
 }

@@ -27,7 +27,7 @@ pub struct FileDigest {
 /// # Errors
 ///
 /// [`FsError`], where it cannot be read.
-pub fn hash_file(path: &Path) -> Result<FileDigest, FsError> {
+pub(super) fn hash_file(path: &Path) -> Result<FileDigest, FsError> {
     hash_file_unless(path, &StopFlag::default())
 }
 
@@ -36,7 +36,7 @@ pub fn hash_file(path: &Path) -> Result<FileDigest, FsError> {
 /// # Errors
 ///
 /// As [`hash_file`]; its cause is [`io::ErrorKind::Interrupted`] where, and only where, it was interrupted.
-pub fn hash_file_unless(path: &Path, stop: &StopFlag) -> Result<FileDigest, FsError> {
+pub(crate) fn hash_file_unless(path: &Path, stop: &StopFlag) -> Result<FileDigest, FsError> {
     let read_error = |cause| FsError::new("read", path, cause);
     let mut file = File::open(path).map_err(read_error)?;
     let mut hasher = blake3::Hasher::new();

@@ -45,7 +45,7 @@ pub fn write_atomic(
 /// # Errors
 ///
 /// [`FsError`], where the folder takes no file, or the path is a folder itself.
-pub fn check_writable(path: &Path) -> Result<(), FsError> {
+pub(crate) fn check_writable(path: &Path) -> Result<(), FsError> {
     let folder = parent(path).unwrap_or_else(|| Path::new("."));
     let made = if path.is_dir() {
         Err(io::ErrorKind::IsADirectory.into())
@@ -63,7 +63,7 @@ pub fn check_writable(path: &Path) -> Result<(), FsError> {
 /// # Errors
 ///
 /// [`FsError`], where it could be neither created nor found.
-pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool, FsError> {
+pub(crate) fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool, FsError> {
     let temporary = temporary_path(path);
     failpoint(WRITE_BEFORE_CREATE, path)?;
     write_synced(&temporary, |out| out.write_all(bytes), WRITE_BEFORE_SYNC)
@@ -82,7 +82,7 @@ pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool, FsError> {
 }
 
 /// The final name that a temporary file was meant for; `None` where it is not a temporary file.
-pub fn temporary_target(name: &str) -> Option<&str> {
+pub(crate) fn temporary_target(name: &str) -> Option<&str> {
     let (target, process) = name
         .strip_prefix('.')?
         .strip_suffix(TEMPORARY_ENDING)?
@@ -103,7 +103,7 @@ fn temporary_path(path: &Path) -> PathBuf {
 }
 
 /// A number that no other process has: its id and the time of its first call.
-pub fn process_number() -> u128 {
+pub(super) fn process_number() -> u128 {
     static NUMBER: OnceLock<u128> = OnceLock::new();
     *NUMBER.get_or_init(|| {
         let now = SystemTime::now()

@@ -58,7 +58,7 @@ impl TextCodec for GlmTokenizer {
 }
 
 /// A tokenizer under the first rule of text: a bad word is barred only where it begins a text.
-pub struct FirstTextRule(pub Arc<GlmTokenizer>);
+pub(crate) struct FirstTextRule(pub Arc<GlmTokenizer>);
 
 impl TextCodec for FirstTextRule {
     fn decode(&self, ids: &[u32]) -> Result<String, String> {

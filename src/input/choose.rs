@@ -23,7 +23,7 @@ use crate::stop::StopFlag;
 const HEAD_ROWS: usize = 100;
 
 /// Names that a column of prompts has in common data sets; case does not count.
-pub const PROMPT_NAMES: [&str; 6] = [
+pub(crate) const PROMPT_NAMES: [&str; 6] = [
     "prompt",
     "question",
     "query",
@@ -37,7 +37,7 @@ const TEXT_TYPES: [&str; 3] = ["Utf8", "LargeUtf8", "Utf8View"];
 
 /// The columns of the first rows of an input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeadColumns {
+pub(crate) struct HeadColumns {
     /// All of them.
     names: Vec<String>,
     /// Those of texts, `id` aside.
@@ -46,7 +46,7 @@ pub struct HeadColumns {
 
 /// Why the column of prompts cannot be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoChoice {
+pub(crate) enum NoChoice {
     /// There are no rows, or none that can be read.
     NoRows,
     /// No column holds texts; these are there.
@@ -60,7 +60,7 @@ pub enum NoChoice {
 /// # Errors
 ///
 /// A file that cannot be read, or is neither Parquet nor JSON lines.
-pub fn head_columns(files: &[FoundFile], max_row_bytes: u64) -> Result<HeadColumns, InputError> {
+pub(crate) fn head_columns(files: &[FoundFile], max_row_bytes: u64) -> Result<HeadColumns, InputError> {
     let mut columns = HeadColumns::default();
     let Some(first) = files.first() else {
         return Ok(columns);
@@ -107,7 +107,7 @@ fn is_category(kind: &str) -> bool {
 
 impl HeadColumns {
     /// Whether one of the rows has a column, or the column that a path begins with.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         let leads = |known: &str| match name.strip_prefix(known) {
             Some(rest) => rest.is_empty() || rest.starts_with('.'),
             None => false,
@@ -120,7 +120,7 @@ impl HeadColumns {
     /// # Errors
     ///
     /// [`NoChoice`], where there is none, or more than one that may be meant.
-    pub fn prompt(&self) -> Result<&str, NoChoice> {
+    pub(crate) fn prompt(&self) -> Result<&str, NoChoice> {
         let says_so = |name: &&String| PROMPT_NAMES.contains(&name.to_lowercase().as_str());
         let named: Vec<&String> = self.texts.iter().filter(says_so).collect();
         match (self.texts.as_slice(), named.as_slice()) {

@@ -10,7 +10,7 @@ const REMEMBERED_IDS: u64 = 4_000_000;
 ///
 /// By 64-bit hash: two different ids count as equal about once in two million such inputs.
 #[derive(Debug)]
-pub struct DuplicateIds {
+pub(crate) struct DuplicateIds {
     seen: HashSet<u64>,
     observed: u64,
     duplicates: u64,
@@ -25,7 +25,7 @@ impl Default for DuplicateIds {
 
 impl DuplicateIds {
     /// Begins with no id.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_limit(REMEMBERED_IDS)
     }
 
@@ -39,7 +39,7 @@ impl DuplicateIds {
     }
 
     /// Takes the next id; says whether it was seen before. After the limit it looks no more.
-    pub fn observe(&mut self, id: &str) -> bool {
+    pub(crate) fn observe(&mut self, id: &str) -> bool {
         self.observed += 1;
         if self.observed > self.limit {
             return false;
@@ -54,12 +54,12 @@ impl DuplicateIds {
     }
 
     /// How many ids were seen before.
-    pub fn duplicates(&self) -> u64 {
+    pub(crate) fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
     /// Ids looked at, where that is not all of them.
-    pub fn stopped_after(&self) -> Option<u64> {
+    pub(crate) fn stopped_after(&self) -> Option<u64> {
         (self.observed > self.limit).then_some(self.limit)
     }
 }

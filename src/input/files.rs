@@ -24,7 +24,7 @@ const NAMED_INPUTS: usize = 5;
 const OPEN_FILES: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
 
 /// Name of the copy of standard input in the output folder.
-pub const STDIN_COPY: &str = "input/stdin.jsonl";
+pub(super) const STDIN_COPY: &str = "input/stdin.jsonl";
 
 /// The files of a job.
 #[derive(Clone, Debug, Default)]

@@ -104,7 +104,7 @@ use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
 use crate::stop::StopFlag;
 
 /// What is done with a row, given its place in the window, as soon as its prompt is made.
-pub type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
+pub(crate) type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
 
 /// Reads windows of an input. Windows may be read in any order and by several threads; in ascending
 /// order it costs least.

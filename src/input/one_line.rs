@@ -8,7 +8,7 @@ use crate::ids::RowId;
 use crate::job::{JobSpec, Rules};
 
 /// Reads single lines of JSON with the columns of a job's input.
-pub struct LineReader {
+pub(crate) struct LineReader {
     builder: PromptBuilder,
     rules: Rules,
 }
@@ -19,7 +19,7 @@ impl LineReader {
     /// # Errors
     ///
     /// [`InputError::NoPrompt`], [`InputError::Template`].
-    pub fn new(spec: &JobSpec, rules: Rules) -> Result<Self, InputError> {
+    pub(crate) fn new(spec: &JobSpec, rules: Rules) -> Result<Self, InputError> {
         Ok(Self {
             builder: PromptBuilder::new(&Wanted {
                 columns: &spec.input.columns,
@@ -32,7 +32,7 @@ impl LineReader {
     }
 
     /// The row of a line.
-    pub fn read(&self, row: RowId, line: &[u8]) -> InputRow {
+    pub(crate) fn read(&self, row: RowId, line: &[u8]) -> InputRow {
         let (built, is_record) = match Fields::parse(line, self.rules) {
             Ok(fields) => (self.builder.build(row, &fields), true),
             Err(reason) => (Built::bad(row, reason), false),

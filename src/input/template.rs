@@ -19,7 +19,7 @@ use crate::outcome::{BadRow, Stage};
 
 /// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.
-pub const TEMPLATE_STEPS: u64 = 1_000_000;
+pub(crate) const TEMPLATE_STEPS: u64 = 1_000_000;
 
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";

@@ -32,7 +32,7 @@ const ACCEPTED: [&str; 13] = [
 
 /// A key whose change alters results.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// The whole key, dotted.
     pub key: String,
     /// Its value in the first run, as TOML writes it; `not set` where there is none.
@@ -42,7 +42,7 @@ pub struct Difference {
 }
 
 /// Returns the keys that alter results and differ between the first run of a job and now.
-pub fn differences(first: &JobSpec, now: &JobSpec) -> Vec<Difference> {
+pub(crate) fn differences(first: &JobSpec, now: &JobSpec) -> Vec<Difference> {
     let mut found = Vec::new();
     compare("", &tree(first), &tree(now), &mut found);
     found

@@ -30,13 +30,13 @@ const SOURCE: &str = "the command line";
 const KEPT_MARK: &str = "# glm-batch wrote this file:";
 
 /// Whether the text of a job file is that of one which a run keeps in its output folder.
-pub fn is_kept(text: &str) -> bool {
+pub(crate) fn is_kept(text: &str) -> bool {
     text.starts_with(KEPT_MARK)
 }
 
 /// The flags that replace a job file.
 #[derive(Clone, Debug, Default)]
-pub struct JobFlags {
+pub(crate) struct JobFlags {
     /// `--model`
     pub model: PathBuf,
     /// `--input`, once or several times.
@@ -49,7 +49,7 @@ pub struct JobFlags {
 
 /// A job that is given by flags.
 #[derive(Clone, Debug)]
-pub struct FlagJob {
+pub(crate) struct FlagJob {
     tree: Node,
     base: PathBuf,
 }
@@ -60,7 +60,7 @@ impl FlagJob {
     /// # Errors
     ///
     /// [`SpecError`]: a path that cannot be one, an argument that is not `key=value`, a key with a flag of its own.
-    pub fn new(flags: &JobFlags, set: &[String], base: &Path) -> Result<Self, SpecError> {
+    pub(crate) fn new(flags: &JobFlags, set: &[String], base: &Path) -> Result<Self, SpecError> {
         let mut tree = table(Vec::new());
         let path = |key: &str, path: &Path| {
             let text = path.to_str().ok_or_else(|| {
@@ -100,14 +100,14 @@ impl FlagJob {
     }
 
     /// Whether nothing says yet where prompts come from.
-    pub fn lacks_prompt(&self) -> bool {
+    pub(crate) fn lacks_prompt(&self) -> bool {
         ["input.columns.prompt", "prompt.template"]
             .iter()
             .all(|key| self.tree.find(key).is_none())
     }
 
     /// Takes prompts from a column.
-    pub fn set_prompt_column(&mut self, name: &str) {
+    pub(crate) fn set_prompt_column(&mut self, name: &str) {
         put(&mut self.tree, "input.columns.prompt", text(escaped(name)));
     }
 
@@ -116,7 +116,7 @@ impl FlagJob {
     /// # Errors
     ///
     /// [`SpecError`]: an environment variable that is not set.
-    pub fn paths(&self) -> Result<(InputSpec, PathBuf), SpecError> {
+    pub(crate) fn paths(&self) -> Result<(InputSpec, PathBuf), SpecError> {
         let mut tree = self.tree.clone();
         expand_environment(&mut tree, &|name| std::env::var(name).ok())?;
         let texts = |node: &Node| match &node.value {
@@ -137,7 +137,7 @@ impl FlagJob {
     /// # Errors
     ///
     /// As [`load`](super::load).
-    pub fn spec(&self) -> Result<JobSpec, SpecError> {
+    pub(crate) fn spec(&self) -> Result<JobSpec, SpecError> {
         let mut tree = self.tree.clone();
         expand_environment(&mut tree, &|name| std::env::var(name).ok())?;
         later::refuse(&tree)?;
@@ -151,7 +151,7 @@ impl FlagJob {
     }
 
     /// Says which argument gave a key of the job.
-    pub fn place_of(&self, key: &str) -> Option<Place> {
+    pub(crate) fn place_of(&self, key: &str) -> Option<Place> {
         let place = self.tree.place_of(key);
         place.filter(|place| matches!(place, Place::Set { .. }))
     }
@@ -161,7 +161,7 @@ impl FlagJob {
     /// # Errors
     ///
     /// As [`spec`](Self::spec); this text is read as the next run will read it.
-    pub fn text(&self, output: &Path) -> Result<String, SpecError> {
+    pub(crate) fn text(&self, output: &Path) -> Result<String, SpecError> {
         let mut tree = self.tree.clone();
         put(&mut tree, "output.path", text("."));
         // A value of `--set` such as `2024` may be a number or a text. The key decides, so the reader is asked.

@@ -42,7 +42,7 @@ const NEAR: f64 = 0.9;
 /// Returns the known word nearest to `word`, if any is near enough to be what was meant.
 ///
 /// Case and the difference between `-` and `_` do not count: `topp` is near `top_p`, and `colour` is not.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = folded(word);
     let allowed = (word.chars().count() / 3).max(1);
     let mut best: Option<(f64, &str)> = None;

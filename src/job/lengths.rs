@@ -14,7 +14,7 @@ const DEFAULT_MAX_LENGTH: u32 = 512;
 
 /// The limits that all rows of a job share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lengths {
+pub(crate) struct Lengths {
     /// Context plus answer, tokens.
     pub max_length: u32,
     /// The model's own limit, tokens.
@@ -29,7 +29,7 @@ impl Lengths {
     /// # Errors
     ///
     /// [`SpecError::Lengths`] where the answer would leave no room for a context.
-    pub fn new(
+    pub(crate) fn new(
         prompt: &PromptSpec,
         generation: &GenerationSpec,
         max_sequence_length: u32,
@@ -62,7 +62,7 @@ impl Lengths {
     /// # Errors
     ///
     /// As [`Lengths::new`].
-    pub fn of_job(spec: &JobSpec, max_sequence_length: u32) -> Result<Self, SpecError> {
+    pub(crate) fn of_job(spec: &JobSpec, max_sequence_length: u32) -> Result<Self, SpecError> {
         if spec.task == Task::Generate {
             return Self::new(&spec.prompt, &spec.generation, max_sequence_length);
         }
@@ -74,7 +74,7 @@ impl Lengths {
     }
 
     /// Most tokens of a context beside so many others; `None` where they leave no room for one.
-    pub fn limit_beside(&self, others: u32) -> Option<u32> {
+    pub(crate) fn limit_beside(&self, others: u32) -> Option<u32> {
         let left = self
             .max_length
             .checked_sub(others)
@@ -98,7 +98,7 @@ impl Lengths {
     }
 
     /// What counts where the job allows more than the model has.
-    pub fn note(&self, prompt: &PromptSpec, generation: &GenerationSpec) -> Option<String> {
+    pub(crate) fn note(&self, prompt: &PromptSpec, generation: &GenerationSpec) -> Option<String> {
         let asked = prompt.max_length?;
         let context = self.max_sequence_length.saturating_add(1);
         let left = asked.saturating_sub(self.reserved(generation));
@@ -117,7 +117,7 @@ impl Lengths {
     ///
     /// The reason of a failed row: its own `max_new_tokens` leave no room for a context, and the job keeps room
     /// for them.
-    pub fn context_limit(&self, generation: &GenerationSpec) -> Result<u32, String> {
+    pub(crate) fn context_limit(&self, generation: &GenerationSpec) -> Result<u32, String> {
         let reserved = self.reserved(generation);
         if reserved >= self.max_length {
             return Err(format!(
@@ -130,7 +130,7 @@ impl Lengths {
 
     /// Most answer tokens of a row whose context has `context_tokens`; the start token is not
     /// counted. Never above the model's limit.
-    pub fn max_new_tokens(&self, generation: &GenerationSpec, context_tokens: u32) -> u32 {
+    pub(crate) fn max_new_tokens(&self, generation: &GenerationSpec, context_tokens: u32) -> u32 {
         let rest = self.max_length.saturating_sub(context_tokens);
         let wanted = self.wanted(generation).unwrap_or(rest);
         let allowed = if self.reserves {

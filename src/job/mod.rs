@@ -41,7 +41,7 @@ pub use schema::{job_keys, json_schema};
 pub use sections::batch::BatchSpec;
 pub use sections::beams::{EarlyStopping, LengthOver};
 pub use sections::checkpoint::CheckpointSpec;
-pub use sections::choose::{ChooseMethod, ChooseSpec, LabelForm, Normalize};
+pub(crate) use sections::choose::{ChooseMethod, ChooseSpec, LabelForm, Normalize};
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
 pub use sections::infill::InfillSpec;
 pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow};
@@ -90,7 +90,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<JobSpec, SpecError> {
 
 /// Says where a key of a job, or its section, is written: for a value that only a later stage finds wrong.
 /// `None` where the file cannot be read any more.
-pub fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
+pub(crate) fn place_of(path: &Path, overrides: &[String], key: &str) -> Option<Place> {
     let text = std::fs::read_to_string(path).ok()?;
     let mut tree = tree::parse(&text, &path.display().to_string()).ok()?;
     for argument in overrides {

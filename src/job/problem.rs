@@ -138,7 +138,7 @@ impl Problem {
 /// # Errors
 ///
 /// What would have been right, and the nearest of it as a hint.
-pub fn read_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
+pub(crate) fn read_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
     let read: Result<T, Problem> = T::deserialize(word.into_deserializer());
     read.map_err(|problem| problem.into_word_message(word))
 }

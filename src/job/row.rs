@@ -14,7 +14,7 @@ use super::tree::Node;
 /// What is wrong with a row's own settings: the reason of a failed row, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}{}", self.cure.as_ref().map(|cure| format!("; {cure}")).unwrap_or_default())]
-pub struct RowFlaw {
+pub(crate) struct RowFlaw {
     /// The key, what it takes and what its value is.
     pub reason: String,
     /// What to write instead.

@@ -107,7 +107,7 @@ multiversion! {
     /// negative infinity.
     ///
     /// `top` is the largest logit. A weight under e^-700 counts as that.
-    pub fn softmax_weights(
+    pub(crate) fn softmax_weights(
         logits: &[f32],
         least: f32,
         top: f32,

@@ -13,7 +13,7 @@ use super::machine;
 
 /// Speed of one batch size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BatchSpeed {
+pub(crate) struct BatchSpeed {
     /// Rows in flight.
     pub rows: usize,
     /// Context tokens a second.

@@ -120,7 +120,7 @@ impl DeviceId {
 /// # Errors
 ///
 /// [`ModelError::Device`] where a named device cannot be used. [`DeviceChoice::Auto`] falls back to the CPU.
-pub fn find_devices(choice: &DeviceChoice) -> Result<Vec<DeviceId>, ModelError> {
+pub(crate) fn find_devices(choice: &DeviceChoice) -> Result<Vec<DeviceId>, ModelError> {
     let found = match choice {
         DeviceChoice::Auto => {
             let works = |device: &DeviceId| device.open().is_ok();

@@ -7,7 +7,7 @@
 use candle_core::Device;
 
 /// Bytes that are free on a device; `None` where it does not tell.
-pub fn free_bytes(device: &Device) -> Option<u64> {
+pub(crate) fn free_bytes(device: &Device) -> Option<u64> {
     cuda::free_bytes(device)
 }
 

@@ -16,7 +16,7 @@ const CACHED_MODEL: &str = "models--";
 /// # Errors
 ///
 /// [`ModelError::Folder`]. A folder without `config.json` that looks like nothing else is passed.
-pub fn check_folder(path: &Path) -> Result<(), ModelError> {
+pub(crate) fn check_folder(path: &Path) -> Result<(), ModelError> {
     if path.join("config.json").symlink_metadata().is_ok() {
         return Ok(());
     }

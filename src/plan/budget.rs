@@ -11,7 +11,7 @@ use crate::job::BatchSpec;
 use super::order::{RowLength, padded};
 
 /// Rows in flight on a GPU where the job does not say, until its steps have been timed.
-pub const DEVICE_BATCH_SIZE: usize = 256;
+pub(super) const DEVICE_BATCH_SIZE: usize = 256;
 
 /// Padded tokens of one prefill call, unless a single row is longer.
 ///
@@ -70,7 +70,7 @@ pub struct Budget {
 /// Memory of the machine, as measured by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_field_names, reason = "the unit is in the name")]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Bytes free on the machine or device.
     pub free_bytes: u64,
     /// Bytes left under the cgroup limit; `None` where there is none.
@@ -139,7 +139,7 @@ pub struct GroupRow {
 ///
 /// `cache_bytes_per_token` is what one cached token takes in all layers, `batch_size` the rows beyond which
 /// products gain nothing.
-pub fn cpu_budget(
+pub(crate) fn cpu_budget(
     batch: &BatchSpec,
     batch_size: usize,
     memory: &Memory,
@@ -155,7 +155,7 @@ pub fn cpu_budget(
 }
 
 /// The budget on a GPU; `memory` is `None` where the device does not tell.
-pub fn device_budget(
+pub(crate) fn device_budget(
     batch: &BatchSpec,
     memory: Option<&Memory>,
     cache_bytes_per_token: usize,

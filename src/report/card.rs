@@ -17,7 +17,7 @@ use super::loading::{loading, quoted};
 use super::{counted, grouped};
 
 /// The line by which a card is known as ours.
-pub const CARD_MARK: &str =
+pub(crate) const CARD_MARK: &str =
     "<!-- glm-batch keeps this file up to date; without this line it leaves the file alone -->";
 
 /// Digits of the parts' fingerprint that name the results.
@@ -27,7 +27,7 @@ const NAMED_DIGITS: usize = 16;
 const LISTED_FILES: usize = 20;
 
 /// What a card tells of.
-pub struct Card<'a> {
+pub(crate) struct Card<'a> {
     /// The job as its last run saw it.
     pub record: &'a JobRecord,
     /// Name of the output folder.

@@ -83,7 +83,7 @@ pub(super) fn erased(cells: usize, width: usize) -> String {
 }
 
 /// A time in its two largest units.
-pub fn duration(time: Duration) -> String {
+pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),

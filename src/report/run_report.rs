@@ -357,7 +357,7 @@ fn exact_match(totals: &Totals) -> String {
 }
 
 /// Most memory that this process has held, bytes; `None` where the system does not say.
-pub fn peak_memory_bytes() -> Option<u64> {
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()

@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::on_one_line;
 
 /// A number with its digits in groups of three.
-pub fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
@@ -20,7 +20,7 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// A rate: whole where it is large.
-pub fn rate(number: f64) -> String {
+pub(crate) fn rate(number: f64) -> String {
     if number >= 100.0 {
         grouped(number.round() as u64)
     } else {
@@ -29,7 +29,7 @@ pub fn rate(number: f64) -> String {
 }
 
 /// A number of things, with the name of one of them: `1 row`, `1,200 rows`.
-pub fn counted(number: u64, one: &str) -> String {
+pub(crate) fn counted(number: u64, one: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {one}{plural}", grouped(number))
 }
@@ -39,14 +39,14 @@ pub fn counted(number: u64, one: &str) -> String {
 /// # Errors
 ///
 /// The formatter's.
-pub fn line(f: &mut fmt::Formatter<'_>, what: &str, text: &str) -> fmt::Result {
+pub(crate) fn line(f: &mut fmt::Formatter<'_>, what: &str, text: &str) -> fmt::Result {
     writeln!(f, "  {what:<12} {}", on_one_line(text))
 }
 
 /// Rows in aligned columns, two spaces apart; no column wider than `widest` cells.
 ///
 /// Line ends inside a text become spaces, so that a row stays a line.
-pub fn table(rows: &[Vec<String>], widest: usize) -> String {
+pub(crate) fn table(rows: &[Vec<String>], widest: usize) -> String {
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.iter().map(|text| shorten(text, widest)).collect())
@@ -77,7 +77,7 @@ pub fn table(rows: &[Vec<String>], widest: usize) -> String {
 }
 
 /// Question, answer and reference side by side, with a head.
-pub fn side_by_side(rows: impl IntoIterator<Item = [String; 3]>) -> String {
+pub(crate) fn side_by_side(rows: impl IntoIterator<Item = [String; 3]>) -> String {
     let mut all = vec![vec![
         "question".to_owned(),
         "answer".to_owned(),

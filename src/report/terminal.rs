@@ -26,12 +26,12 @@ const CONTINUATIONS: [&str; 2] = ["hint: ", "  "];
 ///
 /// A message has one line, and below it hints and indented lists. A line break of another kind comes from a
 /// name in the message and is escaped, so that a name cannot pretend to be the next message.
-pub fn say(message: &str) {
+pub(crate) fn say(message: &str) {
     above_live(&as_message(message));
 }
 
 /// A message as [`say`] prints it, without the line break at its end.
-pub fn as_message(message: &str) -> String {
+pub(crate) fn as_message(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     for (at, line) in message.split('\n').enumerate() {
         if at > 0 && CONTINUATIONS.iter().any(|start| line.starts_with(start)) {
@@ -45,7 +45,7 @@ pub fn as_message(message: &str) -> String {
 }
 
 /// Text of several lines on standard error, such as the usage of a command.
-pub fn say_lines(text: &str) {
+pub(crate) fn say_lines(text: &str) {
     above_live(&visible(text.trim_end()));
 }
 
@@ -106,7 +106,7 @@ pub(super) fn show_live(progress: &Progress) {
 }
 
 /// Takes the line that shows progress away for good.
-pub fn erase_live() {
+pub(crate) fn erase_live() {
     let mut live = Live::get();
     live.progress = None;
     let erased = live.erase();
@@ -114,7 +114,7 @@ pub fn erase_live() {
 }
 
 /// Takes the line away while the process is stopped, or brings it back.
-pub fn pause_live(is_paused: bool) {
+pub(crate) fn pause_live(is_paused: bool) {
     let mut live = Live::get();
     live.is_paused = is_paused;
     let all = live.erase() + &live.draw();
@@ -155,7 +155,7 @@ fn has_terminal() -> bool {
 /// # Errors
 ///
 /// Those of standard output.
-pub fn print(text: &impl Display) -> io::Result<()> {
+pub(crate) fn print(text: &impl Display) -> io::Result<()> {
     io::stdout().write_all(visible(&text.to_string()).as_bytes())
 }
 
@@ -164,7 +164,7 @@ pub fn print(text: &impl Display) -> io::Result<()> {
 /// # Errors
 ///
 /// Those of standard output.
-pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     print_line(&serde_json::to_string_pretty(value)?)
 }
 
@@ -173,7 +173,7 @@ pub fn print_json(value: &impl Serialize) -> io::Result<()> {
 /// # Errors
 ///
 /// Those of standard output.
-pub fn print_json_line(value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn print_json_line(value: &impl Serialize) -> io::Result<()> {
     print_line(&serde_json::to_string(value)?)
 }
 
@@ -182,12 +182,12 @@ pub fn print_json_line(value: &impl Serialize) -> io::Result<()> {
 /// # Errors
 ///
 /// Those of standard output.
-pub fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     io::stdout().write_all(bytes)
 }
 
 /// A value that cannot leave its line: line breaks and tabs are escaped too.
-pub fn on_one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn on_one_line(text: &str) -> Cow<'_, str> {
     escaped(
         text,
         |c| is_obeyed(c) || c == '\n' || c == '\t',
@@ -196,7 +196,7 @@ pub fn on_one_line(text: &str) -> Cow<'_, str> {
 }
 
 /// A path as a word that can be pasted into a shell.
-pub fn shell_word(path: &str) -> String {
+pub(crate) fn shell_word(path: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
     if !path.is_empty() && path.chars().all(is_plain) && !path.starts_with('-') {
         path.to_owned()

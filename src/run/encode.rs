@@ -12,7 +12,7 @@ use crate::outcome::{BadRow, Stage};
 use crate::tokenize::Encoded;
 
 /// Encodes rows as a job would.
-pub struct JobEncoder<'a> {
+pub(crate) struct JobEncoder<'a> {
     spec: &'a JobSpec,
     model: ModelFacts,
     lines: LineReader,
@@ -20,7 +20,7 @@ pub struct JobEncoder<'a> {
 
 /// One row as the model would be given it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct EncodedLine {
+pub(crate) struct EncodedLine {
     /// The prompt, as the template or the prompt column gave it.
     pub prompt: String,
     /// The prefix of the row, else of the job.
@@ -45,7 +45,7 @@ impl<'a> JobEncoder<'a> {
     /// # Errors
     ///
     /// What [`run`](super::run) would refuse in the model's folder, the template or the stop strings.
-    pub fn new(spec: &'a JobSpec) -> Result<Self> {
+    pub(crate) fn new(spec: &'a JobSpec) -> Result<Self> {
         let model = ModelFacts::load(spec, Rules::CURRENT)?;
         RowEncoder::new(spec, &model, Rules::CURRENT)?;
         let lines = LineReader::new(spec, Rules::CURRENT)?;
@@ -58,7 +58,7 @@ impl<'a> JobEncoder<'a> {
     /// # Errors
     ///
     /// As [`new`](Self::new).
-    pub fn encode(
+    pub(crate) fn encode(
         &self,
         number: u64,
         line: &[u8],

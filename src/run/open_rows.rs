@@ -23,7 +23,7 @@ use crate::sink::{self, ResultRow, ResultSink};
 use crate::tasks;
 
 /// Rows of the windows that are not committed yet.
-pub struct OpenRows {
+pub(crate) struct OpenRows {
     folder: OutputFolder,
     record: JobRecord,
     job: JobFingerprint,
@@ -44,7 +44,7 @@ impl OpenRows {
     /// # Errors
     ///
     /// Those of [`StoredJob::existing`].
-    pub fn new(folder: &OutputFolder) -> Result<Self> {
+    pub(crate) fn new(folder: &OutputFolder) -> Result<Self> {
         let StoredJob {
             record,
             fingerprint,
@@ -59,7 +59,7 @@ impl OpenRows {
     }
 
     /// Why rows are shown without ids and columns, where they are.
-    pub fn reason_without_columns(&self) -> Option<&str> {
+    pub(crate) fn reason_without_columns(&self) -> Option<&str> {
         self.input.as_ref()?.as_ref().err().map(String::as_str)
     }
 
@@ -69,7 +69,7 @@ impl OpenRows {
     /// # Errors
     ///
     /// A journal of another job, or one that cannot be read; a row that cannot be written.
-    pub fn rows(&mut self, span: &WindowSpan, failed: bool) -> Result<Vec<ResultRow>> {
+    pub(crate) fn rows(&mut self, span: &WindowSpan, failed: bool) -> Result<Vec<ResultRow>> {
         if !self.journalled.contains(&span.id) {
             return Ok(Vec::new());
         }

@@ -160,7 +160,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
 /// # Errors
 ///
 /// What [`run`](super::run) would refuse in the input.
-pub fn check_columns(spec: &JobSpec) -> Result<()> {
+pub(crate) fn check_columns(spec: &JobSpec) -> Result<()> {
     let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     ReadInput::open(&Reading {
         spec,

@@ -9,7 +9,7 @@ use crate::ids::{RowId, WindowId};
 use crate::input::{self, InputIndex, OpenOptions, Prompt, PromptSource};
 
 /// Prompts of a job by row. One window is held at a time, so rows cost least in their order.
-pub struct Prompts {
+pub(crate) struct Prompts {
     index: Arc<InputIndex>,
     source: Box<dyn PromptSource>,
     window: Option<(WindowId, BTreeMap<RowId, Prompt>)>,
@@ -21,7 +21,7 @@ impl Prompts {
     /// # Errors
     ///
     /// An input that cannot be opened any more; a trial, whose rows are not those of its windows.
-    pub fn new(record: &JobRecord) -> Result<Self> {
+    pub(crate) fn new(record: &JobRecord) -> Result<Self> {
         if record.trial.is_some() {
             return Err(Error::Usage(
                 "the prompts of a trial cannot be made again from its input\nhint: run the trial with `--set output.prompt=true`, which keeps them in the results".to_owned(),
@@ -53,7 +53,7 @@ impl Prompts {
     /// # Errors
     ///
     /// An input that is not what the job has read.
-    pub fn of(&mut self, row: RowId) -> Result<Option<&Prompt>> {
+    pub(crate) fn of(&mut self, row: RowId) -> Result<Option<&Prompt>> {
         let windows = &self.index.windows;
         let place = windows.partition_point(|span| span.first_row <= row);
         let Some(span) = place.checked_sub(1).and_then(|place| windows.get(place)) else {

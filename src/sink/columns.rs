@@ -146,7 +146,7 @@ impl Form<'_> {
 }
 
 /// Names of the columns that tell one row from another, as a heading shows them.
-pub fn heading_columns() -> impl Iterator<Item = &'static str> {
+pub(crate) fn heading_columns() -> impl Iterator<Item = &'static str> {
     let all = KEYS.iter().chain(FIRST);
     all.filter(|column| column.is_in_heading)
         .map(|column| column.name)

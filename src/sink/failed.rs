@@ -18,7 +18,7 @@ use super::json_line::{end_line, field};
 use super::lines::row_outcome;
 
 /// Fields that a line may have, in their order.
-pub const FAILED_COLUMNS: [&str; 10] = [
+pub(crate) const FAILED_COLUMNS: [&str; 10] = [
     "row",
     "id",
     "file",

@@ -35,7 +35,7 @@ use crate::outcome::Outcome;
 use layout::Layout;
 
 pub(crate) use columns::heading_columns;
-pub use columns::{Column, Form, Kind, SampleValue, When};
+pub(crate) use columns::{Column, Form, Kind, SampleValue, When};
 #[cfg(test)]
 pub(crate) use columns::{common, described};
 pub use error::SinkError;
@@ -46,7 +46,7 @@ pub use read::{ResultRow, read_part};
 pub(crate) use result_types::{ResultColumn, result_types};
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
-pub const RESULTS_FORMAT: u32 = 1;
+pub(crate) const RESULTS_FORMAT: u32 = 1;
 
 /// Writes parts in one file format.
 pub trait ResultSink: Send + Sync {
@@ -73,7 +73,7 @@ pub trait ResultSink: Send + Sync {
 /// # Errors
 ///
 /// As [`new_sink`].
-pub fn result_columns(
+pub(crate) fn result_columns(
     form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,
@@ -86,7 +86,7 @@ pub fn result_columns(
 /// # Errors
 ///
 /// As [`new_sink`].
-pub fn case_note(
+pub(crate) fn case_note(
     form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,

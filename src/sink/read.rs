@@ -60,7 +60,7 @@ pub fn read_part(path: &Path) -> Result<Rows, SinkError> {
 /// # Errors
 ///
 /// What is wrong with the first line that is not a row.
-pub fn read_lines(lines: &[u8]) -> Result<Vec<ResultRow>, String> {
+pub(crate) fn read_lines(lines: &[u8]) -> Result<Vec<ResultRow>, String> {
     rows_of(lines).into_iter().collect()
 }
 

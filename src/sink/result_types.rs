@@ -16,7 +16,7 @@ use super::layout::{CarriedColumn, Layout};
 
 /// One column of the results.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ResultColumn {
+pub(crate) struct ResultColumn {
     /// Its name.
     pub name: String,
     /// The type of its values in the parts; `None` in JSON lines, where a column has values of several kinds.
@@ -28,7 +28,7 @@ pub struct ResultColumn {
 /// # Errors
 ///
 /// As [`new_sink`](super::new_sink).
-pub fn result_types(
+pub(crate) fn result_types(
     form: &Form<'_>,
     index: &InputIndex,
     id_column: Option<&str>,

@@ -29,11 +29,11 @@ use super::{
 };
 
 /// The task.
-pub static TASK: Choose = Choose;
+pub(crate) static TASK: Choose = Choose;
 
 /// `task = "choose"`.
 #[derive(Debug)]
-pub struct Choose;
+pub(crate) struct Choose;
 
 /// Place of the value that says whether the pick is right.
 const CORRECT: usize = 3;

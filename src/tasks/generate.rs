@@ -15,14 +15,14 @@ use crate::tokenize::{GlmTokenizer, Unwritable};
 use super::{JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected};
 
 /// The task.
-pub static TASK: Generate = Generate;
+pub(crate) static TASK: Generate = Generate;
 
 /// `task = "generate"`.
 #[derive(Debug)]
-pub struct Generate;
+pub(crate) struct Generate;
 
 /// The rule of jobs that began before stop strings were compared as the tokenizer writes them.
-pub const FIRST_TEXT_RULE: u32 = 1;
+pub(crate) const FIRST_TEXT_RULE: u32 = 1;
 
 const WITH_BEAMS: When = When::asked("with `generation.num_beams` above 1", |form| {
     form.spec.generation.num_beams > 1
@@ -104,7 +104,7 @@ fn logprob(sample: &Sample) -> Option<f32> {
 /// # Errors
 ///
 /// The first stop string that no answer can hold, and why.
-pub fn written(
+pub(crate) fn written(
     mut settings: GenerationSpec,
     tokenizer: &GlmTokenizer,
     rule: u32,

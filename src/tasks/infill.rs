@@ -26,11 +26,11 @@ use super::generate::{
 use super::{JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected};
 
 /// The task.
-pub static TASK: Infill = Infill;
+pub(crate) static TASK: Infill = Infill;
 
 /// `task = "infill"`.
 #[derive(Debug)]
-pub struct Infill;
+pub(crate) struct Infill;
 
 static COLUMNS: &[Column] = &[
     COMPLETION,

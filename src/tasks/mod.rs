@@ -25,10 +25,10 @@ mod labels;
 
 macro_rules! task_modules {
     ($($module:ident $name:ident $does:literal,)*) => {
-        $(pub mod $module;)*
+        $(mod $module;)*
 
         /// The task of that name.
-        pub fn of(task: Task) -> &'static dyn TaskKind {
+        pub(crate) fn of(task: Task) -> &'static dyn TaskKind {
             match task {
                 $(Task::$name => &$module::TASK,)*
             }
@@ -39,7 +39,7 @@ macro_rules! task_modules {
 every_task!(task_modules);
 
 /// What a task is, whatever the job.
-pub trait TaskKind: Sync {
+pub(crate) trait TaskKind: Sync {
     /// The columns that its results may have, beside those of all results.
     fn columns(&self) -> &'static [Column];
 
@@ -83,7 +83,7 @@ pub trait TaskKind: Sync {
 }
 
 /// The task of one job.
-pub trait JobTask: Send + Sync {
+pub(crate) trait JobTask: Send + Sync {
     /// What the model has to do for a row, and what becomes of it.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ pub trait JobTask: Send + Sync {
 }
 
 /// What a task makes of a row.
-pub struct RowTask {
+pub(crate) struct RowTask {
     /// What the model has to do.
     pub work: Work,
     /// What becomes of what it finds.
@@ -103,11 +103,11 @@ pub struct RowTask {
 }
 
 /// What the model found for a row to the row's result. It holds what the row needs for that.
-pub type Finish = Box<dyn FnOnce(Found) -> Result<RowResult, BadRow> + Send + Sync>;
+pub(crate) type Finish = Box<dyn FnOnce(Found) -> Result<RowResult, BadRow> + Send + Sync>;
 
 /// What a task is told of a job.
 #[derive(Clone, Copy)]
-pub struct TaskJob<'a> {
+pub(crate) struct TaskJob<'a> {
     /// The job.
     pub spec: &'a JobSpec,
     /// The model's tokenizer.

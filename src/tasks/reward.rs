@@ -24,11 +24,11 @@ use crate::tokenize::Encoded;
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
-pub static TASK: Reward = Reward;
+pub(crate) static TASK: Reward = Reward;
 
 /// `task = "reward"`.
 #[derive(Debug)]
-pub struct Reward;
+pub(crate) struct Reward;
 
 /// Place of the value.
 const REWARD: usize = 0;

@@ -25,11 +25,11 @@ use super::chances::{Branches, Likelihood, each_token, split};
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
-pub static TASK: Score = Score;
+pub(crate) static TASK: Score = Score;
 
 /// `task = "score"`.
 #[derive(Debug)]
-pub struct Score;
+pub(crate) struct Score;
 
 /// Places of the values that the sums need.
 const LOGPROB: usize = 0;

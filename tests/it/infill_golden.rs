@@ -390,7 +390,7 @@ fn masks_of_a_model_of_the_first_authors_are_filled_as_by_their_code() {
     let mut model = Glm::load(&folder.join("hf"), &Device::Cpu, Precision::F32).unwrap();
     let cases = cases("fill_memory_limit_31");
     assert_eq!(cases.len(), 5);
-    for (answered, case) in write(&mut model, &numbers, &codec, &cases)
+    for (answered, case) in write(&mut model, &numbers, codec.as_ref(), &cases)
         .iter()
         .zip(&cases)
     {

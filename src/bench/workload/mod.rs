@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-pub use report::{AnswerLength, WorkloadReport, write_counts};
+pub(crate) use report::{AnswerLength, WorkloadReport, write_counts};
 
 use crate::checkpoint::{self, OutputFolder};
 use crate::device::DeviceChoice;
@@ -44,7 +44,7 @@ output = { path = "out", format = "jsonl", columns = "none" }
 
 /// Which workload runs, and with what.
 #[derive(Clone, Debug)]
-pub struct WorkloadOptions {
+pub(crate) struct WorkloadOptions {
     /// Folder of the model.
     pub model: PathBuf,
     /// JSON lines with `text` (or `prompt`), `out_len`, and where wanted `id` and `prefix`.
@@ -61,7 +61,7 @@ pub struct WorkloadOptions {
 ///
 /// What [`run`] would refuse; [`Error::WorkloadLine`] for a line that is not a row, or a row that does not
 /// fit the model; [`Error::Interrupted`] where a stop was requested.
-pub fn workload(
+pub(crate) fn workload(
     options: &WorkloadOptions,
     stop: &StopFlag,
     observer: &mut dyn Observer,

@@ -18,7 +18,7 @@ const SHOWN_WRONG: usize = 5;
 
 /// What a workload took.
 #[derive(Clone, Debug, Serialize)]
-pub struct WorkloadReport {
+pub(crate) struct WorkloadReport {
     /// The file.
     pub workload: String,
     /// Answers whose length is not the one that their row asks for.
@@ -32,7 +32,7 @@ pub struct WorkloadReport {
 
 /// Tokens of one answer, beside those that it must have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct AnswerLength {
+pub(crate) struct AnswerLength {
     /// Line of the row in the file, from 1.
     pub line: usize,
     /// Its `id`, else the number of the row, from 0.
@@ -82,7 +82,7 @@ impl WorkloadReport {
 /// # Errors
 ///
 /// [`Error::Fs`](crate::Error::Fs), where the file cannot be written.
-pub fn write_counts(path: &Path, answers: &[AnswerLength]) -> Result<()> {
+pub(crate) fn write_counts(path: &Path, answers: &[AnswerLength]) -> Result<()> {
     fsio::write_atomic(path, |out| {
         for answer in answers {
             let line = json!({ "id": answer.id, "n_tokens": answer.tokens });

@@ -30,7 +30,7 @@ const NULL: &[u8] = b"null";
 const OUT_OF_RANGE: &str = "<invalid>";
 
 /// How the values of a schema are written: nulls inside structs too, so that all rows have the same fields.
-pub fn json_options(schema: &Schema) -> EncoderOptions {
+pub(crate) fn json_options(schema: &Schema) -> EncoderOptions {
     let factory = Forms {
         writes_errors: super::schema::is_first_rule(schema),
     };
@@ -40,17 +40,17 @@ pub fn json_options(schema: &Schema) -> EncoderOptions {
 }
 
 /// The values of one column as JSON.
-pub struct JsonColumn<'a>(NullableEncoder<'a>);
+pub(crate) struct JsonColumn<'a>(NullableEncoder<'a>);
 
 impl<'a> JsonColumn<'a> {
     /// Looks at a column once; `options` are those of its schema.
-    pub fn new(field: &'a FieldRef, array: &'a dyn Array, options: &'a EncoderOptions) -> Self {
+    pub(crate) fn new(field: &'a FieldRef, array: &'a dyn Array, options: &'a EncoderOptions) -> Self {
         // A Parquet file has no type that is refused here.
         Self(make_encoder(field, array, options).unwrap_or_else(|_| each(None, write_null)))
     }
 
     /// Writes the value of a row.
-    pub fn write(&mut self, row: usize, out: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, row: usize, out: &mut Vec<u8>) {
         if self.0.is_null(row) {
             out.extend_from_slice(NULL);
         } else {

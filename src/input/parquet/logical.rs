@@ -36,7 +36,7 @@ const INTERVAL_BYTES: i32 = 12;
 
 /// What a column is in Parquet that its Arrow type does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Logical {
+pub(crate) enum Logical {
     /// 16 bytes that are a UUID.
     Uuid,
     /// Text that is JSON.
@@ -62,7 +62,7 @@ impl Logical {
     ];
 
     /// The mark of a field.
-    pub fn of(field: &Field) -> Option<Self> {
+    pub(crate) fn of(field: &Field) -> Option<Self> {
         let mark = field.metadata().get(MARK)?;
         let known = Self::NAMES.iter().find(|(_, name)| name == mark);
         known.map(|(logical, _)| *logical)
@@ -201,7 +201,7 @@ fn annotated(
 /// # Errors
 ///
 /// A file that is not Parquet; each batch may fail on its own.
-pub fn marked_batches(
+pub(crate) fn marked_batches(
     file: File,
     rows: usize,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>>, ParquetError> {

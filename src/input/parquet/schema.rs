@@ -28,7 +28,7 @@ pub(in crate::input) fn by_parquet(rules: Rules) -> bool {
 }
 
 /// Whether a schema is that of a job which goes by the first rule for types.
-pub fn is_first_rule(schema: &Schema) -> bool {
+pub(crate) fn is_first_rule(schema: &Schema) -> bool {
     let rule = schema.metadata().get(RULE);
     rule.is_some_and(|rule| rule == FIRST_RULE)
 }

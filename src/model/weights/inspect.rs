@@ -38,7 +38,7 @@ pub enum FurtherLayers {
 /// # Errors
 ///
 /// As [`inspect_source`].
-pub fn inspect(
+pub(crate) fn inspect(
     folder: &Path,
     config: &GlmConfig,
     further: FurtherLayers,

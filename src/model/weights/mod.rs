@@ -18,7 +18,8 @@ mod values;
 
 pub use convert::convert;
 pub use files::{Fingerprinted, source_fingerprint, weights_fingerprint};
-pub use inspect::{FurtherLayers, Inspection, inspect, inspect_source};
+pub use inspect::{FurtherLayers, inspect_source};
+pub(crate) use inspect::{Inspection, inspect};
 pub(super) use parts::{Part, Role, VALUE_HEAD};
 pub use source::{Head, ModelSource};
 pub(super) use store::WeightStore;

@@ -11,7 +11,6 @@
 //! and all that was filled before. There a prompt without a mask gets one; here such a row fails, as does one whose mask
 //! was cut away.
 
-
 use crate::engine::{Found, Generation, Work};
 use crate::generate::{fill, mask_positions};
 use crate::ids::RowId;
@@ -67,16 +66,14 @@ impl TaskKind for Infill {
             settings: RowSettings::new(job)?,
             most: most.min(job.lengths.max_sequence_length),
         };
-        filling
-            .context_limit(1)
-            .map_err(|_| TaskError::Key {
-                key: "infill.max_new_tokens",
-                reason: format!(
-                    "is {most} and leaves no room for the prompt in `prompt.max_length` ({})",
-                    job.lengths.max_length
-                ),
-                cure: "lower it, or raise `prompt.max_length`".to_owned(),
-            })?;
+        filling.context_limit(1).map_err(|_| TaskError::Key {
+            key: "infill.max_new_tokens",
+            reason: format!(
+                "is {most} and leaves no room for the prompt in `prompt.max_length` ({})",
+                job.lengths.max_length
+            ),
+            cure: "lower it, or raise `prompt.max_length`".to_owned(),
+        })?;
         Ok(Box::new(filling))
     }
 
@@ -203,7 +200,11 @@ impl Filling<'_> {
             let names = tokenizer.mask_names();
             return Err(format!(
                 "the prompt has no mask token to fill: write {} where a text is missing",
-                names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+                names
+                    .iter()
+                    .map(|name| format!("`{name}`"))
+                    .collect::<Vec<_>>()
+                    .join(" or ")
             ));
         }
         let encoded = tokenizer.encode_prompt(

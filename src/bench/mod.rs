@@ -50,7 +50,10 @@ pub(crate) struct BenchOptions {
 /// # Errors
 ///
 /// What loading the model would refuse; [`Error::Usage`] where context and steps do not fit the model.
-pub(crate) fn bench(folder: &Path, options: &BenchOptions) -> Result<(BenchReport, Option<PathBuf>)> {
+pub(crate) fn bench(
+    folder: &Path,
+    options: &BenchOptions,
+) -> Result<(BenchReport, Option<PathBuf>)> {
     let config = GlmConfig::load(folder)?;
     let (context, steps) = (options.context, options.steps);
     let positions = config.max_sequence_length;

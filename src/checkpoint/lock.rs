@@ -85,7 +85,10 @@ impl JobLock {
     /// # Errors
     ///
     /// [`CheckpointError::Interrupted`]; [`CheckpointError::Fs`].
-    pub(crate) fn acquire(folder: &OutputFolder, options: &LockOptions) -> Result<Self, CheckpointError> {
+    pub(crate) fn acquire(
+        folder: &OutputFolder,
+        options: &LockOptions,
+    ) -> Result<Self, CheckpointError> {
         loop {
             if let Some(lock) = Self::try_acquire(folder)? {
                 return Ok(lock);

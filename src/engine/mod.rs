@@ -1,14 +1,17 @@
 //! Rows with their [`Work`] to what the model [`Found`] for them, whatever their task.
 //!
 //! [`Devices`] runs an engine for each device. [`Engine`] keeps the model's slots full with rows from
-//! [`crate::plan`]'s order; what a slot's answer takes from its logits is the work of [`crate::generate`].
+//! [`crate::plan`]'s order; which tokens a sample takes from its
+//! logits, and which of its slots go on, is the work of [`crate::generate`].
 //!
 //! ```text
 //! request -> queue -> scheduler -> slots of the model             answers, token by token
-//!            queued    memory: what happens where it runs out
+//!            queued    advance: tokens chosen, beams' caches copied
+//!                      memory: what happens where it runs out
 //!                   -> reading   -> one pass, no slot              texts that are judged
 //! ```
 
+mod advance;
 mod devices;
 mod error;
 mod memory;

@@ -12,9 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
-use crate::generate::{Answered, Fork, TextCodec, Writing, Written};
+use crate::generate::{TextCodec, Writing};
 use crate::ids::WindowId;
 use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use crate::plan::{Budget, GroupRow, Load, RowCost};
@@ -65,16 +63,16 @@ pub(super) struct Running {
     /// Larger for what was admitted later.
     pub(super) admission: u64,
     /// The slot of each of its places.
-    slots: Vec<usize>,
-    writing: Writing,
+    pub(super) slots: Vec<usize>,
+    pub(super) writing: Writing,
 }
 
 /// A running sample and its rows of scores.
 #[derive(Clone, Copy)]
-struct Scored {
-    first_slot: usize,
-    first_row: usize,
-    rows: usize,
+pub(super) struct Scored {
+    pub(super) first_slot: usize,
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
 }
 
 /// Samples of one entry that are about to start.
@@ -93,7 +91,7 @@ impl Starting {
     }
 }
 
-fn is_out_of_memory(error: &ModelError) -> bool {
+pub(super) fn is_out_of_memory(error: &ModelError) -> bool {
     matches!(error, ModelError::OutOfMemory)
 }
 
@@ -398,91 +396,6 @@ impl Engine {
         }
     }
 
-    /// Chooses the next tokens of the given samples; frees what has ended.
-    fn advance(
-        &mut self,
-        scores: &Scores,
-        scored: &[Scored],
-    ) -> Result<Vec<Finished>, EngineError> {
-        let begun = Instant::now();
-        let codec = self.queue.codec.as_ref();
-        let scored_of: BTreeMap<usize, Scored> =
-            scored.iter().map(|one| (one.first_slot, *one)).collect();
-        let running: Vec<_> = self
-            .running
-            .iter_mut()
-            .filter_map(|(slot, running)| Some((*scored_of.get(slot)?, &mut running.writing)))
-            .collect();
-        let written: Vec<(Scored, Written)> = running
-            .into_par_iter()
-            .map(|(one, writing)| {
-                let written = match scores {
-                    Scores::Logits(logits) => {
-                        let rows = one.first_row..one.first_row + one.rows;
-                        let rows: Vec<&[f32]> = rows.map(|row| logits.row(row)).collect();
-                        writing.advance(&rows, codec)
-                    }
-                    Scores::Likeliest(tokens) => writing.take(tokens[one.first_row], codec),
-                };
-                (one, written)
-            })
-            .collect();
-        self.statistics.sampling_seconds += begun.elapsed().as_secs_f64();
-        let mut finished = Vec::new();
-        for (one, written) in written {
-            finished.extend(self.settle(one, written)?);
-        }
-        Ok(finished)
-    }
-
-    fn settle(&mut self, scored: Scored, written: Written) -> Result<Vec<Finished>, EngineError> {
-        if !matches!(written, Written::Failed(_)) {
-            self.statistics.completion_tokens += scored.rows as u64;
-        }
-        let first_slot = scored.first_slot;
-        let Some(id) = self.running.get(&first_slot).map(|running| running.entry) else {
-            // Another sample has failed the same row in this very step, or memory ran out for another's beams.
-            return Ok(Vec::new());
-        };
-        match written {
-            Written::Running(forks) => self.fork(first_slot, &forks),
-            Written::Failed(reason) => Ok(self.fail(id, &reason)),
-            Written::Ended(answered) => Ok(self.ended(first_slot, answered)),
-        }
-    }
-
-    /// Copies the caches that the beams of a sample go on from.
-    fn fork(&mut self, first_slot: usize, forks: &[Fork]) -> Result<Vec<Finished>, EngineError> {
-        let begun = Instant::now();
-        let mut copied = Ok(());
-        if let Some(running) = self.running.get(&first_slot) {
-            let slots = &running.slots;
-            copied = forks
-                .iter()
-                .try_for_each(|fork| self.model.fork(slots[fork.from], slots[fork.to]));
-        }
-        if !forks.is_empty() {
-            self.statistics.decode_seconds += begun.elapsed().as_secs_f64();
-        }
-        match copied {
-            Ok(()) => Ok(Vec::new()),
-            Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory_for_beams(first_slot)),
-            Err(source) => Err(EngineError::Model {
-                doing: "copying beams",
-                source,
-            }),
-        }
-    }
-
-    fn ended(&mut self, first_slot: usize, answered: Vec<Answered>) -> Vec<Finished> {
-        let ended = self.free(first_slot);
-        let entry = self.taken.get_mut(&ended.entry).expect(KEPT);
-        if !entry.keep(ended.sample, answered) {
-            return Vec::new();
-        }
-        self.remove(ended.entry).finish()
-    }
-
     /// Empties the slots of a running sample.
     pub(super) fn free(&mut self, first_slot: usize) -> Running {
         let running = self.running.remove(&first_slot);
@@ -501,7 +414,7 @@ impl Engine {
         running
     }
 
-    fn remove(&mut self, id: u64) -> Queued {
+    pub(super) fn remove(&mut self, id: u64) -> Queued {
         self.taken.remove(&id).expect(KEPT)
     }
 

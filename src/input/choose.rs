@@ -60,7 +60,10 @@ pub(crate) enum NoChoice {
 /// # Errors
 ///
 /// A file that cannot be read, or is neither Parquet nor JSON lines.
-pub(crate) fn head_columns(files: &[FoundFile], max_row_bytes: u64) -> Result<HeadColumns, InputError> {
+pub(crate) fn head_columns(
+    files: &[FoundFile],
+    max_row_bytes: u64,
+) -> Result<HeadColumns, InputError> {
     let mut columns = HeadColumns::default();
     let Some(first) = files.first() else {
         return Ok(columns);

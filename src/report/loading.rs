@@ -31,7 +31,11 @@ impl fmt::Display for Loading {
 }
 
 /// One call a library for the results in a folder.
-pub(crate) fn loading(folder: &str, format: OutputFormat, columns: &[ResultColumn]) -> Vec<Loading> {
+pub(crate) fn loading(
+    folder: &str,
+    format: OutputFormat,
+    columns: &[ResultColumn],
+) -> Vec<Loading> {
     let file = |name: &str| quoted(&format!("{folder}/{name}"));
     let pattern = |name: &str| quoted(&format!("{}/{name}", plain_pattern(folder)));
     let calls = match format {

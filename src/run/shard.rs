@@ -565,7 +565,7 @@ fn row_work(request: &Request) -> RowWork {
         context: length.context,
         most: length.reserve,
         samples: match request.work {
-            engine::Work::Generate(_) => length.samples,
+            engine::Work::Generate(_) => length.samples.saturating_mul(length.places),
             engine::Work::Read(_) | engine::Work::ReadEach(_) => 0,
         },
     }

@@ -25,7 +25,7 @@ mod labels;
 
 macro_rules! task_modules {
     ($($module:ident $name:ident $does:literal,)*) => {
-        $(mod $module;)*
+        $(pub(crate) mod $module;)*
 
         /// The task of that name.
         pub(crate) fn of(task: Task) -> &'static dyn TaskKind {

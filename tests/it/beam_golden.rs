@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use glm_batch::internals::engine::{Engine, Found, Generation, Request, Work};
 use glm_batch::internals::generate::{
-    BadWords, Beams, Endings, LengthOver, Rules, Scored, Searched, Start, TextCodec,
+    BadWords, Beams, Endings, Rules, Scored, Searched, Start, TextCodec,
 };
 use glm_batch::internals::ids::{RowId, WindowId};
 use glm_batch::internals::job::{self, GenerationSpec};

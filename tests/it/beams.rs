@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::nano::shared;
 use crate::score::kill_after;
-use crate::support::{Job, both, demo_model, demo_questions, shared, stderr};
+use crate::support::{Job, both, demo_model, demo_questions, stderr};
 
 /// Largest difference of a score.
 const TOLERANCE: f64 = 1e-4;

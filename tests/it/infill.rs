@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::nano::shared;
 use crate::score::kill_after;
-use crate::support::{Job, both, demo_model, shared, stderr};
+use crate::support::{Job, both, demo_model, stderr};
 
 /// A job that fills the masks of rows that are written here; `more` begins inside `[output]`.
 fn over(model: &Path, rows: &[Value], columns: &str, more: &str) -> Job {
@@ -222,4 +223,22 @@ fn what_does_not_go_with_infill_is_refused() {
         texts.push(stderr(&output));
     }
     insta::assert_snapshot!(texts.join("---\n"));
+}
+
+#[test]
+fn a_reference_is_the_whole_text_or_a_list_of_what_stands_at_each_mask() {
+    let more = "format = \"jsonl\"\n[prompt]\nmax_length = 64\n[infill]\nmax_new_tokens = 3\n";
+    let mut rows = mixed()[..3].to_vec();
+    let filled = over(&demo_model(), &rows, "columns = { prompt = \"q\" }", more);
+    filled.run_ok(&["--quiet"]);
+    let texts = filled.rows();
+    rows[0]["r"] = texts[0]["spans"].clone();
+    rows[1]["r"] = texts[1]["spans"][0].clone();
+    rows[2]["r"] = json!(["猫", "狗"]);
+    rows.push(json!({"q": rows[0]["q"], "r": texts[0]["completion"]}));
+    rows.push(json!({"q": rows[0]["q"], "r": texts[0]["spans"][0]}));
+    let columns = "columns = { prompt = \"q\", reference = \"r\" }";
+    let compared = over(&demo_model(), &rows, columns, more);
+    let text = both(&compared.run_ok(&[]));
+    assert!(text.contains("3 of 5 answers match"), "{text}");
 }

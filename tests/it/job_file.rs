@@ -287,7 +287,7 @@ fn what_comes_later() {
             "revision",
             instead("path = \"models", "path = \"m\"\nrevision = \"main\"")
         ),
-        ("a task", instead("name", "task = \"infill\"")),
+        ("a task", instead("name", "task = \"preference\"")),
         (
             "an object store for the input",
             instead("path = [", "path = [\"s3://b/q.jsonl\"]")
@@ -341,7 +341,14 @@ fn wrong_set_arguments() {
 #[test]
 fn every_key_can_be_set() {
     let mut missing: BTreeSet<&String> = job_keys().iter().collect();
-    for name in ["full", "choose", "choose-letters", "reward", "score"] {
+    for name in [
+        "full",
+        "infill",
+        "choose",
+        "choose-letters",
+        "reward",
+        "score",
+    ] {
         let path = root().join(format!("tests/fixtures/jobs/{name}.toml"));
         let text = std::fs::read_to_string(path).unwrap();
         let table: toml::Table = text.parse().unwrap();

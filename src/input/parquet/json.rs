@@ -44,7 +44,11 @@ pub(crate) struct JsonColumn<'a>(NullableEncoder<'a>);
 
 impl<'a> JsonColumn<'a> {
     /// Looks at a column once; `options` are those of its schema.
-    pub(crate) fn new(field: &'a FieldRef, array: &'a dyn Array, options: &'a EncoderOptions) -> Self {
+    pub(crate) fn new(
+        field: &'a FieldRef,
+        array: &'a dyn Array,
+        options: &'a EncoderOptions,
+    ) -> Self {
         // A Parquet file has no type that is refused here.
         Self(make_encoder(field, array, options).unwrap_or_else(|_| each(None, write_null)))
     }

@@ -41,6 +41,7 @@ mod job;
 mod kernels;
 mod measure;
 mod model;
+mod numbers;
 mod outcome;
 mod plan;
 mod precision;

@@ -14,6 +14,7 @@ mod table;
 mod terminal;
 mod time_left;
 
+pub(crate) use crate::numbers::{counted, grouped, rate};
 pub(crate) use card::{CARD_MARK, Card};
 pub(crate) use live::duration;
 pub use loading::Loading;
@@ -21,7 +22,7 @@ pub(crate) use loading::loading;
 pub use observer::{Observer, Progress, Silent, observer_for};
 pub(crate) use run_report::peak_memory_bytes;
 pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes};
-pub(crate) use table::{counted, grouped, line, rate, side_by_side, table};
+pub(crate) use table::{line, side_by_side, table};
 pub(crate) use terminal::{
     as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
     print_json_line, say, say_lines, shell_word,

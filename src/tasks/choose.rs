@@ -18,6 +18,7 @@ use crate::ids::RowId;
 use crate::input::Prompt;
 use crate::job::{ChooseMethod, ChooseSpec, Normalize};
 use crate::model::{Asked, Sight};
+use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
@@ -94,7 +95,11 @@ impl TaskKind for Choose {
         }
         let mut facts = vec![Fact {
             name: "chosen".to_owned(),
-            text: format!("{rows} choices, {labelled} of them with a label"),
+            text: format!(
+                "{}, {} of them with a label",
+                counted(rows as u64, "choice"),
+                grouped(labelled as u64),
+            ),
         }];
         if labelled > 0.0 {
             let accuracy = accuracies(sums);

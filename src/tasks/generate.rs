@@ -277,13 +277,13 @@ impl<'a> RowSettings<'a> {
             rules,
             ..
         } = self.job;
-        let settings = spec
-            .generation
-            .with_overrides(&prompt.overrides)
-            .map_err(|flaw| match rules.rows {
-                1 => flaw.reason,
-                _ => flaw.to_string(),
-            })?;
+        let settings =
+            spec.generation
+                .with_overrides(&prompt.overrides)
+                .map_err(|flaw| match rules.rows {
+                    1 => flaw.reason,
+                    _ => flaw.to_string(),
+                })?;
         let settings = written(settings, tokenizer, rules.text).map_err(|(stop, error)| {
             let (stop, reason) = (stop.escape_debug(), error.reason);
             format!("`stop` holds `{stop}`, which no answer can hold: {reason}")
@@ -291,7 +291,8 @@ impl<'a> RowSettings<'a> {
         let choices = if settings.choices == self.of_job.settings.choices {
             self.of_job.choices.clone()
         } else {
-            choices_of(&settings, tokenizer).map_err(|unfit| format!("`choices` {}", unfit.reason))?
+            choices_of(&settings, tokenizer)
+                .map_err(|unfit| format!("`choices` {}", unfit.reason))?
         };
         Ok(Settings {
             settings: Arc::new(settings),

@@ -17,6 +17,7 @@ use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
 use crate::input::Prompt;
 use crate::model::Sight;
+use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
@@ -90,7 +91,9 @@ impl TaskKind for Reward {
         let mut facts = vec![Fact {
             name: "rewards".to_owned(),
             text: format!(
-                "{answers} answers of {rows} rows: mean {mean:.4}, lowest {worst:.4}, highest {best:.4}"
+                "{} of {}: mean {mean:.4}, lowest {worst:.4}, highest {best:.4}",
+                counted(answers as u64, "answer"),
+                counted(rows as u64, "row"),
             ),
         }];
         let compared = sums.get("compared");
@@ -98,8 +101,9 @@ impl TaskKind for Reward {
             facts.push(Fact {
                 name: "margin".to_owned(),
                 text: format!(
-                    "{:.4} on average from the worst to the best answer (rows with several: {compared})",
-                    sums.get("margin") / compared
+                    "{:.4} on average from the worst to the best answer (rows with several: {})",
+                    sums.get("margin") / compared,
+                    grouped(compared as u64),
                 ),
             });
         }

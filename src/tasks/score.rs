@@ -17,6 +17,7 @@ use crate::ids::RowId;
 use crate::input::Prompt;
 use crate::job::{ColumnNames, JobSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow};
 use crate::model::{Sight, TokenChance};
+use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Form, Kind, When};
 use crate::tokenize::Encoded;
@@ -122,7 +123,10 @@ impl TaskKind for Score {
             Fact {
                 name: "scored".to_owned(),
                 text: format!(
-                    "{targets} texts of {tokens} tokens, {greedy} of them what greedy decoding gives"
+                    "{} of {}, {} of them what greedy decoding gives",
+                    counted(targets as u64, "text"),
+                    counted(tokens as u64, "token"),
+                    grouped(greedy as u64),
                 ),
             },
             Fact {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 /// Stages from the one that imports nothing to the one that imports all. Stages of one level do not
 /// see each other.
 const LEVELS: &[(u8, &[&str])] = &[
-    (1, &["ids", "stop", "device", "precision", "task_list"]),
+    (
+        1,
+        &["ids", "stop", "device", "numbers", "precision", "task_list"],
+    ),
     (2, &["fsio", "download", "outcome", "job"]),
     (3, &["input", "kernels"]),
     (4, &["tokenize", "plan"]),

@@ -158,6 +158,15 @@ impl TrainingGlm {
     ///
     /// (rows x padded length, hidden), rows one after the other.
     pub(crate) fn forward(&self, rows: &PaddedRows) -> Result<Tensor> {
+        self.layer_norm(&self.blocks(rows)?, "glm.transformer.final_layernorm")
+    }
+
+    /// Computes the hidden states before the final norm, which a value head reads.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward).
+    pub(crate) fn blocks(&self, rows: &PaddedRows) -> Result<Tensor> {
         let mut hidden = self
             .weight("glm.word_embeddings.weight")?
             .index_select(&rows.ids, 0)?
@@ -174,7 +183,7 @@ impl TrainingGlm {
                 .gelu_erf()?;
             hidden = (hidden + self.linear(&wide, &format!("{block}.mlp.dense_4h_to_h"))?)?;
         }
-        self.layer_norm(&hidden, "glm.transformer.final_layernorm")
+        Ok(hidden)
     }
 
     /// Multiplies hidden states by the word embedding.

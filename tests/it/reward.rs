@@ -442,6 +442,34 @@ fn what_does_not_fit_the_task_is_refused_before_the_run() {
     insta::assert_snapshot!(texts.join("---\n"));
 }
 
+/// The job of the project, as it is: its model was trained on other wrong answers than these.
+#[test]
+fn the_demonstration_prefers_right_answers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = Files::new();
+    let job = files.job(&[json!({"q": "一？", "a": "一"})], COLUMNS, "");
+    let file = root.join("jobs/reward.toml");
+    let out = format!("output.path={}", job.path("out").display());
+    let args = ["run", file.to_str().unwrap(), "--set", &out, "--quiet"];
+    let output = job.command(&args).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    let mut best = HashMap::<u64, (f64, bool)>::new();
+    for row in job.rows() {
+        let at = row["sample"].as_u64().unwrap() as usize;
+        let reward = row["reward"].as_f64().unwrap();
+        let is_right = row["answers"][at]["score"] == 1;
+        let known = best
+            .entry(row["row"].as_u64().unwrap())
+            .or_insert((reward, is_right));
+        if reward > known.0 {
+            *known = (reward, is_right);
+        }
+    }
+    let right = best.values().filter(|(_, is_right)| *is_right).count();
+    assert_eq!(best.len(), 40);
+    assert!(right >= 34, "{right} of 40");
+}
+
 /// The head is part of the model that a folder's results come from; where its file is does not matter.
 #[test]
 fn a_folder_goes_on_only_with_its_own_head() {

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals, Work};
+use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::device::DeviceId;
-use crate::engine::{self, Devices, EngineStatistics, Finished, LoadModel, Request};
+use crate::engine::{Devices, EngineStatistics, Finished, LoadModel};
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::job::JobSpec;
-use crate::outcome::{FinishReason, Outcome, RowResult};
-use crate::report::{Moment, Observer, Progress, RowWork, TimeLeft};
+use crate::outcome::Outcome;
+use crate::report::{Observer, TimeLeft};
 use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
@@ -31,14 +31,15 @@ use super::prepare::Prepared;
 use super::read::place_text;
 use super::{summary, texts};
 
+mod progress;
+
+use progress::{answers, row_work, tokens};
+
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
 const OPEN_WINDOWS: usize = 2;
 
 /// How long finished rows are waited for before signals, windows and the journal are looked at again.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-
-/// Time between two looks at how far the run has come.
-const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Failed rows that are named where a run stops at too many.
 const NAMED_ROWS: usize = 5;
@@ -195,11 +196,6 @@ struct Before {
     began: Instant,
     rows: u64,
     tokens: u64,
-}
-
-/// Context and answer tokens that the engine computed.
-fn tokens(statistics: &EngineStatistics) -> u64 {
-    statistics.prompt_tokens + statistics.completion_tokens
 }
 
 /// The work on one shard while its lock is held.
@@ -502,83 +498,4 @@ impl ShardWork<'_, '_> {
             ));
         }
     }
-
-    fn tell_progress(&mut self) {
-        let worker = &mut *self.worker;
-        if worker
-            .told
-            .is_some_and(|told| told.elapsed() < TELL_INTERVAL)
-        {
-            return;
-        }
-        worker.told = Some(Instant::now());
-        let statistics = self.devices.statistics();
-        let tokens = tokens(&statistics);
-        let seconds = worker
-            .working_since
-            .map_or(0.0, |since| since.elapsed().as_secs_f64());
-        let committed = self.manifest.totals().rows;
-        let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();
-        let done: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
-        let running = self.devices.running();
-        let model = worker.prepared.model.as_ref();
-        let remaining = worker.time_left.remaining(&Moment {
-            seconds,
-            engine: &statistics,
-            engines: model.map_or(1, |model| model.devices.len()),
-            running,
-            unopened_rows: self.rows_total.saturating_sub(committed + open as u64),
-        });
-        let progress = Progress {
-            rows_done: committed + done as u64,
-            rows_total: self.rows_total,
-            rows_now: worker.counts.rows_now,
-            tokens,
-            tokens_per_second: if seconds > 0.0 {
-                tokens as f64 / seconds
-            } else {
-                0.0
-            },
-            padding_share: statistics.padding_share(),
-            slots_used: running,
-            slots: if worker.spec.task.generates() {
-                self.devices.budget().max_batch_size
-            } else {
-                0
-            },
-            failed: worker.counts.failed_now,
-            remaining,
-        };
-        worker.observer.progress(&progress);
-        self.lock.tell(Work {
-            rows: progress.rows_now - self.before.rows,
-            tokens: tokens - self.before.tokens,
-            milliseconds: self.before.began.elapsed().as_millis() as u64,
-        });
-    }
-}
-
-fn row_work(request: &Request) -> RowWork {
-    let length = request.work.length(0);
-    RowWork {
-        row: request.row,
-        context: length.context,
-        most: length.reserve,
-        samples: match request.work {
-            engine::Work::Generate(_) => length.samples.saturating_mul(length.places),
-            engine::Work::Read(_) | engine::Work::ReadEach(_) => 0,
-        },
-    }
-}
-
-/// The tokens of each answer, and whether it was cut at its limit.
-fn answers(outcome: &Outcome) -> impl Iterator<Item = (u32, bool)> {
-    let samples = match outcome {
-        Outcome::Ok(RowResult::Generated(completion)) => completion.samples.as_slice(),
-        Outcome::Ok(RowResult::Measured(_)) | Outcome::Failed(_) => &[],
-    };
-    samples.iter().map(|sample| {
-        let is_cut = sample.finish_reason == FinishReason::Length;
-        (sample.token_ids.len() as u32, is_cut)
-    })
 }

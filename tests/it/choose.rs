@@ -25,7 +25,7 @@ fn job(model: &Path, input: &Path, columns: &str, more: &str) -> Job {
 }
 
 fn demo_choices() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/choices.jsonl")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/choose/questions.jsonl")
 }
 
 fn demo(columns: &str, more: &str) -> Job {

@@ -194,7 +194,7 @@ impl<'a> RowSettings<'a> {
             .job
             .spec
             .generation
-            .with_overrides(&prompt.overrides)
+            .with_overrides(&prompt.overrides, rules)
             .map_err(|flaw| match rules.rows {
                 1 => flaw.reason,
                 _ => flaw.to_string(),

@@ -8,8 +8,19 @@ use serde_json::{Map, Value};
 use super::flaw::Flaw;
 use super::hint::nearest;
 use super::problem::{Problem, shown};
-use super::sections::generation::{GenerationSpec, ROW_KEYS, check_generation, set};
+use super::rules::Rules;
+use super::sections::beams::EarlyStopping;
+use super::sections::generation::{
+    GenerationSpec, ROW_KEYS, check_before_beams, check_generation, set,
+};
 use super::tree::Node;
+use super::tree::reader::read_at;
+
+/// The last rules of rows without beams.
+const BEFORE_BEAMS: u32 = 3;
+
+/// Keys of a row that came with beams; the others of beams were known before, and had one value.
+const KEYS_WITH_BEAMS: [&str; 2] = ["length_penalty_over", "choices"];
 
 /// What is wrong with a row's own settings: the reason of a failed row, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,32 +38,96 @@ impl GenerationSpec {
 
     /// Returns these settings with those of a row in their place; a null keeps the job's value.
     ///
+    /// A row of a job that began before there were beams fails as it did then, with the same words.
+    ///
     /// # Errors
     ///
     /// The first key whose value is wrong.
-    pub(crate) fn with_overrides(&self, row: &Map<String, Value>) -> Result<Self, RowFlaw> {
+    pub(crate) fn with_overrides(
+        &self,
+        row: &Map<String, Value>,
+        rules: Rules,
+    ) -> Result<Self, RowFlaw> {
+        let has_beams = rules.rows > BEFORE_BEAMS;
         let mut settings = self.clone();
         for (key, value) in row {
             // A key must be known even where its value is null.
             let node = Node::from_json(value);
-            if value.is_null() && ROW_KEYS.contains(&key.as_str()) {
+            let is_known = has_beams || !KEYS_WITH_BEAMS.contains(&key.as_str());
+            if value.is_null() && is_known && ROW_KEYS.contains(&key.as_str()) {
                 continue;
             }
-            if !set(&mut settings, key, &node).map_err(Problem::into_row_flaw)? {
-                return Err(unknown(key));
+            if !has_beams && key == "early_stopping" {
+                let is_early = read_at::<bool>(&node, key).map_err(Problem::into_row_flaw)?;
+                settings.early_stopping = if is_early {
+                    EarlyStopping::Always
+                } else {
+                    EarlyStopping::Likely
+                };
+            } else if !is_known
+                || !set(&mut settings, key, &node).map_err(Problem::into_row_flaw)?
+            {
+                return Err(unknown(key, has_beams));
             }
         }
-        check_generation(&settings).map_err(Flaw::into_row_flaw)?;
+        if has_beams {
+            check_generation(&settings).map_err(Flaw::into_row_flaw)?;
+        } else {
+            check_before_beams(&settings, refuse_beams)?;
+        }
         Ok(settings)
     }
 }
 
-fn unknown(key: &str) -> RowFlaw {
+impl From<Flaw> for RowFlaw {
+    fn from(flaw: Flaw) -> Self {
+        flaw.into_row_flaw()
+    }
+}
+
+/// What was said of a row with several answers or beams when there were no beams.
+fn refuse_beams(settings: &GenerationSpec) -> Result<(), RowFlaw> {
+    if settings.num_return_sequences > 1 && !settings.do_sample {
+        return Err(RowFlaw {
+            reason: "`num_return_sequences` above 1 needs `do_sample = true`".to_owned(),
+            cure: Some("without it every sample would be the same".to_owned()),
+        });
+    }
+    let not_yet = |key: &str, what: &str, cure: &str| {
+        Err(RowFlaw {
+            reason: format!("`{key}`: {what} not available in this version yet"),
+            cure: Some(cure.to_owned()),
+        })
+    };
+    match settings.num_beams {
+        0 => {
+            let flaw = Flaw::new("num_beams", "must be at least 1, and is 0");
+            return Err(flaw.into_row_flaw());
+        }
+        1 => {}
+        _ => return not_yet("num_beams", "beams are", "leave it at 1"),
+    }
+    if settings.length_penalty != 1.0 {
+        let what = "beams, and `length_penalty` with them, are";
+        return not_yet("length_penalty", what, "leave it at 1.0");
+    }
+    if settings.early_stopping != EarlyStopping::Likely {
+        let what = "beams, and `early_stopping` with them, are";
+        return not_yet("early_stopping", what, "leave it at `false`");
+    }
+    Ok(())
+}
+
+fn unknown(key: &str, has_beams: bool) -> RowFlaw {
     let key = shown(key);
     let reason = if key == "logprobs" {
         "`logprobs` is a setting of the job, not of a row".into()
     } else {
-        match nearest(&key, ROW_KEYS.iter().copied()) {
+        let known = ROW_KEYS.iter().copied();
+        match nearest(
+            &key,
+            known.filter(|key| has_beams || !KEYS_WITH_BEAMS.contains(key)),
+        ) {
             Some(near) => format!("unknown key `{key}`, did you mean `{near}`?"),
             None => format!("unknown key `{key}`"),
         }
@@ -73,10 +148,60 @@ mod tests {
     }
 
     fn over(row: Value) -> Result<GenerationSpec, String> {
+        by(Rules::CURRENT, row)
+    }
+
+    fn by(rules: Rules, row: Value) -> Result<GenerationSpec, String> {
         let Value::Object(row) = row else {
             panic!("no object")
         };
-        job().with_overrides(&row).map_err(|flaw| flaw.to_string())
+        job()
+            .with_overrides(&row, rules)
+            .map_err(|flaw| flaw.to_string())
+    }
+
+    #[test]
+    fn a_row_of_a_job_without_beams_fails_as_it_did_then() {
+        let then = Rules {
+            rows: BEFORE_BEAMS,
+            ..Rules::CURRENT
+        };
+        let defaults = json!({ "num_beams": 1, "length_penalty": 1.0, "early_stopping": false });
+        assert_eq!(by(then, defaults), Ok(job()));
+        for (row, reason) in [
+            (
+                json!({ "num_beams": 4 }),
+                "`num_beams`: beams are not available in this version yet; leave it at 1",
+            ),
+            (
+                json!({ "num_beams": 4, "num_return_sequences": 2 }),
+                "`num_return_sequences` above 1 needs `do_sample = true`; without it every sample would be the same",
+            ),
+            (
+                json!({ "num_beams": 0 }),
+                "`num_beams` must be at least 1, and is 0",
+            ),
+            (
+                json!({ "length_penalty": 2 }),
+                "`length_penalty`: beams, and `length_penalty` with them, are not available in this version yet; \
+                 leave it at 1.0",
+            ),
+            (
+                json!({ "early_stopping": true }),
+                "`early_stopping`: beams, and `early_stopping` with them, are not available in this version yet; \
+                 leave it at `false`",
+            ),
+            (
+                json!({ "early_stopping": "never" }),
+                "`early_stopping`: expected `true` or `false`, found string `never`",
+            ),
+            (
+                json!({ "length_penalty_over": null }),
+                "unknown key `length_penalty_over`, did you mean `length_penalty`?",
+            ),
+        ] {
+            assert_eq!(by(then, row).unwrap_err(), reason);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Rules {
     pub types: u32,
     /// How files become rows. 1: as they are. 2: folders named `column=value` give columns, a line has a
     /// limit, and the reason of a row that failed by its own settings names the cure. 3: the first entry of a list
-    /// is a reference, and the first windows of each shard are smaller.
+    /// is a reference, and the first windows of each shard are smaller. 4: a row may have beams.
     pub rows: u32,
 }
 
@@ -32,7 +32,7 @@ impl Rules {
         weights_fingerprint: 2,
         text: 2,
         types: 2,
-        rows: 3,
+        rows: 4,
     };
 
     /// The rules of jobs whose `job.json` does not name any.

@@ -231,7 +231,7 @@ proptest! {
         let job = read(SMALL, &[]).unwrap().generation;
         let value = serde_json::from_str(&value).unwrap_or(serde_json::Value::String(value));
         let row = [(key, value)].into_iter().collect();
-        if let Err(reason) = job.with_overrides(&row) {
+        if let Err(reason) = job.with_overrides(&row, Rules::CURRENT) {
             prop_assert!(!reason.to_string().contains('\n'));
         }
     }

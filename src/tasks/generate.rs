@@ -277,13 +277,13 @@ impl<'a> RowSettings<'a> {
             rules,
             ..
         } = self.job;
-        let settings =
-            spec.generation
-                .with_overrides(&prompt.overrides)
-                .map_err(|flaw| match rules.rows {
-                    1 => flaw.reason,
-                    _ => flaw.to_string(),
-                })?;
+        let settings = spec
+            .generation
+            .with_overrides(&prompt.overrides, rules)
+            .map_err(|flaw| match rules.rows {
+                1 => flaw.reason,
+                _ => flaw.to_string(),
+            })?;
         let settings = written(settings, tokenizer, rules.text).map_err(|(stop, error)| {
             let (stop, reason) = (stop.escape_debug(), error.reason);
             format!("`stop` holds `{stop}`, which no answer can hold: {reason}")

@@ -1,6 +1,6 @@
 //! Beams through the whole program: the reference's answers and scores, the same bytes however the work is cut.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn read(path: PathBuf) -> Value {
 }
 
 /// A job of the trained model over rows that are written here; each has its own settings.
-fn over(model: PathBuf, rows: &[Value]) -> Job {
+fn over(model: &Path, rows: &[Value]) -> Job {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.keep().join("in.jsonl");
     let lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
@@ -28,7 +28,7 @@ fn over(model: PathBuf, rows: &[Value]) -> Job {
     let columns =
         "columns = { prompt = \"prompt\", prefix = \"prefix\", generation = \"settings\" }";
     let more = "format = \"jsonl\"\nsamples = \"nested\"\ncolumns = \"none\"\ntoken_ids = true\n[prompt]\nmax_length = 256\n[generation]\nnum_beams = 4\nmax_new_tokens = 24\n";
-    Job::of_model(&model, &input, columns, more)
+    Job::of_model(model, &input, columns, more)
 }
 
 /// The answer in a sequence that padding follows.
@@ -112,7 +112,7 @@ fn answers_and_scores_are_those_of_the_reference() {
             ));
         }
     }
-    let job = over(model, &rows);
+    let job = over(&model, &rows);
     job.run_ok(&["--quiet"]);
     let found = job.rows();
     assert_eq!(found.len(), expected.len());

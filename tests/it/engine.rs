@@ -196,10 +196,9 @@ impl TextModel for FakeModel {
         let fed: BTreeSet<usize> = rows.iter().map(|row| row.slot).collect();
         assert_eq!(fed.len(), rows.len(), "a slot is fed once");
         let read: BTreeSet<usize> = fed.iter().map(|slot| self.slots[slot].reading).collect();
-        for (slot, held) in &self.slots {
-            // A beam that has ended keeps its slot for those that go on.
-            assert!(read.contains(&held.reading), "slot {slot} is forgotten");
-        }
+        // A beam that has ended keeps its slot for those that go on.
+        let is_held = |held: &Slot| read.contains(&held.reading);
+        assert!(self.slots.values().all(is_held), "a slot is forgotten");
         self.log.lock().unwrap().decodes.push(rows.len());
         for row in rows {
             let slot = self.slots.get_mut(&row.slot).unwrap();

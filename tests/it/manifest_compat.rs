@@ -162,7 +162,7 @@ fn record_version_2() {
     let folder = OutputFolder::open(parent.path()).unwrap();
     let expected = record(Path::new("/out"), 2, &[4, 4, 1]);
     assert!(expected.create(&folder).unwrap());
-    let text = fixture("checkpoint/job-v2-rows-3.json", &folder.job_file());
+    let text = fixture("checkpoint/job-v2-rows-4.json", &folder.job_file());
     assert_eq!(
         std::fs::read(folder.job_file()).unwrap(),
         text,
@@ -226,13 +226,17 @@ fn record_version_3() {
 /// Before the task was part of the job, every job was of the one task; a list was no reference yet.
 #[test]
 fn records_of_earlier_rules() {
-    for name in ["job-v2.json", "job-v2-task.json"] {
+    for (name, rows) in [
+        ("job-v2.json", 2),
+        ("job-v2-task.json", 2),
+        ("job-v2-rows-3.json", 3),
+    ] {
         let parent = tempfile::tempdir().unwrap();
         let folder = OutputFolder::open(parent.path()).unwrap();
         let stored = Path::new(FIXTURES).join("checkpoint").join(name);
         std::fs::copy(stored, folder.job_file()).unwrap();
         let rules = Rules {
-            rows: 2,
+            rows,
             ..Rules::CURRENT
         };
         let expected = JobRecord {

@@ -213,9 +213,22 @@ impl Section for GenerationSpec {
 pub(in crate::job) fn check_generation(section: &GenerationSpec) -> Checked<()> {
     check_numbers(section)?;
     check_counts(section)?;
+    check_samples(section)?;
     check_beams(section)?;
     check_texts(section)?;
     check_choices(section)
+}
+
+/// As [`check_generation`], for a row of a job that began when there were no beams: `refuse` says what was said of
+/// them.
+pub(in crate::job) fn check_before_beams<E: From<Flaw>>(
+    section: &GenerationSpec,
+    refuse: impl FnOnce(&GenerationSpec) -> Result<(), E>,
+) -> Result<(), E> {
+    check_numbers(section)?;
+    check_counts(section)?;
+    refuse(section)?;
+    Ok(check_texts(section)?)
 }
 
 fn check_numbers(section: &GenerationSpec) -> Checked<()> {
@@ -281,6 +294,10 @@ fn check_counts(section: &GenerationSpec) -> Checked<()> {
         );
         return Err(Flaw::new("num_return_sequences", reason));
     }
+    Ok(())
+}
+
+fn check_samples(section: &GenerationSpec) -> Checked<()> {
     if section.num_return_sequences > 1 && section.num_beams <= 1 && !section.do_sample {
         let flaw = Flaw::new(
             "num_return_sequences",

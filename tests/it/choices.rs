@@ -139,11 +139,8 @@ fn choices_that_no_answer_can_be_are_refused_or_fail_their_row() {
         &["generation.choices=[\"巴黎\", \"[MASK]\"]"],
         &["generation.choices=[\"巴黎\", \"黎<|endofpiece|>\"]"],
         &["generation.choices=[\"巴黎\", \" \"]"],
-        &["generation.choices=[\"巴黎\", \"\😀\"]"],
-        &[
-            "generation.choices=[秦始皇]",
-            "generation.max_new_tokens=2",
-        ],
+        &["generation.choices=[\"巴黎\", \"😀\"]"],
+        &["generation.choices=[秦始皇]", "generation.max_new_tokens=2"],
         &["task=score", "generation.choices=[巴黎]"],
     ] {
         let job = Job::new(&demo_questions(), "format = \"jsonl\"\n");

@@ -10,7 +10,7 @@ use glm_batch::{DeviceId, Glm, GlmTokenizer, Precision, SlotSizes};
 use serde_json::{Value, json};
 
 use crate::beam_golden::through_the_engine;
-use crate::support::{Job, both, demo_model, demo_questions, stderr};
+use crate::support::{Job, both, demo_model, demo_questions, some_questions, stderr};
 
 const FRANCE: &str = "法国的首都是哪座城市？";
 const JAPAN: &str = "日本的首都是哪座城市？";
@@ -135,22 +135,19 @@ fn choices_that_no_answer_can_be_are_refused_or_fail_their_row() {
     for set in [
         &["generation.choices=[巴黎]", "generation.stop=[京]"][..],
         &["generation.choices=[巴黎]", "generation.min_new_tokens=1"],
-        &["generation.choices=[巴黎, \"\"]"],
-        &["generation.choices=[巴黎, \"[MASK]\"]"],
-        &["generation.choices=[巴黎, \"黎<|endofpiece|>\"]"],
-        &["generation.choices=[巴黎, \" \"]"],
-        &["generation.choices=[巴黎, \"\\U0001F600\"]"],
-        &[
-            "generation.choices=[一衣带水的邻邦]",
-            "generation.max_new_tokens=2",
-        ],
+        &["generation.choices=[\"巴黎\", \"\"]"],
+        &["generation.choices=[\"巴黎\", \"[MASK]\"]"],
+        &["generation.choices=[\"巴黎\", \"黎<|endofpiece|>\"]"],
+        &["generation.choices=[\"巴黎\", \" \"]"],
+        &["generation.choices=[\"巴黎\", \"😀\"]"],
+        &["generation.choices=[秦始皇]", "generation.max_new_tokens=2"],
         &["task=score", "generation.choices=[巴黎]"],
     ] {
         let job = Job::new(&demo_questions(), "format = \"jsonl\"\n");
         let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
         let output = job.run(&args);
         assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-        assert!(!job.path("out/parts").exists());
+        assert!(job.files("parts").is_empty());
         texts.push(stderr(&output));
     }
     let rows = [
@@ -184,18 +181,14 @@ fn choices_that_no_answer_can_be_are_refused_or_fail_their_row() {
 
 #[test]
 fn choices_are_fixed_once_a_job_has_begun_and_are_recorded_only_where_there_are_some() {
-    let set = [
-        "--quiet",
-        "--limit",
-        "2",
-        "--set",
-        "generation.max_new_tokens=8",
-    ];
-    let free = Job::new(&demo_questions(), "format = \"jsonl\"\n");
+    let texts = tempfile::tempdir().unwrap();
+    let questions = some_questions(texts.path(), 2);
+    let set = ["--quiet", "--set", "generation.max_new_tokens=8"];
+    let free = Job::new(&questions, "format = \"jsonl\"\n");
     free.run_ok(&set);
     let record = std::fs::read_to_string(free.path("out/job.json")).unwrap();
     assert!(record.contains("\"bad_words\"") && !record.contains("\"choices\""));
-    let held = Job::new(&demo_questions(), "format = \"jsonl\"\n");
+    let held = Job::new(&questions, "format = \"jsonl\"\n");
     let with = |choices| [&set[..], &["--set", choices]].concat();
     held.run_ok(&with("generation.choices=[巴黎, 柏林]"));
     let record = std::fs::read_to_string(held.path("out/job.json")).unwrap();
@@ -222,7 +215,6 @@ fn the_text_of_each_mask_is_one_of_the_choices() {
     let more = "format = \"jsonl\"\ncolumns = \"none\"\n[prompt]\nmax_length = 64\n[generation]\nchoices = [\"罗马\", \"巴黎\", \"柏林\"]\n[infill]\nmax_new_tokens = MOST\n";
     let job = |most: &str| over(&rows, &more.replace("MOST", most));
     let filling = job("8");
-    // The prefix of the other tests would come behind the text.
     filling.run_ok(&["--quiet", "--set", "task=infill"]);
     let found = filling.rows();
     assert_eq!(found.len(), 2);

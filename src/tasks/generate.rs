@@ -216,6 +216,16 @@ fn choices_of(
             cure: error.cure,
         })?;
     }
+    if settings
+        .choices
+        .iter()
+        .any(|choice| choice.trim().is_empty())
+    {
+        return Err(UnfitChoices {
+            reason: "holds a text that is only space".to_owned(),
+            cure: "take it out of the list".to_owned(),
+        });
+    }
     let choices = Choices::new(&settings.choices, tokenizer);
     let choices = choices.map_err(|reason| UnfitChoices {
         reason: format!("cannot be used: {reason}"),

@@ -140,13 +140,16 @@ fn choices_that_no_answer_can_be_are_refused_or_fail_their_row() {
         &["generation.choices=[\"巴黎\", \"黎<|endofpiece|>\"]"],
         &["generation.choices=[\"巴黎\", \" \"]"],
         &["generation.choices=[\"巴黎\", \"😀\"]"],
-        &["generation.choices=[秦始皇]", "generation.max_new_tokens=2"],
+        &[
+            "generation.choices=[霜叶红于二月花]",
+            "generation.max_new_tokens=2",
+        ],
         &["task=score", "generation.choices=[巴黎]"],
     ] {
         let job = Job::new(&demo_questions(), "format = \"jsonl\"\n");
         let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
         let output = job.run(&args);
-        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        assert_eq!(output.status.code(), Some(2), "{set:?}: {}", both(&output));
         assert!(job.files("parts").is_empty());
         texts.push(stderr(&output));
     }

@@ -29,9 +29,9 @@ pub mod fsio {
 
 pub mod generate {
     pub use crate::generate::{
-        Answered, BadWords, BeamSearch, Beams, Draw, EarlyStopping, Endings, Fork, LengthOver,
-        Rules, Scored, Scratch, Searched, Start, TextCodec, Warp, Writing, Written, choose, fill,
-        log_probability, mask_positions, probabilities, process,
+        Answered, BadWords, BeamSearch, Beams, Choices, Draw, EarlyStopping, Endings, Fork,
+        LengthOver, Rules, Scored, Scratch, Searched, Start, TextCodec, Warp, Writing, Written,
+        choose, fill, log_probability, mask_positions, probabilities, process,
     };
 }
 

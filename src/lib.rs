@@ -94,7 +94,7 @@ pub use engine::{
     Devices, Engine, EngineStatistics, Finished, Found, Generation, LoadModel, Reading, Request,
     Want, Work as EngineWork,
 };
-pub use generate::TextCodec;
+pub use generate::{Choices, TextCodec};
 pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 
 // What became of a row.

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::generate::{Answered, BadWordLists, Endings, Rules, Start, TextCodec, Writing};
+use crate::generate::{Answered, BadWordLists, Choices, Endings, Rules, Start, TextCodec, Writing};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
 use crate::outcome::{BadRow, Completion, Sample, Stage};
@@ -166,6 +166,9 @@ fn spans(answered: Answered) -> impl Iterator<Item = Sample> {
     spans.into_iter().map(move |span| Sample { score, ..span })
 }
 
+/// Where the settings and the choices of a request are.
+type RulesKey = (*const GenerationSpec, Option<*const Choices>);
+
 /// The entries of one window, in the order they run.
 pub(super) fn queued(
     window: WindowId,
@@ -175,24 +178,29 @@ pub(super) fn queued(
     bucket_tokens: u32,
 ) -> Vec<Queued> {
     let endings = Endings::of(codec);
-    let mut compiled: HashMap<*const GenerationSpec, Arc<Rules>> = HashMap::new();
-    let mut rules_of = |settings: &Arc<GenerationSpec>| {
-        let rules = compiled.entry(Arc::as_ptr(settings)).or_insert_with(|| {
+    let mut compiled: HashMap<RulesKey, Arc<Rules>> = HashMap::new();
+    let mut rules_of = |settings: &Arc<GenerationSpec>, choices: Option<&Arc<Choices>>| {
+        let key = (Arc::as_ptr(settings), choices.map(Arc::as_ptr));
+        let rules = compiled.entry(key).or_insert_with(|| {
             let bad_words = bad_words.get(&settings.bad_words, codec);
-            Arc::new(Rules::new(settings, bad_words, endings))
+            let rules = Rules::new(settings, bad_words, endings);
+            Arc::new(match choices {
+                Some(choices) => rules.held_to(Arc::clone(choices)),
+                None => rules,
+            })
         });
         Arc::clone(rules)
     };
     // The pointers above are keys only as long as nothing else can take their place.
-    let alive: Vec<Arc<GenerationSpec>> = requests
+    let alive: Vec<(Arc<GenerationSpec>, Option<Arc<Choices>>)> = requests
         .iter()
-        .map(|(_, request)| Arc::clone(&request.settings))
+        .map(|(_, request)| (Arc::clone(&request.settings), request.choices.clone()))
         .collect();
 
     let mut entries: Vec<Queued> = Vec::with_capacity(requests.len());
     let mut leaders: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
     for (row, request) in requests {
-        let rules = rules_of(&request.settings);
+        let rules = rules_of(&request.settings, request.choices.as_ref());
         if request.settings.do_sample {
             entries.push(Queued::new(window, row, request, rules));
             continue;

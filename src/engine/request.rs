@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::generate::Writing;
+use crate::generate::{Choices, Writing};
 use crate::ids::{RowId, WindowId};
 use crate::job::GenerationSpec;
 use crate::model::{Asked, Sight, TokenChance};
@@ -40,6 +40,8 @@ pub struct Generation {
     pub later_masks: Vec<u32>,
     /// The job's settings with the row's own on top; with the seed and the sample, the row keys the draw.
     pub settings: Arc<GenerationSpec>,
+    /// What the answer of each mask is held to; `None` is nothing. These count, whatever `settings.choices` says.
+    pub choices: Option<Arc<Choices>>,
     /// `max_new_tokens` resolved for this row: the most answer tokens of each mask, ending token included.
     pub max_new_tokens: u32,
 }

@@ -23,6 +23,7 @@ pub use answer::Start;
 pub(crate) use bad_words::BadWordLists;
 pub use bad_words::BadWords;
 pub use beam::{BeamSearch, Beams, EarlyStopping, Fork, LengthOver, Scored, Searched};
+pub use choices::Choices;
 pub use choose::{Scratch, choose, log_probability};
 pub(crate) use codec::FirstTextRule;
 pub use codec::TextCodec;

@@ -178,6 +178,19 @@ mod tests {
                 "`early_stopping`: expected `true`, `false` or `\"never\"`, found string `often`",
             ),
             (
+                json!({ "choices": ["a", ""] }),
+                "`choices` holds an empty text; take it out; without any, write `choices = []`",
+            ),
+            (
+                json!({ "choices": ["a"], "stop": ["b"] }),
+                "`choices` does not go with `stop`; an answer ends where its choice ends: write `stop = []`",
+            ),
+            (
+                json!({ "choices": ["a"], "min_new_tokens": 1 }),
+                "`choices` does not go with `min_new_tokens`; an answer is as long as its choice: write \
+                 `min_new_tokens = 0`",
+            ),
+            (
                 json!({ "do_sample": "yes" }),
                 "`do_sample`: expected `true` or `false`, found string `yes`",
             ),

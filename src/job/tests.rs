@@ -57,6 +57,7 @@ fn defaults_are_those_of_the_reference() {
         early_stopping: EarlyStopping::Likely,
         bad_words: vec![],
         stop: vec![],
+        choices: vec![],
         seed: 42,
         logprobs: false,
     };

@@ -74,6 +74,9 @@ impl TaskKind for Infill {
             ),
             cure: "lower it, or raise `prompt.max_length`".to_owned(),
         })?;
+        filling
+            .settings
+            .check_room(filling.most, "infill.max_new_tokens")?;
         Ok(Box::new(filling))
     }
 
@@ -110,10 +113,11 @@ struct Filling<'a> {
 
 impl JobTask for Filling<'_> {
     fn work(&self, _: RowId, prompt: &Prompt) -> Result<RowTask, BadRow> {
-        let settings = self.settings.of(prompt).map_err(bad_input)?;
-        check(prompt, &settings).map_err(bad_input)?;
+        let of_row = self.settings.of(prompt).map_err(bad_input)?;
+        check(prompt, &of_row.settings).map_err(bad_input)?;
         let (encoded, masks) = self.encoded(prompt).map_err(bad_text)?;
         let max_new_tokens = self.max_new_tokens(&encoded, masks.len() as u32);
+        of_row.check_room(max_new_tokens).map_err(bad_input)?;
         let text = match &prompt.prefix {
             Some(prefix) => format!("{}\n{prefix}", prompt.text),
             None => prompt.text.clone(),
@@ -121,11 +125,12 @@ impl JobTask for Filling<'_> {
         let names = self.job.tokenizer.mask_names();
         let count = masks.len();
         Ok(RowTask {
-            has_idle_settings: RowSettings::are_idle(prompt, &settings),
+            has_idle_settings: RowSettings::are_idle(prompt, &of_row.settings),
             work: Work::Generate(Generation {
                 encoded,
                 later_masks: masks[1..].to_vec(),
-                settings,
+                settings: of_row.settings,
+                choices: of_row.choices,
                 max_new_tokens,
             }),
             finish: Box::new(move |found| {

@@ -117,6 +117,7 @@ impl Case {
                 },
                 later_masks: Vec::new(),
                 settings: Arc::new(self.settings.clone()),
+                choices: None,
                 max_new_tokens: self.most,
             }),
         }

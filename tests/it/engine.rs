@@ -269,6 +269,7 @@ pub(crate) fn request(
             },
             later_masks: Vec::new(),
             settings: Arc::clone(settings),
+            choices: None,
             max_new_tokens: most,
         }),
     }

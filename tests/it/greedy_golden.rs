@@ -95,6 +95,7 @@ fn request(row: usize, prompt: Vec<u32>, most: &Value, settings: GenerationSpec)
         work: Work::Generate(Generation {
             later_masks: Vec::new(),
             settings: Arc::new(settings),
+            choices: None,
             encoded: Encoded {
                 ids: prompt,
                 mask_position: mask as u32,

@@ -121,6 +121,7 @@ impl Numbers {
                 },
                 later_masks: masks[1..].to_vec(),
                 settings: Arc::new(settings),
+                choices: None,
                 max_new_tokens: case.most as u32,
             }),
         }

@@ -81,6 +81,7 @@ fn answered(questions: &str, settings: &GenerationSpec) -> Vec<String> {
                 encoded,
                 later_masks: Vec::new(),
                 settings: settings.clone(),
+                choices: None,
                 max_new_tokens: 16,
             }),
         }

@@ -15,6 +15,7 @@ mod beams;
 
 mod cases;
 mod checkpoint;
+mod choices;
 mod choose;
 mod cli;
 mod deadline;

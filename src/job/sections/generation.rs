@@ -74,6 +74,10 @@ pub struct GenerationSpec {
     pub bad_words: Vec<String>,
     /// Texts that end an answer; it is cut before them.
     pub stop: Vec<String>,
+    /// Texts of which an answer is one; without any it is free.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
+    pub choices: Vec<String>,
     /// Seed of the draw.
     pub seed: u64,
     /// Also write log-probabilities; a setting of the job, never of a row.
@@ -99,6 +103,7 @@ impl Default for GenerationSpec {
             early_stopping: EarlyStopping::default(),
             bad_words: Vec::new(),
             stop: Vec::new(),
+            choices: Vec::new(),
             seed: 42,
             logprobs: false,
         }
@@ -154,6 +159,7 @@ row_keys!(
     early_stopping,
     bad_words,
     stop,
+    choices,
     seed,
 );
 
@@ -208,7 +214,8 @@ pub(in crate::job) fn check_generation(section: &GenerationSpec) -> Checked<()> 
     check_numbers(section)?;
     check_counts(section)?;
     check_beams(section)?;
-    check_texts(section)
+    check_texts(section)?;
+    check_choices(section)
 }
 
 fn check_numbers(section: &GenerationSpec) -> Checked<()> {
@@ -312,7 +319,11 @@ fn check_beams(section: &GenerationSpec) -> Checked<()> {
 }
 
 fn check_texts(section: &GenerationSpec) -> Checked<()> {
-    for (key, texts) in [("bad_words", &section.bad_words), ("stop", &section.stop)] {
+    for (key, texts) in [
+        ("bad_words", &section.bad_words),
+        ("stop", &section.stop),
+        ("choices", &section.choices),
+    ] {
         if texts.iter().any(String::is_empty) {
             let flaw = Flaw::new(key, "holds an empty text");
             return Err(flaw.hint(format!("take it out; without any, write `{key} = []`")));
@@ -321,7 +332,22 @@ fn check_texts(section: &GenerationSpec) -> Checked<()> {
     Ok(())
 }
 
-// What beams add is written only where it is used, so that `job.json` of all other jobs stays as it was.
+fn check_choices(section: &GenerationSpec) -> Checked<()> {
+    if section.choices.is_empty() {
+        return Ok(());
+    }
+    if !section.stop.is_empty() {
+        let flaw = Flaw::new("choices", "does not go with `stop`");
+        return Err(flaw.hint("an answer ends where its choice ends: write `stop = []`"));
+    }
+    if section.min_new_tokens > 0 {
+        let flaw = Flaw::new("choices", "does not go with `min_new_tokens`");
+        return Err(flaw.hint("an answer is as long as its choice: write `min_new_tokens = 0`"));
+    }
+    Ok(())
+}
+
+// What beams and choices add is written only where it is used, so that `job.json` of all other jobs stays as it was.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde passes a reference"

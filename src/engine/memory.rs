@@ -72,9 +72,11 @@ impl Engine {
 
     fn fail_alone(&mut self, id: u64) -> Vec<Finished> {
         let entry = self.entry(id);
-        let (tokens, beams) = match entry.has_beams() {
-            true => (entry.tokens(), ", or fewer beams,"),
-            false => (entry.tokens(), ""),
+        let tokens = entry.tokens();
+        let beams = if entry.has_beams() {
+            ", or fewer beams,"
+        } else {
+            ""
         };
         let reason = format!(
             "out of memory with this row alone ({tokens} tokens of context and answer); a smaller \

@@ -59,9 +59,10 @@ impl GenerationSpec {
             }
             if !has_beams && key == "early_stopping" {
                 let is_early = read_at::<bool>(&node, key).map_err(Problem::into_row_flaw)?;
-                settings.early_stopping = match is_early {
-                    true => EarlyStopping::Always,
-                    false => EarlyStopping::Likely,
+                settings.early_stopping = if is_early {
+                    EarlyStopping::Always
+                } else {
+                    EarlyStopping::Likely
                 };
             } else if !is_known
                 || !set(&mut settings, key, &node).map_err(Problem::into_row_flaw)?

@@ -29,7 +29,11 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
 pub(super) mod optional {
     use super::{Deserialize as _, Deserializer, Exact, Serializer};
 
-    #[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference to the field"
+    )]
     pub(in crate::outcome) fn serialize<S: Serializer>(
         float: &Option<f32>,
         serializer: S,

@@ -1,7 +1,7 @@
 //! The beginning of an input to the column that holds its prompts, where the command line names none.
 //!
 //! Looks at the footers of Parquet and at the first rows of JSON lines, so that it takes no time however large the
-//! input is. The rule: the only column of texts is the one, where `id` does not count; of several, the one with a
+//! input is. A column holds texts where half of the rows have one in it. The rule: the only column of texts is the one, where `id` does not count; of several, the one with a
 //! name that says so ([`PROMPT_NAMES`]), if there is one such column. Runs before anything is written.
 
 use std::path::Path;
@@ -81,16 +81,16 @@ pub(crate) fn head_columns(
             }
         }
         InputFormat::Jsonl => {
-            let mut rows = HEAD_ROWS;
+            let mut head = Head::default();
             for file in files {
-                let read = columns.add_lines(&file.path, max_row_bytes, &mut rows);
+                let read = head.add_lines(&file.path, max_row_bytes);
                 read.map_err(|source| InputError::Io {
                     path: file.path.clone(),
                     source,
                 })?;
-                if rows == 0 {
-                    break;
-                }
+            }
+            for (name, values) in &head.columns {
+                columns.add(name, head.holds_texts(values));
             }
         }
     }
@@ -143,42 +143,66 @@ impl HeadColumns {
             }
         }
     }
+}
 
-    /// Adds the columns of so many rows of a file. A column holds texts where no row has another value in it.
-    fn add_lines(&mut self, path: &Path, most: u64, rows: &mut usize) -> std::io::Result<()> {
+/// The first rows of JSON lines.
+#[derive(Default)]
+struct Head {
+    /// Lines that were looked at.
+    lines: usize,
+    /// Those of them that are rows.
+    rows: usize,
+    /// The columns in the order in which they come.
+    columns: Vec<(String, Values)>,
+}
+
+/// How many rows have a value in a column.
+#[derive(Default)]
+struct Values {
+    texts: usize,
+    /// Neither texts nor nulls.
+    others: usize,
+}
+
+impl Head {
+    /// Adds the columns of a file's first rows, as long as fewer than [`HEAD_ROWS`] lines were looked at.
+    fn add_lines(&mut self, path: &Path, most: u64) -> std::io::Result<()> {
         let mut lines = Lines::open(path, None, &StopFlag::default())?;
-        let mut others: Vec<String> = Vec::new();
         let mut arena = Vec::new();
-        while *rows > 0 {
+        while self.lines < HEAD_ROWS {
             arena.clear();
             let Some(line) = lines.next_row(&mut arena, most)? else {
                 break;
             };
-            *rows -= 1;
+            self.lines += 1;
             let Ok(fields) = Fields::parse(&arena[line.start..line.end], Rules::CURRENT) else {
                 continue;
             };
+            self.rows += 1;
             for (name, value) in &fields.0 {
+                let values = self.column(name);
                 match value.get().as_bytes().first() {
-                    Some(b'"') => self.add_text(name),
-                    Some(b'n') => self.add(name, false),
-                    _ => {
-                        self.add(name, false);
-                        others.push(name.clone().into_owned());
-                    }
+                    Some(b'"') => values.texts += 1,
+                    Some(b'n') => {}
+                    _ => values.others += 1,
                 }
             }
         }
-        self.texts.retain(|name| !others.contains(name));
         Ok(())
     }
 
-    /// Adds a column of texts, which may have been null in the rows before.
-    fn add_text(&mut self, name: &str) {
-        self.add(name, true);
-        if name != DEFAULT_ID && !self.texts.iter().any(|known| known == name) {
-            self.texts.push(name.to_owned());
-        }
+    fn column(&mut self, name: &str) -> &mut Values {
+        let known = self.columns.iter().position(|(known, _)| known == name);
+        let at = known.unwrap_or_else(|| {
+            self.columns.push((name.to_owned(), Values::default()));
+            self.columns.len() - 1
+        });
+        &mut self.columns[at].1
+    }
+
+    /// Whether a column is one of texts: a stray row does not make one, and a stray number does not spoil one.
+    fn holds_texts(&self, values: &Values) -> bool {
+        values.texts > values.others && values.texts * 2 >= self.rows
     }
 }
 
@@ -206,6 +230,10 @@ mod tests {
             ("{\"text\": null}\n{\"text\": \"x\"}", "text"),
             ("{\"a\": \"x\", \"b\": \"y\"}\n{\"a\": 1}", "b"),
             ("no json\n\n{\"prompt\": \"x\"}", "prompt"),
+            (
+                "{\"question\": \"x\"}\n{\"question\": \"y\"}\n{\"question\": 42}\n{\"q\": \"z\"}",
+                "question",
+            ),
         ] {
             assert_eq!(chosen(lines).as_deref(), Ok(column), "{lines}");
         }

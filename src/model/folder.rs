@@ -65,8 +65,14 @@ fn cure_of_absent(path: &Path) -> String {
         .filter(|parent| !parent.exists())
         .and_then(name);
     match (owner, name(path)) {
+        // Not the name of an owner, but of the folder that models are kept in.
+        (Some(owner), Some(model)) if owner == "models" => format!(
+            "download it, as `hf download OWNER/{model} --local-dir {}` does, or give another folder; relative paths of \
+             a job file start at its folder",
+            path.display()
+        ),
         (Some(owner), Some(model)) => format!(
-            "give a folder on this machine; if `{owner}/{model}` is the name of a repository of a hub, \
+            "give a folder on this machine (relative paths of a job file start at its folder); if `{owner}/{model}` is the name of a repository of a hub, \
              `hf download {owner}/{model} --local-dir {}` fetches it",
             path.display()
         ),

@@ -22,10 +22,6 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
 }
 
 /// One float that may be missing.
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
 pub(super) mod optional {
     use super::{Deserialize as _, Deserializer, Exact, Serializer};
 

@@ -121,13 +121,22 @@ fn accuracies(sums: &Sums) -> Vec<String> {
     let by_each = COMPARED.iter().filter_map(|(word, ..)| {
         let labelled = sums.get(&format!("{word}_labelled"));
         let right = sums.get(&format!("{word}_right"));
-        (labelled > 0.0).then(|| format!("{} by {word}", share(right, labelled)))
+        let how = match *word {
+            "none" => "as they are".to_owned(),
+            word => format!("by {word}"),
+        };
+        (labelled > 0.0).then(|| format!("{} {how}", share(right, labelled)))
     });
     by_each.collect()
 }
 
 fn share(right: f64, all: f64) -> String {
-    format!("{right} of {all} ({:.1}%)", 100.0 * right / all)
+    format!(
+        "{} of {} ({:.1}%)",
+        grouped(right as u64),
+        grouped(all as u64),
+        100.0 * right / all
+    )
 }
 
 /// The task as a job has it.

@@ -8,7 +8,7 @@ use crate::engine::{Found, Generation, Work};
 use crate::generate::Choices;
 use crate::ids::RowId;
 use crate::input::Prompt;
-use crate::job::GenerationSpec;
+use crate::job::{GenerationSpec, LengthOver, Task};
 use crate::outcome::{BadRow, RowResult, Sample};
 use crate::sink::{Column, SampleValue, When};
 use crate::tokenize::{GlmTokenizer, Unwritable};
@@ -234,6 +234,13 @@ fn choices_of(
     Ok(Some(Arc::new(choices)))
 }
 
+/// Lets the length of a beam be that of the mask's text where masks are filled, as the reference of that task has it.
+fn count_pieces(settings: &mut GenerationSpec, task: Task) {
+    if task == Task::Infill && settings.length_penalty_over == LengthOver::Sequence {
+        settings.length_penalty_over = LengthOver::Piece;
+    }
+}
+
 /// The settings of generation: the job's, with those of a row in their place.
 pub(super) struct RowSettings<'a> {
     job: TaskJob<'a>,
@@ -249,7 +256,8 @@ impl<'a> RowSettings<'a> {
     /// A stop string or a choice that no answer can hold.
     pub(super) fn new(job: &TaskJob<'a>) -> Result<Self, TaskError> {
         let settings = written(job.spec.generation.clone(), job.tokenizer, job.rules.text);
-        let settings = settings.map_err(|(stop, error)| TaskError::Stop { stop, error })?;
+        let mut settings = settings.map_err(|(stop, error)| TaskError::Stop { stop, error })?;
+        count_pieces(&mut settings, job.spec.task);
         let choices = choices_of(&settings, job.tokenizer);
         let choices = choices.map_err(|UnfitChoices { reason, cure }| TaskError::Key {
             key: "generation.choices",
@@ -294,10 +302,11 @@ impl<'a> RowSettings<'a> {
                 1 => flaw.reason,
                 _ => flaw.to_string(),
             })?;
-        let settings = written(settings, tokenizer, rules.text).map_err(|(stop, error)| {
+        let mut settings = written(settings, tokenizer, rules.text).map_err(|(stop, error)| {
             let (stop, reason) = (stop.escape_debug(), error.reason);
             format!("`stop` holds `{stop}`, which no answer can hold: {reason}")
         })?;
+        count_pieces(&mut settings, spec.task);
         let choices = if settings.choices == self.of_job.settings.choices {
             self.of_job.choices.clone()
         } else {

@@ -9,7 +9,7 @@ use glm_batch::internals::generate::{
     BadWords, Beams, Endings, Rules, Scored, Searched, Start, TextCodec,
 };
 use glm_batch::internals::ids::{RowId, WindowId};
-use glm_batch::internals::job::{self, GenerationSpec};
+use glm_batch::internals::job::{GenerationSpec, LengthOver};
 use glm_batch::internals::model::{
     Backend, DecodeRow, Glm, Logits, Precision, PrefillRow, TextModel,
 };
@@ -437,8 +437,8 @@ fn searches_of_the_trained_model_are_those_of_the_reference() {
     }
     assert_eq!(cases.len(), 30);
     for (name, over, count) in [
-        ("full", job::LengthOver::Sequence, 30),
-        ("generated", job::LengthOver::Generated, 14),
+        ("full", LengthOver::Sequence, 30),
+        ("generated", LengthOver::Generated, 14),
     ] {
         let goldens = read(&format!("tasks/beam_{name}.json"));
         let goldens = goldens["cases"].as_array().unwrap();

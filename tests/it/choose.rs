@@ -101,7 +101,7 @@ fn the_demonstration_model_knows_the_right_choices() {
             "{text}"
         );
         let share = format!(
-            "{right} of 40 ({:.1}%) by none",
+            "{right} of 40 ({:.1}%) as they are",
             100.0 * right as f64 / 40.0
         );
         assert!(text.contains(&share), "{share}: {text}");
@@ -543,7 +543,7 @@ fn known_questions_are_answered_as_by_the_reference() {
         compare(row, golden);
     }
     assert!(
-        both(&output).contains("32 of 32 (100.0%) by none"),
+        both(&output).contains("32 of 32 (100.0%) as they are"),
         "{}",
         both(&output)
     );

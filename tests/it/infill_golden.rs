@@ -109,6 +109,7 @@ impl Numbers {
         let settings = GenerationSpec {
             num_beams: search.map_or(1, |search| search.num_beams as u32),
             length_penalty: search.map_or(1.0, |search| search.length_penalty),
+            length_penalty_over: LengthOver::Piece,
             ..default
         };
         Request {

@@ -1,8 +1,8 @@
 //! The settings of a beam search: how many beams, how lengths count, when it stops.
 
-use crate::job::{self, GenerationSpec};
+use crate::job::GenerationSpec;
 
-pub use crate::job::EarlyStopping;
+pub use crate::job::{EarlyStopping, LengthOver};
 
 /// How a row's beams are searched.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,35 +19,6 @@ pub struct BeamSearch {
     pub early_stopping: EarlyStopping,
 }
 
-/// What the length in a beam's score counts.
-///
-/// | | answer that an ending token ended | answer cut at the limit | bound of a running beam |
-/// | --- | --- | --- | --- |
-/// | `Sequence` | context, start token, answer without its ending token | all | all before the new token |
-/// | `Piece` | start token, answer without its ending token | both | both before the new token |
-/// | `Generated` | answer with its ending token | answer | answer with the new token |
-///
-/// An answer that a stop string ended has no ending token, so all its tokens count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LengthOver {
-    /// Context, start token and answer: transformers 4.25 to 4.35.
-    #[default]
-    Sequence,
-    /// Start token and answer: `generate_samples.py` of THUDM/GLM, the reference of filling masks.
-    Piece,
-    /// The answer alone: transformers from 4.36.
-    Generated,
-}
-
-impl From<job::LengthOver> for LengthOver {
-    fn from(over: job::LengthOver) -> Self {
-        match over {
-            job::LengthOver::Sequence => Self::Sequence,
-            job::LengthOver::Generated => Self::Generated,
-        }
-    }
-}
-
 impl BeamSearch {
     /// The search of these settings; `None` where they name no beams.
     pub fn new(settings: &GenerationSpec) -> Option<Self> {
@@ -55,7 +26,7 @@ impl BeamSearch {
             num_beams: settings.num_beams as usize,
             num_return_sequences: settings.num_return_sequences as usize,
             length_penalty: settings.length_penalty,
-            length_over: settings.length_penalty_over.into(),
+            length_over: settings.length_penalty_over,
             early_stopping: settings.early_stopping,
         })
     }

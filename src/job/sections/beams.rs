@@ -8,12 +8,24 @@ use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What the length in a beam's score counts.
+///
+/// | | answer that an ending token ended | answer cut at the limit | bound of a running beam |
+/// | --- | --- | --- | --- |
+/// | `Sequence` | context, start token, answer without its ending token | all | all before the new token |
+/// | `Piece` | start token, answer without its ending token | both | both before the new token |
+/// | `Generated` | answer with its ending token | answer | answer with the new token |
+///
+/// An answer that a stop string ended has no ending token, so all its tokens count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LengthOver {
     /// Context, start token and answer: transformers 4.25 to 4.35.
     #[default]
     Sequence,
+    /// Start token and answer: `generate_samples.py` of THUDM/GLM. No job says so: it is what the task `infill` makes of
+    /// `Sequence`.
+    #[serde(skip)]
+    Piece,
     /// The answer alone: transformers from 4.36.
     Generated,
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::SchemaRef;
+use arrow_schema::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 

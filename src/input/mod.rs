@@ -78,7 +78,7 @@ mod windows;
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow_schema::SchemaRef;
 
 pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;

@@ -7,9 +7,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::error::ArrowError;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray};
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field, Schema};
 use serde_json::value::RawValue;
 
 use super::parquet::Shared;

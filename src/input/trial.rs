@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt64Array};
-use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow_array::{RecordBatch, UInt64Array};
+use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
+use arrow_select::take::take_record_batch;
 use serde::{Deserialize, Serialize};
 
 use super::error::{FileProblem, InputError, one_line};
@@ -257,7 +258,7 @@ impl Trial {
             .collect()
     }
 
-    fn odd(&self, span: &WindowSpan, error: &arrow::error::ArrowError) -> InputError {
+    fn odd(&self, span: &WindowSpan, error: &arrow_schema::ArrowError) -> InputError {
         let path = self
             .files
             .files
@@ -284,7 +285,7 @@ impl Gathered {
         &mut self,
         window: InputWindow,
         positions: &[u64],
-    ) -> Result<(), arrow::error::ArrowError> {
+    ) -> Result<(), arrow_schema::ArrowError> {
         self.rows.extend(pick(window.rows, positions));
         self.carried = Some(match (self.carried.take(), window.carried) {
             (earlier, Carried::Json { lines, fields }) => {
@@ -316,7 +317,7 @@ impl Gathered {
 fn joined(
     before: &RecordBatch,
     after: &RecordBatch,
-) -> Result<RecordBatch, arrow::error::ArrowError> {
+) -> Result<RecordBatch, arrow_schema::ArrowError> {
     concat_batches(&before.schema(), [before, after])
 }
 

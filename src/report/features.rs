@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow_schema::{DataType, Field, FieldRef};
 
 use crate::job::OutputFormat;
 use crate::sink::ResultColumn;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow_schema::{DataType, TimeUnit};
 
 use crate::job::OutputFormat;
 use crate::sink::ResultColumn;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ::parquet::basic::{ConvertedType, LogicalType};
 use ::parquet::errors::ParquetError;
 use ::parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
-use arrow::datatypes::{DataType, Field};
+use arrow_schema::{DataType, Field};
 
 use crate::input::{Logical, list_item};
 

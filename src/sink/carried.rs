@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::{
     Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field};
-use arrow::error::ArrowError;
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field};
 use serde_json::value::RawValue;
 
 use crate::input::{ColumnKind, InputRow, with_children};
@@ -127,5 +127,5 @@ fn plain_type(from: &DataType) -> DataType {
 /// values for a dictionary, so that a text which many rows share is never copied for each of them.
 pub(super) fn arrow_column(array: &dyn Array, lines: &[Line<'_>]) -> Result<ArrayRef, ArrowError> {
     let positions = UInt64Array::from_iter_values(lines.iter().map(|line| line.position as u64));
-    arrow::compute::take(array, &positions, None)
+    arrow_select::take::take(array, &positions, None)
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use arrow::json::writer::EncoderOptions;
+use arrow_json::writer::EncoderOptions;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 

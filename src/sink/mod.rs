@@ -25,7 +25,7 @@ mod sizes;
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use arrow::datatypes::Schema;
+use arrow_schema::Schema;
 
 use crate::ids::RowId;
 use crate::input::{InputIndex, InputWindow};

@@ -12,13 +12,14 @@ use ::parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use ::parquet::basic::{Compression, ZstdLevel};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
-use arrow::array::{
-    ArrayRef, BooleanArray, Float32Array, Float32Builder, Int32Array, Int32Builder, Int64Array,
-    ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
+use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder, StringBuilder};
+use arrow_array::{
+    ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::ArrowError;
+use arrow_schema::{Field, Schema, SchemaRef};
 
 use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, is_first_rule};

@@ -2,8 +2,9 @@
 //!
 //! Rows may share a long text; the writer's pages do not. Lines are handed to it in pieces by this size.
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::DataType;
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_schema::DataType;
 
 /// Bytes of a number, a date and the like, roughly.
 const FIXED_BYTES: usize = 8;
@@ -63,9 +64,9 @@ fn view_bytes(views: &[u128]) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, ListArray, StringViewArray, StructArray};
-    use arrow::buffer::OffsetBuffer;
-    use arrow::datatypes::{DataType, Field};
+    use arrow_array::{ArrayRef, Int64Array, ListArray, StringViewArray, StructArray};
+    use arrow_buffer::OffsetBuffer;
+    use arrow_schema::{DataType, Field};
 
     use super::value_bytes;
 

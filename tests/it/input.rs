@@ -6,11 +6,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::types::Int8Type;
+use arrow_array::{
     ArrayRef, BinaryArray, DictionaryArray, Float64Array, Int32Array, Int64Array, LargeStringArray,
     RecordBatch, StringArray, StringViewArray, StructArray,
 };
-use arrow::datatypes::{DataType, Field, Int8Type};
+use arrow_schema::{DataType, Field};
 use glm_batch::StopFlag;
 use glm_batch::internals::input::{
     Carried, ColumnKind, InputError, InputIndex, InputRow, InputStream, InputWindow,
@@ -1036,13 +1037,13 @@ fn templates_fail_rows_that_print_nothing() {
 "#,
     );
     let parquet = folder.path().join("a.parquet");
-    let list = arrow::json::reader::infer_json_schema(
+    let list = arrow_json::reader::infer_json_schema(
         std::io::BufReader::new(fs::File::open(&path).unwrap()),
         None,
     )
     .unwrap()
     .0;
-    let mut reader = arrow::json::ReaderBuilder::new(Arc::new(list))
+    let mut reader = arrow_json::ReaderBuilder::new(Arc::new(list))
         .build(std::io::BufReader::new(fs::File::open(&path).unwrap()))
         .unwrap();
     write_parquet(&parquet, &reader.next().unwrap().unwrap(), groups(2));

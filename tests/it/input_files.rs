@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray};
+use arrow_array::{ArrayRef, StringArray};
 use glm_batch::internals::input::{ColumnKind, InputError, Place, resolve_files};
 use glm_batch::internals::job::Rules;
 use glm_batch::internals::outcome::Stage;

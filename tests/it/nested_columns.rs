@@ -44,9 +44,9 @@ fn write(folder: &Path, rows: &[Value], format: &str) -> String {
         return name;
     }
     let (schema, _) =
-        arrow::json::reader::infer_json_schema(Cursor::new(text.as_bytes()), None).unwrap();
+        arrow_json::reader::infer_json_schema(Cursor::new(text.as_bytes()), None).unwrap();
     let schema = Arc::new(schema);
-    let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema));
+    let reader = arrow_json::ReaderBuilder::new(Arc::clone(&schema));
     let mut reader = reader.build(Cursor::new(text.as_bytes())).unwrap();
     let batch = reader.next().unwrap().unwrap();
     let file = std::fs::File::create(folder.join(&name)).unwrap();

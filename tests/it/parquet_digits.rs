@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::{
     ArrayRef, Decimal128Array, StringArray, TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use glm_batch::internals::job::Rules;

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, Float64Array, Int8Array, Int64Array, ListArray,
-    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array, ArrayRef, DictionaryArray, Float64Array, Int8Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
 };
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{
-    DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-};
+use arrow_cast::cast;
+use arrow_schema::{DataType, Field, TimeUnit};
+use arrow_select::concat::concat_batches;
 use glm_batch::StopFlag;
 use glm_batch::internals::input::{
     Carried, FoundFile, InputError, InputIndex, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
@@ -443,7 +444,7 @@ fn rows_of_a_repeated_text_share_its_bytes() {
         let path = folder.path().join(name).with_extension("parquet");
         let repeated = Arc::new(StringArray::from(vec![text.as_str(); 200]));
         let words = Arc::clone(&repeated) as ArrayRef;
-        let offsets = arrow::buffer::OffsetBuffer::from_lengths(vec![1; 200]);
+        let offsets = arrow_buffer::OffsetBuffer::from_lengths(vec![1; 200]);
         let item = Arc::new(Field::new("item", DataType::Utf8, true));
         let lists = Arc::new(ListArray::new(item, offsets, Arc::clone(&words), None));
         let mut properties = WriterProperties::builder();
@@ -488,7 +489,7 @@ fn rows_of_a_repeated_text_share_its_bytes() {
 
 /// Bytes of the buffers of a batch, each counted once.
 fn held_bytes(batch: &RecordBatch) -> usize {
-    fn add(data: &arrow::array::ArrayData, found: &mut std::collections::BTreeMap<usize, usize>) {
+    fn add(data: &arrow_data::ArrayData, found: &mut std::collections::BTreeMap<usize, usize>) {
         for buffer in data.buffers() {
             found.insert(buffer.data_ptr().as_ptr() as usize, buffer.capacity());
         }
@@ -605,7 +606,7 @@ fn lists_of_two_writers_are_one_type() {
 
 #[test]
 fn bytes_of_two_writers_are_one_type() {
-    use arrow::array::{BinaryArray, BinaryViewArray, LargeBinaryArray};
+    use arrow_array::{BinaryArray, BinaryViewArray, LargeBinaryArray};
     let folder = TempDir::new().unwrap();
     let kinds: [ArrayRef; 3] = [
         Arc::new(BinaryArray::from_vec(vec![b"a"])),

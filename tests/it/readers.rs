@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use arrow::array::types::{Float32Type, Int32Type};
-use arrow::array::{
+use arrow_array::builder::{MapBuilder, StringBuilder};
+use arrow_array::types::{Float32Type, Int32Type};
+use arrow_array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray,
     DurationMicrosecondArray, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, Float64Array,
-    Int8Array, Int16Array, Int64Array, LargeStringArray, ListArray, MapBuilder, NullArray,
-    RecordBatch, StringArray, StringBuilder, StringViewArray, StructArray, Time64MicrosecondArray,
-    TimestampMicrosecondArray, TimestampNanosecondArray, UInt32Array, UInt64Array,
+    Int8Array, Int16Array, Int64Array, LargeStringArray, ListArray, NullArray, RecordBatch,
+    StringArray, StringViewArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    TimestampNanosecondArray, UInt32Array, UInt64Array,
 };
 use serde_json::{Value, json};
 
@@ -220,8 +221,8 @@ fn nested() -> Columns {
 /// A Parquet file with a column of every type that can be carried, null in its first half.
 fn every_type(folder: &Path) -> PathBuf {
     let half = |array: ArrayRef| {
-        let nulls = arrow::array::new_null_array(array.data_type(), 4);
-        arrow::compute::concat(&[&nulls, &array]).unwrap()
+        let nulls = arrow_array::new_null_array(array.data_type(), 4);
+        arrow_select::concat::concat(&[&nulls, &array]).unwrap()
     };
     let prompts = (0..8).map(|number| (number != 5).then_some(QUESTIONS[number % 2]));
     let prompts: ArrayRef = Arc::new(prompts.collect::<StringArray>());

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Float32Array, Float64Array, Int64Array, ListArray,
-    RecordBatch, StringArray, StructArray,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type, Int64Type};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Float32Array, Float64Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray,
 };
-use arrow::buffer::OffsetBuffer;
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type, Int64Type, Schema};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field, Fields, Schema};
+use arrow_select::concat::concat_batches;
 
 use glm_batch::internals::ids::RowId;
 use glm_batch::internals::input::{ColumnKind, InputIndex, InputWindow};
@@ -235,7 +237,7 @@ fn the_same_rows_give_the_same_bytes_from_json_and_from_parquet() {
         Field::new("n", DataType::Int64, false),
     ]);
     let batch = RecordBatch::try_new(Arc::new(schema.with_metadata(metadata)), vec![q, n]).unwrap();
-    let large = arrow::compute::cast(&batch["q"], &DataType::LargeUtf8).unwrap();
+    let large = arrow_cast::cast(&batch["q"], &DataType::LargeUtf8).unwrap();
     let large = RecordBatch::try_from_iter([("q", large), ("n", Arc::clone(&batch["n"]))]).unwrap();
     let (parquet, large) = (arrow_window(0, batch), arrow_window(0, large));
     let rows = outcomes(&json);

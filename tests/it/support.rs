@@ -141,7 +141,7 @@ pub fn some_questions(folder: &Path, count: usize) -> PathBuf {
 pub fn as_parquet(jsonl: &Path, to: &Path) {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use arrow_array::{ArrayRef, RecordBatch, StringArray};
     let text = std::fs::read_to_string(jsonl).unwrap();
     let rows: Vec<Value> = text
         .lines()

@@ -6,16 +6,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::types::Int32Type;
-use arrow::array::{
+use arrow_array::builder::{Int32Builder, MapBuilder, StringBuilder};
+use arrow_array::types::Int32Type;
+use arrow_array::{
     Array, ArrayRef, BinaryArray, Date32Array, Decimal128Array, DictionaryArray,
-    DurationSecondArray, FixedSizeBinaryArray, Float64Array, Int32Builder, Int64Array, ListArray,
-    MapBuilder, NullArray, RecordBatch, StringArray, StringBuilder, Time64MicrosecondArray,
-    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    TimestampSecondArray,
+    DurationSecondArray, FixedSizeBinaryArray, Float64Array, Int64Array, ListArray, NullArray,
+    RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::Field;
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::Field;
 use parquet::basic::{ConvertedType, LogicalType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::Type;
@@ -245,7 +245,7 @@ fn odd_columns() -> Vec<(&'static str, ArrayRef)> {
     );
     let times = ListArray::new(item, lengths, times, Some(nulls));
     let values = StringArray::from(vec![Some("a"), None]);
-    let keys = arrow::array::Int32Array::from(vec![1, 0]);
+    let keys = arrow_array::Int32Array::from(vec![1, 0]);
     let words = DictionaryArray::<Int32Type>::try_new(keys, Arc::new(values)).unwrap();
     vec![
         ("utc", Arc::new(zone("UTC"))),

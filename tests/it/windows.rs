@@ -121,7 +121,7 @@ pub(crate) fn json_window(id: u32, first_row: u64, lines: &[&str]) -> InputWindo
 }
 
 /// A window of Parquet rows.
-pub(crate) fn arrow_window(id: u32, batch: arrow::array::RecordBatch) -> InputWindow {
+pub(crate) fn arrow_window(id: u32, batch: arrow_array::RecordBatch) -> InputWindow {
     let rows = (0..batch.num_rows() as u64)
         .map(|number| InputRow {
             place: Place::RowGroup {

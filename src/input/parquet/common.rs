@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 use super::layout::{is_bytes, is_text};
 use super::nested::list_item;
@@ -192,7 +192,7 @@ fn without_metadata(kind: &DataType) -> DataType {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::datatypes::{DataType, Field, TimeUnit};
+    use arrow_schema::{DataType, Field, TimeUnit};
 
     use super::{common, common_by_layout};
 

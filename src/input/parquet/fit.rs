@@ -6,14 +6,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, MapArray,
-    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, UInt64Array, new_null_array,
+use arrow_array::cast::AsArray;
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    RecordBatch, RecordBatchOptions, StructArray, UInt64Array, new_null_array,
 };
-use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{cast, not, nullif, take};
-use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_cast::cast;
+use arrow_ord::cmp::not_distinct;
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, FieldRef, Fields, SchemaRef};
+use arrow_select::nullif::nullif;
+use arrow_select::take::take;
 
 use super::common::counterpart;
 use super::json::value_text;
@@ -229,7 +232,7 @@ fn fit_leaf(
     for row in (0..same.len()).filter(|&row| !same.value(row)) {
         lost.push((row, value_text(array, row), kind.clone()));
     }
-    let differs: BooleanArray = not(&same)?;
+    let differs = BooleanArray::new(!same.values(), same.nulls().cloned());
     nullif(&fitted, &differs)
 }
 
@@ -250,11 +253,13 @@ pub(super) fn type_words(kind: &DataType) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{
-        Array, ArrayRef, AsArray, Int64Array, Int64Builder, ListArray, MapBuilder, RecordBatch,
-        StringArray, TimestampMicrosecondArray,
+    use arrow_array::builder::{Int64Builder, MapBuilder};
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Float64Type, Int64Type};
+    use arrow_array::{
+        Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
     };
-    use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
+    use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
     use super::fit;
 

@@ -9,18 +9,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::temporal_conversions::as_datetime;
-use arrow::array::timezone::Tz;
-use arrow::array::types::{
+use arrow_array::cast::AsArray;
+use arrow_array::temporal_conversions::as_datetime;
+use arrow_array::timezone::Tz;
+use arrow_array::types::{
     ArrowTimestampType, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
-use arrow::array::{Array, AsArray, ListLikeArray, PrimitiveArray, RecordBatch};
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
-use arrow::error::ArrowError;
-use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow_array::{Array, ListLikeArray, PrimitiveArray, RecordBatch};
+use arrow_buffer::NullBuffer;
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, BinaryViewBuilder, RecordBatch, RecordBatchOptions,
-    StringViewBuilder, make_array,
-};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::builder::{BinaryViewBuilder, StringViewBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
+use arrow_data::ArrayData;
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use super::nested::with_children;
 
@@ -116,8 +116,9 @@ fn compact_children(data: ArrayData) -> Result<ArrayData, ArrowError> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray, StructArray};
-    use arrow::datatypes::{DataType, Field};
+    use arrow_array::cast::AsArray;
+    use arrow_array::{Array, ArrayRef, RecordBatch, StringViewArray, StructArray};
+    use arrow_schema::{DataType, Field};
 
     use super::{compact, type_layout};
 
@@ -148,7 +149,7 @@ mod tests {
             .as_string_view()
             .data_buffers()
             .iter()
-            .map(arrow::buffer::Buffer::len)
+            .map(arrow_buffer::Buffer::len)
             .sum();
         assert_eq!(held, text.len());
         assert_eq!(small.column(0).len(), 50);

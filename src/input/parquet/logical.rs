@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
-use arrow::array::{IntervalMonthDayNanoArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalMonthDayNano, Schema};
-use arrow::error::ArrowError;
-use arrow::util::display::array_value_to_string;
+use arrow_array::{IntervalMonthDayNanoArray, RecordBatch, RecordBatchOptions};
+use arrow_buffer::IntervalMonthDayNano;
+use arrow_cast::cast;
+use arrow_cast::display::array_value_to_string;
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };

@@ -3,7 +3,7 @@
 //! Everything that looks into lists, structs and maps uses these functions, so a new kind of list in Arrow is added
 //! in one place.
 
-use arrow::datatypes::{DataType, FieldRef};
+use arrow_schema::{DataType, FieldRef};
 
 /// The fields inside a type; empty for any type but a list, a struct or a map.
 pub(super) fn children(kind: &DataType) -> &[FieldRef] {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arrow::datatypes::DataType;
+use arrow_schema::DataType;
 use parquet::file::statistics::Statistics;
 
 use super::footer::Footer;

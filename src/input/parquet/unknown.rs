@@ -3,7 +3,7 @@
 //! Writers keep the schema that they had in memory beside Parquet's own. A type in it that arrow does not have,
 //! such as an integer of 128 bits, makes the decoder refuse, or panic over, the whole file.
 
-use arrow::ipc::{Field, Type, root_as_message};
+use arrow_ipc::{Field, Type, root_as_message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parquet::arrow::ARROW_SCHEMA_META_KEY;

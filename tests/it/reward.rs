@@ -483,7 +483,7 @@ fn a_folder_goes_on_only_with_its_own_head() {
     assert_eq!(record["spec"]["task"], "reward");
     let card = std::fs::read_to_string(job.path("out/README.md")).unwrap();
     assert!(card.contains("| overlay | `head.safetensors` |"), "{card}");
-    assert!(card.contains("2 answers of 1 rows"), "{card}");
+    assert!(card.contains("2 answers of 1 row:"), "{card}");
 
     let moved = files.folder.path().join("moved.safetensors");
     std::fs::copy(files.overlay(), &moved).unwrap();

@@ -81,8 +81,8 @@ impl Glm {
     /// # Errors
     ///
     /// As [`Glm::load_with`] and [`Glm::load_reward`]; [`ModelError::ValueHead`] for the weights of a reward model where
-    /// no head belongs to the source. A value head beside a GLM's own weights is left out here, and refused by
-    /// [`inspect`](super::inspect).
+    /// no head belongs to the source. A value head beside a GLM's own weights is left out here, and refused before
+    /// a job begins.
     pub fn load_source(
         source: &ModelSource<'_>,
         device: &Device,

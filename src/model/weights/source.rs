@@ -52,7 +52,7 @@ impl<'a> ModelSource<'a> {
     ///
     /// # Errors
     ///
-    /// As [`WeightFiles::find`]; [`ModelError::Io`] or [`ModelError::File`] for an overlay that cannot be read.
+    /// Weights that cannot be found or read; [`ModelError::Io`] or [`ModelError::File`] for an overlay that cannot be read.
     pub fn files(&self) -> Result<WeightFiles, ModelError> {
         let files = WeightFiles::find(self.folder)?;
         let Head::Overlay(overlay) = self.head else {

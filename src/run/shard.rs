@@ -33,7 +33,7 @@ use super::{summary, texts};
 
 mod progress;
 
-use progress::{answers, row_work, tokens};
+use progress::{Before, answers, row_work, tokens};
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
 const OPEN_WINDOWS: usize = 2;
@@ -189,13 +189,6 @@ impl<'a> Worker<'a> {
         self.counts.load_seconds += started.elapsed().as_secs_f64();
         Ok(devices)
     }
-}
-
-/// What the run had done when its work on a shard began: the engine and the counts go on from shard to shard.
-struct Before {
-    began: Instant,
-    rows: u64,
-    tokens: u64,
 }
 
 /// The work on one shard while its lock is held.

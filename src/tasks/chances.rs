@@ -40,6 +40,20 @@ impl Branches {
     }
 }
 
+/// The different ones in their order, and which of them each is: equal texts are read once, so their bits are equal.
+pub(super) fn distinct<T: PartialEq>(all: Vec<T>) -> (Vec<T>, Vec<usize>) {
+    let mut different: Vec<T> = Vec::with_capacity(all.len());
+    let mut which = Vec::with_capacity(all.len());
+    for one in all {
+        let known = different.iter().position(|known| *known == one);
+        which.push(known.unwrap_or(different.len()));
+        if known.is_none() {
+            different.push(one);
+        }
+    }
+    (different, which)
+}
+
 /// Each token of a context where it stands. The reference's labels leave the padding out, and the ending token of a
 /// text has the same id.
 pub(super) fn each_token(ids: &[u32], ending: u32) -> Vec<Asked> {

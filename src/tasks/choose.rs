@@ -23,7 +23,7 @@ use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
 
-use super::chances::{Branches, Likelihood, each_token, split};
+use super::chances::{Branches, Likelihood, distinct, each_token, split};
 use super::labels::right_choice;
 use super::{
     Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected,
@@ -330,20 +330,6 @@ impl Choosing<'_> {
         };
         choices.iter().enumerate().map(encode).collect()
     }
-}
-
-/// The different ones in their order, and which of them each is.
-fn distinct<T: PartialEq>(all: Vec<T>) -> (Vec<T>, Vec<usize>) {
-    let mut different: Vec<T> = Vec::with_capacity(all.len());
-    let mut which = Vec::with_capacity(all.len());
-    for one in all {
-        let known = different.iter().position(|known| *known == one);
-        which.push(known.unwrap_or(different.len()));
-        if known.is_none() {
-            different.push(one);
-        }
-    }
-    (different, which)
 }
 
 fn row_task(to_read: ToRead, picked: Picked) -> RowTask {

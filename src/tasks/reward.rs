@@ -22,6 +22,7 @@ use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
 
+use super::chances::distinct;
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
@@ -200,20 +201,6 @@ impl Rewarding<'_> {
         }
         Ok(encoded)
     }
-}
-
-/// The different ones in their order, and which of them each is.
-fn distinct(all: Vec<Vec<u32>>) -> (Vec<Vec<u32>>, Vec<usize>) {
-    let mut different: Vec<Vec<u32>> = Vec::with_capacity(all.len());
-    let mut which = Vec::with_capacity(all.len());
-    for one in all {
-        let known = different.iter().position(|known| *known == one);
-        which.push(known.unwrap_or(different.len()));
-        if known.is_none() {
-            different.push(one);
-        }
-    }
-    (different, which)
 }
 
 /// `which` says for each answer which branch it is.

@@ -53,7 +53,7 @@ pub struct GenerationSpec {
     /// Answers a row; more than one needs `do_sample`, or as many beams.
     #[schemars(range(min = 1, max = MAX_SAMPLES))]
     pub num_return_sequences: u32,
-    /// Answers that a beam search follows side by side; 1 is no search.
+    /// Beams of a beam search: unfinished answers that it keeps at each step; 1 turns the search off.
     #[serde(skip_serializing_if = "is_one_beam")]
     #[schemars(!skip_serializing_if, range(min = 1, max = MAX_BEAMS))]
     pub num_beams: u32,

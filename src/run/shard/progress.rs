@@ -12,6 +12,13 @@ use super::ShardWork;
 /// Time between two looks at how far the run has come.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What the run had done when its work on a shard began: the engine and the counts go on from shard to shard.
+pub(super) struct Before {
+    pub(super) began: Instant,
+    pub(super) rows: u64,
+    pub(super) tokens: u64,
+}
+
 impl ShardWork<'_, '_> {
     /// Tells how far the run has come, where that is some time ago.
     pub(super) fn tell_progress(&mut self) {

@@ -52,8 +52,8 @@ pub mod job {
     pub use crate::job::{
         CarriedColumns, ColumnNames, ColumnSpec, EarlyStopping, GenerationSpec, InfillSpec,
         InputSpec, JobSpec, LengthOver, MaskToken, OnBadRow, OutputFormat, OutputSpec, Overflow,
-        PromptSpec, Rules, SampleLayout, ScoreSpec, SpecError, Task, job_keys, json_schema, load,
-        parse,
+        PromptSpec, Rules, SampleLayout, ScoreSpec, SpecError, Task, Unfinished, job_keys,
+        json_schema, load, parse,
     };
 }
 
@@ -75,8 +75,8 @@ pub mod model {
 
 pub mod outcome {
     pub use crate::outcome::{
-        BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowResult, Sample, Span, Stage,
-        Sums,
+        BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowResult,
+        Sample, Span, Stage, Sums,
     };
 }
 

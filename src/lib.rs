@@ -59,7 +59,7 @@ mod tokenize;
 pub use job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, GenerationSpec, InputSpec,
     JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow,
-    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task,
+    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task, Unfinished,
     json_schema as job_schema, load as load_job, parse as parse_job,
 };
 
@@ -101,8 +101,8 @@ pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 // What became of a row.
 pub use ids::{RowId, ShardId, WindowId};
 pub use outcome::{
-    BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowCounts, RowResult, Sample, Stage,
-    Sums,
+    BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowCounts,
+    RowResult, Sample, Stage, Sums,
 };
 
 // Devices and precisions.

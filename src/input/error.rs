@@ -178,6 +178,14 @@ pub enum InputError {
         /// What is wrong and where.
         reason: String,
     },
+    /// The expression that chooses rows does not compile.
+    #[error("`input.where` cannot be read: {reason}{}", hint(.cure))]
+    Where {
+        /// What is wrong, in one line.
+        reason: String,
+        /// What to do.
+        cure: String,
+    },
     /// The system has no thread for a template whose values may nest deep.
     #[error(
         "`prompt.template` needs a thread with a stack of 512 MiB, of which only the used part takes memory: {0}\nhint: raise `ulimit -v` or `ulimit -u`, or write the template without `set`, `macro`, `call`, `recursive` and `namespace` and with at most 4096 bytes inside its tags"

@@ -50,11 +50,13 @@ mod duplicates;
 mod error;
 mod fields;
 mod files;
+mod filter;
 mod folders;
 mod following;
 mod formats;
 mod identity;
 mod jsonl;
+mod left_out;
 mod lines;
 mod nested;
 mod one_line;
@@ -65,6 +67,7 @@ mod patterns;
 mod printed_names;
 mod prompt;
 mod roomy;
+mod rows_taken;
 mod scan;
 mod sniff;
 mod stdin;
@@ -85,6 +88,7 @@ pub(crate) use digits::keep_digits;
 pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, resolve_files};
+pub(crate) use filter::{Filter, WrongFilter};
 pub(crate) use identity::inode;
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
@@ -93,8 +97,6 @@ pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;
-pub(crate) use tags::check_expression;
-pub(crate) use template::TEMPLATE_STEPS;
 pub use trial::{Selection, select};
 pub use types::*;
 
@@ -169,7 +171,7 @@ pub fn open(
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
     let mut builder = PromptBuilder::new(&Wanted {
-        columns: &options.input.columns,
+        input: options.input,
         prompt: options.prompt,
         choices: options.choices,
         rules: options.rules,

@@ -5,7 +5,7 @@ use super::fields::Fields;
 use super::prompt::{Built, PromptBuilder, Wanted};
 use super::types::{InputRow, Place};
 use crate::ids::RowId;
-use crate::job::{JobSpec, Rules};
+use crate::job::{InputSpec, JobSpec, Rules};
 
 /// Reads single lines of JSON with the columns of a job's input.
 pub(crate) struct LineReader {
@@ -20,9 +20,16 @@ impl LineReader {
     ///
     /// [`InputError::NoPrompt`], [`InputError::Template`].
     pub(crate) fn new(spec: &JobSpec, rules: Rules) -> Result<Self, InputError> {
+        // A line that is given is looked at, whatever the job would leave out.
+        let input = InputSpec {
+            filter: None,
+            skip: 0,
+            limit: None,
+            ..spec.input.clone()
+        };
         Ok(Self {
             builder: PromptBuilder::new(&Wanted {
-                columns: &spec.input.columns,
+                input: &input,
                 prompt: &spec.prompt,
                 choices: spec.template_choices(),
                 rules,
@@ -34,7 +41,7 @@ impl LineReader {
     /// The row of a line.
     pub(crate) fn read(&self, row: RowId, line: &[u8]) -> InputRow {
         let (built, is_record) = match Fields::parse(line, self.rules) {
-            Ok(fields) => (self.builder.build(row, &fields), true),
+            Ok(fields) => (self.builder.build(row, &fields, false), true),
             Err(reason) => (Built::bad(row, reason), false),
         };
         InputRow {
@@ -46,6 +53,7 @@ impl LineReader {
             id: built.id,
             reference: built.reference,
             is_record,
+            left_out: None,
             outcome: built.outcome,
         }
     }

@@ -9,12 +9,13 @@ use super::cell::{Cell, Record};
 use super::error::InputError;
 use super::following::Following;
 use super::nested::Named;
+use super::rows_taken::RowsTaken;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
-use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
-use crate::outcome::{BadRow, Stage};
+use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules, nearest};
+use crate::outcome::{BadRow, LeftOut, Stage};
 use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
@@ -26,6 +27,8 @@ pub(super) struct Built {
     pub(super) id: String,
     /// The expected answer; a row that is bad otherwise has it too.
     pub(super) reference: Option<Reference>,
+    /// Why the row is left out.
+    pub(super) left_out: Option<LeftOut>,
     /// The prompt, or why there is none.
     pub(super) outcome: Result<Prompt, BadRow>,
 }
@@ -36,7 +39,16 @@ impl Built {
         Self {
             id: row.to_string(),
             reference: None,
+            left_out: None,
             outcome: Err(bad(reason)),
+        }
+    }
+
+    /// A row that the job leaves out.
+    pub(super) fn left_out(row: RowId, why: LeftOut) -> Self {
+        Self {
+            left_out: Some(why),
+            ..Self::bad(row, "the job leaves it out".to_owned())
         }
     }
 }
@@ -74,7 +86,7 @@ impl Columns {
 
 /// What of a job makes a prompt of a record.
 pub(super) struct Wanted<'a> {
-    pub(super) columns: &'a ColumnSpec,
+    pub(super) input: &'a InputSpec,
     pub(super) prompt: &'a PromptSpec,
     /// Where the template is filled once for each choice: the choices of rows without their own.
     pub(super) choices: Option<&'a [String]>,
@@ -83,6 +95,7 @@ pub(super) struct Wanted<'a> {
 
 /// Makes prompts from records.
 pub(super) struct PromptBuilder {
+    rows_taken: RowsTaken,
     columns: Columns,
     template: Option<Template>,
     prefix: Option<String>,
@@ -97,11 +110,13 @@ impl PromptBuilder {
     /// Compiles the template and keeps what the job says about columns.
     pub(super) fn new(wanted: &Wanted<'_>) -> Result<Self, InputError> {
         let Wanted {
-            columns,
+            input,
             prompt,
             choices,
             rules,
         } = *wanted;
+        let columns = &input.columns;
+        let rows_taken = RowsTaken::new(input)?;
         let template = prompt.template.as_deref();
         let template = template
             .map(|source| Template::new(source, rules, choices.is_some()))
@@ -114,6 +129,7 @@ impl PromptBuilder {
             return Err(InputError::NoPrompt);
         }
         Ok(Self {
+            rows_taken,
             columns: Columns::new(columns),
             template,
             prefix: prompt.prefix.clone(),
@@ -140,6 +156,7 @@ impl PromptBuilder {
             names.push(DEFAULT_ID);
         }
         names.extend(self.template.iter().flat_map(Template::names));
+        names.extend(self.rows_taken.used_columns());
         names.sort_unstable();
         names.dedup();
         names
@@ -174,6 +191,9 @@ impl PromptBuilder {
             // No rows, or broken ones alone: there is nothing to compare with.
             return Ok(());
         }
+        if (0..index.files.len() as u32).any(|file| index.is_result_file(file)) {
+            self.rows_taken.expect_results();
+        }
         let columns = &mut self.columns;
         let all = [
             &mut columns.id,
@@ -199,7 +219,8 @@ impl PromptBuilder {
             .or_else(|| {
                 let mut in_template = self.template.iter().flat_map(Template::required_names);
                 Some(("prompt.template", in_template.find(is_unknown)?))
-            });
+            })
+            .or_else(|| Some(("input.where", self.rows_taken.names().find(is_unknown)?)));
         match unknown {
             None => match &self.columns.following {
                 Some(following) => following.check(index),
@@ -213,17 +234,29 @@ impl PromptBuilder {
         }
     }
 
-    /// The row's id and reference, and its prompt or the reason why it has none.
-    pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
+    /// Why a row is left out, where its number tells.
+    pub(super) fn left_out(&self, row: RowId) -> Option<LeftOut> {
+        self.rows_taken.by_number(row)
+    }
+
+    /// The row's id and reference, and its prompt or the reason why it has none; `is_result` where it is a line of
+    /// an earlier job's results.
+    pub(super) fn build(&self, row: RowId, record: &dyn Record, is_result: bool) -> Built {
         if self.stop.is_requested() {
             return Built::bad(row, "interrupted".to_owned());
         }
+        let failed = match self.rows_taken.by_columns(record, is_result) {
+            Ok(Some(why)) => return Built::left_out(row, why),
+            Ok(None) => None,
+            Err(reason) => Some(bad(reason)),
+        };
         let id = self.id(row, record);
         let reference = self.reference(record);
         let (id, outcome) = match id {
             Ok(id) => (id, self.prompt(record)),
             Err(bad) => (row.to_string(), Err(bad)),
         };
+        let outcome = failed.map_or(outcome, Err);
         let (reference, outcome) = match reference {
             Ok(reference) => (reference, outcome),
             Err(bad) => (None, outcome.and(Err(bad))),
@@ -231,6 +264,7 @@ impl PromptBuilder {
         Built {
             id,
             reference,
+            left_out: None,
             outcome,
         }
     }

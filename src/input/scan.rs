@@ -226,7 +226,7 @@ fn scan_jsonl(
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
         OnBadRow::Stop => Some(PromptBuilder::new(&Wanted {
-            columns: &options.spec.columns,
+            input: options.spec,
             prompt: options.prompt,
             choices: options.choices,
             rules: options.rules,
@@ -239,6 +239,7 @@ fn scan_jsonl(
         builder: builder.as_ref(),
         max_row_bytes: options.spec.max_row_bytes,
         rules: options.rules,
+        is_result: false,
         first_bad: None,
         searches: searches(&options.spec.columns, options.prompt),
         stop: options.stop,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::ids::{RowId, WindowId};
-use crate::outcome::BadRow;
+use crate::outcome::{BadRow, LeftOut};
 
 /// The whole input as the first pass saw it. Stored in `job.json`; resume and shards seek by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,11 @@ impl InputIndex {
             partitions.all(|one| one.name != column.name)
         };
         self.columns.iter().any(is_own)
+    }
+
+    /// Whether a file has results of an earlier job.
+    pub(super) fn is_result_file(&self, _file: u32) -> bool {
+        false
     }
 
     /// The files that a window's rows are in.
@@ -178,6 +183,8 @@ pub struct InputRow {
     pub reference: Option<Reference>,
     /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
+    /// Why the job leaves the row out; `outcome` says no more then.
+    pub left_out: Option<LeftOut>,
     /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.
     pub outcome: Result<Prompt, BadRow>,
 }

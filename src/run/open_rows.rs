@@ -186,6 +186,7 @@ fn rows_alone(
         id: String::new(),
         reference: None,
         is_record: true,
+        left_out: None,
         outcome: Ok(Prompt::default()),
     });
     let window = InputWindow {

@@ -14,6 +14,7 @@ use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::input::{self, DuplicateIds};
 use crate::job::{self, JobSpec, Rules};
+use crate::outcome::LeftOutRows;
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
@@ -36,7 +37,10 @@ pub struct PlanReport {
     pub rows: u64,
     /// Rows that fail before generation.
     pub bad_rows: u64,
-    /// The first of them, in words.
+    /// Rows that the job leaves out.
+    #[serde(skip_serializing_if = "LeftOutRows::is_empty")]
+    pub left_out: LeftOutRows,
+    /// The first bad rows, in words.
     pub first_bad_rows: Vec<String>,
     /// What the user should know of the job, one line each.
     pub notes: Vec<String>,
@@ -128,6 +132,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         files: found.files.len(),
         rows: read.index.rows,
         bad_rows: rows.bad,
+        left_out: rows.left_out,
         first_bad_rows: rows.first_bad,
         notes,
         truncated: rows.truncated,
@@ -212,6 +217,7 @@ fn present(spec: &JobSpec) -> Option<String> {
 struct Rows {
     lengths: Vec<Vec<RowLength>>,
     bad: u64,
+    left_out: LeftOutRows,
     first_bad: Vec<String>,
     truncated: u64,
     several_masks: u64,
@@ -233,7 +239,8 @@ impl Rows {
 
     /// How a run would end for its bad rows.
     fn end_note(&self, spec: &JobSpec, all: u64) -> Option<String> {
-        let cause = if all > 0 && self.bad == all {
+        let taken = all - self.left_out.total().min(all);
+        let cause = if taken > 0 && self.bad == taken {
             "every row is bad".to_owned()
         } else {
             let allowed = spec
@@ -256,7 +263,8 @@ impl Rows {
     fn add(&mut self, encoded: &EncodedWindow, read: &ReadInput) {
         let mut lengths = Vec::with_capacity(encoded.rows.len());
         self.idle += encoded.idle_rows;
-        let several = encoded.several_masks.iter();
+        self.left_out += encoded.sifting.left_out;
+        let several = encoded.sifting.several_masks.iter();
         let rows = encoded.window.rows.iter().zip(&encoded.rows);
         for ((row, encoded), &has_several) in rows.zip(several) {
             if row.is_record {
@@ -392,6 +400,9 @@ impl PlanReport {
     }
 
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (rows, why) in self.left_out.named().iter().filter(|(rows, _)| *rows > 0) {
+            writeln!(f, "  left out    {} {why}", grouped(*rows))?;
+        }
         if self.bad_rows > 0 {
             writeln!(f, "  bad rows    {}", grouped(self.bad_rows))?;
         }

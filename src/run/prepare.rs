@@ -155,12 +155,13 @@ impl Prepared {
             .sum()
     }
 
-    /// The first of these shards that has rows, all of which failed.
+    /// The first of these shards that has rows, all of which failed, but those that are left out.
     pub(super) fn shard_that_all_failed(&self, shards: &[ShardId]) -> Result<Option<ShardId>> {
         for &shard in shards {
             let manifest = self.manifest(shard)?;
             let totals = manifest.totals();
-            if totals.rows > 0 && totals.failed + totals.bad == totals.rows {
+            let taken = totals.rows - totals.left_out.total().min(totals.rows);
+            if taken > 0 && totals.failed + totals.bad == taken {
                 return Ok(Some(shard));
             }
         }

@@ -61,8 +61,13 @@ impl ReadInput {
         };
         // A bad row may be none of the trial's; its own ones are met when they are read.
         let (read, _) = Self::scan(&reading)?;
-        let (source, index) =
-            input::select(read.source, &read.index, selection, spec.batch.window_rows);
+        let (source, index) = input::select(
+            read.source,
+            &read.index,
+            &spec.input,
+            selection,
+            spec.batch.window_rows,
+        );
         Ok(Self {
             index: Arc::new(index),
             source,

@@ -17,6 +17,7 @@ mod cases;
 mod checkpoint;
 mod choices;
 mod choose;
+mod chosen_rows;
 mod cli;
 mod deadline;
 mod demo_data;

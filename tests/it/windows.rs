@@ -81,6 +81,7 @@ fn row(number: u64, id: &str) -> InputRow {
         id: id.to_owned(),
         reference: None,
         is_record: true,
+        left_out: None,
         outcome: Ok(prompt),
     }
 }

@@ -307,13 +307,19 @@ impl ParquetSource {
             row_group,
             row: slice.first + at,
         };
+        let is_result = self.index.is_result_file(file);
         let Built {
             id,
             reference,
+            left_out,
             mut outcome,
-        } = match &slice.content {
-            Ok(content) => self.builder.build(row, &content.cells.row(at as usize)),
-            Err(reason) => Built::bad(row, reason.clone()),
+        } = match (self.builder.left_out(row), &slice.content) {
+            (Some(why), _) => Built::left_out(row, why),
+            (None, Ok(content)) => {
+                let record = content.cells.row(at as usize);
+                self.builder.build(row, &record, is_result)
+            }
+            (None, Err(reason)) => Built::bad(row, reason.clone()),
         };
         if let Ok(content) = &slice.content
             && let Some(reason) = content.misfits.get(&at)
@@ -326,6 +332,7 @@ impl ParquetSource {
             id,
             reference,
             is_record: slice.content.is_ok(),
+            left_out,
             outcome,
         }
     }

@@ -34,10 +34,10 @@ pub(crate) use lock::JobLock;
 pub use lock::{LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
 pub use owner::{Owner, Work};
-pub(crate) use record::ModelFile;
 pub use record::{
     Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob, record_version,
 };
+pub(crate) use record::{ModelFile, has_record};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};

@@ -108,7 +108,7 @@ fn check_input(asked: &mut FlagJob, quiet: bool) -> Result<()> {
             Ok(())
         };
     }
-    let files = input::resolve_files(&input, &output, Rules::CURRENT).map_err(of_flag)?;
+    let files = crate::run::input_files(&input, &output, Rules::CURRENT).map_err(of_flag)?;
     let head = input::head_columns(&files.files, input.max_row_bytes)?;
     if asked.lacks_prompt() {
         let column = head.prompt().map_err(no_prompt)?;

@@ -191,7 +191,7 @@ impl PromptBuilder {
             // No rows, or broken ones alone: there is nothing to compare with.
             return Ok(());
         }
-        if (0..index.files.len() as u32).any(|file| index.is_result_file(file)) {
+        if !index.earlier.is_empty() {
             self.rows_taken.expect_results();
         }
         let columns = &mut self.columns;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::earlier;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
 use super::model_facts::ModelFacts;
@@ -12,7 +13,7 @@ use super::texts;
 use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::input::{self, DuplicateIds};
+use crate::input::DuplicateIds;
 use crate::job::{self, JobSpec, Rules};
 use crate::outcome::LeftOutRows;
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
@@ -90,7 +91,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),
         ));
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     let read = ReadInput::open(&Reading {
         spec,
         files: &found.files,
@@ -166,7 +167,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
 ///
 /// What [`run`](super::run) would refuse in the input.
 pub(crate) fn check_columns(spec: &JobSpec) -> Result<()> {
-    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     ReadInput::open(&Reading {
         spec,
         files: &found.files,

@@ -18,6 +18,7 @@ use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
 use crate::tasks;
 
+use super::earlier;
 use super::options::RunOptions;
 use super::rerun::rules_of;
 
@@ -156,7 +157,10 @@ fn files(
     if reads_standard_input(spec) {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path, rules_of(first));
+    if let Some(first) = first {
+        earlier::refuse_restarted(&first.input)?;
+    }
+    let found = earlier::input_files(&spec.input, &spec.output.path, rules_of(first));
     let Some(first) = first else {
         let found = found?;
         for note in &found.notes {
@@ -180,11 +184,7 @@ fn files(
             ));
         }
     }
-    let of_first_run = |file: &InputFile| FoundFile {
-        path: file.path.clone(),
-        partition: file.partition.clone(),
-    };
-    Ok(known().map(of_first_run).collect())
+    Ok(earlier::of_first_run(&first.input))
 }
 
 pub(super) fn reads_standard_input(spec: &JobSpec) -> bool {

@@ -23,6 +23,7 @@ mod deadline;
 mod demo_data;
 mod demo_training;
 mod devices;
+mod earlier_jobs;
 mod end_to_end;
 mod engine;
 mod first_hour;

@@ -35,6 +35,7 @@ pub(crate) fn index(columns: &[(&str, ColumnKind)]) -> InputIndex {
         rows: 0,
         windows: vec![span(0, 0, 0)],
         columns: columns.iter().map(column).collect(),
+        earlier: Vec::new(),
     }
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn input_file() -> InputFile {
         fingerprint: "0123456789abcdef".to_owned(),
         rows: 0,
         partition: Vec::new(),
+        earlier: None,
     }
 }
 

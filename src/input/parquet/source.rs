@@ -84,7 +84,14 @@ impl ParquetSource {
         let partitions = ArrowPartitions::new(&index.files);
         let shared = partitions.add_to(shared);
         let id = id_column(&options.input.columns, &index);
-        let is_carried = |name: &str| is_carried(options.carried, id.as_deref(), name);
+        let is_carried = |name: &str| {
+            let is_asked_for = match options.carried {
+                CarriedColumns::All => !index.is_result(name),
+                CarriedColumns::None => false,
+                CarriedColumns::Names(names) => names.iter().any(|asked| asked == name),
+            };
+            is_asked_for && id.as_deref() != Some(name)
+        };
         odd.check(&shared, is_carried)?;
         paths::check(&shared.schema, builder.named())?;
         check_settings(&shared.schema, options.input.columns.generation.as_deref())?;
@@ -369,16 +376,6 @@ impl PromptSource for ParquetSource {
     fn arrow_schema(&self) -> Option<SchemaRef> {
         Some(Arc::clone(&self.shared.schema))
     }
-}
-
-/// Whether a column of the input is in the results under a name of its own.
-fn is_carried(carried: &CarriedColumns, id: Option<&str>, name: &str) -> bool {
-    let is_asked_for = match carried {
-        CarriedColumns::All => true,
-        CarriedColumns::None => false,
-        CarriedColumns::Names(names) => names.iter().any(|asked| asked == name),
-    };
-    is_asked_for && id != Some(name)
 }
 
 /// Why no row of a group can be read.

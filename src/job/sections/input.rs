@@ -15,7 +15,7 @@ use crate::job::values::{OneOrMany, Texts, TextsVisitor, one_or_several};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputSpec {
-    /// Files, globs and folders: jsonl, jsonl.gz, jsonl.zst, parquet; `-` is standard input.
+    /// Files, globs and folders: jsonl, jsonl.gz, jsonl.zst, parquet; the output folder of another job; `-` is standard input.
     #[serde(deserialize_with = "one_or_several")]
     #[schemars(with = "Texts")]
     pub path: Vec<String>,

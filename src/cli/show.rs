@@ -66,7 +66,11 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
         say(&open_note(shown.open, open.reason_without_columns()));
     }
     if shown.rows == 0 {
-        say(nothing_shown(committed.len(), record.input.windows.len()));
+        say(&nothing_shown(
+            args,
+            committed.len(),
+            record.input.windows.len(),
+        ));
     }
     Ok(Exit::Printed)
 }
@@ -201,14 +205,20 @@ fn unknown_column(name: &str, columns: &[String]) -> Error {
 }
 
 /// Why there was no row to show.
-fn nothing_shown(committed: usize, windows: usize) -> &'static str {
-    if committed == windows {
-        "no such row"
-    } else if committed == 0 {
-        "no such row among those finished so far, or no row is finished yet"
+fn nothing_shown(args: &ShowArgs, committed: usize, windows: usize) -> String {
+    let what = if args.failed && args.id.is_none() && args.filter.is_none() {
+        "no row has failed"
     } else {
-        "no such row among those finished so far"
-    }
+        "no such row"
+    };
+    let so_far = if committed == windows {
+        ""
+    } else if committed == 0 {
+        " among those finished so far, or no row is finished yet"
+    } else {
+        " among those finished so far"
+    };
+    format!("{what}{so_far}")
 }
 
 fn wrong_filter(text: &str, wrong: WrongFilter) -> Error {

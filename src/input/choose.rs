@@ -129,6 +129,11 @@ impl HeadColumns {
         self.names.iter().any(|known| leads(known))
     }
 
+    /// Whether a column holds texts that the rows themselves have.
+    pub(crate) fn has_texts(&self, name: &str) -> bool {
+        self.texts.iter().any(|known| known == name)
+    }
+
     /// The column of prompts.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
-pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
+pub(crate) use choose::{HeadColumns, NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
 pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};

@@ -161,12 +161,11 @@ fn files(
         earlier::refuse_restarted(&first.input)?;
     }
     let found = earlier::input_files(&spec.input, &spec.output.path, rules_of(first));
+    for note in found.iter().flat_map(|found| &found.notes) {
+        observer.note(&format!("note: {note}"));
+    }
     let Some(first) = first else {
-        let found = found?;
-        for note in &found.notes {
-            observer.note(&format!("note: {note}"));
-        }
-        return Ok(found.files);
+        return Ok(found?.files);
     };
     let known = || first.input.files.iter();
     if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {

@@ -13,7 +13,7 @@ use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
 use super::error::one_line;
-use super::tags::check_expression;
+use super::tags::{check_expression, words};
 use super::template::TEMPLATE_STEPS;
 
 /// The comparisons, each with the name of its function, which no column has, and with the names of its test, as
@@ -177,27 +177,17 @@ impl WrongFilter {
 
 /// Whether an expression has a `=` that is part of no comparison, outside quotes.
 fn assigns(text: &str) -> bool {
-    let mut before = ' ';
-    let mut quote = None;
-    let mut signs = text.chars().peekable();
-    while let Some(sign) = signs.next() {
-        match quote {
-            Some(open) => {
-                if sign == open && before != '\\' {
-                    quote = None;
-                }
-            }
-            None if sign == '"' || sign == '\'' => quote = Some(sign),
-            None if sign == '=' => {
-                if signs.next_if_eq(&'=').is_none() && !matches!(before, '!' | '<' | '>') {
-                    return true;
-                }
-            }
-            None => {}
-        }
-        before = sign;
-    }
-    false
+    let words = words(text);
+    let is = |at: Option<usize>, signs: &[&str]| {
+        let word = at.and_then(|at| words.get(at));
+        word.is_some_and(|word| signs.contains(word))
+    };
+    let mut alone = (0..words.len()).filter(|&at| {
+        words[at] == "="
+            && !is(at.checked_sub(1), &["=", "!", "<", ">"])
+            && !is(Some(at + 1), &["="])
+    });
+    alone.next().is_some()
 }
 
 fn comparison_of(instruction: &Instruction<'_>) -> Option<Comparison> {

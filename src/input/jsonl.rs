@@ -12,12 +12,13 @@ use arrow_schema::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
+use super::built::Built;
 use super::error::InputError;
 use super::fields::{Fields, Seen as SeenTypes};
 use super::lines::{Lines, RowLine, SharedHasher};
 use super::nested::{Search, Seen};
 use super::partition;
-use super::prompt::{Built, PromptBuilder};
+use super::prompt::PromptBuilder;
 use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};

@@ -43,6 +43,7 @@
 //! A bad row that is not a record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
+mod built;
 mod cell;
 mod choose;
 mod digits;

@@ -1,8 +1,9 @@
 //! Lines that come from no file of the input, read as the job reads its own.
 
 use super::InputError;
+use super::built::Built;
 use super::fields::Fields;
-use super::prompt::{Built, PromptBuilder, Wanted};
+use super::prompt::{PromptBuilder, Wanted};
 use super::types::{InputRow, Place};
 use crate::ids::RowId;
 use crate::job::{InputSpec, JobSpec, Rules};

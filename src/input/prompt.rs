@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::built::{Built, bad};
 use super::cell::{Cell, Record};
 use super::error::InputError;
 use super::following::Following;
@@ -15,43 +16,11 @@ use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
 use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules, nearest};
-use crate::outcome::{BadRow, LeftOut, Stage};
+use crate::outcome::{BadRow, LeftOut};
 use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
 pub(super) const DEFAULT_ID: &str = "id";
-
-/// A record as the job's columns see it.
-pub(super) struct Built {
-    /// The row's id, else its number.
-    pub(super) id: String,
-    /// The expected answer; a row that is bad otherwise has it too.
-    pub(super) reference: Option<Reference>,
-    /// Why the row is left out.
-    pub(super) left_out: Option<LeftOut>,
-    /// The prompt, or why there is none.
-    pub(super) outcome: Result<Prompt, BadRow>,
-}
-
-impl Built {
-    /// A row that could not be read.
-    pub(super) fn bad(row: RowId, reason: String) -> Self {
-        Self {
-            id: row.to_string(),
-            reference: None,
-            left_out: None,
-            outcome: Err(bad(reason)),
-        }
-    }
-
-    /// A row that the job leaves out.
-    pub(super) fn left_out(row: RowId, why: LeftOut) -> Self {
-        Self {
-            left_out: Some(why),
-            ..Self::bad(row, "the job leaves it out".to_owned())
-        }
-    }
-}
 
 /// The columns that the job names.
 struct Columns {
@@ -453,14 +422,6 @@ fn answer(item: &Value) -> Result<Option<String>, &'static str> {
         Value::Number(_) => Err("a number"),
         Value::Bool(_) => Err("a boolean"),
         Value::Array(_) => Err("a list"),
-    }
-}
-
-/// A row that the input itself makes bad.
-pub(super) fn bad(reason: String) -> BadRow {
-    BadRow {
-        stage: Stage::Input,
-        reason,
     }
 }
 

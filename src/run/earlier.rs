@@ -3,7 +3,8 @@
 //! The input knows nothing of jobs and their folders; here it is told which parts are committed, in their order, with
 //! their checksums, and which of their columns are results.
 
-use std::path::{Path, PathBuf};
+use std::fs::Metadata;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, OutputFolder, StoredJob};
@@ -93,9 +94,7 @@ fn part(
 ) -> Result<FoundFile, InputError> {
     let path = folder.entry(&window.part.name);
     let expected = &window.part.digest;
-    let found = std::fs::metadata(&path)
-        .ok()
-        .filter(|found| found.is_file());
+    let found = std::fs::metadata(&path).ok().filter(Metadata::is_file);
     let problem = match found.map(|found| found.len()) {
         Some(bytes) if bytes == expected.bytes => None,
         Some(bytes) => Some(format!(
@@ -201,9 +200,9 @@ pub(super) fn refuse_restarted(index: &InputIndex) -> Result<(), InputError> {
     Ok(())
 }
 
-fn restarted(folder: &PathBuf) -> InputError {
+fn restarted(folder: &Path) -> InputError {
     InputError::Results {
-        folder: folder.clone(),
+        folder: folder.to_owned(),
         reason: "its job was begun anew since the first run of this one, and the parts that were read are gone".to_owned(),
         cure: "begin this job anew too, with `--restart`, or put the old results back, which are kept beside as `.old-N`".to_owned(),
     }

@@ -213,14 +213,20 @@ impl Card<'_> {
             let (name, rows) = (file_name(&file.path), grouped(file.rows));
             writeln!(f, "| `{name}` | {rows} | `{}` |", code(&file.fingerprint))?;
         }
-        match files.len().saturating_sub(LISTED_FILES) {
-            0 => Ok(()),
-            more => writeln!(
-                f,
-                "\nAnd {} more, listed in `job.json`.",
-                counted(more as u64, "file")
-            ),
+        let more = files.len().saturating_sub(LISTED_FILES);
+        if more > 0 {
+            let more = counted(more as u64, "file");
+            writeln!(f, "\nAnd {more} more, listed in `job.json`.")?;
         }
+        for (number, job) in (0..).zip(&self.record.input.earlier) {
+            let parts = files.iter().filter(|file| file.earlier == Some(number));
+            let (parts, job) = (
+                counted(parts.count() as u64, "file"),
+                file_name(&job.folder),
+            );
+            writeln!(f, "\nResults of the earlier job `{job}`: {parts}.")?;
+        }
+        Ok(())
     }
 
     fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

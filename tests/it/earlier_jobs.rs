@@ -234,6 +234,11 @@ fn results_are_read_by_templates_and_expressions_and_carried_by_name() {
                 "status"
             ]
         );
+        let card = std::fs::read_to_string(place.path("third/README.md")).unwrap();
+        assert!(
+            card.contains("\nResults of the earlier job `second`: 5 files.\n"),
+            "{card}"
+        );
         let verified = place.command(&["verify", "third"]);
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
     }

@@ -25,15 +25,21 @@ pub const RECORD_VERSION: &str = "2";
 /// Version of `job.json` of jobs of other tasks, which programs that only generate cannot go on with.
 const TASK_VERSION: &str = "3";
 
+/// Version of `job.json` of jobs that read the results of other jobs: a program that takes those for plain files would
+/// go on with other rows and columns.
+const CHAIN_VERSION: &str = "4";
+
 /// The version whose jobs name no rules, and whose other files do not name their job.
 const FIRST_VERSION: &str = "1";
 
 /// Versions of `job.json` that can be read.
-const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION, TASK_VERSION];
+const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION, TASK_VERSION, CHAIN_VERSION];
 
-/// The version of `job.json` that a job of this task has.
-pub fn record_version(task: Task) -> &'static str {
-    if task == Task::Generate {
+/// The version of `job.json` that a job of this task has over this input.
+pub fn record_version(task: Task, input: &InputIndex) -> &'static str {
+    if !input.earlier.is_empty() {
+        CHAIN_VERSION
+    } else if task == Task::Generate {
         RECORD_VERSION
     } else {
         TASK_VERSION

@@ -43,6 +43,10 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(environment);
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(TEMPLATE_STEPS));
+    // A column that the row does not have is as one that is null.
+    environment.add_test("none", |value: &Value| {
+        value.is_none() || value.is_undefined()
+    });
     for (comparison, name, tests) in COMPARISONS {
         let compare = move |a: &Value, b: &Value| compare(comparison, a, b);
         environment.add_function(name, compare);
@@ -352,6 +356,8 @@ mod tests {
             ("gone >= 5", false),
             ("5 > gone", false),
             ("not gone > 5", true),
+            ("gone is none and missing is none and missing == none", true),
+            ("n is none or missing > 1", false),
         ] {
             assert_eq!(ask(text), Ok(answer), "{text}");
         }

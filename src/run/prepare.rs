@@ -253,7 +253,7 @@ fn new_record(
     index: &Arc<InputIndex>,
 ) -> JobRecord {
     JobRecord {
-        version: checkpoint::record_version(spec.task).to_owned(),
+        version: checkpoint::record_version(spec.task, index).to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
         arithmetic: kernels::ARITHMETIC.to_owned(),

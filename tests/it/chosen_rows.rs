@@ -128,6 +128,15 @@ fn both_formats_of_input_choose_the_same_rows() {
 }
 
 #[test]
+fn a_column_that_a_row_lacks_is_as_one_that_is_null() {
+    let job = job("where = \"n is none or question is none\"", "jsonl");
+    job.run_ok(&["-q"]);
+    let rows = job.rows();
+    assert_eq!(numbers(&rows), [7, 9]);
+    assert_eq!(rows[1]["status"], "failed");
+}
+
+#[test]
 fn an_expression_that_fails_makes_the_row_bad() {
     let job = job("where = \"n > 20 or list[0] > 100\"", "jsonl");
     job.run_ok(&["-q"]);

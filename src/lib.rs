@@ -40,6 +40,7 @@ pub mod internals;
 mod job;
 mod kernels;
 mod measure;
+mod metrics;
 mod model;
 mod numbers;
 mod outcome;

@@ -68,17 +68,18 @@ pub use job::{
 pub use input::Selection;
 pub use plan::{BucketStatistics, LengthBin, PlanStatistics};
 pub use report::{
-    CheckedFiles, FailureReason, Loading, Observer, Progress, RunReport, RunTimes, Silent,
-    observer_for,
+    CheckedFiles, FailureReason, GroupReport, Loading, Observer, Progress, RunReport, RunTimes,
+    Silent, observer_for,
 };
 pub use run::{PlanReport, RunEnd, RunOptions, plan, run};
 pub use stop::{Deadline, StopFlag};
 
 // Looking at its output folder.
 pub use checkpoint::{
-    CommittedWindow, Example, FileEntry, JobState, LockOptions, LockTiming, OutputFolder, Owner,
-    OwnerState, OwnerStatus, Pace, Problem, ProblemKind, RepairReport, ShardStatus, Soundness,
-    Status, Totals, VerifyReport, Work, committed_windows, repair, status, verify,
+    CommittedWindow, Example, FileEntry, GroupTotals, JobState, LockOptions, LockTiming,
+    OutputFolder, Owner, OwnerState, OwnerStatus, Pace, Problem, ProblemKind, RepairReport,
+    ShardStatus, Soundness, Status, Totals, VerifyReport, Work, committed_windows, repair, status,
+    verify,
 };
 pub use fsio::FileDigest;
 pub use sink::{ResultRow, read_part};
@@ -99,8 +100,9 @@ pub use engine::{
 pub use generate::{Choices, TextCodec};
 pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 
-// What became of a row.
+// What became of a row, and how well answers fit their references.
 pub use ids::{RowId, ShardId, WindowId};
+pub use metrics::Metrics;
 pub use outcome::{
     BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowCounts, RowResult, Sample, Stage,
     Sums,

@@ -31,6 +31,8 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Show result rows in readable form, those of windows that are still open too
     Show(ShowArgs),
+    /// Say how well the answers of a job fit their references
+    Report(ReportArgs),
     /// Check every checksum of an output folder
     Verify(VerifyArgs),
     /// Encode JSON lines from standard input as `run` would
@@ -179,6 +181,21 @@ pub(super) struct ShowArgs {
     #[arg(short = 'n', long, default_value_t = 20)]
     pub(super) limit: usize,
     /// Print JSON lines
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Output folder of a job, or its job file
+    pub(super) output: PathBuf,
+    /// Print the metrics
+    #[arg(long, required = true)]
+    pub(super) metrics: bool,
+    /// Input column whose values split the metrics into groups [default: `report.by` of the job]
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) by: Option<String>,
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
 }

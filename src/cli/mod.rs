@@ -12,6 +12,7 @@ mod filter;
 mod job;
 mod model;
 mod reference;
+mod report;
 mod run;
 mod show;
 #[cfg_attr(not(unix), path = "no_signals.rs")]
@@ -97,6 +98,7 @@ fn dispatch(command: Command) -> CliResult<Exit> {
         Command::Plan(args) => run::plan(&args),
         Command::Status(args) => status::status(&args),
         Command::Show(args) => show::show(&args),
+        Command::Report(args) => report::report(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Tokenize(args) => model::tokenize(&args),
         Command::Convert(args) => model::convert(&args),

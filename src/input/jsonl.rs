@@ -399,6 +399,7 @@ impl JsonlSource {
         let Built {
             id,
             reference,
+            group,
             outcome,
         } = built;
         let row = InputRow {
@@ -409,6 +410,7 @@ impl JsonlSource {
             },
             id,
             reference,
+            group,
             is_record,
             outcome,
         };

@@ -150,6 +150,8 @@ pub struct OpenOptions<'a> {
     pub input: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
+    /// `report.by`: the column that splits the metrics into groups.
+    pub group: Option<&'a str>,
     /// [`JobSpec::template_choices`](crate::job::JobSpec::template_choices)
     pub choices: Option<&'a [String]>,
     /// Columns that go into the results.
@@ -171,6 +173,7 @@ pub fn open(
     let mut builder = PromptBuilder::new(&Wanted {
         columns: &options.input.columns,
         prompt: options.prompt,
+        group: options.group,
         choices: options.choices,
         rules: options.rules,
     })?;

@@ -24,6 +24,7 @@ impl LineReader {
             builder: PromptBuilder::new(&Wanted {
                 columns: &spec.input.columns,
                 prompt: &spec.prompt,
+                group: spec.report.by.as_deref(),
                 choices: spec.template_choices(),
                 rules,
             })?,
@@ -45,6 +46,7 @@ impl LineReader {
             },
             id: built.id,
             reference: built.reference,
+            group: built.group,
             is_record,
             outcome: built.outcome,
         }

@@ -26,6 +26,8 @@ pub(super) struct Built {
     pub(super) id: String,
     /// The expected answer; a row that is bad otherwise has it too.
     pub(super) reference: Option<Reference>,
+    /// The group that the row is counted in.
+    pub(super) group: Option<String>,
     /// The prompt, or why there is none.
     pub(super) outcome: Result<Prompt, BadRow>,
 }
@@ -36,6 +38,7 @@ impl Built {
         Self {
             id: row.to_string(),
             reference: None,
+            group: None,
             outcome: Err(bad(reason)),
         }
     }
@@ -47,19 +50,21 @@ struct Columns {
     prompt: Option<Named>,
     prefix: Option<Named>,
     reference: Option<Named>,
+    group: Option<Named>,
     generation: Option<Named>,
     label: Option<Named>,
     following: Option<Following>,
 }
 
 impl Columns {
-    fn new(spec: &ColumnSpec) -> Self {
+    fn new(spec: &ColumnSpec, group: Option<&str>) -> Self {
         let named = |name: &Option<String>| name.as_deref().map(Named::new);
         Self {
             id: named(&spec.id),
             prompt: named(&spec.prompt),
             prefix: named(&spec.prefix),
             reference: named(&spec.reference),
+            group: group.map(Named::new),
             generation: named(&spec.generation),
             label: named(&spec.label),
             following: match (&spec.target, &spec.choices, &spec.answer) {
@@ -76,6 +81,8 @@ impl Columns {
 pub(super) struct Wanted<'a> {
     pub(super) columns: &'a ColumnSpec,
     pub(super) prompt: &'a PromptSpec,
+    /// Column whose values split the metrics into groups.
+    pub(super) group: Option<&'a str>,
     /// Where the template is filled once for each choice: the choices of rows without their own.
     pub(super) choices: Option<&'a [String]>,
     pub(super) rules: Rules,
@@ -99,6 +106,7 @@ impl PromptBuilder {
         let Wanted {
             columns,
             prompt,
+            group,
             choices,
             rules,
         } = *wanted;
@@ -114,7 +122,7 @@ impl PromptBuilder {
             return Err(InputError::NoPrompt);
         }
         Ok(Self {
-            columns: Columns::new(columns),
+            columns: Columns::new(columns, group),
             template,
             prefix: prompt.prefix.clone(),
             choices: choices.map(<[String]>::to_vec),
@@ -157,6 +165,7 @@ impl PromptBuilder {
             ),
             ("input.columns.prefix", columns.prefix.as_ref()),
             ("input.columns.reference", columns.reference.as_ref()),
+            ("report.by", columns.group.as_ref()),
             ("input.columns.generation", columns.generation.as_ref()),
             ("input.columns.label", columns.label.as_ref()),
         ]
@@ -180,6 +189,7 @@ impl PromptBuilder {
             &mut columns.prompt,
             &mut columns.prefix,
             &mut columns.reference,
+            &mut columns.group,
             &mut columns.generation,
             &mut columns.label,
         ];
@@ -231,6 +241,7 @@ impl PromptBuilder {
         Built {
             id,
             reference,
+            group: self.group(record),
             outcome,
         }
     }
@@ -322,7 +333,18 @@ impl PromptBuilder {
         Ok(text.map(|text| Reference {
             text,
             others: Vec::new(),
+            is_ranked: false,
         }))
+    }
+
+    /// The value of the column that splits the metrics: a text as it is, anything else as JSON has it.
+    fn group(&self, record: &dyn Record) -> Option<String> {
+        let named = self.columns.group.as_ref()?;
+        match named.cell(record) {
+            Cell::Absent | Cell::Null => None,
+            Cell::Text(text) | Cell::Number(text) => Some(text.into_owned()),
+            Cell::Other(_) => Some(named.json(record).ok()??.to_string()),
+        }
     }
 
     fn optional(
@@ -403,6 +425,7 @@ fn references(items: &[Value]) -> Result<Option<Reference>, &'static str> {
     Ok(answer(first)?.map(|text| Reference {
         text,
         others: others.collect(),
+        is_ranked: first.is_object(),
     }))
 }
 

@@ -228,6 +228,7 @@ fn scan_jsonl(
         OnBadRow::Stop => Some(PromptBuilder::new(&Wanted {
             columns: &options.spec.columns,
             prompt: options.prompt,
+            group: None,
             choices: options.choices,
             rules: options.rules,
         })?),

@@ -20,6 +20,7 @@ use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
 use super::sections::output::OutputSpec;
 use super::sections::prompt::PromptSpec;
+use super::sections::report::ReportSpec;
 use super::sections::score::ScoreSpec;
 use super::tasks::{Task, check_needs, refuse_others};
 use super::tree::Node;
@@ -62,6 +63,8 @@ pub(super) struct JobFile {
     batch: BatchSpec,
     output: OutputSpec,
     #[serde(default)]
+    report: ReportSpec,
+    #[serde(default)]
     checkpoint: CheckpointSpec,
 }
 
@@ -103,6 +106,9 @@ pub struct JobSpec {
     pub batch: BatchSpec,
     /// `[output]`
     pub output: OutputSpec,
+    /// `[report]`
+    #[serde(default, skip_serializing_if = "ReportSpec::is_default")]
+    pub report: ReportSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
 }
@@ -157,6 +163,7 @@ impl JobFile {
                 .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,
+            report: self.report.checked(base)?,
             checkpoint: self.checkpoint.checked(base)?,
         };
         together(&spec, origin)?;

@@ -17,7 +17,7 @@ mod texts;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::outcome::Sums;
 
@@ -86,6 +86,11 @@ pub(crate) fn count(answers: &[&str], references: &[&str], sums: &mut Sums) {
     }
 }
 
+/// Whether any row was measured.
+pub(crate) fn has(sums: &Sums) -> bool {
+    sums.get(ROWS) > 0.0
+}
+
 fn count_rouge(language: Language, answer: &str, references: &[&str], sums: &mut Sums) {
     let tokens = |text: &str| match language {
         Language::Han => characters(text),
@@ -152,7 +157,8 @@ fn pass_at(k: usize, samples: usize, correct: usize) -> f64 {
 }
 
 /// Metrics of some rows. Shares are from 0 to 1, `bleu` is from 0 to 100, as the packages give them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Metrics {
     /// Rows measured: those with a result and a reference.
     pub rows: u64,
@@ -227,6 +233,14 @@ impl Metrics {
         named.push(("BLEU-4".to_owned(), format!("{:.1}", self.bleu)));
         named.extend(self.of_samples());
         named
+    }
+
+    /// Names and values of those that say most: what a summary has room for.
+    pub(crate) fn main(&self) -> Vec<(String, String)> {
+        let says_much = |name: &str| !matches!(name, "ROUGE-1" | "ROUGE-2");
+        let most = self.named().len() - self.of_samples().len();
+        let named = self.named().into_iter().take(most);
+        named.filter(|(name, _)| says_much(name)).collect()
     }
 
     /// Names and values of those that look at all samples of a row.

@@ -9,10 +9,12 @@ use std::path::Path;
 
 use crate::checkpoint::{JobRecord, Totals};
 use crate::job::{OutputFormat, Task};
+use crate::metrics::Metrics;
 use crate::sink::ResultColumn;
 use crate::tasks;
 
 use super::features::write_features;
+use super::groups::MetricsReport;
 use super::loading::{loading, quoted};
 use super::{counted, grouped};
 
@@ -189,6 +191,27 @@ impl Card<'_> {
         if totals.referenced > 0 {
             row("rows with a reference", grouped(totals.referenced))?;
             row("answers that match it", grouped(totals.exact))?;
+        }
+        for (name, value) in Metrics::of(&totals.sums).iter().flat_map(Metrics::named) {
+            row(&name, value)?;
+        }
+        self.groups(f)
+    }
+
+    /// The metrics of each group.
+    fn groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = &self.record.spec;
+        let Some(by) = &spec.report.by else {
+            return Ok(());
+        };
+        let metrics = MetricsReport::new(spec.task, Some(by.clone()), self.totals);
+        writeln!(f, "\n## By `{}`\n", code(by))?;
+        for (at, cells) in metrics.lines().iter().enumerate() {
+            let cells: Vec<String> = cells.iter().map(|cell| plain(cell)).collect();
+            writeln!(f, "| {} |", cells.join(" | "))?;
+            if at == 0 {
+                writeln!(f, "| --- |{}", " ---: |".repeat(cells.len() - 1))?;
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod card;
 mod features;
+mod groups;
 mod live;
 mod loading;
 mod observer;
@@ -16,6 +17,8 @@ mod time_left;
 
 pub(crate) use crate::numbers::{counted, grouped, rate};
 pub(crate) use card::{CARD_MARK, Card};
+pub use groups::GroupReport;
+pub(crate) use groups::{MetricsReport, groups};
 pub(crate) use live::duration;
 pub use loading::Loading;
 pub(crate) use loading::loading;

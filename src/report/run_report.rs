@@ -4,9 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side};
+use super::{
+    GroupReport, Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side,
+};
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
+use crate::metrics::Metrics;
 use crate::tasks::Fact;
 
 /// Most questions shown beside their answers.
@@ -117,6 +120,12 @@ pub struct RunReport {
     /// What the job's task says of its results.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<Fact>,
+    /// How well the answers fit their references.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// The same for each group of rows, where the job has `report.by`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupReport>,
     /// A few rows side by side.
     pub examples: Vec<Example>,
     /// What a demonstration model says of itself.
@@ -152,8 +161,13 @@ impl fmt::Display for RunReport {
             line(f, &fact.name, &fact.text)?;
         }
         if self.compares && self.totals.referenced > 0 {
-            line(f, "exact match", &exact_match(totals))?;
+            line(
+                f,
+                "exact match",
+                &exact_match(totals.exact, totals.referenced),
+            )?;
         }
+        self.measures(f)?;
         if f.alternate() {
             self.details(f)?;
         } else if self.rows_now > 0 {
@@ -250,6 +264,40 @@ impl RunReport {
         )
     }
 
+    /// How well the answers fit their references: the metrics that say most in a line, and the groups in another.
+    fn measures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joined = |named: &[(String, String)]| {
+            let texts = named.iter().map(|(name, value)| format!("{name} {value}"));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        if let Some(metrics) = &self.metrics {
+            line(f, "metrics", &joined(&metrics.main()))?;
+            let of_samples = metrics.of_samples();
+            if !of_samples.is_empty() {
+                line(f, "samples", &joined(&of_samples))?;
+            }
+            if metrics.rows < self.totals.referenced.min(self.totals.ok) {
+                let text = format!(
+                    "of {} alone; `glm-batch report --metrics` measures those too that an earlier version committed",
+                    counted(metrics.rows, "row")
+                );
+                line(f, "", &text)?;
+            }
+        }
+        if !self.groups.is_empty() {
+            let text = format!(
+                "`glm-batch report {} --metrics` has each",
+                shell_word(&self.folder)
+            );
+            line(
+                f,
+                "groups",
+                &format!("{}: {text}", counted(self.groups.len() as u64, "group")),
+            )?;
+        }
+        Ok(())
+    }
+
     fn speed(&self) -> String {
         let seconds = self.times.wall;
         // A task that only reads gives no tokens out.
@@ -344,15 +392,15 @@ impl RunReport {
     }
 }
 
-fn exact_match(totals: &Totals) -> String {
-    let share = match totals.referenced {
+fn exact_match(exact: u64, referenced: u64) -> String {
+    let share = match referenced {
         0 => 0.0,
-        n => totals.exact as f64 / n as f64 * 100.0,
+        n => exact as f64 / n as f64 * 100.0,
     };
     format!(
         "{} of {} answers match the reference ({share:.1}%)",
-        grouped(totals.exact),
-        grouped(totals.referenced)
+        grouped(exact),
+        grouped(referenced)
     )
 }
 

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{Example, Totals};
+use crate::checkpoint::{Example, GroupTotals, Totals};
 use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
 use crate::job::JobSpec;
+use crate::metrics;
 use crate::outcome::{Outcome, Stage};
 use crate::tasks;
 use crate::tokenize::GlmTokenizer;
@@ -78,27 +79,38 @@ pub(super) fn of_window(
         };
         totals.rows += 1;
         count(&mut totals, outcome);
+        let mut of_row = GroupTotals {
+            rows: 1,
+            ..GroupTotals::default()
+        };
         if let Ok(result) = outcome.result() {
-            task.count(result, &mut totals.sums);
+            of_row.ok = 1;
+            task.count(result, &mut of_row.sums);
         }
         let has_several = several_masks.get(position).is_some_and(|several| *several);
         totals.several_masks += u64::from(has_several && outcome.result().is_ok());
-        let Some(reference) = &row.reference else {
-            continue;
-        };
-        totals.referenced += 1;
-        let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) else {
-            continue;
-        };
-        let answer = result.answer().unwrap_or_default().trim();
-        let written = |text: &str| as_the_model_writes(tokenizer, text);
-        totals.exact += u64::from(task.matches(result, reference, &written));
-        if shows && may_show(position, window.rows.len()) {
-            examples.push(Example {
-                question: prompt.text.clone(),
-                completion: answer.to_owned(),
-                reference: reference.text.clone(),
-            });
+        if let Some(reference) = &row.reference {
+            of_row.referenced = 1;
+            if let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) {
+                let written = |text: &str| as_the_model_writes(tokenizer, text);
+                of_row.exact = u64::from(task.matches(result, reference, &written));
+                let references: Vec<&str> = reference.texts().collect();
+                metrics::count(&task.answers(result), &references, &mut of_row.sums);
+                if shows && may_show(position, window.rows.len()) {
+                    let answer = result.answer().unwrap_or_default().trim();
+                    examples.push(Example {
+                        question: prompt.text.clone(),
+                        completion: answer.to_owned(),
+                        reference: reference.text.clone(),
+                    });
+                }
+            }
+        }
+        totals.referenced += of_row.referenced;
+        totals.exact += of_row.exact;
+        totals.sums += &of_row.sums;
+        if spec.report.by.is_some() {
+            totals.add_to_group(row.group.as_deref().unwrap_or_default(), &of_row);
         }
     }
     (totals, examples)
@@ -126,7 +138,7 @@ fn count(totals: &mut Totals, outcome: &Outcome) {
 }
 
 /// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
-fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
+pub(super) fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
     tokenizer
         .decode(&tokenizer.encode(reference), true)
         .trim()

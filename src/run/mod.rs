@@ -9,6 +9,7 @@
 //! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
 //! open_rows journals -> rows, for `show`                  on demand
+//! measure_again  parts and input -> metrics, for `report` on demand
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
@@ -18,6 +19,7 @@ mod deadline;
 mod encode;
 mod feed;
 mod load;
+mod measure_again;
 mod model_facts;
 mod open_rows;
 mod options;
@@ -33,6 +35,7 @@ mod texts;
 use std::time::Instant;
 
 pub(crate) use encode::JobEncoder;
+pub(crate) use measure_again::measured;
 pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;

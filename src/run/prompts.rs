@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::read::input_spec;
 use crate::checkpoint::JobRecord;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, WindowId};
@@ -28,14 +29,10 @@ impl Prompts {
             ));
         }
         let spec = &record.spec;
-        let mut read = spec.input.clone();
-        if record.rules.rows == 1 {
-            // Such a job began when lines had no limit.
-            read.max_row_bytes = u64::MAX;
-        }
         let options = OpenOptions {
-            input: &read,
+            input: &input_spec(spec, record.rules),
             prompt: &spec.prompt,
+            group: spec.report.by.as_deref(),
             choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: record.rules,

@@ -120,6 +120,7 @@ impl ReadInput {
         let options = OpenOptions {
             input: &input,
             prompt: &spec.prompt,
+            group: spec.report.by.as_deref(),
             choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: *rules,

@@ -11,7 +11,8 @@ use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
 use crate::ids::ShardId;
-use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
+use crate::metrics::Metrics;
+use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, groups, peak_memory_bytes};
 use crate::sink;
 use crate::tasks;
 
@@ -119,6 +120,8 @@ fn of_shards(
         finished,
         job_rows: rows,
         facts: tasks::of(spec.task).summary(&totals.sums),
+        metrics: Metrics::of(&totals.sums),
+        groups: groups(spec.task, &totals),
         totals,
         checked: CheckedFiles::default(),
         rows_now: counts.rows_now,

@@ -81,6 +81,11 @@ impl TaskKind for Infill {
     }
 
     /// A text is the whole one, or what stands at its only mask; a list is what stands at each mask.
+    /// A filled text holds its own prompt, so metrics of it would measure little of what was filled.
+    fn answers<'a>(&self, _: &'a RowResult) -> Vec<&'a str> {
+        Vec::new()
+    }
+
     fn matches(
         &self,
         result: &RowResult,

@@ -60,14 +60,28 @@ pub(crate) trait TaskKind: Sync {
     /// What of the job cannot be done with the model's tokenizer or within its limits.
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError>;
 
-    /// Whether a result is what the row's reference expects. `written` gives a text as it would come back from the model.
+    /// Whether a result is what the row's reference expects, of several texts any. `written` gives a text as it would
+    /// come back from the model.
     fn matches(
         &self,
         result: &RowResult,
         reference: &Reference,
         written: &dyn Fn(&str) -> String,
     ) -> bool {
-        result.answer().unwrap_or_default().trim() == written(reference)
+        let answer = result.answer().unwrap_or_default().trim();
+        reference.texts().any(|text| answer == written(text))
+    }
+
+    /// The texts that the metrics compare with the row's reference, in the order of the samples; none where a result has
+    /// no such text.
+    fn answers<'a>(&self, result: &'a RowResult) -> Vec<&'a str> {
+        match result {
+            RowResult::Generated(completion) => {
+                let samples = completion.samples.iter();
+                samples.map(|sample| sample.text.as_str()).collect()
+            }
+            RowResult::Measured(_) => Vec::new(),
+        }
     }
 
     /// Adds a row to the sums that the summary is made of.

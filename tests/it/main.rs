@@ -36,6 +36,7 @@ mod layering;
 mod library;
 mod looking;
 mod manifest_compat;
+mod metrics;
 mod model_files;
 mod model_folders;
 mod model_golden;

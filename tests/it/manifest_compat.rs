@@ -1,5 +1,6 @@
 //! Every version of the manifest, of journals and of `job.json` that was ever written keeps loading.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use glm_batch::internals::checkpoint::{
@@ -42,6 +43,7 @@ fn committed() -> CommittedWindow {
             referenced: 2,
             exact: 1,
             sums: Sums::default(),
+            groups: BTreeMap::new(),
         },
         examples: vec![Example {
             question: "首都？".to_owned(),

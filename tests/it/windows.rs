@@ -80,6 +80,7 @@ fn row(number: u64, id: &str) -> InputRow {
         },
         id: id.to_owned(),
         reference: None,
+        group: None,
         is_record: true,
         outcome: Ok(prompt),
     }

@@ -310,6 +310,7 @@ impl ParquetSource {
         let Built {
             id,
             reference,
+            group,
             mut outcome,
         } = match &slice.content {
             Ok(content) => self.builder.build(row, &content.cells.row(at as usize)),
@@ -325,6 +326,7 @@ impl ParquetSource {
             place,
             id,
             reference,
+            group,
             is_record: slice.content.is_ok(),
             outcome,
         }

@@ -36,6 +36,7 @@ fn outcome(template: Option<&str>, rules: Rules) -> Result<String, String> {
     let builder = PromptBuilder::new(&Wanted {
         columns: &columns,
         prompt: &prompt,
+        group: None,
         choices: None,
         rules,
     })

@@ -17,6 +17,7 @@ pub(super) mod input;
 pub(super) mod model;
 pub(super) mod output;
 pub(super) mod prompt;
+pub(super) mod report;
 pub(super) mod score;
 
 use std::path::Path;

@@ -44,6 +44,7 @@ mod metrics;
 mod model;
 mod numbers;
 mod outcome;
+mod page;
 mod plan;
 mod precision;
 mod report;

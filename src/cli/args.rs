@@ -31,7 +31,7 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Show result rows in readable form, those of windows that are still open too
     Show(ShowArgs),
-    /// Say how well the answers of a job fit their references
+    /// Write a page about the results, or print how well the answers fit their references
     Report(ReportArgs),
     /// Check every checksum of an output folder
     Verify(VerifyArgs),
@@ -189,14 +189,17 @@ pub(super) struct ShowArgs {
 pub(super) struct ReportArgs {
     /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
-    /// Print the metrics
-    #[arg(long, required = true)]
-    pub(super) metrics: bool,
+    /// File to write [default: `report.html` in the output folder]
+    #[arg(long = "output", value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
     /// Input column whose values split the metrics into groups [default: `report.by` of the job]
     #[arg(long, value_name = "COLUMN")]
     pub(super) by: Option<String>,
-    /// Print JSON
-    #[arg(long)]
+    /// Print the metrics instead
+    #[arg(long, conflicts_with = "file")]
+    pub(super) metrics: bool,
+    /// Print them as JSON
+    #[arg(long, requires = "metrics")]
     pub(super) json: bool,
 }
 

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::checkpoint::{JobRecord, Totals};
-use crate::job::{OutputFormat, Task};
+use crate::job::{JobSpec, OutputFormat, Task};
 use crate::metrics::Metrics;
 use crate::sink::ResultColumn;
 use crate::tasks;
@@ -237,20 +237,7 @@ impl Card<'_> {
     }
 
     fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spec = &self.record.spec;
-        let mut settings = serde_json::json!({ "prompt": spec.prompt });
-        if let Some(score) = &spec.score {
-            settings["score"] = serde_json::json!(score);
-        }
-        if let Some(choose) = &spec.choose {
-            settings["choose"] = serde_json::json!(choose);
-        }
-        if let Some(infill) = &spec.infill {
-            settings["infill"] = serde_json::json!(infill);
-        }
-        if spec.task.generates() {
-            settings["generation"] = serde_json::json!(spec.generation);
-        }
+        let settings = settings(&self.record.spec);
         // A line of it never begins with a backtick.
         writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")
     }
@@ -258,6 +245,24 @@ impl Card<'_> {
     fn model(&self) -> String {
         file_name(&self.record.spec.model.path)
     }
+}
+
+/// The sections of a job that decide its answers. None has a path.
+pub(crate) fn settings(spec: &JobSpec) -> serde_json::Value {
+    let mut settings = serde_json::json!({ "prompt": spec.prompt });
+    if let Some(score) = &spec.score {
+        settings["score"] = serde_json::json!(score);
+    }
+    if let Some(choose) = &spec.choose {
+        settings["choose"] = serde_json::json!(choose);
+    }
+    if let Some(infill) = &spec.infill {
+        settings["infill"] = serde_json::json!(infill);
+    }
+    if spec.task.generates() {
+        settings["generation"] = serde_json::json!(spec.generation);
+    }
+    settings
 }
 
 fn file_name(path: &Path) -> String {

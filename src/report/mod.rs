@@ -16,7 +16,7 @@ mod terminal;
 mod time_left;
 
 pub(crate) use crate::numbers::{counted, grouped, rate};
-pub(crate) use card::{CARD_MARK, Card};
+pub(crate) use card::{CARD_MARK, Card, settings};
 pub use groups::GroupReport;
 pub(crate) use groups::{MetricsReport, groups};
 pub(crate) use live::duration;

@@ -41,6 +41,7 @@ pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;
 pub use plan::{PlanReport, plan};
 pub(crate) use prompts::Prompts;
+pub(crate) use summary::failure_reasons;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};

@@ -15,6 +15,20 @@ const FILL: RGBColor = RGBColor(66, 133, 190);
 
 type Drawn = Result<String, Box<dyn Error>>;
 
+/// A number at an axis, with no more decimals than it needs.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "plotters passes a reference"
+)]
+fn label(value: &f64) -> String {
+    let short = format!("{value:.3}");
+    let short = short.trim_end_matches('0').trim_end_matches('.');
+    match short {
+        "-0" => "0".to_owned(),
+        short => short.to_owned(),
+    }
+}
+
 /// Bars beside one another; `None` where there is nothing to draw.
 pub(super) fn bars(bars: &[Bar]) -> Option<String> {
     let (first, last) = (bars.first()?, bars.last()?);
@@ -35,6 +49,8 @@ pub(super) fn bars(bars: &[Bar]) -> Option<String> {
                 .label_style(("sans-serif", 12).into_font().color(&INK))
                 .x_labels(8)
                 .y_labels(5)
+                .x_label_formatter(&label)
+                .y_label_formatter(&label)
                 .draw()?;
             let rectangles = bars.iter().map(|bar| {
                 let gap = (bar.to - bar.from) * 0.06;
@@ -71,6 +87,8 @@ pub(super) fn line(points: &[(f64, f64)]) -> Option<String> {
                 .label_style(("sans-serif", 12).into_font().color(&INK))
                 .x_labels(8)
                 .y_labels(5)
+                .x_label_formatter(&label)
+                .y_label_formatter(&label)
                 .draw()?;
             chart.draw_series(LineSeries::new(
                 points.iter().copied(),

@@ -158,6 +158,7 @@ impl Error {
             | Self::Sink(SinkError::UnknownColumn { key, .. })
             | Self::Key { key, .. } => Some(key),
             Self::Input(InputError::Template { .. }) => Some("prompt.template"),
+            Self::Input(InputError::Where { .. }) => Some("input.where"),
             Self::Stop { .. } => Some("generation.stop"),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")

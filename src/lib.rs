@@ -61,7 +61,7 @@ mod tokenize;
 pub use job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, GenerationSpec, InputSpec,
     JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow,
-    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task,
+    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task, Unfinished,
     json_schema as job_schema, load as load_job, parse as parse_job,
 };
 
@@ -105,8 +105,8 @@ pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 pub use ids::{RowId, ShardId, WindowId};
 pub use metrics::Metrics;
 pub use outcome::{
-    BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowCounts, RowResult, Sample, Stage,
-    Sums,
+    BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowCounts,
+    RowResult, Sample, Stage, Sums,
 };
 
 // Devices and precisions.

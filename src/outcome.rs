@@ -24,8 +24,10 @@ use serde_json::value::RawValue;
 
 mod cell;
 mod exact_floats;
+mod left_out;
 
 pub use cell::Cell;
+pub use left_out::{LeftOut, LeftOutRows};
 
 /// How one row ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]

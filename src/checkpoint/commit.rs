@@ -26,6 +26,8 @@ pub struct Commit<'a> {
     pub window: &'a InputWindow,
     /// First row of the window, also where it has none.
     pub first_row: RowId,
+    /// Rows of the input in the window, those that are left out too.
+    pub rows: u64,
     /// How its rows ended; bad rows may be left out.
     pub outcomes: &'a BTreeMap<RowId, Outcome>,
     /// Writes the part.
@@ -58,7 +60,7 @@ pub fn commit_window(
     let window = CommittedWindow {
         window: commit.window.id,
         first_row: commit.first_row.0,
-        rows: commit.window.rows.len() as u64,
+        rows: commit.rows,
         part,
         failed,
         totals: commit.totals.clone(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::fsio::{self, FileDigest};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
-use crate::outcome::Sums;
+use crate::outcome::{LeftOutRows, Sums};
 
 use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, seal};
 
@@ -89,7 +89,7 @@ pub struct FileEntry {
 /// Counts of rows and tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Input rows, broken lines included.
+    /// Input rows, broken lines and rows that are left out included.
     pub rows: u64,
     /// Rows with a result.
     pub ok: u64,
@@ -97,6 +97,9 @@ pub struct Totals {
     pub failed: u64,
     /// Rows that failed before it.
     pub bad: u64,
+    /// Rows that the job leaves out.
+    #[serde(default, skip_serializing_if = "LeftOutRows::is_empty")]
+    pub left_out: LeftOutRows,
     /// Rows whose prompt was cut to fit.
     pub truncated: u64,
     /// Rows whose prompt has more than one mask, of which the first is answered.
@@ -173,6 +176,7 @@ impl AddAssign<&Totals> for Totals {
         self.ok += other.ok;
         self.failed += other.failed;
         self.bad += other.bad;
+        self.left_out += other.left_out;
         self.truncated += other.truncated;
         self.several_masks += other.several_masks;
         self.prompt_tokens += other.prompt_tokens;

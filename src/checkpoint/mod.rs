@@ -36,10 +36,10 @@ pub use manifest::{
     CommittedWindow, Example, FileEntry, GroupTotals, Manifest, Totals, committed_windows,
 };
 pub use owner::{Owner, Work};
-pub(crate) use record::ModelFile;
 pub use record::{
     Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob, record_version,
 };
+pub(crate) use record::{ModelFile, has_record};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};

@@ -193,6 +193,11 @@ pub(super) fn is_of_a_job(folder: &OutputFolder) -> Result<bool, CheckpointError
     Ok(folder.is_marked() || folder.first_work()?.is_some() || is_there(folder)?)
 }
 
+/// Whether a folder has a `job.json` of ours, damaged or not, as far as it can be read.
+pub(crate) fn has_record(folder: &OutputFolder) -> bool {
+    is_there(folder).unwrap_or(false)
+}
+
 /// Whether the folder has a `job.json` of ours, damaged or not. Other programs have files of that name.
 fn is_there(folder: &OutputFolder) -> Result<bool, CheckpointError> {
     let text = seal::read_text(&folder.job_file())?;
@@ -383,6 +388,13 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
         .iter()
         .zip(&now.files)
         .filter(|(a, b)| a.fingerprint != b.fingerprint || a.partition != b.partition);
+    let is_of_another_job = |file: &crate::input::InputFile| {
+        let of = |index: &InputIndex| {
+            let job = index.earlier.get(file.earlier? as usize)?;
+            job.job.clone()
+        };
+        of(first) != of(now)
+    };
     let mut differences: Vec<Difference> = changed
         .map(|(a, b)| {
             let describe = |file: &crate::input::InputFile| {
@@ -397,10 +409,14 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
                 }
                 text
             };
+            let mut now = describe(b);
+            if is_of_another_job(b) {
+                now.push_str(", since the earlier job was begun anew");
+            }
             difference(
                 &format!("input file {}", b.path.display()),
                 &describe(a),
-                &describe(b),
+                &now,
             )
         })
         .collect();

@@ -8,7 +8,6 @@ mod bench;
 mod deadline;
 mod error;
 mod exit;
-mod filter;
 mod job;
 mod model;
 mod reference;

@@ -84,6 +84,7 @@ impl Stat {
             fingerprint,
             rows,
             partition,
+            earlier: None,
         }
     }
 }

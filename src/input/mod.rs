@@ -43,6 +43,7 @@
 //! A bad row that is not a record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
+mod built;
 mod cell;
 mod choose;
 mod digits;
@@ -50,11 +51,14 @@ mod duplicates;
 mod error;
 mod fields;
 mod files;
+mod filter;
 mod folders;
 mod following;
 mod formats;
+mod found;
 mod identity;
 mod jsonl;
+mod left_out;
 mod lines;
 mod nested;
 mod one_line;
@@ -65,6 +69,7 @@ mod patterns;
 mod printed_names;
 mod prompt;
 mod roomy;
+mod rows_taken;
 mod scan;
 mod sniff;
 mod stdin;
@@ -80,11 +85,15 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
-pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
+pub(crate) use choose::{HeadColumns, NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
 pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
-pub use files::{FoundFile, resolve_files};
+pub use files::resolve_files;
+pub(crate) use files::{InputFiles, resolve_with};
+pub(crate) use filter::{Filter, WrongFilter};
+pub(crate) use found::ResultFolders;
+pub use found::{FoundFile, PartOf};
 pub(crate) use identity::inode;
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
@@ -93,8 +102,6 @@ pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;
-pub(crate) use tags::check_expression;
-pub(crate) use template::TEMPLATE_STEPS;
 pub use trial::{Selection, select};
 pub use types::*;
 
@@ -171,7 +178,7 @@ pub fn open(
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
     let mut builder = PromptBuilder::new(&Wanted {
-        columns: &options.input.columns,
+        input: options.input,
         prompt: options.prompt,
         group: options.group,
         choices: options.choices,

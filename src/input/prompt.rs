@@ -5,44 +5,22 @@
 
 use serde_json::{Map, Value};
 
+use super::built::{Built, bad};
 use super::cell::{Cell, Record};
 use super::error::InputError;
 use super::following::Following;
 use super::nested::Named;
+use super::rows_taken::RowsTaken;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
-use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
-use crate::outcome::{BadRow, Stage};
+use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules, nearest};
+use crate::outcome::{BadRow, LeftOut};
 use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
 pub(super) const DEFAULT_ID: &str = "id";
-
-/// A record as the job's columns see it.
-pub(super) struct Built {
-    /// The row's id, else its number.
-    pub(super) id: String,
-    /// The expected answer; a row that is bad otherwise has it too.
-    pub(super) reference: Option<Reference>,
-    /// The group that the row is counted in.
-    pub(super) group: Option<String>,
-    /// The prompt, or why there is none.
-    pub(super) outcome: Result<Prompt, BadRow>,
-}
-
-impl Built {
-    /// A row that could not be read.
-    pub(super) fn bad(row: RowId, reason: String) -> Self {
-        Self {
-            id: row.to_string(),
-            reference: None,
-            group: None,
-            outcome: Err(bad(reason)),
-        }
-    }
-}
 
 /// The columns that the job names.
 struct Columns {
@@ -79,7 +57,7 @@ impl Columns {
 
 /// What of a job makes a prompt of a record.
 pub(super) struct Wanted<'a> {
-    pub(super) columns: &'a ColumnSpec,
+    pub(super) input: &'a InputSpec,
     pub(super) prompt: &'a PromptSpec,
     /// Column whose values split the metrics into groups.
     pub(super) group: Option<&'a str>,
@@ -90,6 +68,7 @@ pub(super) struct Wanted<'a> {
 
 /// Makes prompts from records.
 pub(super) struct PromptBuilder {
+    rows_taken: RowsTaken,
     columns: Columns,
     template: Option<Template>,
     prefix: Option<String>,
@@ -104,12 +83,14 @@ impl PromptBuilder {
     /// Compiles the template and keeps what the job says about columns.
     pub(super) fn new(wanted: &Wanted<'_>) -> Result<Self, InputError> {
         let Wanted {
-            columns,
+            input,
             prompt,
             group,
             choices,
             rules,
         } = *wanted;
+        let columns = &input.columns;
+        let rows_taken = RowsTaken::new(input)?;
         let template = prompt.template.as_deref();
         let template = template
             .map(|source| Template::new(source, rules, choices.is_some()))
@@ -122,6 +103,7 @@ impl PromptBuilder {
             return Err(InputError::NoPrompt);
         }
         Ok(Self {
+            rows_taken,
             columns: Columns::new(columns, group),
             template,
             prefix: prompt.prefix.clone(),
@@ -148,6 +130,7 @@ impl PromptBuilder {
             names.push(DEFAULT_ID);
         }
         names.extend(self.template.iter().flat_map(Template::names));
+        names.extend(self.rows_taken.used_columns());
         names.sort_unstable();
         names.dedup();
         names
@@ -183,6 +166,9 @@ impl PromptBuilder {
             // No rows, or broken ones alone: there is nothing to compare with.
             return Ok(());
         }
+        if !index.earlier.is_empty() {
+            self.rows_taken.expect_results();
+        }
         let columns = &mut self.columns;
         let all = [
             &mut columns.id,
@@ -209,7 +195,8 @@ impl PromptBuilder {
             .or_else(|| {
                 let mut in_template = self.template.iter().flat_map(Template::required_names);
                 Some(("prompt.template", in_template.find(is_unknown)?))
-            });
+            })
+            .or_else(|| Some(("input.where", self.rows_taken.names().find(is_unknown)?)));
         match unknown {
             None => match &self.columns.following {
                 Some(following) => following.check(index),
@@ -223,17 +210,29 @@ impl PromptBuilder {
         }
     }
 
-    /// The row's id and reference, and its prompt or the reason why it has none.
-    pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
+    /// Why a row is left out, where its number tells.
+    pub(super) fn left_out(&self, row: RowId) -> Option<LeftOut> {
+        self.rows_taken.by_number(row)
+    }
+
+    /// The row's id and reference, and its prompt or the reason why it has none; `is_result` where it is a line of
+    /// an earlier job's results.
+    pub(super) fn build(&self, row: RowId, record: &dyn Record, is_result: bool) -> Built {
         if self.stop.is_requested() {
             return Built::bad(row, "interrupted".to_owned());
         }
+        let failed = match self.rows_taken.by_columns(record, is_result) {
+            Ok(Some(why)) => return Built::left_out(row, why),
+            Ok(None) => None,
+            Err(reason) => Some(bad(reason)),
+        };
         let id = self.id(row, record);
         let reference = self.reference(record);
         let (id, outcome) = match id {
             Ok(id) => (id, self.prompt(record)),
             Err(bad) => (row.to_string(), Err(bad)),
         };
+        let outcome = failed.map_or(outcome, Err);
         let (reference, outcome) = match reference {
             Ok(reference) => (reference, outcome),
             Err(bad) => (None, outcome.and(Err(bad))),
@@ -242,6 +241,7 @@ impl PromptBuilder {
             id,
             reference,
             group: self.group(record),
+            left_out: None,
             outcome,
         }
     }
@@ -442,14 +442,6 @@ fn answer(item: &Value) -> Result<Option<String>, &'static str> {
         Value::Number(_) => Err("a number"),
         Value::Bool(_) => Err("a boolean"),
         Value::Array(_) => Err("a list"),
-    }
-}
-
-/// A row that the input itself makes bad.
-pub(super) fn bad(reason: String) -> BadRow {
-    BadRow {
-        stage: Stage::Input,
-        reason,
     }
 }
 

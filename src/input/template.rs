@@ -19,7 +19,7 @@ use crate::outcome::{BadRow, Stage};
 
 /// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.
-pub(crate) const TEMPLATE_STEPS: u64 = 1_000_000;
+pub(super) const TEMPLATE_STEPS: u64 = 1_000_000;
 
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";
@@ -194,7 +194,7 @@ fn describe(error: &Error) -> String {
 
 /// A null inside a column is undefined as the column itself would be: joined with `~`, a plain null
 /// would be printed as `none`.
-fn to_value(value: serde_json::Value) -> Value {
+pub(super) fn to_value(value: serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match value {
         Json::Null => Value::UNDEFINED,

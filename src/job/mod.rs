@@ -44,7 +44,7 @@ pub use sections::checkpoint::CheckpointSpec;
 pub(crate) use sections::choose::{ChooseMethod, ChooseSpec, LabelForm, Normalize};
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
 pub use sections::infill::InfillSpec;
-pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow};
+pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow, Unfinished};
 pub use sections::model::ModelSpec;
 pub use sections::output::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 pub use sections::prompt::{MaskToken, Overflow, PromptSpec};

@@ -84,7 +84,7 @@ impl Card<'_> {
     }
 
     fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (model, rows) = (self.model(), counted(self.totals.rows, "row"));
+        let (model, rows) = (self.model(), counted(self.taken_rows(), "row"));
         let task = self.record.spec.task;
         if task == Task::Generate {
             writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
@@ -103,6 +103,12 @@ impl Card<'_> {
                 counted(failed, "row")
             ),
         }
+    }
+
+    /// Rows that are not left out.
+    fn taken_rows(&self) -> u64 {
+        let totals = self.totals;
+        totals.rows - totals.left_out.total().min(totals.rows)
     }
 
     fn calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,6 +168,10 @@ impl Card<'_> {
         writeln!(f, "\n## Counts\n\n| | |\n| --- | ---: |")?;
         let mut row = |what: &str, value: String| writeln!(f, "| {what} | {value} |");
         row("rows", grouped(totals.rows))?;
+        let left_out = totals.left_out.named();
+        for (rows, why) in left_out.iter().filter(|(rows, _)| *rows > 0) {
+            row(&format!("rows left out {why}"), grouped(*rows))?;
+        }
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
         let task = self.record.spec.task;
@@ -250,6 +260,9 @@ impl Card<'_> {
 /// The sections of a job that decide its answers. None has a path.
 pub(crate) fn settings(spec: &JobSpec) -> serde_json::Value {
     let mut settings = serde_json::json!({ "prompt": spec.prompt });
+    if let Some(filter) = &spec.input.filter {
+        settings["input.where"] = serde_json::json!(filter);
+    }
     if let Some(score) = &spec.score {
         settings["score"] = serde_json::json!(score);
     }

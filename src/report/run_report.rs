@@ -194,6 +194,9 @@ impl RunReport {
             grouped(totals.rows),
             grouped(self.job_rows)
         )];
+        if !totals.left_out.is_empty() {
+            parts.push(format!("left out {}", totals.left_out));
+        }
         for (count, what) in [
             (totals.failed + totals.bad, "failed"),
             (totals.truncated, "with a prompt cut to fit"),

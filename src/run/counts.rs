@@ -10,7 +10,7 @@ use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
 use crate::job::JobSpec;
 use crate::metrics;
-use crate::outcome::{Outcome, Stage};
+use crate::outcome::{LeftOutRows, Outcome, Stage};
 use crate::tasks;
 use crate::tokenize::GlmTokenizer;
 
@@ -60,16 +60,19 @@ impl Counts {
 }
 
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
-/// window of each shard keeps such rows for the table at the end. `several_masks` says by place in the window
-/// which prompts have more than one mask.
+/// window of each shard keeps such rows for the table at the end.
 pub(super) fn of_window(
     spec: &JobSpec,
     tokenizer: &GlmTokenizer,
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
-    several_masks: &[bool],
+    sifting: &Sifting,
 ) -> (Totals, Vec<Example>) {
-    let mut totals = Totals::default();
+    let mut totals = Totals {
+        rows: sifting.left_out.total(),
+        left_out: sifting.left_out,
+        ..Totals::default()
+    };
     let mut examples = Vec::new();
     let shows = window.id.0 < spec.shards;
     let task = tasks::of(spec.task);
@@ -87,7 +90,7 @@ pub(super) fn of_window(
             of_row.ok = 1;
             task.count(result, &mut of_row.sums);
         }
-        let has_several = several_masks.get(position).is_some_and(|several| *several);
+        let has_several = is_set(&sifting.several_masks, position);
         totals.several_masks += u64::from(has_several && outcome.result().is_ok());
         if let Some(reference) = &row.reference {
             of_row.referenced = 1;
@@ -96,7 +99,7 @@ pub(super) fn of_window(
                 of_row.exact = u64::from(task.matches(result, reference, &written));
                 let references: Vec<&str> = reference.texts().collect();
                 metrics::count(&task.answers(result), &references, &mut of_row.sums);
-                if shows && may_show(position, window.rows.len()) {
+                if shows && is_set(&sifting.may_show, position) {
                     let answer = result.answer().unwrap_or_default().trim();
                     examples.push(Example {
                         question: prompt.text.clone(),
@@ -114,6 +117,20 @@ pub(super) fn of_window(
         }
     }
     (totals, examples)
+}
+
+fn is_set(values: &[bool], place: usize) -> bool {
+    values.get(place).is_some_and(|value| *value)
+}
+
+/// What is known of the rows of a window since it was read, by their place among those that are not left out.
+#[derive(Default)]
+pub(super) struct Sifting {
+    pub(super) left_out: LeftOutRows,
+    /// Whether the prompt has more than one mask.
+    pub(super) several_masks: Vec<bool>,
+    /// Whether the row may be among the examples.
+    pub(super) may_show: Vec<bool>,
 }
 
 /// Whether the row at a place of a window with so many rows may be among the examples.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::counts;
+use super::counts::{self, Sifting};
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
 use crate::checkpoint::{Cut, Journal, ShardLock};
@@ -38,8 +38,7 @@ pub(super) struct FedWindow {
     pub(super) pending: HashMap<RowId, Finish>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
-    /// By place in the window, whether the prompt has more than one mask.
-    pub(super) several_masks: Vec<bool>,
+    pub(super) sifting: Sifting,
     /// The first bad row, where the job stops at it.
     pub(super) stop_at: Option<usize>,
     pub(super) cut: Option<Cut>,
@@ -100,12 +99,12 @@ fn feed_window(
         window,
         rows,
         idle_rows,
-        several_masks,
+        sifting,
         tokenize_seconds,
     } = read?;
     let mut fed = FedWindow {
         idle_rows,
-        several_masks,
+        sifting,
         span: span.clone(),
         recovered: outcomes.len(),
         window,
@@ -148,8 +147,8 @@ pub(super) struct EncodedWindow {
     pub(super) rows: Vec<Option<PlannedRow>>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
-    /// By place in the window, whether the prompt has more than one mask; of rows that were not wanted too.
-    pub(super) several_masks: Vec<bool>,
+    /// Of rows that were not wanted too.
+    pub(super) sifting: Sifting,
     pub(super) tokenize_seconds: f64,
 }
 
@@ -183,7 +182,7 @@ impl<'a> RowEncoder<'a> {
         })
     }
 
-    /// Reads a window and encodes the wanted rows. A row's prompt is let go of as soon as it is encoded, unless
+    /// Reads a window without the rows that the job leaves out, and encodes the wanted ones. A row's prompt is let go of as soon as it is encoded, unless
     /// `keeps` says otherwise for its place.
     pub(super) fn read(
         &self,
@@ -196,7 +195,10 @@ impl<'a> RowEncoder<'a> {
         let (idle_rows, nanoseconds) = (AtomicU64::new(0), AtomicU64::new(0));
         let several_masks: Vec<AtomicBool> =
             (0..span.rows).map(|_| AtomicBool::default()).collect();
-        let window = source.read_rows(span, &|position, row| {
+        let mut window = source.read_rows(span, &|position, row| {
+            if row.left_out.is_some() {
+                return;
+            }
             several_masks[position].store(self.has_several_masks(row), Ordering::Relaxed);
             if wants(row) {
                 let started = Instant::now();
@@ -210,15 +212,20 @@ impl<'a> RowEncoder<'a> {
                 row.release();
             }
         })?;
+        let sifted = window.sift()?;
+        let places = 0..span.rows as usize;
+        let may_show = places.map(|place| counts::may_show(place, span.rows as usize));
+        let several_masks = several_masks.into_iter().map(AtomicBool::into_inner);
         let threads = rayon::current_num_threads() as f64;
         Ok(EncodedWindow {
             window,
-            rows: encoded.into_iter().map(OnceLock::into_inner).collect(),
+            rows: sifted.of(encoded.into_iter().map(OnceLock::into_inner).collect()),
             idle_rows: idle_rows.into_inner(),
-            several_masks: several_masks
-                .into_iter()
-                .map(AtomicBool::into_inner)
-                .collect(),
+            sifting: Sifting {
+                left_out: sifted.left_out,
+                several_masks: sifted.of(several_masks.collect()),
+                may_show: sifted.of(may_show.collect()),
+            },
             tokenize_seconds: nanoseconds.into_inner() as f64 / 1e9 / threads,
         })
     }

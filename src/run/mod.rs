@@ -3,6 +3,7 @@
 //! ```text
 //! prepare   job file, input index, tokenizer, job.json        once
 //!           read: the input; rerun: this run beside the record
+//! earlier   folders of other jobs' results -> their parts     read, plan ask it
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
 //! deadline  lengths of the answers so far -> when to stop     shard asks it
@@ -16,6 +17,7 @@
 mod card;
 mod counts;
 mod deadline;
+mod earlier;
 mod encode;
 mod feed;
 mod load;
@@ -34,6 +36,7 @@ mod texts;
 
 use std::time::Instant;
 
+pub(crate) use earlier::input_files;
 pub(crate) use encode::JobEncoder;
 pub(crate) use measure_again::measured;
 pub(crate) use open_rows::OpenRows;

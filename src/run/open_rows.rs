@@ -188,6 +188,7 @@ fn rows_alone(
         reference: None,
         group: None,
         is_record: true,
+        left_out: None,
         outcome: Ok(Prompt::default()),
     });
     let window = InputWindow {

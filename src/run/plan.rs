@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::earlier;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
 use super::model_facts::ModelFacts;
@@ -12,8 +13,9 @@ use super::texts;
 use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::input::{self, DuplicateIds};
+use crate::input::DuplicateIds;
 use crate::job::{self, JobSpec, Rules};
+use crate::outcome::LeftOutRows;
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
@@ -36,7 +38,10 @@ pub struct PlanReport {
     pub rows: u64,
     /// Rows that fail before generation.
     pub bad_rows: u64,
-    /// The first of them, in words.
+    /// Rows that the job leaves out.
+    #[serde(skip_serializing_if = "LeftOutRows::is_empty")]
+    pub left_out: LeftOutRows,
+    /// The first bad rows, in words.
     pub first_bad_rows: Vec<String>,
     /// What the user should know of the job, one line each.
     pub notes: Vec<String>,
@@ -86,7 +91,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),
         ));
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     let read = ReadInput::open(&Reading {
         spec,
         files: &found.files,
@@ -128,6 +133,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         files: found.files.len(),
         rows: read.index.rows,
         bad_rows: rows.bad,
+        left_out: rows.left_out,
         first_bad_rows: rows.first_bad,
         notes,
         truncated: rows.truncated,
@@ -161,7 +167,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
 ///
 /// What [`run`](super::run) would refuse in the input.
 pub(crate) fn check_columns(spec: &JobSpec) -> Result<()> {
-    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     ReadInput::open(&Reading {
         spec,
         files: &found.files,
@@ -212,6 +218,7 @@ fn present(spec: &JobSpec) -> Option<String> {
 struct Rows {
     lengths: Vec<Vec<RowLength>>,
     bad: u64,
+    left_out: LeftOutRows,
     first_bad: Vec<String>,
     truncated: u64,
     several_masks: u64,
@@ -233,7 +240,8 @@ impl Rows {
 
     /// How a run would end for its bad rows.
     fn end_note(&self, spec: &JobSpec, all: u64) -> Option<String> {
-        let cause = if all > 0 && self.bad == all {
+        let taken = all - self.left_out.total().min(all);
+        let cause = if taken > 0 && self.bad == taken {
             "every row is bad".to_owned()
         } else {
             let allowed = spec
@@ -256,7 +264,8 @@ impl Rows {
     fn add(&mut self, encoded: &EncodedWindow, read: &ReadInput) {
         let mut lengths = Vec::with_capacity(encoded.rows.len());
         self.idle += encoded.idle_rows;
-        let several = encoded.several_masks.iter();
+        self.left_out += encoded.sifting.left_out;
+        let several = encoded.sifting.several_masks.iter();
         let rows = encoded.window.rows.iter().zip(&encoded.rows);
         for ((row, encoded), &has_several) in rows.zip(several) {
             if row.is_record {
@@ -392,6 +401,9 @@ impl PlanReport {
     }
 
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (rows, why) in self.left_out.named().iter().filter(|(rows, _)| *rows > 0) {
+            writeln!(f, "  left out    {} {why}", grouped(*rows))?;
+        }
         if self.bad_rows > 0 {
             writeln!(f, "  bad rows    {}", grouped(self.bad_rows))?;
         }

@@ -90,11 +90,13 @@ impl Prepared {
         if let Some(note) = read.case_note(spec)? {
             observer.note(&format!("note: {note}"));
         }
-        // A finished job gets no more answers that its texts could change.
-        if let Model::Open(facts) = &model {
-            for note in texts::check(spec, facts, known, &folder)? {
-                observer.note(&note);
-            }
+        let notes = match &model {
+            Model::Open(facts) => texts::check(spec, facts, known, &folder)?,
+            // A finished job gets no more answers that its texts could change, but what does nothing still does not.
+            Model::Untouched(_) | Model::Changed(_) => texts::idle_settings(spec),
+        };
+        for note in notes {
+            observer.note(&note);
         }
         let (record, job) = establish(&folder, record, first, observer)?;
         if let Some(text) = options
@@ -155,12 +157,13 @@ impl Prepared {
             .sum()
     }
 
-    /// The first of these shards that has rows, all of which failed.
+    /// The first of these shards that has rows, all of which failed, but those that are left out.
     pub(super) fn shard_that_all_failed(&self, shards: &[ShardId]) -> Result<Option<ShardId>> {
         for &shard in shards {
             let manifest = self.manifest(shard)?;
             let totals = manifest.totals();
-            if totals.rows > 0 && totals.failed + totals.bad == totals.rows {
+            let taken = totals.rows - totals.left_out.total().min(totals.rows);
+            if taken > 0 && totals.failed + totals.bad == taken {
                 return Ok(Some(shard));
             }
         }

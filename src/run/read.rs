@@ -18,6 +18,7 @@ use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
 use crate::tasks;
 
+use super::earlier;
 use super::options::RunOptions;
 use super::rerun::rules_of;
 
@@ -61,8 +62,13 @@ impl ReadInput {
         };
         // A bad row may be none of the trial's; its own ones are met when they are read.
         let (read, _) = Self::scan(&reading)?;
-        let (source, index) =
-            input::select(read.source, &read.index, selection, spec.batch.window_rows);
+        let (source, index) = input::select(
+            read.source,
+            &read.index,
+            &spec.input,
+            selection,
+            spec.batch.window_rows,
+        );
         Ok(Self {
             index: Arc::new(index),
             source,
@@ -152,13 +158,15 @@ fn files(
     if reads_standard_input(spec) {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path, rules_of(first));
+    if let Some(first) = first {
+        earlier::refuse_restarted(&first.input)?;
+    }
+    let found = earlier::input_files(&spec.input, &spec.output.path, rules_of(first));
+    for note in found.iter().flat_map(|found| &found.notes) {
+        observer.note(&format!("note: {note}"));
+    }
     let Some(first) = first else {
-        let found = found?;
-        for note in &found.notes {
-            observer.note(&format!("note: {note}"));
-        }
-        return Ok(found.files);
+        return Ok(found?.files);
     };
     let known = || first.input.files.iter();
     if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {
@@ -176,11 +184,7 @@ fn files(
             ));
         }
     }
-    let of_first_run = |file: &InputFile| FoundFile {
-        path: file.path.clone(),
-        partition: file.partition.clone(),
-    };
-    Ok(known().map(of_first_run).collect())
+    Ok(earlier::of_first_run(&first.input))
 }
 
 pub(super) fn reads_standard_input(spec: &JobSpec) -> bool {

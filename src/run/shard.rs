@@ -223,7 +223,7 @@ impl ShardWork<'_, '_> {
                 self.tokenizer,
                 &fed.window,
                 &fed.outcomes,
-                &fed.several_masks,
+                &fed.sifting,
             );
             self.worker.counts.unfinished += &totals;
         }
@@ -400,11 +400,12 @@ impl ShardWork<'_, '_> {
             self.tokenizer,
             &fed.window,
             &fed.outcomes,
-            &fed.several_masks,
+            &fed.sifting,
         );
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,
+            rows: fed.span.rows,
             outcomes: &fed.outcomes,
             sink: prepared.sink.as_ref(),
             files: &prepared.index.files,

@@ -1172,7 +1172,7 @@ fn a_trial_reads_chosen_rows_under_their_numbers() {
             let job = Job::new(&[path]).window_rows(13);
             let all = seen(&job.rows());
             let (source, index) = job.open().unwrap();
-            let (trial, index) = select(source, &index, selection, 10);
+            let (trial, index) = select(source, &index, &job.input, selection, 10);
             assert_eq!(index.rows, expected);
             let mut numbers = Vec::new();
             for span in &index.windows {

@@ -68,7 +68,7 @@ const STEPS: &[(&str, &[&[&str]])] = &[
         "run",
         &[
             &["options", "model_facts", "counts"],
-            &["load", "texts", "rerun", "deadline"],
+            &["load", "texts", "rerun", "deadline", "earlier"],
             &["read"],
             &["prepare", "open_rows"],
             &["feed", "summary", "card"],

@@ -10,7 +10,7 @@ use glm_batch::internals::checkpoint::{
 use glm_batch::internals::fsio::FileDigest;
 use glm_batch::internals::ids::{RowId, ShardId, WindowId};
 use glm_batch::internals::job::{ColumnNames, GenerationSpec, Rules, ScoreSpec, Task};
-use glm_batch::internals::outcome::{Cell, Measured, Outcome, RowResult, Sums};
+use glm_batch::internals::outcome::{Cell, LeftOutRows, Measured, Outcome, RowResult, Sums};
 
 use crate::windows::{answered, failed, record, span};
 
@@ -36,6 +36,7 @@ fn committed() -> CommittedWindow {
             ok: 2,
             failed: 1,
             bad: 1,
+            left_out: LeftOutRows::default(),
             truncated: 1,
             several_masks: 0,
             prompt_tokens: 40,

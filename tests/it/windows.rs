@@ -35,6 +35,7 @@ pub(crate) fn index(columns: &[(&str, ColumnKind)]) -> InputIndex {
         rows: 0,
         windows: vec![span(0, 0, 0)],
         columns: columns.iter().map(column).collect(),
+        earlier: Vec::new(),
     }
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn input_file() -> InputFile {
         fingerprint: "0123456789abcdef".to_owned(),
         rows: 0,
         partition: Vec::new(),
+        earlier: None,
     }
 }
 
@@ -82,6 +84,7 @@ fn row(number: u64, id: &str) -> InputRow {
         reference: None,
         group: None,
         is_record: true,
+        left_out: None,
         outcome: Ok(prompt),
     }
 }

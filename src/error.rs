@@ -157,7 +157,8 @@ impl Error {
             )
             | Self::Sink(SinkError::UnknownColumn { key, .. })
             | Self::Key { key, .. } => Some(key),
-            Self::Input(InputError::Template { .. }) => Some("prompt.template"),
+            Self::Input(InputError::Template { key, .. }) => Some(key),
+            Self::Input(InputError::Examples { .. }) => Some("prompt.few_shot"),
             Self::Stop { .. } => Some("generation.stop"),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")

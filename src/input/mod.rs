@@ -29,6 +29,7 @@
 //! | text that looks like special tokens | kept; the tokenizer decides |
 //! | prompt of any length | kept; `prompt.overflow` decides |
 //! | prompt missing, null, empty, white space, no text | bad row |
+//! | messages null, missing, empty, no list of objects with the texts `role` and `content`; the last not of the user | bad row |
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
@@ -45,9 +46,11 @@
 
 mod cell;
 mod choose;
+mod conversation;
 mod digits;
 mod duplicates;
 mod error;
+mod examples;
 mod fields;
 mod files;
 mod folders;
@@ -84,6 +87,7 @@ pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
 pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
+pub(crate) use examples::{ExampleFile, ExampleOptions, SolvedRow, read_examples};
 pub use files::{FoundFile, resolve_files};
 pub(crate) use identity::inode;
 pub(crate) use one_line::LineReader;
@@ -168,7 +172,17 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
+    open_with("prompt.template", options, index)
+}
+
+/// [`open`], where the template is that of `template_key`.
+fn open_with(
+    template_key: &'static str,
+    options: &OpenOptions<'_>,
+    index: Arc<InputIndex>,
+) -> Result<Box<dyn PromptSource>, InputError> {
     let mut builder = PromptBuilder::new(&Wanted {
+        template_key,
         columns: &options.input.columns,
         prompt: options.prompt,
         choices: options.choices,

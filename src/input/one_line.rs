@@ -22,6 +22,7 @@ impl LineReader {
     pub(crate) fn new(spec: &JobSpec, rules: Rules) -> Result<Self, InputError> {
         Ok(Self {
             builder: PromptBuilder::new(&Wanted {
+                template_key: "prompt.template",
                 columns: &spec.input.columns,
                 prompt: &spec.prompt,
                 choices: spec.template_choices(),

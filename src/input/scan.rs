@@ -226,6 +226,7 @@ fn scan_jsonl(
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
         OnBadRow::Stop => Some(PromptBuilder::new(&Wanted {
+            template_key: "prompt.template",
             columns: &options.spec.columns,
             prompt: options.prompt,
             choices: options.choices,

@@ -16,6 +16,17 @@ use crate::tokenize::GlmTokenizer;
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
 
+/// What a job counts of its prompts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// Whether the prompt has more than one mask.
+    pub(super) has_several_masks: bool,
+    /// Whether examples were left out, because the prompt would have been too long with them.
+    pub(super) drops_shots: bool,
+    /// Whether the file of examples has fewer for the row than the job asks for.
+    pub(super) has_few_shots: bool,
+}
+
 /// What a run has done so far, apart from what the manifests say: all of its shards together.
 pub(super) struct Counts {
     started: Instant,
@@ -59,14 +70,14 @@ impl Counts {
 }
 
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
-/// window of each shard keeps such rows for the table at the end. `several_masks` says by place in the window
-/// which prompts have more than one mask.
+/// window of each shard keeps such rows for the table at the end. `noted` goes by
+/// place in the window.
 pub(super) fn of_window(
     spec: &JobSpec,
     tokenizer: &GlmTokenizer,
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
-    several_masks: &[bool],
+    noted: &[Noted],
 ) -> (Totals, Vec<Example>) {
     let mut totals = Totals::default();
     let mut examples = Vec::new();
@@ -81,8 +92,10 @@ pub(super) fn of_window(
         if let Ok(result) = outcome.result() {
             task.count(result, &mut totals.sums);
         }
-        let has_several = several_masks.get(position).is_some_and(|several| *several);
-        totals.several_masks += u64::from(has_several && outcome.result().is_ok());
+        if let (Some(noted), Ok(_)) = (noted.get(position), outcome.result()) {
+            totals.several_masks += u64::from(noted.has_several_masks);
+            totals.shots_dropped += u64::from(noted.drops_shots);
+        }
         let Some(reference) = &row.reference else {
             continue;
         };

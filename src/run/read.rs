@@ -16,7 +16,7 @@ use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
-use crate::tasks;
+use crate::tasks::{self, Examples};
 
 use super::options::RunOptions;
 use super::rerun::rules_of;
@@ -35,6 +35,8 @@ pub(super) struct Reading<'a> {
 pub(super) struct ReadInput {
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Box<dyn PromptSource>,
+    /// What goes before the prompts.
+    pub(super) examples: Option<Examples>,
 }
 
 impl ReadInput {
@@ -66,6 +68,7 @@ impl ReadInput {
         Ok(Self {
             index: Arc::new(index),
             source,
+            examples: read.examples,
         })
     }
 
@@ -103,6 +106,7 @@ impl ReadInput {
         let Reading {
             spec, rules, stop, ..
         } = reading;
+        let mut examples = Examples::read(spec, *rules, stop)?;
         let input = input_spec(spec, *rules);
         let scan = input::scan(&ScanOptions {
             spec: &input,
@@ -117,6 +121,9 @@ impl ReadInput {
             stop,
         })?;
         let index = Arc::new(scan.index);
+        if let Some(examples) = &mut examples {
+            examples.beside(&index);
+        }
         let options = OpenOptions {
             input: &input,
             prompt: &spec.prompt,
@@ -126,7 +133,12 @@ impl ReadInput {
         };
         let mut source = input::open(&options, Arc::clone(&index))?;
         source.stop_with(stop);
-        Ok((Self { index, source }, scan.first_bad))
+        let read = Self {
+            index,
+            source,
+            examples,
+        };
+        Ok((read, scan.first_bad))
     }
 }
 

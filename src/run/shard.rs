@@ -223,7 +223,7 @@ impl ShardWork<'_, '_> {
                 self.tokenizer,
                 &fed.window,
                 &fed.outcomes,
-                &fed.several_masks,
+                &fed.noted,
             );
             self.worker.counts.unfinished += &totals;
         }
@@ -400,7 +400,7 @@ impl ShardWork<'_, '_> {
             self.tokenizer,
             &fed.window,
             &fed.outcomes,
-            &fed.several_masks,
+            &fed.noted,
         );
         let commit = Commit {
             window: &fed.window,

@@ -37,6 +37,7 @@ fn committed() -> CommittedWindow {
             bad: 1,
             truncated: 1,
             several_masks: 0,
+            shots_dropped: 0,
             prompt_tokens: 40,
             completion_tokens: 8,
             referenced: 2,

@@ -34,6 +34,7 @@ fn outcome(template: Option<&str>, rules: Rules) -> Result<String, String> {
         ..PromptSpec::default()
     };
     let builder = PromptBuilder::new(&Wanted {
+        template_key: "prompt.template",
         columns: &columns,
         prompt: &prompt,
         choices: None,

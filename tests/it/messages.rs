@@ -1,0 +1,1 @@
+//! `input.columns.messages`: conversations to prompts, and those that are none.

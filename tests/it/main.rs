@@ -24,6 +24,7 @@ mod demo_training;
 mod devices;
 mod end_to_end;
 mod engine;
+mod evaluations;
 mod few_shot;
 mod first_hour;
 mod greedy_golden;

@@ -74,12 +74,12 @@ impl Conversation {
             return Err(format!("holds {}, not a list of messages", kind(&value)));
         };
         for (at, message) in messages.iter().enumerate() {
-            check(message).map_err(|what| format!("holds {what} as message {at}"))?;
+            check(message).map_err(|what| format!("holds a list whose message {at} {what}"))?;
         }
         let last = messages.last().ok_or("holds no messages")?;
         if last["role"] != "user" {
             return Err(format!(
-                "ends with a message of the role {}, and a model answers one of the role \"user\"",
+                "ends with a message of the role {}, and only one of the role \"user\" is answered",
                 last["role"]
             ));
         }
@@ -90,24 +90,21 @@ impl Conversation {
     }
 }
 
-/// What a message is instead of one.
+/// What keeps a value from being a message, to be read after its place.
 fn check(message: &Value) -> Result<(), String> {
     let Value::Object(fields) = message else {
+        let kind = kind(message);
         return Err(format!(
-            "{}, not an object with `role` and `content`,",
-            kind(message)
+            "is {kind}, not an object with `role` and `content`"
         ));
     };
     for key in ["role", "content"] {
         match fields.get(key) {
             Some(Value::String(_)) => {}
-            None => return Err(format!("an object without `{key}`")),
-            Some(Value::Null) => return Err(format!("an object whose `{key}` is null")),
+            None => return Err(format!("has no `{key}`")),
             Some(other) => {
-                return Err(format!(
-                    "an object whose `{key}` is {}, not a text,",
-                    kind(other)
-                ));
+                let kind = kind(other);
+                return Err(format!("has {kind} as `{key}`, not a text"));
             }
         }
     }
@@ -117,7 +114,7 @@ fn check(message: &Value) -> Result<(), String> {
     }
     let role = role.escape_debug();
     Err(format!(
-        "an object whose `role` is `{role}`, none of `system`, `user` and `assistant`,"
+        "has the role `{role}`, and not `system`, `user` or `assistant`"
     ))
 }
 

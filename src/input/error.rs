@@ -188,6 +188,14 @@ pub enum InputError {
         /// Why.
         source: Box<InputError>,
     },
+    /// No file at the path of examples.
+    #[error("it {what}\nhint: {cure}")]
+    NoExampleFile {
+        /// What is there.
+        what: &'static str,
+        /// What to do.
+        cure: &'static str,
+    },
     /// A file of examples without rows.
     #[error(
         "it has no rows, and each of them would be an example\nhint: name a file with solved rows, or take `prompt.few_shot` out"

@@ -101,7 +101,7 @@ fn read(few_shot: &FewShotSpec, options: &ExampleOptions<'_>) -> Result<ExampleF
         None => "prompt.template",
     };
     let source = open_with(key, &opening, Arc::clone(&index))?;
-    let mut rows = solved(rows_of(source, &index, options.stop)?, &file.path)?;
+    let mut rows = solved(rows_of(source, &index, options.stop)?)?;
     if few_shot.template.is_some() {
         // Whether a row would see itself is told by its prompt, which no row of the file need give.
         let own = InputSpec {
@@ -130,19 +130,20 @@ fn read(few_shot: &FewShotSpec, options: &ExampleOptions<'_>) -> Result<ExampleF
 
 /// The one file that the path names.
 fn one_file(path: &Path) -> Result<std::path::PathBuf, InputError> {
-    let other = |what: &str| InputError::OtherFormat {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        cure: "name one file of JSON lines or Parquet".to_owned(),
+    let other = |what| InputError::NoExampleFile {
+        what,
+        cure: "name one file of JSON lines or Parquet",
     };
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => Ok(path.to_owned()),
-        Ok(found) if found.is_dir() => Err(other("a folder")),
-        Ok(_) => Err(other("neither a file nor a folder")),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Err(InputError::Missing {
-            path: path.to_owned(),
-            cure: "a relative path starts at the folder of the job file".to_owned(),
-        }),
+        Ok(found) if found.is_dir() => Err(other("is a folder")),
+        Ok(_) => Err(other("is neither a file nor a folder")),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(InputError::NoExampleFile {
+                what: "does not exist",
+                cure: "a relative path starts at the folder of the job file",
+            })
+        }
         Err(source) => Err(InputError::Io {
             path: path.to_owned(),
             source,
@@ -224,13 +225,11 @@ fn rows_of(
 }
 
 /// Rows that all have a prompt, or the first one that has none.
-fn solved(rows: Vec<InputRow>, path: &Path) -> Result<Vec<SolvedRow>, InputError> {
+fn solved(rows: Vec<InputRow>) -> Result<Vec<SolvedRow>, InputError> {
     let solved = |row: InputRow| {
         let place = match row.place {
-            Place::Line { line, .. } => format!("{}:{line}", path.display()),
-            Place::RowGroup { row_group, row, .. } => {
-                format!("{}: row group {row_group}, row {row}", path.display())
-            }
+            Place::Line { line, .. } => format!("line {line}"),
+            Place::RowGroup { row_group, row, .. } => format!("row group {row_group}, row {row}"),
         };
         match row.outcome {
             Ok(prompt) => Ok(SolvedRow {

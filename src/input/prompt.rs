@@ -334,7 +334,11 @@ impl PromptBuilder {
     /// What goes before the first example; `None` where the template gives nothing.
     fn intro(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
         let filled = self.intro.iter().map(|intro| intro.fill(record, None));
-        let text = filled.collect::<Result<String, BadRow>>()?;
+        let text = filled.collect::<Result<String, BadRow>>();
+        let text = text.map_err(|bad| BadRow {
+            reason: format!("`prompt.few_shot.intro`: {}", bad.reason),
+            ..bad
+        })?;
         Ok(Some(text).filter(|text| !is_blank(text)))
     }
 

@@ -59,10 +59,11 @@ mod tokenize;
 
 // A job: its text or its file, checked.
 pub use job::{
-    BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, GenerationSpec, InputSpec,
-    JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow,
-    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task, Unfinished,
-    json_schema as job_schema, load as load_job, parse as parse_job,
+    BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, FewShotSpec,
+    GenerationSpec, InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat,
+    OutputSpec, Overflow, PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, ShotOrder,
+    TargetOverflow, Task, Unfinished, json_schema as job_schema, load as load_job,
+    parse as parse_job,
 };
 
 // Running it, or planning what a run would do.

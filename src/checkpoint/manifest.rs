@@ -105,6 +105,9 @@ pub struct Totals {
     /// Rows whose prompt has more than one mask, of which the first is answered.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub several_masks: u64,
+    /// Rows that lost examples, because their prompt would have been too long with all of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shots_dropped: u64,
     /// Tokens read.
     pub prompt_tokens: u64,
     /// Tokens generated.
@@ -179,6 +182,7 @@ impl AddAssign<&Totals> for Totals {
         self.left_out += other.left_out;
         self.truncated += other.truncated;
         self.several_masks += other.several_masks;
+        self.shots_dropped += other.shots_dropped;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
         self.referenced += other.referenced;

@@ -172,9 +172,11 @@ pub enum InputError {
     NoChoice,
     /// The template does not parse.
     #[error(
-        "`prompt.template` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
+        "`{key}` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
     )]
     Template {
+        /// The key of the job.
+        key: &'static str,
         /// What is wrong and where.
         reason: String,
     },
@@ -220,6 +222,37 @@ pub enum InputError {
         reason: String,
         /// What to do.
         cure: String,
+    },
+    /// The file of examples cannot be used.
+    #[error("`prompt.few_shot.path`, `{}`: {source}", .path.display())]
+    Examples {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<InputError>,
+    },
+    /// No file at the path of examples.
+    #[error("it {what}\nhint: {cure}")]
+    NoExampleFile {
+        /// What is there.
+        what: &'static str,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A file of examples without rows.
+    #[error(
+        "it has no rows, and each of them would be an example\nhint: name a file with solved rows, or take `prompt.few_shot` out"
+    )]
+    NoExamples,
+    /// A row that cannot be an example.
+    #[error(
+        "{place}: {reason}\nhint: mend this row or take it out of the file: every row of it may go before a prompt"
+    )]
+    BadExample {
+        /// The row.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The system has no thread for a template whose values may nest deep.
     #[error(

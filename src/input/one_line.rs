@@ -30,6 +30,7 @@ impl LineReader {
         };
         Ok(Self {
             builder: PromptBuilder::new(&Wanted {
+                template_key: "prompt.template",
                 input: &input,
                 prompt: &spec.prompt,
                 group: spec.report.by.as_deref(),

@@ -291,6 +291,10 @@ pub struct Prompt {
     pub following: Vec<String>,
     /// Which of them is right; `None` where the row does not say.
     pub label: Option<Label>,
+    /// What `prompt.few_shot.by` compares; `None` where it compares nothing.
+    pub group: Option<String>,
+    /// What goes before the first example, where there is one.
+    pub intro: Option<String>,
     /// The template filled with each of them, where the task reads that; `text` is the first.
     pub filled: Vec<String>,
 }

@@ -11,7 +11,7 @@ use super::hint::join;
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
-const ACCEPTED: [&str; 13] = [
+const ACCEPTED: [&str; 14] = [
     // They change no result.
     "name",
     "input.on_bad_row",
@@ -26,6 +26,7 @@ const ACCEPTED: [&str; 13] = [
     "model.device",
     "model.dtype",
     "input.path",
+    "prompt.few_shot.path",
     // Where the first run's record was found.
     "output.path",
 ];

@@ -51,7 +51,13 @@ fn version(tree: &Node) -> Result<(), SpecError> {
 }
 
 fn stores(tree: &Node) -> Result<(), SpecError> {
-    for key in ["model.path", "model.overlay", "input.path", "output.path"] {
+    for key in [
+        "model.path",
+        "model.overlay",
+        "input.path",
+        "prompt.few_shot.path",
+        "output.path",
+    ] {
         let texts: Vec<&str> = match tree.find(key).map(|node| &node.value) {
             Some(Value::String(text)) => vec![text],
             Some(Value::Array(items)) => items.iter().filter_map(Node::as_str).collect(),

@@ -186,6 +186,10 @@ impl Card<'_> {
             let rows = grouped(totals.several_masks);
             row("prompts with more than one mask, the first answered", rows)?;
         }
+        if totals.shots_dropped > 0 {
+            let rows = grouped(totals.shots_dropped);
+            row("prompts that lost examples to fit", rows)?;
+        }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
         if task.generates() {

@@ -204,6 +204,10 @@ impl RunReport {
                 totals.several_masks,
                 "with more than one mask (the first is answered)",
             ),
+            (
+                totals.shots_dropped,
+                "with fewer examples than asked for, so that they fit",
+            ),
             (self.duplicate_ids, "with an id seen before"),
         ] {
             if count > 0 {

@@ -17,6 +17,17 @@ use crate::tokenize::GlmTokenizer;
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
 
+/// What a job counts of its prompts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// Whether the prompt has more than one mask.
+    pub(super) has_several_masks: bool,
+    /// Whether examples were left out, because the prompt would have been too long with them.
+    pub(super) drops_shots: bool,
+    /// Whether the file of examples has fewer for the row than the job asks for.
+    pub(super) has_few_shots: bool,
+}
+
 /// What a run has done so far, apart from what the manifests say: all of its shards together.
 pub(super) struct Counts {
     started: Instant,
@@ -90,8 +101,10 @@ pub(super) fn of_window(
             of_row.ok = 1;
             task.count(result, &mut of_row.sums);
         }
-        let has_several = is_set(&sifting.several_masks, position);
-        totals.several_masks += u64::from(has_several && outcome.result().is_ok());
+        if let (Some(noted), Ok(_)) = (sifting.noted.get(position), outcome.result()) {
+            totals.several_masks += u64::from(noted.has_several_masks);
+            totals.shots_dropped += u64::from(noted.drops_shots);
+        }
         if let Some(reference) = &row.reference {
             of_row.referenced = 1;
             if let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) {
@@ -127,8 +140,8 @@ fn is_set(values: &[bool], place: usize) -> bool {
 #[derive(Default)]
 pub(super) struct Sifting {
     pub(super) left_out: LeftOutRows,
-    /// Whether the prompt has more than one mask.
-    pub(super) several_masks: Vec<bool>,
+    /// What the job counts of the prompts.
+    pub(super) noted: Vec<Noted>,
     /// Whether the row may be among the examples.
     pub(super) may_show: Vec<bool>,
 }

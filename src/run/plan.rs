@@ -49,6 +49,10 @@ pub struct PlanReport {
     pub truncated: u64,
     /// Rows whose prompt has more than one mask, of which the first is answered.
     pub several_masks: u64,
+    /// Rows that lost examples, because their prompt would have been too long with all of them.
+    pub shots_dropped: u64,
+    /// Rows with fewer examples than the job asks for, because their file has no more for them.
+    pub few_shots: u64,
     /// Rows with an id that an earlier one has.
     pub duplicate_ids: u64,
     /// Whether the count of duplicates stopped early, and after how many rows.
@@ -138,6 +142,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         notes,
         truncated: rows.truncated,
         several_masks: rows.several_masks,
+        shots_dropped: rows.shots_dropped,
+        few_shots: rows.few_shots,
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
         windows: read.index.windows.len(),
@@ -222,6 +228,8 @@ struct Rows {
     first_bad: Vec<String>,
     truncated: u64,
     several_masks: u64,
+    shots_dropped: u64,
+    few_shots: u64,
     duplicates: DuplicateIds,
     /// Rows whose own settings for drawing do nothing.
     idle: u64,
@@ -229,7 +237,7 @@ struct Rows {
 
 impl Rows {
     fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
-        let encoder = RowEncoder::new(spec, model, Rules::CURRENT)?;
+        let encoder = RowEncoder::new(spec, model, Rules::CURRENT, read.examples.as_ref())?;
         let mut rows = Self::default();
         for span in &read.index.windows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
@@ -265,9 +273,8 @@ impl Rows {
         let mut lengths = Vec::with_capacity(encoded.rows.len());
         self.idle += encoded.idle_rows;
         self.left_out += encoded.sifting.left_out;
-        let several = encoded.sifting.several_masks.iter();
         let rows = encoded.window.rows.iter().zip(&encoded.rows);
-        for ((row, encoded), &has_several) in rows.zip(several) {
+        for ((row, encoded), noted) in rows.zip(&encoded.sifting.noted) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
@@ -275,7 +282,9 @@ impl Rows {
                 None => {}
                 Some(Ok(row)) => {
                     self.truncated += u64::from(row.work.is_truncated());
-                    self.several_masks += u64::from(has_several);
+                    self.several_masks += u64::from(noted.has_several_masks);
+                    self.shots_dropped += u64::from(noted.drops_shots);
+                    self.few_shots += u64::from(noted.has_few_shots);
                     lengths.push(row.work.length(lengths.len()));
                 }
                 Some(Err(bad)) => {
@@ -423,6 +432,20 @@ impl PlanReport {
             writeln!(
                 f,
                 "  masks       {prompts} with more than one, of which the first is answered"
+            )?;
+        }
+        if self.shots_dropped > 0 {
+            let rows = counted(self.shots_dropped, "row");
+            writeln!(
+                f,
+                "  shots       dropped from {rows}, whose prompts would be too long with all of them"
+            )?;
+        }
+        if self.few_shots > 0 {
+            let rows = counted(self.few_shots, "row");
+            writeln!(
+                f,
+                "  few shots   {rows} with fewer examples than `prompt.few_shot.n`: their file has no more for them"
             )?;
         }
         if self.duplicate_ids > 0 {

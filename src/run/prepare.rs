@@ -18,6 +18,7 @@ use crate::model::GlmConfig;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
+use crate::tasks::Examples;
 
 use super::model_facts::ModelFacts;
 use super::options::RunOptions;
@@ -33,6 +34,7 @@ pub(super) struct Prepared {
     pub(super) record: JobRecord,
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Box<dyn PromptSource>,
+    pub(super) examples: Option<Examples>,
     pub(super) sink: Box<dyn ResultSink>,
     /// `None` where nothing is left to do: a finished job needs neither device nor tokenizer.
     pub(super) model: Option<Arc<ModelFacts>>,
@@ -79,7 +81,7 @@ impl Prepared {
         for warning in model.facts().iter().flat_map(|facts| facts.warnings(spec)) {
             observer.note(&warning);
         }
-        let record = new_record(spec, options, rules, resolved, &read.index);
+        let record = new_record(spec, options, rules, resolved, &read);
         if stop.is_requested() {
             return Err(Error::Interrupted);
         }
@@ -113,6 +115,7 @@ impl Prepared {
             record,
             index: read.index,
             source: read.source,
+            examples: read.examples,
             sink,
             model: match model {
                 Model::Open(facts) => Some(facts),
@@ -250,7 +253,7 @@ fn new_record(
     options: &RunOptions,
     rules: Rules,
     resolved: Resolved,
-    index: &Arc<InputIndex>,
+    read: &ReadInput,
 ) -> JobRecord {
     JobRecord {
         version: checkpoint::record_version(spec.task).to_owned(),
@@ -261,7 +264,11 @@ fn new_record(
         spec: spec.clone(),
         trial: options.trial,
         resolved,
-        input: InputIndex::clone(index),
+        few_shot: read
+            .examples
+            .as_ref()
+            .map(|examples| examples.file().clone()),
+        input: InputIndex::clone(&read.index),
     }
 }
 

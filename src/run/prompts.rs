@@ -3,17 +3,67 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::counts::Noted;
+use super::feed::RowEncoder;
+use super::model_facts::ModelFacts;
 use super::read::input_spec;
 use crate::checkpoint::JobRecord;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, WindowId};
-use crate::input::{self, InputIndex, OpenOptions, Prompt, PromptSource};
+use crate::input::{self, InputIndex, InputRow, OpenOptions, Prompt, PromptSource};
+use crate::job::{JobSpec, Rules};
+use crate::stop::StopFlag;
+use crate::tasks::Examples;
 
 /// Prompts of a job by row. One window is held at a time, so rows cost least in their order.
 pub(crate) struct Prompts {
     index: Arc<InputIndex>,
     source: Box<dyn PromptSource>,
     window: Option<(WindowId, BTreeMap<RowId, Prompt>)>,
+    /// Puts examples before the prompts, where the job has them.
+    shots: Option<Shots>,
+}
+
+/// What says how many examples fit before a prompt.
+struct Shots {
+    spec: JobSpec,
+    rules: Rules,
+    model: ModelFacts,
+    examples: Examples,
+}
+
+impl Shots {
+    fn new(record: &JobRecord) -> Result<Option<Self>> {
+        let (spec, rules) = (&record.spec, record.rules);
+        let examples = Examples::read(spec, rules, &StopFlag::default())?;
+        let (Some(mut examples), Some(first)) = (examples, &record.few_shot) else {
+            return Ok(None);
+        };
+        if examples.file().fingerprint != first.fingerprint {
+            return Err(Error::Usage(format!(
+                "the prompts cannot be made again: `{}` is not the file of examples that the job has read\nhint: put the file back as it was; with `output.prompt = true` a job keeps its prompts in the results",
+                examples.file().path.display()
+            )));
+        }
+        examples.beside(&record.input);
+        Ok(Some(Self {
+            model: ModelFacts::load(spec, rules)?,
+            spec: spec.clone(),
+            rules,
+            examples,
+        }))
+    }
+
+    /// Gives each row the prompt that it was asked with.
+    fn put_before(&self, rows: &mut [InputRow]) -> Result<()> {
+        let examples = Some(&self.examples);
+        let encoder = RowEncoder::new(&self.spec, &self.model, self.rules, examples)?;
+        for row in rows {
+            // A row that fails has its prompt all the same.
+            let _ = encoder.encode(row, &mut Noted::default());
+        }
+        Ok(())
+    }
 }
 
 impl Prompts {
@@ -42,6 +92,7 @@ impl Prompts {
             source: input::open(&options, Arc::clone(&index))?,
             index,
             window: None,
+            shots: Shots::new(record)?,
         })
     }
 
@@ -59,7 +110,11 @@ impl Prompts {
         let prompts = match self.window.take() {
             Some((id, prompts)) if id == span.id => prompts,
             _ => {
-                let rows = self.source.read_window(span)?.rows.into_iter();
+                let mut rows = self.source.read_window(span)?.rows;
+                if let Some(shots) = &self.shots {
+                    shots.put_before(&mut rows)?;
+                }
+                let rows = rows.into_iter();
                 rows.filter_map(|row| Some((row.row, row.outcome.ok()?)))
                     .collect()
             }

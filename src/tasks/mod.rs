@@ -21,6 +21,7 @@ use crate::task_list::every_task;
 use crate::tokenize::{GlmTokenizer, Unwritable};
 
 mod chances;
+mod few_shot;
 mod labels;
 
 macro_rules! task_modules {
@@ -37,6 +38,8 @@ macro_rules! task_modules {
 }
 
 every_task!(task_modules);
+
+pub(crate) use few_shot::Examples;
 
 /// What a task is, whatever the job.
 pub(crate) trait TaskKind: Sync {
@@ -82,6 +85,22 @@ pub(crate) trait TaskKind: Sync {
             }
             RowResult::Measured(_) => Vec::new(),
         }
+    }
+
+    /// A solved row as an example before other rows' prompts.
+    ///
+    /// # Errors
+    ///
+    /// Why the row cannot be one.
+    fn solved(
+        &self,
+        spec: &JobSpec,
+        prompt: &Prompt,
+        reference: Option<&Reference>,
+    ) -> Result<String, String> {
+        let _ = spec;
+        let reference = reference.ok_or("the example has no answer")?;
+        few_shot::with_answers(prompt, &[&reference.text])
     }
 
     /// Adds a row to the sums that the summary is made of.

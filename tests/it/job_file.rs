@@ -349,6 +349,7 @@ fn every_key_can_be_set() {
         "infill",
         "choose",
         "choose-letters",
+        "few-shot",
         "reward",
         "score",
     ] {

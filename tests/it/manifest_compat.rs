@@ -39,6 +39,7 @@ fn committed() -> CommittedWindow {
             left_out: LeftOutRows::default(),
             truncated: 1,
             several_masks: 0,
+            shots_dropped: 0,
             prompt_tokens: 40,
             completion_tokens: 8,
             referenced: 2,
@@ -299,7 +300,7 @@ fn a_record_of_another_version_is_no_damage() {
     let texts = [
         refusal(&|record| record["version"] = "99".into()),
         refusal(&|record| record["spec"]["task"] = "paint".into()),
-        refusal(&|record| record["spec"]["prompt"]["few_shot"] = 3.into()),
+        refusal(&|record| record["spec"]["prompt"]["many_shot"] = 3.into()),
     ];
     let texts: Vec<String> = texts.into_iter().map(Option::unwrap).collect();
     for text in &texts {

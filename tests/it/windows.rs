@@ -73,6 +73,8 @@ fn row(number: u64, id: &str) -> InputRow {
         following: Vec::new(),
         label: None,
         filled: Vec::new(),
+        group: None,
+        intro: None,
     };
     InputRow {
         row: RowId(number),
@@ -203,6 +205,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
             weights: "w1".to_owned(),
             model_files: Vec::new(),
         },
+        few_shot: None,
         input: index,
     }
 }

@@ -38,6 +38,7 @@ fn outcome(template: Option<&str>, rules: Rules) -> Result<String, String> {
         ..PromptSpec::default()
     };
     let builder = PromptBuilder::new(&Wanted {
+        template_key: "prompt.template",
         input: &input,
         prompt: &prompt,
         group: None,

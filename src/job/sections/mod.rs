@@ -11,6 +11,7 @@ pub(super) mod batch;
 pub(super) mod beams;
 pub(super) mod checkpoint;
 pub(super) mod choose;
+pub(super) mod few_shot;
 pub(super) mod generation;
 pub(super) mod infill;
 pub(super) mod input;

@@ -8,6 +8,7 @@ mod bench;
 mod deadline;
 mod error;
 mod exit;
+mod export;
 mod filter;
 mod job;
 mod model;
@@ -97,6 +98,7 @@ fn dispatch(command: Command) -> CliResult<Exit> {
         Command::Plan(args) => run::plan(&args),
         Command::Status(args) => status::status(&args),
         Command::Show(args) => show::show(&args),
+        Command::Export(args) => export::export(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Tokenize(args) => model::tokenize(&args),
         Command::Convert(args) => model::convert(&args),

@@ -35,7 +35,14 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
     let filter = args
         .filter
         .as_deref()
-        .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
+        .map(|text| {
+            compile(
+                &environment,
+                "--where",
+                text,
+                &columns(&record, args.failed)?,
+            )
+        })
         .transpose()?;
     let is_kept = record.spec.output.prompt && !args.failed;
     let prompts = if args.prompt && !is_kept {
@@ -169,7 +176,7 @@ fn add_prompt(row: &mut Map<String, Value>, prompts: &mut Prompts) -> Result<(),
 }
 
 /// Columns that a row which is shown may have.
-fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
+pub(super) fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     if failed {
         return Ok(sink::FAILED_COLUMNS.map(str::to_owned).into());
     }
@@ -182,34 +189,49 @@ fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     )?)
 }
 
-/// Compiles an expression whose every name is a column.
+/// Compiles an expression whose every name is a column; `flag` is what gave it.
 fn compile<'e>(
     environment: &'e Environment<'e>,
+    flag: &str,
     text: &'e str,
     columns: &[String],
 ) -> Result<Filter<'e>, Error> {
-    input::check_expression(text).map_err(|reason| wrong_text(text, &reason))?;
+    input::check_expression(text).map_err(|reason| wrong_text(flag, text, &reason))?;
     let expression = environment
         .compile_expression(text)
-        .map_err(|error| wrong_filter(text, &error))?;
+        .map_err(|error| wrong_filter(flag, text, &error))?;
     let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().collect();
     names.sort_unstable();
     let is_known = |name: &String| {
         columns.contains(name) || environment.globals().any(|(known, _)| known == name)
     };
     match names.iter().find(|name| !is_known(name)) {
-        None => Filter::new(environment, text).map_err(|error| wrong_filter(text, &error)),
-        Some(name) => Err(unknown_column(name, columns)),
+        None => Filter::new(environment, text).map_err(|error| wrong_filter(flag, text, &error)),
+        Some(name) => Err(unknown_column(flag, name, columns)),
     }
 }
 
-fn unknown_column(name: &str, columns: &[String]) -> Error {
+/// An expression as a question about result rows.
+pub(super) fn row_test<'e>(
+    environment: &'e Environment<'e>,
+    flag: &'static str,
+    text: &'e str,
+    columns: &[String],
+) -> Result<impl Fn(&ResultRow) -> Result<bool, Error> + use<'e>, Error> {
+    let filter = compile(environment, flag, text, columns)?;
+    Ok(move |row: &ResultRow| {
+        let is_wanted = filter.matches(row);
+        is_wanted.map_err(|error| wrong_filter(flag, text, &error))
+    })
+}
+
+fn unknown_column(flag: &str, name: &str, columns: &[String]) -> Error {
     let cure = match nearest(name, columns.iter().map(String::as_str)) {
         Some(column) => format!("did you mean `{column}`?"),
         None => format!("these rows have `{}`", columns.join("`, `")),
     };
     Error::Usage(format!(
-        "`--where` names the column `{name}`, which these rows do not have\nhint: {cure}"
+        "`{flag}` names the column `{name}`, which these rows do not have\nhint: {cure}"
     ))
 }
 
@@ -224,16 +246,16 @@ fn nothing_shown(committed: usize, windows: usize) -> &'static str {
     }
 }
 
-fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
+fn wrong_filter(flag: &str, text: &str, error: &minijinja::Error) -> Error {
     match mismatch(error) {
-        Some(mismatch) => Error::Usage(format!("`--where {text}`: {mismatch}")),
-        None => wrong_text(text, error),
+        Some(mismatch) => Error::Usage(format!("`{flag} {text}`: {mismatch}")),
+        None => wrong_text(flag, text, error),
     }
 }
 
-fn wrong_text(text: &str, error: &impl Display) -> Error {
+fn wrong_text(flag: &str, text: &str, error: &impl Display) -> Error {
     Error::Usage(format!(
-        "`--where {text}`: {error}\nhint: for example `--where 'completion_tokens > 100'`"
+        "`{flag} {text}`: {error}\nhint: for example `{flag} 'completion_tokens > 100'`"
     ))
 }
 
@@ -253,7 +275,7 @@ fn wanted(
         Some(filter) => {
             let text = args.filter.as_deref().unwrap_or_default();
             let is_wanted = filter.matches(row);
-            Ok(is_wanted.map_err(|error| wrong_filter(text, &error))?)
+            Ok(is_wanted.map_err(|error| wrong_filter("--where", text, &error))?)
         }
         None => Ok(true),
     }

@@ -85,7 +85,7 @@ pub(crate) use digits::keep_digits;
 pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
 pub use files::{FoundFile, resolve_files};
-pub(crate) use identity::inode;
+pub(crate) use identity::{confirm, inode};
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
 pub(crate) use parquet::{JsonColumn, Logical, is_first_rule, json_options, marked_batches};

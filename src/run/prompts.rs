@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
+
 use crate::checkpoint::JobRecord;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, WindowId};
@@ -46,6 +48,11 @@ impl Prompts {
             index,
             window: None,
         })
+    }
+
+    /// The types of the input's columns, where it is Parquet.
+    pub(crate) fn arrow_schema(&self) -> Option<SchemaRef> {
+        self.source.arrow_schema()
     }
 
     /// The prompt of a row; `None` where the row failed before it had one.

@@ -1,0 +1,90 @@
+//! `export`: the committed rows of a job in the form that another program loads.
+
+use super::args::ExportArgs;
+use super::error::{CliError, CliResult};
+use super::exit::Exit;
+use super::filter::environment;
+use super::job::output_of;
+use super::show::{columns, row_test};
+use super::signals::stop_on_signals;
+use crate::checkpoint::{JobRecord, OutputFolder, StoredJob};
+use crate::error::Error;
+use crate::export::{ExportError, ExportOptions, ExportReport, Filters, Test, export as write};
+use crate::input;
+use crate::report::{JsonLines, counted, say};
+use crate::stop::StopFlag;
+
+use std::time::Duration;
+
+use minijinja::Environment;
+
+impl From<ExportError> for CliError {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Library(error) => Self::Library(error),
+            ExportError::Output(error) => Self::Terminal(error),
+        }
+    }
+}
+
+pub(super) fn export(args: &ExportArgs) -> CliResult<Exit> {
+    let folder = OutputFolder::existing(&output_of(&args.results)?)?;
+    let record = StoredJob::existing(&folder)?.record;
+    let mut environment = environment();
+    environment.set_fuel(Some(input::TEMPLATE_STEPS));
+    let stop = StopFlag::default();
+    let options = ExportOptions {
+        format: args.format,
+        conversational: args.conversational,
+        margin: args.margin,
+        prompt_template: args.prompt_template.clone(),
+        keep: test(&environment, "--where", args.filter.as_deref(), &record)?,
+        label: test(&environment, "--label", args.label.as_deref(), &record)?,
+        filters: Filters {
+            min_logprob: args.min_logprob,
+            max_completion_tokens: args.max_completion_tokens,
+            finish: args.finish.clone(),
+            dedup: args.dedup,
+        },
+        output: args.output.clone(),
+        stop: stop.clone(),
+    };
+    if args.output.is_some() {
+        // A file that is not complete leaves nothing behind; lines on standard output end where they are.
+        stop_on_signals(&stop, Duration::ZERO)?;
+    }
+    let report = write(&folder, &record, options, &mut JsonLines::new())?;
+    tell(&report);
+    Ok(Exit::Printed)
+}
+
+/// An expression over the columns of the results: the one place that knows how it is made.
+fn test<'a>(
+    environment: &'a Environment<'a>,
+    flag: &'static str,
+    text: Option<&'a str>,
+    record: &JobRecord,
+) -> Result<Option<Test<'a>>, Error> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let matches = row_test(environment, flag, text, &columns(record, false)?)?;
+    Ok(Some(Test {
+        text,
+        matches: Box::new(matches),
+    }))
+}
+
+fn tell(report: &ExportReport) {
+    let lines = counted(report.lines, "line");
+    match &report.file {
+        Some(file) => say(&format!("{lines} written to `{}`", file.display())),
+        None => say(&format!("{lines} written")),
+    }
+    for reason in &report.left_out {
+        say(&format!("left out: {reason}"));
+    }
+    for note in &report.notes {
+        say(note);
+    }
+}

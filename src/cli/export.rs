@@ -18,6 +18,9 @@ use std::time::Duration;
 
 use minijinja::Environment;
 
+/// The flag that asks about single answers.
+const LABEL: &str = "--label";
+
 impl From<ExportError> for CliError {
     fn from(error: ExportError) -> Self {
         match error {
@@ -39,7 +42,7 @@ pub(super) fn export(args: &ExportArgs) -> CliResult<Exit> {
         margin: args.margin,
         prompt_template: args.prompt_template.clone(),
         keep: test(&environment, "--where", args.filter.as_deref(), &record)?,
-        label: test(&environment, "--label", args.label.as_deref(), &record)?,
+        label: test(&environment, LABEL, args.label.as_deref(), &record)?,
         filters: Filters {
             min_logprob: args.min_logprob,
             max_completion_tokens: args.max_completion_tokens,
@@ -68,7 +71,12 @@ fn test<'a>(
     let Some(text) = text else {
         return Ok(None);
     };
-    let matches = row_test(environment, flag, text, &columns(record, false)?)?;
+    let mut columns = columns(record, false)?;
+    if flag == LABEL && !columns.iter().any(|name| name == "sample") {
+        // A label is asked for each answer, and nested results become flat for it.
+        columns.push("sample".to_owned());
+    }
+    let matches = row_test(environment, flag, text, &columns)?;
     Ok(Some(Test {
         text,
         matches: Box::new(matches),

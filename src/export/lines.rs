@@ -291,3 +291,6 @@ pub(super) fn rlhf_line(
     let Texts { prompt, prefix } = Texts::of(items);
     (!kept.is_empty()).then(|| json!({"prompt": prompt, "prefix": prefix, "answers": kept}))
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ mod demo_training;
 mod devices;
 mod end_to_end;
 mod engine;
+mod export;
 mod first_hour;
 mod greedy_golden;
 mod infill;

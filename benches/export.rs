@@ -12,7 +12,7 @@
 mod folder;
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Rows of the two folders.
@@ -22,13 +22,19 @@ const ROWS: [u64; 2] = [100_000, 1_000_000];
 const LOOK: Duration = Duration::from_millis(10);
 
 fn main() {
-    let most: u64 = std::env::var("EXPORT_ROWS")
-        .ok()
-        .and_then(|rows| rows.parse().ok())
-        .unwrap_or(u64::MAX);
+    // Without `--bench` it is asked only whether it works.
+    let usual = if std::env::args().any(|arg| arg == "--bench") {
+        u64::MAX
+    } else {
+        1_000
+    };
+    let asked = std::env::var("EXPORT_ROWS").ok();
+    let most: u64 = asked.map_or(usual, |rows| rows.parse().unwrap());
     println!("| export | parts | rows | rows/s | peak MiB |\n| --- | --- | ---: | ---: | ---: |");
     for (parts, keys) in [("jsonl", "format = \"jsonl\"\n"), ("parquet", "")] {
-        for rows in ROWS.map(|rows| rows.min(most)) {
+        let mut sizes = ROWS.map(|rows| rows.min(most)).to_vec();
+        sizes.dedup();
+        for rows in sizes {
             let folder = tempfile::tempdir().unwrap();
             folder::finished(folder.path(), rows, keys);
             for args in [
@@ -55,6 +61,7 @@ fn measure(folder: &Path, args: &[&str]) -> (Duration, f64) {
         .current_dir(folder)
         .args(["export", "out"])
         .args(args)
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut peak = 0.0;

@@ -352,6 +352,55 @@ fn an_answer_to_a_prompt_comes_once_where_that_is_asked_for() {
     }
 }
 
+/// The lines of the document are what comes out.
+#[test]
+fn the_document_shows_real_lines_of_every_format() {
+    let text = include_str!("../../docs/EXPORT.md");
+    let more = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n";
+    let answers = Job::of_model(&demo_model(), Path::new("in.jsonl"), COLUMNS, more);
+    questions(&answers, 4);
+    answers.run_ok(&["--quiet"]);
+    let (judged, pairs) = (rewarded("jsonl"), scored("jsonl"));
+    let mut lines = Vec::new();
+    for (job, args) in [
+        (&answers, &["--to", "rlhf"][..]),
+        (&judged, &["--to", "rlhf"]),
+        (&answers, &["--to", "trl-prompt-completion"]),
+        (
+            &answers,
+            &["--to", "trl-prompt-completion", "--conversational"],
+        ),
+        (&pairs, &["--to", "trl-preference"]),
+        (&pairs, &["--to", "trl-unpaired"]),
+        (&answers, &["--to", "alpaca"]),
+        (&answers, &["--to", "sharegpt"]),
+        (&answers, &["--to", "messages"]),
+        (&answers, &["--to", "openai-batch"]),
+        (&answers, &["--to", "jsonl"]),
+    ] {
+        let (written, _) = exported(job, args);
+        let name = args
+            .get(2)
+            .map_or(format!("`{}`", args[1]), |flag| format!("with `{flag}`"));
+        lines.push(format!(
+            "| {name} | `{}` |\n",
+            written.lines().next().unwrap()
+        ));
+    }
+    for line in lines {
+        assert!(text.contains(&line), "docs/EXPORT.md lacks {line}");
+    }
+    let help = glm_batch::cli::command();
+    let export = help
+        .get_subcommands()
+        .find(|one| one.get_name() == "export")
+        .unwrap();
+    for flag in export.get_arguments().filter_map(|one| one.get_long()) {
+        let is_named = flag == "help" || text.contains(&format!("--{flag}"));
+        assert!(is_named, "docs/EXPORT.md lacks --{flag}");
+    }
+}
+
 /// Refusals, each before anything is written.
 #[test]
 fn what_cannot_be_exported_is_refused_with_a_cure() {

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 program=${1:-target/release/glm-batch}
 work=target/trainers
 python=${PYTHON:-python3}
-export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HOME="$work/home" TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore
+export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HOME="$work/home" TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore LLAMAFACTORY_VERBOSITY=WARN
 mkdir -p "$work"
 [ -x "$program" ] || { echo "no program at $program: build it, or name another"; exit 1; }
 
@@ -37,7 +37,7 @@ result=0
 if environment "$work/venv" tests/trainers/requirements.txt; then
     "$work/venv/bin/python" tests/trainers/check.py "$work/exports" || result=1
     if environment "$work/factory" tests/trainers/requirements-factory.txt \
-        llamafactory==0.9.5 trl==0.24.0 peft==0.18.1 accelerate==1.11.0; then
+        llamafactory==0.9.5 trl==0.24.0 peft==0.18.1 accelerate==1.11.0 torchaudio==2.11.1 av==16.0.0; then
         "$work/factory/bin/python" tests/trainers/factory.py "$work/exports" || result=1
     else
         echo "LLaMA-Factory: not checked, its packages cannot be had"

@@ -187,10 +187,6 @@ pub(super) struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a flag of its own on the command line"
-)]
 pub(super) struct ExportArgs {
     /// Output folder of a job, or its job file
     #[arg(value_name = "OUT")]

@@ -106,7 +106,7 @@ pub(super) fn has_failed(row: &ResultRow) -> bool {
 /// What a line says of its prompt and of itself, once for the row.
 pub(super) fn items(
     source: Source,
-    lines: Vec<ResultRow>,
+    lines: &[ResultRow],
     texts: Texts,
     label: Option<&Test<'_>>,
     left_out: &mut LeftOut,
@@ -121,7 +121,7 @@ pub(super) fn items(
         texts,
         line: first,
     };
-    for line in &lines {
+    for line in lines {
         match source {
             Source::Preference => match pair(line) {
                 Some(pair) => items.pairs.push(pair),
@@ -137,7 +137,7 @@ pub(super) fn items(
         }
     }
     if source == Source::ScoredPair {
-        items.pairs.extend(scored_pair(&lines, &mut items.answers));
+        items.pairs.extend(scored_pair(lines, &mut items.answers));
     }
     Ok(items)
 }

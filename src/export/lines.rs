@@ -51,7 +51,7 @@ impl Shape {
         match self.format {
             Format::Rlhf => Ok(Vec::from_iter(rlhf_line(&items, answers, left_out))),
             Format::TrlPreference => self.preference_lines(&items, left_out),
-            _ => self.answer_lines(&items, answers, left_out),
+            _ => self.answer_lines(&items, &answers, left_out),
         }
     }
 
@@ -121,42 +121,46 @@ impl Shape {
     fn answer_lines(
         &self,
         items: &Items,
-        answers: Vec<Answer>,
+        answers: &[Answer],
         left_out: &mut LeftOut,
     ) -> Result<Vec<Value>> {
         let prompt = self.prompt_text(items)?;
-        let mut lines = Vec::new();
-        for Answer { text, label, .. } in answers {
-            let said = [message("user", &prompt), message("assistant", &text)];
-            lines.push(match self.format {
-                Format::Alpaca if self.template.is_none() => {
-                    let Texts { prompt, prefix } = Texts::of(items);
-                    json!({"instruction": prompt, "input": prefix, "output": text})
-                }
-                Format::Alpaca => json!({"instruction": prompt, "input": "", "output": text}),
-                Format::Sharegpt => json!({"conversations": [
-                    {"from": "human", "value": prompt},
-                    {"from": "gpt", "value": text},
-                ]}),
-                Format::Messages => json!({"messages": said}),
-                Format::TrlUnpaired => match label {
-                    Some(label) => json!({
-                        "prompt": self.said("user", &prompt),
-                        "completion": self.said("assistant", &text),
-                        "label": label,
-                    }),
-                    None => {
-                        left_out.add(Reason::Unlabelled);
-                        continue;
-                    }
-                },
-                _ => json!({
-                    "prompt": self.said("user", &prompt),
-                    "completion": self.said("assistant", &text),
-                }),
-            });
-        }
-        Ok(lines)
+        let lines = answers.iter().filter_map(|answer| {
+            let line = self.answer_line(items, &prompt, answer);
+            if line.is_none() {
+                left_out.add(Reason::Unlabelled);
+            }
+            line
+        });
+        Ok(lines.collect())
+    }
+
+    /// The line of an answer; `None` where it needs a label, and has none.
+    fn answer_line(&self, items: &Items, prompt: &str, answer: &Answer) -> Option<Value> {
+        let text = &answer.text;
+        Some(match self.format {
+            Format::Alpaca if self.template.is_none() => {
+                let Texts { prompt, prefix } = Texts::of(items);
+                json!({"instruction": prompt, "input": prefix, "output": text})
+            }
+            Format::Alpaca => json!({"instruction": prompt, "input": "", "output": text}),
+            Format::Sharegpt => json!({"conversations": [
+                {"from": "human", "value": prompt},
+                {"from": "gpt", "value": text},
+            ]}),
+            Format::Messages => {
+                json!({"messages": [message("user", prompt), message("assistant", text)]})
+            }
+            Format::TrlUnpaired => json!({
+                "prompt": self.said("user", prompt),
+                "completion": self.said("assistant", text),
+                "label": answer.label?,
+            }),
+            _ => json!({
+                "prompt": self.said("user", prompt),
+                "completion": self.said("assistant", text),
+            }),
+        })
     }
 
     /// The answer of the batch API to one request; `None` where all its answers were left out.

@@ -56,12 +56,15 @@ pub(crate) struct ExportOptions<'a> {
     pub stop: StopFlag,
 }
 
+/// Whether something holds for a result row.
+type RowQuestion<'a> = dyn Fn(&ResultRow) -> crate::error::Result<bool> + 'a;
+
 /// An expression about a result row.
 pub(crate) struct Test<'a> {
     /// The expression as it was given.
     pub text: &'a str,
     /// Whether it is true for a row.
-    pub matches: Box<dyn Fn(&ResultRow) -> crate::error::Result<bool> + 'a>,
+    pub matches: Box<RowQuestion<'a>>,
 }
 
 /// What an export did.

@@ -413,7 +413,13 @@ impl<'a> Export<'a> {
             Some(origin) => origin.of(row)?.unwrap_or_default(),
             None => super::prompts::Texts::default(),
         };
-        let mut items = items(source, vec![row.clone()], texts, None, &mut self.left_out)?;
+        let mut items = items(
+            source,
+            std::slice::from_ref(row),
+            texts,
+            None,
+            &mut self.left_out,
+        )?;
         self.sieve.sift(&mut items, &mut self.left_out);
         Ok(!items.answers.is_empty() || !items.pairs.is_empty())
     }
@@ -454,7 +460,7 @@ impl<'a> Export<'a> {
             return Ok(());
         };
         let label = self.options.label.as_ref();
-        let mut items = items(shape.source, kept, texts, label, &mut self.left_out)?;
+        let mut items = items(shape.source, &kept, texts, label, &mut self.left_out)?;
         if shape.source == Source::ScoredPair {
             // They are the same texts twice, and only one form of them is wanted.
             match shape.format {

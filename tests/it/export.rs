@@ -122,7 +122,7 @@ fn every_format_of_a_job_that_generates() {
         generated("jsonl", ""),
         generated("parquet", "prompt = true\n"),
     );
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for args in [
         &["--to", "rlhf"][..],
         &["--to", "trl-prompt-completion"],
@@ -142,11 +142,11 @@ fn every_format_of_a_job_that_generates() {
     ] {
         let (lines, said) = exported(&plain, args);
         assert!(!lines.contains("\n\n"), "{lines}");
-        text += &format!("# {}\n{lines}{said}\n", args.join(" "));
+        texts.push(format!("# {}\n{lines}{said}\n", args.join(" ")));
         // Kept prompts and those made again are one, and so are the two kinds of parts.
         assert_eq!(exported(&packed, args), (lines, said), "{args:?}");
     }
-    insta::assert_snapshot!(text);
+    insta::assert_snapshot!(texts.concat());
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn nested_results_give_the_lines_of_flat_ones() {
 
 #[test]
 fn every_format_of_the_tasks_that_read() {
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for (name, job, formats) in [
         ("reward", rewarded as fn(&str) -> Job, &["rlhf"][..]),
         ("choose", chosen, &["trl-prompt-completion", "trl-unpaired"]),
@@ -191,7 +191,7 @@ fn every_format_of_the_tasks_that_read() {
         let (plain, packed) = (job("jsonl"), job("parquet"));
         for format in formats {
             let (lines, said) = exported(&plain, &["--to", format]);
-            text += &format!("# {name} --to {format}\n{lines}{said}\n");
+            texts.push(format!("# {name} --to {format}\n{lines}{said}\n"));
             assert_eq!(
                 exported(&packed, &["--to", format]),
                 (lines, said),
@@ -199,7 +199,7 @@ fn every_format_of_the_tasks_that_read() {
             );
         }
     }
-    insta::assert_snapshot!(text);
+    insta::assert_snapshot!(texts.concat());
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_file_in_parquet_has_the_lines_of_json() {
 
 #[test]
 fn result_rows_come_out_as_they_are() {
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for format in ["jsonl", "parquet"] {
         let job = generated(format, "");
         let expected = job.rows();
@@ -253,10 +253,10 @@ fn result_rows_come_out_as_they_are() {
         assert_eq!(read, expected, "{format}");
         for (to, file) in [("csv", "rows.csv"), ("tsv", "rows.tsv")] {
             exported(&job, &["--to", to, "--output", file]);
-            text += &format!(
+            texts.push(format!(
                 "# {format} --to {to}\n{}\n",
                 std::fs::read_to_string(job.path(file)).unwrap()
-            );
+            ));
         }
         let (wanted, said) = exported(&job, &["--to", "jsonl", "--where", "row == 1"]);
         assert_eq!(values(&wanted), expected[2..4]);
@@ -276,7 +276,7 @@ fn result_rows_come_out_as_they_are() {
         let read: Vec<Value> = read.map(|row| Value::Object(row.unwrap())).collect();
         assert_eq!(read, expected[2..4]);
     }
-    insta::assert_snapshot!(text);
+    insta::assert_snapshot!(texts.concat());
 }
 
 #[test]
@@ -415,7 +415,7 @@ fn what_cannot_be_exported_is_refused_with_a_cure() {
     );
     let pairs = scored("jsonl");
     std::fs::write(job.path("there.jsonl"), "mine").unwrap();
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for (job, args) in [
         (&choices, &["--to", "rlhf"][..]),
         (&choices, &["--to", "trl-preference"]),
@@ -457,13 +457,13 @@ fn what_cannot_be_exported_is_refused_with_a_cure() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", both(&output));
         assert!(output.stdout.is_empty(), "{}", both(&output));
         let root = job.folder.path().display().to_string();
-        text += &format!(
+        texts.push(format!(
             "# {}\n{}\n",
             args.join(" "),
             stderr(&output).replace(&root, "[job]")
-        );
+        ));
     }
-    insta::assert_snapshot!(text);
+    insta::assert_snapshot!(texts.concat());
     let names: Vec<String> = crate::support::files_of(job.folder.path());
     assert_eq!(names, ["in.jsonl", "job.toml", "there.jsonl"]);
     assert_eq!(

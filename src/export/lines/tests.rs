@@ -224,12 +224,11 @@ fn of_preference(format: Format, change: impl Fn(&mut Shape)) -> (Vec<Value>, Le
     change(&mut shape);
     let (mut lines, mut left_out) = (Vec::new(), LeftOut::default());
     for row in rows {
-        let row = row
-            .into_iter()
-            .map(|line| line.as_object().unwrap().clone());
+        let row = row.iter().map(|line| line.as_object().unwrap().clone());
+        let row: Vec<_> = row.collect();
         let items = items(
             Source::Preference,
-            row.collect(),
+            &row,
             texts("问", Some("答")),
             None,
             &mut left_out,

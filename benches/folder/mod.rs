@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use glm_batch::StopFlag;
 use glm_batch::internals::checkpoint::{
-    Commit, JobRecord, LockOptions, Manifest, OutputFolder, Resolved, ShardLock, StoredJob, Totals,
+    Commit, JobRecord, LockOptions, Manifest, OutputFolder, ShardLock, StoredJob, Totals,
     commit_window, record_version,
 };
-use glm_batch::internals::device::DeviceKind;
 use glm_batch::internals::fsio;
 use glm_batch::internals::ids::{RowId, ShardId};
 use glm_batch::internals::input::{
@@ -20,10 +19,11 @@ use glm_batch::internals::input::{
     resolve_files, scan,
 };
 use glm_batch::internals::job::{self, JobSpec, Rules};
+use glm_batch::internals::kernels::ARITHMETIC;
 use glm_batch::internals::outcome::{Completion, FinishReason, Outcome, RowResult, Sample};
-use glm_batch::internals::precision::Precision;
 use glm_batch::internals::sink::new_sink;
 use glm_batch::internals::tasks::form;
+use serde_json::json;
 
 /// Makes `in.jsonl` and `out` in a folder; `output` is more keys of `[output]`.
 pub(crate) fn finished(folder: &Path, rows: u64, output: &str) {
@@ -126,24 +126,25 @@ fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
     rows.map(|row| (row.row, answer(row.row))).collect()
 }
 
+/// `job.json` by its keys, so that keys which other jobs have need not be named.
 fn record(spec: &JobSpec, index: &InputIndex) -> JobRecord {
-    JobRecord {
-        version: record_version(spec.task).to_owned(),
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-        results_format: 1,
-        arithmetic: glm_batch::internals::kernels::ARITHMETIC.to_owned(),
-        rules: Rules::CURRENT,
-        spec: spec.clone(),
-        trial: None,
-        resolved: Resolved {
-            dtype: Precision::F32,
-            device: DeviceKind::Cpu,
-            cpu: "any".to_owned(),
-            max_length: 128,
-            tokenizer: "made without one".to_owned(),
-            weights: "made without them".to_owned(),
-            model_files: Vec::new(),
+    let record = json!({
+        "version": record_version(spec.task),
+        "program": env!("CARGO_PKG_VERSION"),
+        "results_format": 1,
+        "arithmetic": ARITHMETIC,
+        "rules": Rules::CURRENT,
+        "spec": spec,
+        "resolved": {
+            "dtype": "f32",
+            "device": "cpu",
+            "cpu": "any",
+            "max_length": 128,
+            "tokenizer": "made without one",
+            "weights": "made without them",
+            "model_files": [],
         },
-        input: index.clone(),
-    }
+        "input": index,
+    });
+    serde_json::from_value(record).unwrap()
 }

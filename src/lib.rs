@@ -31,6 +31,7 @@ mod device;
 mod download;
 mod engine;
 mod error;
+mod export;
 mod fsio;
 mod generate;
 mod ids;

@@ -8,6 +8,7 @@ mod bench;
 mod deadline;
 mod error;
 mod exit;
+mod export;
 mod job;
 mod model;
 mod reference;
@@ -98,6 +99,7 @@ fn dispatch(command: Command) -> CliResult<Exit> {
         Command::Status(args) => status::status(&args),
         Command::Show(args) => show::show(&args),
         Command::Report(args) => report::report(&args),
+        Command::Export(args) => export::export(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Tokenize(args) => model::tokenize(&args),
         Command::Convert(args) => model::convert(&args),

@@ -98,7 +98,7 @@ pub(crate) use files::{InputFiles, resolve_with};
 pub(crate) use filter::{Filter, WrongFilter};
 pub(crate) use found::ResultFolders;
 pub use found::{FoundFile, PartOf};
-pub(crate) use identity::inode;
+pub(crate) use identity::{confirm, inode};
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
 pub(crate) use parquet::{JsonColumn, Logical, is_first_rule, json_options, marked_batches};

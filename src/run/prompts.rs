@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
+
 use super::counts::Noted;
 use super::feed::RowEncoder;
 use super::model_facts::ModelFacts;
@@ -94,6 +96,11 @@ impl Prompts {
             window: None,
             shots: Shots::new(record)?,
         })
+    }
+
+    /// The types of the input's columns, where it is Parquet.
+    pub(crate) fn arrow_schema(&self) -> Option<SchemaRef> {
+        self.source.arrow_schema()
     }
 
     /// The prompt of a row; `None` where the row failed before it had one.

@@ -20,7 +20,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (9, &["report"]),
     (10, &["error"]),
     (11, &["run"]),
-    (12, &["bench", "page"]),
+    (12, &["bench", "export", "page"]),
     (13, &["cli"]),
     (14, &["internals"]),
 ];

@@ -27,6 +27,7 @@ mod earlier_jobs;
 mod end_to_end;
 mod engine;
 mod evaluations;
+mod export;
 mod few_shot;
 mod first_hour;
 mod greedy_golden;

@@ -59,8 +59,9 @@ mod tokenize;
 pub use job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, GenerationSpec, InputSpec,
     JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow,
-    PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow, Task,
-    json_schema as job_schema, load as load_job, parse as parse_job,
+    Pairs, Phase, PreferenceSpec, PromptSpec, Rank, RewardSpec, SampleLayout, ScoreMethod,
+    ScoreSpec, TargetOverflow, Task, json_schema as job_schema, load as load_job,
+    parse as parse_job,
 };
 
 // Running it, or planning what a run would do.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::fsio;
 use crate::ids::{ShardId, WindowId};
+use crate::job::{PHASES_FOLDER, Phase};
 
 use super::CheckpointError;
 
@@ -17,8 +18,8 @@ const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
-/// Folders that hold nothing before there is a record of the job; `phases` is one of later versions.
-const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", "phases"];
+/// Folders that hold nothing before there is a record of the job, in it or in the folders of its phases.
+const WORK_FOLDERS: [&str; 4] = ["manifest", "journal", "parts", "failed"];
 
 /// Paths of one job's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,12 @@ impl OutputFolder {
                 path: root.to_path_buf(),
             },
         })
+    }
+
+    /// The folder of a phase of the job.
+    #[must_use]
+    pub fn phase(&self, phase: Phase) -> Self {
+        Self::at(&self.root.join(PHASES_FOLDER).join(phase.name()))
     }
 
     /// The folder itself.
@@ -175,8 +182,12 @@ impl OutputFolder {
     /// [`CheckpointError::Fs`], where a folder cannot be listed.
     pub fn first_work(&self) -> Result<Option<PathBuf>, CheckpointError> {
         let is_work = |name: &OsStr| name.to_str().is_some_and(is_work);
-        for name in WORK_FOLDERS {
-            let folder = self.root.join(name);
+        let own = WORK_FOLDERS.map(|name| self.root.join(name));
+        let phases = Phase::ALL.map(|phase| self.phase(phase).root);
+        let of_phases = phases
+            .iter()
+            .flat_map(|root| WORK_FOLDERS.map(|name| root.join(name)));
+        for folder in own.into_iter().chain(of_phases) {
             let first = match std::fs::read_dir(&folder) {
                 Ok(entries) => {
                     let work = entries.flatten().filter(|one| is_work(&one.file_name()));

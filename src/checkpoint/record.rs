@@ -61,6 +61,9 @@ pub struct JobRecord {
     pub trial: Option<Selection>,
     /// What `auto` and the model folder came to.
     pub resolved: Resolved,
+    /// What the folder of the reward model came to, where one ranks the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Resolved>,
     /// The input as the first pass saw it.
     pub input: InputIndex,
 }
@@ -337,6 +340,16 @@ impl JobRecord {
             let is_known = refused.iter().any(|difference| difference.key == key);
             if first != now && !is_known {
                 refused.push(difference(key, first, now));
+            }
+        }
+        if let (Some(a), Some(b)) = (&self.reward, &now.reward) {
+            for (key, first, now) in [
+                ("tokenizer of the reward model", &a.tokenizer, &b.tokenizer),
+                ("weights of the reward model", &a.weights, &b.weights),
+            ] {
+                if first != now {
+                    refused.push(difference(key, first, now));
+                }
             }
         }
         refused.extend(input_differences(&self.input, &now.input));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Example, Totals};
+use crate::engine::EngineStatistics;
 use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
 use crate::job::JobSpec;
@@ -58,6 +59,37 @@ impl Counts {
     }
 }
 
+/// What the phases of a job did in a run, beside the counts of its last step.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) engine: EngineStatistics,
+    load_seconds: f64,
+    read_seconds: f64,
+    tokenize_seconds: f64,
+    write_seconds: f64,
+}
+
+impl Done {
+    /// Adds what one more phase did.
+    pub(super) fn add(&mut self, counts: &Counts, engine: &EngineStatistics) {
+        self.engine.follow(engine);
+        self.load_seconds += counts.load_seconds;
+        self.read_seconds += counts.read_seconds;
+        self.tokenize_seconds += counts.tokenize_seconds;
+        self.write_seconds += counts.write_seconds;
+    }
+}
+
+impl Counts {
+    /// Adds the times of the phases before.
+    pub(super) fn add_times(&mut self, done: &Done) {
+        self.load_seconds += done.load_seconds;
+        self.read_seconds += done.read_seconds;
+        self.tokenize_seconds += done.tokenize_seconds;
+        self.write_seconds += done.write_seconds;
+    }
+}
+
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
 /// window of each shard keeps such rows for the table at the end. `several_masks` says by place in the window
 /// which prompts have more than one mask.
@@ -72,6 +104,7 @@ pub(super) fn of_window(
     let mut examples = Vec::new();
     let shows = window.id.0 < spec.shards;
     let task = tasks::of(spec.task);
+    let has_pairs = !spec.phases().is_empty();
     for (position, row) in window.rows.iter().enumerate() {
         let Some(outcome) = outcomes.get(&row.row) else {
             continue;
@@ -83,6 +116,21 @@ pub(super) fn of_window(
         }
         let has_several = several_masks.get(position).is_some_and(|several| *several);
         totals.several_masks += u64::from(has_several && outcome.result().is_ok());
+        let is_shown = shows && may_show(position, window.rows.len());
+        if has_pairs {
+            // What is compared with the reference are the samples, in their own phase.
+            if let (true, Ok(prompt), Ok(result)) = (is_shown, &row.outcome, outcome.result())
+                && let Some([chosen, rejected]) = task.example(result)
+            {
+                examples.push(Example {
+                    question: prompt.text.clone(),
+                    completion: chosen,
+                    reference: String::new(),
+                    rejected: Some(rejected),
+                });
+            }
+            continue;
+        }
         let Some(reference) = &row.reference else {
             continue;
         };
@@ -93,11 +141,12 @@ pub(super) fn of_window(
         let answer = result.answer().unwrap_or_default().trim();
         let written = |text: &str| as_the_model_writes(tokenizer, text);
         totals.exact += u64::from(task.matches(result, reference, &written));
-        if shows && may_show(position, window.rows.len()) {
+        if is_shown {
             examples.push(Example {
                 question: prompt.text.clone(),
                 completion: answer.to_owned(),
                 reference: reference.text.clone(),
+                rejected: None,
             });
         }
     }
@@ -126,7 +175,7 @@ fn count(totals: &mut Totals, outcome: &Outcome) {
 }
 
 /// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
-fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
+pub(super) fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
     tokenizer
         .decode(&tokenizer.encode(reference), true)
         .trim()

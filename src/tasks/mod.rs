@@ -70,6 +70,12 @@ pub(crate) trait TaskKind: Sync {
         result.answer().unwrap_or_default().trim() == written(reference)
     }
 
+    /// Two texts of a result that are shown beside the prompt where that says more than an answer and its reference.
+    fn example(&self, result: &RowResult) -> Option<[String; 2]> {
+        let _ = result;
+        None
+    }
+
     /// Adds a row to the sums that the summary is made of.
     fn count(&self, result: &RowResult, sums: &mut Sums) {
         let _ = (result, sums);

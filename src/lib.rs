@@ -71,7 +71,7 @@ pub use report::{
     CheckedFiles, FailureReason, Loading, Observer, Progress, RunReport, RunTimes, Silent,
     observer_for,
 };
-pub use run::{PlanReport, RunEnd, RunOptions, plan, run};
+pub use run::{PhasePlan, PlanReport, RunEnd, RunOptions, plan, run};
 pub use stop::{Deadline, StopFlag};
 
 // Looking at its output folder.

@@ -74,6 +74,13 @@ impl OutputFolder {
         Self::at(&self.root.join(PHASES_FOLDER).join(phase.name()))
     }
 
+    /// This folder, and those of the phases that it has.
+    pub(super) fn with_phases(&self) -> Vec<Self> {
+        let phases = Phase::ALL.map(|phase| self.phase(phase));
+        let there = phases.into_iter().filter(|phase| phase.root.is_dir());
+        std::iter::once(self.clone()).chain(there).collect()
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -42,7 +42,7 @@ pub(crate) use encode::JobEncoder;
 pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;
-pub use plan::{PlanReport, plan};
+pub use plan::{PhasePlan, PlanReport, plan};
 pub(crate) use prompts::Prompts;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};

@@ -19,7 +19,7 @@ const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
 /// Folders that hold nothing before there is a record of the job, in it or in the folders of its phases.
-const WORK_FOLDERS: [&str; 4] = ["manifest", "journal", "parts", "failed"];
+const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", PHASES_FOLDER];
 
 /// Paths of one job's output.
 #[derive(Clone, Debug, PartialEq, Eq)]

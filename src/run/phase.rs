@@ -58,7 +58,13 @@ pub(super) fn run(
             break;
         }
         let of_phase = prepared.of_phase(phase)?;
-        observer.phase(phase.name());
+        let mut is_open = false;
+        for &shard in &open {
+            is_open |= !of_phase.is_committed(shard)?;
+        }
+        if is_open {
+            observer.phase(phase.name());
+        }
         let spec = of_phase.record.spec.clone();
         let mut worker = Worker::new(&of_phase, &spec, stop, options, observer);
         let end = run_shards(&of_phase, options, &mut worker, &open);

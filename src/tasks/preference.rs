@@ -10,7 +10,7 @@
 
 use std::cmp::Ordering;
 
-use crate::job::{Pairs, PreferenceSpec};
+use crate::job::{JobSpec, Pairs, PreferenceSpec};
 use crate::numbers::{counted, grouped};
 use crate::outcome::{Cell, Measured, RowResult, Sums};
 use crate::sink::{Column, Kind};
@@ -55,6 +55,10 @@ static COLUMNS: &[Column] = &[
 impl TaskKind for Preference {
     fn columns(&self) -> &'static [Column] {
         COLUMNS
+    }
+
+    fn is_nested(&self, _: &JobSpec) -> bool {
+        false
     }
 
     /// What it asks of the model is what its first phase does.

@@ -305,7 +305,8 @@ fn answers_are_ranked_without_a_reward_model() {
     assert!(!job.path("out/phases/rewards").exists());
     check_pairs(&job, "all", 0.0, &|sample, _| {
         let tokens = sample["completion_tokens"].as_f64().unwrap();
-        Some((sample["logprob"].as_f64().unwrap() / tokens) as f32)
+        let sum = f64::from(float(&sample["logprob"]).unwrap());
+        Some((sum / tokens) as f32)
     });
 
     let preference = "[preference]\nrank = \"reference\"\n";
@@ -434,10 +435,10 @@ fn kill_in_phase(job: &Job, phase: &str, kills: usize, longest: Duration) -> usi
 #[test]
 fn a_run_that_is_killed_in_any_phase_ends_with_the_same_bytes() {
     let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 40);
+    let input = some_questions(folder.path(), 16);
     let batch =
-        "[batch]\nwindow_rows = 8\nmax_batch_size = 8\n[checkpoint]\ninterval_seconds = 0.02\n";
-    for format in ["jsonl", "parquet"] {
+        "[batch]\nwindow_rows = 4\nmax_batch_size = 4\n[checkpoint]\ninterval_seconds = 0.02\n";
+    for (format, kills) in [("jsonl", 10), ("parquet", 3)] {
         let more = format!("format = \"{format}\"\n{DRAW}{batch}{}", judge());
         let unbroken = of_input(&input, &more);
         let started = Instant::now();
@@ -446,7 +447,7 @@ fn a_run_that_is_killed_in_any_phase_ends_with_the_same_bytes() {
         let broken = of_input(&input, &more);
         let mut killed = 0;
         for phase in ["phases/samples", "phases/rewards", "."] {
-            killed += kill_in_phase(&broken, phase, 10, longest);
+            killed += kill_in_phase(&broken, phase, kills, longest);
         }
         broken.run_ok(&[]);
         assert!(killed > 3, "{killed} runs lived long enough to be killed");
@@ -730,7 +731,7 @@ fn real_questions_become_pairs() {
     std::fs::write(&input, lines.join("\n")).unwrap();
     let columns = "columns = { id = \"id\", prompt = \"prompt\", prefix = \"prefix\", reference = \"reference\" }";
     let more = format!(
-        "format = \"parquet\"\n[reward]\nmodel = \"{}\"\noverlay = \"{}\"\n[prompt]\nmax_length = 64\n[generation]\ndo_sample = true\nnum_return_sequences = 4\nmax_new_tokens = 8\n[batch]\nwindow_rows = 128\n",
+        "format = \"parquet\"\n[reward]\nmodel = \"{}\"\noverlay = \"{}\"\n[prompt]\nmax_length = 32\n[generation]\ndo_sample = true\nnum_return_sequences = 4\nmax_new_tokens = 4\n[batch]\nwindow_rows = 128\n",
         model.display(),
         overlay.display()
     );
@@ -762,4 +763,36 @@ fn real_questions_become_pairs() {
         assert!(worker.wait().unwrap().success());
     }
     assert!(results(&sharded) == results(&job));
+}
+
+/// The job of the project, as it is: where one of the two answers is right, it is nearly always the chosen one.
+#[test]
+fn the_demonstration_chooses_right_answers() {
+    let folder = TempDir::new().unwrap();
+    let job = of_input(&some_questions(folder.path(), 1), "");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/demo-preference.toml");
+    let out = format!("output.path={}", job.path("out").display());
+    let args = ["run", file.to_str().unwrap(), "--set", &out];
+    let output = job.command(&args).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("chosen"), "{said}");
+    let pairs: Vec<Value> = job
+        .rows()
+        .into_iter()
+        .filter(|row| row["no_pair"].is_null())
+        .collect();
+    let count = |name: &str| {
+        pairs
+            .iter()
+            .filter(|row| row[name] == row["answer"])
+            .count()
+    };
+    let (chosen, rejected) = (count("chosen"), count("rejected"));
+    assert!(pairs.len() > 150, "{} pairs", pairs.len());
+    assert!(
+        chosen > 6 * rejected,
+        "{chosen} right ones chosen, {rejected} rejected"
+    );
+    assert!(2 * chosen > pairs.len(), "{chosen} of {}", pairs.len());
 }

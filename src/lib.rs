@@ -62,9 +62,9 @@ mod tokenize;
 pub use job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, FewShotSpec,
     GenerationSpec, InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat,
-    OutputSpec, Overflow, PromptSpec, SampleLayout, ScoreMethod, ScoreSpec, ShotOrder,
-    TargetOverflow, Task, Unfinished, json_schema as job_schema, load as load_job,
-    parse as parse_job,
+    OutputSpec, Overflow, Pairs, Phase, PreferenceSpec, PromptSpec, Rank, RewardSpec, SampleLayout,
+    ScoreMethod, ScoreSpec, ShotOrder, TargetOverflow, Task, Unfinished, json_schema as job_schema,
+    load as load_job, parse as parse_job,
 };
 
 // Running it, or planning what a run would do.
@@ -74,7 +74,7 @@ pub use report::{
     CheckedFiles, FailureReason, GroupReport, Loading, Observer, Progress, RunReport, RunTimes,
     Silent, observer_for,
 };
-pub use run::{PlanReport, RunEnd, RunOptions, plan, run};
+pub use run::{PhasePlan, PlanReport, RunEnd, RunOptions, plan, run};
 pub use stop::{Deadline, StopFlag};
 
 // Looking at its output folder.

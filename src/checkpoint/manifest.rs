@@ -203,6 +203,9 @@ pub struct Example {
     pub completion: String,
     /// Reference.
     pub reference: String,
+    /// The worse one of a pair, whose better one is `completion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
 }
 
 impl Manifest {

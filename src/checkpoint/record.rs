@@ -64,6 +64,9 @@ pub struct JobRecord {
     /// The file of examples that go before the prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot: Option<InputFile>,
+    /// What the folder of the reward model came to, where one ranks the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Resolved>,
     /// The input as the first pass saw it.
     pub input: InputIndex,
 }
@@ -352,6 +355,16 @@ impl JobRecord {
         {
             let key = format!("file of examples {}", now.path.display());
             refused.push(difference(&key, &described(first), &described(now)));
+        }
+        if let (Some(a), Some(b)) = (&self.reward, &now.reward) {
+            for (key, first, now) in [
+                ("tokenizer of the reward model", &a.tokenizer, &b.tokenizer),
+                ("weights of the reward model", &a.weights, &b.weights),
+            ] {
+                if first != now {
+                    refused.push(difference(key, first, now));
+                }
+            }
         }
         refused.extend(input_differences(&self.input, &now.input));
         Comparison {

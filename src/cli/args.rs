@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use super::deadline::When;
 use crate::device::DeviceChoice;
 use crate::export::Format;
-use crate::job::read_word;
+use crate::job::{Phase, read_word};
 use crate::model::FloatType;
 use crate::precision::PrecisionChoice;
 
@@ -168,6 +168,9 @@ pub(super) struct StatusArgs {
 pub(super) struct ShowArgs {
     /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
+    /// What a phase of the task `preference` found, instead of the pairs
+    #[arg(long, value_enum)]
+    pub(super) phase: Option<Phase>,
     /// Only rows that failed, with their reasons
     #[arg(long)]
     pub(super) failed: bool,
@@ -318,6 +321,16 @@ pub(super) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+impl ValueEnum for Phase {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
 }
 
 impl ValueEnum for FloatType {

@@ -16,7 +16,7 @@ use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, Outpu
 use crate::error::Error;
 use crate::ids::{RowId, WindowId};
 use crate::input::{self, Filter, WrongFilter};
-use crate::job::nearest;
+use crate::job::{Phase, nearest};
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
@@ -24,6 +24,10 @@ use crate::tasks;
 
 pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?)?;
+    let folder = match args.phase {
+        Some(phase) => of_phase(&folder, phase)?,
+        None => folder,
+    };
     let record = JobRecord::load(&folder)?;
     let record = record.ok_or_else(|| {
         Error::from(CheckpointError::NoJob {
@@ -73,6 +77,34 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
         ));
     }
     Ok(Exit::Printed)
+}
+
+/// The folder of a phase that the job has, and that has begun.
+fn of_phase(folder: &OutputFolder, phase: Phase) -> Result<OutputFolder, Error> {
+    let place = folder.root().display();
+    let phases = JobRecord::load(folder)?.map(|record| record.spec.phases());
+    let phases = phases.unwrap_or_default();
+    if !phases.contains(&phase) {
+        let cure = match phases.as_slice() {
+            [] => "only jobs of the task `preference` have phases".to_owned(),
+            known => {
+                let names: Vec<_> = known.iter().map(|phase| phase.name()).collect();
+                format!("it has the phase `{}`", names.join("` and the phase `"))
+            }
+        };
+        let name = phase.name();
+        return Err(Error::Usage(format!(
+            "the job in `{place}` has no phase `{name}`\nhint: {cure}"
+        )));
+    }
+    let of_phase = folder.phase(phase);
+    if of_phase.job_file().is_file() {
+        return Ok(of_phase);
+    }
+    Err(Error::Usage(format!(
+        "the phase `{}` of the job in `{place}` has not begun\nhint: `glm-batch status` says how far the job has come",
+        phase.name()
+    )))
 }
 
 /// Shows the rows of a committed window; whether there were enough.

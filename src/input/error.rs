@@ -275,6 +275,19 @@ pub enum InputError {
         /// The cause.
         source: io::Error,
     },
+    /// What an earlier phase of the job found cannot be read.
+    #[error(
+        "what the phase `{phase}` found cannot be read: `{}`: {reason}\nhint: `glm-batch verify` with `--repair` takes what is damaged out of the output folder; then run the same command again",
+        .path.display()
+    )]
+    Phase {
+        /// Name of the phase.
+        phase: &'static str,
+        /// The file, or the folder of the phase.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Standard input could not be copied.
     #[error(
         "cannot copy standard input: {0}\nhint: the copy lies in `output.path`, which needs room for all of it; or write the rows to a file and name it in `input.path`"

@@ -11,7 +11,7 @@ use super::hint::join;
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
-const ACCEPTED: [&str; 14] = [
+const ACCEPTED: [&str; 16] = [
     // They change no result.
     "name",
     "input.on_bad_row",
@@ -25,6 +25,8 @@ const ACCEPTED: [&str; 14] = [
     "model.overlay",
     "model.device",
     "model.dtype",
+    "reward.model",
+    "reward.overlay",
     "input.path",
     "prompt.few_shot.path",
     // Where the first run's record was found.

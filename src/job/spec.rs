@@ -19,8 +19,10 @@ use super::sections::infill::InfillSpec;
 use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
 use super::sections::output::OutputSpec;
+use super::sections::preference::PreferenceSpec;
 use super::sections::prompt::PromptSpec;
 use super::sections::report::ReportSpec;
+use super::sections::reward::RewardSpec;
 use super::sections::score::ScoreSpec;
 use super::tasks::{Task, check_needs, refuse_others};
 use super::tree::Node;
@@ -59,6 +61,10 @@ pub(super) struct JobFile {
     score: ScoreSpec,
     #[serde(default)]
     choose: ChooseSpec,
+    #[serde(default)]
+    reward: Option<RewardSpec>,
+    #[serde(default)]
+    preference: PreferenceSpec,
     #[serde(default)]
     batch: BatchSpec,
     output: OutputSpec,
@@ -102,6 +108,12 @@ pub struct JobSpec {
     /// `[choose]`, where that is the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<ChooseSpec>,
+    /// `[reward]`, where a reward model ranks the answers of the task `preference`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardSpec>,
+    /// `[preference]`, where that is the task, and where a job of rewards is a phase of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceSpec>,
     /// `[batch]`
     pub batch: BatchSpec,
     /// `[output]`
@@ -136,15 +148,17 @@ impl JobFile {
     /// Checks a whole file; `tree` is what it was read from.
     pub(super) fn check(self, tree: &Node, origin: &Origin<'_>) -> Result<JobSpec, SpecError> {
         let task = self.task;
+        // Pairs are of use with the prompt that they answer.
+        let keeps_prompt = task == Task::Preference && tree.entry("output.prompt").is_none();
         refuse_others(task, tree)
-            .and_then(|()| self.checked(origin))
+            .and_then(|()| self.checked(origin, keeps_prompt))
             .map_err(|flaw| flaw.into_error(tree))
     }
 
-    fn checked(self, origin: &Origin<'_>) -> Checked<JobSpec> {
+    fn checked(self, origin: &Origin<'_>, keeps_prompt: bool) -> Checked<JobSpec> {
         let Origin { source, base, .. } = *origin;
         at_least_one("shards", self.shards)?;
-        let spec = JobSpec {
+        let mut spec = JobSpec {
             name: self.name.unwrap_or_else(|| default_name(source)),
             task: self.task,
             shards: self.shards,
@@ -161,11 +175,16 @@ impl JobFile {
             choose: (self.task == Task::Choose)
                 .then(|| self.choose.checked(base))
                 .transpose()?,
+            reward: self.reward.map(|reward| reward.checked(base)).transpose()?,
+            preference: (self.task == Task::Preference)
+                .then(|| self.preference.checked(base))
+                .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,
             report: self.report.checked(base)?,
             checkpoint: self.checkpoint.checked(base)?,
         };
+        spec.output.prompt |= keeps_prompt;
         together(&spec, origin)?;
         Ok(spec)
     }
@@ -232,10 +251,20 @@ fn check_prompt(spec: &JobSpec) -> Checked<()> {
 /// `--restart` moves the output folder away: nothing that the job needs may lie in it.
 fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     let out = &spec.output.path;
+    let models = [
+        Some(&spec.model.path),
+        spec.model.overlay.as_ref(),
+        spec.reward
+            .as_ref()
+            .and_then(|reward| reward.overlay.as_ref()),
+        spec.reward.as_ref().map(|reward| &reward.model),
+    ];
     let what = if origin.base.starts_with(out) && !origin.is_kept {
         "job file"
-    } else if spec.model.path.starts_with(out)
-        || (spec.model.overlay.iter()).any(|overlay| overlay.starts_with(out))
+    } else if models
+        .into_iter()
+        .flatten()
+        .any(|model| model.starts_with(out))
     {
         "model"
     } else if spec

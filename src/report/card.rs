@@ -149,6 +149,17 @@ impl Card<'_> {
             row("overlay", &format!("`{}`", file_name(overlay)))?;
         }
         row("weights", &format!("`{}`", code(&resolved.weights)))?;
+        if let (Some(model), Some(of_reward)) = (&self.record.spec.reward, &self.record.reward) {
+            row("reward model", &format!("`{}`", file_name(&model.model)))?;
+            if let Some(overlay) = &model.overlay {
+                row(
+                    "overlay of the reward model",
+                    &format!("`{}`", file_name(overlay)),
+                )?;
+            }
+            let weights = code(&of_reward.weights);
+            row("weights of the reward model", &format!("`{weights}`"))?;
+        }
         row("tokenizer", &format!("`{}`", code(&resolved.tokenizer)))?;
         row(
             "precision",
@@ -275,6 +286,9 @@ pub(crate) fn settings(spec: &JobSpec) -> serde_json::Value {
     }
     if let Some(infill) = &spec.infill {
         settings["infill"] = serde_json::json!(infill);
+    }
+    if let Some(preference) = &spec.preference {
+        settings["preference"] = serde_json::json!(preference);
     }
     if spec.task.generates() {
         settings["generation"] = serde_json::json!(spec.generation);

@@ -177,12 +177,7 @@ impl fmt::Display for RunReport {
             line(f, "results", &self.results)?;
         }
         self.loading(f)?;
-        if self.compares && !self.examples.is_empty() {
-            let rows = self.examples.iter().take(SHOWN_EXAMPLES);
-            let rows = rows.map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
-            write!(f, "\n{}", side_by_side(rows))?;
-        }
-        Ok(())
+        self.side_by_side(f)
     }
 }
 
@@ -301,6 +296,27 @@ impl RunReport {
                 "groups",
                 &format!("{}: {text}", counted(self.groups.len() as u64, "group")),
             )?;
+        }
+        Ok(())
+    }
+
+    /// A few rows: pairs where the job makes them, else answers beside their references.
+    fn side_by_side(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = || self.examples.iter().take(SHOWN_EXAMPLES);
+        let pair = |e: &Example| {
+            let rejected = e.rejected.clone()?;
+            Some([e.question.clone(), e.completion.clone(), rejected])
+        };
+        let pairs: Vec<[String; 3]> = shown().filter_map(pair).collect();
+        if !pairs.is_empty() {
+            let table = side_by_side(["question", "chosen", "rejected"], pairs);
+            return write!(f, "\n{table}");
+        }
+        if self.compares && !self.examples.is_empty() {
+            let rows =
+                shown().map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
+            let table = side_by_side(["question", "answer", "reference"], rows);
+            return write!(f, "\n{table}");
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Example, GroupTotals, Totals};
+use crate::engine::EngineStatistics;
 use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
 use crate::job::JobSpec;
@@ -70,6 +71,37 @@ impl Counts {
     }
 }
 
+/// What the phases of a job did in a run, beside the counts of its last step.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) engine: EngineStatistics,
+    load_seconds: f64,
+    read_seconds: f64,
+    tokenize_seconds: f64,
+    write_seconds: f64,
+}
+
+impl Done {
+    /// Adds what one more phase did.
+    pub(super) fn add(&mut self, counts: &Counts, engine: &EngineStatistics) {
+        self.engine.follow(engine);
+        self.load_seconds += counts.load_seconds;
+        self.read_seconds += counts.read_seconds;
+        self.tokenize_seconds += counts.tokenize_seconds;
+        self.write_seconds += counts.write_seconds;
+    }
+}
+
+impl Counts {
+    /// Adds the times of the phases before.
+    pub(super) fn add_times(&mut self, done: &Done) {
+        self.load_seconds += done.load_seconds;
+        self.read_seconds += done.read_seconds;
+        self.tokenize_seconds += done.tokenize_seconds;
+        self.write_seconds += done.write_seconds;
+    }
+}
+
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
 /// window of each shard keeps such rows for the table at the end.
 pub(super) fn of_window(
@@ -87,6 +119,7 @@ pub(super) fn of_window(
     let mut examples = Vec::new();
     let shows = window.id.0 < spec.shards;
     let task = tasks::of(spec.task);
+    let has_pairs = !spec.phases().is_empty();
     for (position, row) in window.rows.iter().enumerate() {
         let Some(outcome) = outcomes.get(&row.row) else {
             continue;
@@ -105,19 +138,33 @@ pub(super) fn of_window(
             totals.several_masks += u64::from(noted.has_several_masks);
             totals.shots_dropped += u64::from(noted.drops_shots);
         }
-        if let Some(reference) = &row.reference {
+        let is_shown = shows && is_set(&sifting.may_show, position);
+        // What is compared with the reference are the samples, in their own phase.
+        if has_pairs {
+            if let (true, Ok(prompt), Ok(result)) = (is_shown, &row.outcome, outcome.result())
+                && let Some([chosen, rejected]) = task.example(result)
+            {
+                examples.push(Example {
+                    question: prompt.text.clone(),
+                    completion: chosen,
+                    reference: String::new(),
+                    rejected: Some(rejected),
+                });
+            }
+        } else if let Some(reference) = &row.reference {
             of_row.referenced = 1;
             if let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) {
                 let written = |text: &str| as_the_model_writes(tokenizer, text);
                 of_row.exact = u64::from(task.matches(result, reference, &written));
                 let references: Vec<&str> = reference.texts().collect();
                 metrics::count(&task.answers(result), &references, &mut of_row.sums);
-                if shows && is_set(&sifting.may_show, position) {
+                if is_shown {
                     let answer = result.answer().unwrap_or_default().trim();
                     examples.push(Example {
                         question: prompt.text.clone(),
                         completion: answer.to_owned(),
                         reference: reference.text.clone(),
+                        rejected: None,
                     });
                 }
             }
@@ -125,7 +172,7 @@ pub(super) fn of_window(
         totals.referenced += of_row.referenced;
         totals.exact += of_row.exact;
         totals.sums += &of_row.sums;
-        if spec.report.by.is_some() {
+        if spec.report.by.is_some() && !has_pairs {
             totals.add_to_group(row.group.as_deref().unwrap_or_default(), &of_row);
         }
     }

@@ -83,7 +83,7 @@ fn feed_window(
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
     let spec = &prepared.record.spec;
-    let examples = prepared.examples.as_ref();
+    let examples = prepared.examples.as_deref();
     let encoder = RowEncoder::new(spec, model, prepared.record.rules, examples)?;
     let read = encoder.read(
         prepared.source.as_ref(),

@@ -21,6 +21,11 @@ use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
 use crate::stop::StopFlag;
 
+mod phases;
+
+pub use phases::PhasePlan;
+use phases::Speed;
+
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
 
@@ -81,6 +86,9 @@ pub struct PlanReport {
     pub estimated_seconds: Option<f64>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
+    /// What each phase of the job would take, where it has any; all else is about the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhasePlan>,
 }
 
 /// Plans a job.
@@ -132,7 +140,16 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             },
         )
     });
+    let estimated_seconds = foretold
+        .or(rate.map(|rate| operations / rate))
+        .map(|seconds| seconds / model.devices.len() as f64);
+    let speed = Speed {
+        samples_seconds: estimated_seconds,
+        operations_per_second: rate,
+    };
+    let phases = phases::phases(spec, &model, &rows, &statistics, speed)?;
     Ok(PlanReport {
+        phases,
         job: spec.name.clone(),
         files: found.files.len(),
         rows: read.index.rows,
@@ -160,9 +177,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         operations,
         operations_per_second: rate,
         calibrated: foretold.is_some(),
-        estimated_seconds: foretold
-            .or(rate.map(|rate| operations / rate))
-            .map(|seconds| seconds / model.devices.len() as f64),
+        estimated_seconds,
         statistics,
     })
 }
@@ -354,6 +369,7 @@ impl fmt::Display for PlanReport {
             grouped(self.cache_bytes >> 20)
         )?;
         self.write_time(f)?;
+        phases::write(&self.phases, f)?;
         writeln!(f, "\n  prompt tokens and rows")?;
         f.write_str(&self.histogram())
     }

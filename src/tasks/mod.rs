@@ -103,6 +103,12 @@ pub(crate) trait TaskKind: Sync {
         few_shot::with_answers(prompt, &[&reference.text])
     }
 
+    /// Two texts of a result that are shown beside the prompt where that says more than an answer and its reference.
+    fn example(&self, result: &RowResult) -> Option<[String; 2]> {
+        let _ = result;
+        None
+    }
+
     /// Adds a row to the sums that the summary is made of.
     fn count(&self, result: &RowResult, sums: &mut Sums) {
         let _ = (result, sums);

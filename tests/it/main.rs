@@ -52,6 +52,7 @@ mod old_folders;
 mod parquet_digits;
 mod parquet_types;
 mod plan_props;
+mod preference;
 mod progress;
 mod readers;
 mod reading;

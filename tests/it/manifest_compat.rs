@@ -51,6 +51,7 @@ fn committed() -> CommittedWindow {
             question: "首都？".to_owned(),
             completion: "北京".to_owned(),
             reference: "北京".to_owned(),
+            rejected: None,
         }],
     }
 }

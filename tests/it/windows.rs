@@ -190,6 +190,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
     index.files[0].rows = index.rows;
     JobRecord {
         trial: None,
+        reward: None,
         version: RECORD_VERSION.to_owned(),
         program: "0.1.0".to_owned(),
         results_format: 1,

@@ -17,8 +17,10 @@ pub(super) mod infill;
 pub(super) mod input;
 pub(super) mod model;
 pub(super) mod output;
+pub(super) mod preference;
 pub(super) mod prompt;
 pub(super) mod report;
+pub(super) mod reward;
 pub(super) mod score;
 
 use std::path::Path;

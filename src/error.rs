@@ -157,8 +157,9 @@ impl Error {
             )
             | Self::Sink(SinkError::UnknownColumn { key, .. })
             | Self::Key { key, .. } => Some(key),
-            Self::Input(InputError::Template { .. }) => Some("prompt.template"),
+            Self::Input(InputError::Template { key, .. }) => Some(key),
             Self::Input(InputError::Where { .. }) => Some("input.where"),
+            Self::Input(InputError::Examples { .. }) => Some("prompt.few_shot"),
             Self::Stop { .. } => Some("generation.stop"),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")

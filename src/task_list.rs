@@ -10,6 +10,7 @@ macro_rules! every_task {
             generate Generate "Answers the prompt.",
             infill Infill "Fills every mask of the prompt, left to right.",
             choose Choose "Picks one of given choices.",
+            preference Preference "Samples answers, ranks them, and writes pairs of a better and a worse one.",
             reward Reward "Gives the values of a reward model for answers that the rows hold.",
             score Score "Gives the log-likelihood of texts that the rows hold.",
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::fsio;
 use crate::ids::{ShardId, WindowId};
+use crate::job::{PHASES_FOLDER, Phase};
 
 use super::CheckpointError;
 
@@ -17,8 +18,8 @@ const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
-/// Folders that hold nothing before there is a record of the job; `phases` is one of later versions.
-const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", "phases"];
+/// Folders that hold nothing before there is a record of the job, in it or in the folders of its phases.
+const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", PHASES_FOLDER];
 
 /// Paths of one job's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,19 @@ impl OutputFolder {
         })
     }
 
+    /// The folder of a phase of the job.
+    #[must_use]
+    pub fn phase(&self, phase: Phase) -> Self {
+        Self::at(&self.root.join(PHASES_FOLDER).join(phase.name()))
+    }
+
+    /// This folder, and those of the phases that it has.
+    pub(super) fn with_phases(&self) -> Vec<Self> {
+        let phases = Phase::ALL.map(|phase| self.phase(phase));
+        let there = phases.into_iter().filter(|phase| phase.root.is_dir());
+        std::iter::once(self.clone()).chain(there).collect()
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
@@ -80,6 +94,11 @@ impl OutputFolder {
     /// The job file, where the job was given by flags.
     pub fn kept_job(&self) -> PathBuf {
         self.root.join(KEPT_JOB)
+    }
+
+    /// The page that `report` writes.
+    pub(crate) fn page(&self) -> PathBuf {
+        self.root.join("report.html")
     }
 
     /// Card of a finished job.
@@ -175,8 +194,12 @@ impl OutputFolder {
     /// [`CheckpointError::Fs`], where a folder cannot be listed.
     pub fn first_work(&self) -> Result<Option<PathBuf>, CheckpointError> {
         let is_work = |name: &OsStr| name.to_str().is_some_and(is_work);
-        for name in WORK_FOLDERS {
-            let folder = self.root.join(name);
+        let own = WORK_FOLDERS.map(|name| self.root.join(name));
+        let phases = Phase::ALL.map(|phase| self.phase(phase).root);
+        let of_phases = phases
+            .iter()
+            .flat_map(|root| WORK_FOLDERS.map(|name| root.join(name)));
+        for folder in own.into_iter().chain(of_phases) {
             let first = match std::fs::read_dir(&folder) {
                 Ok(entries) => {
                     let work = entries.flatten().filter(|one| is_work(&one.file_name()));

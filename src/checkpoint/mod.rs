@@ -32,7 +32,9 @@ pub use journal::Journal;
 pub(crate) use journal::{Cut, journalled_rows};
 pub(crate) use lock::JobLock;
 pub use lock::{LockOptions, LockTiming, ShardLock};
-pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
+pub use manifest::{
+    CommittedWindow, Example, FileEntry, GroupTotals, Manifest, Totals, committed_windows,
+};
 pub use owner::{Owner, Work};
 pub use record::{
     Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob, record_version,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceKind;
 use crate::fsio;
-use crate::input::{InputIndex, Selection};
+use crate::input::{InputFile, InputIndex, Selection};
 use crate::job::{JobSpec, Rules, Task};
 use crate::precision::Precision;
 
@@ -67,6 +67,12 @@ pub struct JobRecord {
     pub trial: Option<Selection>,
     /// What `auto` and the model folder came to.
     pub resolved: Resolved,
+    /// The file of examples that go before the prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<InputFile>,
+    /// What the folder of the reward model came to, where one ranks the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Resolved>,
     /// The input as the first pass saw it.
     pub input: InputIndex,
 }
@@ -350,6 +356,22 @@ impl JobRecord {
                 refused.push(difference(key, first, now));
             }
         }
+        if let (Some(first), Some(now)) = (&self.few_shot, &now.few_shot)
+            && first.fingerprint != now.fingerprint
+        {
+            let key = format!("file of examples {}", now.path.display());
+            refused.push(difference(&key, &described(first), &described(now)));
+        }
+        if let (Some(a), Some(b)) = (&self.reward, &now.reward) {
+            for (key, first, now) in [
+                ("tokenizer of the reward model", &a.tokenizer, &b.tokenizer),
+                ("weights of the reward model", &a.weights, &b.weights),
+            ] {
+                if first != now {
+                    refused.push(difference(key, first, now));
+                }
+            }
+        }
         refused.extend(input_differences(&self.input, &now.input));
         Comparison {
             refused,
@@ -403,12 +425,8 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
     };
     let mut differences: Vec<Difference> = changed
         .map(|(a, b)| {
-            let describe = |file: &crate::input::InputFile| {
-                let mut text = format!(
-                    "{} bytes, fingerprint {}",
-                    file.bytes,
-                    short(&file.fingerprint)
-                );
+            let describe = |file: &InputFile| {
+                let mut text = described(file);
                 for one in &file.partition {
                     let value = one.value.as_deref().unwrap_or("null");
                     let _ = write!(text, ", {} = {value}", one.name);
@@ -439,6 +457,12 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
         differences.push(difference("input format", &format(first), &format(now)));
     }
     differences
+}
+
+/// The content of a file, in words.
+fn described(file: &InputFile) -> String {
+    let fingerprint = short(&file.fingerprint);
+    format!("{} bytes, fingerprint {fingerprint}", file.bytes)
 }
 
 fn short(fingerprint: &str) -> &str {

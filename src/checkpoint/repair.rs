@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::fsio;
 use crate::ids::{ShardId, WindowId};
+use crate::stop::StopFlag;
 
 use super::lock::{JobLock, LockOptions, claim};
+use super::verify::verify_folder;
 use super::{
-    CheckpointError, JobFingerprint, Manifest, OutputFolder, Problem, ProblemKind, StoredJob,
-    VerifyReport, verify,
+    CheckpointError, Manifest, OutputFolder, Problem, ProblemKind, StoredJob, VerifyReport,
 };
 
 /// What was mended.
@@ -27,7 +28,8 @@ pub struct RepairReport {
     pub windows: Vec<WindowId>,
 }
 
-/// Looks for damage while nothing else writes, and moves it out of the way.
+/// Looks for damage while nothing else writes, and moves it out of the way. A window that a phase loses is lost to the
+/// later phases and to the results too, because they are made of it.
 ///
 /// # Errors
 ///
@@ -36,6 +38,30 @@ pub struct RepairReport {
 pub fn repair(
     folder: &OutputFolder,
     options: &LockOptions,
+) -> Result<RepairReport, CheckpointError> {
+    let phases = StoredJob::existing(folder)?.record.spec.phases();
+    let mut before = RepairReport::default();
+    for phase in phases {
+        let of_phase = folder.phase(phase);
+        if of_phase.job_file().is_file() {
+            let repaired = repair_folder(&of_phase, options, &before.windows)?;
+            before.moved.extend(repaired.moved);
+            before.windows.extend(repaired.windows);
+        }
+    }
+    let mut repaired = repair_folder(folder, options, &before.windows)?;
+    repaired.moved.splice(0..0, before.moved);
+    repaired.windows.extend(before.windows);
+    repaired.windows.sort_unstable();
+    repaired.windows.dedup();
+    Ok(repaired)
+}
+
+/// Mends one folder, and takes out the windows that were lost before.
+fn repair_folder(
+    folder: &OutputFolder,
+    options: &LockOptions,
+    lost: &[WindowId],
 ) -> Result<RepairReport, CheckpointError> {
     StoredJob::existing(folder)?;
     // A copy may lack the folders that were empty.
@@ -50,7 +76,7 @@ pub fn repair(
         .map(|shard| claim(folder, ShardId(shard), options))
         .collect::<Result<Vec<_>, _>>()?;
     let mut repaired = RepairReport {
-        found: verify(folder)?,
+        found: verify_folder(folder, None, &StopFlag::default())?,
         ..RepairReport::default()
     };
     let problems = std::mem::take(&mut repaired.found.problems);
@@ -64,8 +90,12 @@ pub fn repair(
         }
     }
     for shard in (0..shards).map(ShardId) {
-        let windows = committed(&problems, shard, shards);
-        repaired.take_out(folder, &fingerprint, windows, shard, shards)?;
+        let mut windows = committed(&problems, shard, shards);
+        let manifest = Manifest::load_or_new(folder, &fingerprint, shard, shards)?;
+        windows.extend(lost.iter().filter(|&&window| manifest.contains(window)));
+        windows.sort_unstable();
+        windows.dedup();
+        repaired.take_out(folder, manifest, windows)?;
     }
     for problem in &problems {
         match problem.kind {
@@ -99,13 +129,10 @@ impl RepairReport {
     fn take_out(
         &mut self,
         folder: &OutputFolder,
-        job: &JobFingerprint,
+        mut manifest: Manifest,
         windows: Vec<WindowId>,
-        shard: ShardId,
-        shards: u32,
     ) -> Result<(), CheckpointError> {
         if !windows.is_empty() {
-            let mut manifest = Manifest::load_or_new(folder, job, shard, shards)?;
             manifest.take_out(folder, &windows)?;
             self.windows.extend(windows);
         }

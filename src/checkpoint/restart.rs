@@ -29,9 +29,10 @@ pub fn restart(root: &Path, options: &LockOptions) -> Result<Option<PathBuf>, Ch
     if root != link {
         fsio::create_dir_all(root).map_err(|cause| FsError::new("create", root, cause))?;
     }
-    let moved = OutputFolder::at(&to);
-    for shard in moved.locked_shards() {
-        fsio::remove_synced(&moved.owner(shard))?;
+    for moved in OutputFolder::at(&to).with_phases() {
+        for shard in moved.locked_shards() {
+            fsio::remove_synced(&moved.owner(shard))?;
+        }
     }
     Ok(Some(to))
 }
@@ -105,11 +106,13 @@ fn lock_all(
             owner: None,
         });
     };
-    let claims = folder
-        .locked_shards()
-        .into_iter()
-        .map(|shard| claim(folder, shard, options));
-    Ok(Some((job, claims.collect::<Result<_, _>>()?)))
+    let mut claims = Vec::new();
+    for folder in folder.with_phases() {
+        for shard in folder.locked_shards() {
+            claims.push(claim(&folder, shard, options)?);
+        }
+    }
+    Ok(Some((job, claims)))
 }
 
 /// `OUT` with an ending after its whole name.

@@ -40,6 +40,9 @@ pub struct Status {
     pub journalled_rows: u64,
     /// Each shard.
     pub shards: Vec<ShardStatus>,
+    /// Each phase of the job, by its name, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Status>,
 }
 
 /// Whether somebody works on a job.
@@ -144,9 +147,30 @@ impl ShardStatus {
 /// [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
 pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
     let job = StoredJob::existing(folder)?;
+    let phases = job.record.spec.phases().into_iter();
+    let phases = phases.map(|phase| {
+        let of_phase = folder.phase(phase);
+        let begun = StoredJob::load(&of_phase)?;
+        // Before it has begun, its rows are those of the job.
+        let mut status = of_folder(&of_phase, begun.as_ref().unwrap_or(&job))?;
+        phase.name().clone_into(&mut status.name);
+        Ok(status)
+    });
+    let phases = phases.collect::<Result<Vec<_>, CheckpointError>>()?;
+    let mut status = of_folder(folder, &job)?;
+    let is_running = |status: &Status| status.state == JobState::Running;
+    if !status.is_finished && phases.iter().any(is_running) {
+        status.state = JobState::Running;
+    }
+    status.phases = phases;
+    Ok(status)
+}
+
+/// The progress in one folder, by the record of its job.
+fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, CheckpointError> {
     let record = &job.record;
     let shards = (0..record.spec.shards)
-        .map(|shard| shard_status(folder, &job, ShardId(shard)))
+        .map(|shard| shard_status(folder, job, ShardId(shard)))
         .collect::<Result<Vec<_>, _>>()?;
     let mut totals = Totals::default();
     for shard in &shards {
@@ -170,6 +194,7 @@ pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
         totals,
         journalled_rows: shards.iter().map(|shard| shard.journalled_rows).sum(),
         shards,
+        phases: Vec::new(),
     })
 }
 

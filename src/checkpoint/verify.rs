@@ -36,6 +36,8 @@ pub struct VerifyReport {
     pub problems: Vec<Problem>,
     /// What an interrupted run has left: worth saying, and not damage.
     pub notes: Vec<String>,
+    /// Each phase of the job by its name, in order; `problems` and `notes` have theirs too.
+    pub phases: Vec<(String, VerifyReport)>,
 }
 
 /// Something that is not as it was written.
@@ -114,6 +116,41 @@ pub fn verify(folder: &OutputFolder) -> Result<VerifyReport, CheckpointError> {
 ///
 /// As [`verify`]; [`CheckpointError::Interrupted`].
 pub fn verify_shards(
+    folder: &OutputFolder,
+    only: Option<ShardId>,
+    stop: &StopFlag,
+) -> Result<VerifyReport, CheckpointError> {
+    let mut report = verify_folder(folder, only, stop)?;
+    let phases = match StoredJob::load(folder) {
+        Ok(Some(job)) => job.record.spec.phases(),
+        _ => Vec::new(),
+    };
+    for phase in phases {
+        let of_phase = folder.phase(phase);
+        if !of_phase.job_file().is_file() {
+            match of_phase.first_work()? {
+                Some(_) => {
+                    let reason = "is gone".to_owned();
+                    report.add(of_phase.job_file(), ProblemKind::Job, reason);
+                }
+                None if report.sound_windows > 0 => report.notes.push(format!(
+                    "`{}` is gone: what the pairs were made of cannot be checked",
+                    of_phase.root().display()
+                )),
+                None => {}
+            }
+            continue;
+        }
+        let found = verify_folder(&of_phase, only, stop)?;
+        report.problems.extend(found.problems.iter().cloned());
+        report.notes.extend(found.notes.iter().cloned());
+        report.phases.push((phase.name().to_owned(), found));
+    }
+    Ok(report)
+}
+
+/// As [`verify_shards`], without the folders of phases.
+pub(super) fn verify_folder(
     folder: &OutputFolder,
     only: Option<ShardId>,
     stop: &StopFlag,

@@ -16,7 +16,7 @@ use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, Outpu
 use crate::error::Error;
 use crate::ids::{RowId, WindowId};
 use crate::input::{self, Filter, WrongFilter};
-use crate::job::nearest;
+use crate::job::{Phase, nearest};
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
@@ -24,6 +24,10 @@ use crate::tasks;
 
 pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?)?;
+    let folder = match args.phase {
+        Some(phase) => of_phase(&folder, phase)?,
+        None => folder,
+    };
     let record = JobRecord::load(&folder)?;
     let record = record.ok_or_else(|| {
         Error::from(CheckpointError::NoJob {
@@ -33,7 +37,7 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
     let filter = args
         .filter
         .as_deref()
-        .map(|text| compile(text, &columns(&record, args.failed)?))
+        .map(|text| compile("--where", text, &columns(&record, args.failed)?))
         .transpose()?;
     let is_kept = record.spec.output.prompt && !args.failed;
     let prompts = if args.prompt && !is_kept {
@@ -73,6 +77,34 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
         ));
     }
     Ok(Exit::Printed)
+}
+
+/// The folder of a phase that the job has, and that has begun.
+fn of_phase(folder: &OutputFolder, phase: Phase) -> Result<OutputFolder, Error> {
+    let place = folder.root().display();
+    let phases = JobRecord::load(folder)?.map(|record| record.spec.phases());
+    let phases = phases.unwrap_or_default();
+    if !phases.contains(&phase) {
+        let cure = match phases.as_slice() {
+            [] => "only jobs of the task `preference` have phases".to_owned(),
+            known => {
+                let names: Vec<_> = known.iter().map(|phase| phase.name()).collect();
+                format!("it has the phase `{}`", names.join("` and the phase `"))
+            }
+        };
+        let name = phase.name();
+        return Err(Error::Usage(format!(
+            "the job in `{place}` has no phase `{name}`\nhint: {cure}"
+        )));
+    }
+    let of_phase = folder.phase(phase);
+    if of_phase.job_file().is_file() {
+        return Ok(of_phase);
+    }
+    Err(Error::Usage(format!(
+        "the phase `{}` of the job in `{place}` has not begun\nhint: `glm-batch status` says how far the job has come",
+        phase.name()
+    )))
 }
 
 /// Shows the rows of a committed window; whether there were enough.
@@ -171,7 +203,7 @@ fn add_prompt(row: &mut Map<String, Value>, prompts: &mut Prompts) -> Result<(),
 }
 
 /// Columns that a row which is shown may have.
-fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
+pub(super) fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     if failed {
         return Ok(sink::FAILED_COLUMNS.map(str::to_owned).into());
     }
@@ -184,23 +216,37 @@ fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     )?)
 }
 
-/// Compiles an expression whose every name is a column.
-fn compile(text: &str, columns: &[String]) -> Result<Filter, Error> {
-    let filter = Filter::new(text).map_err(|wrong| wrong_filter(text, wrong))?;
+/// Compiles an expression whose every name is a column; `flag` is what gave it.
+fn compile(flag: &str, text: &str, columns: &[String]) -> Result<Filter, Error> {
+    let filter = Filter::new(text).map_err(|wrong| wrong_filter(flag, text, wrong))?;
     let is_known = |name: &str| columns.iter().any(|column| column == name);
     if let Some(name) = filter.names().find(|name| !is_known(name)) {
-        return Err(unknown_column(name, columns));
+        return Err(unknown_column(flag, name, columns));
     }
     Ok(filter)
 }
 
-fn unknown_column(name: &str, columns: &[String]) -> Error {
+/// An expression as a question about result rows.
+pub(super) fn row_test(
+    flag: &'static str,
+    text: &str,
+    columns: &[String],
+) -> Result<impl Fn(&ResultRow) -> Result<bool, Error> + use<>, Error> {
+    let filter = compile(flag, text, columns)?;
+    let text = text.to_owned();
+    Ok(move |row: &ResultRow| {
+        let is_wanted = filter.matches(Row::from(Serde(row)));
+        is_wanted.map_err(|wrong| wrong_filter(flag, &text, wrong))
+    })
+}
+
+fn unknown_column(flag: &str, name: &str, columns: &[String]) -> Error {
     let cure = match nearest(name, columns.iter().map(String::as_str)) {
         Some(column) => format!("did you mean `{column}`?"),
         None => format!("these rows have `{}`", columns.join("`, `")),
     };
     Error::Usage(format!(
-        "`--where` names the column `{name}`, which these rows do not have\nhint: {cure}"
+        "`{flag}` names the column `{name}`, which these rows do not have\nhint: {cure}"
     ))
 }
 
@@ -221,10 +267,10 @@ fn nothing_shown(args: &ShowArgs, committed: usize, windows: usize) -> String {
     format!("{what}{so_far}")
 }
 
-fn wrong_filter(text: &str, wrong: WrongFilter) -> Error {
+fn wrong_filter(flag: &str, text: &str, wrong: WrongFilter) -> Error {
     let WrongFilter { reason, cure } = wrong;
-    let cure = cure.unwrap_or_else(|| "for example `--where 'completion_tokens > 100'`".to_owned());
-    Error::Usage(format!("`--where {text}`: {reason}\nhint: {cure}"))
+    let cure = cure.unwrap_or_else(|| format!("for example `{flag} 'completion_tokens > 100'`"));
+    Error::Usage(format!("`{flag} {text}`: {reason}\nhint: {cure}"))
 }
 
 fn wanted(args: &ShowArgs, filter: Option<&Filter>, row: &Map<String, Value>) -> CliResult<bool> {
@@ -239,7 +285,7 @@ fn wanted(args: &ShowArgs, filter: Option<&Filter>, row: &Map<String, Value>) ->
         Some(filter) => {
             let text = args.filter.as_deref().unwrap_or_default();
             let is_wanted = filter.matches(Row::from(Serde(row)));
-            Ok(is_wanted.map_err(|wrong| wrong_filter(text, wrong))?)
+            Ok(is_wanted.map_err(|wrong| wrong_filter("--where", text, wrong))?)
         }
         None => Ok(true),
     }

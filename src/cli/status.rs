@@ -98,7 +98,9 @@ struct Stillness {
 impl Stillness {
     /// Takes one more look; whether nothing works on the job.
     fn is_over(&mut self, status: &Status) -> bool {
-        let owners = || status.shards.iter().map(|shard| shard.owner.as_ref());
+        let all = || std::iter::once(status).chain(&status.phases);
+        let shards = || all().flat_map(|status| &status.shards);
+        let owners = || shards().map(|shard| shard.owner.as_ref());
         let beats = owners()
             .map(|owner| owner.map(|owner| owner.beats))
             .collect();
@@ -121,18 +123,41 @@ impl Stillness {
 fn text(status: &Status) -> String {
     let mut text = format!("{}\n", job_line(status));
     if status.state == JobState::Running {
-        let _ = writeln!(text, "  {}", pace_text(status.pace));
+        let mut running = status.phases.iter();
+        let running = running.rfind(|phase| phase.state == JobState::Running);
+        match running {
+            Some(phase) => {
+                let _ = writeln!(text, "  phase {}: {}", phase.name, pace_text(phase.pace));
+            }
+            None => {
+                let _ = writeln!(text, "  {}", pace_text(status.pace));
+            }
+        }
+    }
+    for phase in &status.phases {
+        let _ = writeln!(text, "  phase {}", job_line(phase));
+        if !phase.is_finished {
+            shard_lines(phase, "    ", &mut text);
+        }
+    }
+    if !status.phases.iter().all(|phase| phase.is_finished) {
+        // Nothing can be made of what the phases have not found.
+        return text;
     }
     if status.shards.len() > 1 || !status.is_finished {
-        let (shown, others) = shown_shards(&status.shards);
-        if !others.is_empty() {
-            let _ = writeln!(text, "  {}", sum_line(&others));
-        }
-        for shard in shown {
-            let _ = writeln!(text, "  {}", on_one_line(&shard_line(shard)));
-        }
+        shard_lines(status, "  ", &mut text);
     }
     text
+}
+
+fn shard_lines(status: &Status, indent: &str, text: &mut String) {
+    let (shown, others) = shown_shards(&status.shards);
+    if !others.is_empty() {
+        let _ = writeln!(text, "{indent}{}", sum_line(&others));
+    }
+    for shard in shown {
+        let _ = writeln!(text, "{indent}{}", on_one_line(&shard_line(shard)));
+    }
 }
 
 fn job_line(status: &Status) -> String {

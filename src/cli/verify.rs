@@ -56,13 +56,19 @@ fn print_report(report: &VerifyReport) -> std::io::Result<()> {
     for note in &report.notes {
         let _ = writeln!(text, "note: {}", as_message(note));
     }
-    let _ = writeln!(
-        text,
+    for (phase, found) in &report.phases {
+        let _ = writeln!(text, "phase {phase}: {}", counts(found));
+    }
+    let _ = writeln!(text, "{}", counts(report));
+    print(&text)
+}
+
+fn counts(report: &VerifyReport) -> String {
+    format!(
         "{} of {} sound, {}; {} in open windows",
         grouped(report.sound_windows),
         counted(report.windows, "window"),
         counted(report.rows, "row"),
         counted(report.journalled_rows, "row"),
-    );
-    print(&text)
+    )
 }

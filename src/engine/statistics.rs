@@ -82,6 +82,27 @@ impl EngineStatistics {
         all
     }
 
+    /// Adds those of an engine that ran after this one: counts and times are summed, peaks are the higher ones.
+    pub fn follow(&mut self, later: &Self) {
+        self.rows += later.rows;
+        self.failed_rows += later.failed_rows;
+        self.shared_rows += later.shared_rows;
+        self.prompt_tokens += later.prompt_tokens;
+        self.completion_tokens += later.completion_tokens;
+        self.padded_tokens += later.padded_tokens;
+        self.prefill_batches += later.prefill_batches;
+        self.decode_steps += later.decode_steps;
+        self.prefill_seconds += later.prefill_seconds;
+        self.decode_seconds += later.decode_seconds;
+        self.sampling_seconds += later.sampling_seconds;
+        self.slot_steps += later.slot_steps;
+        self.idle_slot_steps += later.idle_slot_steps;
+        self.peak_slots = self.peak_slots.max(later.peak_slots);
+        self.peak_tokens = self.peak_tokens.max(later.peak_tokens);
+        self.oom_retries += later.oom_retries;
+        self.token_limit = self.token_limit.max(later.token_limit);
+    }
+
     /// Padding as a share of all prefilled tokens.
     pub fn padding_share(&self) -> f64 {
         share(self.padded_tokens, self.padded_tokens + self.prompt_tokens)

@@ -10,6 +10,8 @@ pub(super) struct Built {
     pub(super) id: String,
     /// The expected answer; a row that is bad otherwise has it too.
     pub(super) reference: Option<Reference>,
+    /// The group that the row is counted in.
+    pub(super) group: Option<String>,
     /// Why the row is left out.
     pub(super) left_out: Option<LeftOut>,
     /// The prompt, or why there is none.
@@ -22,6 +24,7 @@ impl Built {
         Self {
             id: row.to_string(),
             reference: None,
+            group: None,
             left_out: None,
             outcome: Err(bad(reason)),
         }

@@ -172,9 +172,11 @@ pub enum InputError {
     NoChoice,
     /// The template does not parse.
     #[error(
-        "`prompt.template` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
+        "`{key}` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
     )]
     Template {
+        /// The key of the job.
+        key: &'static str,
         /// What is wrong and where.
         reason: String,
     },
@@ -221,6 +223,37 @@ pub enum InputError {
         /// What to do.
         cure: String,
     },
+    /// The file of examples cannot be used.
+    #[error("`prompt.few_shot.path`, `{}`: {source}", .path.display())]
+    Examples {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<InputError>,
+    },
+    /// No file at the path of examples.
+    #[error("it {what}\nhint: {cure}")]
+    NoExampleFile {
+        /// What is there.
+        what: &'static str,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A file of examples without rows.
+    #[error(
+        "it has no rows, and each of them would be an example\nhint: name a file with solved rows, or take `prompt.few_shot` out"
+    )]
+    NoExamples,
+    /// A row that cannot be an example.
+    #[error(
+        "{place}: {reason}\nhint: mend this row or take it out of the file: every row of it may go before a prompt"
+    )]
+    BadExample {
+        /// The row.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The system has no thread for a template whose values may nest deep.
     #[error(
         "`prompt.template` needs a thread with a stack of 512 MiB, of which only the used part takes memory: {0}\nhint: raise `ulimit -v` or `ulimit -u`, or write the template without `set`, `macro`, `call`, `recursive` and `namespace` and with at most 4096 bytes inside its tags"
@@ -241,6 +274,19 @@ pub enum InputError {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// What an earlier phase of the job found cannot be read.
+    #[error(
+        "what the phase `{phase}` found cannot be read: `{}`: {reason}\nhint: `glm-batch verify` with `--repair` takes what is damaged out of the output folder; then run the same command again",
+        .path.display()
+    )]
+    Phase {
+        /// Name of the phase.
+        phase: &'static str,
+        /// The file, or the folder of the phase.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// Standard input could not be copied.
     #[error(

@@ -432,6 +432,7 @@ impl JsonlSource {
         let Built {
             id,
             reference,
+            group,
             left_out,
             outcome,
         } = built;
@@ -443,6 +444,7 @@ impl JsonlSource {
             },
             id,
             reference,
+            group,
             is_record,
             left_out,
             outcome,

@@ -30,8 +30,10 @@ impl LineReader {
         };
         Ok(Self {
             builder: PromptBuilder::new(&Wanted {
+                template_key: "prompt.template",
                 input: &input,
                 prompt: &spec.prompt,
+                group: spec.report.by.as_deref(),
                 choices: spec.template_choices(),
                 rules,
             })?,
@@ -53,6 +55,7 @@ impl LineReader {
             },
             id: built.id,
             reference: built.reference,
+            group: built.group,
             is_record,
             left_out: None,
             outcome: built.outcome,

@@ -282,8 +282,10 @@ fn scan_jsonl(
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
         OnBadRow::Stop => Some(PromptBuilder::new(&Wanted {
+            template_key: "prompt.template",
             input: options.spec,
             prompt: options.prompt,
+            group: None,
             choices: options.choices,
             rules: options.rules,
         })?),

@@ -187,6 +187,20 @@ pub struct Reference {
     pub text: String,
     /// What a list holds after it, a null or any other value left out.
     pub others: Vec<String>,
+    /// Whether the list is one of answers with scores, of which the first is the best.
+    pub is_ranked: bool,
+}
+
+impl Reference {
+    /// The texts that are right answers: all of a list of texts, the best of answers with scores.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let others = if self.is_ranked {
+            &[]
+        } else {
+            self.others.as_slice()
+        };
+        std::iter::once(self.text.as_str()).chain(others.iter().map(String::as_str))
+    }
 }
 
 impl Deref for Reference {
@@ -208,6 +222,8 @@ pub struct InputRow {
     pub id: String,
     /// Expected answer.
     pub reference: Option<Reference>,
+    /// The group that the metrics count it in.
+    pub group: Option<String>,
     /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
     /// Why the job leaves the row out; `outcome` says no more then.
@@ -275,6 +291,10 @@ pub struct Prompt {
     pub following: Vec<String>,
     /// Which of them is right; `None` where the row does not say.
     pub label: Option<Label>,
+    /// What `prompt.few_shot.by` compares; `None` where it compares nothing.
+    pub group: Option<String>,
+    /// What goes before the first example, where there is one.
+    pub intro: Option<String>,
     /// The template filled with each of them, where the task reads that; `text` is the first.
     pub filled: Vec<String>,
 }

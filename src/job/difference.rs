@@ -11,7 +11,7 @@ use super::hint::join;
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
-const ACCEPTED: [&str; 13] = [
+const ACCEPTED: [&str; 16] = [
     // They change no result.
     "name",
     "input.on_bad_row",
@@ -25,7 +25,10 @@ const ACCEPTED: [&str; 13] = [
     "model.overlay",
     "model.device",
     "model.dtype",
+    "reward.model",
+    "reward.overlay",
     "input.path",
+    "prompt.few_shot.path",
     // Where the first run's record was found.
     "output.path",
 ];

@@ -101,9 +101,13 @@ impl FlagJob {
 
     /// Whether nothing says yet where prompts come from.
     pub(crate) fn lacks_prompt(&self) -> bool {
-        ["input.columns.prompt", "prompt.template"]
-            .iter()
-            .all(|key| self.tree.find(key).is_none())
+        [
+            "input.columns.prompt",
+            "input.columns.messages",
+            "prompt.template",
+        ]
+        .iter()
+        .all(|key| self.tree.find(key).is_none())
     }
 
     /// Takes prompts from a column.

@@ -6,7 +6,6 @@ use super::error::{Hint, Place, SpecError};
 use super::spec::VERSION;
 use super::tree::{Node, Value};
 
-const LATER_TASKS: [&str; 1] = ["preference"];
 const OBJECT_STORES: [&str; 7] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"];
 
 /// Refuses the first thing in the tree that a later version will have.
@@ -17,17 +16,6 @@ pub(super) fn refuse(tree: &Node) -> Result<(), SpecError> {
             let hint = "download the model's folder and name it: `path = \"...\"` under `[model]`";
             return not_yet(tree, key, "models from the Hugging Face hub are", hint);
         }
-    }
-    if let Some(task) = text(tree, "task")
-        && LATER_TASKS.contains(&task)
-    {
-        let what = format!("the task `{task}` is");
-        return not_yet(
-            tree,
-            "task",
-            &what,
-            "`generate`, `infill`, `choose`, `reward` and `score` are the tasks that there are",
-        );
     }
     stores(tree)
 }
@@ -51,7 +39,15 @@ fn version(tree: &Node) -> Result<(), SpecError> {
 }
 
 fn stores(tree: &Node) -> Result<(), SpecError> {
-    for key in ["model.path", "model.overlay", "input.path", "output.path"] {
+    for key in [
+        "model.path",
+        "model.overlay",
+        "reward.model",
+        "reward.overlay",
+        "input.path",
+        "prompt.few_shot.path",
+        "output.path",
+    ] {
         let texts: Vec<&str> = match tree.find(key).map(|node| &node.value) {
             Some(Value::String(text)) => vec![text],
             Some(Value::Array(items)) => items.iter().filter_map(Node::as_str).collect(),
@@ -78,10 +74,6 @@ fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
     let known = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
     known.then_some(scheme)
-}
-
-fn text<'a>(tree: &'a Node, key: &str) -> Option<&'a str> {
-    tree.find(key).and_then(Node::as_str)
 }
 
 fn place(tree: &Node, key: &str) -> Place {

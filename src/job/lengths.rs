@@ -63,7 +63,7 @@ impl Lengths {
     ///
     /// As [`Lengths::new`].
     pub(crate) fn of_job(spec: &JobSpec, max_sequence_length: u32) -> Result<Self, SpecError> {
-        if spec.task == Task::Generate {
+        if matches!(spec.task, Task::Generate | Task::Preference) {
             return Self::new(&spec.prompt, &spec.generation, max_sequence_length);
         }
         let rest = GenerationSpec {

@@ -19,7 +19,10 @@ use super::sections::infill::InfillSpec;
 use super::sections::input::InputSpec;
 use super::sections::model::ModelSpec;
 use super::sections::output::OutputSpec;
+use super::sections::preference::PreferenceSpec;
 use super::sections::prompt::PromptSpec;
+use super::sections::report::ReportSpec;
+use super::sections::reward::RewardSpec;
 use super::sections::score::ScoreSpec;
 use super::tasks::{Task, check_needs, refuse_others};
 use super::tree::Node;
@@ -59,8 +62,14 @@ pub(super) struct JobFile {
     #[serde(default)]
     choose: ChooseSpec,
     #[serde(default)]
+    reward: Option<RewardSpec>,
+    #[serde(default)]
+    preference: PreferenceSpec,
+    #[serde(default)]
     batch: BatchSpec,
     output: OutputSpec,
+    #[serde(default)]
+    report: ReportSpec,
     #[serde(default)]
     checkpoint: CheckpointSpec,
 }
@@ -99,10 +108,19 @@ pub struct JobSpec {
     /// `[choose]`, where that is the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<ChooseSpec>,
+    /// `[reward]`, where a reward model ranks the answers of the task `preference`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardSpec>,
+    /// `[preference]`, where that is the task, and where a job of rewards is a phase of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceSpec>,
     /// `[batch]`
     pub batch: BatchSpec,
     /// `[output]`
     pub output: OutputSpec,
+    /// `[report]`
+    #[serde(default, skip_serializing_if = "ReportSpec::is_default")]
+    pub report: ReportSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
 }
@@ -130,15 +148,17 @@ impl JobFile {
     /// Checks a whole file; `tree` is what it was read from.
     pub(super) fn check(self, tree: &Node, origin: &Origin<'_>) -> Result<JobSpec, SpecError> {
         let task = self.task;
+        // Pairs are of use with the prompt that they answer.
+        let keeps_prompt = task == Task::Preference && tree.entry("output.prompt").is_none();
         refuse_others(task, tree)
-            .and_then(|()| self.checked(origin))
+            .and_then(|()| self.checked(origin, keeps_prompt))
             .map_err(|flaw| flaw.into_error(tree))
     }
 
-    fn checked(self, origin: &Origin<'_>) -> Checked<JobSpec> {
+    fn checked(self, origin: &Origin<'_>, keeps_prompt: bool) -> Checked<JobSpec> {
         let Origin { source, base, .. } = *origin;
         at_least_one("shards", self.shards)?;
-        let spec = JobSpec {
+        let mut spec = JobSpec {
             name: self.name.unwrap_or_else(|| default_name(source)),
             task: self.task,
             shards: self.shards,
@@ -155,10 +175,16 @@ impl JobFile {
             choose: (self.task == Task::Choose)
                 .then(|| self.choose.checked(base))
                 .transpose()?,
+            reward: self.reward.map(|reward| reward.checked(base)).transpose()?,
+            preference: (self.task == Task::Preference)
+                .then(|| self.preference.checked(base))
+                .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,
+            report: self.report.checked(base)?,
             checkpoint: self.checkpoint.checked(base)?,
         };
+        spec.output.prompt |= keeps_prompt;
         together(&spec, origin)?;
         Ok(spec)
     }
@@ -166,16 +192,7 @@ impl JobFile {
 
 /// Keys of several sections that need one another.
 fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
-    if spec.prompt.template.is_none() && spec.input.columns.prompt.is_none() {
-        let flaw = Flaw::new(
-            "input.columns.prompt",
-            "is missing, and there is no template",
-        );
-        return Err(flaw.hint(
-            "name the column that holds the prompt: `columns = { prompt = \"question\" }` under \
-             `[input]`, or write `prompt.template`",
-        ));
-    }
+    check_prompt(spec)?;
     check_needs(spec)?;
     if spec.shards > 1 && spec.input.path == ["-"] {
         let flaw = Flaw::new("shards", "must be 1 where the input is standard input");
@@ -198,13 +215,56 @@ fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     own_folder(spec, origin)
 }
 
+/// A prompt is made of one thing.
+fn check_prompt(spec: &JobSpec) -> Checked<()> {
+    let (columns, prompt) = (&spec.input.columns, &spec.prompt);
+    if columns.messages.is_none() {
+        if prompt.turns.is_some() {
+            let flaw = Flaw::new("prompt.turns", "does nothing without a column of messages");
+            return Err(flaw
+                .hint("name the column: `columns = { messages = \"messages\" }` under `[input]`"));
+        }
+        if prompt.template.is_none() && columns.prompt.is_none() {
+            let flaw = Flaw::new(
+                "input.columns.prompt",
+                "is missing, and there is no template",
+            );
+            return Err(flaw.hint(
+                "name the column that holds the prompt: `columns = { prompt = \"question\" }` under \
+                 `[input]`, or write `prompt.template`",
+            ));
+        }
+        return Ok(());
+    }
+    let (other, cure) = match (&columns.prompt, &prompt.template) {
+        (Some(_), _) => ("input.columns.prompt", "take one of them out"),
+        (None, Some(_)) => (
+            "prompt.template",
+            "take one of them out; `prompt.turns` is the template of conversations",
+        ),
+        (None, None) => return Ok(()),
+    };
+    let reason = format!("gives the prompt, and so does `{other}`");
+    Err(Flaw::new("input.columns.messages", reason).hint(cure))
+}
+
 /// `--restart` moves the output folder away: nothing that the job needs may lie in it.
 fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
     let out = &spec.output.path;
+    let models = [
+        Some(&spec.model.path),
+        spec.model.overlay.as_ref(),
+        spec.reward
+            .as_ref()
+            .and_then(|reward| reward.overlay.as_ref()),
+        spec.reward.as_ref().map(|reward| &reward.model),
+    ];
     let what = if origin.base.starts_with(out) && !origin.is_kept {
         "job file"
-    } else if spec.model.path.starts_with(out)
-        || (spec.model.overlay.iter()).any(|overlay| overlay.starts_with(out))
+    } else if models
+        .into_iter()
+        .flatten()
+        .any(|model| model.starts_with(out))
     {
         "model"
     } else if spec
@@ -214,6 +274,8 @@ fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
         .any(|path| Path::new(path).starts_with(out))
     {
         "input"
+    } else if (spec.prompt.few_shot.iter()).any(|few_shot| few_shot.path.starts_with(out)) {
+        "file of examples"
     } else {
         return Ok(());
     };

@@ -8,6 +8,8 @@ use super::hint::any_of;
 use super::sections::choose::{ChooseMethod, ChooseSpec, LabelForm};
 use super::sections::generation::GenerationSpec;
 use super::sections::infill::InfillSpec;
+use super::sections::output::SampleLayout;
+use super::sections::preference::{PreferenceSpec, Rank};
 use super::sections::score::{ScoreMethod, ScoreSpec};
 use super::spec::JobSpec;
 use super::tree::Node;
@@ -47,23 +49,31 @@ impl Default for Task {
 impl Task {
     /// Whether it writes texts token by token, by the settings of `[generation]`.
     pub const fn generates(self) -> bool {
-        matches!(self, Self::Generate | Self::Infill)
+        matches!(self, Self::Generate | Self::Infill | Self::Preference)
     }
 }
 
+/// The tasks that write texts.
+const WRITE: &[Task] = &[Task::Generate, Task::Infill, Task::Preference];
+
 /// Sections and keys that only some tasks have.
 const OWN: &[(&str, &[Task])] = &[
-    ("generation", &[Task::Generate, Task::Infill]),
-    ("generation.max_new_tokens", &[Task::Generate]),
+    ("generation", WRITE),
+    (
+        "generation.max_new_tokens",
+        &[Task::Generate, Task::Preference],
+    ),
     ("infill", &[Task::Infill]),
     ("score", &[Task::Score]),
     ("choose", &[Task::Choose]),
+    ("reward", &[Task::Preference]),
+    ("preference", &[Task::Preference]),
     ("model.overlay", &[Task::Reward]),
     ("input.columns.answer", &[Task::Reward]),
     ("input.columns.choices", &[Task::Choose]),
-    ("input.columns.generation", &[Task::Generate, Task::Infill]),
+    ("input.columns.generation", WRITE),
     ("input.columns.label", &[Task::Choose]),
-    ("input.columns.reference", &[Task::Generate, Task::Infill]),
+    ("input.columns.reference", WRITE),
     ("input.columns.target", &[Task::Score]),
     ("output.token_ids", &[Task::Generate, Task::Infill]),
 ];
@@ -91,6 +101,10 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
             }
             (Task::Choose, "input.columns.reference") => {
                 "write `label` instead: the column that says which choice is right".to_owned()
+            }
+            (Task::Reward, "reward") => "give the reward model under `[model]`".to_owned(),
+            (Task::Preference, "model.overlay") => {
+                "write `reward.overlay`: `[model]` is the model that answers".to_owned()
             }
             (Task::Reward, "generation") => "take it out: nothing is generated".to_owned(),
             (Task::Reward, "input.columns.target") => {
@@ -125,6 +139,7 @@ fn check_infill(infill: &InfillSpec, generation: &GenerationSpec) -> Checked<()>
 
 /// Refuses a job whose task lacks what it works on.
 pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
+    check_examples(spec)?;
     if spec.task == Task::Reward && spec.input.columns.answer.is_none() {
         let flaw = Flaw::new(
             "input.columns.answer",
@@ -141,7 +156,73 @@ pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
     if let Some(choose) = &spec.choose {
         check_choose(spec, choose)?;
     }
+    if let Some(preference) = &spec.preference {
+        check_preference(spec, preference)?;
+    }
     Ok(())
+}
+
+/// Refuses examples whose answers the job does not name: an example without one shows nothing.
+fn check_examples(spec: &JobSpec) -> Checked<()> {
+    let columns = &spec.input.columns;
+    if !matches!(&spec.prompt.few_shot, Some(few_shot) if few_shot.template.is_none()) {
+        return Ok(());
+    }
+    let (answer, is_named) = match spec.task {
+        Task::Generate | Task::Infill | Task::Preference => {
+            ("reference", columns.reference.is_some())
+        }
+        Task::Choose => ("label", columns.label.is_some()),
+        // They need their own column anyway.
+        Task::Score | Task::Reward => return Ok(()),
+    };
+    if is_named {
+        return Ok(());
+    }
+    let reason = format!(
+        "is missing, and so is `input.columns.{answer}`: the job does not say what answers the examples have"
+    );
+    let flaw = Flaw::new("prompt.few_shot.template", reason);
+    Err(flaw.hint(format!(
+        "name the column with the answers: `columns = {{ ..., {answer} = \"answer\" }}` under `[input]`; or write the whole \
+         example: `few_shot = {{ ..., template = \"{{{{ question }}}}{{{{ answer }}}}\" }}` under `[prompt]`"
+    )))
+}
+
+/// Refuses a job of the task `preference` that can make no pairs.
+fn check_preference(spec: &JobSpec, preference: &PreferenceSpec) -> Checked<()> {
+    let rank = preference.rank;
+    let needs_judge = rank == Rank::Reward;
+    let flaw = match &spec.reward {
+        None if needs_judge => {
+            let flaw = Flaw::new("reward.model", "is missing: nothing ranks the answers");
+            flaw.hint("name the folder of a reward model: `model = \"models/reward\"` under `[reward]`; or write `preference.rank = \"logprob\"` or `\"reference\"`")
+        }
+        Some(_) if !needs_judge => {
+            let name = rank.name();
+            let reason = format!("does nothing with `preference.rank = \"{name}\"`");
+            Flaw::new("reward", reason).hint("take it out, or write `preference.rank = \"reward\"`")
+        }
+        _ if rank == Rank::Reference && spec.input.columns.reference.is_none() => {
+            let reason = "is missing: `preference.rank = \"reference\"` compares answers with it";
+            Flaw::new("input.columns.reference", reason).hint(
+                "name the column: `columns = { ..., reference = \"answer\" }` under `[input]`",
+            )
+        }
+        _ if spec.generation.num_return_sequences < 2 => {
+            let flaw = Flaw::new(
+                "generation.num_return_sequences",
+                "must be 2 or more: a pair has two answers",
+            );
+            flaw.hint("write `do_sample = true` and `num_return_sequences = 4`, or as many beams")
+        }
+        _ if spec.output.samples == SampleLayout::Nested => {
+            let flaw = Flaw::new("output.samples", "must be `flat`: each pair has a line");
+            flaw.hint("take it out")
+        }
+        _ => return Ok(()),
+    };
+    Err(flaw)
 }
 
 fn check_score(spec: &JobSpec, score: &ScoreSpec) -> Checked<()> {

@@ -8,11 +8,13 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::checkpoint::{JobRecord, Totals};
-use crate::job::{OutputFormat, Task};
+use crate::job::{JobSpec, OutputFormat, Task};
+use crate::metrics::Metrics;
 use crate::sink::ResultColumn;
 use crate::tasks;
 
 use super::features::write_features;
+use super::groups::MetricsReport;
 use super::loading::{loading, quoted};
 use super::{counted, grouped};
 
@@ -147,6 +149,17 @@ impl Card<'_> {
             row("overlay", &format!("`{}`", file_name(overlay)))?;
         }
         row("weights", &format!("`{}`", code(&resolved.weights)))?;
+        if let (Some(model), Some(of_reward)) = (&self.record.spec.reward, &self.record.reward) {
+            row("reward model", &format!("`{}`", file_name(&model.model)))?;
+            if let Some(overlay) = &model.overlay {
+                row(
+                    "overlay of the reward model",
+                    &format!("`{}`", file_name(overlay)),
+                )?;
+            }
+            let weights = code(&of_reward.weights);
+            row("weights of the reward model", &format!("`{weights}`"))?;
+        }
         row("tokenizer", &format!("`{}`", code(&resolved.tokenizer)))?;
         row(
             "precision",
@@ -184,6 +197,10 @@ impl Card<'_> {
             let rows = grouped(totals.several_masks);
             row("prompts with more than one mask, the first answered", rows)?;
         }
+        if totals.shots_dropped > 0 {
+            let rows = grouped(totals.shots_dropped);
+            row("prompts that lost examples to fit", rows)?;
+        }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
         if task.generates() {
@@ -199,6 +216,27 @@ impl Card<'_> {
         if totals.referenced > 0 {
             row("rows with a reference", grouped(totals.referenced))?;
             row("answers that match it", grouped(totals.exact))?;
+        }
+        for (name, value) in Metrics::of(&totals.sums).iter().flat_map(Metrics::named) {
+            row(&name, value)?;
+        }
+        self.groups(f)
+    }
+
+    /// The metrics of each group.
+    fn groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = &self.record.spec;
+        let Some(by) = &spec.report.by else {
+            return Ok(());
+        };
+        let metrics = MetricsReport::new(spec.task, Some(by.clone()), self.totals);
+        writeln!(f, "\n## By `{}`\n", code(by))?;
+        for (at, cells) in metrics.lines().iter().enumerate() {
+            let cells: Vec<String> = cells.iter().map(|cell| plain(cell)).collect();
+            writeln!(f, "| {} |", cells.join(" | "))?;
+            if at == 0 {
+                writeln!(f, "| --- |{}", " ---: |".repeat(cells.len() - 1))?;
+            }
         }
         Ok(())
     }
@@ -230,23 +268,7 @@ impl Card<'_> {
     }
 
     fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spec = &self.record.spec;
-        let mut settings = serde_json::json!({ "prompt": spec.prompt });
-        if let Some(filter) = &spec.input.filter {
-            settings["input.where"] = serde_json::json!(filter);
-        }
-        if let Some(score) = &spec.score {
-            settings["score"] = serde_json::json!(score);
-        }
-        if let Some(choose) = &spec.choose {
-            settings["choose"] = serde_json::json!(choose);
-        }
-        if let Some(infill) = &spec.infill {
-            settings["infill"] = serde_json::json!(infill);
-        }
-        if spec.task.generates() {
-            settings["generation"] = serde_json::json!(spec.generation);
-        }
+        let settings = settings(&self.record.spec);
         // A line of it never begins with a backtick.
         writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")
     }
@@ -254,6 +276,30 @@ impl Card<'_> {
     fn model(&self) -> String {
         file_name(&self.record.spec.model.path)
     }
+}
+
+/// The sections of a job that decide its answers. None has a path.
+pub(crate) fn settings(spec: &JobSpec) -> serde_json::Value {
+    let mut settings = serde_json::json!({ "prompt": spec.prompt });
+    if let Some(filter) = &spec.input.filter {
+        settings["input.where"] = serde_json::json!(filter);
+    }
+    if let Some(score) = &spec.score {
+        settings["score"] = serde_json::json!(score);
+    }
+    if let Some(choose) = &spec.choose {
+        settings["choose"] = serde_json::json!(choose);
+    }
+    if let Some(infill) = &spec.infill {
+        settings["infill"] = serde_json::json!(infill);
+    }
+    if let Some(preference) = &spec.preference {
+        settings["preference"] = serde_json::json!(preference);
+    }
+    if spec.task.generates() {
+        settings["generation"] = serde_json::json!(spec.generation);
+    }
+    settings
 }
 
 fn file_name(path: &Path) -> String {

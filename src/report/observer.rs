@@ -44,6 +44,10 @@ pub trait Observer {
     fn note(&mut self, message: &str);
     /// How far the run has come; called often.
     fn progress(&mut self, progress: &Progress);
+    /// A phase of the job begins: what follows is about it.
+    fn phase(&mut self, name: &str) {
+        let _ = name;
+    }
     /// The run is over; nothing follows.
     fn finish(&mut self);
 }
@@ -94,6 +98,10 @@ impl Observer for Bar {
         say(message);
     }
 
+    fn phase(&mut self, name: &str) {
+        say(&format!("phase: {name}"));
+    }
+
     fn progress(&mut self, progress: &Progress) {
         if self.last.is_none_or(|last| last.elapsed() >= BAR_INTERVAL) {
             self.last = Some(Instant::now());
@@ -113,6 +121,10 @@ struct Plain {
 impl Observer for Plain {
     fn note(&mut self, message: &str) {
         say(message);
+    }
+
+    fn phase(&mut self, name: &str) {
+        say(&format!("phase: {name}"));
     }
 
     fn progress(&mut self, progress: &Progress) {

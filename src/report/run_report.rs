@@ -4,9 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side};
+use super::{
+    GroupReport, Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side,
+};
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
+use crate::metrics::Metrics;
 use crate::tasks::Fact;
 
 /// Most questions shown beside their answers.
@@ -117,6 +120,12 @@ pub struct RunReport {
     /// What the job's task says of its results.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<Fact>,
+    /// How well the answers fit their references.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// The same for each group of rows, where the job has `report.by`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupReport>,
     /// A few rows side by side.
     pub examples: Vec<Example>,
     /// What a demonstration model says of itself.
@@ -152,8 +161,13 @@ impl fmt::Display for RunReport {
             line(f, &fact.name, &fact.text)?;
         }
         if self.compares && self.totals.referenced > 0 {
-            line(f, "exact match", &exact_match(totals))?;
+            line(
+                f,
+                "exact match",
+                &exact_match(totals.exact, totals.referenced),
+            )?;
         }
+        self.measures(f)?;
         if f.alternate() {
             self.details(f)?;
         } else if self.rows_now > 0 {
@@ -163,12 +177,7 @@ impl fmt::Display for RunReport {
             line(f, "results", &self.results)?;
         }
         self.loading(f)?;
-        if self.compares && !self.examples.is_empty() {
-            let rows = self.examples.iter().take(SHOWN_EXAMPLES);
-            let rows = rows.map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
-            write!(f, "\n{}", side_by_side(rows))?;
-        }
-        Ok(())
+        self.side_by_side(f)
     }
 }
 
@@ -189,6 +198,10 @@ impl RunReport {
             (
                 totals.several_masks,
                 "with more than one mask (the first is answered)",
+            ),
+            (
+                totals.shots_dropped,
+                "with fewer examples than asked for, so that they fit",
             ),
             (self.duplicate_ids, "with an id seen before"),
         ] {
@@ -251,6 +264,61 @@ impl RunReport {
             "",
             &format!("{}: see {}/README.md", others.join(", "), self.folder),
         )
+    }
+
+    /// How well the answers fit their references: the metrics that say most in a line, and the groups in another.
+    fn measures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joined = |named: &[(String, String)]| {
+            let texts = named.iter().map(|(name, value)| format!("{name} {value}"));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        if let Some(metrics) = &self.metrics {
+            line(f, "metrics", &joined(&metrics.main()))?;
+            let of_samples = metrics.of_samples();
+            if !of_samples.is_empty() {
+                line(f, "samples", &joined(&of_samples))?;
+            }
+            if metrics.rows < self.totals.referenced.min(self.totals.ok) {
+                let text = format!(
+                    "of {} alone; `glm-batch report --metrics` measures those too that an earlier version committed",
+                    counted(metrics.rows, "row")
+                );
+                line(f, "", &text)?;
+            }
+        }
+        if !self.groups.is_empty() {
+            let text = format!(
+                "`glm-batch report {} --metrics` has each",
+                shell_word(&self.folder)
+            );
+            line(
+                f,
+                "groups",
+                &format!("{}: {text}", counted(self.groups.len() as u64, "group")),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A few rows: pairs where the job makes them, else answers beside their references.
+    fn side_by_side(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = || self.examples.iter().take(SHOWN_EXAMPLES);
+        let pair = |e: &Example| {
+            let rejected = e.rejected.clone()?;
+            Some([e.question.clone(), e.completion.clone(), rejected])
+        };
+        let pairs: Vec<[String; 3]> = shown().filter_map(pair).collect();
+        if !pairs.is_empty() {
+            let table = side_by_side(["question", "chosen", "rejected"], pairs);
+            return write!(f, "\n{table}");
+        }
+        if self.compares && !self.examples.is_empty() {
+            let rows =
+                shown().map(|e| [&e.question, &e.completion, &e.reference].map(Clone::clone));
+            let table = side_by_side(["question", "answer", "reference"], rows);
+            return write!(f, "\n{table}");
+        }
+        Ok(())
     }
 
     fn speed(&self) -> String {
@@ -347,15 +415,15 @@ impl RunReport {
     }
 }
 
-fn exact_match(totals: &Totals) -> String {
-    let share = match totals.referenced {
+fn exact_match(exact: u64, referenced: u64) -> String {
+    let share = match referenced {
         0 => 0.0,
-        n => totals.exact as f64 / n as f64 * 100.0,
+        n => exact as f64 / n as f64 * 100.0,
     };
     format!(
         "{} of {} answers match the reference ({share:.1}%)",
-        grouped(totals.exact),
-        grouped(totals.referenced)
+        grouped(exact),
+        grouped(referenced)
     )
 }
 

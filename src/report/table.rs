@@ -48,13 +48,9 @@ pub(crate) fn table(rows: &[Vec<String>], widest: usize) -> String {
     text
 }
 
-/// Question, answer and reference side by side, with a head.
-pub(crate) fn side_by_side(rows: impl IntoIterator<Item = [String; 3]>) -> String {
-    let mut all = vec![vec![
-        "question".to_owned(),
-        "answer".to_owned(),
-        "reference".to_owned(),
-    ]];
+/// Three texts a row side by side, such as question, answer and reference, under a head.
+pub(crate) fn side_by_side(head: [&str; 3], rows: impl IntoIterator<Item = [String; 3]>) -> String {
+    let mut all = vec![head.map(str::to_owned).into()];
     all.extend(rows.into_iter().map(Vec::from));
     table(&all, 36)
 }

@@ -5,16 +5,29 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{Example, Totals};
+use crate::checkpoint::{Example, GroupTotals, Totals};
+use crate::engine::EngineStatistics;
 use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputWindow};
 use crate::job::JobSpec;
+use crate::metrics;
 use crate::outcome::{LeftOutRows, Outcome, Stage};
 use crate::tasks;
 use crate::tokenize::GlmTokenizer;
 
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
+
+/// What a job counts of its prompts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// Whether the prompt has more than one mask.
+    pub(super) has_several_masks: bool,
+    /// Whether examples were left out, because the prompt would have been too long with them.
+    pub(super) drops_shots: bool,
+    /// Whether the file of examples has fewer for the row than the job asks for.
+    pub(super) has_few_shots: bool,
+}
 
 /// What a run has done so far, apart from what the manifests say: all of its shards together.
 pub(super) struct Counts {
@@ -58,6 +71,37 @@ impl Counts {
     }
 }
 
+/// What the phases of a job did in a run, beside the counts of its last step.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) engine: EngineStatistics,
+    load_seconds: f64,
+    read_seconds: f64,
+    tokenize_seconds: f64,
+    write_seconds: f64,
+}
+
+impl Done {
+    /// Adds what one more phase did.
+    pub(super) fn add(&mut self, counts: &Counts, engine: &EngineStatistics) {
+        self.engine.follow(engine);
+        self.load_seconds += counts.load_seconds;
+        self.read_seconds += counts.read_seconds;
+        self.tokenize_seconds += counts.tokenize_seconds;
+        self.write_seconds += counts.write_seconds;
+    }
+}
+
+impl Counts {
+    /// Adds the times of the phases before.
+    pub(super) fn add_times(&mut self, done: &Done) {
+        self.load_seconds += done.load_seconds;
+        self.read_seconds += done.read_seconds;
+        self.tokenize_seconds += done.tokenize_seconds;
+        self.write_seconds += done.write_seconds;
+    }
+}
+
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
 /// window of each shard keeps such rows for the table at the end.
 pub(super) fn of_window(
@@ -75,33 +119,61 @@ pub(super) fn of_window(
     let mut examples = Vec::new();
     let shows = window.id.0 < spec.shards;
     let task = tasks::of(spec.task);
+    let has_pairs = !spec.phases().is_empty();
     for (position, row) in window.rows.iter().enumerate() {
         let Some(outcome) = outcomes.get(&row.row) else {
             continue;
         };
         totals.rows += 1;
         count(&mut totals, outcome);
+        let mut of_row = GroupTotals {
+            rows: 1,
+            ..GroupTotals::default()
+        };
         if let Ok(result) = outcome.result() {
-            task.count(result, &mut totals.sums);
+            of_row.ok = 1;
+            task.count(result, &mut of_row.sums);
         }
-        let has_several = is_set(&sifting.several_masks, position);
-        totals.several_masks += u64::from(has_several && outcome.result().is_ok());
-        let Some(reference) = &row.reference else {
-            continue;
-        };
-        totals.referenced += 1;
-        let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) else {
-            continue;
-        };
-        let answer = result.answer().unwrap_or_default().trim();
-        let written = |text: &str| as_the_model_writes(tokenizer, text);
-        totals.exact += u64::from(task.matches(result, reference, &written));
-        if shows && is_set(&sifting.may_show, position) {
-            examples.push(Example {
-                question: prompt.text.clone(),
-                completion: answer.to_owned(),
-                reference: reference.text.clone(),
-            });
+        if let (Some(noted), Ok(_)) = (sifting.noted.get(position), outcome.result()) {
+            totals.several_masks += u64::from(noted.has_several_masks);
+            totals.shots_dropped += u64::from(noted.drops_shots);
+        }
+        let is_shown = shows && is_set(&sifting.may_show, position);
+        // What is compared with the reference are the samples, in their own phase.
+        if has_pairs {
+            if let (true, Ok(prompt), Ok(result)) = (is_shown, &row.outcome, outcome.result())
+                && let Some([chosen, rejected]) = task.example(result)
+            {
+                examples.push(Example {
+                    question: prompt.text.clone(),
+                    completion: chosen,
+                    reference: String::new(),
+                    rejected: Some(rejected),
+                });
+            }
+        } else if let Some(reference) = &row.reference {
+            of_row.referenced = 1;
+            if let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) {
+                let written = |text: &str| as_the_model_writes(tokenizer, text);
+                of_row.exact = u64::from(task.matches(result, reference, &written));
+                let references: Vec<&str> = reference.texts().collect();
+                metrics::count(&task.answers(result), &references, &mut of_row.sums);
+                if is_shown {
+                    let answer = result.answer().unwrap_or_default().trim();
+                    examples.push(Example {
+                        question: prompt.text.clone(),
+                        completion: answer.to_owned(),
+                        reference: reference.text.clone(),
+                        rejected: None,
+                    });
+                }
+            }
+        }
+        totals.referenced += of_row.referenced;
+        totals.exact += of_row.exact;
+        totals.sums += &of_row.sums;
+        if spec.report.by.is_some() && !has_pairs {
+            totals.add_to_group(row.group.as_deref().unwrap_or_default(), &of_row);
         }
     }
     (totals, examples)
@@ -115,8 +187,8 @@ fn is_set(values: &[bool], place: usize) -> bool {
 #[derive(Default)]
 pub(super) struct Sifting {
     pub(super) left_out: LeftOutRows,
-    /// Whether the prompt has more than one mask.
-    pub(super) several_masks: Vec<bool>,
+    /// What the job counts of the prompts.
+    pub(super) noted: Vec<Noted>,
     /// Whether the row may be among the examples.
     pub(super) may_show: Vec<bool>,
 }
@@ -143,7 +215,7 @@ fn count(totals: &mut Totals, outcome: &Outcome) {
 }
 
 /// A reference as it would come back from the model: the tokenizer turns `，` into `,`, say.
-fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
+pub(super) fn as_the_model_writes(tokenizer: &GlmTokenizer, reference: &str) -> String {
     tokenizer
         .decode(&tokenizer.encode(reference), true)
         .trim()

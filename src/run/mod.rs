@@ -4,12 +4,15 @@
 //! prepare   job file, input index, tokenizer, job.json        once
 //!           read: the input; rerun: this run beside the record
 //! earlier   folders of other jobs' results -> their parts     read, plan ask it
+//! phase     phases of a job, each a job of its own            before the shards, where the task has any
+//!           phase_results: a committed window -> rows; sampled: input and samples -> source; pairs: -> results
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
 //! shard     requests -> engine -> journal -> part -> manifest the calling thread
 //! deadline  lengths of the answers so far -> when to stop     shard asks it
 //! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
 //! open_rows journals -> rows, for `show`                  on demand
+//! measure_again  parts and input -> metrics, for `report` on demand
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
@@ -20,14 +23,19 @@ mod earlier;
 mod encode;
 mod feed;
 mod load;
+mod measure_again;
 mod model_facts;
 mod open_rows;
 mod options;
+mod pairs;
+mod phase;
+mod phase_results;
 mod plan;
 mod prepare;
 mod prompts;
 mod read;
 mod rerun;
+mod sampled;
 mod shard;
 mod summary;
 mod texts;
@@ -36,11 +44,13 @@ use std::time::Instant;
 
 pub(crate) use earlier::input_files;
 pub(crate) use encode::JobEncoder;
+pub(crate) use measure_again::measured;
 pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;
-pub use plan::{PlanReport, plan};
+pub use plan::{PhasePlan, PlanReport, plan};
 pub(crate) use prompts::Prompts;
+pub(crate) use summary::failure_reasons;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};
@@ -74,12 +84,22 @@ pub fn run(
     }
     let prepared = Prepared::new(spec, options, folder, stop, observer)?;
     warn_of_strays(&prepared, options, observer)?;
+    let shards = asked_shards(&prepared, options);
+    let phased = phase::run(&prepared, options, &shards, stop, observer)?;
     let mut worker = Worker::new(&prepared, spec, stop, options, observer);
-    let end = run_shards(&prepared, options, &mut worker);
+    let end = match phased.end {
+        Some(end) if phased.shards.is_empty() => Ok(end),
+        _ => run_shards(&prepared, options, &mut worker, &phased.shards),
+    };
     worker.note_idle_rows();
     worker.observer.finish();
-    let end = end?;
-    let engine = worker.engine_statistics();
+    let end = match (end?, phased.end) {
+        (RunEnd::Finished { .. }, Some(earlier)) => earlier,
+        (end, _) => end,
+    };
+    let mut engine = phased.done.engine.clone();
+    engine.follow(&worker.engine_statistics());
+    worker.counts.add_times(&phased.done);
     let mut report = summary::report(&prepared, &worker.counts, engine, started.elapsed())?;
     report.checked = CheckedFiles {
         files: worker.counts.checked_files,
@@ -217,10 +237,10 @@ fn run_shards(
     prepared: &Prepared,
     options: &RunOptions,
     worker: &mut Worker<'_>,
+    shards: &[ShardId],
 ) -> Result<RunEnd> {
-    let shards = asked_shards(prepared, options);
     let mut already = true;
-    let mut waiting = shards.clone();
+    let mut waiting = shards.to_vec();
     // A shard that another process held may be free, or finished, by the time the others are done.
     for _ in 0..2 {
         let mut held = Vec::new();
@@ -230,7 +250,7 @@ fn run_shards(
                 Ok(ShardEnd::Finished) => already = false,
                 Ok(ShardEnd::Stopped(end)) => return Ok(end),
                 Err(Error::Checkpoint(CheckpointError::Locked { .. }))
-                    if options.shard.is_none() && shards.len() > 1 =>
+                    if options.shard.is_none() && prepared.record.spec.shards > 1 =>
                 {
                     held.push(shard);
                 }
@@ -240,7 +260,7 @@ fn run_shards(
         waiting = held;
     }
     Ok(
-        match (waiting.first(), prepared.shard_that_all_failed(&shards)?) {
+        match (waiting.first(), prepared.shard_that_all_failed(shards)?) {
             (Some(&shard), _) => RunEnd::Locked(shard),
             (None, Some(shard)) => RunEnd::AllFailed(shard),
             (None, None) => RunEnd::Finished { already },

@@ -222,6 +222,38 @@ fn mixed(path: &Path, config: &GlmConfig, tokenizer: &GlmTokenizer) -> ModelErro
     }
 }
 
+/// Refuses a reward model that does not read texts as the model writes them.
+///
+/// # Errors
+///
+/// [`Error::Key`] names both folders.
+pub(super) fn check_vocabulary(model: &ModelFacts, judge: &ModelFacts) -> Result<()> {
+    let (of_model, of_judge) = (&model.tokenizer, &judge.tokenizer);
+    let (size, judge_size) = (of_model.vocab_size(), of_judge.vocab_size());
+    let reason = if size != judge_size {
+        format!("has {judge_size} tokens and `model.path` has {size}")
+    } else if of_model.fingerprint() == of_judge.fingerprint() {
+        return Ok(());
+    } else {
+        let text = |tokenizer: &GlmTokenizer, id| tokenizer.decode_raw(&[id], false);
+        let is_other = |&id: &u32| text(of_model, id) != text(of_judge, id);
+        match (0..size as u32).find(is_other) {
+            None => return Ok(()),
+            Some(id) => format!(
+                "has `{}` as token {id}, and `model.path` has `{}`",
+                text(of_judge, id).escape_debug(),
+                text(of_model, id).escape_debug()
+            ),
+        }
+    };
+    Err(Error::Key {
+        key: "reward.model",
+        reason: format!("is a model of another vocabulary: it {reason}"),
+        cure: "give a reward model that was trained from a model with the same tokenizer"
+            .to_owned(),
+    })
+}
+
 /// Refuses a model whose files are not those that were fingerprinted any more: what was loaded may be another.
 pub(super) fn check_unchanged(resolved: &Resolved) -> std::result::Result<(), ModelError> {
     let is_same = |known: &&ModelFile| model_file(&known.path).is_some_and(|now| now.is(known));

@@ -21,6 +21,11 @@ use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
 use crate::stop::StopFlag;
 
+mod phases;
+
+pub use phases::PhasePlan;
+use phases::Speed;
+
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
 
@@ -49,6 +54,10 @@ pub struct PlanReport {
     pub truncated: u64,
     /// Rows whose prompt has more than one mask, of which the first is answered.
     pub several_masks: u64,
+    /// Rows that lost examples, because their prompt would have been too long with all of them.
+    pub shots_dropped: u64,
+    /// Rows with fewer examples than the job asks for, because their file has no more for them.
+    pub few_shots: u64,
     /// Rows with an id that an earlier one has.
     pub duplicate_ids: u64,
     /// Whether the count of duplicates stopped early, and after how many rows.
@@ -77,6 +86,9 @@ pub struct PlanReport {
     pub estimated_seconds: Option<f64>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
+    /// What each phase of the job would take, where it has any; all else is about the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhasePlan>,
 }
 
 /// Plans a job.
@@ -128,7 +140,16 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             },
         )
     });
+    let estimated_seconds = foretold
+        .or(rate.map(|rate| operations / rate))
+        .map(|seconds| seconds / model.devices.len() as f64);
+    let speed = Speed {
+        samples_seconds: estimated_seconds,
+        operations_per_second: rate,
+    };
+    let phases = phases::phases(spec, &model, &rows, &statistics, speed)?;
     Ok(PlanReport {
+        phases,
         job: spec.name.clone(),
         files: found.files.len(),
         rows: read.index.rows,
@@ -138,6 +159,8 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         notes,
         truncated: rows.truncated,
         several_masks: rows.several_masks,
+        shots_dropped: rows.shots_dropped,
+        few_shots: rows.few_shots,
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
         windows: read.index.windows.len(),
@@ -154,9 +177,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         operations,
         operations_per_second: rate,
         calibrated: foretold.is_some(),
-        estimated_seconds: foretold
-            .or(rate.map(|rate| operations / rate))
-            .map(|seconds| seconds / model.devices.len() as f64),
+        estimated_seconds,
         statistics,
     })
 }
@@ -222,6 +243,8 @@ struct Rows {
     first_bad: Vec<String>,
     truncated: u64,
     several_masks: u64,
+    shots_dropped: u64,
+    few_shots: u64,
     duplicates: DuplicateIds,
     /// Rows whose own settings for drawing do nothing.
     idle: u64,
@@ -229,7 +252,7 @@ struct Rows {
 
 impl Rows {
     fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
-        let encoder = RowEncoder::new(spec, model, Rules::CURRENT)?;
+        let encoder = RowEncoder::new(spec, model, Rules::CURRENT, read.examples.as_ref())?;
         let mut rows = Self::default();
         for span in &read.index.windows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
@@ -265,9 +288,8 @@ impl Rows {
         let mut lengths = Vec::with_capacity(encoded.rows.len());
         self.idle += encoded.idle_rows;
         self.left_out += encoded.sifting.left_out;
-        let several = encoded.sifting.several_masks.iter();
         let rows = encoded.window.rows.iter().zip(&encoded.rows);
-        for ((row, encoded), &has_several) in rows.zip(several) {
+        for ((row, encoded), noted) in rows.zip(&encoded.sifting.noted) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
@@ -275,7 +297,9 @@ impl Rows {
                 None => {}
                 Some(Ok(row)) => {
                     self.truncated += u64::from(row.work.is_truncated());
-                    self.several_masks += u64::from(has_several);
+                    self.several_masks += u64::from(noted.has_several_masks);
+                    self.shots_dropped += u64::from(noted.drops_shots);
+                    self.few_shots += u64::from(noted.has_few_shots);
                     lengths.push(row.work.length(lengths.len()));
                 }
                 Some(Err(bad)) => {
@@ -345,6 +369,7 @@ impl fmt::Display for PlanReport {
             grouped(self.cache_bytes >> 20)
         )?;
         self.write_time(f)?;
+        phases::write(&self.phases, f)?;
         writeln!(f, "\n  prompt tokens and rows")?;
         f.write_str(&self.histogram())
     }
@@ -423,6 +448,20 @@ impl PlanReport {
             writeln!(
                 f,
                 "  masks       {prompts} with more than one, of which the first is answered"
+            )?;
+        }
+        if self.shots_dropped > 0 {
+            let rows = counted(self.shots_dropped, "row");
+            writeln!(
+                f,
+                "  shots       dropped from {rows}, whose prompts would be too long with all of them"
+            )?;
+        }
+        if self.few_shots > 0 {
+            let rows = counted(self.few_shots, "row");
+            writeln!(
+                f,
+                "  few shots   {rows} with fewer examples than `prompt.few_shot.n`: their file has no more for them"
             )?;
         }
         if self.duplicate_ids > 0 {

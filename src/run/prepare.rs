@@ -11,18 +11,21 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::fsio;
 use crate::ids::ShardId;
-use crate::input::{InputIndex, PromptSource};
-use crate::job::{JobSpec, Rules};
+use crate::input::{self, InputIndex, PromptSource};
+use crate::job::{JobSpec, ModelSpec, Phase, Rules};
 use crate::kernels;
 use crate::model::GlmConfig;
-use crate::report::Observer;
+use crate::report::{Observer, Silent};
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
+use crate::tasks::{self, Examples};
 
-use super::model_facts::ModelFacts;
+use super::model_facts::{ModelFacts, check_vocabulary};
 use super::options::RunOptions;
+use super::phase_results::PhaseResults;
 use super::read::{ReadInput, reads_standard_input};
 use super::rerun::{begun, establish, is_finished, is_model_unchanged, rules_of};
+use super::sampled::SampledSource;
 use super::texts;
 
 /// A job that is ready to run.
@@ -32,10 +35,13 @@ pub(super) struct Prepared {
     pub(super) job: JobFingerprint,
     pub(super) record: JobRecord,
     pub(super) index: Arc<InputIndex>,
-    pub(super) source: Box<dyn PromptSource>,
+    pub(super) source: Arc<dyn PromptSource>,
+    pub(super) examples: Option<Arc<Examples>>,
     pub(super) sink: Box<dyn ResultSink>,
     /// `None` where nothing is left to do: a finished job needs neither device nor tokenizer.
     pub(super) model: Option<Arc<ModelFacts>>,
+    /// The reward model that ranks the answers, where there is one and something is left to do.
+    judge: Option<Arc<ModelFacts>>,
     pub(super) scan_seconds: f64,
     pub(super) load_seconds: f64,
 }
@@ -60,26 +66,42 @@ impl Prepared {
         }
         let was_finished = finished.is_some();
         let started = Instant::now();
-        let model = if let Some(first) = finished {
-            Model::of_finished(spec, first)?
-        } else {
-            let rules = rules_of(first.as_ref().map(|first| &first.record));
-            Model::Open(Arc::new(ModelFacts::load(spec, rules)?))
-        };
+        let rules = rules_of(first.as_ref().map(|first| &first.record));
+        let finished = finished.map(|first| &first.record);
+        let known = finished.map(|first| Known {
+            model: &first.spec.model,
+            resolved: &first.resolved,
+        });
+        let model = Model::new(spec, known.as_ref(), rules)?;
+        let judge = Judge::new(spec, finished, rules)?;
+        if let Some(judge) = &judge {
+            judge.check_beside(&model)?;
+        }
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let (first, lock) = locked(&folder, first, copies_input, stop)?;
         let known = first.as_ref().map(|first| &first.record);
         let rules = rules_of(known);
         let read = ReadInput::new(spec, options, &folder, known, stop, observer)?;
-        let known_resolved = known
-            .filter(|_| !options.verify)
-            .map(|first| &first.resolved);
-        let resolved = model.resolved(spec, rules, known_resolved, stop)?;
+        let known_resolved = known.filter(|_| !options.verify);
+        let resolved = model.resolved(
+            spec,
+            rules,
+            known_resolved.map(|first| &first.resolved),
+            stop,
+        )?;
+        let known_judge = known_resolved.and_then(|first| first.reward.as_ref());
+        let reward = judge
+            .as_ref()
+            .map(|judge| judge.model.resolved(&judge.spec, rules, known_judge, stop))
+            .transpose()?;
         for warning in model.facts().iter().flat_map(|facts| facts.warnings(spec)) {
             observer.note(&warning);
         }
-        let record = new_record(spec, options, rules, resolved, &read.index);
+        let record = JobRecord {
+            reward,
+            ..new_record(spec, options, rules, resolved, &read)
+        };
         if stop.is_requested() {
             return Err(Error::Interrupted);
         }
@@ -112,13 +134,11 @@ impl Prepared {
             job,
             record,
             index: read.index,
-            source: read.source,
+            source: read.source.into(),
+            examples: read.examples.map(Arc::new),
             sink,
-            model: match model {
-                Model::Open(facts) => Some(facts),
-                // Its texts were not checked, so no window that is taken out meanwhile may be made again.
-                Model::Untouched(_) | Model::Changed(_) => None,
-            },
+            model: model.open(),
+            judge: judge.and_then(|judge| judge.model.open()),
             scan_seconds: started.elapsed().as_secs_f64(),
             load_seconds,
         })
@@ -139,6 +159,66 @@ impl Prepared {
             // It may be the manifest of a job that another process has begun here meanwhile.
             self.job.ensure_current(folder)?;
             Err(error.into())
+        })
+    }
+
+    /// Whether every window of a shard is committed.
+    pub(super) fn is_committed(&self, shard: ShardId) -> Result<bool> {
+        let manifest = self.manifest(shard)?;
+        Ok(manifest.remaining(&self.index.windows).next().is_none())
+    }
+
+    /// A phase of the job as a job of its own: the same rows, windows and shards, in a folder below this one's.
+    pub(super) fn of_phase(&self, phase: Phase) -> Result<Self> {
+        let folder = self.folder.phase(phase);
+        OutputFolder::open(folder.root())?;
+        let spec = self.record.spec.of_phase(phase);
+        let (source, resolved, model): (Arc<dyn PromptSource>, _, _) = match phase {
+            Phase::Samples => (
+                Arc::clone(&self.source),
+                Some(&self.record.resolved),
+                self.model.clone(),
+            ),
+            Phase::Rewards => {
+                let samples = self.folder.phase(Phase::Samples);
+                let samples = PhaseResults::open(Phase::Samples, &samples)?;
+                let source = SampledSource::new(Arc::clone(&self.source), samples);
+                (
+                    Arc::new(source),
+                    self.record.reward.as_ref(),
+                    self.judge.clone(),
+                )
+            }
+        };
+        let record = JobRecord {
+            version: checkpoint::record_version(spec.task).to_owned(),
+            resolved: resolved.unwrap_or(&self.record.resolved).clone(),
+            reward: None,
+            spec,
+            ..self.record.clone()
+        };
+        let (first, lock) = locked(&folder, begun(&folder)?, false, &StopFlag::default())?;
+        // What differs from the first run was said of the whole job.
+        let (record, job) = establish(&folder, record, first, &mut Silent)?;
+        drop(lock);
+        let id = input::id_column(&record.spec.input.columns, &self.index);
+        Ok(Self {
+            sink: sink::new_sink(
+                &tasks::form(&record.spec),
+                &self.index,
+                id.as_deref(),
+                source.arrow_schema().as_deref(),
+            )?,
+            folder,
+            job,
+            record,
+            index: Arc::clone(&self.index),
+            source,
+            examples: self.examples.clone(),
+            model,
+            judge: None,
+            scan_seconds: 0.0,
+            load_seconds: 0.0,
         })
     }
 
@@ -182,16 +262,24 @@ enum Model {
 }
 
 impl Model {
-    /// The model of a job whose windows are all committed.
-    fn of_finished(spec: &JobSpec, first: &StoredJob) -> Result<Self> {
-        let record = &first.record;
-        if is_model_unchanged(spec, record) {
-            return Ok(Self::Untouched(record.resolved.clone()));
+    /// The model of a job; `finished` is what is known of it where all windows are committed.
+    fn new(spec: &JobSpec, finished: Option<&Known<'_>>, rules: Rules) -> Result<Self> {
+        match finished {
+            Some(known) if is_model_unchanged(&spec.model, known.model, known.resolved) => {
+                Ok(Self::Untouched(known.resolved.clone()))
+            }
+            Some(_) => Ok(Self::Changed(Arc::new(ModelFacts::load(spec, rules)?))),
+            None => Ok(Self::Open(Arc::new(ModelFacts::load(spec, rules)?))),
         }
-        Ok(Self::Changed(Arc::new(ModelFacts::load(
-            spec,
-            record.rules,
-        )?)))
+    }
+
+    /// The model where windows are left. Of others the texts of the job were not checked, so no window that is taken
+    /// out meanwhile may be made again.
+    fn open(self) -> Option<Arc<ModelFacts>> {
+        match self {
+            Self::Open(facts) => Some(facts),
+            Self::Untouched(_) | Self::Changed(_) => None,
+        }
     }
 
     fn facts(&self) -> Option<&ModelFacts> {
@@ -216,6 +304,43 @@ impl Model {
                 facts.check_reading(spec, rules)?;
                 facts.resolved(spec, rules, first, stop)
             }
+        }
+    }
+}
+
+/// What the record of a finished job says of a model.
+struct Known<'a> {
+    model: &'a ModelSpec,
+    resolved: &'a Resolved,
+}
+
+/// The reward model that ranks the answers of a job.
+struct Judge {
+    /// The job of the phase that it is the model of.
+    spec: JobSpec,
+    model: Model,
+}
+
+impl Judge {
+    /// That of a job, where it has one; `finished` is the record where all windows are committed.
+    fn new(spec: &JobSpec, finished: Option<&JobRecord>, rules: Rules) -> Result<Option<Self>> {
+        if !spec.phases().contains(&Phase::Rewards) {
+            return Ok(None);
+        }
+        let first = finished.map(|first| first.spec.of_phase(Phase::Rewards).model);
+        let resolved = finished.and_then(|first| first.reward.as_ref());
+        let known = first.as_ref().zip(resolved);
+        let known = known.map(|(model, resolved)| Known { model, resolved });
+        let spec = spec.of_phase(Phase::Rewards);
+        let model = Model::new(&spec, known.as_ref(), rules)?;
+        Ok(Some(Self { spec, model }))
+    }
+
+    /// Refuses a reward model that does not read texts as the other model writes them.
+    fn check_beside(&self, model: &Model) -> Result<()> {
+        match (self.model.facts(), model.facts()) {
+            (Some(judge), Some(model)) => check_vocabulary(model, judge),
+            _ => Ok(()),
         }
     }
 }
@@ -250,7 +375,7 @@ fn new_record(
     options: &RunOptions,
     rules: Rules,
     resolved: Resolved,
-    index: &Arc<InputIndex>,
+    read: &ReadInput,
 ) -> JobRecord {
     JobRecord {
         version: checkpoint::record_version(spec.task, index).to_owned(),
@@ -261,7 +386,12 @@ fn new_record(
         spec: spec.clone(),
         trial: options.trial,
         resolved,
-        input: InputIndex::clone(index),
+        reward: None,
+        few_shot: read
+            .examples
+            .as_ref()
+            .map(|examples| examples.file().clone()),
+        input: InputIndex::clone(&read.index),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
-use crate::tasks;
+use crate::tasks::{self, Examples};
 
 use super::earlier;
 use super::options::RunOptions;
@@ -36,6 +36,8 @@ pub(super) struct Reading<'a> {
 pub(super) struct ReadInput {
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Box<dyn PromptSource>,
+    /// What goes before the prompts.
+    pub(super) examples: Option<Examples>,
 }
 
 impl ReadInput {
@@ -72,6 +74,7 @@ impl ReadInput {
         Ok(Self {
             index: Arc::new(index),
             source,
+            examples: read.examples,
         })
     }
 
@@ -109,6 +112,7 @@ impl ReadInput {
         let Reading {
             spec, rules, stop, ..
         } = reading;
+        let mut examples = Examples::read(spec, *rules, stop)?;
         let input = input_spec(spec, *rules);
         let scan = input::scan(&ScanOptions {
             spec: &input,
@@ -123,16 +127,25 @@ impl ReadInput {
             stop,
         })?;
         let index = Arc::new(scan.index);
+        if let Some(examples) = &mut examples {
+            examples.beside(&index);
+        }
         let options = OpenOptions {
             input: &input,
             prompt: &spec.prompt,
+            group: spec.report.by.as_deref(),
             choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: *rules,
         };
         let mut source = input::open(&options, Arc::clone(&index))?;
         source.stop_with(stop);
-        Ok((Self { index, source }, scan.first_bad))
+        let read = Self {
+            index,
+            source,
+            examples,
+        };
+        Ok((read, scan.first_bad))
     }
 }
 

@@ -3,11 +3,12 @@
 //! Invariant: what `job.json` holds is never changed; a run whose facts differ is refused.
 
 use crate::checkpoint::{
-    self, CheckpointError, JobFingerprint, JobRecord, Manifest, ModelFile, OutputFolder, StoredJob,
+    self, CheckpointError, JobFingerprint, JobRecord, Manifest, ModelFile, OutputFolder, Resolved,
+    StoredJob,
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
-use crate::job::{self, JobSpec, Rules};
+use crate::job::{self, ModelSpec, Rules};
 use crate::report::Observer;
 
 use super::model_facts::model_file;
@@ -68,12 +69,12 @@ pub(super) fn is_finished(
 
 /// Whether no file of the model has changed, so that a finished job need not look at it. One that is gone does
 /// not matter any more.
-pub(super) fn is_model_unchanged(spec: &JobSpec, first: &JobRecord) -> bool {
+pub(super) fn is_model_unchanged(now: &ModelSpec, first: &ModelSpec, resolved: &Resolved) -> bool {
     let is_unchanged =
         |known: &ModelFile| model_file(&known.path).is_none_or(|file| file.is(known));
-    spec.model.path == first.spec.model.path
-        && spec.model.overlay == first.spec.model.overlay
-        && first.resolved.model_files.iter().all(is_unchanged)
+    now.path == first.path
+        && now.overlay == first.overlay
+        && resolved.model_files.iter().all(is_unchanged)
 }
 
 /// Writes `job.json`, or holds this run against the one that is there.

@@ -31,6 +31,7 @@ use super::prepare::Prepared;
 use super::read::place_text;
 use super::{summary, texts};
 
+mod pairs;
 mod progress;
 
 use progress::{Before, answers, row_work, tokens};
@@ -118,6 +119,9 @@ impl<'a> Worker<'a> {
         manifest: Manifest,
         shard: ShardId,
     ) -> Result<ShardEnd> {
+        if !self.spec.phases().is_empty() {
+            return self.make_pairs(lock, manifest, shard);
+        }
         let prepared = self.prepared;
         let Some(model) = &prepared.model else {
             return Err(Error::Reopened);

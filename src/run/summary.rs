@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::counts::Counts;
 use super::prepare::Prepared;
-use crate::checkpoint;
+use crate::checkpoint::{self, OutputFolder};
 use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
 use crate::ids::ShardId;
-use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
+use crate::metrics::Metrics;
+use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, groups, peak_memory_bytes};
 use crate::sink;
 use crate::tasks;
 
@@ -29,18 +30,18 @@ pub(super) fn report(
     let mut report = of_shards(prepared, counts, engine, &shards)?;
     report.times.wall = wall.as_secs_f64();
     if report.totals.failed + report.totals.bad > 0 {
-        report.failures = reasons(prepared);
+        report.failures = failure_reasons(&prepared.folder);
     }
     Ok(report)
 }
 
 /// Why rows failed, the most frequent reason first, from the files of failed rows. Reasons that differ in numbers alone
 /// count as one. It is a help: a file that cannot be read is passed over.
-fn reasons(prepared: &Prepared) -> Vec<FailureReason> {
-    let windows = checkpoint::committed_windows(&prepared.folder).unwrap_or_default();
+pub(crate) fn failure_reasons(folder: &OutputFolder) -> Vec<FailureReason> {
+    let windows = checkpoint::committed_windows(folder).unwrap_or_default();
     let files = windows.iter().filter_map(|window| window.failed.as_ref());
     let rows = files
-        .filter_map(|file| sink::read_part(&prepared.folder.entry(&file.name)).ok())
+        .filter_map(|file| sink::read_part(&folder.entry(&file.name)).ok())
         .flatten()
         .flatten();
     let mut found: BTreeMap<(String, String), FailureReason> = BTreeMap::new();
@@ -119,6 +120,8 @@ fn of_shards(
         finished,
         job_rows: rows,
         facts: tasks::of(spec.task).summary(&totals.sums),
+        metrics: Metrics::of(&totals.sums),
+        groups: groups(spec.task, &totals),
         totals,
         checked: CheckedFiles::default(),
         rows_now: counts.rows_now,

@@ -146,6 +146,12 @@ impl Form<'_> {
         all.filter(|column| (column.when.is_asked_for)(self))
             .collect()
     }
+
+    /// Names of all columns of ours.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let keys = KEYS.iter().map(|column| column.name);
+        keys.chain(self.results().into_iter().map(|column| column.name))
+    }
 }
 
 /// Names of the columns that tell one row from another, as a heading shows them.

@@ -15,7 +15,8 @@
 
 use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
-use crate::input::Prompt;
+use crate::input::{Prompt, Reference};
+use crate::job::JobSpec;
 use crate::model::Sight;
 use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
@@ -23,6 +24,7 @@ use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
 
 use super::chances::distinct;
+use super::few_shot::with_answers;
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
@@ -51,6 +53,20 @@ impl TaskKind for Reward {
 
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError> {
         Ok(Box::new(Rewarding { job: *job }))
+    }
+
+    /// The prompt with its first answer, which is the best one in the files of trainers.
+    fn solved(
+        &self,
+        _: &JobSpec,
+        prompt: &Prompt,
+        _: Option<&Reference>,
+    ) -> Result<String, String> {
+        let answer = prompt
+            .following
+            .first()
+            .ok_or("the example has no answer")?;
+        with_answers(prompt, &[answer])
     }
 
     fn count(&self, result: &RowResult, sums: &mut Sums) {
@@ -130,14 +146,26 @@ impl Rewarding<'_> {
             1 => format!("the answer {reason}"),
             _ => format!("answer {number} {reason}"),
         };
-        let encoded = answers.map(|(number, answer)| {
-            let branch = self.branch(answer);
-            branch.map_err(|reason| named(number, reason))
-        });
-        let (branches, which) = distinct(encoded.collect::<Result<Vec<_>, _>>()?);
+        // Where samples are ranked, one that cannot be judged is left out, and the others count.
+        let leaves_out = self.job.spec.preference.is_some();
+        let mut fit = Vec::with_capacity(prompt.following.len());
+        let mut places = Vec::with_capacity(prompt.following.len());
+        for (number, answer) in answers {
+            match self.branch(answer) {
+                Ok(branch) => {
+                    places.push(Some(fit.len()));
+                    fit.push(branch);
+                }
+                Err(_) if leaves_out => places.push(None),
+                Err(reason) => return Err(named(number, reason)),
+            }
+        }
+        let (branches, which) = distinct(fit);
+        let which = places.iter().map(|place| place.map(|at| which[at]));
+        let which: Vec<Option<usize>> = which.collect();
         // The start token is in none of the limits.
         let longest = branches.iter().map(|branch| branch.len() as u32 - 1).max();
-        let longest = longest.ok_or("the row has no answer")?;
+        let longest = longest.ok_or("the row has no answer that can be judged")?;
         Ok(row_task(self.context(prompt, longest)?, branches, which))
     }
 
@@ -203,8 +231,8 @@ impl Rewarding<'_> {
     }
 }
 
-/// `which` says for each answer which branch it is.
-fn row_task(encoded: Encoded, branches: Vec<Vec<u32>>, which: Vec<usize>) -> RowTask {
+/// `which` says for each answer which branch it is; none where it is not judged.
+fn row_task(encoded: Encoded, branches: Vec<Vec<u32>>, which: Vec<Option<usize>>) -> RowTask {
     let (prompt_tokens, truncated) = (encoded.ids.len() as u32, encoded.truncated);
     let read = branches.len();
     RowTask {
@@ -220,7 +248,8 @@ fn row_task(encoded: Encoded, branches: Vec<Vec<u32>>, which: Vec<usize>) -> Row
                 Found::Values(values) if values.len() == read => values,
                 _ => return Err(unexpected(&found)),
             };
-            let samples = which.iter().map(|&at| vec![Cell::Float(values[at])]);
+            let value = |at: usize| Cell::Float(values[at]);
+            let samples = which.iter().map(|at| vec![at.map_or(Cell::Null, value)]);
             Ok(RowResult::Measured(Measured {
                 prompt_tokens,
                 truncated,

@@ -62,7 +62,9 @@ fn the_document_lists_the_columns_of_all_results_and_of_each_task() {
 
 #[test]
 fn the_document_names_the_columns_that_are_lists_in_nested_results() {
-    for task in Task::ALL {
+    // Each pair has a line.
+    let may_nest = |task: &&Task| **task != Task::Preference;
+    for task in Task::ALL.iter().filter(may_nest) {
         let columns = described(of(*task).columns()).into_iter();
         let of_samples = columns.filter(|(_, _, _, is_list)| *is_list);
         let names: Vec<String> = of_samples.map(|(name, ..)| format!("`{name}`")).collect();

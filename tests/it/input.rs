@@ -116,6 +116,7 @@ impl Job {
         let options = OpenOptions {
             input: &self.input,
             prompt: &self.prompt,
+            group: None,
             choices: None,
             carried: &CarriedColumns::All,
             rules: self.rules,

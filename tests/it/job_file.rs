@@ -290,7 +290,6 @@ fn what_comes_later() {
             "revision",
             instead("path = \"models", "path = \"m\"\nrevision = \"main\"")
         ),
-        ("a task", instead("name", "task = \"preference\"")),
         (
             "an object store for the input",
             instead("path = [", "path = [\"s3://b/q.jsonl\"]")
@@ -349,6 +348,8 @@ fn every_key_can_be_set() {
         "infill",
         "choose",
         "choose-letters",
+        "few-shot",
+        "preference",
         "reward",
         "score",
     ] {

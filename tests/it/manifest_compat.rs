@@ -1,5 +1,6 @@
 //! Every version of the manifest, of journals and of `job.json` that was ever written keeps loading.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use glm_batch::internals::checkpoint::{
@@ -39,16 +40,19 @@ fn committed() -> CommittedWindow {
             left_out: LeftOutRows::default(),
             truncated: 1,
             several_masks: 0,
+            shots_dropped: 0,
             prompt_tokens: 40,
             completion_tokens: 8,
             referenced: 2,
             exact: 1,
             sums: Sums::default(),
+            groups: BTreeMap::new(),
         },
         examples: vec![Example {
             question: "首都？".to_owned(),
             completion: "北京".to_owned(),
             reference: "北京".to_owned(),
+            rejected: None,
         }],
     }
 }
@@ -345,7 +349,7 @@ fn a_record_of_another_version_is_no_damage() {
     let texts = [
         refusal(&|record| record["version"] = "99".into()),
         refusal(&|record| record["spec"]["task"] = "paint".into()),
-        refusal(&|record| record["spec"]["prompt"]["few_shot"] = 3.into()),
+        refusal(&|record| record["spec"]["prompt"]["many_shot"] = 3.into()),
     ];
     let texts: Vec<String> = texts.into_iter().map(Option::unwrap).collect();
     for text in &texts {

@@ -144,6 +144,7 @@ impl Reading {
         let options = OpenOptions {
             input: &spec.input,
             prompt: &spec.prompt,
+            group: None,
             choices: None,
             carried: &spec.output.columns,
             rules,

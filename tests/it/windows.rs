@@ -73,6 +73,8 @@ fn row(number: u64, id: &str) -> InputRow {
         following: Vec::new(),
         label: None,
         filled: Vec::new(),
+        group: None,
+        intro: None,
     };
     InputRow {
         row: RowId(number),
@@ -82,6 +84,7 @@ fn row(number: u64, id: &str) -> InputRow {
         },
         id: id.to_owned(),
         reference: None,
+        group: None,
         is_record: true,
         left_out: None,
         outcome: Ok(prompt),
@@ -187,6 +190,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
     index.files[0].rows = index.rows;
     JobRecord {
         trial: None,
+        reward: None,
         version: RECORD_VERSION.to_owned(),
         program: "0.1.0".to_owned(),
         results_format: 1,
@@ -202,6 +206,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
             weights: "w1".to_owned(),
             model_files: Vec::new(),
         },
+        few_shot: None,
         input: index,
     }
 }

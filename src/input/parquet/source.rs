@@ -319,6 +319,7 @@ impl ParquetSource {
         let Built {
             id,
             reference,
+            group,
             left_out,
             mut outcome,
         } = match (self.builder.left_out(row), &slice.content) {
@@ -339,6 +340,7 @@ impl ParquetSource {
             place,
             id,
             reference,
+            group,
             is_record: slice.content.is_ok(),
             left_out,
             outcome,

@@ -38,8 +38,10 @@ fn outcome(template: Option<&str>, rules: Rules) -> Result<String, String> {
         ..PromptSpec::default()
     };
     let builder = PromptBuilder::new(&Wanted {
+        template_key: "prompt.template",
         input: &input,
         prompt: &prompt,
+        group: None,
         choices: None,
         rules,
     })

@@ -83,6 +83,10 @@ pub struct ColumnSpec {
     pub id: Option<String>,
     /// Prompt text; needed unless a template is given.
     pub prompt: Option<String>,
+    /// Conversation: a list of messages with `role` and `content`, of which `prompt.turns` makes the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub messages: Option<String>,
     /// Text before the mask, which the answer continues.
     pub prefix: Option<String>,
     /// Expected answer, compared in the summary; of a list, its first entry.
@@ -145,6 +149,7 @@ impl ColumnSpec {
         [
             ("input.columns.id", &self.id),
             ("input.columns.prompt", &self.prompt),
+            ("input.columns.messages", &self.messages),
             ("input.columns.prefix", &self.prefix),
             ("input.columns.reference", &self.reference),
             ("input.columns.generation", &self.generation),
@@ -207,6 +212,7 @@ impl Section for InputSpec {
         for (key, column) in [
             ("columns.id", &columns.id),
             ("columns.prompt", &columns.prompt),
+            ("columns.messages", &columns.messages),
             ("columns.prefix", &columns.prefix),
             ("columns.reference", &columns.reference),
             ("columns.generation", &columns.generation),

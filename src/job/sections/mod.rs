@@ -11,12 +11,16 @@ pub(super) mod batch;
 pub(super) mod beams;
 pub(super) mod checkpoint;
 pub(super) mod choose;
+pub(super) mod few_shot;
 pub(super) mod generation;
 pub(super) mod infill;
 pub(super) mod input;
 pub(super) mod model;
 pub(super) mod output;
+pub(super) mod preference;
 pub(super) mod prompt;
+pub(super) mod report;
+pub(super) mod reward;
 pub(super) mod score;
 
 use std::path::Path;

@@ -81,7 +81,7 @@ impl<'a> ModelSource<'a> {
             Head::InFolder => (
                 self.folder,
                 "give a reward model's folder, or name the file that holds the head of a model on top of this one \
-                 (`model.overlay` in a job file)",
+                 (`model.overlay` in a job file, `reward.overlay` where the task is `preference`)",
             ),
             Head::Overlay(overlay) => (
                 overlay,

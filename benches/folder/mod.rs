@@ -131,7 +131,7 @@ fn outcomes(window: &InputWindow) -> BTreeMap<RowId, Outcome> {
 /// `job.json` by its keys, so that keys which other jobs have need not be named.
 fn record(spec: &JobSpec, index: &InputIndex) -> JobRecord {
     let record = json!({
-        "version": record_version(spec.task),
+        "version": record_version(spec.task, index),
         "program": env!("CARGO_PKG_VERSION"),
         "results_format": 1,
         "arithmetic": ARITHMETIC,

@@ -173,6 +173,13 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+impl Totals {
+    /// Rows that are not left out.
+    pub(crate) fn taken(&self) -> u64 {
+        self.rows.saturating_sub(self.left_out.total())
+    }
+}
+
 impl AddAssign<&Totals> for Totals {
     fn add_assign(&mut self, other: &Totals) {
         self.rows += other.rows;

@@ -85,7 +85,7 @@ pub(super) fn gather(
     let totals = run::measured(folder, record, by)?;
     let task = record.spec.task;
     let by = by.or(record.spec.report.by.as_deref());
-    let mut reader = Reader::new(record, totals.rows);
+    let mut reader = Reader::new(record, totals.taken());
     for window in &windows {
         reader.read(folder, window)?;
     }
@@ -154,7 +154,11 @@ impl Reader {
         let spec = &record.spec;
         let renamed = |name: &String| {
             let renamed = spec.output.rename.iter().find(|(from, _)| from == name);
-            renamed.map_or(name, |(_, to)| to).clone()
+            match renamed {
+                Some((_, to)) => to.clone(),
+                None if record.input.is_result(name) => format!("source_{name}"),
+                None => name.clone(),
+            }
         };
         Self {
             ours: form.names().collect(),

@@ -74,6 +74,9 @@ fn figures(of: &Gathered) -> Markup {
         ("prompts cut to fit", grouped(totals.truncated)),
         ("tokens read", grouped(totals.prompt_tokens)),
     ];
+    if !totals.left_out.is_empty() {
+        figures.push(("rows left out", totals.left_out.to_string()));
+    }
     if of.record.spec.task.generates() {
         figures.push(("tokens written", grouped(totals.completion_tokens)));
     }

@@ -84,7 +84,7 @@ impl Card<'_> {
     }
 
     fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (model, rows) = (self.model(), counted(self.taken_rows(), "row"));
+        let (model, rows) = (self.model(), counted(self.totals.taken(), "row"));
         let task = self.record.spec.task;
         if task == Task::Generate {
             writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
@@ -103,12 +103,6 @@ impl Card<'_> {
                 counted(failed, "row")
             ),
         }
-    }
-
-    /// Rows that are not left out.
-    fn taken_rows(&self) -> u64 {
-        let totals = self.totals;
-        totals.rows - totals.left_out.total().min(totals.rows)
     }
 
     fn calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -108,7 +108,10 @@ impl Again {
         };
         let answers = answers(&folder.entry(&window.part.name))?;
         let has_metrics = metrics::has(&totals.sums);
-        for row in self.source.read_window(span)?.rows {
+        let mut read = self.source.read_window(span)?;
+        // What the job leaves out belongs to no group.
+        read.sift()?;
+        for row in read.rows {
             let of_row = self.row(&row, answers.get(&row.row));
             if !has_metrics {
                 totals.sums += &of_row.sums;

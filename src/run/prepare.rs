@@ -191,7 +191,7 @@ impl Prepared {
             }
         };
         let record = JobRecord {
-            version: checkpoint::record_version(spec.task).to_owned(),
+            version: checkpoint::record_version(spec.task, &self.index).to_owned(),
             resolved: resolved.unwrap_or(&self.record.resolved).clone(),
             reward: None,
             spec,
@@ -242,7 +242,7 @@ impl Prepared {
         for &shard in shards {
             let manifest = self.manifest(shard)?;
             let totals = manifest.totals();
-            let taken = totals.rows - totals.left_out.total().min(totals.rows);
+            let taken = totals.taken();
             if taken > 0 && totals.failed + totals.bad == taken {
                 return Ok(Some(shard));
             }
@@ -378,7 +378,7 @@ fn new_record(
     read: &ReadInput,
 ) -> JobRecord {
     JobRecord {
-        version: checkpoint::record_version(spec.task, index).to_owned(),
+        version: checkpoint::record_version(spec.task, &read.index).to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
         arithmetic: kernels::ARITHMETIC.to_owned(),

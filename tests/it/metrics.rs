@@ -189,3 +189,26 @@ fn windows_of_an_earlier_version_are_measured_again() {
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));
     assert!(stderr(&output).contains("q.jsonl"), "{}", both(&output));
 }
+
+#[test]
+fn rows_that_are_left_out_are_in_no_group() {
+    let columns = "columns = { prompt = \"question\", reference = \"answer\" }\nskip = 10";
+    let windows = "[batch]\nwindow_rows = 15\n";
+    let named = job(columns, &format!("{windows}[report]\nby = \"category\"\n"));
+    let later = job(columns, windows);
+    for job in [&named, &later] {
+        job.run_ok(&[]);
+    }
+    assert_eq!(text(&named, &[]), text(&later, &["--by", "category"]));
+    let found = report(&later, &["--by", "category"]);
+    let groups = found["groups"].as_array().unwrap();
+    let rows: u64 = groups.iter().map(|g| g["rows"].as_u64().unwrap()).sum();
+    assert_eq!(rows, ROWS - 10);
+    let page = later.command(&["report", "out"]).output().unwrap();
+    assert_eq!(page.status.code(), Some(0), "{}", both(&page));
+    let page = std::fs::read_to_string(later.path("out/report.html")).unwrap();
+    assert!(
+        page.contains("10 by `input.skip`"),
+        "the page does not say it"
+    );
+}

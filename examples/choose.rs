@@ -1,6 +1,7 @@
 //! Picks one of several answers to each question.
 //!
 //! `cargo run --release --example choose`
+#![allow(clippy::disallowed_methods, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use glm_batch::{

@@ -1,6 +1,7 @@
 //! Answers questions.
 //!
 //! `cargo run --release --example generate`
+#![allow(clippy::disallowed_methods, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use glm_batch::{

@@ -1,6 +1,7 @@
 //! Fills the mask that the template writes into each text.
 //!
 //! `cargo run --release --example infill`
+#![allow(clippy::disallowed_methods, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use glm_batch::{

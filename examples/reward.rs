@@ -1,6 +1,7 @@
 //! Judges answers with a reward model.
 //!
 //! `cargo run --release --example reward`
+#![allow(clippy::disallowed_methods, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use glm_batch::{

@@ -1,6 +1,7 @@
 //! Says how likely each of several answers is after its question.
 //!
 //! `cargo run --release --example score`
+#![allow(clippy::disallowed_methods, reason = "an example")]
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use glm_batch::{

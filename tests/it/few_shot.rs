@@ -46,13 +46,13 @@ pub(crate) fn solved(names: &str) -> Vec<Value> {
     names.chars().map(row).collect()
 }
 
-pub(crate) fn written(job: &Job) -> Vec<String> {
+fn written(job: &Job) -> Vec<String> {
     let rows = job.rows();
     let prompt = |row: &Value| row["rendered_prompt"].as_str().unwrap_or("null").to_owned();
     rows.iter().map(prompt).collect()
 }
 
-pub(crate) fn prompts(job: &Job) -> Vec<String> {
+fn prompts(job: &Job) -> Vec<String> {
     job.run_ok(&["--quiet"]);
     written(job)
 }
@@ -246,9 +246,10 @@ fn the_last_examples_are_dropped_where_they_do_not_fit() {
 #[test]
 fn each_task_makes_examples_of_its_own_answers() {
     let few_shot = "few_shot = { path = \"dev.jsonl\" }";
-    let row = json!({"q": "一？", "p": "答：", "c": ["二", "三"], "l": 1, "t": ["四", "五"], "r": "六", "m": "甲[MASK]乙[sMASK]", "s": ["七", "八"]});
+    let row = json!({"q": "一？", "p": "答：", "c": ["二", "三"], "l": 1, "t": ["四", "五"], "r": "六", "m": "甲[MASK]乙[sMASK]", "s": ["七", "八"], "chat": [{"role": "user", "content": "一？"}]});
     let mut asks = row.clone();
     asks["q"] = "二？".into();
+    asks["chat"][0]["content"] = "二？".into();
     asks["m"] = "丙[MASK]丁[MASK]".into();
     for (task, columns, prompt, more, expected) in [
         (
@@ -264,6 +265,13 @@ fn each_task_makes_examples_of_its_own_answers() {
             "template = \"{{ q }}答[MASK]。\"\n",
             "[generation]\nmax_new_tokens = 2\n",
             "一？答六。\n\n二？答[MASK]。",
+        ),
+        (
+            "generate",
+            "messages = \"chat\", reference = \"r\"",
+            "",
+            "[generation]\nmax_new_tokens = 2\n",
+            "问：一？\n答：六\n\n问：二？\n答：",
         ),
         (
             "infill",

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::few_shot::{asked, generating, job, more, prompts, solved, write, written};
+use crate::few_shot::{asked, generating, job, more, solved, write};
 use crate::score::kill_after;
 use crate::support::{Job, both, stderr};
 

@@ -47,6 +47,9 @@ impl Evaluation {
     }
 }
 
+/// `<|endofpiece|>`.
+const END: u64 = 50007;
+
 fn goldens(file: &str) -> Option<Value> {
     let path = shared(&format!("fixtures/glm-tiny-zh/tasks/eval/{file}.json"))?;
     Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
@@ -223,7 +226,6 @@ fn answers_to_questions_about_texts_are_those_of_the_reference() {
     else {
         return;
     };
-    const END: u64 = 50007;
     let golden = &goldens["cmrc2018"];
     let file: Value = serde_json::from_str(golden["data_file"].as_str().unwrap()).unwrap();
     let mut rows = Vec::new();

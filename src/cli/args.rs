@@ -9,7 +9,6 @@ use clap_complete::Shell;
 
 use super::deadline::When;
 use crate::device::DeviceChoice;
-use crate::export::Format;
 use crate::job::{Phase, read_word};
 use crate::model::FloatType;
 use crate::precision::PrecisionChoice;
@@ -216,7 +215,7 @@ pub(super) struct ExportArgs {
     pub(super) results: PathBuf,
     /// Form of the lines
     #[arg(long = "to", value_name = "FORMAT", value_enum)]
-    pub(super) format: Format,
+    pub(super) format: crate::export::Format,
     /// File to write, in the form that its ending says, or a folder; it must not be there yet [default: JSON lines on
     /// standard output]
     #[arg(short, long, value_name = "FILE")]
@@ -343,7 +342,7 @@ impl ValueEnum for FloatType {
     }
 }
 
-impl ValueEnum for Format {
+impl ValueEnum for crate::export::Format {
     fn value_variants<'a>() -> &'a [Self] {
         Self::ALL
     }

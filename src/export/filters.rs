@@ -34,6 +34,11 @@ impl Filters {
 
     /// Refuses filters by what the results do not have.
     pub(super) fn check(&self, source: Option<Source>, columns: &[String]) -> Result<()> {
+        if source.is_none() && self.are_set() {
+            return Err(refused(
+                "these results hold no answers that could be left out\nhint: `--where` can look at any column".to_owned(),
+            ));
+        }
         let has = |name: &str| columns.iter().any(|column| column == name);
         let generates = matches!(source, Some(Source::Generate | Source::Infill));
         let is_scored = matches!(source, Some(Source::Score | Source::ScoredPair));

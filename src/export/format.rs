@@ -108,7 +108,8 @@ impl Source {
             "generate" => Self::Generate,
             "infill" => Self::Infill,
             "choose" => Self::Choose,
-            "reward" => Self::Reward,
+            // The rewards of a `preference` job are judged from its samples, and no input has their texts.
+            "reward" if spec.input.columns.answer.is_some() => Self::Reward,
             "score" if spec.input.columns.target.as_ref().is_some_and(is_pair) => Self::ScoredPair,
             "score" => Self::Score,
             "preference" => Self::Preference,

@@ -24,6 +24,9 @@ const MORE: &str = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\
 /// Which of a failpoint's hits the process is stopped at.
 const HITS: [usize; 8] = [0, 1, 2, 3, 5, 8, 13, 21];
 
+/// Those of a job with phases: fewer, and later ones.
+const PHASE_HITS: [usize; 6] = [0, 1, 4, 9, 20, 34];
+
 /// A job with two bad rows among a hundred questions, its input in its own folder.
 fn job() -> Job {
     let text = std::fs::read_to_string(demo_questions()).unwrap();
@@ -149,12 +152,12 @@ fn every_durable_step_of_a_phase_may_be_the_last() {
     assert!(parts(&unbroken).iter().all(|parts| parts.len() == 2));
     let mut stops_made = 0;
     for point in FAILPOINTS {
-        for hit in HITS {
+        for hit in PHASE_HITS {
             if !stops(job_with_phases, &unbroken, point, hit, "panic") {
                 break;
             }
             stops_made += 1;
         }
     }
-    assert!(stops_made > 20, "{stops_made} stops");
+    assert!(stops_made > 15, "{stops_made} stops");
 }

@@ -113,10 +113,9 @@ impl PhaseResults {
             let line = line?;
             let number = line.get("row").and_then(Value::as_u64);
             let row = RowId(number.ok_or_else(damaged)?);
-            match rows.entry(row).or_insert_with(|| Ok(T::default())) {
-                Ok(found) => take(found, &line).ok_or_else(damaged)?,
-                // The line of a row that failed says no more.
-                Err(_) => {}
+            // The line of a row that failed says no more.
+            if let Ok(found) = rows.entry(row).or_insert_with(|| Ok(T::default())) {
+                take(found, &line).ok_or_else(damaged)?;
             }
         }
         Ok(rows)

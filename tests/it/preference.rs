@@ -637,7 +637,7 @@ fn what_cannot_make_pairs_is_refused() {
     let input = some_questions(folder.path(), 5);
     let more = format!("format = \"jsonl\"\n{DRAW}{}", judge());
     let no_judge = format!("format = \"jsonl\"\n{DRAW}");
-    let mut said = String::new();
+    let mut said = Vec::new();
     for (more, set) in [
         (&more, "generation.num_return_sequences=1"),
         (&more, "generation.num_beams=4"),
@@ -656,7 +656,7 @@ fn what_cannot_make_pairs_is_refused() {
         assert_eq!(output.status.code(), Some(2), "{set}: {}", both(&output));
         assert!(!job.path("out").exists(), "{set}");
         let place = job.folder.path().display().to_string();
-        said += &format!("{set}\n{}\n", stderr(&output).replace(&place, "DIR"));
+        said.push(format!("{set}\n{}", stderr(&output).replace(&place, "DIR")));
     }
     let job = Job::of_model(
         &demo_model(),
@@ -667,8 +667,11 @@ fn what_cannot_make_pairs_is_refused() {
     instead(&job, "name =", "task = \"preference\"\nname =");
     let output = job.run(&[]);
     let place = job.folder.path().display().to_string();
-    said += &format!("no reference\n{}\n", stderr(&output).replace(&place, "DIR"));
-    insta::assert_snapshot!(said);
+    said.push(format!(
+        "no reference\n{}",
+        stderr(&output).replace(&place, "DIR")
+    ));
+    insta::assert_snapshot!(said.join("\n"));
 }
 
 #[test]

@@ -56,8 +56,8 @@ pub(super) struct Gathered {
     pub(super) totals: Totals,
     pub(super) metrics: MetricsReport,
     pub(super) failures: Vec<FailureReason>,
-    /// The last run of each shard.
-    pub(super) runs: Vec<RunReport>,
+    /// The last run of each shard and phase, with what it is of.
+    pub(super) runs: Vec<(String, RunReport)>,
     /// Seconds since the job began, and rows that were committed by then.
     pub(super) progress: Vec<(f64, f64)>,
     /// By column: what it is, and its numbers.
@@ -103,14 +103,22 @@ pub(super) fn gather(
     })
 }
 
-/// What the last run of each shard said of itself; a report that is not there is passed over.
-fn runs(folder: &OutputFolder, record: &JobRecord) -> Vec<RunReport> {
-    let shards = (0..record.spec.shards).map(ShardId);
-    let read = |shard| {
-        let text = std::fs::read(folder.report(shard)).ok()?;
-        serde_json::from_slice(&text).ok()
-    };
-    shards.filter_map(read).collect()
+/// What the last run of each shard and phase said of itself; a report that is not there is passed over.
+fn runs(folder: &OutputFolder, record: &JobRecord) -> Vec<(String, RunReport)> {
+    let phases = record.spec.phases();
+    let of_phases = phases
+        .iter()
+        .map(|&phase| (phase.name(), folder.phase(phase)));
+    let last = if phases.is_empty() { "" } else { "pairs" };
+    let mut runs = Vec::new();
+    for (phase, folder) in of_phases.chain([(last, folder.clone())]) {
+        for shard in (0..record.spec.shards).map(ShardId) {
+            let text = std::fs::read(folder.report(shard)).ok();
+            let report = text.and_then(|text| serde_json::from_slice(&text).ok());
+            runs.extend(report.map(|report| (format!("{phase} shard {shard}"), report)));
+        }
+    }
+    runs
 }
 
 /// When the parts were written, by the times of their files: the manifests have none, so that equal jobs have equal ones.

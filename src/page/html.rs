@@ -24,7 +24,8 @@ pub(super) fn page(of: &Gathered) -> Markup {
                 h1 { (spec.name) }
                 p.lead { (lead(of)) }
                 (figures(of))
-                @if !of.metrics.is_empty() {
+                (facts(of))
+                @if of.metrics.has_table() {
                     h2 { "Agreement with the references" }
                     (metrics(of))
                 }
@@ -89,6 +90,20 @@ fn figures(of: &Gathered) -> Markup {
     }
 }
 
+/// What the task says of the results, a line each.
+fn facts(of: &Gathered) -> Markup {
+    html! {
+        @if !of.metrics.facts().is_empty() {
+            dl.facts {
+                @for fact in of.metrics.facts() {
+                    dt { (fact.name) }
+                    dd { (fact.text) }
+                }
+            }
+        }
+    }
+}
+
 fn metrics(of: &Gathered) -> Markup {
     let lines = of.metrics.lines();
     let head = lines.first();
@@ -139,14 +154,14 @@ fn speed(of: &Gathered) -> Markup {
         @if !of.runs.is_empty() {
             div.wide { table {
                 thead { tr {
-                    th { "last run of shard" } th { "rows" } th { "time" } th { "tokens read/s" } th { "tokens written/s" }
+                    th { "last run" } th { "rows" } th { "time" } th { "tokens read/s" } th { "tokens written/s" }
                     th { "padding" } th { "slots in use" } th { "rows at once" } th { "peak memory" }
                 } }
                 tbody {
-                    @for (shard, run) in of.runs.iter().enumerate() {
+                    @for (of_what, run) in &of.runs {
                         @let engine = &run.engine;
                         tr {
-                            td.number { (shard) }
+                            td { (of_what) }
                             td.number { (grouped(run.rows_now)) }
                             td.number { (format!("{:.1} s", run.times.wall)) }
                             td.number { (per_second(engine.prompt_tokens, run.times.prefill)) }

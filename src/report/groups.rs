@@ -48,17 +48,24 @@ impl GroupReport {
         }
     }
 
-    /// Names and values of a line of the table.
-    fn named(&self) -> Vec<(String, String)> {
+    /// Names and values for a line of the table.
+    fn measured(&self) -> Vec<(String, String)> {
         let mut named = vec![("rows".to_owned(), grouped(self.rows))];
         if self.referenced > 0 {
             let share = 100.0 * self.exact as f64 / self.referenced as f64;
             named.push(("exact match".to_owned(), format!("{share:.1}%")));
         }
         named.extend(self.metrics.iter().flat_map(Metrics::named));
-        let facts = self.facts.iter();
-        named.extend(facts.map(|fact| (fact.name.clone(), fact.text.clone())));
+        if self.metrics.is_none() {
+            named.extend(self.told());
+        }
         named
+    }
+
+    /// What the task says.
+    fn told(&self) -> impl Iterator<Item = (String, String)> {
+        let facts = self.facts.iter();
+        facts.map(|fact| (fact.name.clone(), fact.text.clone()))
     }
 }
 
@@ -105,14 +112,24 @@ impl MetricsReport {
         self.all.metrics.is_none() && self.all.facts.is_empty()
     }
 
+    /// What the task says of all rows.
+    pub(crate) fn facts(&self) -> &[Fact] {
+        &self.all.facts
+    }
+
+    /// Whether answers were compared with references, or rows are in groups: what a table is for.
+    pub(crate) fn has_table(&self) -> bool {
+        self.all.metrics.is_some() || !self.groups.is_empty()
+    }
+
     /// The lines of a table: a head, all rows, then each group.
     pub(crate) fn lines(&self) -> Vec<Vec<String>> {
-        let all = self.all.named();
+        let all = self.all.measured();
         let mut head = vec![self.by.clone().unwrap_or_default()];
         head.extend(all.iter().map(|(name, _)| name.clone()));
         let mut lines = vec![head];
         for group in std::iter::once(&self.all).chain(&self.groups) {
-            let named = group.named();
+            let named = group.measured();
             let value = |(name, _): &(String, String)| {
                 let found = named.iter().find(|(known, _)| known == name);
                 found.map_or_else(|| "-".to_owned(), |(_, value)| value.clone())
@@ -135,7 +152,10 @@ impl fmt::Display for MetricsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.groups.is_empty() {
             writeln!(f, "{}", counted(self.all.rows, "row"))?;
-            let named = self.all.named();
+            let mut named = self.all.measured();
+            if self.all.metrics.is_some() {
+                named.extend(self.all.told());
+            }
             let lines: Vec<Vec<String>> = named
                 .into_iter()
                 .skip(1)

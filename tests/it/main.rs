@@ -51,6 +51,7 @@ mod model_golden;
 mod nano;
 mod nested_columns;
 mod old_folders;
+mod page;
 mod parquet_digits;
 mod parquet_types;
 mod plan_props;

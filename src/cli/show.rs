@@ -75,6 +75,14 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
             committed.len(),
             record.input.windows.len(),
         ));
+        if let Some(first) = record.spec.phases().first()
+            && committed.is_empty()
+        {
+            let name = first.name();
+            say(&format!(
+                "`--phase {name}` shows what the first phase has found so far"
+            ));
+        }
     }
     Ok(Exit::Printed)
 }

@@ -95,6 +95,15 @@ impl Card<'_> {
                 "What the task `{task}` found with `{model}` for {rows}, written by glm-batch."
             )?;
         }
+        let phases = self.record.spec.phases();
+        if !phases.is_empty() {
+            let folders: Vec<String> = phases
+                .iter()
+                .map(|phase| format!("`phases/{}`", phase.name()))
+                .collect();
+            let folders = folders.join(" and ");
+            writeln!(f, "What the pairs were made of is in {folders}.")?;
+        }
         match self.totals.failed + self.totals.bad {
             0 => Ok(()),
             failed => writeln!(

@@ -16,7 +16,8 @@ use crate::outcome::Outcome;
 use crate::sink::{ResultSink, SinkError, write_failed};
 
 use super::lock::{self, JobLock, ShardLock};
-use super::manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals};
+use super::manifest::{CommittedWindow, FileEntry, Manifest};
+use super::totals::{Example, Totals};
 use super::{CheckpointError, JobFingerprint, OutputFolder, journal};
 
 /// A window whose every row has an outcome.

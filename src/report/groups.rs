@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{counted, grouped, table};
+use super::{RunReport, counted, grouped, line, shell_word, table};
 use crate::checkpoint::{GroupTotals, Totals};
 use crate::job::Task;
 use crate::metrics::Metrics;
@@ -75,6 +75,35 @@ pub(crate) fn groups(task: Task, totals: &Totals) -> Vec<GroupReport> {
     groups
         .map(|(value, totals)| GroupReport::of(task, value, totals))
         .collect()
+}
+
+/// Writes the metrics that say most in a line of a summary, and where the groups are.
+pub(super) fn write_metrics(report: &RunReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let joined = |named: &[(String, String)]| {
+        let texts = named.iter().map(|(name, value)| format!("{name} {value}"));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    if let Some(metrics) = &report.metrics {
+        line(f, "metrics", &joined(&metrics.main()))?;
+        let of_samples = metrics.of_samples();
+        if !of_samples.is_empty() {
+            line(f, "samples", &joined(&of_samples))?;
+        }
+        if metrics.rows < report.totals.referenced.min(report.totals.ok) {
+            let rows = counted(metrics.rows, "row");
+            let text = format!(
+                "of {rows} alone; `glm-batch report --metrics` measures those too that an earlier version committed"
+            );
+            line(f, "", &text)?;
+        }
+    }
+    if !report.groups.is_empty() {
+        let (groups, folder) = (report.groups.len() as u64, shell_word(&report.folder));
+        let groups = counted(groups, "group");
+        let text = format!("{groups}: `glm-batch report {folder} --metrics` has each");
+        line(f, "groups", &text)?;
+    }
+    Ok(())
 }
 
 /// The metrics of a job: what `glm-batch report --metrics` prints.

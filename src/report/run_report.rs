@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::groups::write_metrics;
 use super::{
     GroupReport, Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side,
 };
@@ -167,7 +168,7 @@ impl fmt::Display for RunReport {
                 &exact_match(totals.exact, totals.referenced),
             )?;
         }
-        self.measures(f)?;
+        write_metrics(self, f)?;
         if f.alternate() {
             self.details(f)?;
         } else if self.rows_now > 0 {
@@ -264,40 +265,6 @@ impl RunReport {
             "",
             &format!("{}: see {}/README.md", others.join(", "), self.folder),
         )
-    }
-
-    /// How well the answers fit their references: the metrics that say most in a line, and the groups in another.
-    fn measures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let joined = |named: &[(String, String)]| {
-            let texts = named.iter().map(|(name, value)| format!("{name} {value}"));
-            texts.collect::<Vec<_>>().join(", ")
-        };
-        if let Some(metrics) = &self.metrics {
-            line(f, "metrics", &joined(&metrics.main()))?;
-            let of_samples = metrics.of_samples();
-            if !of_samples.is_empty() {
-                line(f, "samples", &joined(&of_samples))?;
-            }
-            if metrics.rows < self.totals.referenced.min(self.totals.ok) {
-                let text = format!(
-                    "of {} alone; `glm-batch report --metrics` measures those too that an earlier version committed",
-                    counted(metrics.rows, "row")
-                );
-                line(f, "", &text)?;
-            }
-        }
-        if !self.groups.is_empty() {
-            let text = format!(
-                "`glm-batch report {} --metrics` has each",
-                shell_word(&self.folder)
-            );
-            line(
-                f,
-                "groups",
-                &format!("{}: {text}", counted(self.groups.len() as u64, "group")),
-            )?;
-        }
-        Ok(())
     }
 
     /// A few rows: pairs where the job makes them, else answers beside their references.

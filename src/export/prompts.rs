@@ -53,7 +53,7 @@ pub(super) enum Origin {
     /// `rendered_prompt` and `rendered_prefix` of the results.
     Kept,
     /// The input of the job.
-    Input(Prompts),
+    Input(Box<Prompts>),
 }
 
 impl Origin {
@@ -64,7 +64,7 @@ impl Origin {
         }
         let mut record = record.clone();
         input::confirm(&mut record.input, record.rules, stop).map_err(changed)?;
-        Ok(Self::Input(Prompts::new(&record)?))
+        Ok(Self::Input(Box::new(Prompts::new(&record)?)))
     }
 
     /// The texts of a row; `None` where it has no prompt.

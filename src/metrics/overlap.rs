@@ -20,7 +20,7 @@ pub(super) fn character_f1(answer: &str, reference: &str) -> f64 {
 ///
 /// # Source
 ///
-/// `evaluate-v1.1.py` of SQuAD, `f1_score`.
+/// `evaluate-v1.1.py` of `SQuAD`, `f1_score`.
 pub(super) fn word_f1(answer: &str, reference: &str) -> f64 {
     let (answer, reference) = (squad_words(answer), squad_words(reference));
     let same = in_both(&grams(1, &answer), &grams(1, &reference));

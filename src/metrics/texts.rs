@@ -40,9 +40,10 @@ pub(super) fn normalised(text: &str) -> String {
     folded.nfkc();
     let folded = folded.get().to_lowercase();
     let bare = PUNCTUATION_OR_SPACE.replace_all(&folded, "");
-    match bare.is_empty() {
-        true => folded.trim().to_owned(),
-        false => bare.into_owned(),
+    if bare.is_empty() {
+        folded.trim().to_owned()
+    } else {
+        bare.into_owned()
     }
 }
 
@@ -67,7 +68,7 @@ pub(super) fn rouge_words(text: &str) -> Vec<String> {
 ///
 /// # Source
 ///
-/// `evaluate-v1.1.py` of SQuAD, `normalize_answer`.
+/// `evaluate-v1.1.py` of `SQuAD`, `normalize_answer`.
 pub(super) fn squad_words(text: &str) -> Vec<String> {
     let lower = text.to_lowercase();
     let bare = ASCII_PUNCTUATION.replace_all(&lower, "");

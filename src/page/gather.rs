@@ -247,7 +247,7 @@ impl Reader {
                 && !BESIDE.contains(&name)
                 && !UNREADABLE.contains(&name)
                 && !value.is_null()
-                && !(name == "status" && value == "ok")
+                && (name != "status" || value != "ok")
         };
         let named = line.iter().filter(|(name, value)| says(name, value));
         named

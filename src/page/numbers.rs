@@ -65,15 +65,9 @@ impl Numbers {
     /// How many there are, their mean and their range, for people.
     pub(super) fn summary(&self) -> String {
         let mean = self.sum / self.count.max(1) as f64;
-        let digits = |value: f64| match self.are_whole {
-            true => format!("{value:.0}"),
-            false => format!("{value:.3}"),
-        };
-        let mean = if self.are_whole {
-            format!("{mean:.1}")
-        } else {
-            digits(mean)
-        };
+        let (decimals, of_mean) = if self.are_whole { (0, 1) } else { (3, 3) };
+        let digits = |value: f64| format!("{value:.decimals$}");
+        let mean = format!("{mean:.of_mean$}");
         let (lowest, highest) = (digits(self.lowest), digits(self.highest));
         format!(
             "{}, mean {mean}, from {lowest} to {highest}",

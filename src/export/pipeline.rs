@@ -208,7 +208,14 @@ impl<'a> Job<'a> {
             .and_then(|input| input.arrow_schema());
         let columns = of_input(schema.as_deref())?;
         let fields = columns.into_iter().map(|column| {
-            let kind = column.kind.unwrap_or(DataType::Utf8);
+            let kind = match column.kind {
+                // The reader of JSON knows zones by their offset alone.
+                Some(DataType::Timestamp(unit, Some(_))) => {
+                    DataType::Timestamp(unit, Some("+00:00".into()))
+                }
+                Some(kind) => kind,
+                None => DataType::Utf8,
+            };
             Field::new(column.name, kind, true)
         });
         Ok(Schema::new(fields.collect::<Vec<_>>()))

@@ -101,7 +101,9 @@ pub use found::{FoundFile, PartOf};
 pub(crate) use identity::{confirm, inode};
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
-pub(crate) use parquet::{JsonColumn, Logical, is_first_rule, json_options, marked_batches};
+pub(crate) use parquet::{
+    JsonColumn, Logical, is_first_rule, json_options, marked_batches, stored_batches,
+};
 pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};

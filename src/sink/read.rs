@@ -7,12 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::schema::types::SchemaDescPtr;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::input::{json_lines, keep_digits, marked_batches};
+use crate::input::{json_lines, keep_digits, marked_batches, stored_batches};
 
 use super::SinkError;
 
@@ -117,10 +116,7 @@ pub(crate) fn read_chunks(path: &Path, as_stored: bool) -> Result<Chunks, SinkEr
     let mut stored = None;
     if as_stored {
         let file = file.try_clone().map_err(|error| wrong(error.to_string()))?;
-        let opened = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|reader| {
-            let schema = Arc::new(reader.parquet_schema().clone());
-            Ok((reader.with_batch_size(BATCH_ROWS).build()?, schema))
-        });
+        let opened = stored_batches(file, BATCH_ROWS);
         stored = Some(opened.map_err(|error| wrong(error.to_string()))?);
     }
     let batches = marked_batches(file, BATCH_ROWS).map_err(|error| wrong(error.to_string()))?;

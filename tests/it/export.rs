@@ -279,6 +279,68 @@ fn result_rows_come_out_as_they_are() {
     insta::assert_snapshot!(texts.concat());
 }
 
+/// The schema of a Parquet file with all its annotations.
+fn schema_of(path: &Path) -> String {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let mut text = Vec::new();
+    parquet::schema::printer::print_schema(&mut text, reader.metadata().file_metadata().schema());
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn columns_of_every_type_are_exported() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases");
+    let mut inputs: Vec<_> = std::fs::read_dir(cases)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    inputs.sort();
+    // Gigabytes, once its rows no longer share their text.
+    inputs.retain(|path| !path.ends_with("long-repeated-text.parquet"));
+    let mut exported_files = 0;
+    for (input, format) in inputs
+        .iter()
+        .flat_map(|input| [(input, "jsonl"), (input, "parquet")])
+    {
+        let more = format!(
+            "format = \"{format}\"\n[prompt]\nmax_length = 96\ntemplate = \"法国的首都是哪座城市？\"\n[generation]\nmax_new_tokens = 2\n"
+        );
+        let job = Job::of_model(&demo_model(), input, "", &more);
+        if job.run(&["--quiet"]).status.code() != Some(0) {
+            continue;
+        }
+        let expected = job.rows();
+        let (lines, _) = exported(&job, &["--to", "jsonl"]);
+        assert_eq!(values(&lines).len(), expected.len(), "{}", input.display());
+        exported(&job, &["--to", "csv", "--output", "rows.csv"]);
+        exported(&job, &["--to", "parquet", "--output", "rows.parquet"]);
+        let read = glm_batch::read_part(&job.path("rows.parquet")).unwrap();
+        let read: Vec<Value> = read.map(|row| Value::Object(row.unwrap())).collect();
+        exported_files += 1;
+        if format == "parquet" {
+            assert_eq!(read, expected, "{}", input.display());
+            let [(part, _), ..] = &job.files("parts")[..] else {
+                panic!("{}: no part", input.display());
+            };
+            let part = job.path("out/parts").join(part);
+            assert_eq!(
+                schema_of(&job.path("rows.parquet")),
+                schema_of(&part),
+                "{}",
+                input.display()
+            );
+            continue;
+        }
+        let plain = |rows: &[Value]| -> Vec<[Value; 3]> {
+            let of_row = |row: &Value| ["row", "id", "completion"].map(|name| row[name].clone());
+            rows.iter().map(of_row).collect()
+        };
+        assert_eq!(plain(&read), plain(&expected), "{}", input.display());
+    }
+    assert!(exported_files >= 20, "{exported_files}");
+}
+
 #[test]
 fn what_filters_leave_out_is_counted() {
     let job = generated("jsonl", "");
@@ -647,4 +709,22 @@ fn a_reader_that_stops_ends_the_export_quietly_and_a_kill_leaves_no_file() {
     );
     let lines = std::fs::read_to_string(folder.path().join("sft.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 40_000);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_is_told_of() {
+    let job = generated("jsonl", "");
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = job.command(&["export", "out", "--to", "jsonl"]);
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    assert!(
+        stderr(&output).contains("No space left on device"),
+        "{}",
+        both(&output)
+    );
 }

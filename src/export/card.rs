@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use super::pipeline::Job;
+use super::job::Job;
 use super::target::{Form, Target};
 use super::{ExportOptions, ExportReport, Result};
 use crate::fsio::{self, FileDigest};

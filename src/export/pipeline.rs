@@ -3,30 +3,28 @@
 use std::io;
 use std::path::Path;
 
+use arrow_array::BooleanArray;
+use arrow_select::filter::filter_record_batch;
+use serde_json::Value;
+
 use super::card::Card;
 use super::counts::{LeftOut, Reason};
 use super::filters::Sieve;
 use super::format::{Format, Source};
 use super::items::{flat, has_failed, items};
+use super::job::Job;
 use super::lines::{Shape, failed_batch_line};
-use super::prompts::{Origin, PromptTemplate};
+use super::prompts::{Origin, PromptTemplate, Texts};
 use super::schema::schema;
 use super::target::{Form, Target};
 use super::writer::{Out, Writer};
 use super::{ExportError, ExportOptions, ExportReport, Result, refused};
-use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
+use crate::checkpoint::{CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::fsio::{self, FileDigest};
-use crate::input;
+use crate::job::OutputFormat;
 use crate::report::counted;
-use crate::run::Prompts;
 use crate::sink::{self, PartLine, ResultRow};
-use crate::tasks;
-
-use arrow_array::BooleanArray;
-use arrow_schema::{DataType, Field, Schema};
-use arrow_select::filter::filter_record_batch;
-use serde_json::Value;
 
 /// Rows with which the reference's trainers begin to work.
 const LEAST_RLHF_ROWS: u64 = 5;
@@ -36,7 +34,7 @@ const LEAST_RLHF_ROWS: u64 = 5;
 /// # Errors
 ///
 /// What the command asks for in vain, a damaged part, an input that prompts cannot be made of any more, and what hinders
-/// the output. Then there is no file.
+/// the output. No file is left then.
 pub(crate) fn export(
     folder: &OutputFolder,
     record: &JobRecord,
@@ -64,162 +62,6 @@ pub(crate) fn export(
     };
     report.notes.extend(card.write()?);
     Ok(report)
-}
-
-/// A job, as far as exports need to know it.
-pub(super) struct Job<'a> {
-    pub(super) folder: &'a OutputFolder,
-    pub(super) record: &'a JobRecord,
-    pub(super) source: Option<Source>,
-    /// Names of the result columns.
-    pub(super) columns: Vec<String>,
-    pub(super) windows: Vec<CommittedWindow>,
-}
-
-impl<'a> Job<'a> {
-    fn new(folder: &'a OutputFolder, record: &'a JobRecord) -> Result<Self> {
-        let id = input::id_column(&record.spec.input.columns, &record.input);
-        let form = tasks::form(&record.spec);
-        let columns = sink::result_columns(&form, &record.input, id.as_deref())?;
-        let windows = checkpoint::committed_windows(folder)?;
-        if windows.is_empty() {
-            return Err(refused(format!(
-                "`{}` has no committed rows yet\nhint: `glm-batch status` tells how far the job has come; each window is committed when its last row is done",
-                folder.root().display()
-            )));
-        }
-        Ok(Self {
-            folder,
-            record,
-            source: Source::of(&record.spec),
-            columns,
-            windows,
-        })
-    }
-
-    fn has(&self, column: &str) -> bool {
-        self.columns.iter().any(|name| name == column)
-    }
-
-    /// Whether a line of the results holds lists over the answers of its row.
-    fn is_nested(&self) -> bool {
-        tasks::form(&self.record.spec).is_nested
-    }
-
-    /// Refuses what does not go together.
-    fn check(&self, options: &ExportOptions<'_>) -> Result<()> {
-        let format = options.format;
-        self.check_format(format)?;
-        for (is_set, flag, fits, formats) in [
-            (
-                options.conversational,
-                "--conversational",
-                format.is_trl(),
-                "the formats of TRL",
-            ),
-            (
-                options.prompt_template.is_some(),
-                "--prompt-template",
-                format.has_prompt_text(),
-                "the formats of TRL, `alpaca`, `sharegpt` and `messages`",
-            ),
-            (
-                options.margin,
-                "--margin",
-                format == Format::TrlPreference,
-                "`trl-preference`",
-            ),
-            (
-                options.label.is_some(),
-                "--label",
-                format == Format::TrlUnpaired,
-                "`trl-unpaired`",
-            ),
-        ] {
-            if is_set && !fits {
-                return Err(refused(format!(
-                    "`{flag}` does nothing for `{}`\nhint: it is for {formats}",
-                    format.name()
-                )));
-            }
-        }
-        if options.margin && !self.has("margin") {
-            return Err(refused(
-                "`--margin` needs the column `margin`, which these results do not have\nhint: `preference` has it".to_owned(),
-            ));
-        }
-        let labels = self.has("correct")
-            || matches!(self.source, Some(Source::Preference | Source::ScoredPair));
-        if format == Format::TrlUnpaired && options.label.is_none() && !labels {
-            return Err(refused(
-                "nothing in these results says which answers are good ones\nhint: say it with `--label`, as in `--label \"finish_reason == 'stop'\"`".to_owned(),
-            ));
-        }
-        options.filters.check(self.source, &self.columns)?;
-        if format.is_rows() && options.filters.are_set() && self.is_nested() {
-            return Err(refused(
-                "a line of these results holds all answers of its row, and is not divided\nhint: leave the filters of answers out and use `--where`, or export to a format of single answers".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    fn check_format(&self, format: Format) -> Result<()> {
-        let gives = |format: Format| match self.source {
-            Some(source) => source.gives(format),
-            None => format.is_rows(),
-        };
-        if gives(format) {
-            return Ok(());
-        }
-        let fitting: Vec<&str> = Format::ALL
-            .iter()
-            .filter(|format| gives(**format))
-            .map(|format| format.name())
-            .collect();
-        let more = if format == Format::TrlPreference && self.source == Some(Source::Score) {
-            "; a pair is scored with `input.columns.target = [\"better\", \"worse\"]`"
-        } else {
-            ""
-        };
-        Err(refused(format!(
-            "results of `{}` have no columns for `{}`\nhint: they can give `{}`{more}",
-            self.record.spec.task.name(),
-            format.name(),
-            fitting.join("`, `")
-        )))
-    }
-
-    /// The types of the result rows, for parts that do not tell them.
-    fn schema(&self) -> Result<Schema> {
-        let spec = &self.record.spec;
-        let id = input::id_column(&spec.input.columns, &self.record.input);
-        let of_input = |schema: Option<&Schema>| {
-            sink::result_types(
-                &tasks::form(spec),
-                &self.record.input,
-                id.as_deref(),
-                schema,
-            )
-        };
-        // Types of Parquet are in the input alone. Where it is gone, values of such columns are written as texts.
-        let schema = Prompts::new(self.record)
-            .ok()
-            .and_then(|input| input.arrow_schema());
-        let columns = of_input(schema.as_deref())?;
-        let fields = columns.into_iter().map(|column| {
-            let kind = match column.kind {
-                // The reader of JSON knows zones by their offset alone.
-                Some(DataType::Timestamp(unit, Some(_))) => {
-                    DataType::Timestamp(unit, Some("+00:00".into()))
-                }
-                Some(kind) => kind,
-                None => DataType::Utf8,
-            };
-            Field::new(column.name, kind, true)
-        });
-        Ok(Schema::new(fields.collect::<Vec<_>>()))
-    }
 }
 
 /// An export under way.
@@ -332,8 +174,8 @@ impl<'a> Export<'a> {
                 Writer::parquet(out, types)
             }
             (Form::Parquet, None) => match self.job.record.spec.output.format {
-                crate::job::OutputFormat::Parquet => Ok(Writer::stored(out)),
-                crate::job::OutputFormat::Jsonl => Writer::parquet(out, self.job.schema()?),
+                OutputFormat::Parquet => Ok(Writer::stored(out)),
+                OutputFormat::Jsonl => Writer::parquet(out, self.job.schema()?),
             },
         }
     }
@@ -418,7 +260,7 @@ impl<'a> Export<'a> {
         }
         let texts = match &mut self.origin {
             Some(origin) => origin.of(row)?.unwrap_or_default(),
-            None => super::prompts::Texts::default(),
+            None => Texts::default(),
         };
         let mut items = items(
             source,
@@ -460,7 +302,7 @@ impl<'a> Export<'a> {
         };
         let texts = match &mut self.origin {
             Some(origin) => origin.of(first)?,
-            None => Some(super::prompts::Texts::default()),
+            None => Some(Texts::default()),
         };
         let Some(texts) = texts else {
             self.left_out.add(Reason::NoPrompt);

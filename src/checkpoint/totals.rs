@@ -78,6 +78,11 @@ impl AddAssign<&GroupTotals> for GroupTotals {
 }
 
 impl Totals {
+    /// Rows that are not left out.
+    pub(crate) fn taken(&self) -> u64 {
+        self.rows.saturating_sub(self.left_out.total())
+    }
+
     /// Counts some rows in a group.
     pub(crate) fn add_to_group(&mut self, group: &str, totals: &GroupTotals) {
         let is_known = self.groups.contains_key(group) || self.groups.len() < MOST_GROUPS;
@@ -92,13 +97,6 @@ impl Totals {
 )]
 fn is_zero(n: &u64) -> bool {
     *n == 0
-}
-
-impl Totals {
-    /// Rows that are not left out.
-    pub(crate) fn taken(&self) -> u64 {
-        self.rows.saturating_sub(self.left_out.total())
-    }
 }
 
 impl AddAssign<&Totals> for Totals {

@@ -146,7 +146,7 @@ impl PromptBuilder {
             ),
             ("input.columns.prefix", columns.prefix.as_ref()),
             ("input.columns.reference", columns.reference.as_ref()),
-            ("report.by", columns.group.as_ref()),
+            ("report.by", columns.metrics_by.as_ref()),
             ("input.columns.generation", columns.generation.as_ref()),
             ("input.columns.label", columns.label.as_ref()),
             ("prompt.few_shot.by", columns.examples_by.as_ref()),
@@ -174,7 +174,7 @@ impl PromptBuilder {
             &mut columns.prompt,
             &mut columns.prefix,
             &mut columns.reference,
-            &mut columns.group,
+            &mut columns.metrics_by,
             &mut columns.generation,
             &mut columns.label,
             &mut columns.examples_by,
@@ -298,7 +298,7 @@ impl PromptBuilder {
             overrides: self.overrides(record)?,
             following: self.following(record)?,
             label: self.label(record)?,
-            group: self.group(record)?,
+            group: self.examples_group(record)?,
             intro: self.intro(record)?,
             filled,
         })
@@ -323,8 +323,8 @@ impl PromptBuilder {
     }
 
     /// What examples are told apart by; a row without it would be asked without examples.
-    fn group(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
-        let Some(named) = &self.columns.group else {
+    fn examples_group(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
+        let Some(named) = &self.columns.examples_by else {
             return Ok(None);
         };
         let what = match named.cell(record) {
@@ -390,7 +390,7 @@ impl PromptBuilder {
 
     /// The value of the column that splits the metrics: a text as it is, anything else as JSON has it.
     fn metrics_group(&self, record: &dyn Record) -> Option<String> {
-        let named = self.columns.group.as_ref()?;
+        let named = self.columns.metrics_by.as_ref()?;
         match named.cell(record) {
             Cell::Absent | Cell::Null => None,
             Cell::Text(text) | Cell::Number(text) => Some(text.into_owned()),

@@ -53,6 +53,11 @@ impl Language {
     }
 }
 
+/// Says that rows are measured, also where none of them can be.
+pub(crate) fn begin(sums: &mut Sums) {
+    sums.add(ROWS, 0.0);
+}
+
 /// Adds a row to the sums: its answers in the order of the samples, and the texts that are right.
 ///
 /// A row without answers or without references adds nothing.
@@ -86,9 +91,9 @@ pub(crate) fn count(answers: &[&str], references: &[&str], sums: &mut Sums) {
     }
 }
 
-/// Whether any row was measured.
+/// Whether rows were measured; an earlier version did not.
 pub(crate) fn has(sums: &Sums) -> bool {
-    sums.get(ROWS) > 0.0
+    sums.iter().any(|(name, _)| name == ROWS)
 }
 
 fn count_rouge(language: Language, answer: &str, references: &[&str], sums: &mut Sums) {

@@ -91,28 +91,40 @@ fn in_both(one: &BTreeMap<&[String], usize>, other: &BTreeMap<&[String], usize>)
     one.iter().map(least).sum()
 }
 
+/// Tokens as numbers that are equal where the tokens are: the longest runs are looked for by many comparisons.
+fn numbered(one: &[String], other: &[String]) -> [Vec<u32>; 2] {
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
+    [one, other].map(|tokens| {
+        let number = |token: &String| {
+            let next = numbers.len() as u32;
+            *numbers.entry(token.clone()).or_insert(next)
+        };
+        tokens.iter().map(number).collect()
+    })
+}
+
 /// Length of the longest run of tokens that both have.
 fn longest_run(one: &[String], other: &[String]) -> usize {
+    let [one, other] = numbered(one, other);
     let mut longest = 0;
     let mut before = vec![0; other.len() + 1];
-    for a in one {
-        let mut here = vec![0; other.len() + 1];
+    let mut here = before.clone();
+    for a in &one {
         for (at, b) in other.iter().enumerate() {
-            if a == b {
-                here[at + 1] = before[at] + 1;
-                longest = longest.max(here[at + 1]);
-            }
+            here[at + 1] = if a == b { before[at] + 1 } else { 0 };
+            longest = longest.max(here[at + 1]);
         }
-        before = here;
+        std::mem::swap(&mut before, &mut here);
     }
     longest
 }
 
 /// Length of the longest common subsequence.
 fn longest_subsequence(one: &[String], other: &[String]) -> usize {
+    let [one, other] = numbered(one, other);
     let mut before = vec![0; other.len() + 1];
-    for a in one {
-        let mut here = vec![0; other.len() + 1];
+    let mut here = before.clone();
+    for a in &one {
         for (at, b) in other.iter().enumerate() {
             here[at + 1] = if a == b {
                 before[at] + 1
@@ -120,7 +132,7 @@ fn longest_subsequence(one: &[String], other: &[String]) -> usize {
                 before[at + 1].max(here[at])
             };
         }
-        before = here;
+        std::mem::swap(&mut before, &mut here);
     }
     before.last().copied().unwrap_or_default()
 }

@@ -9,9 +9,11 @@ use super::numbers::Numbers;
 use crate::checkpoint::{self, CommittedWindow, JobRecord, OutputFolder, Totals};
 use crate::error::Result;
 use crate::ids::{RowId, ShardId};
+use crate::input;
 use crate::report::{FailureReason, MetricsReport, RunReport};
 use crate::run::{self, Prompts};
 use crate::sink::{self, ResultRow};
+use crate::stop::StopFlag;
 use crate::tasks;
 
 /// Rows that are shown side by side.
@@ -63,6 +65,8 @@ pub(super) struct Gathered {
     /// By column: what it is, and its numbers.
     pub(super) numbers: Vec<(&'static str, &'static str, Numbers)>,
     pub(super) shown: Vec<ShownRow>,
+    /// What the page cannot say, and why.
+    pub(super) notes: Vec<String>,
 }
 
 /// A row with its lines of results.
@@ -82,7 +86,17 @@ pub(super) fn gather(
     by: Option<&str>,
 ) -> Result<Gathered> {
     let windows = checkpoint::committed_windows(folder)?;
-    let totals = run::measured(folder, record, by)?;
+    let mut notes = Vec::new();
+    let totals = match run::measured(folder, record, by) {
+        Ok(totals) => totals,
+        Err(error) if by.is_none() => {
+            notes.push(format!(
+                "windows of an earlier version are not measured: {error}"
+            ));
+            committed(&windows)
+        }
+        Err(error) => return Err(error),
+    };
     let task = record.spec.task;
     let by = by.or(record.spec.report.by.as_deref());
     let mut reader = Reader::new(record, totals.taken());
@@ -97,7 +111,8 @@ pub(super) fn gather(
         runs: runs(folder, record),
         progress: progress(folder, &windows),
         numbers: reader.numbers(),
-        shown: reader.shown(record),
+        shown: reader.shown(record, &mut notes),
+        notes,
         totals,
         record: record.clone(),
     })
@@ -199,7 +214,7 @@ impl Reader {
             }
         }
         for (name, _) in MEASURED {
-            if name != "prompt_tokens" || is_first {
+            if self.ours.contains(name) && (name != "prompt_tokens" || is_first) {
                 self.measure(name, line.get(name));
             }
         }
@@ -265,26 +280,40 @@ impl Reader {
     }
 
     /// The rows with their prompts, made again from the input where the results do not hold them and it is as it was.
-    fn shown(self, record: &JobRecord) -> Vec<ShownRow> {
+    fn shown(self, record: &JobRecord, notes: &mut Vec<String>) -> Vec<ShownRow> {
         let mut shown = self.shown;
-        let lacks = shown.iter().any(|row| row.prompt.is_none());
-        let prompts = lacks.then(|| Prompts::new(record).ok()).flatten();
-        let Some(mut prompts) = prompts else {
-            return shown;
-        };
-        for row in &mut shown {
-            if row.prompt.is_none() {
-                let Ok(prompt) = prompts.of(RowId(row.row)) else {
-                    break;
-                };
-                row.prompt = prompt.map(|prompt| match &prompt.prefix {
-                    Some(prefix) => format!("{}\n{prefix}", prompt.text),
-                    None => prompt.text.clone(),
-                });
-            }
+        if shown.iter().any(|row| row.prompt.is_none())
+            && let Err(error) = put_prompts(&mut shown, record)
+        {
+            notes.push(format!("prompts are not shown: {error}"));
         }
         shown
     }
+}
+
+/// Makes the prompts again that the results have not kept.
+fn put_prompts(shown: &mut [ShownRow], record: &JobRecord) -> Result<()> {
+    let mut record = record.clone();
+    // A file that was only copied or touched since is still what the job has read.
+    input::confirm(&mut record.input, record.rules, &StopFlag::default())?;
+    let mut prompts = Prompts::new(&record)?;
+    for row in shown.iter_mut().filter(|row| row.prompt.is_none()) {
+        let prompt = prompts.of(RowId(row.row))?;
+        row.prompt = prompt.map(|prompt| match &prompt.prefix {
+            Some(prefix) => format!("{}\n{prefix}", prompt.text),
+            None => prompt.text.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// The counts that the manifests have.
+fn committed(windows: &[CommittedWindow]) -> Totals {
+    let mut totals = Totals::default();
+    for window in windows {
+        totals += &window.totals;
+    }
+    totals
 }
 
 /// A value as people read it: a text without quotation marks.

@@ -24,6 +24,7 @@ pub(super) fn page(of: &Gathered) -> Markup {
                 h1 { (spec.name) }
                 p.lead { (lead(of)) }
                 (figures(of))
+                @for note in &of.notes { p.note { (note) } }
                 (facts(of))
                 @if of.metrics.has_table() {
                     h2 { "Agreement with the references" }

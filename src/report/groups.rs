@@ -89,7 +89,7 @@ pub(super) fn write_metrics(report: &RunReport, f: &mut fmt::Formatter<'_>) -> f
         if !of_samples.is_empty() {
             line(f, "samples", &joined(&of_samples))?;
         }
-        if metrics.rows < report.totals.referenced.min(report.totals.ok) {
+        if report.has_unmeasured {
             let rows = counted(metrics.rows, "row");
             let text = format!(
                 "of {rows} alone; `glm-batch report --metrics` measures those too that an earlier version committed"
@@ -123,7 +123,7 @@ impl MetricsReport {
     /// Takes the metrics out of a job's counts.
     pub(crate) fn new(task: Task, by: Option<String>, totals: &Totals) -> Self {
         let all = GroupTotals {
-            rows: totals.rows,
+            rows: totals.taken(),
             ok: totals.ok,
             referenced: totals.referenced,
             exact: totals.exact,

@@ -124,6 +124,9 @@ pub struct RunReport {
     /// How well the answers fit their references.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// Whether an earlier version committed windows without measuring them.
+    #[serde(skip_serializing_if = "is_false")]
+    pub has_unmeasured: bool,
     /// The same for each group of rows, where the job has `report.by`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupReport>,
@@ -131,6 +134,14 @@ pub struct RunReport {
     pub examples: Vec<Example>,
     /// What a demonstration model says of itself.
     pub notice: Option<String>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl fmt::Display for CheckedFiles {

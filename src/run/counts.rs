@@ -5,14 +5,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use crate::checkpoint::{Example, GroupTotals, Totals};
 use crate::engine::EngineStatistics;
 use crate::ids::RowId;
-use crate::input::{DuplicateIds, InputWindow};
+use crate::input::{DuplicateIds, InputRow, InputWindow, Reference};
 use crate::job::JobSpec;
 use crate::metrics;
 use crate::outcome::{LeftOutRows, Outcome, Stage};
-use crate::tasks;
+use crate::tasks::{self, TaskKind};
 use crate::tokenize::GlmTokenizer;
 
 /// Rows that the first window of a shard keeps for the table, spread over it.
@@ -116,67 +118,98 @@ pub(super) fn of_window(
         left_out: sifting.left_out,
         ..Totals::default()
     };
-    let mut examples = Vec::new();
-    let shows = window.id.0 < spec.shards;
     let task = tasks::of(spec.task);
-    let has_pairs = !spec.phases().is_empty();
-    for (position, row) in window.rows.iter().enumerate() {
-        let Some(outcome) = outcomes.get(&row.row) else {
+    // What a job of phases compares with the reference are the samples, in their own phase.
+    let compares = spec.input.columns.reference.is_some() && spec.phases().is_empty();
+    if compares {
+        metrics::begin(&mut totals.sums);
+    }
+    let shows = window.id.0 < spec.shards;
+    // Metrics look at pairs of tokens: rows are counted in parallel, and added up in their order.
+    let counted = window.rows.par_iter().enumerate().map(|(place, row)| {
+        let outcome = outcomes.get(&row.row)?;
+        let reference = row.reference.as_ref().filter(|_| compares);
+        let is_shown = shows && is_set(&sifting.may_show, place);
+        let counted = CountedRow::new(task, tokenizer, row, reference, outcome, is_shown);
+        Some((outcome, counted))
+    });
+    let counted: Vec<_> = counted.collect();
+    let mut examples = Vec::new();
+    for (place, row) in window.rows.iter().enumerate() {
+        let Some((outcome, counted)) = &counted[place] else {
             continue;
         };
         totals.rows += 1;
         count(&mut totals, outcome);
-        let mut of_row = GroupTotals {
-            rows: 1,
-            ..GroupTotals::default()
-        };
-        if let Ok(result) = outcome.result() {
-            of_row.ok = 1;
-            task.count(result, &mut of_row.sums);
-        }
-        if let (Some(noted), Ok(_)) = (sifting.noted.get(position), outcome.result()) {
+        if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
             totals.several_masks += u64::from(noted.has_several_masks);
             totals.shots_dropped += u64::from(noted.drops_shots);
         }
-        let is_shown = shows && is_set(&sifting.may_show, position);
-        // What is compared with the reference are the samples, in their own phase.
-        if has_pairs {
-            if let (true, Ok(prompt), Ok(result)) = (is_shown, &row.outcome, outcome.result())
-                && let Some([chosen, rejected]) = task.example(result)
-            {
-                examples.push(Example {
-                    question: prompt.text.clone(),
-                    completion: chosen,
-                    reference: String::new(),
-                    rejected: Some(rejected),
-                });
-            }
-        } else if let Some(reference) = &row.reference {
-            of_row.referenced = 1;
-            if let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) {
-                let written = |text: &str| as_the_model_writes(tokenizer, text);
-                of_row.exact = u64::from(task.matches(result, reference, &written));
-                let references: Vec<&str> = reference.texts().collect();
-                metrics::count(&task.answers(result), &references, &mut of_row.sums);
-                if is_shown {
-                    let answer = result.answer().unwrap_or_default().trim();
-                    examples.push(Example {
-                        question: prompt.text.clone(),
-                        completion: answer.to_owned(),
-                        reference: reference.text.clone(),
-                        rejected: None,
-                    });
-                }
-            }
+        totals.referenced += counted.totals.referenced;
+        totals.exact += counted.totals.exact;
+        totals.sums += &counted.totals.sums;
+        if spec.report.by.is_some() && spec.phases().is_empty() {
+            totals.add_to_group(row.group.as_deref().unwrap_or_default(), &counted.totals);
         }
-        totals.referenced += of_row.referenced;
-        totals.exact += of_row.exact;
-        totals.sums += &of_row.sums;
-        if spec.report.by.is_some() && !has_pairs {
-            totals.add_to_group(row.group.as_deref().unwrap_or_default(), &of_row);
-        }
+        examples.extend(counted.example.clone());
     }
     (totals, examples)
+}
+
+/// What one row adds to the counts.
+struct CountedRow {
+    totals: GroupTotals,
+    /// The row beside its reference or as a pair, where it is to be shown.
+    example: Option<Example>,
+}
+
+impl CountedRow {
+    fn new(
+        task: &dyn TaskKind,
+        tokenizer: &GlmTokenizer,
+        row: &InputRow,
+        reference: Option<&Reference>,
+        outcome: &Outcome,
+        is_shown: bool,
+    ) -> Self {
+        let mut totals = GroupTotals {
+            rows: 1,
+            ..GroupTotals::default()
+        };
+        totals.referenced = u64::from(reference.is_some());
+        let Ok(result) = outcome.result() else {
+            return Self {
+                totals,
+                example: None,
+            };
+        };
+        totals.ok = 1;
+        task.count(result, &mut totals.sums);
+        if let Some(reference) = reference {
+            let written = |text: &str| as_the_model_writes(tokenizer, text);
+            totals.exact = u64::from(task.matches(result, reference, &written));
+            let references: Vec<&str> = reference.texts().collect();
+            metrics::count(&task.answers(result), &references, &mut totals.sums);
+        }
+        let example = row.outcome.as_ref().ok().filter(|_| is_shown);
+        let example = example.and_then(|prompt| {
+            let (completion, reference, rejected) = match (task.example(result), reference) {
+                (Some([chosen, rejected]), _) => (chosen, String::new(), Some(rejected)),
+                (None, Some(reference)) => {
+                    let answer = result.answer().unwrap_or_default().trim();
+                    (answer.to_owned(), reference.text.clone(), None)
+                }
+                (None, None) => return None,
+            };
+            Some(Example {
+                question: prompt.text.clone(),
+                completion,
+                reference,
+                rejected,
+            })
+        });
+        Self { totals, example }
+    }
 }
 
 fn is_set(values: &[bool], place: usize) -> bool {

@@ -16,6 +16,7 @@ use crate::input::{self, InputRow, OpenOptions, PromptSource};
 use crate::job::{JobSpec, Task};
 use crate::metrics;
 use crate::sink::{self, ResultRow};
+use crate::stop::StopFlag;
 use crate::tokenize::GlmTokenizer;
 
 /// The counts of a job's committed rows with their metrics, by a column where one is given.
@@ -37,10 +38,7 @@ pub(crate) fn measured(
             "`--by` groups the answers of the task `generate` that have references\nhint: name the column in the job as `report.by`, and run it with `--restart`".to_owned(),
         ));
     }
-    let lacks = |window: &CommittedWindow| {
-        measures
-            && (regroups || (window.totals.referenced > 0 && !metrics::has(&window.totals.sums)))
-    };
+    let lacks = |window: &CommittedWindow| measures && (regroups || is_unmeasured(&window.totals));
     let mut again = if windows.iter().any(lacks) {
         Some(Again::new(record, by)?)
     } else {
@@ -54,6 +52,11 @@ pub(crate) fn measured(
         }
     }
     Ok(totals)
+}
+
+/// Whether a window has rows to measure, and an earlier version committed it.
+pub(super) fn is_unmeasured(window: &Totals) -> bool {
+    window.referenced > 0 && window.ok > 0 && !metrics::has(&window.sums)
 }
 
 /// What measures windows again.
@@ -72,6 +75,9 @@ impl Again {
                     .to_owned(),
             ));
         }
+        // A file that was only copied or touched since is still what the job has read.
+        let mut record = record.clone();
+        input::confirm(&mut record.input, record.rules, &StopFlag::default())?;
         let spec = &record.spec;
         let by = by.or(spec.report.by.as_deref());
         let options = OpenOptions {
@@ -128,6 +134,8 @@ impl Again {
             rows: 1,
             ..GroupTotals::default()
         };
+        // Without a tokenizer exact matches cannot be counted, and then a group says nothing of them.
+        totals.referenced = u64::from(row.reference.is_some() && self.tokenizer.is_some());
         let Some(answers) = answers else {
             return totals;
         };
@@ -140,7 +148,6 @@ impl Again {
         metrics::count(&answers, &references, &mut totals.sums);
         if let (Some(tokenizer), Some(answer)) = (&self.tokenizer, answers.first()) {
             let is_right = |text: &&str| as_the_model_writes(tokenizer, text) == answer.trim();
-            totals.referenced = 1;
             totals.exact = u64::from(references.iter().any(is_right));
         }
         totals

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::counts::Counts;
+use super::measure_again::is_unmeasured;
 use super::prepare::Prepared;
 use crate::checkpoint::{self, OutputFolder};
 use crate::engine::EngineStatistics;
@@ -91,18 +92,20 @@ fn of_shards(
     let mut totals = counts.unfinished.clone();
     let mut examples = Vec::new();
     let mut rows = 0;
+    let mut has_unmeasured = false;
     let mut finished = true;
+    let mut windows = BTreeMap::new();
     for &shard in shards {
         let manifest = prepared.manifest(shard)?;
         finished &= manifest.remaining(&prepared.index.windows).next().is_none();
-        totals += manifest.totals();
         rows += prepared.shard_rows(shard);
-        examples.extend(
-            manifest
-                .windows()
-                .values()
-                .flat_map(|window| window.examples.clone()),
-        );
+        windows.extend(manifest.windows().clone());
+    }
+    // In the order of the windows, so that sums are the same whatever the number of shards.
+    for window in windows.into_values() {
+        has_unmeasured |= is_unmeasured(&window.totals);
+        totals += &window.totals;
+        examples.extend(window.examples);
     }
     let spec = &prepared.record.spec;
     Ok(RunReport {
@@ -121,6 +124,7 @@ fn of_shards(
         job_rows: rows,
         facts: tasks::of(spec.task).summary(&totals.sums),
         metrics: Metrics::of(&totals.sums),
+        has_unmeasured,
         groups: groups(spec.task, &totals),
         totals,
         checked: CheckedFiles::default(),

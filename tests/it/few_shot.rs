@@ -125,6 +125,22 @@ fn a_row_gets_examples_of_its_own_kind() {
 }
 
 #[test]
+fn the_groups_of_the_metrics_are_not_those_of_the_examples() {
+    let mut dev = solved("甲乙丙丁");
+    dev[1]["s"] = 1.into();
+    dev[3]["s"] = 1.into();
+    let by = ", n = 2, by = \"s\"";
+    let expected = prompts(&generating(&asked(2), &dev, by));
+    let mut rows = asked(2);
+    rows[0]["kind"] = Value::Null;
+    rows[1]["kind"] = "b".into();
+    let both = format!("{}[report]\nby = \"kind\"\n", more(by));
+    let job = job("generate", &rows, &dev, COLUMNS, &both);
+    assert_eq!(prompts(&job), expected);
+    assert_eq!(expected[1], "乙？乙。\n\n丁？丁。\n\n问1？");
+}
+
+#[test]
 fn a_draw_depends_on_the_seed_and_the_row_alone() {
     let few_shot = ", n = 2, order = \"random\"";
     let (rows, dev) = (asked(12), solved("甲乙丙丁戊己庚辛"));

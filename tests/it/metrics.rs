@@ -47,6 +47,10 @@ fn groups_of_the_job_and_groups_asked_for_later_are_the_same() {
     let named = job(columns, &format!("{windows}[report]\nby = \"category\"\n"));
     let later = job(columns, windows);
     for job in [&named, &later] {
+        // A row that fails has a reference all the same.
+        let failing = r#"{"question": null, "answer": "巴黎", "category": "capital"}"#;
+        let text = std::fs::read_to_string(job.path("q.jsonl")).unwrap();
+        std::fs::write(job.path("q.jsonl"), format!("{text}{failing}\n")).unwrap();
         job.run_ok(&[]);
     }
     let lines = text(&named, &[]);
@@ -55,7 +59,9 @@ fn groups_of_the_job_and_groups_asked_for_later_are_the_same() {
     let found = report(&named, &[]);
     let groups = found["groups"].as_array().unwrap();
     let sum = |key: &str| groups.iter().map(|g| g[key].as_u64().unwrap()).sum::<u64>();
-    assert_eq!((sum("rows"), groups.len()), (ROWS, 12));
+    assert_eq!((sum("rows"), groups.len()), (ROWS + 1, 12));
+    assert_eq!((sum("referenced"), sum("ok")), (ROWS + 1, ROWS));
+    assert_eq!(found["all"]["metrics"]["rows"], ROWS);
     assert_eq!(found["all"]["exact"], sum("exact"));
     assert!((1..ROWS).contains(&sum("exact")), "{found}");
     let share = found["all"]["metrics"]["normalised_match"]

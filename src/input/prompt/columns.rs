@@ -15,12 +15,12 @@ pub(super) struct Columns {
     /// What examples are told apart by.
     pub(super) examples_by: Option<Named>,
     /// What the metrics are told apart by.
-    pub(super) group: Option<Named>,
+    pub(super) metrics_by: Option<Named>,
     pub(super) following: Option<Following>,
 }
 
 impl Columns {
-    pub(super) fn new(spec: &ColumnSpec, prompt: &PromptSpec, group: Option<&str>) -> Self {
+    pub(super) fn new(spec: &ColumnSpec, prompt: &PromptSpec, metrics_by: Option<&str>) -> Self {
         let few_shot = prompt.few_shot.as_ref();
         let named = |name: &Option<String>| name.as_deref().map(Named::new);
         Self {
@@ -31,7 +31,7 @@ impl Columns {
             generation: named(&spec.generation),
             label: named(&spec.label),
             examples_by: few_shot.and_then(|few_shot| named(&few_shot.by)),
-            group: group.map(Named::new),
+            metrics_by: metrics_by.map(Named::new),
             following: match (&spec.target, &spec.choices, &spec.answer) {
                 (Some(targets), ..) => Some(Following::targets(targets)),
                 (None, Some(choices), _) => Some(Following::choices(choices)),

@@ -67,12 +67,13 @@ const STEPS: &[(&str, &[&[&str]])] = &[
     (
         "run",
         &[
-            &["options", "model_facts", "counts"],
-            &["load", "texts", "rerun", "deadline", "earlier"],
+            &["options", "model_facts", "counts", "phase_results"],
+            &["load", "texts", "rerun", "deadline", "earlier", "sampled"],
             &["read"],
             &["prepare", "open_rows"],
-            &["feed", "summary", "card"],
+            &["feed", "summary", "card", "pairs"],
             &["shard", "plan"],
+            &["phase"],
         ],
     ),
 ];

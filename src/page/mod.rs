@@ -40,6 +40,15 @@ pub(crate) fn write(
             path.display()
         )));
     }
+    // A stray file among the results would be taken for damage.
+    let inside = std::path::absolute(path).is_ok_and(|path| path.starts_with(folder.root()));
+    if inside && path != folder.page() {
+        return Err(Error::Usage(format!(
+            "`{}` lies among the results\nhint: leave out `--output`, which writes `{}`, or name a file elsewhere",
+            path.display(),
+            folder.page().display()
+        )));
+    }
     let gathered = gather::gather(folder, record, by)?;
     let page = html::page(&gathered).into_string();
     fsio::write_atomic(path, |out| {

@@ -138,7 +138,7 @@ impl MetricsReport {
 
     /// Whether anything was measured.
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.metrics.is_none() && self.all.facts.is_empty()
+        self.all.metrics.is_none() && self.all.facts.is_empty() && self.all.referenced == 0
     }
 
     /// What the task says of all rows.
@@ -190,7 +190,7 @@ impl fmt::Display for MetricsReport {
                 .skip(1)
                 .map(|(name, value)| vec![name, value])
                 .collect();
-            return f.write_str(&table(&lines, WIDEST));
+            return f.write_str(&table(&lines, usize::MAX));
         }
         f.write_str(&table(&self.lines(), WIDEST))
     }

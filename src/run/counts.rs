@@ -148,7 +148,7 @@ pub(super) fn of_window(
         totals.referenced += counted.totals.referenced;
         totals.exact += counted.totals.exact;
         totals.sums += &counted.totals.sums;
-        if spec.report.by.is_some() && spec.phases().is_empty() {
+        if spec.report.by.is_some() {
             totals.add_to_group(row.group.as_deref().unwrap_or_default(), &counted.totals);
         }
         examples.extend(counted.example.clone());
@@ -176,7 +176,6 @@ impl CountedRow {
             rows: 1,
             ..GroupTotals::default()
         };
-        totals.referenced = u64::from(reference.is_some());
         let Ok(result) = outcome.result() else {
             return Self {
                 totals,
@@ -186,6 +185,7 @@ impl CountedRow {
         totals.ok = 1;
         task.count(result, &mut totals.sums);
         if let Some(reference) = reference {
+            totals.referenced = 1;
             let written = |text: &str| as_the_model_writes(tokenizer, text);
             totals.exact = u64::from(task.matches(result, reference, &written));
             let references: Vec<&str> = reference.texts().collect();

@@ -105,6 +105,11 @@ pub fn run(
         files: worker.counts.checked_files,
         content: options.verify,
     };
+    if report.finished && report.job_rows > 0 && report.totals.taken() == 0 {
+        worker
+            .observer
+            .note("warning: `input.where`, `input.skip` and `input.limit` leave no row to work on");
+    }
     if report.finished {
         card::finish(&prepared, &mut report, worker.observer);
     }

@@ -117,10 +117,17 @@ impl<'a> PairMaker<'a> {
             completion_tokens: sampled.completion_tokens,
             referenced: sampled.referenced,
             exact: sampled.exact,
-            groups: sampled.groups.clone(),
             ..std::mem::take(totals)
         };
         totals.sums += &sampled.sums;
+        // The rows of a group are counted once; what is said of their answers comes from the samples.
+        for (group, sampled) in &sampled.groups {
+            if let Some(paired) = totals.groups.get_mut(group) {
+                paired.referenced = sampled.referenced;
+                paired.exact = sampled.exact;
+                paired.sums += &sampled.sums;
+            }
+        }
         Ok(())
     }
 

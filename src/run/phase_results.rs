@@ -9,13 +9,15 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::checkpoint::{self, CommittedWindow, OutputFolder};
+use crate::checkpoint::{self, CommittedWindow, FileEntry, OutputFolder};
 use crate::error::Result;
+use crate::fsio;
 use crate::ids::{RowId, WindowId};
 use crate::input::InputError;
 use crate::job::Phase;
 use crate::outcome::{BadRow, Stage};
 use crate::sink::{self, ResultRow};
+use crate::stop::StopFlag;
 
 /// What became of each row of a window in a phase.
 pub(super) type PhaseRows<T> = BTreeMap<RowId, std::result::Result<T, BadRow>>;
@@ -98,6 +100,9 @@ impl PhaseResults {
         take: impl Fn(&mut T, &ResultRow) -> Option<()>,
     ) -> std::result::Result<PhaseRows<T>, InputError> {
         let window = self.window(id)?;
+        for entry in window.failed.iter().chain([&window.part]) {
+            self.check_content(entry)?;
+        }
         let mut rows = PhaseRows::new();
         if let Some(failed) = &window.failed {
             let path = self.folder.entry(&failed.name);
@@ -119,6 +124,20 @@ impl PhaseResults {
             }
         }
         Ok(rows)
+    }
+
+    /// Compares a file with its checksum: what the next phase makes of it would otherwise be wrong and look sound.
+    fn check_content(&self, entry: &FileEntry) -> std::result::Result<(), InputError> {
+        let path = self.folder.entry(&entry.name);
+        let found = fsio::hash_file_unless(&path, &StopFlag::default());
+        match found {
+            Ok(digest) if digest == entry.digest => Ok(()),
+            Ok(_) => {
+                let reason = "its content is not what was written".to_owned();
+                Err(self.unreadable(&path, reason))
+            }
+            Err(error) => Err(self.unreadable(&path, error.to_string())),
+        }
     }
 
     fn lines<'a>(

@@ -109,7 +109,7 @@ impl TaskKind for Preference {
         if pairs > 0 {
             let rows = counted(count("rows"), "row");
             let margin = sums.get("margin") / sums.get("pairs");
-            let text = format!("{} of {rows}, mean margin {margin:.4}", grouped(pairs));
+            let text = format!("{} from {rows}, mean margin {margin:.4}", grouped(pairs));
             facts.push(fact("pairs", text));
         }
         let all = count("rows without");
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "pairs: 4 of 2 rows, mean margin 1.5000",
+                "pairs: 4 from 2 rows, mean margin 1.5000",
                 "no pair: 2 rows: 1 all equal, 1 tie",
                 "left out: 1 answer without a text or a score",
             ]

@@ -153,11 +153,14 @@ impl Error {
     pub fn key(&self) -> Option<&'static str> {
         match self {
             Self::Input(
-                InputError::UnknownColumn { key, .. } | InputError::NeitherTextNorList { key, .. },
+                InputError::UnknownColumn { key, .. }
+                | InputError::NeitherTextNorList { key, .. }
+                | InputError::Template { key, .. },
             )
             | Self::Sink(SinkError::UnknownColumn { key, .. })
             | Self::Key { key, .. } => Some(key),
-            Self::Input(InputError::Template { .. }) => Some("prompt.template"),
+            Self::Input(InputError::Where { .. }) => Some("input.where"),
+            Self::Input(InputError::Examples { .. }) => Some("prompt.few_shot"),
             Self::Stop { .. } => Some("generation.stop"),
             Self::Sink(SinkError::NotCarried { .. } | SinkError::IdRenamed { .. }) => {
                 Some("output.rename")

@@ -41,10 +41,10 @@ pub mod ids {
 
 pub mod input {
     pub use crate::input::{
-        Carried, ColumnKind, FoundFile, InputColumn, InputError, InputFile, InputFormat,
-        InputIndex, InputRow, InputStream, InputWindow, MAX_WINDOW_BYTES, OpenOptions, Place,
-        Prompt, PromptSource, Scan, ScanOptions, Selection, WindowSpan, id_column, json_lines,
-        open, resolve_files, scan, select,
+        Carried, ColumnKind, EarlierJob, FoundFile, InputColumn, InputError, InputFile,
+        InputFormat, InputIndex, InputRow, InputStream, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
+        PartOf, Place, Prompt, PromptSource, Scan, ScanOptions, Selection, WindowSpan, id_column,
+        json_lines, open, resolve_files, scan, select,
     };
 }
 
@@ -52,8 +52,8 @@ pub mod job {
     pub use crate::job::{
         CarriedColumns, ColumnNames, ColumnSpec, EarlyStopping, GenerationSpec, InfillSpec,
         InputSpec, JobSpec, LengthOver, MaskToken, OnBadRow, OutputFormat, OutputSpec, Overflow,
-        PromptSpec, Rules, SampleLayout, ScoreSpec, SpecError, Task, job_keys, json_schema, load,
-        parse,
+        PromptSpec, Rules, SampleLayout, ScoreSpec, SpecError, Task, Unfinished, job_keys,
+        json_schema, load, parse,
     };
 }
 
@@ -75,8 +75,8 @@ pub mod model {
 
 pub mod outcome {
     pub use crate::outcome::{
-        BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowResult, Sample, Span, Stage,
-        Sums,
+        BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowResult,
+        Sample, Span, Stage, Sums,
     };
 }
 

@@ -31,6 +31,7 @@ mod device;
 mod download;
 mod engine;
 mod error;
+mod export;
 mod fsio;
 mod generate;
 mod ids;
@@ -40,9 +41,11 @@ pub mod internals;
 mod job;
 mod kernels;
 mod measure;
+mod metrics;
 mod model;
 mod numbers;
 mod outcome;
+mod page;
 mod plan;
 mod precision;
 mod report;
@@ -57,28 +60,29 @@ mod tokenize;
 
 // A job: its text or its file, checked.
 pub use job::{
-    BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, GenerationSpec, InputSpec,
-    JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat, OutputSpec, Overflow,
-    Pairs, Phase, PreferenceSpec, PromptSpec, Rank, RewardSpec, SampleLayout, ScoreMethod,
-    ScoreSpec, TargetOverflow, Task, json_schema as job_schema, load as load_job,
-    parse as parse_job,
+    BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, FewShotSpec,
+    GenerationSpec, InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat,
+    OutputSpec, Overflow, Pairs, Phase, PreferenceSpec, PromptSpec, Rank, RewardSpec, SampleLayout,
+    ScoreMethod, ScoreSpec, ShotOrder, TargetOverflow, Task, Unfinished, json_schema as job_schema,
+    load as load_job, parse as parse_job,
 };
 
 // Running it, or planning what a run would do.
 pub use input::Selection;
 pub use plan::{BucketStatistics, LengthBin, PlanStatistics};
 pub use report::{
-    CheckedFiles, FailureReason, Loading, Observer, Progress, RunReport, RunTimes, Silent,
-    observer_for,
+    CheckedFiles, FailureReason, GroupReport, Loading, Observer, Progress, RunReport, RunTimes,
+    Silent, observer_for,
 };
 pub use run::{PhasePlan, PlanReport, RunEnd, RunOptions, plan, run};
 pub use stop::{Deadline, StopFlag};
 
 // Looking at its output folder.
 pub use checkpoint::{
-    CommittedWindow, Example, FileEntry, JobState, LockOptions, LockTiming, OutputFolder, Owner,
-    OwnerState, OwnerStatus, Pace, Problem, ProblemKind, RepairReport, ShardStatus, Soundness,
-    Status, Totals, VerifyReport, Work, committed_windows, repair, status, verify,
+    CommittedWindow, Example, FileEntry, GroupTotals, JobState, LockOptions, LockTiming,
+    OutputFolder, Owner, OwnerState, OwnerStatus, Pace, Problem, ProblemKind, RepairReport,
+    ShardStatus, Soundness, Status, Totals, VerifyReport, Work, committed_windows, repair, status,
+    verify,
 };
 pub use fsio::FileDigest;
 pub use sink::{ResultRow, read_part};
@@ -99,11 +103,12 @@ pub use engine::{
 pub use generate::{Choices, TextCodec};
 pub use plan::{Budget, GroupRow, Load, RowCost, RowLength, SlotSizes};
 
-// What became of a row.
+// What became of a row, and how well answers fit their references.
 pub use ids::{RowId, ShardId, WindowId};
+pub use metrics::Metrics;
 pub use outcome::{
-    BadRow, Cell, Completion, FinishReason, Measured, Outcome, RowCounts, RowResult, Sample, Stage,
-    Sums,
+    BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowCounts,
+    RowResult, Sample, Stage, Sums,
 };
 
 // Devices and precisions.

@@ -24,8 +24,10 @@ use serde_json::value::RawValue;
 
 mod cell;
 mod exact_floats;
+mod left_out;
 
 pub use cell::Cell;
+pub use left_out::{LeftOut, LeftOutRows};
 
 /// How one row ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -257,6 +259,11 @@ impl Sums {
             Some(kept) if key.starts_with(HIGHEST) => *kept = kept.max(value),
             _ => self.add(key, value),
         }
+    }
+
+    /// All names and their values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, &value)| (name.as_str(), value))
     }
 
     /// Whether nothing was added.

@@ -161,3 +161,36 @@ fn every_durable_step_of_a_phase_may_be_the_last() {
     }
     assert!(stops_made > 15, "{stops_made} stops");
 }
+
+/// An export has its file whole or not at all, whatever step is the last.
+#[test]
+fn an_export_that_is_stopped_leaves_a_whole_file_or_none() {
+    let job = job();
+    job.run_ok(&["--quiet"]);
+    let export = |name: &str, failpoints: &str| {
+        let args = ["export", "out", "--to", "messages", "--output", name];
+        let mut command = job.command(&args);
+        command.env("FAILPOINTS", failpoints).output().unwrap()
+    };
+    let unbroken = export("whole.jsonl", "");
+    assert_eq!(unbroken.status.code(), Some(0), "{}", both(&unbroken));
+    let whole = std::fs::read(job.path("whole.jsonl")).unwrap();
+    let mut stops_made = 0;
+    for (number, point) in FAILPOINTS.iter().enumerate() {
+        for action in ["panic", "return"] {
+            let name = format!("{action}-{number}.jsonl");
+            let stopped = export(&name, &format!("{point}=1*{action}->off"));
+            stops_made += usize::from(stopped.status.code() != Some(0));
+            if !job.path(&name).exists() {
+                let again = export(&name, "");
+                assert_eq!(again.status.code(), Some(0), "{point}: {}", both(&again));
+            }
+            assert!(
+                std::fs::read(job.path(&name)).unwrap() == whole,
+                "{point}, {action}"
+            );
+        }
+    }
+    // Before it is made, before it is synced, and before and after it has its name; then the card.
+    assert!(stops_made >= 8, "{stops_made}");
+}

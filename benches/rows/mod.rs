@@ -78,6 +78,7 @@ pub(crate) fn source(job: &JobSpec, index: &Arc<InputIndex>) -> Box<dyn PromptSo
     let options = OpenOptions {
         input: &job.input,
         prompt: &job.prompt,
+        group: None,
         choices: None,
         carried: &job.output.columns,
         rules: Rules::CURRENT,

@@ -1,10 +1,11 @@
 //! A model's speed on this machine, beside what the machine could do at best.
 //!
-//! `steps` times the model, `limits` measures what memory and products allow, `report` holds the figures and
+//! `steps` times the model where it answers, `readings` where it judges, `limits` measures what memory and products allow, `report` holds the figures and
 //! prints them. `workload` runs a job with fixed answer lengths, which is why this module lies above
 //! [`run`](mod@crate::run).
 
 mod limits;
+mod readings;
 mod report;
 mod steps;
 mod workload;
@@ -99,6 +100,7 @@ pub(crate) fn bench(
             reading: read_rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
         });
     }
+    let readings = readings::speeds(&mut glm, &config)?;
     let report = BenchReport {
         model: folder.display().to_string(),
         device: device.kind(),
@@ -111,6 +113,7 @@ pub(crate) fn bench(
         product_peaks,
         context,
         batches,
+        readings,
     };
     let subject = Subject {
         config: &config,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::readings::ReadingSpeed;
 use crate::device::DeviceKind;
 use crate::measure::BatchSpeed;
 use crate::precision::Precision;
@@ -35,6 +36,9 @@ pub(crate) struct BenchReport {
     pub context: usize,
     /// One entry a batch size.
     pub batches: Vec<BatchSpeed>,
+    /// What the tasks that read do, one entry a shape.
+    #[serde(default)]
+    pub readings: Vec<ReadingSpeed>,
 }
 
 /// The machine's best rate of products with weights in one storage, all threads together.
@@ -84,6 +88,17 @@ impl fmt::Display for BenchReport {
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
         lines.extend(self.batches.iter().map(row));
+        f.write_str(&table(&lines, usize::MAX))?;
+        if self.readings.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\n  reading to judge; tokens a second, a context once:\n"
+        )?;
+        let heading = ["task", "tokens of a row", "prefill", "read", "share"];
+        let mut lines = vec![heading.map(str::to_owned).to_vec()];
+        lines.extend(self.readings.iter().map(reading));
         f.write_str(&table(&lines, usize::MAX))
     }
 }
@@ -96,6 +111,21 @@ impl BenchReport {
         });
         peaks.collect::<Vec<_>>().join(", ")
     }
+}
+
+fn reading(speed: &ReadingSpeed) -> Vec<String> {
+    let tokens = match speed.branches {
+        0 => speed.context.to_string(),
+        1 => format!("{} + {}", speed.context, speed.branch),
+        branches => format!("{} + {branches} x {}", speed.context, speed.branch),
+    };
+    vec![
+        speed.task.clone(),
+        tokens,
+        format!("{:.1}", speed.prefill),
+        format!("{:.1}", speed.read),
+        format!("{:.0}%", speed.read / speed.prefill * 100.0),
+    ]
 }
 
 fn row(batch: &BatchSpeed) -> Vec<String> {

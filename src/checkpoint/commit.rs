@@ -16,7 +16,8 @@ use crate::outcome::Outcome;
 use crate::sink::{ResultSink, SinkError, write_failed};
 
 use super::lock::{self, JobLock, ShardLock};
-use super::manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals};
+use super::manifest::{CommittedWindow, FileEntry, Manifest};
+use super::totals::{Example, Totals};
 use super::{CheckpointError, JobFingerprint, OutputFolder, journal};
 
 /// A window whose every row has an outcome.
@@ -26,6 +27,8 @@ pub struct Commit<'a> {
     pub window: &'a InputWindow,
     /// First row of the window, also where it has none.
     pub first_row: RowId,
+    /// Rows of the input in the window, those that are left out too.
+    pub rows: u64,
     /// How its rows ended; bad rows may be left out.
     pub outcomes: &'a BTreeMap<RowId, Outcome>,
     /// Writes the part.
@@ -58,7 +61,7 @@ pub fn commit_window(
     let window = CommittedWindow {
         window: commit.window.id,
         first_row: commit.first_row.0,
-        rows: commit.window.rows.len() as u64,
+        rows: commit.rows,
         part,
         failed,
         totals: commit.totals.clone(),

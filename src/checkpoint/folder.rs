@@ -96,6 +96,11 @@ impl OutputFolder {
         self.root.join(KEPT_JOB)
     }
 
+    /// The page that `report` writes.
+    pub(crate) fn page(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+
     /// Card of a finished job.
     pub fn card(&self) -> PathBuf {
         self.root.join(CARD_FILE)

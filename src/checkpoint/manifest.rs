@@ -6,15 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fsio::{self, FileDigest};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
-use crate::outcome::Sums;
 
+use super::totals::{Example, Totals};
 use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, seal};
 
 const CURE: &str =
@@ -84,73 +83,6 @@ pub struct FileEntry {
     /// Size and hash.
     #[serde(flatten)]
     pub digest: FileDigest,
-}
-
-/// Counts of rows and tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Totals {
-    /// Input rows, broken lines included.
-    pub rows: u64,
-    /// Rows with a result.
-    pub ok: u64,
-    /// Rows that failed in generation.
-    pub failed: u64,
-    /// Rows that failed before it.
-    pub bad: u64,
-    /// Rows whose prompt was cut to fit.
-    pub truncated: u64,
-    /// Rows whose prompt has more than one mask, of which the first is answered.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub several_masks: u64,
-    /// Tokens read.
-    pub prompt_tokens: u64,
-    /// Tokens generated.
-    pub completion_tokens: u64,
-    /// Rows with a reference.
-    pub referenced: u64,
-    /// Those of them whose first sample equals it.
-    pub exact: u64,
-    /// What the job's task adds up over the rows, in the order of the windows.
-    #[serde(default, skip_serializing_if = "Sums::is_empty")]
-    pub sums: Sums,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
-impl AddAssign<&Totals> for Totals {
-    fn add_assign(&mut self, other: &Totals) {
-        self.rows += other.rows;
-        self.ok += other.ok;
-        self.failed += other.failed;
-        self.bad += other.bad;
-        self.truncated += other.truncated;
-        self.several_masks += other.several_masks;
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.referenced += other.referenced;
-        self.exact += other.exact;
-        self.sums += &other.sums;
-    }
-}
-
-/// A row shown beside its reference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
-    /// Prompt.
-    pub question: String,
-    /// First sample.
-    pub completion: String,
-    /// Reference.
-    pub reference: String,
-    /// The worse one of a pair, whose better one is `completion`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rejected: Option<String>,
 }
 
 impl Manifest {

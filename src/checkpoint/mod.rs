@@ -22,6 +22,7 @@ mod restart;
 mod seal;
 mod status;
 mod strays;
+mod totals;
 mod verify;
 
 pub use commit::{Commit, check_sizes, clean_leftovers, commit_window};
@@ -32,14 +33,15 @@ pub use journal::Journal;
 pub(crate) use journal::{Cut, journalled_rows};
 pub(crate) use lock::JobLock;
 pub use lock::{LockOptions, LockTiming, ShardLock};
-pub use manifest::{CommittedWindow, Example, FileEntry, Manifest, Totals, committed_windows};
+pub use manifest::{CommittedWindow, FileEntry, Manifest, committed_windows};
 pub use owner::{Owner, Work};
-pub(crate) use record::ModelFile;
 pub use record::{
     Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob, record_version,
 };
+pub(crate) use record::{ModelFile, has_record};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};
 pub(crate) use strays::{check_manifests, strays};
+pub use totals::{Example, GroupTotals, Totals};
 pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify, verify_shards};

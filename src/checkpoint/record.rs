@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceKind;
 use crate::fsio;
-use crate::input::{InputIndex, Selection};
+use crate::input::{InputFile, InputIndex, Selection};
 use crate::job::{JobSpec, Rules, Task};
 use crate::precision::Precision;
 
@@ -25,15 +25,21 @@ pub const RECORD_VERSION: &str = "2";
 /// Version of `job.json` of jobs of other tasks, which programs that only generate cannot go on with.
 const TASK_VERSION: &str = "3";
 
+/// Version of `job.json` of jobs that read the results of other jobs: a program that takes those for plain files would
+/// go on with other rows and columns.
+const CHAIN_VERSION: &str = "4";
+
 /// The version whose jobs name no rules, and whose other files do not name their job.
 const FIRST_VERSION: &str = "1";
 
 /// Versions of `job.json` that can be read.
-const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION, TASK_VERSION];
+const KNOWN_VERSIONS: &[&str] = &[FIRST_VERSION, RECORD_VERSION, TASK_VERSION, CHAIN_VERSION];
 
-/// The version of `job.json` that a job of this task has.
-pub fn record_version(task: Task) -> &'static str {
-    if task == Task::Generate {
+/// The version of `job.json` that a job of this task has over this input.
+pub fn record_version(task: Task, input: &InputIndex) -> &'static str {
+    if !input.earlier.is_empty() {
+        CHAIN_VERSION
+    } else if task == Task::Generate {
         RECORD_VERSION
     } else {
         TASK_VERSION
@@ -61,6 +67,9 @@ pub struct JobRecord {
     pub trial: Option<Selection>,
     /// What `auto` and the model folder came to.
     pub resolved: Resolved,
+    /// The file of examples that go before the prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<InputFile>,
     /// What the folder of the reward model came to, where one ranks the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<Resolved>,
@@ -194,6 +203,11 @@ impl StoredJob {
 /// Whether a folder was made by a job: its marks, its work or its record tell, of which any may be gone or damaged.
 pub(super) fn is_of_a_job(folder: &OutputFolder) -> Result<bool, CheckpointError> {
     Ok(folder.is_marked() || folder.first_work()?.is_some() || is_there(folder)?)
+}
+
+/// Whether a folder has a `job.json` of ours, damaged or not, as far as it can be read.
+pub(crate) fn has_record(folder: &OutputFolder) -> bool {
+    is_there(folder).unwrap_or(false)
 }
 
 /// Whether the folder has a `job.json` of ours, damaged or not. Other programs have files of that name.
@@ -342,6 +356,12 @@ impl JobRecord {
                 refused.push(difference(key, first, now));
             }
         }
+        if let (Some(first), Some(now)) = (&self.few_shot, &now.few_shot)
+            && first.fingerprint != now.fingerprint
+        {
+            let key = format!("file of examples {}", now.path.display());
+            refused.push(difference(&key, &described(first), &described(now)));
+        }
         if let (Some(a), Some(b)) = (&self.reward, &now.reward) {
             for (key, first, now) in [
                 ("tokenizer of the reward model", &a.tokenizer, &b.tokenizer),
@@ -396,24 +416,31 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
         .iter()
         .zip(&now.files)
         .filter(|(a, b)| a.fingerprint != b.fingerprint || a.partition != b.partition);
+    let is_of_another_job = |file: &crate::input::InputFile| {
+        let of = |index: &InputIndex| {
+            let job = index.earlier.get(file.earlier? as usize)?;
+            job.job.clone()
+        };
+        of(first) != of(now)
+    };
     let mut differences: Vec<Difference> = changed
         .map(|(a, b)| {
-            let describe = |file: &crate::input::InputFile| {
-                let mut text = format!(
-                    "{} bytes, fingerprint {}",
-                    file.bytes,
-                    short(&file.fingerprint)
-                );
+            let describe = |file: &InputFile| {
+                let mut text = described(file);
                 for one in &file.partition {
                     let value = one.value.as_deref().unwrap_or("null");
                     let _ = write!(text, ", {} = {value}", one.name);
                 }
                 text
             };
+            let mut now = describe(b);
+            if is_of_another_job(b) {
+                now.push_str(", since the earlier job was begun anew");
+            }
             difference(
                 &format!("input file {}", b.path.display()),
                 &describe(a),
-                &describe(b),
+                &now,
             )
         })
         .collect();
@@ -430,6 +457,12 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
         differences.push(difference("input format", &format(first), &format(now)));
     }
     differences
+}
+
+/// The content of a file, in words.
+fn described(file: &InputFile) -> String {
+    let fingerprint = short(&file.fingerprint);
+    format!("{} bytes, fingerprint {fingerprint}", file.bytes)
 }
 
 fn short(fingerprint: &str) -> &str {

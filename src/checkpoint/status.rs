@@ -7,8 +7,9 @@ use serde::Serialize;
 use crate::ids::ShardId;
 
 use super::lock::{self, LockTiming};
-use super::manifest::{Manifest, Totals};
+use super::manifest::Manifest;
 use super::owner::{self, Owner, Work};
+use super::totals::Totals;
 use super::{CheckpointError, OutputFolder, StoredJob, journal};
 
 /// The time left is known once a writer has finished this share of what it had to do: before that, the rows in

@@ -31,6 +31,10 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Show result rows in readable form, those of windows that are still open too
     Show(ShowArgs),
+    /// Write a page about the results, or print how well the answers fit their references
+    Report(ReportArgs),
+    /// Write result rows in the form that another program loads
+    Export(ExportArgs),
     /// Check every checksum of an output folder
     Verify(VerifyArgs),
     /// Encode JSON lines from standard input as `run` would
@@ -187,6 +191,71 @@ pub(super) struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Output folder of a job, or its job file
+    pub(super) output: PathBuf,
+    /// File to write [default: `report.html` in the output folder]
+    #[arg(long = "output", value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Input column whose values split the metrics into groups [default: `report.by` of the job]
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) by: Option<String>,
+    /// Print the metrics instead
+    #[arg(long, conflicts_with = "file")]
+    pub(super) metrics: bool,
+    /// Print them as JSON
+    #[arg(long, requires = "metrics")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Output folder of a job, or its job file
+    #[arg(value_name = "OUT")]
+    pub(super) results: PathBuf,
+    /// Form of the lines
+    #[arg(long = "to", value_name = "FORMAT", value_enum)]
+    pub(super) format: crate::export::Format,
+    /// File to write, in the form that its ending says, or a folder; it must not be there yet [default: JSON lines on
+    /// standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Only lines for which this minijinja expression is true, as in `completion_tokens > 100`
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(super) filter: Option<String>,
+    /// Only answers whose tokens have at least this log-probability in the mean
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_negative_numbers = true,
+        help_heading = "Which answers"
+    )]
+    pub(super) min_logprob: Option<f64>,
+    /// Only answers of at most so many tokens
+    #[arg(long, value_name = "N", help_heading = "Which answers")]
+    pub(super) max_completion_tokens: Option<u64>,
+    /// Only answers that ended so: `stop`, `length` or `stop_string`
+    #[arg(long, value_name = "REASON", help_heading = "Which answers")]
+    pub(super) finish: Option<String>,
+    /// Each answer to a prompt once; case, width and white space make no difference
+    #[arg(long, help_heading = "Which answers")]
+    pub(super) dedup: bool,
+    /// Write texts as lists of messages (formats of TRL)
+    #[arg(long, help_heading = "Form of the lines")]
+    pub(super) conversational: bool,
+    /// Write the column `margin`, which TRL's reward trainer subtracts (`trl-preference`)
+    #[arg(long, help_heading = "Form of the lines")]
+    pub(super) margin: bool,
+    /// Text of the prompt, a minijinja template over `prompt`, `prefix` and the columns [default: the prompt, and the
+    /// prefix on a line of its own]
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Form of the lines")]
+    pub(super) prompt_template: Option<String>,
+    /// Which answers are good ones, a minijinja expression (`trl-unpaired`)
+    #[arg(long, value_name = "EXPRESSION", help_heading = "Form of the lines")]
+    pub(super) label: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
@@ -266,6 +335,16 @@ impl ValueEnum for Phase {
 impl ValueEnum for FloatType {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::F32, Self::F16, Self::Bf16]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl ValueEnum for crate::export::Format {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::args::JobArgs;
 use crate::checkpoint::OutputFolder;
 use crate::error::{Error, Result};
-use crate::input::{self, InputError, NoChoice, PROMPT_NAMES};
+use crate::input::{self, HeadColumns, InputError, NoChoice, PROMPT_NAMES};
 use crate::job::{self, FlagJob, JobFlags, JobSpec, Rules};
 use crate::report::say;
 
@@ -108,7 +108,7 @@ fn check_input(asked: &mut FlagJob, quiet: bool) -> Result<()> {
             Ok(())
         };
     }
-    let files = input::resolve_files(&input, &output, Rules::CURRENT).map_err(of_flag)?;
+    let files = crate::run::input_files(&input, &output, Rules::CURRENT).map_err(of_flag)?;
     let head = input::head_columns(&files.files, input.max_row_bytes)?;
     if asked.lacks_prompt() {
         let column = head.prompt().map_err(no_prompt)?;
@@ -117,14 +117,46 @@ fn check_input(asked: &mut FlagJob, quiet: bool) -> Result<()> {
             say(&format!(
                 "note: prompts come from the column `{column}`; `--prompt-column` names another"
             ));
+            note_unused(&head, &asked.spec()?);
         }
         return Ok(());
     }
     let spec = asked.spec()?;
+    if !quiet {
+        note_unused(&head, &spec);
+    }
     let column = spec.input.columns.prompt.as_deref();
     match column.filter(|column| spec.prompt.template.is_none() && !head.has(column)) {
         None => Ok(()),
         Some(column) => check_all_rows(&spec, column),
+    }
+}
+
+/// Says which columns of texts have a name that means something to a job, and are not used by this one.
+fn note_unused(head: &HeadColumns, spec: &JobSpec) {
+    let columns = &spec.input.columns;
+    let compares = spec.task.generates() && columns.reference.is_none();
+    for (name, key, does, is_free) in [
+        (
+            "prefix",
+            "input.columns.prefix",
+            "begins the answers with it",
+            columns.prefix.is_none(),
+        ),
+        (
+            "answer",
+            "input.columns.reference",
+            "compares the answers with it",
+            compares,
+        ),
+    ] {
+        let template = spec.prompt.template.as_deref().unwrap_or_default();
+        let is_named = columns.named().any(|(_, named)| named == name);
+        if is_free && !is_named && !template.contains(name) && head.has_texts(name) {
+            say(&format!(
+                "note: the column `{name}` is not used; `--set {key}={name}` {does}"
+            ));
+        }
     }
 }
 

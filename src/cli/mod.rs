@@ -8,10 +8,11 @@ mod bench;
 mod deadline;
 mod error;
 mod exit;
-mod filter;
+mod export;
 mod job;
 mod model;
 mod reference;
+mod report;
 mod run;
 mod show;
 #[cfg_attr(not(unix), path = "no_signals.rs")]
@@ -97,6 +98,8 @@ fn dispatch(command: Command) -> CliResult<Exit> {
         Command::Plan(args) => run::plan(&args),
         Command::Status(args) => status::status(&args),
         Command::Show(args) => show::show(&args),
+        Command::Report(args) => report::report(&args),
+        Command::Export(args) => export::export(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Tokenize(args) => model::tokenize(&args),
         Command::Convert(args) => model::convert(&args),

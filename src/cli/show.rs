@@ -2,20 +2,20 @@
 //! open, from their journals.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
-use minijinja::Environment;
+use minijinja::Value as Row;
+use minijinja::value::Serde;
 use serde_json::{Map, Value};
 
 use super::args::ShowArgs;
 use super::error::CliResult;
 use super::exit::Exit;
-use super::filter::{Filter, environment, mismatch};
 use super::job::output_of;
 use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
 use crate::ids::{RowId, WindowId};
-use crate::input;
+use crate::input::{self, Filter, WrongFilter};
 use crate::job::{Phase, nearest};
 use crate::report::{counted, on_one_line, print, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
@@ -34,12 +34,10 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
             path: args.output.clone(),
         })
     })?;
-    let mut environment = environment();
-    environment.set_fuel(Some(input::TEMPLATE_STEPS));
     let filter = args
         .filter
         .as_deref()
-        .map(|text| compile(&environment, text, &columns(&record, args.failed)?))
+        .map(|text| compile("--where", text, &columns(&record, args.failed)?))
         .transpose()?;
     let is_kept = record.spec.output.prompt && !args.failed;
     let prompts = if args.prompt && !is_kept {
@@ -72,7 +70,11 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
         say(&open_note(shown.open, open.reason_without_columns()));
     }
     if shown.rows == 0 {
-        say(nothing_shown(committed.len(), record.input.windows.len()));
+        say(&nothing_shown(
+            args,
+            committed.len(),
+            record.input.windows.len(),
+        ));
         if let Some(first) = record.spec.phases().first()
             && committed.is_empty()
         {
@@ -115,7 +117,7 @@ fn of_phase(folder: &OutputFolder, phase: Phase) -> Result<OutputFolder, Error> 
 
 /// Shows the rows of a committed window; whether there were enough.
 fn show_committed(
-    shown: &mut Shown<'_, '_>,
+    shown: &mut Shown<'_>,
     folder: &OutputFolder,
     window: &CommittedWindow,
 ) -> CliResult<bool> {
@@ -133,9 +135,9 @@ fn show_committed(
 }
 
 /// What has been shown so far.
-struct Shown<'a, 'e> {
+struct Shown<'a> {
     args: &'a ShowArgs,
-    filter: Option<&'a Filter<'e>>,
+    filter: Option<&'a Filter>,
     rows: usize,
     /// Those of them that no part holds yet.
     open: u64,
@@ -143,8 +145,8 @@ struct Shown<'a, 'e> {
     prompts: Option<Prompts>,
 }
 
-impl<'a, 'e> Shown<'a, 'e> {
-    fn new(args: &'a ShowArgs, filter: Option<&'a Filter<'e>>, prompts: Option<Prompts>) -> Self {
+impl<'a> Shown<'a> {
+    fn new(args: &'a ShowArgs, filter: Option<&'a Filter>, prompts: Option<Prompts>) -> Self {
         Self {
             args,
             filter,
@@ -209,7 +211,7 @@ fn add_prompt(row: &mut Map<String, Value>, prompts: &mut Prompts) -> Result<(),
 }
 
 /// Columns that a row which is shown may have.
-fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
+pub(super) fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     if failed {
         return Ok(sink::FAILED_COLUMNS.map(str::to_owned).into());
     }
@@ -222,66 +224,64 @@ fn columns(record: &JobRecord, failed: bool) -> Result<Vec<String>, Error> {
     )?)
 }
 
-/// Compiles an expression whose every name is a column.
-fn compile<'e>(
-    environment: &'e Environment<'e>,
-    text: &'e str,
-    columns: &[String],
-) -> Result<Filter<'e>, Error> {
-    input::check_expression(text).map_err(|reason| wrong_text(text, &reason))?;
-    let expression = environment
-        .compile_expression(text)
-        .map_err(|error| wrong_filter(text, &error))?;
-    let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().collect();
-    names.sort_unstable();
-    let is_known = |name: &String| {
-        columns.contains(name) || environment.globals().any(|(known, _)| known == name)
-    };
-    match names.iter().find(|name| !is_known(name)) {
-        None => Filter::new(environment, text).map_err(|error| wrong_filter(text, &error)),
-        Some(name) => Err(unknown_column(name, columns)),
+/// Compiles an expression whose every name is a column; `flag` is what gave it.
+fn compile(flag: &str, text: &str, columns: &[String]) -> Result<Filter, Error> {
+    let filter = Filter::new(text).map_err(|wrong| wrong_filter(flag, text, wrong))?;
+    let is_known = |name: &str| columns.iter().any(|column| column == name);
+    if let Some(name) = filter.names().find(|name| !is_known(name)) {
+        return Err(unknown_column(flag, name, columns));
     }
+    Ok(filter)
 }
 
-fn unknown_column(name: &str, columns: &[String]) -> Error {
+/// An expression as a question about result rows.
+pub(super) fn row_test(
+    flag: &'static str,
+    text: &str,
+    columns: &[String],
+) -> Result<impl Fn(&ResultRow) -> Result<bool, Error> + use<>, Error> {
+    let filter = compile(flag, text, columns)?;
+    let text = text.to_owned();
+    Ok(move |row: &ResultRow| {
+        let is_wanted = filter.matches(Row::from(Serde(row)));
+        is_wanted.map_err(|wrong| wrong_filter(flag, &text, wrong))
+    })
+}
+
+fn unknown_column(flag: &str, name: &str, columns: &[String]) -> Error {
     let cure = match nearest(name, columns.iter().map(String::as_str)) {
         Some(column) => format!("did you mean `{column}`?"),
         None => format!("these rows have `{}`", columns.join("`, `")),
     };
     Error::Usage(format!(
-        "`--where` names the column `{name}`, which these rows do not have\nhint: {cure}"
+        "`{flag}` names the column `{name}`, which these rows do not have\nhint: {cure}"
     ))
 }
 
 /// Why there was no row to show.
-fn nothing_shown(committed: usize, windows: usize) -> &'static str {
-    if committed == windows {
-        "no such row"
-    } else if committed == 0 {
-        "no such row among those finished so far, or no row is finished yet"
+fn nothing_shown(args: &ShowArgs, committed: usize, windows: usize) -> String {
+    let what = if args.failed && args.id.is_none() && args.filter.is_none() {
+        "no row has failed"
     } else {
-        "no such row among those finished so far"
-    }
+        "no such row"
+    };
+    let so_far = if committed == windows {
+        ""
+    } else if committed == 0 {
+        " among those finished so far, or no row is finished yet"
+    } else {
+        " among those finished so far"
+    };
+    format!("{what}{so_far}")
 }
 
-fn wrong_filter(text: &str, error: &minijinja::Error) -> Error {
-    match mismatch(error) {
-        Some(mismatch) => Error::Usage(format!("`--where {text}`: {mismatch}")),
-        None => wrong_text(text, error),
-    }
+fn wrong_filter(flag: &str, text: &str, wrong: WrongFilter) -> Error {
+    let WrongFilter { reason, cure } = wrong;
+    let cure = cure.unwrap_or_else(|| format!("for example `{flag} 'completion_tokens > 100'`"));
+    Error::Usage(format!("`{flag} {text}`: {reason}\nhint: {cure}"))
 }
 
-fn wrong_text(text: &str, error: &impl Display) -> Error {
-    Error::Usage(format!(
-        "`--where {text}`: {error}\nhint: for example `--where 'completion_tokens > 100'`"
-    ))
-}
-
-fn wanted(
-    args: &ShowArgs,
-    filter: Option<&Filter<'_>>,
-    row: &Map<String, Value>,
-) -> CliResult<bool> {
+fn wanted(args: &ShowArgs, filter: Option<&Filter>, row: &Map<String, Value>) -> CliResult<bool> {
     if args
         .id
         .as_deref()
@@ -292,8 +292,8 @@ fn wanted(
     match filter {
         Some(filter) => {
             let text = args.filter.as_deref().unwrap_or_default();
-            let is_wanted = filter.matches(row);
-            Ok(is_wanted.map_err(|error| wrong_filter(text, &error))?)
+            let is_wanted = filter.matches(Row::from(Serde(row)));
+            Ok(is_wanted.map_err(|wrong| wrong_filter("--where", text, wrong))?)
         }
         None => Ok(true),
     }

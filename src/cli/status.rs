@@ -166,8 +166,14 @@ fn job_line(status: &Status) -> String {
         JobState::Running => "running",
         JobState::Stopped => "not finished",
     };
+    let left_out = &status.totals.left_out;
+    let left_out = if left_out.is_empty() {
+        String::new()
+    } else {
+        format!(", left out {left_out}")
+    };
     format!(
-        "{}: {state}, {} of {} ({} in open windows), {} failed",
+        "{}: {state}, {} of {} ({} in open windows), {} failed{left_out}",
         on_one_line(&status.name),
         grouped(status.totals.rows + status.journalled_rows),
         counted(status.rows, "row"),

@@ -37,4 +37,6 @@ pub use hash::FileDigest;
 pub(crate) use hash::hash_file_unless;
 pub use points::FAILPOINTS;
 pub use write::write_atomic;
-pub(crate) use write::{check_writable, create_exclusive, temporary_target};
+pub(crate) use write::{
+    check_writable, create_exclusive, remove_leftovers, temporary_target, write_new,
+};

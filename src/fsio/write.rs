@@ -64,21 +64,48 @@ pub(crate) fn check_writable(path: &Path) -> Result<(), FsError> {
 ///
 /// [`FsError`], where it could be neither created nor found.
 pub(crate) fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool, FsError> {
+    Ok(write_new(path, |out| out.write_all(bytes))?.is_some())
+}
+
+/// As [`write_atomic`], for a name that is not taken; `None`, and nothing written, where it is.
+///
+/// # Errors
+///
+/// [`FsError`], where the file could be neither created nor found.
+pub(crate) fn write_new(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<Option<FileDigest>, FsError> {
     let temporary = temporary_path(path);
     failpoint(WRITE_BEFORE_CREATE, path)?;
-    write_synced(&temporary, |out| out.write_all(bytes), WRITE_BEFORE_SYNC)
+    let digest = write_synced(&temporary, write, WRITE_BEFORE_SYNC)
         .inspect_err(|_| remove_quietly(&temporary))?;
     failpoint(CREATE_BEFORE_LINK, path)?;
     let linked = link_new(&temporary, path);
     remove_quietly(&temporary);
     match linked {
         Ok(()) => {}
-        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
         Err(cause) => return Err(FsError::new("create", path, cause)),
     }
     sync_parent(path)?;
     failpoint(CREATE_AFTER_LINK, path)?;
-    Ok(true)
+    Ok(Some(digest))
+}
+
+/// Removes what processes that were killed have left of a file that they never finished.
+pub(crate) fn remove_leftovers(path: &Path) {
+    let folder = parent(path).unwrap_or_else(|| Path::new("."));
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    let target = path.file_name().and_then(|name| name.to_str());
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if target.is_some() && name.to_str().and_then(temporary_target) == target {
+            remove_quietly(&entry.path());
+        }
+    }
 }
 
 /// The final name that a temporary file was meant for; `None` where it is not a temporary file.

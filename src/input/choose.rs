@@ -4,12 +4,13 @@
 //! input is. A column holds texts where half of the rows have one in it. The rule: the only column of texts is the one, where `id` does not count; of several, the one with a
 //! name that says so ([`PROMPT_NAMES`]), if there is one such column. Runs before anything is written.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::error::InputError;
 use super::fields::Fields;
-use super::files::FoundFile;
 use super::formats::format_of;
+use super::found::FoundFile;
 use super::lines::Lines;
 use super::parquet;
 use super::prompt::DEFAULT_ID;
@@ -40,7 +41,7 @@ const TEXT_TYPES: [&str; 3] = ["Utf8", "LargeUtf8", "Utf8View"];
 pub(crate) struct HeadColumns {
     /// All of them.
     names: Vec<String>,
-    /// Those of texts, `id` aside.
+    /// Those of texts, `id` and the results of earlier jobs aside.
     texts: Vec<String>,
 }
 
@@ -69,6 +70,10 @@ pub(crate) fn head_columns(
         return Ok(columns);
     };
     let format = format_of(&first.path);
+    let jobs = files.iter().filter_map(|file| file.results.as_ref());
+    let results: BTreeSet<&str> = jobs
+        .flat_map(|part| part.job.results.iter().map(String::as_str))
+        .collect();
     refuse_other_format(&first.path, format)?;
     match format {
         InputFormat::Parquet => {
@@ -77,7 +82,10 @@ pub(crate) fn head_columns(
             for column in parquet::first_pass(&paths, &mut windows, Rules::CURRENT)?.columns {
                 let is_text = |kind: &str| TEXT_TYPES.contains(&kind) || is_category(kind);
                 let is_text = matches!(&column.kind, ColumnKind::Arrow(kind) if is_text(kind));
-                columns.add(&column.name, is_text);
+                columns.add(
+                    &column.name,
+                    is_text && !results.contains(column.name.as_str()),
+                );
             }
         }
         InputFormat::Jsonl => {
@@ -90,7 +98,10 @@ pub(crate) fn head_columns(
                 })?;
             }
             for (name, values) in &head.columns {
-                columns.add(name, head.holds_texts(values));
+                columns.add(
+                    name,
+                    head.holds_texts(values) && !results.contains(name.as_str()),
+                );
             }
         }
     }
@@ -116,6 +127,11 @@ impl HeadColumns {
             None => false,
         };
         self.names.iter().any(|known| leads(known))
+    }
+
+    /// Whether a column holds texts that the rows themselves have.
+    pub(crate) fn has_texts(&self, name: &str) -> bool {
+        self.texts.iter().any(|known| known == name)
     }
 
     /// The column of prompts.

@@ -3,7 +3,7 @@
 //! Every message names the path or the column; the cure has its own `hint:` line.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -172,10 +172,86 @@ pub enum InputError {
     NoChoice,
     /// The template does not parse.
     #[error(
-        "`prompt.template` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
+        "`{key}` does not parse: {reason}\nhint: a column is written `{{{{ name }}}}`, a condition `{{% if name %}}...{{% endif %}}`"
     )]
     Template {
+        /// The key of the job.
+        key: &'static str,
         /// What is wrong and where.
+        reason: String,
+    },
+    /// Results of a job that cannot be read as an input.
+    #[error("the results in `{}` cannot be the input: {reason}{}", .folder.display(), hint(.cure))]
+    Results {
+        /// The folder.
+        folder: PathBuf,
+        /// Why, in one line.
+        reason: String,
+        /// What to do.
+        cure: String,
+    },
+    /// Results of a job inside a folder of the input.
+    #[error("`{}` holds the results of a job, and it lies inside a folder or glob of the input\nhint: name it itself in `input.path`, which reads its committed results, or move it away", .inner.display())]
+    InnerResults {
+        /// The folder of the results.
+        inner: PathBuf,
+    },
+    /// The job's own output folder among its input.
+    #[error("`{}` is the output folder of this job, and cannot be its input\nhint: give another `output.path`", .path.display())]
+    OwnOutput {
+        /// The path as the job has it.
+        path: PathBuf,
+    },
+    /// A column that is a result in one place and a column of the rows in another.
+    #[error(
+        "column `{column}` is a result in `{}` and a column of the rows in `{}`\nhint: read them in two jobs, or give the column another name in one of them",
+        .folder.display(), .other.display()
+    )]
+    ResultAndColumn {
+        /// Name of the column.
+        column: String,
+        /// The folder of the results.
+        folder: PathBuf,
+        /// Where the rows have it.
+        other: PathBuf,
+    },
+    /// The expression that chooses rows does not compile.
+    #[error("`input.where` cannot be read: {reason}{}", hint(.cure))]
+    Where {
+        /// What is wrong, in one line.
+        reason: String,
+        /// What to do.
+        cure: String,
+    },
+    /// The file of examples cannot be used.
+    #[error("`prompt.few_shot.path`, `{}`: {source}", .path.display())]
+    Examples {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<InputError>,
+    },
+    /// No file at the path of examples.
+    #[error("it {what}\nhint: {cure}")]
+    NoExampleFile {
+        /// What is there.
+        what: &'static str,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// A file of examples without rows.
+    #[error(
+        "it has no rows, and each of them would be an example\nhint: name a file with solved rows, or take `prompt.few_shot` out"
+    )]
+    NoExamples,
+    /// A row that cannot be an example.
+    #[error(
+        "{place}: {reason}\nhint: mend this row or take it out of the file: every row of it may go before a prompt"
+    )]
+    BadExample {
+        /// The row.
+        place: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// The system has no thread for a template whose values may nest deep.
@@ -226,6 +302,21 @@ pub struct FileProblem {
     pub path: PathBuf,
     /// Why: one line.
     pub reason: String,
+}
+
+impl InputError {
+    /// Results of a job that are not as they were written.
+    pub(crate) fn damaged_results(folder: &Path, reason: &str) -> Self {
+        let cure = format!(
+            "`glm-batch verify {}` says what is wrong; with `--repair` that job's next run makes it again",
+            folder.display()
+        );
+        Self::Results {
+            folder: folder.to_owned(),
+            reason: reason.to_owned(),
+            cure,
+        }
+    }
 }
 
 fn broken_text(problems: &[FileProblem]) -> String {

@@ -10,11 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::InputError;
-use super::folders::{Excluded, Gathered};
+use super::folders::{Excluded, Folders, Gathered};
 use super::formats::{KNOWN_ENDINGS, format_of, has_known_ending};
+use super::found::{FoundFile, NoResults, ResultFolders};
 use super::partition::partition;
 use super::patterns;
-use super::types::{InputFormat, Partition};
+use super::types::InputFormat;
 use crate::job::{InputSpec, Rules, nearest};
 
 /// Files that a message names where the one that was asked for is not there.
@@ -35,24 +36,6 @@ pub struct InputFiles {
     pub notes: Vec<String>,
 }
 
-/// One file, and what the folders that it is in say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Columns that folders named `column=value` give to its rows.
-    pub partition: Vec<Partition>,
-}
-
-impl From<PathBuf> for FoundFile {
-    fn from(path: PathBuf) -> Self {
-        Self {
-            path,
-            partition: Vec::new(),
-        }
-    }
-}
-
 /// Turns files, globs and folders into the list of files, in reading order; an old job's as it was listed then.
 ///
 /// The entry `-` gives the copy of standard input in `output`; see [`InputStream`](super::InputStream).
@@ -65,11 +48,33 @@ pub fn resolve_files(
     output: &Path,
     rules: Rules,
 ) -> Result<InputFiles, InputError> {
+    resolve_with(spec, output, rules, &NoResults)
+}
+
+/// As [`resolve_files`], where a folder that holds a job's results gives its committed parts.
+///
+/// # Errors
+///
+/// As [`resolve_files`]; why the results of a job cannot be an input.
+pub(crate) fn resolve_with(
+    spec: &InputSpec,
+    output: &Path,
+    rules: Rules,
+    results: &dyn ResultFolders,
+) -> Result<InputFiles, InputError> {
     let excluded = Excluded::new(output);
     let mut resolved = InputFiles::default();
     let mut seen = HashSet::new();
     for entry in &spec.path {
-        let mut found = resolve_entry(entry, output, &excluded, rules)?;
+        let mut found = resolve_entry(
+            entry,
+            output,
+            &Folders {
+                excluded: &excluded,
+                results,
+            },
+            rules,
+        )?;
         // One file may be reached by several names.
         found.files.retain(|file| {
             let path = &file.path;
@@ -85,7 +90,7 @@ pub fn resolve_files(
 fn resolve_entry(
     entry: &str,
     output: &Path,
-    excluded: &Excluded,
+    folders: &Folders<'_>,
     rules: Rules,
 ) -> Result<InputFiles, InputError> {
     if entry == "-" {
@@ -96,21 +101,33 @@ fn resolve_entry(
         return Err(no_file(path, "a file that this process was given open"));
     }
     match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() && is_same(path, output) => Err(InputError::OwnOutput {
+            path: path.to_owned(),
+        }),
+        Ok(found) if found.is_dir() && folders.results.is_one(path) => Ok(InputFiles {
+            files: folders.results.open(path)?,
+            notes: Vec::new(),
+        }),
         Ok(found) if found.is_dir() => {
             let mut gathered = Gathered::new(rules);
             gathered.refuse_tables(path)?;
-            gathered.walk(path, excluded)?;
+            gathered.walk(path, folders)?;
             in_order(gathered, path, path, "it holds no file that ends in ")
         }
         Ok(found) if !found.is_file() => Err(no_file(path, kind(found.file_type()))),
         Ok(_) => Ok(one(path.to_owned())),
-        Err(_) if entry.contains(['*', '?', '[']) => glob_files(entry, excluded, rules),
+        Err(_) if entry.contains(['*', '?', '[']) => glob_files(entry, folders, rules),
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(InputError::Io {
             path: path.to_owned(),
             source,
         }),
         Err(_) => Err(missing(path)),
     }
+}
+
+fn is_same(path: &Path, output: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(path).is_some_and(|path| Some(path) == real(output))
 }
 
 fn one(path: PathBuf) -> InputFiles {
@@ -149,12 +166,17 @@ fn in_order(
                 Vec::new()
             },
             path,
+            results: None,
         })
         .collect();
     Ok(InputFiles { files, notes })
 }
 
-fn glob_files(pattern: &str, excluded: &Excluded, rules: Rules) -> Result<InputFiles, InputError> {
+fn glob_files(
+    pattern: &str,
+    folders: &Folders<'_>,
+    rules: Rules,
+) -> Result<InputFiles, InputError> {
     let (root, matches) = patterns::expand(pattern)?;
     let takes_underscores = patterns::names_underscores(pattern);
     let mut gathered = Gathered::new(rules);
@@ -174,12 +196,12 @@ fn glob_files(pattern: &str, excluded: &Excluded, rules: Rules) -> Result<InputF
             })?,
         };
         let is_out = !takes_underscores && gathered.leaves_out(below, found.is_dir());
-        if is_out || excluded.has(&path) {
+        if is_out || folders.excluded.has(&path) {
             continue;
         }
         gathered.refuse_tables(path.parent().unwrap_or(&path))?;
         if found.is_dir() {
-            gathered.walk(&path, excluded)?;
+            gathered.walk(&path, folders)?;
         } else {
             gathered.consider(path, found.file_type())?;
         }

@@ -13,10 +13,17 @@ use walkdir::WalkDir;
 
 use super::error::InputError;
 use super::formats::{has_known_ending, lower_name};
+use super::found::ResultFolders;
 use crate::job::Rules;
 
 /// Names that a note gives.
 const NAMED: usize = 3;
+
+/// Folders that are not walked through.
+pub(super) struct Folders<'a> {
+    pub(super) excluded: &'a Excluded,
+    pub(super) results: &'a dyn ResultFolders,
+}
 
 /// What was found in a folder or matched a glob.
 pub(super) struct Gathered {
@@ -67,7 +74,7 @@ impl Gathered {
     }
 
     /// Takes a folder and all below it.
-    pub(super) fn walk(&mut self, root: &Path, excluded: &Excluded) -> Result<(), InputError> {
+    pub(super) fn walk(&mut self, root: &Path, folders: &Folders<'_>) -> Result<(), InputError> {
         let mut entries = WalkDir::new(root)
             .follow_links(true)
             .sort_by_file_name()
@@ -84,11 +91,16 @@ impl Gathered {
             let is_folder = entry.file_type().is_dir();
             let name = Path::new(entry.file_name());
             let is_out = entry.depth() > 0 && (is_hidden(name) || self.leaves_out(name, is_folder));
-            if is_out || (is_folder && excluded.has(entry.path())) {
+            if is_out || (is_folder && folders.excluded.has(entry.path())) {
                 if is_folder {
                     entries.skip_current_dir();
                 }
             } else if is_folder {
+                if folders.results.is_one(entry.path()) {
+                    return Err(InputError::InnerResults {
+                        inner: entry.path().to_owned(),
+                    });
+                }
                 if self.rules.rows > 1 {
                     refuse_table(entry.path())?;
                 }

@@ -13,9 +13,11 @@ use std::time::UNIX_EPOCH;
 use arrow_schema::SchemaRef;
 
 use super::error::InputError;
-use super::types::{InputFile, InputIndex, InputWindow, Partition, WindowSpan};
+use super::parquet::footer_fingerprint;
+use super::types::{InputFile, InputFormat, InputIndex, InputWindow, Partition, WindowSpan};
 use super::{EachRow, PromptSource};
 use crate::fsio;
+use crate::job::Rules;
 use crate::stop::StopFlag;
 
 /// Path, size, time and inode of a file before it is read.
@@ -84,6 +86,7 @@ impl Stat {
             fingerprint,
             rows,
             partition,
+            earlier: None,
         }
     }
 }
@@ -120,6 +123,51 @@ pub(super) fn check(known: &InputFile) -> Result<(), InputError> {
         None => Ok(()),
         Some(what) => Err(InputError::Changed { path: path(), what }),
     }
+}
+
+/// Looks whether the files of an index are still what it knows: by their bytes, where they were written or moved
+/// since. The index then knows them as they are now.
+///
+/// # Errors
+///
+/// [`InputError::Io`], where a file is gone; [`InputError::Changed`]; [`InputError::Interrupted`].
+pub(crate) fn confirm(
+    index: &mut InputIndex,
+    rules: Rules,
+    stop: &StopFlag,
+) -> Result<(), InputError> {
+    let by_footer = index.format == InputFormat::Parquet && rules.input_fingerprint == 1;
+    for known in &mut index.files {
+        let path = known.path.clone();
+        let failed = |source| InputError::Io {
+            path: path.clone(),
+            source,
+        };
+        let now = Stat::of(&path).map_err(failed)?;
+        if now.is(known) {
+            continue;
+        }
+        let what = if now.bytes == known.bytes {
+            let fingerprint = if by_footer {
+                footer_fingerprint(&path)
+            } else {
+                hash(&path, stop)
+            };
+            let fingerprint = fingerprint.map_err(|cause| match cause.kind() {
+                io::ErrorKind::Interrupted => InputError::Interrupted,
+                _ => failed(cause),
+            })?;
+            (fingerprint != known.fingerprint).then(|| "its bytes are others".to_owned())
+        } else {
+            now.difference(known)
+        };
+        if let Some(what) = what {
+            return Err(InputError::Changed { path, what });
+        }
+        known.modified_ns = now.modified_ns;
+        known.inode = now.inode;
+    }
+    Ok(())
 }
 
 /// A source that gives a window only where its files are, before and after it was read, the ones of the

@@ -12,18 +12,19 @@ use arrow_schema::SchemaRef;
 use rayon::prelude::*;
 use serde_json::value::RawValue;
 
+use super::built::Built;
 use super::error::InputError;
 use super::fields::{Fields, Seen as SeenTypes};
 use super::lines::{Lines, RowLine, SharedHasher};
 use super::nested::{Search, Seen};
 use super::partition;
-use super::prompt::{Built, PromptBuilder};
+use super::prompt::PromptBuilder;
 use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 use crate::job::Rules;
-use crate::outcome::{BadRow, Stage};
+use crate::outcome::{BadRow, LeftOut, Stage};
 use crate::stop::StopFlag;
 
 /// Lines of a block are parsed while the next block is read.
@@ -89,6 +90,8 @@ pub(super) struct FirstPass<'a> {
     /// Bytes that a line may have.
     pub(super) max_row_bytes: u64,
     pub(super) rules: Rules,
+    /// Whether the file that is read has results of an earlier job.
+    pub(super) is_result: bool,
     pub(super) first_bad: Option<(Place, BadRow)>,
     /// Paths into columns, looked for until a row has them.
     pub(super) searches: Vec<Search>,
@@ -139,6 +142,8 @@ impl FirstPass<'_> {
         let mut block = Block::read(&mut lines, most)?;
         while !block.lines.is_empty() && !self.stop.is_requested() {
             let examiner = Examiner {
+                first_row: self.windows.rows(),
+                is_result: self.is_result,
                 builder: self.builder.filter(|_| self.first_bad.is_none()),
                 searches: &self.searches,
                 added,
@@ -178,6 +183,10 @@ impl FirstPass<'_> {
 
 /// What the first pass asks of each line.
 struct Examiner<'a> {
+    /// Number of the first line's row.
+    first_row: u64,
+    /// Whether the lines are results of an earlier job.
+    is_result: bool,
     builder: Option<&'a PromptBuilder>,
     searches: &'a [Search],
     added: &'a partition::Fields,
@@ -191,17 +200,19 @@ impl Examiner<'_> {
         block
             .lines
             .par_chunks(TASK_LINES)
-            .map(|lines| {
+            .enumerate()
+            .map(|(task, lines)| {
                 let mut facts = Facts {
                     seen: vec![Seen::default(); self.searches.len()],
                     ..Facts::default()
                 };
-                for line in lines {
+                let first = self.first_row + (task * TASK_LINES) as u64;
+                for (line, row) in lines.iter().zip(first..) {
                     // A template may take long; what is gathered so far is of no use then.
                     if self.stop.is_requested() {
                         break;
                     }
-                    let bad = self.line(line, &block.arena, &mut facts);
+                    let bad = self.line(RowId(row), line, &block.arena, &mut facts);
                     if let (None, Some(bad)) = (&facts.first_bad, bad) {
                         facts.first_bad = Some((line.line, bad));
                     }
@@ -212,13 +223,15 @@ impl Examiner<'_> {
     }
 
     /// Adds what a line holds; returns why it is bad, as far as that is asked.
-    fn line(&self, line: &RowLine, arena: &[u8], facts: &mut Facts) -> Option<BadRow> {
+    fn line(&self, row: RowId, line: &RowLine, arena: &[u8], facts: &mut Facts) -> Option<BadRow> {
+        let is_left_out = || self.builder?.left_out(row);
         let bad = |reason| BadRow {
             stage: Stage::Input,
             reason,
         };
         let mut fields = match fields(line, arena, self.max_row_bytes, self.rules) {
             Ok(fields) => fields,
+            Err(_) if is_left_out().is_some() => return None,
             Err(reason) => return Some(bad(reason)),
         };
         for (guess, (name, value)) in fields.0.iter().enumerate() {
@@ -229,10 +242,10 @@ impl Examiner<'_> {
                 seen.look(&search.named, &fields);
             }
         }
-        let builder = self.builder?;
+        let builder = self.builder.filter(|_| is_left_out().is_none())?;
         fields.add(self.added);
-        // The id is not kept here: any row number does.
-        builder.build(RowId(0), &fields).outcome.err()
+        let built = builder.build(row, &fields, self.is_result);
+        built.outcome.err().filter(|_| built.left_out.is_none())
     }
 }
 
@@ -381,12 +394,32 @@ impl JsonlSource {
 /// One parsed row: itself, its raw line, its fields.
 type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
 
+/// Why the fields of a line are not read.
+enum Unread {
+    LeftOut(LeftOut),
+    Bad(String),
+}
+
 impl JsonlSource {
+    fn fields<'a>(
+        &self,
+        row: RowId,
+        line: &RowLine,
+        arena: &'a [u8],
+    ) -> Result<Fields<'a>, Unread> {
+        match self.builder.left_out(row) {
+            Some(why) => Err(Unread::LeftOut(why)),
+            None => fields(line, arena, self.max_row_bytes, self.rules).map_err(Unread::Bad),
+        }
+    }
+
     fn parse_row(&self, row: RowId, file: u32, line: &RowLine, arena: &[u8]) -> Parsed {
-        let (built, is_record, fields) = match fields(line, arena, self.max_row_bytes, self.rules) {
+        let (built, is_record, fields) = match self.fields(row, line, arena) {
+            Err(Unread::LeftOut(why)) => (Built::left_out(row, why), false, Vec::new()),
             Ok(mut fields) => {
                 fields.add(&self.added[file as usize]);
-                let built = self.builder.build(row, &fields);
+                let is_result = self.index.is_result_file(file);
+                let built = self.builder.build(row, &fields, is_result);
                 let owned = fields
                     .0
                     .into_iter()
@@ -394,11 +427,13 @@ impl JsonlSource {
                     .collect();
                 (built, true, owned)
             }
-            Err(reason) => (Built::bad(row, reason), false, Vec::new()),
+            Err(Unread::Bad(reason)) => (Built::bad(row, reason), false, Vec::new()),
         };
         let Built {
             id,
             reference,
+            group,
+            left_out,
             outcome,
         } = built;
         let row = InputRow {
@@ -409,7 +444,9 @@ impl JsonlSource {
             },
             id,
             reference,
+            group,
             is_record,
+            left_out,
             outcome,
         };
         (row, (arena[line.start..line.end].to_vec(), fields))

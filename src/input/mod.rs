@@ -29,6 +29,7 @@
 //! | text that looks like special tokens | kept; the tokenizer decides |
 //! | prompt of any length | kept; `prompt.overflow` decides |
 //! | prompt missing, null, empty, white space, no text | bad row |
+//! | messages null, missing, empty, no list of objects with the texts `role` and `content`; the last not of the user | bad row |
 //! | prefix or reference null or missing | none; the job's prefix |
 //! | prefix or reference neither text nor null | bad row |
 //! | reference a list | its first text, or the `answer` of its first object; none if it is empty |
@@ -43,18 +44,24 @@
 //! A bad row that is not a record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.
 
+mod built;
 mod cell;
 mod choose;
+mod conversation;
 mod digits;
 mod duplicates;
 mod error;
+mod examples;
 mod fields;
 mod files;
+mod filter;
 mod folders;
 mod following;
 mod formats;
+mod found;
 mod identity;
 mod jsonl;
+mod left_out;
 mod lines;
 mod nested;
 mod one_line;
@@ -65,6 +72,7 @@ mod patterns;
 mod printed_names;
 mod prompt;
 mod roomy;
+mod rows_taken;
 mod scan;
 mod sniff;
 mod stdin;
@@ -80,21 +88,26 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
-pub(crate) use choose::{NoChoice, PROMPT_NAMES, head_columns};
+pub(crate) use choose::{HeadColumns, NoChoice, PROMPT_NAMES, head_columns};
 pub(crate) use digits::keep_digits;
 pub(crate) use duplicates::DuplicateIds;
 pub use error::{FileProblem, InputError};
-pub use files::{FoundFile, resolve_files};
-pub(crate) use identity::inode;
+pub(crate) use examples::{ExampleFile, ExampleOptions, SolvedRow, read_examples};
+pub use files::resolve_files;
+pub(crate) use files::{InputFiles, resolve_with};
+pub(crate) use filter::{Filter, WrongFilter};
+pub(crate) use found::ResultFolders;
+pub use found::{FoundFile, PartOf};
+pub(crate) use identity::{confirm, inode};
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
-pub(crate) use parquet::{JsonColumn, Logical, is_first_rule, json_options, marked_batches};
+pub(crate) use parquet::{
+    JsonColumn, Logical, is_first_rule, json_options, marked_batches, stored_batches,
+};
 pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;
-pub(crate) use tags::check_expression;
-pub(crate) use template::TEMPLATE_STEPS;
 pub use trial::{Selection, select};
 pub use types::*;
 
@@ -150,6 +163,8 @@ pub struct OpenOptions<'a> {
     pub input: &'a InputSpec,
     /// `[prompt]`
     pub prompt: &'a PromptSpec,
+    /// `report.by`: the column that splits the metrics into groups.
+    pub group: Option<&'a str>,
     /// [`JobSpec::template_choices`](crate::job::JobSpec::template_choices)
     pub choices: Option<&'a [String]>,
     /// Columns that go into the results.
@@ -168,9 +183,20 @@ pub fn open(
     options: &OpenOptions<'_>,
     index: Arc<InputIndex>,
 ) -> Result<Box<dyn PromptSource>, InputError> {
+    open_with("prompt.template", options, index)
+}
+
+/// [`open`], where the template is that of `template_key`.
+fn open_with(
+    template_key: &'static str,
+    options: &OpenOptions<'_>,
+    index: Arc<InputIndex>,
+) -> Result<Box<dyn PromptSource>, InputError> {
     let mut builder = PromptBuilder::new(&Wanted {
-        columns: &options.input.columns,
+        template_key,
+        input: options.input,
         prompt: options.prompt,
+        group: options.group,
         choices: options.choices,
         rules: options.rules,
     })?;

@@ -3,79 +3,39 @@
 //! JSON lines and Parquet rows come through the same [`Record`], so that equal rows give equal
 //! prompts. The rules for each column are in the [module documentation](super).
 
+mod columns;
+mod reference;
+
 use serde_json::{Map, Value};
 
+use self::columns::Columns;
+use self::reference::references;
+use super::built::{Built, bad};
 use super::cell::{Cell, Record};
+use super::conversation::Conversation;
 use super::error::InputError;
 use super::following::Following;
 use super::nested::Named;
+use super::rows_taken::RowsTaken;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
-use crate::job::{ColumnSpec, PromptSpec, Rules, nearest};
-use crate::outcome::{BadRow, Stage};
+use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules, nearest};
+use crate::outcome::{BadRow, LeftOut};
 use crate::stop::StopFlag;
 
 /// Column that holds the id where the job names none.
 pub(super) const DEFAULT_ID: &str = "id";
 
-/// A record as the job's columns see it.
-pub(super) struct Built {
-    /// The row's id, else its number.
-    pub(super) id: String,
-    /// The expected answer; a row that is bad otherwise has it too.
-    pub(super) reference: Option<Reference>,
-    /// The prompt, or why there is none.
-    pub(super) outcome: Result<Prompt, BadRow>,
-}
-
-impl Built {
-    /// A row that could not be read.
-    pub(super) fn bad(row: RowId, reason: String) -> Self {
-        Self {
-            id: row.to_string(),
-            reference: None,
-            outcome: Err(bad(reason)),
-        }
-    }
-}
-
-/// The columns that the job names.
-struct Columns {
-    id: Option<Named>,
-    prompt: Option<Named>,
-    prefix: Option<Named>,
-    reference: Option<Named>,
-    generation: Option<Named>,
-    label: Option<Named>,
-    following: Option<Following>,
-}
-
-impl Columns {
-    fn new(spec: &ColumnSpec) -> Self {
-        let named = |name: &Option<String>| name.as_deref().map(Named::new);
-        Self {
-            id: named(&spec.id),
-            prompt: named(&spec.prompt),
-            prefix: named(&spec.prefix),
-            reference: named(&spec.reference),
-            generation: named(&spec.generation),
-            label: named(&spec.label),
-            following: match (&spec.target, &spec.choices, &spec.answer) {
-                (Some(targets), ..) => Some(Following::targets(targets)),
-                (None, Some(choices), _) => Some(Following::choices(choices)),
-                (None, None, Some(answers)) => Some(Following::answers(answers)),
-                (None, None, None) => None,
-            },
-        }
-    }
-}
-
 /// What of a job makes a prompt of a record.
 pub(super) struct Wanted<'a> {
-    pub(super) columns: &'a ColumnSpec,
+    /// The key whose value `prompt.template` is, for messages.
+    pub(super) template_key: &'static str,
+    pub(super) input: &'a InputSpec,
     pub(super) prompt: &'a PromptSpec,
+    /// Column whose values split the metrics into groups.
+    pub(super) group: Option<&'a str>,
     /// Where the template is filled once for each choice: the choices of rows without their own.
     pub(super) choices: Option<&'a [String]>,
     pub(super) rules: Rules,
@@ -83,8 +43,13 @@ pub(super) struct Wanted<'a> {
 
 /// Makes prompts from records.
 pub(super) struct PromptBuilder {
+    rows_taken: RowsTaken,
     columns: Columns,
+    template_key: &'static str,
     template: Option<Template>,
+    conversation: Option<Conversation>,
+    /// Makes the text before the first example.
+    intro: Option<Template>,
     prefix: Option<String>,
     /// Where the template is filled once for each choice: the choices of rows without their own.
     choices: Option<Vec<String>>,
@@ -97,25 +62,42 @@ impl PromptBuilder {
     /// Compiles the template and keeps what the job says about columns.
     pub(super) fn new(wanted: &Wanted<'_>) -> Result<Self, InputError> {
         let Wanted {
-            columns,
+            template_key,
+            input,
             prompt,
+            group,
             choices,
             rules,
         } = *wanted;
+        let columns = &input.columns;
+        let rows_taken = RowsTaken::new(input)?;
         let template = prompt.template.as_deref();
         let template = template
-            .map(|source| Template::new(source, rules, choices.is_some()))
+            .map(|source| Template::new(template_key, source, rules, choices.is_some()))
+            .transpose()?;
+        let conversation = columns.messages.as_deref();
+        let conversation = conversation
+            .map(|column| Conversation::new(column, prompt.turns.as_deref(), rules))
+            .transpose()?;
+        let few_shot = prompt.few_shot.as_ref();
+        let intro = few_shot.and_then(|few_shot| few_shot.intro.as_deref());
+        let intro = intro
+            .map(|source| Template::new("prompt.few_shot.intro", source, rules, false))
             .transpose()?;
         let names_choice = template.as_ref().is_some_and(Template::names_choice);
         if choices.is_some() && !names_choice {
             return Err(InputError::NoChoice);
         }
-        if template.is_none() && columns.prompt.is_none() {
+        if template.is_none() && conversation.is_none() && columns.prompt.is_none() {
             return Err(InputError::NoPrompt);
         }
         Ok(Self {
-            columns: Columns::new(columns),
+            rows_taken,
+            columns: Columns::new(columns, prompt, group),
+            template_key,
             template,
+            conversation,
+            intro,
             prefix: prompt.prefix.clone(),
             choices: choices.map(<[String]>::to_vec),
             rules,
@@ -139,7 +121,10 @@ impl PromptBuilder {
         if self.columns.id.is_none() {
             names.push(DEFAULT_ID);
         }
-        names.extend(self.template.iter().flat_map(Template::names));
+        names.extend(self.rows_taken.used_columns());
+        let templates = self.template.iter().chain(&self.intro);
+        names.extend(templates.flat_map(Template::names));
+        names.extend(self.conversation.iter().flat_map(Conversation::names));
         names.sort_unstable();
         names.dedup();
         names
@@ -155,10 +140,16 @@ impl PromptBuilder {
                 "input.columns.prompt",
                 prompt.filter(|_| self.template.is_none()),
             ),
+            (
+                "input.columns.messages",
+                self.conversation.as_ref().map(|turns| &turns.named),
+            ),
             ("input.columns.prefix", columns.prefix.as_ref()),
             ("input.columns.reference", columns.reference.as_ref()),
+            ("report.by", columns.metrics_by.as_ref()),
             ("input.columns.generation", columns.generation.as_ref()),
             ("input.columns.label", columns.label.as_ref()),
+            ("prompt.few_shot.by", columns.examples_by.as_ref()),
         ]
         .into_iter()
         .filter_map(|(key, named)| Some((key, named?)))
@@ -174,19 +165,30 @@ impl PromptBuilder {
             // No rows, or broken ones alone: there is nothing to compare with.
             return Ok(());
         }
+        if !index.earlier.is_empty() {
+            self.rows_taken.expect_results();
+        }
         let columns = &mut self.columns;
         let all = [
             &mut columns.id,
             &mut columns.prompt,
             &mut columns.prefix,
             &mut columns.reference,
+            &mut columns.metrics_by,
             &mut columns.generation,
             &mut columns.label,
+            &mut columns.examples_by,
         ];
+        let conversation = self.conversation.iter_mut().map(|turns| &mut turns.named);
         let mut missing = Vec::new();
         let following = columns.following.iter_mut();
         let following = following.flat_map(Following::columns_mut);
-        for named in all.into_iter().flatten().chain(following) {
+        for named in all
+            .into_iter()
+            .flatten()
+            .chain(conversation)
+            .chain(following)
+        {
             if !named.resolve(index) {
                 missing.push(named.name().to_owned());
             }
@@ -196,10 +198,8 @@ impl PromptBuilder {
             .named()
             .map(|(key, named)| (key, named.name()))
             .find(|(_, name)| missing.iter().any(|one| one == name))
-            .or_else(|| {
-                let mut in_template = self.template.iter().flat_map(Template::required_names);
-                Some(("prompt.template", in_template.find(is_unknown)?))
-            });
+            .or_else(|| self.in_templates().find(|(_, name)| is_unknown(name)))
+            .or_else(|| Some(("input.where", self.rows_taken.names().find(is_unknown)?)));
         match unknown {
             None => match &self.columns.following {
                 Some(following) => following.check(index),
@@ -213,17 +213,45 @@ impl PromptBuilder {
         }
     }
 
-    /// The row's id and reference, and its prompt or the reason why it has none.
-    pub(super) fn build(&self, row: RowId, record: &dyn Record) -> Built {
+    /// Why a row is left out, where its number tells.
+    pub(super) fn left_out(&self, row: RowId) -> Option<LeftOut> {
+        self.rows_taken.by_number(row)
+    }
+
+    /// The columns without which a template fails, each with the key of the template.
+    fn in_templates(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        fn of<'a>(
+            key: &'static str,
+            template: Option<&'a Template>,
+        ) -> impl Iterator<Item = (&'static str, &'a str)> {
+            let names = template.into_iter().flat_map(Template::required_names);
+            names.map(move |name| (key, name))
+        }
+        let turns = self.conversation.iter();
+        let turns = turns.flat_map(Conversation::required_names);
+        of(self.template_key, self.template.as_ref())
+            .chain(turns.map(|name| ("prompt.turns", name)))
+            .chain(of("prompt.few_shot.intro", self.intro.as_ref()))
+    }
+
+    /// The row's id and reference, and its prompt or the reason why it has none; `is_result` where it is a line of
+    /// an earlier job's results.
+    pub(super) fn build(&self, row: RowId, record: &dyn Record, is_result: bool) -> Built {
         if self.stop.is_requested() {
             return Built::bad(row, "interrupted".to_owned());
         }
+        let failed = match self.rows_taken.by_columns(record, is_result) {
+            Ok(Some(why)) => return Built::left_out(row, why),
+            Ok(None) => None,
+            Err(reason) => Some(bad(reason)),
+        };
         let id = self.id(row, record);
         let reference = self.reference(record);
         let (id, outcome) = match id {
             Ok(id) => (id, self.prompt(record)),
             Err(bad) => (row.to_string(), Err(bad)),
         };
+        let outcome = failed.map_or(outcome, Err);
         let (reference, outcome) = match reference {
             Ok(reference) => (reference, outcome),
             Err(bad) => (None, outcome.and(Err(bad))),
@@ -231,6 +259,8 @@ impl PromptBuilder {
         Built {
             id,
             reference,
+            group: self.metrics_group(record),
+            left_out: None,
             outcome,
         }
     }
@@ -251,14 +281,15 @@ impl PromptBuilder {
     }
 
     fn prompt(&self, record: &dyn Record) -> Result<Prompt, BadRow> {
-        let (text, filled) = match (&self.template, &self.columns.prompt) {
-            (Some(template), _) if self.choices.is_some() => {
+        let (text, filled) = match (&self.template, &self.conversation, &self.columns.prompt) {
+            (Some(template), ..) if self.choices.is_some() => {
                 let filled = self.filled(template, record)?;
                 (filled.first().cloned().unwrap_or_default(), filled)
             }
-            (Some(template), _) => (template.render(record, None)?, Vec::new()),
-            (None, Some(named)) => (self.required_text(named, record)?, Vec::new()),
-            (None, None) => return Err(bad("the job names no prompt column".to_owned())),
+            (Some(template), ..) => (template.render(record, None)?, Vec::new()),
+            (None, Some(turns), _) => (turns.text(record)?, Vec::new()),
+            (None, None, Some(named)) => (self.required_text(named, record)?, Vec::new()),
+            (None, None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
         Ok(Prompt {
@@ -267,6 +298,8 @@ impl PromptBuilder {
             overrides: self.overrides(record)?,
             following: self.following(record)?,
             label: self.label(record)?,
+            group: self.examples_group(record)?,
+            intro: self.intro(record)?,
             filled,
         })
     }
@@ -287,6 +320,35 @@ impl PromptBuilder {
             .iter()
             .map(|choice| template.render(record, Some(choice)));
         filled.collect()
+    }
+
+    /// What examples are told apart by; a row without it would be asked without examples.
+    fn examples_group(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
+        let Some(named) = &self.columns.examples_by else {
+            return Ok(None);
+        };
+        let what = match named.cell(record) {
+            Cell::Text(text) if text.is_empty() => "is empty",
+            Cell::Text(value) | Cell::Number(value) => return Ok(Some(value.into_owned())),
+            Cell::Absent => "is not in this row",
+            Cell::Null => "is null",
+            Cell::Other(_) => "holds neither a text nor a number",
+        };
+        let name = named.name();
+        Err(bad(format!(
+            "column `{name}`, which `prompt.few_shot.by` compares, {what}"
+        )))
+    }
+
+    /// What goes before the first example; `None` where the template gives nothing.
+    fn intro(&self, record: &dyn Record) -> Result<Option<String>, BadRow> {
+        let filled = self.intro.iter().map(|intro| intro.fill(record, None));
+        let text = filled.collect::<Result<String, BadRow>>();
+        let text = text.map_err(|bad| BadRow {
+            reason: format!("`prompt.few_shot.intro`: {}", bad.reason),
+            ..bad
+        })?;
+        Ok(Some(text).filter(|text| !is_blank(text)))
     }
 
     fn label(&self, record: &dyn Record) -> Result<Option<Label>, BadRow> {
@@ -322,7 +384,18 @@ impl PromptBuilder {
         Ok(text.map(|text| Reference {
             text,
             others: Vec::new(),
+            is_ranked: false,
         }))
+    }
+
+    /// The value of the column that splits the metrics: a text as it is, anything else as JSON has it.
+    fn metrics_group(&self, record: &dyn Record) -> Option<String> {
+        let named = self.columns.metrics_by.as_ref()?;
+        match named.cell(record) {
+            Cell::Absent | Cell::Null => None,
+            Cell::Text(text) | Cell::Number(text) => Some(text.into_owned()),
+            Cell::Other(_) => Some(named.json(record).ok()??.to_string()),
+        }
     }
 
     fn optional(
@@ -391,42 +464,6 @@ impl PromptBuilder {
                 "holds neither an object nor a string with one".to_owned(),
             )),
         }
-    }
-}
-
-/// The text that a list of answers begins with; `None` where there is none. The error is what it begins with.
-fn references(items: &[Value]) -> Result<Option<Reference>, &'static str> {
-    let Some((first, others)) = items.split_first() else {
-        return Ok(None);
-    };
-    let others = others.iter().filter_map(|item| answer(item).ok().flatten());
-    Ok(answer(first)?.map(|text| Reference {
-        text,
-        others: others.collect(),
-    }))
-}
-
-/// The text of a list's item, or what else it is.
-fn answer(item: &Value) -> Result<Option<String>, &'static str> {
-    match item {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
-        Value::Object(fields) => match fields.get("answer") {
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(Value::Null) => Ok(None),
-            _ => Err("another object"),
-        },
-        Value::Number(_) => Err("a number"),
-        Value::Bool(_) => Err("a boolean"),
-        Value::Array(_) => Err("a list"),
-    }
-}
-
-/// A row that the input itself makes bad.
-pub(super) fn bad(reason: String) -> BadRow {
-    BadRow {
-        stage: Stage::Input,
-        reason,
     }
 }
 

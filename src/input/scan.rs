@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{FileProblem, InputError};
-use super::files::FoundFile;
 use super::formats::format_of;
+use super::found::{FoundFile, PartOf};
 use super::identity::{self, Stat};
 use super::jsonl::{Columns, FirstPass};
 use super::nested::{Named, Search, Seen};
@@ -12,7 +12,7 @@ use super::parquet;
 use super::partition;
 use super::prompt::{PromptBuilder, Wanted};
 use super::sniff::refuse_other_format;
-use super::types::{InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
+use super::types::{EarlierJob, InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
 use crate::job::{ColumnSpec, InputSpec, OnBadRow, PromptSpec, Rules};
 use crate::outcome::BadRow;
@@ -83,10 +83,16 @@ pub fn scan(options: &ScanOptions<'_>) -> Result<Scan, InputError> {
         1 | 2 => windows,
         _ => windows.growing(options.shards),
     };
-    let mut scan = match format {
-        InputFormat::Parquet => scan_parquet(options, &stats, windows)?,
-        InputFormat::Jsonl => scan_jsonl(options, &stats, windows)?,
+    let scan = match format {
+        InputFormat::Parquet => scan_parquet(options, &stats, windows),
+        InputFormat::Jsonl => scan_jsonl(options, &stats, windows),
     };
+    let mut scan = scan.map_err(|error| match error {
+        InputError::Interrupted => error,
+        // A part that cannot be read is mostly one that is not as it was written.
+        error => damaged_part(options).unwrap_or(error),
+    })?;
+    add_earlier(&mut scan.index, options.files)?;
     for file in &scan.index.files {
         identity::check(file)?;
     }
@@ -139,6 +145,55 @@ fn unchanged(options: &ScanOptions<'_>, stats: &[Stat]) -> Option<InputIndex> {
     Some(index)
 }
 
+/// The first part of an earlier job that is not as it was written.
+fn damaged_part(options: &ScanOptions<'_>) -> Option<InputError> {
+    let mut parts = options.files.iter().filter(|file| {
+        let part = file.results.as_ref();
+        let expected = part.and_then(|part| part.blake3.as_ref());
+        expected.is_some_and(|expected| {
+            let found = identity::hash(&file.path, options.stop);
+            found.is_ok_and(|found| found != *expected)
+        })
+    });
+    let part = parts.next()?;
+    Some(changed_part(part, &part.results.as_ref()?.job))
+}
+
+fn changed_part(part: &FoundFile, job: &EarlierJob) -> InputError {
+    let name = part.path.strip_prefix(&job.folder).unwrap_or(&part.path);
+    let reason = format!(
+        "the content of `{}` is not what was written",
+        name.display()
+    );
+    InputError::damaged_results(&job.folder, &reason)
+}
+
+/// Says which files are results of which jobs.
+///
+/// # Errors
+///
+/// [`InputError::Results`], where one is not as its job has written it.
+fn add_earlier(index: &mut InputIndex, found: &[FoundFile]) -> Result<(), InputError> {
+    for (file, found) in index.files.iter_mut().zip(found) {
+        let Some(PartOf { job, blake3 }) = &found.results else {
+            continue;
+        };
+        if blake3
+            .as_ref()
+            .is_some_and(|known| *known != file.fingerprint)
+        {
+            return Err(changed_part(found, job));
+        }
+        let known = index.earlier.iter().position(|known| *known == **job);
+        let place = known.unwrap_or_else(|| {
+            index.earlier.push(EarlierJob::clone(job));
+            index.earlier.len() - 1
+        });
+        file.earlier = Some(place as u32);
+    }
+    Ok(())
+}
+
 /// The columns that a file's folders give, where the job goes by them.
 fn partition_of(options: &ScanOptions<'_>, number: usize) -> Vec<Partition> {
     match options.rules.rows {
@@ -185,6 +240,7 @@ fn scan_parquet(
         rows: windows.rows(),
         windows: windows.finish(),
         columns: footers.columns,
+        earlier: Vec::new(),
     };
     Ok(Scan {
         index,
@@ -226,8 +282,10 @@ fn scan_jsonl(
 ) -> Result<Scan, InputError> {
     let builder = match options.spec.on_bad_row {
         OnBadRow::Stop => Some(PromptBuilder::new(&Wanted {
-            columns: &options.spec.columns,
+            template_key: "prompt.template",
+            input: options.spec,
             prompt: options.prompt,
+            group: None,
             choices: options.choices,
             rules: options.rules,
         })?),
@@ -239,6 +297,7 @@ fn scan_jsonl(
         builder: builder.as_ref(),
         max_row_bytes: options.spec.max_row_bytes,
         rules: options.rules,
+        is_result: false,
         first_bad: None,
         searches: searches(&options.spec.columns, options.prompt),
         stop: options.stop,
@@ -252,6 +311,7 @@ fn scan_jsonl(
         rows: pass.windows.rows(),
         windows: pass.windows.finish(),
         columns: pass.columns.finish(parquet::by_parquet(options.rules)),
+        earlier: Vec::new(),
     };
     check_paths(searches, &index)?;
     Ok(Scan { index, first_bad })
@@ -304,6 +364,7 @@ fn read_jsonl(
         if options.stop.is_requested() {
             return Err(InputError::Interrupted);
         }
+        pass.is_result = options.files[number].results.is_some();
         let known = known_fingerprint(options.previous, stat);
         let hasher = known
             .is_none()

@@ -117,7 +117,7 @@ pub(super) fn check_nesting(template: &str) -> Result<(), String> {
 /// # Errors
 ///
 /// What is nested too deeply.
-pub(crate) fn check_expression(text: &str) -> Result<(), String> {
+pub(super) fn check_expression(text: &str) -> Result<(), String> {
     let mut levels = vec![0_usize];
     for word in words(text) {
         match word {

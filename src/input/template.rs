@@ -19,7 +19,7 @@ use crate::outcome::{BadRow, Stage};
 
 /// Steps that filling a template may take. The engine counts an instruction as one, and every 64 bytes of text
 /// that the template makes, so that this bounds the time, the memory and the prompt of a row.
-pub(crate) const TEMPLATE_STEPS: u64 = 1_000_000;
+pub(super) const TEMPLATE_STEPS: u64 = 1_000_000;
 
 /// Name of the only template; without an ending that would turn escaping on.
 const NAME: &str = "prompt";
@@ -40,16 +40,17 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Compiles a template. One of the first rules is bounded in nothing. Where it is filled `for_each_choice`,
-    /// [`CHOICE`] is no column.
+    /// Compiles the template of a key. One of the first rules is bounded in nothing. Where it is filled
+    /// `for_each_choice`, [`CHOICE`] is no column.
     pub(super) fn new(
+        key: &'static str,
         source: &str,
         rules: Rules,
         for_each_choice: bool,
     ) -> Result<Self, InputError> {
         let mut environment = Environment::new();
         if rules.rows > 1 {
-            check_nesting(source).map_err(|reason| InputError::Template { reason })?;
+            check_nesting(source).map_err(|reason| InputError::Template { key, reason })?;
             environment.set_fuel(Some(TEMPLATE_STEPS));
         }
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
@@ -70,11 +71,13 @@ impl Template {
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| InputError::Template {
+                key,
                 reason: describe(&error),
             })?;
         let template = environment
             .get_template(NAME)
             .map_err(|error| InputError::Template {
+                key,
                 reason: describe(&error),
             })?;
         let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
@@ -115,12 +118,21 @@ impl Template {
         self.names_choice
     }
 
-    /// Fills the template with a row, and with a choice where it names one.
+    /// Fills the template with a row, and with a choice where it names one; a blank text makes the row bad.
     pub(super) fn render(
         &self,
         record: &dyn Record,
         choice: Option<&str>,
     ) -> Result<String, BadRow> {
+        let text = self.fill(record, choice)?;
+        if is_blank(&text) {
+            return Err(bad("the template gives an empty prompt".to_owned()));
+        }
+        Ok(text)
+    }
+
+    /// [`render`](Self::render), where the text may be blank.
+    pub(super) fn fill(&self, record: &dyn Record, choice: Option<&str>) -> Result<String, BadRow> {
         let mut columns = Vec::with_capacity(self.names.len() + 1);
         if let Some(choice) = choice.filter(|_| self.names_choice) {
             columns.push((CHOICE, Value::from(choice)));
@@ -142,11 +154,7 @@ impl Template {
             Some(roomy) => roomy.fill(columns),
             None => fill(&self.environment, NAME, columns),
         };
-        let text = filled.map_err(|error| bad(with_empty(&error, &empty)))?;
-        if is_blank(&text) {
-            return Err(bad("the template gives an empty prompt".to_owned()));
-        }
-        Ok(text)
+        filled.map_err(|error| bad(with_empty(&error, &empty)))
     }
 }
 
@@ -194,7 +202,7 @@ fn describe(error: &Error) -> String {
 
 /// A null inside a column is undefined as the column itself would be: joined with `~`, a plain null
 /// would be printed as `none`.
-fn to_value(value: serde_json::Value) -> Value {
+pub(super) fn to_value(value: serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match value {
         Json::Null => Value::UNDEFINED,

@@ -13,10 +13,12 @@ use arrow_select::take::take_record_batch;
 use serde::{Deserialize, Serialize};
 
 use super::error::{FileProblem, InputError, one_line};
+use super::left_out::pick;
 use super::parquet::compact;
 use super::types::{Carried, InputIndex, InputWindow, WindowSpan};
 use super::{EachRow, PromptSource};
 use crate::ids::WindowId;
+use crate::job::InputSpec;
 use crate::stop::StopFlag;
 
 /// Which rows a trial takes.
@@ -34,14 +36,17 @@ pub enum Selection {
     },
 }
 
-/// Makes an input of the chosen rows alone.
+/// Makes an input of the chosen rows alone, which are among those that `input.skip` and `input.limit` leave.
 pub fn select(
     source: Box<dyn PromptSource>,
     index: &InputIndex,
+    input: &InputSpec,
     selection: Selection,
     window_rows: u32,
 ) -> (Box<dyn PromptSource>, InputIndex) {
-    let chosen = Chosen::new(selection, index.rows);
+    let first = input.skip.min(index.rows);
+    let rows = (index.rows - first).min(input.limit.unwrap_or(u64::MAX));
+    let chosen = Chosen::new(selection, first, rows);
     let (windows, starts) = trial_windows(&chosen, index, u64::from(window_rows.max(1)));
     let trial = InputIndex {
         rows: chosen.len(),
@@ -63,29 +68,35 @@ pub fn select(
 
 /// Numbers of the chosen rows, ascending.
 enum Chosen {
-    First(u64),
+    Following { first: u64, rows: u64 },
     Rows(Vec<u64>),
 }
 
 impl Chosen {
-    fn new(selection: Selection, total: u64) -> Self {
+    /// A choice among `total` rows from `first` on.
+    fn new(selection: Selection, first: u64, total: u64) -> Self {
         match selection {
-            Selection::First(rows) => Self::First(rows.min(total)),
-            Selection::Sample { rows, .. } if rows >= total => Self::First(total),
-            Selection::Sample { rows, seed } => Self::Rows(sample(rows, total, seed)),
+            Selection::Sample { rows, seed } if rows < total => {
+                let drawn = sample(rows, total, seed).into_iter();
+                Self::Rows(drawn.map(|row| first + row).collect())
+            }
+            Selection::First(rows) | Selection::Sample { rows, .. } => Self::Following {
+                first,
+                rows: rows.min(total),
+            },
         }
     }
 
     fn len(&self) -> u64 {
         match self {
-            Self::First(rows) => *rows,
+            Self::Following { rows, .. } => *rows,
             Self::Rows(rows) => rows.len() as u64,
         }
     }
 
     fn row(&self, place: u64) -> u64 {
         match self {
-            Self::First(_) => place,
+            Self::Following { first, .. } => first + place,
             Self::Rows(rows) => rows[place as usize],
         }
     }
@@ -319,15 +330,6 @@ fn joined(
     after: &RecordBatch,
 ) -> Result<RecordBatch, arrow_schema::ArrowError> {
     concat_batches(&before.schema(), [before, after])
-}
-
-fn pick<T>(values: Vec<T>, positions: &[u64]) -> impl Iterator<Item = T> {
-    let mut wanted = positions.iter().copied().peekable();
-    values
-        .into_iter()
-        .enumerate()
-        .filter(move |(at, _)| wanted.next_if_eq(&(*at as u64)).is_some())
-        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::ids::{RowId, WindowId};
-use crate::outcome::BadRow;
+use crate::outcome::{BadRow, LeftOut};
 
 /// The whole input as the first pass saw it. Stored in `job.json`; resume and shards seek by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,23 @@ pub struct InputIndex {
     pub windows: Vec<WindowSpan>,
     /// Columns in order of first appearance, with the type that all rows share.
     pub columns: Vec<InputColumn>,
+    /// Jobs whose results are among the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierJob>,
+}
+
+/// A job whose results are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierJob {
+    /// Its output folder, an absolute path.
+    pub folder: PathBuf,
+    /// What its files name it by; the jobs of earlier versions have nothing of the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Columns that it has made: they can be read, and are carried where `output.columns` names them.
+    pub results: Vec<String>,
+    /// Columns that it has carried.
+    pub carried: Vec<String>,
 }
 
 /// Format of an input file, whatever its compression.
@@ -56,6 +73,9 @@ pub struct InputFile {
     /// those that the rows have themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partition: Vec<Partition>,
+    /// Place in [`InputIndex::earlier`] of the job whose results the file holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<u32>,
 }
 
 /// The column that a folder named `column=value` gives to all rows below it.
@@ -75,6 +95,18 @@ impl InputIndex {
             partitions.all(|one| one.name != column.name)
         };
         self.columns.iter().any(is_own)
+    }
+
+    /// Whether a file has results of an earlier job.
+    pub(super) fn is_result_file(&self, file: u32) -> bool {
+        let file = self.files.get(file as usize);
+        file.is_some_and(|file| file.earlier.is_some())
+    }
+
+    /// Whether a column is a result of an earlier job.
+    pub(crate) fn is_result(&self, column: &str) -> bool {
+        let mut results = self.earlier.iter().flat_map(|job| &job.results);
+        results.any(|result| result == column)
     }
 
     /// The files that a window's rows are in.
@@ -155,6 +187,20 @@ pub struct Reference {
     pub text: String,
     /// What a list holds after it, a null or any other value left out.
     pub others: Vec<String>,
+    /// Whether the list is one of answers with scores, of which the first is the best.
+    pub is_ranked: bool,
+}
+
+impl Reference {
+    /// The texts that are right answers: all of a list of texts, the best of answers with scores.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let others = if self.is_ranked {
+            &[]
+        } else {
+            self.others.as_slice()
+        };
+        std::iter::once(self.text.as_str()).chain(others.iter().map(String::as_str))
+    }
 }
 
 impl Deref for Reference {
@@ -176,8 +222,12 @@ pub struct InputRow {
     pub id: String,
     /// Expected answer.
     pub reference: Option<Reference>,
+    /// The group that the metrics count it in.
+    pub group: Option<String>,
     /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
+    /// Why the job leaves the row out; `outcome` says no more then.
+    pub left_out: Option<LeftOut>,
     /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.
     pub outcome: Result<Prompt, BadRow>,
 }
@@ -241,6 +291,10 @@ pub struct Prompt {
     pub following: Vec<String>,
     /// Which of them is right; `None` where the row does not say.
     pub label: Option<Label>,
+    /// What `prompt.few_shot.by` compares; `None` where it compares nothing.
+    pub group: Option<String>,
+    /// What goes before the first example, where there is one.
+    pub intro: Option<String>,
     /// The template filled with each of them, where the task reads that; `text` is the first.
     pub filled: Vec<String>,
 }

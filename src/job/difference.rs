@@ -11,7 +11,7 @@ use super::hint::join;
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
-const ACCEPTED: [&str; 15] = [
+const ACCEPTED: [&str; 16] = [
     // They change no result.
     "name",
     "input.on_bad_row",
@@ -28,6 +28,7 @@ const ACCEPTED: [&str; 15] = [
     "reward.model",
     "reward.overlay",
     "input.path",
+    "prompt.few_shot.path",
     // Where the first run's record was found.
     "output.path",
 ];

@@ -14,7 +14,7 @@ use super::tree::environment::expand_environment;
 use super::tree::reader;
 use super::tree::set::apply_override;
 use super::tree::{Entry, Node, Value};
-use super::{InputSpec, JobSpec, flaw, later, parse, paths, problem};
+use super::{InputSpec, JobSpec, Unfinished, flaw, later, parse, paths, problem};
 
 /// Keys that have a flag of their own, each with that flag: `--set` would start its relative path elsewhere.
 const OWN_FLAGS: [(&str, &str); 3] = [
@@ -101,9 +101,13 @@ impl FlagJob {
 
     /// Whether nothing says yet where prompts come from.
     pub(crate) fn lacks_prompt(&self) -> bool {
-        ["input.columns.prompt", "prompt.template"]
-            .iter()
-            .all(|key| self.tree.find(key).is_none())
+        [
+            "input.columns.prompt",
+            "input.columns.messages",
+            "prompt.template",
+        ]
+        .iter()
+        .all(|key| self.tree.find(key).is_none())
     }
 
     /// Takes prompts from a column.
@@ -127,7 +131,11 @@ impl FlagJob {
                 .collect(),
             _ => node.as_str().map(str::to_owned).into_iter().collect(),
         };
-        let input = InputSpec::of(tree.find("input.path").map(texts).unwrap_or_default());
+        let mut input = InputSpec::of(tree.find("input.path").map(texts).unwrap_or_default());
+        let unfinished = tree.find("input.unfinished").and_then(Node::as_str);
+        if unfinished == Some("allow") {
+            input.unfinished = Unfinished::Allow;
+        }
         let output = tree.find("output.path").and_then(Node::as_str);
         Ok((input, output.unwrap_or_default().into()))
     }

@@ -45,6 +45,7 @@ fn stores(tree: &Node) -> Result<(), SpecError> {
         "reward.model",
         "reward.overlay",
         "input.path",
+        "prompt.few_shot.path",
         "output.path",
     ] {
         let texts: Vec<&str> = match tree.find(key).map(|node| &node.value) {

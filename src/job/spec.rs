@@ -21,6 +21,7 @@ use super::sections::model::ModelSpec;
 use super::sections::output::OutputSpec;
 use super::sections::preference::PreferenceSpec;
 use super::sections::prompt::PromptSpec;
+use super::sections::report::ReportSpec;
 use super::sections::reward::RewardSpec;
 use super::sections::score::ScoreSpec;
 use super::tasks::{Task, check_needs, refuse_others};
@@ -67,6 +68,8 @@ pub(super) struct JobFile {
     #[serde(default)]
     batch: BatchSpec,
     output: OutputSpec,
+    #[serde(default)]
+    report: ReportSpec,
     #[serde(default)]
     checkpoint: CheckpointSpec,
 }
@@ -115,6 +118,9 @@ pub struct JobSpec {
     pub batch: BatchSpec,
     /// `[output]`
     pub output: OutputSpec,
+    /// `[report]`
+    #[serde(default, skip_serializing_if = "ReportSpec::is_default")]
+    pub report: ReportSpec,
     /// `[checkpoint]`
     pub checkpoint: CheckpointSpec,
 }
@@ -175,6 +181,7 @@ impl JobFile {
                 .transpose()?,
             batch: self.batch.checked(base)?,
             output: self.output.checked(base)?,
+            report: self.report.checked(base)?,
             checkpoint: self.checkpoint.checked(base)?,
         };
         spec.output.prompt |= keeps_prompt;
@@ -185,16 +192,7 @@ impl JobFile {
 
 /// Keys of several sections that need one another.
 fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
-    if spec.prompt.template.is_none() && spec.input.columns.prompt.is_none() {
-        let flaw = Flaw::new(
-            "input.columns.prompt",
-            "is missing, and there is no template",
-        );
-        return Err(flaw.hint(
-            "name the column that holds the prompt: `columns = { prompt = \"question\" }` under \
-             `[input]`, or write `prompt.template`",
-        ));
-    }
+    check_prompt(spec)?;
     check_needs(spec)?;
     if spec.shards > 1 && spec.input.path == ["-"] {
         let flaw = Flaw::new("shards", "must be 1 where the input is standard input");
@@ -215,6 +213,39 @@ fn together(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
         ));
     }
     own_folder(spec, origin)
+}
+
+/// A prompt is made of one thing.
+fn check_prompt(spec: &JobSpec) -> Checked<()> {
+    let (columns, prompt) = (&spec.input.columns, &spec.prompt);
+    if columns.messages.is_none() {
+        if prompt.turns.is_some() {
+            let flaw = Flaw::new("prompt.turns", "does nothing without a column of messages");
+            return Err(flaw
+                .hint("name the column: `columns = { messages = \"messages\" }` under `[input]`"));
+        }
+        if prompt.template.is_none() && columns.prompt.is_none() {
+            let flaw = Flaw::new(
+                "input.columns.prompt",
+                "is missing, and there is no template",
+            );
+            return Err(flaw.hint(
+                "name the column that holds the prompt: `columns = { prompt = \"question\" }` under \
+                 `[input]`, or write `prompt.template`",
+            ));
+        }
+        return Ok(());
+    }
+    let (other, cure) = match (&columns.prompt, &prompt.template) {
+        (Some(_), _) => ("input.columns.prompt", "take one of them out"),
+        (None, Some(_)) => (
+            "prompt.template",
+            "take one of them out; `prompt.turns` is the template of conversations",
+        ),
+        (None, None) => return Ok(()),
+    };
+    let reason = format!("gives the prompt, and so does `{other}`");
+    Err(Flaw::new("input.columns.messages", reason).hint(cure))
 }
 
 /// `--restart` moves the output folder away: nothing that the job needs may lie in it.
@@ -243,6 +274,8 @@ fn own_folder(spec: &JobSpec, origin: &Origin<'_>) -> Checked<()> {
         .any(|path| Path::new(path).starts_with(out))
     {
         "input"
+    } else if (spec.prompt.few_shot.iter()).any(|few_shot| few_shot.path.starts_with(out)) {
+        "file of examples"
     } else {
         return Ok(());
     };

@@ -139,6 +139,7 @@ fn check_infill(infill: &InfillSpec, generation: &GenerationSpec) -> Checked<()>
 
 /// Refuses a job whose task lacks what it works on.
 pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
+    check_examples(spec)?;
     if spec.task == Task::Reward && spec.input.columns.answer.is_none() {
         let flaw = Flaw::new(
             "input.columns.answer",
@@ -159,6 +160,33 @@ pub(super) fn check_needs(spec: &JobSpec) -> Checked<()> {
         check_preference(spec, preference)?;
     }
     Ok(())
+}
+
+/// Refuses examples whose answers the job does not name: an example without one shows nothing.
+fn check_examples(spec: &JobSpec) -> Checked<()> {
+    let columns = &spec.input.columns;
+    if !matches!(&spec.prompt.few_shot, Some(few_shot) if few_shot.template.is_none()) {
+        return Ok(());
+    }
+    let (answer, is_named) = match spec.task {
+        Task::Generate | Task::Infill | Task::Preference => {
+            ("reference", columns.reference.is_some())
+        }
+        Task::Choose => ("label", columns.label.is_some()),
+        // They need their own column anyway.
+        Task::Score | Task::Reward => return Ok(()),
+    };
+    if is_named {
+        return Ok(());
+    }
+    let reason = format!(
+        "is missing, and so is `input.columns.{answer}`: the job does not say what answers the examples have"
+    );
+    let flaw = Flaw::new("prompt.few_shot.template", reason);
+    Err(flaw.hint(format!(
+        "name the column with the answers: `columns = {{ ..., {answer} = \"answer\" }}` under `[input]`; or write the whole \
+         example: `few_shot = {{ ..., template = \"{{{{ question }}}}{{{{ answer }}}}\" }}` under `[prompt]`"
+    )))
 }
 
 /// Refuses a job of the task `preference` that can make no pairs.

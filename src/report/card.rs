@@ -8,11 +8,13 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::checkpoint::{JobRecord, Totals};
-use crate::job::{OutputFormat, Task};
+use crate::job::{JobSpec, OutputFormat, Task};
+use crate::metrics::Metrics;
 use crate::sink::ResultColumn;
 use crate::tasks;
 
 use super::features::write_features;
+use super::groups::MetricsReport;
 use super::loading::{loading, quoted};
 use super::{counted, grouped};
 
@@ -82,7 +84,7 @@ impl Card<'_> {
     }
 
     fn introduction(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (model, rows) = (self.model(), counted(self.totals.rows, "row"));
+        let (model, rows) = (self.model(), counted(self.totals.taken(), "row"));
         let task = self.record.spec.task;
         if task == Task::Generate {
             writeln!(f, "Answers of `{model}` to {rows}, written by glm-batch.")?;
@@ -180,6 +182,10 @@ impl Card<'_> {
         writeln!(f, "\n## Counts\n\n| | |\n| --- | ---: |")?;
         let mut row = |what: &str, value: String| writeln!(f, "| {what} | {value} |");
         row("rows", grouped(totals.rows))?;
+        let left_out = totals.left_out.named();
+        for (rows, why) in left_out.iter().filter(|(rows, _)| *rows > 0) {
+            row(&format!("rows left out {why}"), grouped(*rows))?;
+        }
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
         let task = self.record.spec.task;
@@ -193,6 +199,10 @@ impl Card<'_> {
         if totals.several_masks > 0 {
             let rows = grouped(totals.several_masks);
             row("prompts with more than one mask, the first answered", rows)?;
+        }
+        if totals.shots_dropped > 0 {
+            let rows = grouped(totals.shots_dropped);
+            row("prompts that lost examples to fit", rows)?;
         }
         row("prompt tokens", grouped(totals.prompt_tokens))?;
         row("prompt tokens a row", mean(totals.prompt_tokens, totals.ok))?;
@@ -210,6 +220,27 @@ impl Card<'_> {
             row("rows with a reference", grouped(totals.referenced))?;
             row("answers that match it", grouped(totals.exact))?;
         }
+        for (name, value) in Metrics::of(&totals.sums).iter().flat_map(Metrics::named) {
+            row(&name, value)?;
+        }
+        self.groups(f)
+    }
+
+    /// The metrics of each group.
+    fn groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = &self.record.spec;
+        let Some(by) = &spec.report.by else {
+            return Ok(());
+        };
+        let metrics = MetricsReport::new(spec.task, Some(by.clone()), self.totals);
+        writeln!(f, "\n## By `{}`\n", code(by))?;
+        for (at, cells) in metrics.lines().iter().enumerate() {
+            let cells: Vec<String> = cells.iter().map(|cell| plain(cell)).collect();
+            writeln!(f, "| {} |", cells.join(" | "))?;
+            if at == 0 {
+                writeln!(f, "| --- |{}", " ---: |".repeat(cells.len() - 1))?;
+            }
+        }
         Ok(())
     }
 
@@ -223,34 +254,24 @@ impl Card<'_> {
             let (name, rows) = (file_name(&file.path), grouped(file.rows));
             writeln!(f, "| `{name}` | {rows} | `{}` |", code(&file.fingerprint))?;
         }
-        match files.len().saturating_sub(LISTED_FILES) {
-            0 => Ok(()),
-            more => writeln!(
-                f,
-                "\nAnd {} more, listed in `job.json`.",
-                counted(more as u64, "file")
-            ),
+        let more = files.len().saturating_sub(LISTED_FILES);
+        if more > 0 {
+            let more = counted(more as u64, "file");
+            writeln!(f, "\nAnd {more} more, listed in `job.json`.")?;
         }
+        for (number, job) in (0..).zip(&self.record.input.earlier) {
+            let parts = files.iter().filter(|file| file.earlier == Some(number));
+            let (parts, job) = (
+                counted(parts.count() as u64, "file"),
+                file_name(&job.folder),
+            );
+            writeln!(f, "\nResults of the earlier job `{job}`: {parts}.")?;
+        }
+        Ok(())
     }
 
     fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spec = &self.record.spec;
-        let mut settings = serde_json::json!({ "prompt": spec.prompt });
-        if let Some(score) = &spec.score {
-            settings["score"] = serde_json::json!(score);
-        }
-        if let Some(choose) = &spec.choose {
-            settings["choose"] = serde_json::json!(choose);
-        }
-        if let Some(infill) = &spec.infill {
-            settings["infill"] = serde_json::json!(infill);
-        }
-        if let Some(preference) = &spec.preference {
-            settings["preference"] = serde_json::json!(preference);
-        }
-        if spec.task.generates() {
-            settings["generation"] = serde_json::json!(spec.generation);
-        }
+        let settings = settings(&self.record.spec);
         // A line of it never begins with a backtick.
         writeln!(f, "\n## Settings\n\n```json\n{settings:#}\n```")
     }
@@ -258,6 +279,30 @@ impl Card<'_> {
     fn model(&self) -> String {
         file_name(&self.record.spec.model.path)
     }
+}
+
+/// The sections of a job that decide its answers. None has a path.
+pub(crate) fn settings(spec: &JobSpec) -> serde_json::Value {
+    let mut settings = serde_json::json!({ "prompt": spec.prompt });
+    if let Some(filter) = &spec.input.filter {
+        settings["input.where"] = serde_json::json!(filter);
+    }
+    if let Some(score) = &spec.score {
+        settings["score"] = serde_json::json!(score);
+    }
+    if let Some(choose) = &spec.choose {
+        settings["choose"] = serde_json::json!(choose);
+    }
+    if let Some(infill) = &spec.infill {
+        settings["infill"] = serde_json::json!(infill);
+    }
+    if let Some(preference) = &spec.preference {
+        settings["preference"] = serde_json::json!(preference);
+    }
+    if spec.task.generates() {
+        settings["generation"] = serde_json::json!(spec.generation);
+    }
+    settings
 }
 
 fn file_name(path: &Path) -> String {

@@ -6,6 +6,7 @@
 
 mod card;
 mod features;
+mod groups;
 mod live;
 mod loading;
 mod observer;
@@ -15,7 +16,9 @@ mod terminal;
 mod time_left;
 
 pub(crate) use crate::numbers::{counted, grouped, rate};
-pub(crate) use card::{CARD_MARK, Card};
+pub(crate) use card::{CARD_MARK, Card, settings};
+pub use groups::GroupReport;
+pub(crate) use groups::{MetricsReport, groups};
 pub(crate) use live::duration;
 pub use loading::Loading;
 pub(crate) use loading::loading;
@@ -24,7 +27,7 @@ pub(crate) use run_report::peak_memory_bytes;
 pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes};
 pub(crate) use table::{line, side_by_side, table};
 pub(crate) use terminal::{
-    as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
+    JsonLines, as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
     print_json_line, say, say_lines, shell_word,
 };
 pub use time_left::{Moment, RowWork, TimeLeft};

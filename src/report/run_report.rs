@@ -4,9 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side};
+use super::groups::write_metrics;
+use super::{
+    GroupReport, Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side,
+};
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
+use crate::metrics::Metrics;
 use crate::tasks::Fact;
 
 /// Most questions shown beside their answers.
@@ -117,10 +121,27 @@ pub struct RunReport {
     /// What the job's task says of its results.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<Fact>,
+    /// How well the answers fit their references.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// Whether an earlier version committed windows without measuring them.
+    #[serde(skip_serializing_if = "is_false")]
+    pub has_unmeasured: bool,
+    /// The same for each group of rows, where the job has `report.by`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupReport>,
     /// A few rows side by side.
     pub examples: Vec<Example>,
     /// What a demonstration model says of itself.
     pub notice: Option<String>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl fmt::Display for CheckedFiles {
@@ -152,8 +173,13 @@ impl fmt::Display for RunReport {
             line(f, &fact.name, &fact.text)?;
         }
         if self.compares && self.totals.referenced > 0 {
-            line(f, "exact match", &exact_match(totals))?;
+            line(
+                f,
+                "exact match",
+                &exact_match(totals.exact, totals.referenced),
+            )?;
         }
+        write_metrics(self, f)?;
         if f.alternate() {
             self.details(f)?;
         } else if self.rows_now > 0 {
@@ -175,12 +201,19 @@ impl RunReport {
             grouped(totals.rows),
             grouped(self.job_rows)
         )];
+        if !totals.left_out.is_empty() {
+            parts.push(format!("left out {}", totals.left_out));
+        }
         for (count, what) in [
             (totals.failed + totals.bad, "failed"),
             (totals.truncated, "with a prompt cut to fit"),
             (
                 totals.several_masks,
                 "with more than one mask (the first is answered)",
+            ),
+            (
+                totals.shots_dropped,
+                "with fewer examples than asked for, so that they fit",
             ),
             (self.duplicate_ids, "with an id seen before"),
         ] {
@@ -360,15 +393,15 @@ impl RunReport {
     }
 }
 
-fn exact_match(totals: &Totals) -> String {
-    let share = match totals.referenced {
+fn exact_match(exact: u64, referenced: u64) -> String {
+    let share = match referenced {
         0 => 0.0,
-        n => totals.exact as f64 / n as f64 * 100.0,
+        n => exact as f64 / n as f64 * 100.0,
     };
     format!(
         "{} of {} answers match the reference ({share:.1}%)",
-        grouped(totals.exact),
-        grouped(totals.referenced)
+        grouped(exact),
+        grouped(referenced)
     )
 }
 

@@ -177,6 +177,34 @@ pub(crate) fn print_json_line(value: &impl Serialize) -> io::Result<()> {
     print_line(&serde_json::to_string(value)?)
 }
 
+/// Lines of JSON on standard output, many of them. As [`print_json_line`], it escapes what a terminal obeys, and JSON's
+/// own escape means the same; so it takes whole lines of JSON only.
+pub(crate) struct JsonLines(io::BufWriter<io::Stdout>);
+
+impl JsonLines {
+    /// Takes standard output.
+    pub(crate) fn new() -> Self {
+        Self(io::BufWriter::new(io::stdout()))
+    }
+}
+
+impl Write for JsonLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let text = escaped(text, is_obeyed, push_json_escape);
+                self.0.write_all(text.as_bytes())?;
+            }
+            Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// What a program of the system reads, such as a script, on standard output as it is.
 ///
 /// # Errors

@@ -5,17 +5,31 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{Example, Totals};
+use rayon::prelude::*;
+
+use crate::checkpoint::{Example, GroupTotals, Totals};
 use crate::engine::EngineStatistics;
 use crate::ids::RowId;
-use crate::input::{DuplicateIds, InputWindow};
+use crate::input::{DuplicateIds, InputRow, InputWindow, Reference};
 use crate::job::JobSpec;
-use crate::outcome::{Outcome, Stage};
-use crate::tasks;
+use crate::metrics;
+use crate::outcome::{LeftOutRows, Outcome, Stage};
+use crate::tasks::{self, TaskKind};
 use crate::tokenize::GlmTokenizer;
 
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
+
+/// What a job counts of its prompts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// Whether the prompt has more than one mask.
+    pub(super) has_several_masks: bool,
+    /// Whether examples were left out, because the prompt would have been too long with them.
+    pub(super) drops_shots: bool,
+    /// Whether the file of examples has fewer for the row than the job asks for.
+    pub(super) has_few_shots: bool,
+}
 
 /// What a run has done so far, apart from what the manifests say: all of its shards together.
 pub(super) struct Counts {
@@ -91,66 +105,125 @@ impl Counts {
 }
 
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
-/// window of each shard keeps such rows for the table at the end. `several_masks` says by place in the window
-/// which prompts have more than one mask.
+/// window of each shard keeps such rows for the table at the end.
 pub(super) fn of_window(
     spec: &JobSpec,
     tokenizer: &GlmTokenizer,
     window: &InputWindow,
     outcomes: &BTreeMap<RowId, Outcome>,
-    several_masks: &[bool],
+    sifting: &Sifting,
 ) -> (Totals, Vec<Example>) {
-    let mut totals = Totals::default();
-    let mut examples = Vec::new();
-    let shows = window.id.0 < spec.shards;
+    let mut totals = Totals {
+        rows: sifting.left_out.total(),
+        left_out: sifting.left_out,
+        ..Totals::default()
+    };
     let task = tasks::of(spec.task);
-    let has_pairs = !spec.phases().is_empty();
-    for (position, row) in window.rows.iter().enumerate() {
-        let Some(outcome) = outcomes.get(&row.row) else {
+    // What a job of phases compares with the reference are the samples, in their own phase.
+    let compares = spec.input.columns.reference.is_some() && spec.phases().is_empty();
+    if compares {
+        metrics::begin(&mut totals.sums);
+    }
+    let shows = window.id.0 < spec.shards;
+    // Metrics look at pairs of tokens: rows are counted in parallel, and added up in their order.
+    let counted = window.rows.par_iter().enumerate().map(|(place, row)| {
+        let outcome = outcomes.get(&row.row)?;
+        let reference = row.reference.as_ref().filter(|_| compares);
+        let is_shown = shows && is_set(&sifting.may_show, place);
+        let counted = CountedRow::new(task, tokenizer, row, reference, outcome, is_shown);
+        Some((outcome, counted))
+    });
+    let counted: Vec<_> = counted.collect();
+    let mut examples = Vec::new();
+    for (place, row) in window.rows.iter().enumerate() {
+        let Some((outcome, counted)) = &counted[place] else {
             continue;
         };
         totals.rows += 1;
         count(&mut totals, outcome);
-        if let Ok(result) = outcome.result() {
-            task.count(result, &mut totals.sums);
+        if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
+            totals.several_masks += u64::from(noted.has_several_masks);
+            totals.shots_dropped += u64::from(noted.drops_shots);
         }
-        let has_several = several_masks.get(position).is_some_and(|several| *several);
-        totals.several_masks += u64::from(has_several && outcome.result().is_ok());
-        let is_shown = shows && may_show(position, window.rows.len());
-        if has_pairs {
-            // What is compared with the reference are the samples, in their own phase.
-            if let (true, Ok(prompt), Ok(result)) = (is_shown, &row.outcome, outcome.result())
-                && let Some([chosen, rejected]) = task.example(result)
-            {
-                examples.push(Example {
-                    question: prompt.text.clone(),
-                    completion: chosen,
-                    reference: String::new(),
-                    rejected: Some(rejected),
-                });
-            }
-            continue;
+        totals.referenced += counted.totals.referenced;
+        totals.exact += counted.totals.exact;
+        totals.sums += &counted.totals.sums;
+        if spec.report.by.is_some() && spec.phases().is_empty() {
+            totals.add_to_group(row.group.as_deref().unwrap_or_default(), &counted.totals);
         }
-        let Some(reference) = &row.reference else {
-            continue;
-        };
-        totals.referenced += 1;
-        let (Ok(prompt), Ok(result)) = (&row.outcome, outcome.result()) else {
-            continue;
-        };
-        let answer = result.answer().unwrap_or_default().trim();
-        let written = |text: &str| as_the_model_writes(tokenizer, text);
-        totals.exact += u64::from(task.matches(result, reference, &written));
-        if is_shown {
-            examples.push(Example {
-                question: prompt.text.clone(),
-                completion: answer.to_owned(),
-                reference: reference.text.clone(),
-                rejected: None,
-            });
-        }
+        examples.extend(counted.example.clone());
     }
     (totals, examples)
+}
+
+/// What one row adds to the counts.
+struct CountedRow {
+    totals: GroupTotals,
+    /// The row beside its reference or as a pair, where it is to be shown.
+    example: Option<Example>,
+}
+
+impl CountedRow {
+    fn new(
+        task: &dyn TaskKind,
+        tokenizer: &GlmTokenizer,
+        row: &InputRow,
+        reference: Option<&Reference>,
+        outcome: &Outcome,
+        is_shown: bool,
+    ) -> Self {
+        let mut totals = GroupTotals {
+            rows: 1,
+            ..GroupTotals::default()
+        };
+        totals.referenced = u64::from(reference.is_some());
+        let Ok(result) = outcome.result() else {
+            return Self {
+                totals,
+                example: None,
+            };
+        };
+        totals.ok = 1;
+        task.count(result, &mut totals.sums);
+        if let Some(reference) = reference {
+            let written = |text: &str| as_the_model_writes(tokenizer, text);
+            totals.exact = u64::from(task.matches(result, reference, &written));
+            let references: Vec<&str> = reference.texts().collect();
+            metrics::count(&task.answers(result), &references, &mut totals.sums);
+        }
+        let example = row.outcome.as_ref().ok().filter(|_| is_shown);
+        let example = example.and_then(|prompt| {
+            let (completion, reference, rejected) = match (task.example(result), reference) {
+                (Some([chosen, rejected]), _) => (chosen, String::new(), Some(rejected)),
+                (None, Some(reference)) => {
+                    let answer = result.answer().unwrap_or_default().trim();
+                    (answer.to_owned(), reference.text.clone(), None)
+                }
+                (None, None) => return None,
+            };
+            Some(Example {
+                question: prompt.text.clone(),
+                completion,
+                reference,
+                rejected,
+            })
+        });
+        Self { totals, example }
+    }
+}
+
+fn is_set(values: &[bool], place: usize) -> bool {
+    values.get(place).is_some_and(|value| *value)
+}
+
+/// What is known of the rows of a window since it was read, by their place among those that are not left out.
+#[derive(Default)]
+pub(super) struct Sifting {
+    pub(super) left_out: LeftOutRows,
+    /// What the job counts of the prompts.
+    pub(super) noted: Vec<Noted>,
+    /// Whether the row may be among the examples.
+    pub(super) may_show: Vec<bool>,
 }
 
 /// Whether the row at a place of a window with so many rows may be among the examples.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::counts::Noted;
 use super::feed::RowEncoder;
 use super::model_facts::ModelFacts;
 use crate::error::Result;
@@ -9,6 +10,8 @@ use crate::ids::RowId;
 use crate::input::{InputRow, LineReader};
 use crate::job::{JobSpec, Overflow, Rules};
 use crate::outcome::{BadRow, Stage};
+use crate::stop::StopFlag;
+use crate::tasks::Examples;
 use crate::tokenize::Encoded;
 
 /// Encodes rows as a job would.
@@ -16,6 +19,7 @@ pub(crate) struct JobEncoder<'a> {
     spec: &'a JobSpec,
     model: ModelFacts,
     lines: LineReader,
+    examples: Option<Examples>,
 }
 
 /// One row as the model would be given it.
@@ -47,9 +51,15 @@ impl<'a> JobEncoder<'a> {
     /// What [`run`](super::run) would refuse in the model's folder, the template or the stop strings.
     pub(crate) fn new(spec: &'a JobSpec) -> Result<Self> {
         let model = ModelFacts::load(spec, Rules::CURRENT)?;
-        RowEncoder::new(spec, &model, Rules::CURRENT)?;
+        RowEncoder::new(spec, &model, Rules::CURRENT, None)?;
         let lines = LineReader::new(spec, Rules::CURRENT)?;
-        Ok(Self { spec, model, lines })
+        let examples = Examples::read(spec, Rules::CURRENT, &StopFlag::default())?;
+        Ok(Self {
+            spec,
+            model,
+            lines,
+            examples,
+        })
     }
 
     /// Encodes a line of JSON with the columns of the job's input; `number` counts lines from 1. The inner error
@@ -63,10 +73,11 @@ impl<'a> JobEncoder<'a> {
         number: u64,
         line: &[u8],
     ) -> Result<std::result::Result<EncodedLine, BadRow>> {
-        let encoder = RowEncoder::new(self.spec, &self.model, Rules::CURRENT)?;
-        let row = self.lines.read(RowId(number - 1), line);
+        let examples = self.examples.as_ref();
+        let encoder = RowEncoder::new(self.spec, &self.model, Rules::CURRENT, examples)?;
+        let mut row = self.lines.read(RowId(number - 1), line);
         let encoded = encoder
-            .encode(&row)
+            .encode(&mut row, &mut Noted::default())
             .map(|row| row.work.encoded().cloned().unwrap_or_default());
         Ok(encoded.and_then(|encoded| self.shown(row, encoded)))
     }

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::counts;
+use super::counts::{self, Noted, Sifting};
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
 use crate::checkpoint::{Cut, Journal, ShardLock};
@@ -21,7 +21,7 @@ use crate::input::{InputRow, InputWindow, PromptSource, WindowSpan};
 use crate::job::{JobSpec, OnBadRow, Rules, Task};
 use crate::outcome::{BadRow, Outcome};
 use crate::stop::StopFlag;
-use crate::tasks::{self, Finish, JobTask, RowTask, TaskJob};
+use crate::tasks::{self, Examples, Finish, JobTask, RowTask, TaskJob};
 use crate::tokenize::GlmTokenizer;
 
 /// A window that is ready for the engine.
@@ -38,8 +38,7 @@ pub(super) struct FedWindow {
     pub(super) pending: HashMap<RowId, Finish>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
-    /// By place in the window, whether the prompt has more than one mask.
-    pub(super) several_masks: Vec<bool>,
+    pub(super) sifting: Sifting,
     /// The first bad row, where the job stops at it.
     pub(super) stop_at: Option<usize>,
     pub(super) cut: Option<Cut>,
@@ -84,7 +83,8 @@ fn feed_window(
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
     let started = Instant::now();
     let spec = &prepared.record.spec;
-    let encoder = RowEncoder::new(spec, model, prepared.record.rules)?;
+    let examples = prepared.examples.as_deref();
+    let encoder = RowEncoder::new(spec, model, prepared.record.rules, examples)?;
     let read = encoder.read(
         prepared.source.as_ref(),
         span,
@@ -100,12 +100,12 @@ fn feed_window(
         window,
         rows,
         idle_rows,
-        several_masks,
+        sifting,
         tokenize_seconds,
     } = read?;
     let mut fed = FedWindow {
         idle_rows,
-        several_masks,
+        sifting,
         span: span.clone(),
         recovered: outcomes.len(),
         window,
@@ -148,8 +148,8 @@ pub(super) struct EncodedWindow {
     pub(super) rows: Vec<Option<PlannedRow>>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
-    /// By place in the window, whether the prompt has more than one mask; of rows that were not wanted too.
-    pub(super) several_masks: Vec<bool>,
+    /// Of rows that were not wanted too.
+    pub(super) sifting: Sifting,
     pub(super) tokenize_seconds: f64,
 }
 
@@ -157,6 +157,8 @@ pub(super) struct EncodedWindow {
 pub(super) struct RowEncoder<'a> {
     tokenizer: &'a GlmTokenizer,
     task: Box<dyn JobTask + 'a>,
+    /// What goes before the prompts.
+    examples: Option<&'a Examples>,
     /// Whether the task fills all masks of a prompt, so that several are nothing to tell of.
     fills_masks: bool,
 }
@@ -168,7 +170,12 @@ impl<'a> RowEncoder<'a> {
     ///
     /// What the task cannot do: [`Error::Stop`](crate::error::Error::Stop) for a stop string of the job that no answer
     /// can hold, for example.
-    pub(super) fn new(spec: &'a JobSpec, model: &'a ModelFacts, rules: Rules) -> Result<Self> {
+    pub(super) fn new(
+        spec: &'a JobSpec,
+        model: &'a ModelFacts,
+        rules: Rules,
+        examples: Option<&'a Examples>,
+    ) -> Result<Self> {
         let tokenizer = &*model.tokenizer;
         let job = TaskJob {
             spec,
@@ -180,10 +187,11 @@ impl<'a> RowEncoder<'a> {
             tokenizer,
             fills_masks: spec.task == Task::Infill,
             task: tasks::of(spec.task).open(&job)?,
+            examples,
         })
     }
 
-    /// Reads a window and encodes the wanted rows. A row's prompt is let go of as soon as it is encoded, unless
+    /// Reads a window without the rows that the job leaves out, and encodes the wanted ones. A row's prompt is let go of as soon as it is encoded, unless
     /// `keeps` says otherwise for its place.
     pub(super) fn read(
         &self,
@@ -194,31 +202,49 @@ impl<'a> RowEncoder<'a> {
     ) -> Result<EncodedWindow> {
         let encoded: Vec<OnceLock<PlannedRow>> = (0..span.rows).map(|_| OnceLock::new()).collect();
         let (idle_rows, nanoseconds) = (AtomicU64::new(0), AtomicU64::new(0));
-        let several_masks: Vec<AtomicBool> =
-            (0..span.rows).map(|_| AtomicBool::default()).collect();
-        let window = source.read_rows(span, &|position, row| {
-            several_masks[position].store(self.has_several_masks(row), Ordering::Relaxed);
-            if wants(row) {
+        let notes: Vec<OnceLock<Noted>> = (0..span.rows).map(|_| OnceLock::new()).collect();
+        let mut window = source.read_rows(span, &|position, row| {
+            if row.left_out.is_some() {
+                return;
+            }
+            let mut noted = Noted {
+                has_several_masks: self.has_several_masks(row),
+                ..Noted::default()
+            };
+            let is_wanted = wants(row);
+            // How many examples fit decides the prompt and the counts of rows that have their result too.
+            if is_wanted || self.examples.is_some() {
                 let started = Instant::now();
-                let planned = encoded[position].get_or_init(|| self.encode(row));
-                let is_idle = planned.as_ref().is_ok_and(|row| row.has_idle_settings);
-                idle_rows.fetch_add(is_idle.into(), Ordering::Relaxed);
+                let planned = self.encode(row, &mut noted);
+                if is_wanted {
+                    let is_idle = planned.as_ref().is_ok_and(|row| row.has_idle_settings);
+                    idle_rows.fetch_add(is_idle.into(), Ordering::Relaxed);
+                    encoded[position].get_or_init(|| planned);
+                }
                 let spent = started.elapsed().as_nanos() as u64;
                 nanoseconds.fetch_add(spent, Ordering::Relaxed);
             }
+            notes[position].get_or_init(|| noted);
             if !keeps(position) {
                 row.release();
             }
         })?;
+        let sifted = window.sift()?;
+        let places = 0..span.rows as usize;
+        let may_show = places.map(|place| counts::may_show(place, span.rows as usize));
+        let noted = notes
+            .into_iter()
+            .map(|noted| noted.into_inner().unwrap_or_default());
         let threads = rayon::current_num_threads() as f64;
         Ok(EncodedWindow {
             window,
-            rows: encoded.into_iter().map(OnceLock::into_inner).collect(),
+            rows: sifted.of(encoded.into_iter().map(OnceLock::into_inner).collect()),
             idle_rows: idle_rows.into_inner(),
-            several_masks: several_masks
-                .into_iter()
-                .map(AtomicBool::into_inner)
-                .collect(),
+            sifting: Sifting {
+                left_out: sifted.left_out,
+                noted: sifted.of(noted.collect()),
+                may_show: sifted.of(may_show.collect()),
+            },
             tokenize_seconds: nanoseconds.into_inner() as f64 / 1e9 / threads,
         })
     }
@@ -238,9 +264,25 @@ impl<'a> RowEncoder<'a> {
         masks.sum::<usize>() > 1
     }
 
-    /// The work of a row, or why it has none.
-    pub(super) fn encode(&self, row: &InputRow) -> PlannedRow {
-        let prompt = row.outcome.as_ref().map_err(Clone::clone)?;
-        self.task.work(row.row, prompt)
+    /// The work of a row, or why it has none. As many of its examples as fit go before its prompt.
+    pub(super) fn encode(&self, row: &mut InputRow, noted: &mut Noted) -> PlannedRow {
+        let prompt = row.outcome.as_mut().map_err(|bad| bad.clone())?;
+        let Some(examples) = self.examples else {
+            return self.task.work(row.row, prompt);
+        };
+        let shots = examples.of(row.row, prompt);
+        noted.has_few_shots = shots.len() < examples.wanted();
+        let mut kept = shots.len();
+        loop {
+            let whole = shots.before(prompt, kept);
+            let planned = self.task.work(row.row, &whole);
+            let fits = planned.as_ref().is_ok_and(|row| !row.work.is_truncated());
+            if fits || kept == 0 {
+                noted.drops_shots = kept < shots.len();
+                *prompt = whole;
+                return planned;
+            }
+            kept -= 1;
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! prepare   job file, input index, tokenizer, job.json        once
 //!           read: the input; rerun: this run beside the record
+//! earlier   folders of other jobs' results -> their parts     read, plan ask it
 //! phase     phases of a job, each a job of its own            before the shards, where the task has any
 //!           phase_results: a committed window -> rows; sampled: input and samples -> source; pairs: -> results
 //! feed      window -> prompts -> encoded requests             its own thread, rayon inside
@@ -11,15 +12,18 @@
 //! counts    what a run has done so far                        shard writes, summary reads
 //! summary   manifests and counts -> RunReport                 once
 //! open_rows journals -> rows, for `show`                  on demand
+//! measure_again  parts and input -> metrics, for `report` on demand
 //! card      a finished job -> README.md of the output folder  once
 //! ```
 
 mod card;
 mod counts;
 mod deadline;
+mod earlier;
 mod encode;
 mod feed;
 mod load;
+mod measure_again;
 mod model_facts;
 mod open_rows;
 mod options;
@@ -38,12 +42,15 @@ mod texts;
 
 use std::time::Instant;
 
+pub(crate) use earlier::input_files;
 pub(crate) use encode::JobEncoder;
+pub(crate) use measure_again::measured;
 pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;
 pub use plan::{PhasePlan, PlanReport, plan};
 pub(crate) use prompts::Prompts;
+pub(crate) use summary::failure_reasons;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
 use crate::error::{Error, Result};

@@ -104,6 +104,7 @@ impl Input {
         let options = OpenOptions {
             input: &input_spec(spec, record.rules),
             prompt: &spec.prompt,
+            group: spec.report.by.as_deref(),
             choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: record.rules,
@@ -185,7 +186,9 @@ fn rows_alone(
         place: Place::Line { file: 0, line: 0 },
         id: String::new(),
         reference: None,
+        group: None,
         is_record: true,
+        left_out: None,
         outcome: Ok(Prompt::default()),
     });
     let window = InputWindow {

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use super::counts;
+use super::counts::{self, Noted, Sifting};
+use super::feed::RowEncoder;
 use super::phase_results::{PhaseResults, PhaseRows, SampledRow};
 use super::prepare::Prepared;
 use crate::checkpoint::{Example, Totals};
 use crate::error::Result;
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow, WindowSpan};
-use crate::job::{Phase, PreferenceSpec, Rank};
+use crate::job::{JobSpec, Phase, PreferenceSpec, Rank};
 use crate::outcome::{BadRow, Outcome};
 use crate::tasks::preference::{Contender, NoPair, row_result, row_without};
 use crate::tokenize::GlmTokenizer;
@@ -21,6 +22,8 @@ pub(super) struct PairMaker<'a> {
     prepared: &'a Prepared,
     preference: &'a PreferenceSpec,
     tokenizer: &'a GlmTokenizer,
+    /// Puts examples before the prompts, as the samples have them.
+    encoder: Option<RowEncoder<'a>>,
     samples: PhaseResults,
     /// Where a reward model ranks.
     rewards: Option<PhaseResults>,
@@ -36,7 +39,8 @@ pub(super) struct PairedWindow {
 
 impl<'a> PairMaker<'a> {
     /// Looks at what the phases have committed; `None` where nothing is left to do, so that no model was looked at.
-    pub(super) fn new(prepared: &'a Prepared) -> Result<Option<Self>> {
+    /// `sampled` is the job of the samples.
+    pub(super) fn new(prepared: &'a Prepared, sampled: &'a JobSpec) -> Result<Option<Self>> {
         let spec = &prepared.record.spec;
         let (Some(model), Some(preference)) = (&prepared.model, &spec.preference) else {
             return Ok(None);
@@ -46,6 +50,13 @@ impl<'a> PairMaker<'a> {
             prepared,
             preference,
             tokenizer: &model.tokenizer,
+            encoder: prepared
+                .examples
+                .as_deref()
+                .map(|examples| {
+                    RowEncoder::new(sampled, model, prepared.record.rules, Some(examples))
+                })
+                .transpose()?,
             samples: open(Phase::Samples)?,
             rewards: (preference.rank == Rank::Reward)
                 .then(|| open(Phase::Rewards))
@@ -56,11 +67,21 @@ impl<'a> PairMaker<'a> {
     /// Reads a window and makes its pairs.
     pub(super) fn window(&self, span: &WindowSpan) -> Result<PairedWindow> {
         let spec = &self.prepared.record.spec;
-        let window = self.prepared.source.read_rows(span, &|position, row| {
-            if !spec.output.prompt && !counts::may_show(position, span.rows as usize) {
+        let may_show = |position| counts::may_show(position, span.rows as usize);
+        let mut window = self.prepared.source.read_rows(span, &|position, row| {
+            if !spec.output.prompt && !may_show(position) {
                 row.release();
+            } else if let Some(encoder) = &self.encoder {
+                // A row that fails has its prompt all the same, and its samples say why.
+                let _ = encoder.encode(row, &mut Noted::default());
             }
         })?;
+        let sifted = window.sift()?;
+        let sifting = Sifting {
+            left_out: sifted.left_out,
+            may_show: sifted.of((0..span.rows as usize).map(may_show).collect()),
+            ..Sifting::default()
+        };
         let samples = self.samples.samples(span.id)?;
         let rewards = match &self.rewards {
             Some(rewards) => rewards.rewards(span.id)?,
@@ -75,7 +96,7 @@ impl<'a> PairMaker<'a> {
             outcomes.insert(row.row, outcome);
         }
         let (mut totals, examples) =
-            counts::of_window(spec, self.tokenizer, &window, &outcomes, &[]);
+            counts::of_window(spec, self.tokenizer, &window, &outcomes, &sifting);
         self.take_over(&mut totals, span)?;
         Ok(PairedWindow {
             window,
@@ -91,12 +112,15 @@ impl<'a> PairMaker<'a> {
         *totals = Totals {
             truncated: sampled.truncated,
             several_masks: sampled.several_masks,
+            shots_dropped: sampled.shots_dropped,
             prompt_tokens: sampled.prompt_tokens,
             completion_tokens: sampled.completion_tokens,
             referenced: sampled.referenced,
             exact: sampled.exact,
+            groups: sampled.groups.clone(),
             ..std::mem::take(totals)
         };
+        totals.sums += &sampled.sums;
         Ok(())
     }
 
@@ -155,9 +179,11 @@ impl<'a> PairMaker<'a> {
             Rank::Reference => match &row.reference {
                 None => Err(Unscored::Without(NoPair::NoReference)),
                 Some(reference) => {
-                    let reference = counts::as_the_model_writes(self.tokenizer, reference);
+                    let written = |text| counts::as_the_model_writes(self.tokenizer, text);
+                    let right: Vec<String> = reference.texts().map(written).collect();
+                    let is_right = |answer: &str| right.iter().any(|right| right == answer);
                     Ok(answers
-                        .map(|answer| Some(f32::from(u8::from(answer.text.trim() == reference))))
+                        .map(|answer| Some(f32::from(u8::from(is_right(answer.text.trim())))))
                         .collect())
                 }
             },

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::earlier;
 use super::feed::{EncodedWindow, RowEncoder};
 use super::load::budget;
 use super::model_facts::ModelFacts;
@@ -12,8 +13,9 @@ use super::texts;
 use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::input::{self, DuplicateIds};
+use crate::input::DuplicateIds;
 use crate::job::{self, JobSpec, Rules};
+use crate::outcome::LeftOutRows;
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
@@ -41,7 +43,10 @@ pub struct PlanReport {
     pub rows: u64,
     /// Rows that fail before generation.
     pub bad_rows: u64,
-    /// The first of them, in words.
+    /// Rows that the job leaves out.
+    #[serde(skip_serializing_if = "LeftOutRows::is_empty")]
+    pub left_out: LeftOutRows,
+    /// The first bad rows, in words.
     pub first_bad_rows: Vec<String>,
     /// What the user should know of the job, one line each.
     pub notes: Vec<String>,
@@ -49,6 +54,10 @@ pub struct PlanReport {
     pub truncated: u64,
     /// Rows whose prompt has more than one mask, of which the first is answered.
     pub several_masks: u64,
+    /// Rows that lost examples, because their prompt would have been too long with all of them.
+    pub shots_dropped: u64,
+    /// Rows with fewer examples than the job asks for, because their file has no more for them.
+    pub few_shots: u64,
     /// Rows with an id that an earlier one has.
     pub duplicate_ids: u64,
     /// Whether the count of duplicates stopped early, and after how many rows.
@@ -94,7 +103,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),
         ));
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     let read = ReadInput::open(&Reading {
         spec,
         files: &found.files,
@@ -145,10 +154,13 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         files: found.files.len(),
         rows: read.index.rows,
         bad_rows: rows.bad,
+        left_out: rows.left_out,
         first_bad_rows: rows.first_bad,
         notes,
         truncated: rows.truncated,
         several_masks: rows.several_masks,
+        shots_dropped: rows.shots_dropped,
+        few_shots: rows.few_shots,
         duplicate_ids: rows.duplicates.duplicates(),
         duplicates_counted_to: rows.duplicates.stopped_after(),
         windows: read.index.windows.len(),
@@ -176,7 +188,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
 ///
 /// What [`run`](super::run) would refuse in the input.
 pub(crate) fn check_columns(spec: &JobSpec) -> Result<()> {
-    let found = input::resolve_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
     ReadInput::open(&Reading {
         spec,
         files: &found.files,
@@ -227,9 +239,12 @@ fn present(spec: &JobSpec) -> Option<String> {
 struct Rows {
     lengths: Vec<Vec<RowLength>>,
     bad: u64,
+    left_out: LeftOutRows,
     first_bad: Vec<String>,
     truncated: u64,
     several_masks: u64,
+    shots_dropped: u64,
+    few_shots: u64,
     duplicates: DuplicateIds,
     /// Rows whose own settings for drawing do nothing.
     idle: u64,
@@ -237,7 +252,7 @@ struct Rows {
 
 impl Rows {
     fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
-        let encoder = RowEncoder::new(spec, model, Rules::CURRENT)?;
+        let encoder = RowEncoder::new(spec, model, Rules::CURRENT, read.examples.as_ref())?;
         let mut rows = Self::default();
         for span in &read.index.windows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
@@ -248,7 +263,8 @@ impl Rows {
 
     /// How a run would end for its bad rows.
     fn end_note(&self, spec: &JobSpec, all: u64) -> Option<String> {
-        let cause = if all > 0 && self.bad == all {
+        let taken = all - self.left_out.total().min(all);
+        let cause = if taken > 0 && self.bad == taken {
             "every row is bad".to_owned()
         } else {
             let allowed = spec
@@ -271,9 +287,9 @@ impl Rows {
     fn add(&mut self, encoded: &EncodedWindow, read: &ReadInput) {
         let mut lengths = Vec::with_capacity(encoded.rows.len());
         self.idle += encoded.idle_rows;
-        let several = encoded.several_masks.iter();
+        self.left_out += encoded.sifting.left_out;
         let rows = encoded.window.rows.iter().zip(&encoded.rows);
-        for ((row, encoded), &has_several) in rows.zip(several) {
+        for ((row, encoded), noted) in rows.zip(&encoded.sifting.noted) {
             if row.is_record {
                 self.duplicates.observe(&row.id);
             }
@@ -281,7 +297,9 @@ impl Rows {
                 None => {}
                 Some(Ok(row)) => {
                     self.truncated += u64::from(row.work.is_truncated());
-                    self.several_masks += u64::from(has_several);
+                    self.several_masks += u64::from(noted.has_several_masks);
+                    self.shots_dropped += u64::from(noted.drops_shots);
+                    self.few_shots += u64::from(noted.has_few_shots);
                     lengths.push(row.work.length(lengths.len()));
                 }
                 Some(Err(bad)) => {
@@ -408,6 +426,9 @@ impl PlanReport {
     }
 
     fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (rows, why) in self.left_out.named().iter().filter(|(rows, _)| *rows > 0) {
+            writeln!(f, "  left out    {} {why}", grouped(*rows))?;
+        }
         if self.bad_rows > 0 {
             writeln!(f, "  bad rows    {}", grouped(self.bad_rows))?;
         }
@@ -427,6 +448,20 @@ impl PlanReport {
             writeln!(
                 f,
                 "  masks       {prompts} with more than one, of which the first is answered"
+            )?;
+        }
+        if self.shots_dropped > 0 {
+            let rows = counted(self.shots_dropped, "row");
+            writeln!(
+                f,
+                "  shots       dropped from {rows}, whose prompts would be too long with all of them"
+            )?;
+        }
+        if self.few_shots > 0 {
+            let rows = counted(self.few_shots, "row");
+            writeln!(
+                f,
+                "  few shots   {rows} with fewer examples than `prompt.few_shot.n`: their file has no more for them"
             )?;
         }
         if self.duplicate_ids > 0 {

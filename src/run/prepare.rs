@@ -18,7 +18,7 @@ use crate::model::GlmConfig;
 use crate::report::{Observer, Silent};
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
-use crate::tasks;
+use crate::tasks::{self, Examples};
 
 use super::model_facts::{ModelFacts, check_vocabulary};
 use super::options::RunOptions;
@@ -36,6 +36,7 @@ pub(super) struct Prepared {
     pub(super) record: JobRecord,
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Arc<dyn PromptSource>,
+    pub(super) examples: Option<Arc<Examples>>,
     pub(super) sink: Box<dyn ResultSink>,
     /// `None` where nothing is left to do: a finished job needs neither device nor tokenizer.
     pub(super) model: Option<Arc<ModelFacts>>,
@@ -99,7 +100,7 @@ impl Prepared {
         }
         let record = JobRecord {
             reward,
-            ..new_record(spec, options, rules, resolved, &read.index)
+            ..new_record(spec, options, rules, resolved, &read)
         };
         if stop.is_requested() {
             return Err(Error::Interrupted);
@@ -111,11 +112,13 @@ impl Prepared {
         if let Some(note) = read.case_note(spec)? {
             observer.note(&format!("note: {note}"));
         }
-        // A finished job gets no more answers that its texts could change.
-        if let Model::Open(facts) = &model {
-            for note in texts::check(spec, facts, known, &folder)? {
-                observer.note(&note);
-            }
+        let notes = match &model {
+            Model::Open(facts) => texts::check(spec, facts, known, &folder)?,
+            // A finished job gets no more answers that its texts could change, but what does nothing still does not.
+            Model::Untouched(_) | Model::Changed(_) => texts::idle_settings(spec),
+        };
+        for note in notes {
+            observer.note(&note);
         }
         let (record, job) = establish(&folder, record, first, observer)?;
         if let Some(text) = options
@@ -132,6 +135,7 @@ impl Prepared {
             record,
             index: read.index,
             source: read.source.into(),
+            examples: read.examples.map(Arc::new),
             sink,
             model: model.open(),
             judge: judge.and_then(|judge| judge.model.open()),
@@ -187,7 +191,7 @@ impl Prepared {
             }
         };
         let record = JobRecord {
-            version: checkpoint::record_version(spec.task).to_owned(),
+            version: checkpoint::record_version(spec.task, &self.index).to_owned(),
             resolved: resolved.unwrap_or(&self.record.resolved).clone(),
             reward: None,
             spec,
@@ -210,6 +214,7 @@ impl Prepared {
             record,
             index: Arc::clone(&self.index),
             source,
+            examples: self.examples.clone(),
             model,
             judge: None,
             scan_seconds: 0.0,
@@ -232,12 +237,13 @@ impl Prepared {
             .sum()
     }
 
-    /// The first of these shards that has rows, all of which failed.
+    /// The first of these shards that has rows, all of which failed, but those that are left out.
     pub(super) fn shard_that_all_failed(&self, shards: &[ShardId]) -> Result<Option<ShardId>> {
         for &shard in shards {
             let manifest = self.manifest(shard)?;
             let totals = manifest.totals();
-            if totals.rows > 0 && totals.failed + totals.bad == totals.rows {
+            let taken = totals.taken();
+            if taken > 0 && totals.failed + totals.bad == taken {
                 return Ok(Some(shard));
             }
         }
@@ -369,10 +375,10 @@ fn new_record(
     options: &RunOptions,
     rules: Rules,
     resolved: Resolved,
-    index: &Arc<InputIndex>,
+    read: &ReadInput,
 ) -> JobRecord {
     JobRecord {
-        version: checkpoint::record_version(spec.task).to_owned(),
+        version: checkpoint::record_version(spec.task, &read.index).to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
         arithmetic: kernels::ARITHMETIC.to_owned(),
@@ -381,7 +387,11 @@ fn new_record(
         trial: options.trial,
         resolved,
         reward: None,
-        input: InputIndex::clone(index),
+        few_shot: read
+            .examples
+            .as_ref()
+            .map(|examples| examples.file().clone()),
+        input: InputIndex::clone(&read.index),
     }
 }
 

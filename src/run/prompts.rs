@@ -3,16 +3,69 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
+
+use super::counts::Noted;
+use super::feed::RowEncoder;
+use super::model_facts::ModelFacts;
+use super::read::input_spec;
 use crate::checkpoint::JobRecord;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, WindowId};
-use crate::input::{self, InputIndex, OpenOptions, Prompt, PromptSource};
+use crate::input::{self, InputIndex, InputRow, OpenOptions, Prompt, PromptSource};
+use crate::job::{JobSpec, Rules};
+use crate::stop::StopFlag;
+use crate::tasks::Examples;
 
 /// Prompts of a job by row. One window is held at a time, so rows cost least in their order.
 pub(crate) struct Prompts {
     index: Arc<InputIndex>,
     source: Box<dyn PromptSource>,
     window: Option<(WindowId, BTreeMap<RowId, Prompt>)>,
+    /// Puts examples before the prompts, where the job has them.
+    shots: Option<Shots>,
+}
+
+/// What says how many examples fit before a prompt.
+struct Shots {
+    spec: JobSpec,
+    rules: Rules,
+    model: ModelFacts,
+    examples: Examples,
+}
+
+impl Shots {
+    fn new(record: &JobRecord) -> Result<Option<Self>> {
+        let (spec, rules) = (&record.spec, record.rules);
+        let examples = Examples::read(spec, rules, &StopFlag::default())?;
+        let (Some(mut examples), Some(first)) = (examples, &record.few_shot) else {
+            return Ok(None);
+        };
+        if examples.file().fingerprint != first.fingerprint {
+            return Err(Error::Usage(format!(
+                "the prompts cannot be made again: `{}` is not the file of examples that the job has read\nhint: put the file back as it was; with `output.prompt = true` a job keeps its prompts in the results",
+                examples.file().path.display()
+            )));
+        }
+        examples.beside(&record.input);
+        Ok(Some(Self {
+            model: ModelFacts::load(spec, rules)?,
+            spec: spec.clone(),
+            rules,
+            examples,
+        }))
+    }
+
+    /// Gives each row the prompt that it was asked with.
+    fn put_before(&self, rows: &mut [InputRow]) -> Result<()> {
+        let examples = Some(&self.examples);
+        let encoder = RowEncoder::new(&self.spec, &self.model, self.rules, examples)?;
+        for row in rows {
+            // A row that fails has its prompt all the same.
+            let _ = encoder.encode(row, &mut Noted::default());
+        }
+        Ok(())
+    }
 }
 
 impl Prompts {
@@ -28,14 +81,10 @@ impl Prompts {
             ));
         }
         let spec = &record.spec;
-        let mut read = spec.input.clone();
-        if record.rules.rows == 1 {
-            // Such a job began when lines had no limit.
-            read.max_row_bytes = u64::MAX;
-        }
         let options = OpenOptions {
-            input: &read,
+            input: &input_spec(spec, record.rules),
             prompt: &spec.prompt,
+            group: spec.report.by.as_deref(),
             choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: record.rules,
@@ -45,7 +94,13 @@ impl Prompts {
             source: input::open(&options, Arc::clone(&index))?,
             index,
             window: None,
+            shots: Shots::new(record)?,
         })
+    }
+
+    /// The types of the input's columns, where it is Parquet.
+    pub(crate) fn arrow_schema(&self) -> Option<SchemaRef> {
+        self.source.arrow_schema()
     }
 
     /// The prompt of a row; `None` where the row failed before it had one.
@@ -62,7 +117,11 @@ impl Prompts {
         let prompts = match self.window.take() {
             Some((id, prompts)) if id == span.id => prompts,
             _ => {
-                let rows = self.source.read_window(span)?.rows.into_iter();
+                let mut rows = self.source.read_window(span)?.rows;
+                if let Some(shots) = &self.shots {
+                    shots.put_before(&mut rows)?;
+                }
+                let rows = rows.into_iter();
                 rows.filter_map(|row| Some((row.row, row.outcome.ok()?)))
                     .collect()
             }

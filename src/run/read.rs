@@ -16,8 +16,9 @@ use crate::outcome::BadRow;
 use crate::report::Observer;
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
-use crate::tasks;
+use crate::tasks::{self, Examples};
 
+use super::earlier;
 use super::options::RunOptions;
 use super::rerun::rules_of;
 
@@ -35,6 +36,8 @@ pub(super) struct Reading<'a> {
 pub(super) struct ReadInput {
     pub(super) index: Arc<InputIndex>,
     pub(super) source: Box<dyn PromptSource>,
+    /// What goes before the prompts.
+    pub(super) examples: Option<Examples>,
 }
 
 impl ReadInput {
@@ -61,11 +64,17 @@ impl ReadInput {
         };
         // A bad row may be none of the trial's; its own ones are met when they are read.
         let (read, _) = Self::scan(&reading)?;
-        let (source, index) =
-            input::select(read.source, &read.index, selection, spec.batch.window_rows);
+        let (source, index) = input::select(
+            read.source,
+            &read.index,
+            &spec.input,
+            selection,
+            spec.batch.window_rows,
+        );
         Ok(Self {
             index: Arc::new(index),
             source,
+            examples: read.examples,
         })
     }
 
@@ -103,6 +112,7 @@ impl ReadInput {
         let Reading {
             spec, rules, stop, ..
         } = reading;
+        let mut examples = Examples::read(spec, *rules, stop)?;
         let input = input_spec(spec, *rules);
         let scan = input::scan(&ScanOptions {
             spec: &input,
@@ -117,16 +127,25 @@ impl ReadInput {
             stop,
         })?;
         let index = Arc::new(scan.index);
+        if let Some(examples) = &mut examples {
+            examples.beside(&index);
+        }
         let options = OpenOptions {
             input: &input,
             prompt: &spec.prompt,
+            group: spec.report.by.as_deref(),
             choices: spec.template_choices(),
             carried: &spec.output.columns,
             rules: *rules,
         };
         let mut source = input::open(&options, Arc::clone(&index))?;
         source.stop_with(stop);
-        Ok((Self { index, source }, scan.first_bad))
+        let read = Self {
+            index,
+            source,
+            examples,
+        };
+        Ok((read, scan.first_bad))
     }
 }
 
@@ -151,13 +170,15 @@ fn files(
     if reads_standard_input(spec) {
         return Ok(vec![standard_input(folder, first, stop)?.into()]);
     }
-    let found = input::resolve_files(&spec.input, &spec.output.path, rules_of(first));
+    if let Some(first) = first {
+        earlier::refuse_restarted(&first.input)?;
+    }
+    let found = earlier::input_files(&spec.input, &spec.output.path, rules_of(first));
+    for note in found.iter().flat_map(|found| &found.notes) {
+        observer.note(&format!("note: {note}"));
+    }
     let Some(first) = first else {
-        let found = found?;
-        for note in &found.notes {
-            observer.note(&format!("note: {note}"));
-        }
-        return Ok(found.files);
+        return Ok(found?.files);
     };
     let known = || first.input.files.iter();
     if spec.input.path != first.spec.input.path || !known().all(|file| file.path.exists()) {
@@ -175,11 +196,7 @@ fn files(
             ));
         }
     }
-    let of_first_run = |file: &InputFile| FoundFile {
-        path: file.path.clone(),
-        partition: file.partition.clone(),
-    };
-    Ok(known().map(of_first_run).collect())
+    Ok(earlier::of_first_run(&first.input))
 }
 
 pub(super) fn reads_standard_input(spec: &JobSpec) -> bool {

@@ -227,7 +227,7 @@ impl ShardWork<'_, '_> {
                 self.tokenizer,
                 &fed.window,
                 &fed.outcomes,
-                &fed.several_masks,
+                &fed.sifting,
             );
             self.worker.counts.unfinished += &totals;
         }
@@ -261,7 +261,12 @@ impl ShardWork<'_, '_> {
             if self.reader_ended {
                 return Err(Error::ReaderEnded);
             }
-            self.step()?;
+            // Windows whose rows are all left out, or bad, leave nothing to wait for.
+            if self.open.is_empty() {
+                self.tell_progress();
+            } else {
+                self.step()?;
+            }
         }
     }
 
@@ -404,11 +409,12 @@ impl ShardWork<'_, '_> {
             self.tokenizer,
             &fed.window,
             &fed.outcomes,
-            &fed.several_masks,
+            &fed.sifting,
         );
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,
+            rows: fed.span.rows,
             outcomes: &fed.outcomes,
             sink: prepared.sink.as_ref(),
             files: &prepared.index.files,
@@ -416,9 +422,8 @@ impl ShardWork<'_, '_> {
             examples: &examples,
         };
         let (folder, manifest) = (&prepared.folder, &mut self.manifest);
-        Ok(checkpoint::commit_window(
-            folder, self.lock, manifest, &commit,
-        )?)
+        checkpoint::commit_window(folder, self.lock, manifest, &commit)?;
+        Ok(())
     }
 
     /// Whether what would start now would not end before the deadline. A run that has begun nothing starts some

@@ -5,13 +5,15 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::counts::Counts;
+use super::measure_again::is_unmeasured;
 use super::prepare::Prepared;
-use crate::checkpoint;
+use crate::checkpoint::{self, OutputFolder};
 use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
 use crate::ids::ShardId;
-use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, peak_memory_bytes};
+use crate::metrics::Metrics;
+use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, groups, peak_memory_bytes};
 use crate::sink;
 use crate::tasks;
 
@@ -29,18 +31,18 @@ pub(super) fn report(
     let mut report = of_shards(prepared, counts, engine, &shards)?;
     report.times.wall = wall.as_secs_f64();
     if report.totals.failed + report.totals.bad > 0 {
-        report.failures = reasons(prepared);
+        report.failures = failure_reasons(&prepared.folder);
     }
     Ok(report)
 }
 
 /// Why rows failed, the most frequent reason first, from the files of failed rows. Reasons that differ in numbers alone
 /// count as one. It is a help: a file that cannot be read is passed over.
-fn reasons(prepared: &Prepared) -> Vec<FailureReason> {
-    let windows = checkpoint::committed_windows(&prepared.folder).unwrap_or_default();
+pub(crate) fn failure_reasons(folder: &OutputFolder) -> Vec<FailureReason> {
+    let windows = checkpoint::committed_windows(folder).unwrap_or_default();
     let files = windows.iter().filter_map(|window| window.failed.as_ref());
     let rows = files
-        .filter_map(|file| sink::read_part(&prepared.folder.entry(&file.name)).ok())
+        .filter_map(|file| sink::read_part(&folder.entry(&file.name)).ok())
         .flatten()
         .flatten();
     let mut found: BTreeMap<(String, String), FailureReason> = BTreeMap::new();
@@ -90,18 +92,20 @@ fn of_shards(
     let mut totals = counts.unfinished.clone();
     let mut examples = Vec::new();
     let mut rows = 0;
+    let mut has_unmeasured = false;
     let mut finished = true;
+    let mut windows = BTreeMap::new();
     for &shard in shards {
         let manifest = prepared.manifest(shard)?;
         finished &= manifest.remaining(&prepared.index.windows).next().is_none();
-        totals += manifest.totals();
         rows += prepared.shard_rows(shard);
-        examples.extend(
-            manifest
-                .windows()
-                .values()
-                .flat_map(|window| window.examples.clone()),
-        );
+        windows.extend(manifest.windows().clone());
+    }
+    // In the order of the windows, so that sums are the same whatever the number of shards.
+    for window in windows.into_values() {
+        has_unmeasured |= is_unmeasured(&window.totals);
+        totals += &window.totals;
+        examples.extend(window.examples);
     }
     let spec = &prepared.record.spec;
     Ok(RunReport {
@@ -119,6 +123,9 @@ fn of_shards(
         finished,
         job_rows: rows,
         facts: tasks::of(spec.task).summary(&totals.sums),
+        metrics: Metrics::of(&totals.sums),
+        has_unmeasured,
+        groups: groups(spec.task, &totals),
         totals,
         checked: CheckedFiles::default(),
         rows_now: counts.rows_now,

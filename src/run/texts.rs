@@ -98,7 +98,7 @@ fn refuse_changed(
 
 /// Warns of settings for drawing where no row is drawn, and of those for beams where no row has any. Rows with settings
 /// of their own may draw or have beams.
-fn idle_settings(spec: &JobSpec) -> Vec<String> {
+pub(super) fn idle_settings(spec: &JobSpec) -> Vec<String> {
     if spec.input.columns.generation.is_some() {
         return Vec::new();
     }

@@ -20,10 +20,13 @@ use crate::outcome::Sample;
 
 use super::lines::{Line, prompt_tokens, rendered_prefix, rendered_prompt, sample_number};
 
+/// The column of the row's identifier.
+pub(super) const ID: &str = "id";
+
 /// The columns before those of the input.
 pub(super) static KEYS: &[Column] = &[
     of_row("row", RowValue::Int64(|line| Some(line.row.row.0))).in_heading(),
-    of_row("id", RowValue::Text(|line| Some((&line.row.id).into()))).in_heading(),
+    of_row(ID, RowValue::Text(|line| Some((&line.row.id).into()))).in_heading(),
 ];
 
 /// The columns between those of the input and those of the task.
@@ -142,6 +145,12 @@ impl Form<'_> {
         let all = FIRST.iter().chain(self.columns).chain(LAST);
         all.filter(|column| (column.when.is_asked_for)(self))
             .collect()
+    }
+
+    /// Names of all columns of ours.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let keys = KEYS.iter().map(|column| column.name);
+        keys.chain(self.results().into_iter().map(|column| column.name))
     }
 }
 

@@ -121,6 +121,8 @@ fn selected<'a>(
             .columns
             .iter()
             .map(|column| column.name.as_str())
+            // What an earlier job has made is no column of its rows.
+            .filter(|name| !index.is_result(name))
             .collect()),
         CarriedColumns::None => Ok(Vec::new()),
         CarriedColumns::Names(names) => names
@@ -135,13 +137,16 @@ fn carried(
     index: &InputIndex,
     rename: &[(String, String)],
 ) -> Result<CarriedColumn, SinkError> {
-    let renamed = rename
-        .iter()
-        .find(|(from, _)| from == name)
-        .map(|(_, to)| to.as_str());
+    let renamed = rename.iter().find(|(from, _)| from == name);
+    let renamed = renamed.map(|(_, to)| to.clone());
+    let own = || {
+        // Results of this job have such names too.
+        let prefix = if index.is_result(name) { "source_" } else { "" };
+        format!("{prefix}{name}")
+    };
     Ok(CarriedColumn {
         source: name.to_owned(),
-        name: renamed.unwrap_or(name).to_owned(),
+        name: renamed.unwrap_or_else(own),
         kind: kind(name, index, "output.columns")?.clone(),
     })
 }

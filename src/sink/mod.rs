@@ -34,6 +34,7 @@ use crate::outcome::Outcome;
 
 use layout::Layout;
 
+use columns::ID;
 pub(crate) use columns::heading_columns;
 pub(crate) use columns::{Column, Form, Kind, SampleValue, When};
 #[cfg(test)]
@@ -41,7 +42,7 @@ pub(crate) use columns::{common, described};
 pub use error::SinkError;
 pub(crate) use failed::FAILED_COLUMNS;
 pub use failed::write_failed;
-pub(crate) use read::read_lines;
+pub(crate) use read::{PartLine, StoredRows, read_chunks, read_lines};
 pub use read::{ResultRow, read_part};
 pub(crate) use result_types::{ResultColumn, result_types};
 
@@ -79,6 +80,31 @@ pub(crate) fn result_columns(
     id_column: Option<&str>,
 ) -> Result<Vec<String>, SinkError> {
     Ok(Layout::new(form, index, id_column)?.names())
+}
+
+/// Where the columns of results come from.
+pub(crate) struct ResultRoles {
+    /// Those that the job has made.
+    pub(crate) results: Vec<String>,
+    /// Those of its input, under their names in the results; without the identifier.
+    pub(crate) carried: Vec<String>,
+}
+
+/// Which columns of a job's results are its own.
+///
+/// # Errors
+///
+/// As [`new_sink`].
+pub(crate) fn result_roles(
+    form: &Form<'_>,
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<ResultRoles, SinkError> {
+    let layout = Layout::new(form, index, id_column)?;
+    let carried: Vec<String> = layout.carried.iter().map(|one| one.name.clone()).collect();
+    let mut results = layout.names();
+    results.retain(|name| name != ID && !carried.contains(name));
+    Ok(ResultRoles { results, carried })
 }
 
 /// A note on the result columns that readers which do not look at case take for one: `DuckDB`, Spark.

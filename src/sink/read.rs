@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_array::RecordBatch;
+use parquet::schema::types::SchemaDescPtr;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::input::{json_lines, keep_digits, marked_batches};
+use crate::input::{json_lines, keep_digits, marked_batches, stored_batches};
 
 use super::SinkError;
 
@@ -52,6 +55,93 @@ pub fn read_part(path: &Path) -> Result<Rows, SinkError> {
     Ok(Box::new(lines.map(move |line| {
         let line = line.map_err(|error| wrong(error.to_string()))?;
         row_of(&line).map_err(&wrong)
+    })))
+}
+
+/// A result row, and the JSON text that it was read from, without a line end. The text has the digits of every number.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PartLine {
+    /// JSON.
+    pub text: Vec<u8>,
+    /// The same by column.
+    pub row: ResultRow,
+}
+
+/// Some consecutive rows of a part.
+pub(crate) struct Chunk {
+    /// The rows.
+    pub lines: Vec<PartLine>,
+    /// The same rows as a Parquet part holds them, where that was asked for.
+    pub stored: Option<StoredRows>,
+}
+
+/// Rows as a Parquet part holds them.
+pub(crate) struct StoredRows {
+    /// The rows.
+    pub batch: RecordBatch,
+    /// The part's own schema, with all that Arrow has no type for.
+    pub schema: SchemaDescPtr,
+}
+
+/// Chunks of one file.
+type Chunks = Box<dyn Iterator<Item = Result<Chunk, SinkError>>>;
+
+/// Reads a part of either format, a few rows at a time; `as_stored` asks for the batches of a Parquet part too.
+///
+/// # Errors
+///
+/// [`SinkError::Read`], where the file cannot be opened; each chunk may fail on its own.
+pub(crate) fn read_chunks(path: &Path, as_stored: bool) -> Result<Chunks, SinkError> {
+    let place = path.to_path_buf();
+    let wrong = move |reason: String| SinkError::Read {
+        path: place.clone(),
+        reason,
+    };
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    if path
+        .extension()
+        .is_none_or(|extension| extension != "parquet")
+    {
+        let lines = BufReader::new(file).split(b'\n');
+        return Ok(Box::new(lines.map(move |line| {
+            let text = line.map_err(|error| wrong(error.to_string()))?;
+            let row = row_of(&text).map_err(&wrong)?;
+            let lines = vec![PartLine { text, row }];
+            Ok(Chunk {
+                lines,
+                stored: None,
+            })
+        })));
+    }
+    let mut stored = None;
+    if as_stored {
+        let file = file.try_clone().map_err(|error| wrong(error.to_string()))?;
+        let opened = stored_batches(file, BATCH_ROWS);
+        stored = Some(opened.map_err(|error| wrong(error.to_string()))?);
+    }
+    let batches = marked_batches(file, BATCH_ROWS).map_err(|error| wrong(error.to_string()))?;
+    Ok(Box::new(batches.map(move |batch| {
+        let text = json_lines(&batch.map_err(|error| wrong(error.to_string()))?);
+        let texts = text.split(|&byte| byte == b'\n');
+        let lines = texts.filter(|line| !line.is_empty()).map(|text| {
+            let row = row_of(text).map_err(&wrong)?;
+            Ok(PartLine {
+                text: text.to_vec(),
+                row,
+            })
+        });
+        let lines = lines.collect::<Result<_, SinkError>>()?;
+        let stored = stored.as_mut().and_then(|(batches, schema)| {
+            let schema = Arc::clone(schema);
+            let batch = batches.next()?;
+            Some(batch.map(|batch| StoredRows { batch, schema }))
+        });
+        Ok(Chunk {
+            lines,
+            stored: stored
+                .transpose()
+                .map_err(|error| wrong(error.to_string()))?,
+        })
     })))
 }
 

@@ -15,8 +15,8 @@
 
 use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
-use crate::input::Prompt;
-use crate::job::{ChooseMethod, ChooseSpec, Normalize};
+use crate::input::{Label, Prompt, Reference};
+use crate::job::{ChooseMethod, ChooseSpec, JobSpec, LabelForm, Normalize};
 use crate::model::{Asked, Sight};
 use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
@@ -24,6 +24,7 @@ use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
 
 use super::chances::{Branches, Likelihood, distinct, each_token, split};
+use super::few_shot::with_answers;
 use super::labels::right_choice;
 use super::{
     Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected,
@@ -65,6 +66,28 @@ impl TaskKind for Choose {
             job: *job,
             choose: job.spec.choose.clone().unwrap_or_default(),
         }))
+    }
+
+    /// The right choice behind the prompt, or the template filled with it.
+    fn solved(
+        &self,
+        spec: &JobSpec,
+        prompt: &Prompt,
+        _: Option<&Reference>,
+    ) -> Result<String, String> {
+        let choose = spec.choose.clone().unwrap_or_default();
+        let choices = choices_of(prompt, &choose);
+        let label = prompt.label.as_ref().ok_or("the example has no label")?;
+        let right = labelled(spec, label, choose.label, choices)?;
+        match choose.method {
+            ChooseMethod::WholeText => {
+                let text = prompt.filled.get(right).cloned();
+                text.ok_or_else(|| "the example has no such choice".to_owned())
+            }
+            ChooseMethod::Target | ChooseMethod::NextToken => {
+                with_answers(prompt, &[&choices[right]])
+            }
+        }
     }
 
     fn count(&self, result: &RowResult, sums: &mut Sums) {
@@ -139,6 +162,27 @@ fn share(right: f64, all: f64) -> String {
     )
 }
 
+/// The row's choices, else the job's.
+fn choices_of<'a>(prompt: &'a Prompt, choose: &'a ChooseSpec) -> &'a [String] {
+    match prompt.following.as_slice() {
+        [] => &choose.choices,
+        own => own,
+    }
+}
+
+/// The place of the choice that a row calls right.
+fn labelled(
+    spec: &JobSpec,
+    label: &Label,
+    form: LabelForm,
+    choices: &[String],
+) -> Result<usize, String> {
+    right_choice(label, form, choices).map_err(|reason| {
+        let column = spec.input.columns.label.as_deref();
+        format!("label column `{}` {reason}", column.unwrap_or_default())
+    })
+}
+
 /// The task as a job has it.
 struct Choosing<'a> {
     job: TaskJob<'a>,
@@ -166,10 +210,7 @@ struct Picked {
 
 impl JobTask for Choosing<'_> {
     fn work(&self, _: RowId, prompt: &Prompt) -> Result<RowTask, BadRow> {
-        let choices = match prompt.following.as_slice() {
-            [] => &self.choose.choices,
-            own => own,
-        };
+        let choices = choices_of(prompt, &self.choose);
         if choices.len() < 2 {
             let reason = "the row has one choice, and needs at least two";
             return Err(bad_input(reason.to_owned()));
@@ -195,11 +236,7 @@ impl Choosing<'_> {
         let Some(label) = &prompt.label else {
             return Ok(None);
         };
-        let place = right_choice(label, self.choose.label, choices).map_err(|reason| {
-            let column = self.job.spec.input.columns.label.as_deref();
-            format!("label column `{}` {reason}", column.unwrap_or_default())
-        })?;
-        Ok(Some(place))
+        labelled(self.job.spec, label, self.choose.label, choices).map(Some)
     }
 
     /// A branch for each different choice.

@@ -15,11 +15,12 @@ use crate::engine::{Found, Generation, Work};
 use crate::generate::{fill, mask_positions};
 use crate::ids::RowId;
 use crate::input::{Prompt, Reference};
-use crate::job::GenerationSpec;
+use crate::job::{GenerationSpec, JobSpec};
 use crate::outcome::{BadRow, Completion, RowResult, Sample, Span};
 use crate::sink::{Column, SampleValue};
 use crate::tokenize::Encoded;
 
+use super::few_shot::with_answers;
 use super::generate::{
     COMPLETION, COMPLETION_TOKENS, LOGPROB, RowSettings, TOKEN_IDS, TOKEN_LOGPROBS,
 };
@@ -80,7 +81,25 @@ impl TaskKind for Infill {
         Ok(Box::new(filling))
     }
 
+    /// Each mask with what the reference says of it.
+    fn solved(
+        &self,
+        _: &JobSpec,
+        prompt: &Prompt,
+        reference: Option<&Reference>,
+    ) -> Result<String, String> {
+        let reference = reference.ok_or("the example has no answer")?;
+        let answers = std::iter::once(&reference.text).chain(&reference.others);
+        let answers: Vec<&str> = answers.map(String::as_str).collect();
+        with_answers(prompt, &answers)
+    }
+
     /// A text is the whole one, or what stands at its only mask; a list is what stands at each mask.
+    /// A filled text holds its own prompt, so metrics of it would measure little of what was filled.
+    fn answers<'a>(&self, _: &'a RowResult) -> Vec<&'a str> {
+        Vec::new()
+    }
+
     fn matches(
         &self,
         result: &RowResult,

@@ -21,6 +21,7 @@ use crate::task_list::every_task;
 use crate::tokenize::{GlmTokenizer, Unwritable};
 
 mod chances;
+mod few_shot;
 mod labels;
 
 macro_rules! task_modules {
@@ -37,6 +38,8 @@ macro_rules! task_modules {
 }
 
 every_task!(task_modules);
+
+pub(crate) use few_shot::Examples;
 
 /// What a task is, whatever the job.
 pub(crate) trait TaskKind: Sync {
@@ -60,14 +63,44 @@ pub(crate) trait TaskKind: Sync {
     /// What of the job cannot be done with the model's tokenizer or within its limits.
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError>;
 
-    /// Whether a result is what the row's reference expects. `written` gives a text as it would come back from the model.
+    /// Whether a result is what the row's reference expects, of several texts any. `written` gives a text as it would
+    /// come back from the model.
     fn matches(
         &self,
         result: &RowResult,
         reference: &Reference,
         written: &dyn Fn(&str) -> String,
     ) -> bool {
-        result.answer().unwrap_or_default().trim() == written(reference)
+        let answer = result.answer().unwrap_or_default().trim();
+        reference.texts().any(|text| answer == written(text))
+    }
+
+    /// The texts that the metrics compare with the row's reference, in the order of the samples; none where a result has
+    /// no such text.
+    fn answers<'a>(&self, result: &'a RowResult) -> Vec<&'a str> {
+        match result {
+            RowResult::Generated(completion) => {
+                let samples = completion.samples.iter();
+                samples.map(|sample| sample.text.as_str()).collect()
+            }
+            RowResult::Measured(_) => Vec::new(),
+        }
+    }
+
+    /// A solved row as an example before other rows' prompts.
+    ///
+    /// # Errors
+    ///
+    /// Why the row cannot be one.
+    fn solved(
+        &self,
+        spec: &JobSpec,
+        prompt: &Prompt,
+        reference: Option<&Reference>,
+    ) -> Result<String, String> {
+        let _ = spec;
+        let reference = reference.ok_or("the example has no answer")?;
+        few_shot::with_answers(prompt, &[&reference.text])
     }
 
     /// Two texts of a result that are shown beside the prompt where that says more than an answer and its reference.

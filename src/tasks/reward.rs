@@ -15,7 +15,8 @@
 
 use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
-use crate::input::Prompt;
+use crate::input::{Prompt, Reference};
+use crate::job::JobSpec;
 use crate::model::Sight;
 use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
@@ -23,6 +24,7 @@ use crate::sink::{Column, Kind};
 use crate::tokenize::Encoded;
 
 use super::chances::distinct;
+use super::few_shot::with_answers;
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
@@ -51,6 +53,20 @@ impl TaskKind for Reward {
 
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError> {
         Ok(Box::new(Rewarding { job: *job }))
+    }
+
+    /// The prompt with its first answer, which is the best one in the files of trainers.
+    fn solved(
+        &self,
+        _: &JobSpec,
+        prompt: &Prompt,
+        _: Option<&Reference>,
+    ) -> Result<String, String> {
+        let answer = prompt
+            .following
+            .first()
+            .ok_or("the example has no answer")?;
+        with_answers(prompt, &[answer])
     }
 
     fn count(&self, result: &RowResult, sums: &mut Sums) {

@@ -14,7 +14,7 @@
 
 use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
-use crate::input::Prompt;
+use crate::input::{Prompt, Reference};
 use crate::job::{ColumnNames, JobSpec, SampleLayout, ScoreMethod, ScoreSpec, TargetOverflow};
 use crate::model::{Sight, TokenChance};
 use crate::numbers::{counted, grouped};
@@ -23,6 +23,7 @@ use crate::sink::{Column, Form, Kind, When};
 use crate::tokenize::Encoded;
 
 use super::chances::{Branches, Likelihood, each_token, split};
+use super::few_shot::with_answers;
 use super::{Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_text, unexpected};
 
 /// The task.
@@ -93,6 +94,19 @@ impl TaskKind for Score {
             most_target,
             context_limit,
         }))
+    }
+
+    /// The prompt with its first target, or the text that is scored.
+    fn solved(
+        &self,
+        _: &JobSpec,
+        prompt: &Prompt,
+        _: Option<&Reference>,
+    ) -> Result<String, String> {
+        match prompt.following.first() {
+            Some(target) => with_answers(prompt, &[target]),
+            None => Ok(prompt.text.clone()),
+        }
     }
 
     fn count(&self, result: &RowResult, sums: &mut Sums) {

@@ -98,6 +98,7 @@ impl Job {
         let commit = Commit {
             window: &window,
             first_row: RowId(u64::from(id) * 4),
+            rows: 4,
             outcomes: &rows,
             sink: self.sink.as_ref(),
             files: &[input_file()],

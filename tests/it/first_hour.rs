@@ -264,3 +264,40 @@ fn plan_says_what_the_output_folder_holds_and_how_bad_rows_end_a_run() {
     );
     assert!(bad.contains("  bad rows    2\n              "), "{bad}");
 }
+
+#[test]
+fn columns_that_could_be_used_are_told_of() {
+    let job = place();
+    let said = ok(&call(&job, "plan", "questions.jsonl", &[]));
+    let answer = "note: the column `answer` is not used; `--set input.columns.reference=answer` compares the answers with it";
+    assert!(said.contains(answer), "{said}");
+    assert!(!said.contains("the column `prefix` is not used"), "{said}");
+    let columns = "--set=input.columns={ prompt = \"question\", reference = \"answer\" }";
+    let said = ok(&call(&job, "plan", "questions.jsonl", &[columns]));
+    assert!(
+        said.contains("note: the column `prefix` is not used; `--set input.columns.prefix=prefix` begins the answers with it"),
+        "{said}"
+    );
+    assert!(!said.contains("the column `answer` is not used"), "{said}");
+    let template = "--set=prompt.template={{ question }}{{ answer }}";
+    let said = ok(&call(&job, "plan", "questions.jsonl", &[template]));
+    assert!(!said.contains("is not used"), "{said}");
+}
+
+#[test]
+fn a_finished_job_that_is_run_again_says_its_notes_again() {
+    let job = place();
+    std::fs::create_dir(job.path("in")).unwrap();
+    std::fs::rename(job.path("questions.jsonl"), job.path("in/questions.jsonl")).unwrap();
+    std::fs::write(job.path("in/notes.txt"), "of the data").unwrap();
+    for _ in 0..2 {
+        let said = ok(&call(&job, "run", "in", &["--set=generation.top_k=5"]));
+        assert!(said.contains("notes.txt"), "{said}");
+        assert!(
+            said.contains("`top_k` does nothing while `do_sample = false`"),
+            "{said}"
+        );
+    }
+    let shown = job.command(&["show", "out", "--failed"]).output().unwrap();
+    assert_eq!(stderr(&shown), "no row has failed\n");
+}

@@ -127,8 +127,8 @@ fn the_bytes_depend_neither_on_the_batch_nor_on_shards_nor_on_kills() {
         }
         assert_eq!(sharded.rows(), unbroken.rows(), "{format}: shards");
         let killed = job("7");
-        for third in 1..=3 {
-            kill_after(&killed, took * third / 4);
+        for tenth in 1..=10 {
+            kill_after(&killed, took * tenth / 11);
         }
         killed.run_ok(&["--quiet"]);
         assert!(killed.files("parts") == parts, "{format}: killed");

@@ -116,6 +116,7 @@ impl Job {
         let options = OpenOptions {
             input: &self.input,
             prompt: &self.prompt,
+            group: None,
             choices: None,
             carried: &CarriedColumns::All,
             rules: self.rules,
@@ -1171,7 +1172,7 @@ fn a_trial_reads_chosen_rows_under_their_numbers() {
             let job = Job::new(&[path]).window_rows(13);
             let all = seen(&job.rows());
             let (source, index) = job.open().unwrap();
-            let (trial, index) = select(source, &index, selection, 10);
+            let (trial, index) = select(source, &index, &job.input, selection, 10);
             assert_eq!(index.rows, expected);
             let mut numbers = Vec::new();
             for span in &index.windows {

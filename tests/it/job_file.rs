@@ -348,6 +348,7 @@ fn every_key_can_be_set() {
         "infill",
         "choose",
         "choose-letters",
+        "few-shot",
         "preference",
         "reward",
         "score",

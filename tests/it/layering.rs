@@ -11,7 +11,7 @@ const LEVELS: &[(u8, &[&str])] = &[
         &["ids", "stop", "device", "numbers", "precision", "task_list"],
     ),
     (2, &["fsio", "download", "outcome", "job"]),
-    (3, &["input", "kernels"]),
+    (3, &["input", "kernels", "metrics"]),
     (4, &["tokenize", "plan"]),
     (5, &["model"]),
     (6, &["generate", "measure"]),
@@ -20,7 +20,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (9, &["report"]),
     (10, &["error"]),
     (11, &["run"]),
-    (12, &["bench"]),
+    (12, &["bench", "export", "page"]),
     (13, &["cli"]),
     (14, &["internals"]),
 ];
@@ -68,7 +68,7 @@ const STEPS: &[(&str, &[&[&str]])] = &[
         "run",
         &[
             &["options", "model_facts", "counts", "phase_results"],
-            &["load", "texts", "rerun", "deadline", "sampled"],
+            &["load", "texts", "rerun", "deadline", "earlier", "sampled"],
             &["read"],
             &["prepare", "open_rows"],
             &["feed", "summary", "card", "pairs"],

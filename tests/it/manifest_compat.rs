@@ -1,5 +1,6 @@
 //! Every version of the manifest, of journals and of `job.json` that was ever written keeps loading.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use glm_batch::internals::checkpoint::{
@@ -8,8 +9,9 @@ use glm_batch::internals::checkpoint::{
 };
 use glm_batch::internals::fsio::FileDigest;
 use glm_batch::internals::ids::{RowId, ShardId, WindowId};
-use glm_batch::internals::job::{ColumnNames, GenerationSpec, Rules, ScoreSpec, Task};
-use glm_batch::internals::outcome::{Cell, Measured, Outcome, RowResult, Sums};
+use glm_batch::internals::input::EarlierJob;
+use glm_batch::internals::job::{ColumnNames, GenerationSpec, Rules, ScoreSpec, Task, Unfinished};
+use glm_batch::internals::outcome::{Cell, LeftOutRows, Measured, Outcome, RowResult, Sums};
 
 use crate::windows::{answered, failed, record, span};
 
@@ -35,13 +37,16 @@ fn committed() -> CommittedWindow {
             ok: 2,
             failed: 1,
             bad: 1,
+            left_out: LeftOutRows::default(),
             truncated: 1,
             several_masks: 0,
+            shots_dropped: 0,
             prompt_tokens: 40,
             completion_tokens: 8,
             referenced: 2,
             exact: 1,
             sums: Sums::default(),
+            groups: BTreeMap::new(),
         },
         examples: vec![Example {
             question: "首都？".to_owned(),
@@ -172,13 +177,60 @@ fn record_version_2() {
     assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
 }
 
+/// A job that reads another's results, and takes some of the rows.
+#[test]
+fn record_version_4() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let mut expected = record(Path::new("/out"), 2, &[4, 4, 1]);
+    expected.spec.input.filter = Some("level > 2".to_owned());
+    expected.spec.input.skip = 1;
+    expected.spec.input.limit = Some(7);
+    expected.spec.input.unfinished = Unfinished::Allow;
+    expected.input.earlier = vec![EarlierJob {
+        folder: "/answers".into(),
+        job: Some("0123".to_owned()),
+        results: vec!["row".to_owned(), "completion".to_owned()],
+        carried: vec!["question".to_owned()],
+    }];
+    expected.input.files[0].earlier = Some(0);
+    expected.version = record_version(Task::Generate, &expected.input).to_owned();
+    assert!(expected.create(&folder).unwrap());
+    let text = fixture("checkpoint/job-v4.json", &folder.job_file());
+    assert_eq!(std::fs::read(folder.job_file()).unwrap(), text);
+    assert_eq!(JobRecord::load(&folder).unwrap(), Some(expected));
+}
+
+/// Counts of rows that are left out.
+#[test]
+fn a_manifest_with_rows_that_are_left_out() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let job = job_of_version(2, &folder);
+    let mut window = committed();
+    window.totals.left_out = LeftOutRows {
+        skip: 1,
+        limit: 0,
+        failed: 2,
+        filter: 3,
+    };
+    let mut manifest = Manifest::new(&job, ShardId(1), 2);
+    manifest.commit(&folder, window.clone()).unwrap();
+    let path = folder.manifest(ShardId(1));
+    let text = fixture("manifests/v2-left-out.json", &path);
+    assert_eq!(std::fs::read(&path).unwrap(), text);
+    let loaded = Manifest::load_or_new(&folder, &job, ShardId(1), 2).unwrap();
+    assert_eq!(loaded.windows()[&WindowId(1)], window);
+    assert_eq!(loaded.totals().left_out.total(), 6);
+}
+
 /// A job of another task than `generate`: its record, a row of its journal, and a window with sums.
 #[test]
 fn record_version_3() {
     let parent = tempfile::tempdir().unwrap();
     let folder = OutputFolder::open(parent.path()).unwrap();
     let mut expected = record(Path::new("/out"), 2, &[4, 4, 1]);
-    expected.version = record_version(Task::Score).to_owned();
+    expected.version = record_version(Task::Score, &expected.input).to_owned();
     expected.spec.task = Task::Score;
     expected.spec.generation = GenerationSpec::default();
     expected.spec.score = Some(ScoreSpec {
@@ -297,7 +349,7 @@ fn a_record_of_another_version_is_no_damage() {
     let texts = [
         refusal(&|record| record["version"] = "99".into()),
         refusal(&|record| record["spec"]["task"] = "paint".into()),
-        refusal(&|record| record["spec"]["prompt"]["few_shot"] = 3.into()),
+        refusal(&|record| record["spec"]["prompt"]["many_shot"] = 3.into()),
     ];
     let texts: Vec<String> = texts.into_iter().map(Option::unwrap).collect();
     for text in &texts {

@@ -144,6 +144,7 @@ impl Reading {
         let options = OpenOptions {
             input: &spec.input,
             prompt: &spec.prompt,
+            group: None,
             choices: None,
             carried: &spec.output.columns,
             rules,
@@ -570,7 +571,8 @@ fn a_trial_holds_no_more_than_its_rows() {
         ..
     } = reading;
     let rows = spec.batch.window_rows;
-    let (trial, index) = glm_batch::internals::input::select(source, &index, chosen, rows);
+    let (trial, index) =
+        glm_batch::internals::input::select(source, &index, &spec.input, chosen, rows);
     let seen = std::sync::Mutex::new(Vec::new());
     let window = trial.read_rows(&index.windows[0], &|position, row| {
         seen.lock().unwrap().push((position, row.row.0));

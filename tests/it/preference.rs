@@ -805,3 +805,34 @@ fn the_demonstration_chooses_right_answers() {
     );
     assert!(2 * chosen > pairs.len(), "{chosen} of {}", pairs.len());
 }
+
+#[test]
+fn rows_that_are_left_out_are_in_no_phase() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 12);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}{}[batch]\nwindow_rows = 5\n",
+        judge()
+    );
+    let whole = of_input(&input, &more);
+    whole.run_ok(&["-q"]);
+    let some = of_input(&input, &more);
+    let keys = format!("{COLUMNS}\nskip = 2\nwhere = \"id != 'capital-005'\"");
+    instead(&some, COLUMNS, &keys);
+    let output = some.run_ok(&["-q", "--json"]);
+    let chosen = |mut rows: Vec<Value>| {
+        rows.retain(|row| row["row"].as_u64() > Some(1) && row["id"] != "capital-005");
+        rows
+    };
+    assert_eq!(by_row(some.rows()).len(), 9);
+    assert_eq!(some.rows(), chosen(whole.rows()));
+    for phase in ["samples", "rewards"] {
+        assert_eq!(phase_rows(&some, phase), chosen(phase_rows(&whole, phase)));
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let left_out = json!({"skip": 2, "limit": 0, "failed": 0, "where": 1});
+    assert_eq!(report["totals"]["left_out"], left_out, "{report}");
+    assert_eq!(report["totals"]["rows"], 12);
+    let verified = some.command(&["verify", "out"]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
+}

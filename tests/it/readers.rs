@@ -62,6 +62,7 @@ fn loaded(
         "calls": report["loading"],
         "rows": rows(&out),
         "carried": carried,
+        "singles": [],
         "skip": skip,
     });
     (job, question)
@@ -310,6 +311,73 @@ fn finished(folder: &Path) -> Vec<(Job, Value)> {
     jobs
 }
 
+/// Columns of the other tasks: those that must load as they are, and those of single precision.
+const OF_TASKS: [(&str, &[&str], &[&str]); 6] = [
+    (
+        "choose",
+        &["choice", "choice_text", "correct"],
+        &["choice_logprobs"],
+    ),
+    ("infill", &["spans", "finish_reasons"], &[]),
+    (
+        "demo-preference",
+        &[
+            "pair",
+            "chosen",
+            "rejected",
+            "chosen_sample",
+            "rejected_sample",
+            "no_pair",
+            "rendered_prompt",
+        ],
+        &["chosen_score", "rejected_score", "margin"],
+    ),
+    ("reward", &[], &["reward"]),
+    (
+        "score",
+        &["is_greedy", "target_tokens"],
+        &["logprob", "mean_logprob", "perplexity"],
+    ),
+    ("ceval", &["choice", "choice_text"], &["choice_logprobs"]),
+];
+
+/// The ready jobs of the other tasks, over a few rows.
+fn of_tasks() -> Vec<(Job, Value)> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut jobs = Vec::new();
+    for format in FORMATS {
+        for (name, same, singles) in OF_TASKS {
+            let job = Job::new("unused".as_ref(), "");
+            let path = home.join("jobs").join(format!("{name}.toml"));
+            let model = demo_model();
+            let keys = [
+                format!("output.path={}", job.path("out").display()),
+                format!("output.format={format}"),
+                format!("model.path={}", model.display()),
+                "batch.window_rows=20".to_owned(),
+                "input.limit=40".to_owned(),
+            ];
+            let mut args = vec!["run", path.to_str().unwrap(), "--quiet", "--json"];
+            args.extend(keys.iter().flat_map(|key| ["--set", key.as_str()]));
+            let output = job.command(&args).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{name}: {}", both(&output));
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let named = format!("{format}, {name}");
+            let (job, mut question) = loaded(&named, same, &[], (job, report));
+            assert!(!question["rows"].as_array().unwrap().is_empty(), "{named}");
+            for column in same.iter().chain(singles) {
+                assert!(
+                    question["rows"][0].get(*column).is_some(),
+                    "{named}: {column}"
+                );
+            }
+            question["singles"] = json!(singles);
+            jobs.push((job, question));
+        }
+    }
+    jobs
+}
+
 /// The Python to try the readers with: `GLM_BATCH_TEST_PYTHON`, else `python3`.
 fn python() -> Option<String> {
     let python = std::env::var("GLM_BATCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -327,7 +395,8 @@ fn python() -> Option<String> {
 fn results_of_every_kind_load_in_every_reader() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let jobs = finished(folder.path());
+    let mut jobs = finished(folder.path());
+    jobs.extend(of_tasks());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/readers.py");
     let mut reader = Command::new(python)
         .arg(script)

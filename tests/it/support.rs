@@ -171,3 +171,14 @@ pub fn spec_of(
     spec.generation = generation.clone();
     spec
 }
+
+/// Names of the files in a folder, those of folders in it left out.
+pub fn files_of(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let files = entries.filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> = files
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}

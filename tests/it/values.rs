@@ -421,6 +421,7 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
     let options = OpenOptions {
         input: &job.input,
         prompt: &job.prompt,
+        group: None,
         choices: None,
         carried: &job.output.columns,
         rules,

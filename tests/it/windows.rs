@@ -35,6 +35,7 @@ pub(crate) fn index(columns: &[(&str, ColumnKind)]) -> InputIndex {
         rows: 0,
         windows: vec![span(0, 0, 0)],
         columns: columns.iter().map(column).collect(),
+        earlier: Vec::new(),
     }
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn input_file() -> InputFile {
         fingerprint: "0123456789abcdef".to_owned(),
         rows: 0,
         partition: Vec::new(),
+        earlier: None,
     }
 }
 
@@ -71,6 +73,8 @@ fn row(number: u64, id: &str) -> InputRow {
         following: Vec::new(),
         label: None,
         filled: Vec::new(),
+        group: None,
+        intro: None,
     };
     InputRow {
         row: RowId(number),
@@ -80,7 +84,9 @@ fn row(number: u64, id: &str) -> InputRow {
         },
         id: id.to_owned(),
         reference: None,
+        group: None,
         is_record: true,
+        left_out: None,
         outcome: Ok(prompt),
     }
 }
@@ -200,6 +206,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
             weights: "w1".to_owned(),
             model_files: Vec::new(),
         },
+        few_shot: None,
         input: index,
     }
 }

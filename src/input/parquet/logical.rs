@@ -18,14 +18,15 @@ use arrow_cast::display::array_value_to_string;
 use arrow_schema::ArrowError;
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::{ConvertedType, LogicalType};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader,
 };
-use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 
 use super::nested::{children, with_children};
 
@@ -209,11 +210,33 @@ pub(crate) fn marked_batches(
     let footer = ParquetMetaDataReader::new().parse_and_finish(&file)?;
     let mut marks = Marks::default();
     marks.add(footer.file_metadata());
+    let batches = plain_batches(file, footer, rows)?;
+    Ok(batches.map(move |batch| marks.apply_to(&batch?)))
+}
+
+/// The rows of a file without their marks, so many at a time, and its own schema, which has them.
+///
+/// # Errors
+///
+/// As [`marked_batches`].
+pub(crate) fn stored_batches(
+    file: File,
+    rows: usize,
+) -> Result<(ParquetRecordBatchReader, SchemaDescPtr), ParquetError> {
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&file)?;
+    let schema = footer.file_metadata().schema_descr_ptr();
+    Ok((plain_batches(file, footer, rows)?, schema))
+}
+
+fn plain_batches(
+    file: File,
+    footer: ParquetMetaData,
+    rows: usize,
+) -> Result<ParquetRecordBatchReader, ParquetError> {
     let footer = Arc::new(readable(footer)?);
     let footer = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new())?;
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer);
-    let batches = reader.with_batch_size(rows).build()?;
-    Ok(batches.map(move |batch| marks.apply_to(&batch?)))
+    reader.with_batch_size(rows).build()
 }
 
 /// The marks of a file, or of all files.

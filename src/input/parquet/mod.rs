@@ -29,7 +29,7 @@ pub(super) use footer::{first_pass, footer_fingerprint};
 pub use json::json_lines;
 pub(crate) use json::{JsonColumn, json_options};
 pub(super) use layout::compact;
-pub(crate) use logical::{Logical, marked_batches};
+pub(crate) use logical::{Logical, marked_batches, stored_batches};
 pub(crate) use nested::{list_item, with_children};
 pub(crate) use schema::is_first_rule;
 pub(super) use schema::{Shared, by_parquet};

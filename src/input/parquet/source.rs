@@ -20,9 +20,10 @@ use super::odd_integers::OddIntegers;
 use super::paths;
 use super::schema::{Shared, by_parquet};
 use crate::ids::RowId;
+use crate::input::built::{Built, bad};
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::partition::ArrowPartitions;
-use crate::input::prompt::{Built, PromptBuilder, bad};
+use crate::input::prompt::PromptBuilder;
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
 use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
@@ -84,7 +85,14 @@ impl ParquetSource {
         let partitions = ArrowPartitions::new(&index.files);
         let shared = partitions.add_to(shared);
         let id = id_column(&options.input.columns, &index);
-        let is_carried = |name: &str| is_carried(options.carried, id.as_deref(), name);
+        let is_carried = |name: &str| {
+            let is_asked_for = match options.carried {
+                CarriedColumns::All => !index.is_result(name),
+                CarriedColumns::None => false,
+                CarriedColumns::Names(names) => names.iter().any(|asked| asked == name),
+            };
+            is_asked_for && id.as_deref() != Some(name)
+        };
         odd.check(&shared, is_carried)?;
         paths::check(&shared.schema, builder.named())?;
         check_settings(&shared.schema, options.input.columns.generation.as_deref())?;
@@ -307,13 +315,20 @@ impl ParquetSource {
             row_group,
             row: slice.first + at,
         };
+        let is_result = self.index.is_result_file(file);
         let Built {
             id,
             reference,
+            group,
+            left_out,
             mut outcome,
-        } = match &slice.content {
-            Ok(content) => self.builder.build(row, &content.cells.row(at as usize)),
-            Err(reason) => Built::bad(row, reason.clone()),
+        } = match (self.builder.left_out(row), &slice.content) {
+            (Some(why), _) => Built::left_out(row, why),
+            (None, Ok(content)) => {
+                let record = content.cells.row(at as usize);
+                self.builder.build(row, &record, is_result)
+            }
+            (None, Err(reason)) => Built::bad(row, reason.clone()),
         };
         if let Ok(content) = &slice.content
             && let Some(reason) = content.misfits.get(&at)
@@ -325,7 +340,9 @@ impl ParquetSource {
             place,
             id,
             reference,
+            group,
             is_record: slice.content.is_ok(),
+            left_out,
             outcome,
         }
     }
@@ -362,16 +379,6 @@ impl PromptSource for ParquetSource {
     fn arrow_schema(&self) -> Option<SchemaRef> {
         Some(Arc::clone(&self.shared.schema))
     }
-}
-
-/// Whether a column of the input is in the results under a name of its own.
-fn is_carried(carried: &CarriedColumns, id: Option<&str>, name: &str) -> bool {
-    let is_asked_for = match carried {
-        CarriedColumns::All => true,
-        CarriedColumns::None => false,
-        CarriedColumns::Names(names) => names.iter().any(|asked| asked == name),
-    };
-    is_asked_for && id != Some(name)
 }
 
 /// Why no row of a group can be read.

@@ -29,18 +29,24 @@ fn outcome(template: Option<&str>, rules: Rules) -> Result<String, String> {
         prompt: Some("a".to_owned()),
         ..ColumnSpec::default()
     };
+    let input = InputSpec {
+        columns,
+        ..InputSpec::of(Vec::new())
+    };
     let prompt = PromptSpec {
         template: template.map(str::to_owned),
         ..PromptSpec::default()
     };
     let builder = PromptBuilder::new(&Wanted {
-        columns: &columns,
+        template_key: "prompt.template",
+        input: &input,
         prompt: &prompt,
+        group: None,
         choices: None,
         rules,
     })
     .unwrap();
-    let built = builder.build(RowId(0), &OneList);
+    let built = builder.build(RowId(0), &OneList, false);
     built
         .outcome
         .map(|prompt| prompt.text)

@@ -15,7 +15,7 @@ use crate::job::values::{OneOrMany, Texts, TextsVisitor, one_or_several};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputSpec {
-    /// Files, globs and folders: jsonl, jsonl.gz, jsonl.zst, parquet; `-` is standard input.
+    /// Files, globs and folders: jsonl, jsonl.gz, jsonl.zst, parquet; the output folder of another job; `-` is standard input.
     #[serde(deserialize_with = "one_or_several")]
     #[schemars(with = "Texts")]
     pub path: Vec<String>,
@@ -25,6 +25,22 @@ pub struct InputSpec {
     /// What a row that fails before generation does to the job.
     #[serde(default)]
     pub on_bad_row: OnBadRow,
+    /// Only rows for which this minijinja expression over their columns is true, as in `difficulty > 3`.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub filter: Option<String>,
+    /// Rows of the input that are left out at its beginning.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(!skip_serializing_if)]
+    pub skip: u64,
+    /// Rows after those that are skipped, counted before `where`; all others are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if, range(min = 1))]
+    pub limit: Option<u64>,
+    /// What becomes of an earlier job's results, named in `path`, where that job is not finished.
+    #[serde(default, skip_serializing_if = "Unfinished::is_default")]
+    #[schemars(!skip_serializing_if)]
+    pub unfinished: Unfinished,
     /// Bytes that a JSON line may have; a longer one is a bad row, and is not kept in memory.
     #[serde(default = "max_row_bytes")]
     #[schemars(range(min = 1))]
@@ -38,9 +54,21 @@ impl InputSpec {
             path,
             columns: ColumnSpec::default(),
             on_bad_row: OnBadRow::default(),
+            filter: None,
+            skip: 0,
+            limit: None,
+            unfinished: Unfinished::default(),
             max_row_bytes: max_row_bytes(),
         }
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 const fn max_row_bytes() -> u64 {
@@ -55,6 +83,10 @@ pub struct ColumnSpec {
     pub id: Option<String>,
     /// Prompt text; needed unless a template is given.
     pub prompt: Option<String>,
+    /// Conversation: a list of messages with `role` and `content`, of which `prompt.turns` makes the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub messages: Option<String>,
     /// Text before the mask, which the answer continues.
     pub prefix: Option<String>,
     /// Expected answer, compared in the summary; of a list, its first entry.
@@ -117,6 +149,7 @@ impl ColumnSpec {
         [
             ("input.columns.id", &self.id),
             ("input.columns.prompt", &self.prompt),
+            ("input.columns.messages", &self.messages),
             ("input.columns.prefix", &self.prefix),
             ("input.columns.reference", &self.reference),
             ("input.columns.generation", &self.generation),
@@ -150,6 +183,27 @@ pub enum OnBadRow {
     Stop,
 }
 
+/// What becomes of an earlier job's results where that job is not finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unfinished {
+    /// The job is refused.
+    #[default]
+    Refuse,
+    /// What is committed by the first run is read, and nothing that comes later.
+    Allow,
+}
+
+impl Unfinished {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Section for InputSpec {
     const NAME: &'static str = "input";
 
@@ -158,6 +212,7 @@ impl Section for InputSpec {
         for (key, column) in [
             ("columns.id", &columns.id),
             ("columns.prompt", &columns.prompt),
+            ("columns.messages", &columns.messages),
             ("columns.prefix", &columns.prefix),
             ("columns.reference", &columns.reference),
             ("columns.generation", &columns.generation),
@@ -169,6 +224,10 @@ impl Section for InputSpec {
         check_several("columns.target", columns.target.as_ref())?;
         check_several("columns.choices", columns.choices.as_ref())?;
         at_least_one("max_row_bytes", self.max_row_bytes)?;
+        not_empty("where", self.filter.as_deref())?;
+        if let Some(limit) = self.limit {
+            at_least_one("limit", limit)?;
+        }
         self.path = paths::inputs("path", std::mem::take(&mut self.path), base)?;
         Ok(())
     }

@@ -11,6 +11,7 @@ pub(super) mod batch;
 pub(super) mod beams;
 pub(super) mod checkpoint;
 pub(super) mod choose;
+pub(super) mod few_shot;
 pub(super) mod generation;
 pub(super) mod infill;
 pub(super) mod input;
@@ -18,6 +19,7 @@ pub(super) mod model;
 pub(super) mod output;
 pub(super) mod preference;
 pub(super) mod prompt;
+pub(super) mod report;
 pub(super) mod reward;
 pub(super) mod score;
 

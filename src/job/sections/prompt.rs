@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Section;
+use super::few_shot::FewShotSpec;
 use crate::job::flaw::{Checked, Flaw, not_empty};
 
 /// How a row becomes a context.
@@ -14,6 +15,14 @@ use crate::job::flaw::{Checked, Flaw, not_empty};
 pub struct PromptSpec {
     /// minijinja template over the row's columns; wins over `input.columns.prompt`.
     pub template: Option<String>,
+    /// minijinja template over `messages`, the conversation in `input.columns.messages`; default: one for GLM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub turns: Option<String>,
+    /// Solved examples that go before each prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub few_shot: Option<FewShotSpec>,
     /// Text before the mask, which the answer continues; a prefix of the row wins.
     pub prefix: Option<String>,
     /// Mask token that the answer fills.
@@ -34,6 +43,8 @@ impl Default for PromptSpec {
     fn default() -> Self {
         Self {
             template: None,
+            turns: None,
+            few_shot: None,
             prefix: None,
             mask: MaskToken::default(),
             max_length: None,
@@ -42,6 +53,13 @@ impl Default for PromptSpec {
         }
     }
 }
+
+/// The template of conversations that name none: what a model is told first as it is, then questions and answers.
+pub(crate) const DEFAULT_TURNS: &str = "\
+{% for message in messages %}\
+{% if message.role == 'user' %}问：{% elif message.role == 'assistant' %}答：{% endif %}\
+{{ message.content }}\n\
+{% endfor %}答：";
 
 /// `job.json` leaves the default out, so that jobs of earlier versions have the bytes that they had.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -89,8 +107,14 @@ pub enum Overflow {
 impl Section for PromptSpec {
     const NAME: &'static str = "prompt";
 
-    fn check(&mut self, _: &Path) -> Checked<()> {
+    fn check(&mut self, base: &Path) -> Checked<()> {
         not_empty("template", self.template.as_deref())?;
+        not_empty("turns", self.turns.as_deref())?;
+        if let Some(few_shot) = &mut self.few_shot {
+            few_shot
+                .check(base)
+                .map_err(|flaw| flaw.under("few_shot"))?;
+        }
         match self.max_length {
             Some(length) if length < 2 => Err(Flaw::new(
                 "max_length",

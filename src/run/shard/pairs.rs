@@ -6,6 +6,7 @@ use crate::checkpoint::{self, Commit, Manifest, ShardLock, Work};
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::input::WindowSpan;
+use crate::job::Phase;
 use crate::outcome::Outcome;
 use crate::report::Progress;
 
@@ -22,7 +23,8 @@ impl Worker<'_> {
         mut manifest: Manifest,
         shard: ShardId,
     ) -> Result<ShardEnd> {
-        let maker = PairMaker::new(self.prepared)?.ok_or(Error::Reopened)?;
+        let sampled = self.prepared.record.spec.of_phase(Phase::Samples);
+        let maker = PairMaker::new(self.prepared, &sampled)?.ok_or(Error::Reopened)?;
         let end = self.pair_windows(&maker, lock, &mut manifest);
         summary::write_shard(self.prepared, &self.counts, self.engine_statistics(), shard)?;
         end
@@ -56,6 +58,7 @@ impl Worker<'_> {
             let commit = Commit {
                 window: &paired.window,
                 first_row: span.first_row,
+                rows: span.rows,
                 outcomes: &paired.outcomes,
                 sink: prepared.sink.as_ref(),
                 files: &prepared.index.files,

@@ -36,6 +36,8 @@ impl ShardWork<'_, '_> {
             .working_since
             .map_or(0.0, |since| since.elapsed().as_secs_f64());
         let committed = self.manifest.totals().rows;
+        let left_out = self.open.values().map(|fed| fed.sifting.left_out.total());
+        let left_out: u64 = left_out.sum();
         let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();
         let done: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
         let running = self.devices.running();
@@ -45,10 +47,12 @@ impl ShardWork<'_, '_> {
             engine: &statistics,
             engines: model.map_or(1, |model| model.devices.len()),
             running,
-            unopened_rows: self.rows_total.saturating_sub(committed + open as u64),
+            unopened_rows: self
+                .rows_total
+                .saturating_sub(committed + left_out + open as u64),
         });
         let progress = Progress {
-            rows_done: committed + done as u64,
+            rows_done: committed + left_out + done as u64,
             rows_total: self.rows_total,
             rows_now: worker.counts.rows_now,
             tokens,

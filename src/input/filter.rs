@@ -1,17 +1,20 @@
-//! The expression of `show --where`: a minijinja expression whose comparisons know types.
+//! The expression of `input.where` and `show --where`: a minijinja expression whose comparisons know types.
 //!
 //! minijinja orders values of different kinds by their kind, so that a list is always over a number and
 //! `id == 5` is never true: an answer that looks like one. Here such a comparison is an error with a cure; null
 //! is equal to null alone, and neither under nor over anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use minijinja::machinery::{self, CodeGenerator, Instruction, Instructions};
-use minijinja::value::{Serde, ValueKind};
+use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
-use crate::sink::ResultRow;
+use super::error::one_line;
+use super::tags::{check_expression, words};
+use super::template::TEMPLATE_STEPS;
 
 /// The comparisons, each with the name of its function, which no column has, and with the names of its test, as
 /// in `n is gt(5)`.
@@ -34,9 +37,16 @@ enum Comparison {
     GreaterOrEqual,
 }
 
-/// An environment for filters.
-pub(super) fn environment() -> Environment<'static> {
+/// The environment of all filters. A filter that takes too many steps fails.
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(environment);
+
+fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(TEMPLATE_STEPS));
+    // A column that the row does not have is as one that is null.
+    environment.add_test("none", |value: &Value| {
+        value.is_none() || value.is_undefined()
+    });
     for (comparison, name, tests) in COMPARISONS {
         let compare = move |a: &Value, b: &Value| compare(comparison, a, b);
         environment.add_function(name, compare);
@@ -47,63 +57,141 @@ pub(super) fn environment() -> Environment<'static> {
     environment
 }
 
-/// A compiled expression.
-pub(super) struct Filter<'e> {
-    environment: &'e Environment<'e>,
-    instructions: Instructions<'e>,
+/// The text of an expression for as long as the process lives, because the compiled form points into it. Equal texts
+/// are kept once, and a process sees few different ones.
+fn kept(text: &str) -> &'static str {
+    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = texts.get(text) {
+        return known;
+    }
+    let text: &'static str = text.to_owned().leak();
+    texts.insert(text);
+    text
 }
 
-impl<'e> Filter<'e> {
-    /// Compiles an expression that minijinja takes.
+/// A compiled expression.
+pub(crate) struct Filter {
+    instructions: Instructions<'static>,
+    /// The columns that it names, in the order of their names.
+    names: Vec<String>,
+}
+
+impl Filter {
+    /// Compiles an expression.
     ///
     /// # Errors
     ///
-    /// What does not parse, and comparisons in a chain.
-    pub(super) fn new(environment: &'e Environment<'e>, text: &'e str) -> Result<Self, Error> {
-        let expression = machinery::parse_expr(text)?;
-        let mut generator = CodeGenerator::new("<expression>", text);
-        generator.compile_expr(&expression);
-        let (mut instructions, _) = generator.finish();
-        let mut place = 0;
-        while let Some(instruction) = instructions.get_mut(place) {
-            if matches!(instruction, Instruction::CompareAndPreserve(_)) {
-                let cure = "a chain of comparisons; join two with `and`, as in `1 < x and x < 5`";
-                return Err(Error::new(ErrorKind::SyntaxError, cure));
-            }
-            if let Some(comparison) = comparison_of(instruction) {
-                let names = COMPARISONS.iter();
-                let name = names
-                    .filter(|(known, ..)| *known == comparison)
-                    .map(|(_, name, _)| *name);
-                for name in name {
-                    *instruction = Instruction::CallFunction(name, Some(2));
-                }
-            }
-            place += 1;
-        }
+    /// What does not parse, comparisons in a chain, and what nests too deeply, with the cure.
+    pub(crate) fn new(text: &str) -> Result<Self, WrongFilter> {
+        let text = kept(text);
+        check_expression(text).map_err(|reason| WrongFilter { reason, cure: None })?;
+        let wrong = |error: Error| WrongFilter::of(text, &error);
+        let expression = ENVIRONMENT.compile_expression(text).map_err(wrong)?;
+        let is_column = |name: &String| !ENVIRONMENT.globals().any(|(known, _)| known == name);
+        let mut names: Vec<String> = expression
+            .undeclared_variables(false)
+            .into_iter()
+            .filter(is_column)
+            .collect();
+        names.sort_unstable();
         Ok(Self {
-            environment,
-            instructions,
+            instructions: compiled(text).map_err(wrong)?,
+            names,
         })
+    }
+
+    /// The columns that it names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
     }
 
     /// Whether a row is wanted.
     ///
     /// # Errors
     ///
-    /// An expression that fails for this row; [`mismatch`] tells whether it compares values of two types.
-    pub(super) fn matches(&self, row: &ResultRow) -> Result<bool, Error> {
-        let mut printed = String::new();
-        let (value, _) = machinery::eval(
-            self.environment,
+    /// An expression that fails for this row.
+    pub(crate) fn matches(&self, row: Value) -> Result<bool, WrongFilter> {
+        let (mut printed, blocks) = (String::new(), BTreeMap::new());
+        let evaluated = machinery::eval(
+            &ENVIRONMENT,
             &self.instructions,
-            Value::from(Serde(row)),
-            &BTreeMap::new(),
+            row,
+            &blocks,
             &mut machinery::make_string_output(&mut printed),
             AutoEscape::None,
-        )?;
+        );
+        let (value, _) = evaluated.map_err(|error| WrongFilter::of("", &error))?;
         Ok(value.is_some_and(|value| value.is_true()))
     }
+}
+
+fn compiled(text: &'static str) -> Result<Instructions<'static>, Error> {
+    let expression = machinery::parse_expr(text)?;
+    let mut generator = CodeGenerator::new("<expression>", text);
+    generator.compile_expr(&expression);
+    let (mut instructions, _) = generator.finish();
+    let mut place = 0;
+    while let Some(instruction) = instructions.get_mut(place) {
+        if matches!(instruction, Instruction::CompareAndPreserve(_)) {
+            let cure = "a chain of comparisons; join two with `and`, as in `1 < x and x < 5`";
+            return Err(Error::new(ErrorKind::SyntaxError, cure));
+        }
+        if let Some(comparison) = comparison_of(instruction) {
+            let names = COMPARISONS.iter();
+            let name = names
+                .filter(|(known, ..)| *known == comparison)
+                .map(|(_, name, _)| *name);
+            for name in name {
+                *instruction = Instruction::CallFunction(name, Some(2));
+            }
+        }
+        place += 1;
+    }
+    Ok(instructions)
+}
+
+/// Why an expression cannot be compiled, or fails for a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WrongFilter {
+    /// In one line.
+    pub(crate) reason: String,
+    /// What to do, where that is known.
+    pub(crate) cure: Option<String>,
+}
+
+impl WrongFilter {
+    fn of(text: &str, error: &Error) -> Self {
+        match mismatch(error) {
+            Some(mismatch) => Self {
+                reason: mismatch.to_string(),
+                cure: Some(mismatch.cure().to_owned()),
+            },
+            None if error.kind() == ErrorKind::OutOfFuel => Self {
+                reason: format!("it takes more than {TEMPLATE_STEPS} steps"),
+                cure: None,
+            },
+            None => Self {
+                reason: one_line(&error.to_string()),
+                cure: assigns(text).then(|| "`==` compares, as in `status == 'ok'`".to_owned()),
+            },
+        }
+    }
+}
+
+/// Whether an expression has a `=` that is part of no comparison, outside quotes.
+fn assigns(text: &str) -> bool {
+    let words = words(text);
+    let is = |at: Option<usize>, signs: &[&str]| {
+        let word = at.and_then(|at| words.get(at));
+        word.is_some_and(|word| signs.contains(word))
+    };
+    let mut alone = (0..words.len()).filter(|&at| {
+        words[at] == "="
+            && !is(at.checked_sub(1), &["=", "!", "<", ">"])
+            && !is(Some(at + 1), &["="])
+    });
+    alone.next().is_some()
 }
 
 fn comparison_of(instruction: &Instruction<'_>) -> Option<Comparison> {
@@ -159,33 +247,34 @@ fn kind(value: &Value) -> &'static str {
 
 /// A comparison of values of two types.
 #[derive(Debug)]
-pub(super) struct Mismatch {
+struct Mismatch {
     left: &'static str,
     right: &'static str,
 }
 
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Mismatch {
+    fn cure(&self) -> &'static str {
         let pair = [self.left, self.right];
-        let cure = if pair.contains(&"a list") {
+        if pair.contains(&"a list") {
             "look at one entry, as in `completion_tokens[0] > 100`, or at all of them, as in `completion_tokens | max > 100`"
         } else if pair.contains(&"a text") && pair.contains(&"a number") {
             "write the number as a text, as in `id == '5'`, or make a number of the text, as in `id | int == 5`"
         } else {
             "compare values of one type; `x is number and x > 5` passes over values of other types"
-        };
-        write!(
-            f,
-            "{} is compared with {}\nhint: {cure}",
-            self.left, self.right
-        )
+        }
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is compared with {}", self.left, self.right)
     }
 }
 
 impl std::error::Error for Mismatch {}
 
 /// The comparison of two types that an expression failed at.
-pub(super) fn mismatch(error: &Error) -> Option<&Mismatch> {
+fn mismatch(error: &Error) -> Option<&Mismatch> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
@@ -193,20 +282,46 @@ pub(super) fn mismatch(error: &Error) -> Option<&Mismatch> {
 mod tests {
     use serde_json::json;
 
-    use super::{Filter, environment, mismatch};
+    use minijinja::value::Serde;
+
+    use super::{Filter, Value};
 
     fn ask(text: &str) -> Result<bool, String> {
         let row = json!({
             "id": "5", "n": 5, "gone": null, "list": [1, 200], "easy": true, "object": {"a": 1.5}, "mixed": "x",
         });
-        let environment = environment();
-        let filter = Filter::new(&environment, text).map_err(|error| error.to_string())?;
-        filter
-            .matches(row.as_object().unwrap())
-            .map_err(|error| match mismatch(&error) {
-                Some(mismatch) => mismatch.to_string(),
-                None => error.to_string(),
-            })
+        let asked = Filter::new(text).and_then(|filter| filter.matches(Value::from(Serde(row))));
+        asked.map_err(|wrong| match wrong.cure {
+            Some(cure) => format!("{}\nhint: {cure}", wrong.reason),
+            None => wrong.reason,
+        })
+    }
+
+    #[test]
+    fn a_bare_sign_of_equality_gets_the_cure() {
+        for text in ["n = 5", "id = '5'", "n == 5 and easy = true"] {
+            let error = ask(text).unwrap_err();
+            assert!(
+                error.ends_with("\nhint: `==` compares, as in `status == 'ok'`"),
+                "{error}"
+            );
+        }
+        for text in ["n ==", "n != ) 5", "'a = b' n", "n >= <= 5"] {
+            let error = ask(text).unwrap_err();
+            assert!(!error.contains("hint"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_columns_that_an_expression_names_are_known() {
+        let filter = Filter::new("b.c > 1 and a in range(3) and 'x' in a").unwrap();
+        assert_eq!(filter.names().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_nests_too_deeply_is_refused() {
+        let error = ask(&format!("{}1", "n + ".repeat(600))).unwrap_err();
+        assert!(error.contains("more than 500"), "{error}");
     }
 
     #[test]
@@ -241,6 +356,8 @@ mod tests {
             ("gone >= 5", false),
             ("5 > gone", false),
             ("not gone > 5", true),
+            ("gone is none and missing is none and missing == none", true),
+            ("n is none or missing > 1", false),
         ] {
             assert_eq!(ask(text), Ok(answer), "{text}");
         }

@@ -1,0 +1,42 @@
+//! `report`: a page about the results of a job, or how well its answers fit their references.
+
+use super::args::ReportArgs;
+use super::error::CliResult;
+use super::exit::Exit;
+use super::job::output_of;
+use crate::checkpoint::{JobRecord, OutputFolder, StoredJob};
+use crate::error::Error;
+use crate::page;
+use crate::report::{MetricsReport, print, print_json, say};
+use crate::run;
+
+pub(super) fn report(args: &ReportArgs) -> CliResult<Exit> {
+    let folder = OutputFolder::existing(&output_of(&args.output)?)?;
+    let record = StoredJob::existing(&folder)?.record;
+    if args.metrics {
+        return metrics(args, &folder, &record);
+    }
+    let path = args.file.clone().unwrap_or_else(|| folder.page());
+    page::write(&folder, &record, args.by.as_deref(), &path)?;
+    say(&format!("wrote `{}`", path.display()));
+    Ok(Exit::Printed)
+}
+
+fn metrics(args: &ReportArgs, folder: &OutputFolder, record: &JobRecord) -> CliResult<Exit> {
+    let by = args.by.as_deref();
+    let totals = run::measured(folder, record, by)?;
+    let by = by.or(record.spec.report.by.as_deref());
+    let metrics = MetricsReport::new(record.spec.task, by.map(str::to_owned), &totals);
+    if metrics.is_empty() {
+        return Err(Error::Usage(
+            "no committed row has anything to measure\nhint: metrics need a reference: name its column in `input.columns.reference`".to_owned(),
+        )
+        .into());
+    }
+    if args.json {
+        print_json(&metrics)?;
+    } else {
+        print(&metrics.to_string())?;
+    }
+    Ok(Exit::Printed)
+}

@@ -1,0 +1,162 @@
+//! An export to its card: what the file holds, where it comes from, what was left out.
+//!
+//! Invariant: the text depends on the job, the command and the file alone; it names no time and no machine.
+
+use std::fmt::{self, Write as _};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+
+use super::job::Job;
+use super::target::{Form, Target};
+use super::{ExportOptions, ExportReport, Result};
+use crate::fsio::{self, FileDigest};
+use crate::report::grouped;
+
+/// The line by which a card is known as one of ours.
+const MARK: &str =
+    "<!-- glm-batch export writes this file; without this line it leaves the file alone -->";
+
+/// Digits of the file's hash that name its rows.
+const NAMED_DIGITS: usize = 16;
+
+/// What a card tells of.
+pub(super) struct Card<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) options: &'a ExportOptions<'a>,
+    pub(super) target: &'a Target,
+    pub(super) report: &'a ExportReport,
+    pub(super) digest: &'a FileDigest,
+}
+
+impl Card<'_> {
+    /// Writes it, unless a file of another hand has its name; then that is said.
+    pub(super) fn write(&self) -> Result<Option<String>> {
+        let Some(path) = &self.target.card else {
+            return Ok(None);
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.contains(MARK) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            _ => {
+                return Ok(Some(format!(
+                    "note: `{}` is not ours and stays as it is, so this export has no card",
+                    path.display()
+                )));
+            }
+        }
+        let text = self.to_string();
+        fsio::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
+        Ok(None)
+    }
+
+    fn command(&self) -> String {
+        let options = self.options;
+        let mut command = format!("--to {}", options.format.name());
+        let mut flag = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                let _ = write!(command, " {name} '{value}'");
+            }
+        };
+        flag("--where", options.keep.as_ref().map(|test| test.text));
+        flag("--label", options.label.as_ref().map(|test| test.text));
+        flag("--prompt-template", options.prompt_template.as_deref());
+        for (is_set, name) in [
+            (options.conversational, "--conversational"),
+            (options.margin, "--margin"),
+        ] {
+            if is_set {
+                let _ = write!(command, " {name}");
+            }
+        }
+        for filter in options.filters.in_words() {
+            let _ = write!(command, " {filter}");
+        }
+        command
+    }
+
+    fn front_matter(&self, f: &mut fmt::Formatter<'_>, file: &str) -> fmt::Result {
+        let digest = &self.digest.blake3;
+        let name = digest.get(..NAMED_DIGITS).unwrap_or(digest);
+        writeln!(
+            f,
+            "---\nconfigs:\n- config_name: \"export-{name}\"\n  data_files:\n  - split: train\n    path: {}\n---\n",
+            serde_json::Value::from(file)
+        )
+    }
+}
+
+impl fmt::Display for Card<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.job.record;
+        let file = self
+            .report
+            .file
+            .as_deref()
+            .map_or_else(String::new, name_of);
+        if self.target.in_folder {
+            self.front_matter(f, &file)?;
+        }
+        let (format, lines) = (self.options.format.name(), grouped(self.report.lines));
+        writeln!(f, "# {}\n\n{MARK}\n", code(&file))?;
+        writeln!(
+            f,
+            "{lines} lines in the form `{format}`, written by glm-batch from the results of the job `{}`.\n",
+            code(&record.spec.name)
+        )?;
+        writeln!(f, "| | |\n| --- | --- |")?;
+        let mut row = |what: &str, value: &str| writeln!(f, "| {what} | `{}` |", code(value));
+        row("task", record.spec.task.name())?;
+        row("model", &name_of(&record.spec.model.path))?;
+        row("weights", &record.resolved.weights)?;
+        row("export", &self.command())?;
+        row("bytes", &grouped(self.digest.bytes))?;
+        row("blake3", &self.digest.blake3)?;
+        writeln!(f, "\n## Left out\n")?;
+        if self.report.left_out.is_empty() {
+            writeln!(f, "Nothing.")?;
+        }
+        for reason in &self.report.left_out {
+            writeln!(f, "* {}", plain(reason))?;
+        }
+        for note in &self.report.notes {
+            writeln!(f, "\n{}", plain(note))?;
+        }
+        let reader = match self.target.form {
+            Form::Json => "json",
+            Form::Parquet => "parquet",
+            Form::Commas | Form::Tabs => "csv",
+        };
+        let separator = if self.target.form == Form::Tabs {
+            ", sep=\"\\t\""
+        } else {
+            ""
+        };
+        let file = serde_json::Value::from(file);
+        writeln!(
+            f,
+            "\n## Loading\n\n```python\nfrom datasets import load_dataset\n\nrows = load_dataset(\"{reader}\", data_files={file}{separator}, split=\"train\")\n```"
+        )
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// A text for code inside a line or a table of Markdown.
+fn code(text: &str) -> String {
+    let safe = |c: char| match c {
+        c if c.is_control() => ' ',
+        '`' => '\'',
+        '|' => '/',
+        c => c,
+    };
+    text.chars().map(safe).collect()
+}
+
+/// A text of ours for a line of Markdown: it may quote a value.
+fn plain(text: &str) -> String {
+    let text = text.replace(['\n', '\r'], " ");
+    text.replace('<', "\\<")
+}

@@ -1,0 +1,371 @@
+//! The export itself: committed rows through filters and a format to a writer.
+
+use std::io;
+use std::path::Path;
+
+use arrow_array::BooleanArray;
+use arrow_select::filter::filter_record_batch;
+use serde_json::Value;
+
+use super::card::Card;
+use super::counts::{LeftOut, Reason};
+use super::filters::Sieve;
+use super::format::{Format, Source};
+use super::items::{flat, has_failed, items};
+use super::job::Job;
+use super::lines::{Shape, failed_batch_line};
+use super::prompts::{Origin, PromptTemplate, Texts};
+use super::schema::schema;
+use super::target::{Form, Target};
+use super::writer::{Out, Writer};
+use super::{ExportError, ExportOptions, ExportReport, Result, refused};
+use crate::checkpoint::{CheckpointError, CommittedWindow, JobRecord, OutputFolder};
+use crate::error::Error;
+use crate::fsio::{self, FileDigest};
+use crate::job::OutputFormat;
+use crate::report::counted;
+use crate::sink::{self, PartLine, ResultRow};
+
+/// Rows with which the reference's trainers begin to work.
+const LEAST_RLHF_ROWS: u64 = 5;
+
+/// Exports the committed rows of a job.
+///
+/// # Errors
+///
+/// What the command asks for in vain, a damaged part, an input that prompts cannot be made of any more, and what hinders
+/// the output. No file is left then.
+pub(crate) fn export(
+    folder: &OutputFolder,
+    record: &JobRecord,
+    options: ExportOptions<'_>,
+    stdout: &mut (dyn io::Write + Send),
+) -> Result<ExportReport> {
+    let job = Job::new(folder, record)?;
+    let target = Target::new(options.format, options.output.as_deref(), folder.root())?;
+    let mut export = Export::new(&job, &target, options)?;
+    let Some(file) = &target.file else {
+        export.write(stdout)?;
+        return Ok(export.report(None));
+    };
+    if let Some(parent) = file.parent().filter(|_| target.in_folder) {
+        fsio::create_dir_all(parent).map_err(ExportError::Output)?;
+    }
+    let digest = export.write_file(file)?;
+    let mut report = export.report(Some(file));
+    let card = Card {
+        job: &job,
+        options: &export.options,
+        target: &target,
+        report: &report,
+        digest: &digest,
+    };
+    report.notes.extend(card.write()?);
+    Ok(report)
+}
+
+/// An export under way.
+struct Export<'a> {
+    job: &'a Job<'a>,
+    form: Form,
+    options: ExportOptions<'a>,
+    /// How lines are made; `None` for the result rows themselves.
+    shape: Option<Shape>,
+    /// Where prompts come from; `None` where nothing needs them.
+    origin: Option<Origin>,
+    sieve: Sieve,
+    left_out: LeftOut,
+    lines: u64,
+    /// Lines of two answers or more, and all the pairs of neighbours in them.
+    pairs: u64,
+    /// Whether an answer had no score.
+    lacks_scores: bool,
+}
+
+impl<'a> Export<'a> {
+    fn new(job: &'a Job<'a>, target: &Target, options: ExportOptions<'a>) -> Result<Self> {
+        job.check(&options)?;
+        let template = options.prompt_template.as_deref();
+        let template = template
+            .map(|text| PromptTemplate::new(text, &job.columns))
+            .transpose()?;
+        let shape = job
+            .source
+            .filter(|_| !options.format.is_rows())
+            .map(|source| Shape {
+                format: options.format,
+                source,
+                conversational: options.conversational,
+                margin: options.margin,
+                template,
+                model: job
+                    .record
+                    .spec
+                    .model
+                    .path
+                    .file_name()
+                    .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            });
+        let reads_texts = job.source.is_some_and(Source::reads_texts);
+        let needs_prompts = match &shape {
+            // The line of a request has its id, not its text.
+            Some(shape) => shape.format != Format::OpenaiBatch || options.filters.dedup,
+            None => options.filters.dedup,
+        };
+        let is_kept = job.has("rendered_prompt") && !reads_texts;
+        let origin = needs_prompts
+            .then(|| Origin::open(job.record, is_kept, &options.stop))
+            .transpose()?;
+        Ok(Self {
+            job,
+            form: target.form,
+            sieve: Sieve::new(options.filters.clone()),
+            options,
+            shape,
+            origin,
+            left_out: LeftOut::default(),
+            lines: 0,
+            pairs: 0,
+            lacks_scores: false,
+        })
+    }
+
+    /// Writes a file that has its name only once it is complete.
+    fn write_file(&mut self, file: &Path) -> Result<FileDigest> {
+        fsio::remove_leftovers(file);
+        let mut failure = None;
+        let written = fsio::write_new(file, |out| match self.write(out) {
+            Ok(()) => Ok(()),
+            Err(ExportError::Output(cause)) => Err(cause),
+            Err(error) => {
+                failure = Some(error);
+                Err(io::Error::other("the export ended early"))
+            }
+        });
+        match (failure, written) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(Some(digest))) => Ok(digest),
+            (None, Ok(None)) => Err(refused(format!(
+                "`{}` came while the export was written, which replaces no file\nhint: remove it, or give another `--output`",
+                file.display()
+            ))),
+        }
+    }
+
+    fn write(&mut self, out: &mut Out<'_>) -> Result<()> {
+        let mut writer = self.writer(out)?;
+        let job = self.job;
+        for window in &job.windows {
+            self.window(window, &mut writer)?;
+        }
+        writer.finish()
+    }
+
+    fn writer<'w>(&self, out: &'w mut Out<'w>) -> Result<Writer<'w>> {
+        let options = &self.options;
+        match (self.form, &self.shape) {
+            (Form::Json, _) => Ok(Writer::Json(out)),
+            (Form::Commas, _) => Writer::separated(out, b',', self.job.columns.clone()),
+            (Form::Tabs, _) => Writer::separated(out, b'\t', self.job.columns.clone()),
+            (Form::Parquet, Some(shape)) => {
+                let (conversational, margin) = (options.conversational, options.margin);
+                let types = schema(shape.format, shape.source, conversational, margin);
+                Writer::parquet(out, types)
+            }
+            (Form::Parquet, None) => match self.job.record.spec.output.format {
+                OutputFormat::Parquet => Ok(Writer::stored(out)),
+                OutputFormat::Jsonl => Writer::parquet(out, self.job.schema()?),
+            },
+        }
+    }
+
+    fn window(&mut self, window: &CommittedWindow, writer: &mut Writer<'_>) -> Result<()> {
+        let path = self.job.folder.entry(&window.part.name);
+        let found = std::fs::metadata(&path).ok().map(|found| found.len());
+        if found != Some(window.part.digest.bytes) {
+            return Err(CheckpointError::Changed {
+                path,
+                expected: window.part.digest.bytes,
+                found,
+            }
+            .into());
+        }
+        // The lines of a row lie together, and in one window.
+        let mut of_row: Vec<PartLine> = Vec::new();
+        for chunk in sink::read_chunks(&path, writer.wants_batches())? {
+            if self.options.stop.is_requested() {
+                return Err(Error::Interrupted.into());
+            }
+            let chunk = chunk?;
+            if self.shape.is_none() {
+                self.rows(chunk.lines, chunk.stored, writer)?;
+                continue;
+            }
+            for line in chunk.lines {
+                let is_next = |first: &PartLine| first.row.get("row") != line.row.get("row");
+                if of_row.first().is_some_and(is_next) {
+                    self.row(std::mem::take(&mut of_row), writer)?;
+                }
+                of_row.push(line);
+            }
+        }
+        self.row(of_row, writer)
+    }
+
+    /// Writes result rows as they are.
+    fn rows(
+        &mut self,
+        lines: Vec<PartLine>,
+        stored: Option<sink::StoredRows>,
+        writer: &mut Writer<'_>,
+    ) -> Result<()> {
+        let mut wanted = Vec::with_capacity(lines.len());
+        for line in lines {
+            let is_wanted = self.is_wanted(&line.row)? && self.passes(&line.row)?;
+            wanted.push(is_wanted);
+            if is_wanted {
+                self.lines += 1;
+                writer.row(line)?;
+            }
+        }
+        if let Some(mut stored) = stored {
+            let wanted = BooleanArray::from(wanted);
+            stored.batch = filter_record_batch(&stored.batch, &wanted)
+                .map_err(|error| ExportError::from(sink::SinkError::from(error)))?;
+            writer.stored_rows(&stored)?;
+        }
+        Ok(())
+    }
+
+    fn is_wanted(&mut self, row: &ResultRow) -> Result<bool> {
+        let is_wanted = match &self.options.keep {
+            Some(test) => (test.matches)(row)?,
+            None => true,
+        };
+        if !is_wanted {
+            self.left_out.add(Reason::Where);
+        }
+        Ok(is_wanted)
+    }
+
+    /// Whether the filters let a result row through.
+    fn passes(&mut self, row: &ResultRow) -> Result<bool> {
+        let Some(source) = self.job.source.filter(|_| self.options.filters.are_set()) else {
+            return Ok(true);
+        };
+        if has_failed(row) {
+            self.left_out.add(Reason::Failed);
+            return Ok(false);
+        }
+        let texts = match &mut self.origin {
+            Some(origin) => origin.of(row)?.unwrap_or_default(),
+            None => Texts::default(),
+        };
+        let mut items = items(
+            source,
+            std::slice::from_ref(row),
+            texts,
+            None,
+            &mut self.left_out,
+        )?;
+        self.sieve.sift(&mut items, &mut self.left_out);
+        Ok(!items.answers.is_empty() || !items.pairs.is_empty())
+    }
+
+    /// Writes what a format makes of one row.
+    fn row(&mut self, lines: Vec<PartLine>, writer: &mut Writer<'_>) -> Result<()> {
+        let mut kept = Vec::new();
+        for line in lines {
+            if !self.is_wanted(&line.row)? {
+                continue;
+            }
+            if !has_failed(&line.row) {
+                kept.extend(flat(line.row));
+            } else if self.options.format == Format::OpenaiBatch {
+                let row = line.row.get("row").and_then(Value::as_u64);
+                let text = |name: &str| line.row.get(name).and_then(Value::as_str);
+                let (id, error) = (text("id"), text("error"));
+                let line = failed_batch_line(
+                    row.unwrap_or_default(),
+                    id.unwrap_or_default(),
+                    error.unwrap_or_default(),
+                );
+                self.lines += 1;
+                writer.line(&line)?;
+            } else {
+                self.left_out.add(Reason::Failed);
+            }
+        }
+        let (Some(shape), Some(first)) = (&self.shape, kept.first()) else {
+            return Ok(());
+        };
+        let texts = match &mut self.origin {
+            Some(origin) => origin.of(first)?,
+            None => Some(Texts::default()),
+        };
+        let Some(texts) = texts else {
+            self.left_out.add(Reason::NoPrompt);
+            return Ok(());
+        };
+        let label = self.options.label.as_ref();
+        let mut items = items(shape.source, &kept, texts, label, &mut self.left_out)?;
+        if shape.source == Source::ScoredPair {
+            // They are the same texts twice, and only one form of them is wanted.
+            match shape.format {
+                Format::TrlPreference => items.answers.clear(),
+                _ => items.pairs.clear(),
+            }
+        }
+        self.sieve.sift(&mut items, &mut self.left_out);
+        self.lacks_scores |= items.answers.iter().any(|answer| answer.score.is_none());
+        for line in shape.lines(items, &mut self.left_out)? {
+            self.lines += 1;
+            let answers = line.get("answers").and_then(Value::as_array);
+            self.pairs += answers.map_or(0, |all| all.len().saturating_sub(1) as u64);
+            writer.line(&line)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, file: Option<&Path>) -> ExportReport {
+        ExportReport {
+            lines: self.lines,
+            file: file.map(Path::to_path_buf),
+            left_out: self.left_out.in_words(),
+            notes: self.notes(),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let (done, all) = (self.job.windows.len(), self.job.record.input.windows.len());
+        if done < all {
+            notes.push(format!(
+                "note: the job is not finished: these are the rows of {done} of its {}",
+                counted(all as u64, "window")
+            ));
+        }
+        if self.options.format != Format::Rlhf {
+            return notes;
+        }
+        if self.lacks_scores {
+            notes.push(
+                "note: these answers have no scores: each line has one answer, with score 0"
+                    .to_owned(),
+            );
+        }
+        if self.lines < LEAST_RLHF_ROWS {
+            notes.push(format!(
+                "warning: {}: the trainers print {LEAST_RLHF_ROWS} rows at the start, and stop with an IndexError where there are fewer",
+                counted(self.lines, "line")
+            ));
+        } else if self.pairs < LEAST_RLHF_ROWS && !self.lacks_scores {
+            notes.push(format!(
+                "warning: {}: the trainers of reward models and DPO print {LEAST_RLHF_ROWS} pairs at the start, and stop with an IndexError where there are fewer",
+                counted(self.pairs, "pair")
+            ));
+        }
+        notes
+    }
+}

@@ -1,0 +1,215 @@
+//! A row to its prompt and prefix: as the results have kept them, else made again from the input.
+
+use std::fmt;
+
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Context, escape_formatter};
+use serde_json::Value;
+
+use super::{Result, refused};
+use crate::checkpoint::JobRecord;
+use crate::error::Error;
+use crate::ids::RowId;
+use crate::input::{self, InputError};
+use crate::run::Prompts;
+use crate::sink::ResultRow;
+use crate::stop::StopFlag;
+
+/// What a template may name beside the columns.
+const OWN_NAMES: [&str; 2] = ["prompt", "prefix"];
+
+/// Name of the template in its environment.
+const NAME: &str = "prompt";
+
+/// Steps that a template may take for a row.
+const TEMPLATE_STEPS: u64 = 1_000_000;
+
+/// What the model was given for a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Texts {
+    pub(super) prompt: String,
+    pub(super) prefix: Option<String>,
+    /// Texts of the row that were scored or judged.
+    pub(super) following: Vec<String>,
+}
+
+impl Texts {
+    /// The prefix; empty where there is none.
+    pub(super) fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
+    }
+
+    /// Prompt and prefix in one text, with a line break between them.
+    pub(super) fn whole(&self) -> String {
+        match self.prefix() {
+            "" => self.prompt.clone(),
+            prefix => format!("{}\n{prefix}", self.prompt),
+        }
+    }
+}
+
+/// Where prompts come from.
+pub(super) enum Origin {
+    /// `rendered_prompt` and `rendered_prefix` of the results.
+    Kept,
+    /// The input of the job.
+    Input(Box<Prompts>),
+}
+
+impl Origin {
+    /// Opens the input, if it is needed.
+    pub(super) fn open(record: &JobRecord, is_kept: bool, stop: &StopFlag) -> Result<Self> {
+        if is_kept {
+            return Ok(Self::Kept);
+        }
+        let mut record = record.clone();
+        input::confirm(&mut record.input, record.rules, stop).map_err(changed)?;
+        Ok(Self::Input(Box::new(Prompts::new(&record)?)))
+    }
+
+    /// The texts of a row; `None` where it has no prompt.
+    pub(super) fn of(&mut self, line: &ResultRow) -> Result<Option<Texts>> {
+        let text = |name: &str| line.get(name).and_then(Value::as_str).map(str::to_owned);
+        let prompts = match self {
+            Self::Kept => {
+                return Ok(text("rendered_prompt").map(|prompt| Texts {
+                    prompt,
+                    prefix: text("rendered_prefix"),
+                    following: Vec::new(),
+                }));
+            }
+            Self::Input(prompts) => prompts,
+        };
+        let row = line.get("row").and_then(Value::as_u64).unwrap_or_default();
+        let prompt = prompts.of(RowId(row)).map_err(|error| match error {
+            Error::Input(error) => changed(error),
+            error => error.into(),
+        })?;
+        Ok(prompt.map(|prompt| Texts {
+            prompt: prompt.text.clone(),
+            prefix: prompt.prefix.clone(),
+            following: prompt.following.clone(),
+        }))
+    }
+}
+
+/// An input that prompts cannot be made of any more, in words that help.
+fn changed(error: InputError) -> super::ExportError {
+    let (path, what) = match error {
+        InputError::Io { path, source } => (path, format!("cannot be read: {source}")),
+        InputError::Changed { path, what } => {
+            (path, format!("changed since the job read it: {what}"))
+        }
+        error => return error.into(),
+    };
+    refused(format!(
+        "the results do not have what the rows asked, and the input `{}` {what}\nhint: put the file back as it was (the same bytes are the same file); a job with `output.prompt = true` keeps its prompts in the results",
+        path.display()
+    ))
+}
+
+/// Makes the text of a prompt of `prompt`, `prefix` and the columns.
+pub(super) struct PromptTemplate(Environment<'static>);
+
+impl fmt::Debug for PromptTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PromptTemplate")
+    }
+}
+
+impl PromptTemplate {
+    /// Compiles a template over the columns of the results.
+    pub(super) fn new(text: &str, columns: &[String]) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_fuel(Some(TEMPLATE_STEPS));
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.set_formatter(|out, state, value| {
+            if value.is_none() || value.is_undefined() {
+                let reason = "an undefined or null value is printed";
+                return Err(minijinja::Error::new(ErrorKind::UndefinedError, reason));
+            }
+            escape_formatter(out, state, value)
+        });
+        environment
+            .add_template_owned(NAME, text.to_owned())
+            .map_err(|error| wrong(&error, None))?;
+        let names = environment
+            .get_template(NAME)
+            .map(|it| it.undeclared_variables(false));
+        let mut names: Vec<String> = names
+            .map_err(|error| wrong(&error, None))?
+            .into_iter()
+            .collect();
+        names.sort_unstable();
+        let is_known = |name: &String| {
+            columns.contains(name)
+                || OWN_NAMES.contains(&name.as_str())
+                || environment.globals().any(|(known, _)| known == name)
+        };
+        match names.iter().find(|name| !is_known(name)) {
+            None => Ok(Self(environment)),
+            Some(name) => Err(refused(format!(
+                "`--prompt-template` names the column `{name}`, which these rows do not have\nhint: they have `{}`, and a template also `prompt` and `prefix`",
+                columns.join("`, `")
+            ))),
+        }
+    }
+
+    /// The text for a row.
+    pub(super) fn render(&self, texts: &Texts, line: &ResultRow) -> Result<String> {
+        let mut context = line.clone();
+        context.insert("prompt".to_owned(), texts.prompt.clone().into());
+        context.insert("prefix".to_owned(), texts.prefix().into());
+        let rendered = self
+            .0
+            .get_template(NAME)
+            .and_then(|template| template.render(Context::from(Serde(&context))));
+        rendered.map_err(|error| wrong(&error, line.get("row").and_then(Value::as_u64)))
+    }
+}
+
+fn wrong(error: &minijinja::Error, row: Option<u64>) -> super::ExportError {
+    let place = row.map_or_else(String::new, |row| format!(" for row {row}"));
+    let reason = error.to_string();
+    let reason: Vec<&str> = reason.split_whitespace().collect();
+    refused(format!(
+        "`--prompt-template` fails{place}: {}\nhint: it has `prompt`, `prefix` and the columns of the results, as in `--prompt-template '{{{{ prompt }}}} {{{{ prefix }}}}'`",
+        reason.join(" ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_template_has_prompt_prefix_and_columns() {
+        let texts = Texts {
+            prompt: "问".to_owned(),
+            prefix: None,
+            following: Vec::new(),
+        };
+        let row = json!({"row": 3, "prompt": "hidden", "subject": "历史"});
+        let row = row.as_object().unwrap();
+        let columns = ["row".to_owned(), "subject".to_owned()];
+        let new = |text| PromptTemplate::new(text, &columns);
+        let template = new("{{ subject }}：{{ prompt }}{{ prefix }}").unwrap();
+        assert_eq!(template.render(&texts, row).unwrap(), "历史：问");
+        let message = |error| match error {
+            super::super::ExportError::Library(error) => error.to_string(),
+            super::super::ExportError::Output(error) => panic!("{error}"),
+        };
+        let without = json!({"row": 3, "subject": null});
+        let error = template.render(&texts, without.as_object().unwrap());
+        let error = message(error.unwrap_err());
+        assert!(
+            error.starts_with("`--prompt-template` fails for row 3: "),
+            "{error}"
+        );
+        let error = message(new("{{ sbject }}").err().unwrap());
+        assert!(error.contains("names the column `sbject`"), "{error}");
+        assert!(new("{{ prompt").is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! The columns that a job names, each with the part of its name that is a path.
+
+use crate::input::following::Following;
+use crate::input::nested::Named;
+use crate::job::{ColumnSpec, PromptSpec};
+
+/// The columns that the job names.
+pub(super) struct Columns {
+    pub(super) id: Option<Named>,
+    pub(super) prompt: Option<Named>,
+    pub(super) prefix: Option<Named>,
+    pub(super) reference: Option<Named>,
+    pub(super) generation: Option<Named>,
+    pub(super) label: Option<Named>,
+    /// What examples are told apart by.
+    pub(super) examples_by: Option<Named>,
+    /// What the metrics are told apart by.
+    pub(super) metrics_by: Option<Named>,
+    pub(super) following: Option<Following>,
+}
+
+impl Columns {
+    pub(super) fn new(spec: &ColumnSpec, prompt: &PromptSpec, metrics_by: Option<&str>) -> Self {
+        let few_shot = prompt.few_shot.as_ref();
+        let named = |name: &Option<String>| name.as_deref().map(Named::new);
+        Self {
+            id: named(&spec.id),
+            prompt: named(&spec.prompt),
+            prefix: named(&spec.prefix),
+            reference: named(&spec.reference),
+            generation: named(&spec.generation),
+            label: named(&spec.label),
+            examples_by: few_shot.and_then(|few_shot| named(&few_shot.by)),
+            metrics_by: metrics_by.map(Named::new),
+            following: match (&spec.target, &spec.choices, &spec.answer) {
+                (Some(targets), ..) => Some(Following::targets(targets)),
+                (None, Some(choices), _) => Some(Following::choices(choices)),
+                (None, None, Some(answers)) => Some(Following::answers(answers)),
+                (None, None, None) => None,
+            },
+        }
+    }
+}

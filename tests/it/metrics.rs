@@ -1,0 +1,220 @@
+//! Metrics of a job's answers: in the summary, the card and `report`, by group, and for windows that have none.
+
+use serde_json::Value;
+
+use crate::support::{Job, both, demo_model, demo_questions, some_questions, stderr};
+
+const COLUMNS: &str =
+    "columns = { prompt = \"question\", prefix = \"prefix\", reference = \"answer\" }";
+
+/// A job over every tenth question of the demonstration, so that it has rows of each category.
+fn job(columns: &str, more: &str) -> Job {
+    let job = Job::of_model(&demo_model(), "q.jsonl".as_ref(), columns, more);
+    let questions = std::fs::read_to_string(demo_questions()).unwrap();
+    let lines = questions
+        .lines()
+        .step_by(10)
+        .map(|line| format!("{line}\n"));
+    std::fs::write(job.path("q.jsonl"), lines.collect::<String>()).unwrap();
+    job
+}
+
+const ROWS: u64 = 40;
+
+fn text(job: &Job, args: &[&str]) -> String {
+    let output = job
+        .command(&[&["report", "out", "--metrics"], args].concat())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn report(job: &Job, args: &[&str]) -> Value {
+    let output = job
+        .command(&[&["report", "out", "--metrics", "--json"], args].concat())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn groups_of_the_job_and_groups_asked_for_later_are_the_same() {
+    let windows = "[batch]\nwindow_rows = 15\n";
+    // Without the prefix that the model has learned, some answers are wrong.
+    let columns = "columns = { prompt = \"question\", reference = \"answer\" }";
+    let named = job(columns, &format!("{windows}[report]\nby = \"category\"\n"));
+    let later = job(columns, windows);
+    for job in [&named, &later] {
+        // A row that fails has a reference all the same.
+        let failing = r#"{"question": null, "answer": "巴黎", "category": "capital"}"#;
+        let text = std::fs::read_to_string(job.path("q.jsonl")).unwrap();
+        std::fs::write(job.path("q.jsonl"), format!("{text}{failing}\n")).unwrap();
+        job.run_ok(&[]);
+    }
+    let lines = text(&named, &[]);
+    assert_eq!(lines, text(&later, &["--by", "category"]));
+    assert!(lines.trim_start().starts_with("category"), "{lines}");
+    let found = report(&named, &[]);
+    let groups = found["groups"].as_array().unwrap();
+    let sum = |key: &str| groups.iter().map(|g| g[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("rows"), groups.len()), (ROWS + 1, 12));
+    assert_eq!((sum("referenced"), sum("ok")), (ROWS + 1, ROWS));
+    assert_eq!(found["all"]["metrics"]["rows"], ROWS);
+    assert_eq!(found["all"]["exact"], sum("exact"));
+    assert!((1..ROWS).contains(&sum("exact")), "{found}");
+    let share = found["all"]["metrics"]["normalised_match"]
+        .as_f64()
+        .unwrap();
+    assert!(
+        (share - sum("exact") as f64 / ROWS as f64).abs() < 1e-9,
+        "{found}"
+    );
+    assert!(report(&later, &[]).get("groups").is_none());
+}
+
+#[test]
+fn the_summary_and_the_card_say_them() {
+    let job = job(COLUMNS, "[report]\nby = \"category\"\n");
+    let said = String::from_utf8(job.run_ok(&[]).stdout).unwrap();
+    let line =
+        "\n  metrics      normalised match 100.0%, character F1 100.0%, ROUGE-L 100.0%, BLEU-4 ";
+    assert!(said.contains(line), "{said}");
+    assert!(said.contains("\n  groups       12 groups: "), "{said}");
+    let card = std::fs::read_to_string(job.path("out/README.md")).unwrap();
+    assert!(card.contains("\n| normalised match | 100.0% |\n"), "{card}");
+    let head = "\n## By `category`\n\n| category | rows | exact match |";
+    assert!(card.contains(head), "{card}");
+    assert!(card.contains("\n| capital | "), "{card}");
+    let json: Value = serde_json::from_slice(&job.run_ok(&["--json"]).stdout).unwrap();
+    assert_eq!(json["metrics"]["rows"], ROWS);
+    assert_eq!(json["groups"].as_array().unwrap().len(), 12);
+}
+
+#[test]
+fn several_samples_vote() {
+    let more = "samples = \"nested\"\n[generation]\ndo_sample = true\ntemperature = 4.0\nnum_return_sequences = 4\nseed = 3\nmax_new_tokens = 8\n";
+    let nested = job(COLUMNS, more);
+    let flat = job(COLUMNS, &more.replace("nested", "flat"));
+    for job in [&nested, &flat] {
+        job.run_ok(&[]);
+    }
+    let metrics = report(&nested, &[])["all"]["metrics"].clone();
+    let passes = metrics["pass_at"].as_object().unwrap();
+    assert_eq!(passes.keys().collect::<Vec<_>>(), ["1", "2", "4"]);
+    let pass = |k: &str| passes[k].as_f64().unwrap();
+    assert!(pass("1") < pass("2") && pass("2") < pass("4"), "{metrics}");
+    // The parts say the same in both layouts, and so do the manifests.
+    let by = |job: &Job| text(job, &["--by", "category"]);
+    assert_eq!(by(&nested), by(&flat));
+    assert_eq!(text(&nested, &[]), text(&flat, &[]));
+}
+
+#[test]
+fn every_reference_of_a_list_is_right_and_only_the_best_of_ranked_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("q.jsonl");
+    let line = |reference: &str| {
+        format!(
+            "{{\"question\": \"法国的首都是哪座城市？\", \"prefix\": \"答案：\", \"answer\": {reference}}}\n"
+        )
+    };
+    let ranked = r#"[{"answer": "伦敦", "score": 2}, {"answer": "巴黎", "score": 1}]"#;
+    let text = [line(r#"["伦敦", "巴黎"]"#), line(ranked), line("null")].concat();
+    std::fs::write(&input, text).unwrap();
+    let job = Job::of_model(&demo_model(), &input, COLUMNS, "");
+    let said = String::from_utf8(job.run_ok(&[]).stdout).unwrap();
+    assert!(
+        said.contains("1 of 2 answers match the reference (50.0%)"),
+        "{said}"
+    );
+    assert_eq!(report(&job, &[])["all"]["metrics"]["normalised_match"], 0.5);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let without = Job::new(&some_questions(folder.path(), 2), "");
+    without.run_ok(&[]);
+    let of = |args: &[&str]| {
+        let output = without.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        stderr(&output)
+    };
+    let said = of(&["report", "out", "--metrics"]);
+    assert!(said.contains("hint: metrics need a reference"), "{said}");
+    let said = of(&["report", "out", "--metrics", "--by", "category"]);
+    assert!(
+        said.contains("name the column in the job as `report.by`"),
+        "{said}"
+    );
+    let said = of(&["report", "nowhere", "--metrics"]);
+    assert!(said.contains("nowhere"), "{said}");
+    let said = stderr(&job(COLUMNS, "[report]\nby = \"categori\"\n").run(&[]));
+    assert!(said.contains("report.by"), "{said}");
+    assert!(said.contains("did you mean `category`?"), "{said}");
+}
+
+/// A manifest with the checksum that a changed one needs.
+fn sealed(mut manifest: Value) -> String {
+    manifest.as_object_mut().unwrap().shift_remove("crc");
+    let text = format!("{manifest:#}\n");
+    let crc = crc32c::crc32c(text.as_bytes());
+    let open = text.strip_suffix("\n}\n").unwrap();
+    format!("{open},\n  \"crc\": \"{crc:08x}\"\n}}\n")
+}
+
+#[test]
+fn windows_of_an_earlier_version_are_measured_again() {
+    let job = job(
+        COLUMNS,
+        "[batch]\nwindow_rows = 15\n[report]\nby = \"category\"\n",
+    );
+    job.run_ok(&[]);
+    let whole = text(&job, &[]);
+    let path = job.path("out/manifest/shard-0.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for window in &mut manifest["windows"].as_array_mut().unwrap()[1..] {
+        let totals = window["totals"].as_object_mut().unwrap();
+        assert!(totals.remove("sums").is_some() && totals.remove("groups").is_some());
+    }
+    std::fs::write(&path, sealed(manifest)).unwrap();
+    assert_eq!(text(&job, &[]), whole);
+    let said = String::from_utf8(job.run_ok(&[]).stdout).unwrap();
+    assert!(
+        said.contains("of 15 rows alone; `glm-batch report --metrics`"),
+        "{said}"
+    );
+    // They come from the part and the input, which must be there.
+    std::fs::rename(job.path("q.jsonl"), job.path("other.jsonl")).unwrap();
+    let output = job
+        .command(&["report", "out", "--metrics"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    assert!(stderr(&output).contains("q.jsonl"), "{}", both(&output));
+}
+
+#[test]
+fn rows_that_are_left_out_are_in_no_group() {
+    let columns = "columns = { prompt = \"question\", reference = \"answer\" }\nskip = 10";
+    let windows = "[batch]\nwindow_rows = 15\n";
+    let named = job(columns, &format!("{windows}[report]\nby = \"category\"\n"));
+    let later = job(columns, windows);
+    for job in [&named, &later] {
+        job.run_ok(&[]);
+    }
+    assert_eq!(text(&named, &[]), text(&later, &["--by", "category"]));
+    let found = report(&later, &["--by", "category"]);
+    let groups = found["groups"].as_array().unwrap();
+    let rows: u64 = groups.iter().map(|g| g["rows"].as_u64().unwrap()).sum();
+    assert_eq!(rows, ROWS - 10);
+    let page = later.command(&["report", "out"]).output().unwrap();
+    assert_eq!(page.status.code(), Some(0), "{}", both(&page));
+    let page = std::fs::read_to_string(later.path("out/report.html")).unwrap();
+    assert!(
+        page.contains("10 by `input.skip`"),
+        "the page does not say it"
+    );
+}

@@ -4,18 +4,20 @@
 //! unbroken one does.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::checkpoint::{self, CommittedWindow, OutputFolder};
+use crate::checkpoint::{self, CommittedWindow, FileEntry, OutputFolder};
 use crate::error::Result;
+use crate::fsio;
 use crate::ids::{RowId, WindowId};
 use crate::input::InputError;
 use crate::job::Phase;
 use crate::outcome::{BadRow, Stage};
 use crate::sink::{self, ResultRow};
+use crate::stop::StopFlag;
 
 /// What became of each row of a window in a phase.
 pub(super) type PhaseRows<T> = BTreeMap<RowId, std::result::Result<T, BadRow>>;
@@ -100,14 +102,14 @@ impl PhaseResults {
         let window = self.window(id)?;
         let mut rows = PhaseRows::new();
         if let Some(failed) = &window.failed {
-            let path = self.folder.entry(&failed.name);
+            let path = self.unchanged(failed)?;
             for line in self.lines(&path)? {
                 let failure = Failure::of(line?);
                 let failure = failure.map_err(|reason| self.unreadable(&path, reason))?;
                 rows.insert(RowId(failure.row), Err(failure.bad));
             }
         }
-        let path = self.folder.entry(&window.part.name);
+        let path = self.unchanged(&window.part)?;
         let damaged = || self.unreadable(&path, "a line is not one of this phase".to_owned());
         for line in self.lines(&path)? {
             let line = line?;
@@ -119,6 +121,20 @@ impl PhaseResults {
             }
         }
         Ok(rows)
+    }
+
+    /// The path of a committed file, which must be as it was written: nothing may be made of a damaged one, nor of one
+    /// that a repair has moved away since the manifest was read.
+    fn unchanged(&self, file: &FileEntry) -> std::result::Result<PathBuf, InputError> {
+        let path = self.folder.entry(&file.name);
+        match fsio::hash_file_unless(&path, &StopFlag::default()) {
+            Ok(found) if found == file.digest => Ok(path),
+            Ok(_) => {
+                let reason = "its content is not what was written".to_owned();
+                Err(self.unreadable(&path, reason))
+            }
+            Err(error) => Err(self.unreadable(&path, error.cause.to_string())),
+        }
     }
 
     fn lines<'a>(

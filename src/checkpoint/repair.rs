@@ -1,8 +1,9 @@
 //! A folder with damage to one without: what is wrong moves to `damaged/`, its windows leave the
 //! manifest, and the next run makes them again.
 //!
-//! A window leaves the manifest before its file moves: stopped between, the file is a leftover that the
-//! next run replaces.
+//! Invariants: nothing changes before all folders of the job, those of its phases too, are locked and looked at. A
+//! window leaves the results before it leaves the phases that they are made of, and a manifest before its file moves:
+//! stopped between, nothing is committed that was made of what is gone, and what is damaged is still found.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use crate::fsio;
 use crate::ids::{ShardId, WindowId};
 use crate::stop::StopFlag;
 
-use super::lock::{JobLock, LockOptions, claim};
+use super::lock::{Claim, JobLock, LockOptions, claim};
 use super::verify::verify_folder;
 use super::{
     CheckpointError, Manifest, OutputFolder, Problem, ProblemKind, StoredJob, VerifyReport,
@@ -20,7 +21,7 @@ use super::{
 /// What was mended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
-    /// What was found, and mended.
+    /// What was found in the folder of the results, and mended.
     pub found: VerifyReport,
     /// Files that were moved or cut, and where their damaged content is now.
     pub moved: Vec<(PathBuf, PathBuf)>,
@@ -33,108 +34,119 @@ pub struct RepairReport {
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Locked`], while any shard is written; [`CheckpointError::Damaged`], where `job.json` itself
-/// is, which only `glm-batch run --restart` cures; [`CheckpointError::Fs`].
+/// [`CheckpointError::Locked`], while any shard of the job or of a phase is written, and nothing is changed then;
+/// [`CheckpointError::Damaged`], where `job.json` itself is, which only `glm-batch run --restart` cures;
+/// [`CheckpointError::Fs`].
 pub fn repair(
     folder: &OutputFolder,
     options: &LockOptions,
 ) -> Result<RepairReport, CheckpointError> {
-    let phases = StoredJob::existing(folder)?.record.spec.phases();
-    let mut before = RepairReport::default();
-    for phase in phases {
+    let results = HeldFolder::new(folder, options)?;
+    let mut made = Vec::new();
+    for phase in results.job.record.spec.phases() {
         let of_phase = folder.phase(phase);
         if of_phase.job_file().is_file() {
-            let repaired = repair_folder(&of_phase, options, &before.windows)?;
-            before.moved.extend(repaired.moved);
-            before.windows.extend(repaired.windows);
+            made.push(HeldFolder::new(&of_phase, options)?);
         }
     }
-    let mut repaired = repair_folder(folder, options, &before.windows)?;
-    repaired.moved.splice(0..0, before.moved);
-    repaired.windows.extend(before.windows);
+    // In the order in which they are made.
+    made.push(results);
+    let mut found = Vec::new();
+    let mut lost = Vec::new();
+    for held in &made {
+        let report = verify_folder(&held.folder, None, &StopFlag::default())?;
+        lost.extend(held.lost(&report.problems));
+        found.push((report, lost.clone()));
+    }
+    let mut repaired = RepairReport::default();
+    for (held, (report, lost)) in made.iter().zip(&found).rev() {
+        repaired.mend(held, &report.problems, lost)?;
+    }
+    repaired.windows.extend(lost);
     repaired.windows.sort_unstable();
     repaired.windows.dedup();
+    if let Some((results, _)) = found.pop() {
+        repaired.found = results;
+    }
     Ok(repaired)
 }
 
-/// Mends one folder, and takes out the windows that were lost before.
-fn repair_folder(
-    folder: &OutputFolder,
-    options: &LockOptions,
-    lost: &[WindowId],
-) -> Result<RepairReport, CheckpointError> {
-    StoredJob::existing(folder)?;
-    // A copy may lack the folders that were empty.
-    OutputFolder::open(folder.root())?;
-    let _job = JobLock::acquire(folder, options)?;
-    let StoredJob {
-        record,
-        fingerprint,
-    } = StoredJob::existing(folder)?;
-    let shards = record.spec.shards;
-    let _claims = (0..shards)
-        .map(|shard| claim(folder, ShardId(shard), options))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut repaired = RepairReport {
-        found: verify_folder(folder, None, &StopFlag::default())?,
-        ..RepairReport::default()
-    };
-    let problems = std::mem::take(&mut repaired.found.problems);
-    for problem in &problems {
-        if let ProblemKind::Manifest(shard) = problem.kind {
-            repaired.move_away(folder, &problem.path)?;
-            let lost = record.input.windows.iter().map(|span| span.id);
-            repaired
-                .windows
-                .extend(lost.filter(|window| window.shard(shards) == shard));
-        }
-    }
-    for shard in (0..shards).map(ShardId) {
-        let mut windows = committed(&problems, shard, shards);
-        let manifest = Manifest::load_or_new(folder, &fingerprint, shard, shards)?;
-        windows.extend(lost.iter().filter(|&&window| manifest.contains(window)));
-        windows.sort_unstable();
-        windows.dedup();
-        repaired.take_out(folder, manifest, windows)?;
-    }
-    for problem in &problems {
-        match problem.kind {
-            ProblemKind::Committed(_) | ProblemKind::Stray => {
-                repaired.move_away(folder, &problem.path)?;
-            }
-            ProblemKind::Journal { sound_bytes } => {
-                repaired.cut_journal(folder, &problem.path, sound_bytes)?;
-            }
-            ProblemKind::Job | ProblemKind::Manifest(_) => {}
-        }
-    }
-    repaired.found.problems = problems;
-    Ok(repaired)
+/// The folder of a job, or of a phase, that nothing else writes to.
+struct HeldFolder {
+    folder: OutputFolder,
+    job: StoredJob,
+    _job_lock: JobLock,
+    _claims: Vec<Claim>,
 }
 
-/// Windows of a shard that have a damaged file.
-fn committed(problems: &[Problem], shard: ShardId, shards: u32) -> Vec<WindowId> {
-    let mut windows: Vec<WindowId> = problems
-        .iter()
-        .filter_map(|problem| match problem.kind {
-            ProblemKind::Committed(window) if window.shard(shards) == shard => Some(window),
-            _ => None,
+impl HeldFolder {
+    fn new(folder: &OutputFolder, options: &LockOptions) -> Result<Self, CheckpointError> {
+        StoredJob::existing(folder)?;
+        // A copy may lack the folders that were empty.
+        OutputFolder::open(folder.root())?;
+        let job_lock = JobLock::acquire(folder, options)?;
+        let job = StoredJob::existing(folder)?;
+        let claims = (0..job.record.spec.shards)
+            .map(|shard| claim(folder, ShardId(shard), options))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            folder: folder.clone(),
+            job,
+            _job_lock: job_lock,
+            _claims: claims,
         })
-        .collect();
-    windows.dedup();
-    windows
+    }
+
+    /// Windows that have to be made again because of damage in this folder.
+    fn lost(&self, problems: &[Problem]) -> Vec<WindowId> {
+        let record = &self.job.record;
+        let mut lost = Vec::new();
+        for problem in problems {
+            match problem.kind {
+                ProblemKind::Committed(window) => lost.push(window),
+                // What it named is not known.
+                ProblemKind::Manifest(shard) => {
+                    let windows = record.input.windows.iter().map(|span| span.id);
+                    lost.extend(windows.filter(|id| id.shard(record.spec.shards) == shard));
+                }
+                ProblemKind::Job | ProblemKind::Journal { .. } | ProblemKind::Stray => {}
+            }
+        }
+        lost
+    }
 }
 
 impl RepairReport {
-    fn take_out(
+    /// Takes the lost windows out of a folder, then moves its damaged files away.
+    fn mend(
         &mut self,
-        folder: &OutputFolder,
-        mut manifest: Manifest,
-        windows: Vec<WindowId>,
+        held: &HeldFolder,
+        problems: &[Problem],
+        lost: &[WindowId],
     ) -> Result<(), CheckpointError> {
-        if !windows.is_empty() {
-            manifest.take_out(folder, &windows)?;
-            self.windows.extend(windows);
+        let folder = &held.folder;
+        for problem in problems {
+            if let ProblemKind::Manifest(_) = problem.kind {
+                self.move_away(folder, &problem.path)?;
+            }
+        }
+        let (job, shards) = (&held.job.fingerprint, held.job.record.spec.shards);
+        for shard in (0..shards).map(ShardId) {
+            let mut manifest = Manifest::load_or_new(folder, job, shard, shards)?;
+            if lost.iter().any(|&window| manifest.contains(window)) {
+                manifest.take_out(folder, lost)?;
+            }
+        }
+        for problem in problems {
+            match problem.kind {
+                ProblemKind::Committed(_) | ProblemKind::Stray => {
+                    self.move_away(folder, &problem.path)?;
+                }
+                ProblemKind::Journal { sound_bytes } => {
+                    self.cut_journal(folder, &problem.path, sound_bytes)?;
+                }
+                ProblemKind::Job | ProblemKind::Manifest(_) => {}
+            }
         }
         Ok(())
     }

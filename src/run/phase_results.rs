@@ -4,7 +4,7 @@
 //! unbroken one does.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -100,19 +100,16 @@ impl PhaseResults {
         take: impl Fn(&mut T, &ResultRow) -> Option<()>,
     ) -> std::result::Result<PhaseRows<T>, InputError> {
         let window = self.window(id)?;
-        for entry in window.failed.iter().chain([&window.part]) {
-            self.check_content(entry)?;
-        }
         let mut rows = PhaseRows::new();
         if let Some(failed) = &window.failed {
-            let path = self.folder.entry(&failed.name);
+            let path = self.unchanged(failed)?;
             for line in self.lines(&path)? {
                 let failure = Failure::of(line?);
                 let failure = failure.map_err(|reason| self.unreadable(&path, reason))?;
                 rows.insert(RowId(failure.row), Err(failure.bad));
             }
         }
-        let path = self.folder.entry(&window.part.name);
+        let path = self.unchanged(&window.part)?;
         let damaged = || self.unreadable(&path, "a line is not one of this phase".to_owned());
         for line in self.lines(&path)? {
             let line = line?;
@@ -126,17 +123,17 @@ impl PhaseResults {
         Ok(rows)
     }
 
-    /// Compares a file with its checksum: what the next phase makes of it would otherwise be wrong and look sound.
-    fn check_content(&self, entry: &FileEntry) -> std::result::Result<(), InputError> {
-        let path = self.folder.entry(&entry.name);
-        let found = fsio::hash_file_unless(&path, &StopFlag::default());
-        match found {
-            Ok(digest) if digest == entry.digest => Ok(()),
+    /// The path of a committed file, which must be as it was written: nothing may be made of a damaged one, nor of one
+    /// that a repair has moved away since the manifest was read.
+    fn unchanged(&self, file: &FileEntry) -> std::result::Result<PathBuf, InputError> {
+        let path = self.folder.entry(&file.name);
+        match fsio::hash_file_unless(&path, &StopFlag::default()) {
+            Ok(found) if found == file.digest => Ok(path),
             Ok(_) => {
                 let reason = "its content is not what was written".to_owned();
                 Err(self.unreadable(&path, reason))
             }
-            Err(error) => Err(self.unreadable(&path, error.to_string())),
+            Err(error) => Err(self.unreadable(&path, error.cause.to_string())),
         }
     }
 

@@ -1,7 +1,5 @@
 //! A job to what running it would take: no weights loaded, nothing written.
 
-use std::fmt;
-
 use serde::Serialize;
 
 use super::earlier;
@@ -18,19 +16,17 @@ use crate::job::{self, JobSpec, Rules};
 use crate::outcome::LeftOutRows;
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
-use crate::report::{counted, grouped, on_one_line, table};
+use crate::report::{counted, grouped};
 use crate::stop::StopFlag;
 
 mod phases;
+mod text;
 
 pub use phases::PhasePlan;
 use phases::Speed;
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
-
-/// Cells of the longest bar of the histogram.
-const BAR_CELLS: u64 = 40;
 
 /// What running a job would take.
 #[derive(Clone, Debug, Serialize)]
@@ -313,207 +309,5 @@ impl Rows {
             }
         }
         self.lengths.push(lengths);
-    }
-}
-
-/// An estimate as a reader should take it: no digits that it does not have.
-fn about(seconds: f64) -> String {
-    if seconds < 1.0 {
-        "under 1 s".to_owned()
-    } else {
-        format!("about {} s", grouped(seconds.round() as u64))
-    }
-}
-
-impl fmt::Display for PlanReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = &self.statistics;
-        writeln!(f, "{}", on_one_line(&self.job))?;
-        writeln!(
-            f,
-            "  input       {} in {}, {}",
-            counted(self.rows, "row"),
-            counted(self.files as u64, "file"),
-            counted(self.windows as u64, "window")
-        )?;
-        self.write_faults(f)?;
-        for note in &self.notes {
-            writeln!(f, "  {}", on_one_line(note))?;
-        }
-        if self.only_reads() {
-            return self.write_reading(f);
-        }
-        writeln!(
-            f,
-            "  tokens      {} in prompts (longest {}), at most {} in answers",
-            grouped(plan.prompt_tokens),
-            grouped(u64::from(plan.longest_prompt)),
-            grouped(plan.reserved_tokens)
-        )?;
-        writeln!(
-            f,
-            "  batches     {} over {}, padding {:.1}%; at most {}, {} at once, slots {:.1}% full",
-            counted(plan.prefill_batches, "prefill call"),
-            counted(plan.buckets.len() as u64, "length"),
-            plan.padding_share * 100.0,
-            counted(plan.decode_steps, "decode step"),
-            counted(plan.peak_slots as u64, "row"),
-            plan.slot_use * 100.0
-        )?;
-        writeln!(
-            f,
-            "  memory      weights {} MiB ({} on {}), cache {} MiB at its fullest",
-            grouped(self.weight_bytes >> 20),
-            self.dtype,
-            self.device,
-            grouped(self.cache_bytes >> 20)
-        )?;
-        self.write_time(f)?;
-        phases::write(&self.phases, f)?;
-        writeln!(f, "\n  prompt tokens and rows")?;
-        f.write_str(&self.histogram())
-    }
-}
-
-impl PlanReport {
-    /// Whether nothing is generated.
-    fn only_reads(&self) -> bool {
-        self.statistics.reserved_tokens == 0 && self.statistics.prompt_tokens > 0
-    }
-
-    /// The rest of the plan of a job whose rows are read in one pass each.
-    fn write_reading(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = &self.statistics;
-        writeln!(
-            f,
-            "  tokens      {} to read (longest row {}), prompts with what follows them",
-            grouped(plan.prompt_tokens),
-            grouped(u64::from(plan.longest_prompt)),
-        )?;
-        writeln!(
-            f,
-            "  batches     {} over {}, padding {:.1}%; at most {}, {} at once",
-            counted(plan.prefill_batches, "forward call"),
-            counted(plan.buckets.len() as u64, "length"),
-            plan.padding_share * 100.0,
-            counted(plan.peak_slots as u64, "row"),
-            counted(plan.peak_tokens, "token"),
-        )?;
-        writeln!(
-            f,
-            "  memory      weights {} MiB ({} on {}), no cache",
-            grouped(self.weight_bytes >> 20),
-            self.dtype,
-            self.device,
-        )?;
-        write!(f, "  work        {:.2} TFLOP", self.operations / 1e12)?;
-        match (self.estimated_seconds, self.operations_per_second) {
-            (Some(seconds), _) if self.calibrated => writeln!(
-                f,
-                "\n  time        {}, at the speed that `bench` measured here",
-                about(seconds)
-            )?,
-            (Some(seconds), Some(rate)) => writeln!(
-                f,
-                "\n  time        {}, at the {:.0} GFLOP/s measured now",
-                about(seconds),
-                rate / 1e9
-            )?,
-            _ => writeln!(f)?,
-        }
-        writeln!(f, "\n  tokens and rows")?;
-        f.write_str(&self.histogram())
-    }
-
-    fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (rows, why) in self.left_out.named().iter().filter(|(rows, _)| *rows > 0) {
-            writeln!(f, "  left out    {} {why}", grouped(*rows))?;
-        }
-        if self.bad_rows > 0 {
-            writeln!(f, "  bad rows    {}", grouped(self.bad_rows))?;
-        }
-        for bad in &self.first_bad_rows {
-            writeln!(f, "              {}", on_one_line(bad))?;
-        }
-        let named = self.first_bad_rows.len() as u64;
-        let unnamed = self.bad_rows.saturating_sub(named);
-        if unnamed > 0 {
-            writeln!(f, "              and {} more", grouped(unnamed))?;
-        }
-        if self.truncated > 0 {
-            writeln!(f, "  cut to fit  {}", counted(self.truncated, "prompt"))?;
-        }
-        if self.several_masks > 0 {
-            let prompts = counted(self.several_masks, "prompt");
-            writeln!(
-                f,
-                "  masks       {prompts} with more than one, of which the first is answered"
-            )?;
-        }
-        if self.shots_dropped > 0 {
-            let rows = counted(self.shots_dropped, "row");
-            writeln!(
-                f,
-                "  shots       dropped from {rows}, whose prompts would be too long with all of them"
-            )?;
-        }
-        if self.few_shots > 0 {
-            let rows = counted(self.few_shots, "row");
-            writeln!(
-                f,
-                "  few shots   {rows} with fewer examples than `prompt.few_shot.n`: their file has no more for them"
-            )?;
-        }
-        if self.duplicate_ids > 0 {
-            let rows = counted(self.duplicate_ids, "row");
-            writeln!(f, "  same id     {rows} as an earlier one")?;
-        }
-        if let Some(rows) = self.duplicates_counted_to {
-            writeln!(
-                f,
-                "              ids compared among the first {} rows",
-                grouped(rows)
-            )?;
-        }
-        Ok(())
-    }
-
-    fn write_time(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "  work        {:.2} TFLOP if every answer is as long as it may be",
-            self.operations / 1e12
-        )?;
-        match (self.estimated_seconds, self.operations_per_second) {
-            (Some(seconds), _) if self.calibrated => writeln!(
-                f,
-                "\n  time        {}, if every answer has its full length, at the speed that `bench` measured here",
-                about(seconds)
-            ),
-            (Some(seconds), Some(rate)) => writeln!(
-                f,
-                "\n  time        {}, if every answer has its full length, at the {:.0} GFLOP/s measured now",
-                about(seconds),
-                rate / 1e9
-            ),
-            _ => writeln!(f),
-        }
-    }
-
-    fn histogram(&self) -> String {
-        let bins = &self.statistics.histogram;
-        let most = bins.iter().map(|bin| bin.rows).max().unwrap_or(1).max(1);
-        let rows: Vec<Vec<String>> = bins
-            .iter()
-            .map(|bin| {
-                let cells = (bin.rows * BAR_CELLS).div_ceil(most) as usize;
-                vec![
-                    format!("{}-{}", grouped(bin.from.into()), grouped(bin.to.into())),
-                    grouped(bin.rows),
-                    "#".repeat(cells),
-                ]
-            })
-            .collect();
-        table(&rows, BAR_CELLS as usize + 1)
     }
 }

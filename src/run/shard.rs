@@ -28,9 +28,9 @@ use super::load::load_model;
 use super::model_facts::{self, ModelFacts};
 use super::options::{RunEnd, RunOptions};
 use super::prepare::Prepared;
-use super::read::place_text;
 use super::{summary, texts};
 
+mod failures;
 mod pairs;
 mod progress;
 
@@ -41,9 +41,6 @@ const OPEN_WINDOWS: usize = 2;
 
 /// How long finished rows are waited for before signals, windows and the journal are looked at again.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-
-/// Failed rows that are named where a run stops at too many.
-const NAMED_ROWS: usize = 5;
 
 /// What the feeder sends.
 type Fed = Result<Box<FedWindow>>;
@@ -319,21 +316,6 @@ impl ShardWork<'_, '_> {
         }
     }
 
-    fn bad_row(&self, window: WindowId, position: usize) -> Error {
-        let fed = &self.open[&window];
-        let row = &fed.window.rows[position];
-        let bad = fed.outcomes.get(&row.row).and_then(Outcome::failure);
-        let bad = bad.expect("the feeder stops at a row only after it has recorded why");
-        let (stage, reason) = (bad.stage, bad.reason.clone());
-        let place = place_text(&row.place, &self.worker.prepared.index.files);
-        let place = format!("{place} (row {})", row.row);
-        Error::BadRow {
-            place,
-            stage,
-            reason,
-        }
-    }
-
     fn step(&mut self) -> Result<()> {
         let finished = self.devices.finished(LONGEST_WAIT)?;
         self.record(finished)?;
@@ -459,45 +441,5 @@ impl ShardWork<'_, '_> {
         }
         let rows = self.worker.counts.rows_now;
         Ok(self.worker.ending.end(rows))
-    }
-
-    fn failed(&self) -> u64 {
-        let is_failed = |outcome: &&Outcome| outcome.failure().is_some();
-        let open = self
-            .open
-            .values()
-            .map(|fed| fed.outcomes.values().filter(is_failed).count());
-        let committed = self.manifest.totals();
-        committed.failed + committed.bad + open.sum::<usize>() as u64
-    }
-
-    fn over_the_limit(&mut self) -> Option<RunEnd> {
-        let allowed = self.worker.spec.output.max_failed?;
-        let failed = self.failed();
-        if failed <= allowed {
-            return None;
-        }
-        self.name_failed_rows();
-        Some(RunEnd::TooManyFailed { failed, allowed })
-    }
-
-    /// Names the first failed rows of the open windows, which no file names yet.
-    fn name_failed_rows(&mut self) {
-        let files = &self.worker.prepared.index.files;
-        let rows = self
-            .open
-            .values()
-            .flat_map(|fed| fed.window.rows.iter().map(move |row| (fed, row)));
-        let failed = rows.filter_map(|(fed, row)| {
-            let outcome = fed.outcomes.get(&row.row)?;
-            Some((row, outcome.failure()?))
-        });
-        for (row, bad) in failed.take(NAMED_ROWS) {
-            let place = place_text(&row.place, files);
-            let (number, stage, reason) = (row.row, bad.stage, &bad.reason);
-            self.worker.observer.note(&format!(
-                "failed: {place} (row {number}): {stage}: {reason}"
-            ));
-        }
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::super::model_facts::{ModelFacts, check_vocabulary};
-use super::{Rows, about};
+use super::Rows;
+use super::text::about;
 use crate::error::Result;
 use crate::job::{JobSpec, Phase, Rules};
 use crate::plan::PlanStatistics;

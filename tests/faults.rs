@@ -181,6 +181,11 @@ fn an_export_that_is_stopped_leaves_a_whole_file_or_none() {
             let name = format!("{action}-{number}.jsonl");
             let stopped = export(&name, &format!("{point}=1*{action}->off"));
             stops_made += usize::from(stopped.status.code() != Some(0));
+            let card = job.path(&format!("{name}.card.md"));
+            assert!(
+                card.exists() || !job.path(&name).exists(),
+                "{point}, {action}: no card"
+            );
             if !job.path(&name).exists() {
                 let again = export(&name, "");
                 assert_eq!(again.status.code(), Some(0), "{point}: {}", both(&again));
@@ -191,6 +196,6 @@ fn an_export_that_is_stopped_leaves_a_whole_file_or_none() {
             );
         }
     }
-    // Before it is made, before it is synced, and before and after it has its name; then the card.
+    // Before it is made, before it is synced, the steps of its card, and before and after it has its name.
     assert!(stops_made >= 8, "{stops_made}");
 }

@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
+use super::exports::Exports;
 use super::job::Job;
 use super::target::{Form, Target};
 use super::{ExportOptions, ExportReport, Result};
@@ -13,11 +14,11 @@ use crate::fsio::{self, FileDigest};
 use crate::report::grouped;
 
 /// The line by which a card is known as one of ours.
-const MARK: &str =
+pub(super) const MARK: &str =
     "<!-- glm-batch export writes this file; without this line it leaves the file alone -->";
 
-/// Digits of the file's hash that name its rows.
-const NAMED_DIGITS: usize = 16;
+/// What a card calls the hash of its file.
+const HASH: &str = "blake3";
 
 /// What a card tells of.
 pub(super) struct Card<'a> {
@@ -29,24 +30,34 @@ pub(super) struct Card<'a> {
 }
 
 impl Card<'_> {
-    /// Writes it, unless a file of another hand has its name; then that is said.
-    pub(super) fn write(&self) -> Result<Option<String>> {
-        let Some(path) = &self.target.card else {
-            return Ok(None);
+    /// Writes it, and what tells of the folder, unless files of another hand have their names; then that is said.
+    pub(super) fn write(&self) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        let (Some(path), Some(file)) = (&self.target.card, &self.target.file) else {
+            return Ok(notes);
         };
-        match std::fs::read_to_string(path) {
-            Ok(text) if text.contains(MARK) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            _ => {
-                return Ok(Some(format!(
-                    "note: `{}` is not ours and stays as it is, so this export has no card",
-                    path.display()
-                )));
-            }
+        if ours(path).is_none() {
+            notes.push(format!(
+                "note: `{}` is not ours and stays as it is, so this export has no card",
+                path.display()
+            ));
+        } else {
+            let text = self.to_string();
+            fsio::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
         }
-        let text = self.to_string();
-        fsio::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
-        Ok(None)
+        let Some(path) = &self.target.readme else {
+            return Ok(notes);
+        };
+        if ours(path).is_none() {
+            notes.push(format!(
+                "note: `{}` is not ours and stays as it is, so it does not tell of this export",
+                path.display()
+            ));
+        } else {
+            let text = Exports::with(file, &self.digest.blake3)?.to_string();
+            fsio::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
+        }
+        Ok(notes)
     }
 
     fn command(&self) -> String {
@@ -73,16 +84,6 @@ impl Card<'_> {
         }
         command
     }
-
-    fn front_matter(&self, f: &mut fmt::Formatter<'_>, file: &str) -> fmt::Result {
-        let digest = &self.digest.blake3;
-        let name = digest.get(..NAMED_DIGITS).unwrap_or(digest);
-        writeln!(
-            f,
-            "---\nconfigs:\n- config_name: \"export-{name}\"\n  data_files:\n  - split: train\n    path: {}\n---\n",
-            serde_json::Value::from(file)
-        )
-    }
 }
 
 impl fmt::Display for Card<'_> {
@@ -93,9 +94,6 @@ impl fmt::Display for Card<'_> {
             .file
             .as_deref()
             .map_or_else(String::new, name_of);
-        if self.target.in_folder {
-            self.front_matter(f, &file)?;
-        }
         let (format, lines) = (self.options.format.name(), grouped(self.report.lines));
         writeln!(f, "# {}\n\n{MARK}\n", code(&file))?;
         writeln!(
@@ -110,7 +108,7 @@ impl fmt::Display for Card<'_> {
         row("weights", &record.resolved.weights)?;
         row("export", &self.command())?;
         row("bytes", &grouped(self.digest.bytes))?;
-        row("blake3", &self.digest.blake3)?;
+        row(HASH, &self.digest.blake3)?;
         writeln!(f, "\n## Left out\n")?;
         if self.report.left_out.is_empty() {
             writeln!(f, "Nothing.")?;
@@ -121,11 +119,7 @@ impl fmt::Display for Card<'_> {
         for note in &self.report.notes {
             writeln!(f, "\n{}", plain(note))?;
         }
-        let reader = match self.target.form {
-            Form::Json => "json",
-            Form::Parquet => "parquet",
-            Form::Commas | Form::Tabs => "csv",
-        };
+        let reader = self.target.form.reader();
         let separator = if self.target.form == Form::Tabs {
             ", sep=\"\\t\""
         } else {
@@ -139,13 +133,30 @@ impl fmt::Display for Card<'_> {
     }
 }
 
-fn name_of(path: &Path) -> String {
+/// The text of a card or a list of exports that we have written, empty where there is none; `None` where the file is of
+/// another hand.
+pub(super) fn ours(path: &Path) -> Option<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.contains(MARK).then_some(text),
+        Err(error) => (error.kind() == ErrorKind::NotFound).then(String::new),
+    }
+}
+
+/// The hash that a card tells of its file.
+pub(super) fn hash_in(card: &str) -> Option<&str> {
+    let cell = |line: &'_ str| line.starts_with(&format!("| {HASH} | `"));
+    let line = card.lines().find(|line| cell(line))?;
+    line.split('`').nth(1)
+}
+
+/// The last part of a path.
+pub(super) fn name_of(path: &Path) -> String {
     path.file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// A text for code inside a line or a table of Markdown.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let safe = |c: char| match c {
         c if c.is_control() => ' ',
         '`' => '\'',

@@ -31,6 +31,8 @@ pub(super) enum Reason {
     SameText,
     /// An answer that another pair of its row has given.
     Repeated,
+    /// An answer that is the better one of a pair and the worse one of another.
+    BothLabels,
     /// An answer of which nothing says whether it is right.
     Unlabelled,
     /// A repetition.
@@ -65,6 +67,10 @@ impl Reason {
             Self::Repeated => format!(
                 "{} that an earlier pair of the row has given",
                 of("answer", "answers")
+            ),
+            Self::BothLabels => format!(
+                "{} the better one of a pair and the worse one of another",
+                of("answer that is", "answers that are")
             ),
             Self::Unlabelled => of("answer without a label", "answers without a label").to_owned(),
             Self::Duplicate => of("duplicate by `--dedup`", "duplicates by `--dedup`").to_owned(),

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::counts::{LeftOut, Reason};
 use super::format::Source;
 use super::items::{Answer, Items};
+use super::own::OwnColumns;
 use super::{Result, refused};
 
 /// Bytes of a text's hash that `--dedup` keeps: two of 2^64 texts would be taken for one by chance.
@@ -33,16 +34,15 @@ impl Filters {
     }
 
     /// Refuses filters by what the results do not have.
-    pub(super) fn check(&self, source: Option<Source>, columns: &[String]) -> Result<()> {
+    pub(super) fn check(&self, source: Option<Source>, own: &OwnColumns) -> Result<()> {
         if source.is_none() && self.are_set() {
             return Err(refused(
                 "these results hold no answers that could be left out\nhint: `--where` can look at any column".to_owned(),
             ));
         }
-        let has = |name: &str| columns.iter().any(|column| column == name);
         let generates = matches!(source, Some(Source::Generate | Source::Infill));
         let is_scored = matches!(source, Some(Source::Score | Source::ScoredPair));
-        if self.min_logprob.is_some() && !(is_scored || generates && has("logprob")) {
+        if self.min_logprob.is_some() && !(is_scored || generates && own.has("logprob")) {
             let cure = if generates {
                 "run the job with `generation.logprobs = true`"
             } else {

@@ -1,32 +1,16 @@
 //! One row's result lines to what formats are made of: answers with what is known of them, or pairs.
 //!
-//! Values are taken by the names of the columns, which `docs/RESULTS.md` lists, so that this file needs to know no task.
+//! Values are taken by the names of the columns that the job has made, which `docs/RESULTS.md` lists, so that this file
+//! needs to know no task.
 
 use serde_json::{Number, Value};
 
 use super::counts::{LeftOut, Reason};
 use super::format::Source;
+use super::own::{Line, OwnColumns};
 use super::prompts::Texts;
 use super::{Result, Test};
 use crate::sink::ResultRow;
-
-/// Columns that hold one entry for each sample in nested results.
-const PER_SAMPLE: &[&str] = &[
-    "completion",
-    "spans",
-    "finish_reason",
-    "finish_reasons",
-    "completion_tokens",
-    "score",
-    "logprob",
-    "mean_logprob",
-    "perplexity",
-    "is_greedy",
-    "target_tokens",
-    "token_logprobs",
-    "token_ids",
-    "reward",
-];
 
 /// What one row has to offer.
 pub(super) struct Items {
@@ -75,61 +59,55 @@ pub(super) struct Pair {
     pub(super) logprobs: Option<(Number, Number)>,
 }
 
-/// The lines of a row in flat form: a nested one becomes one for each of its samples.
-pub(super) fn flat(line: ResultRow) -> Vec<ResultRow> {
-    let is_list = |name: &&&str| line.get(**name).is_some_and(Value::is_array);
-    let main = ["completion", "reward", "logprob"];
-    let Some(Value::Array(entries)) = main.iter().find(is_list).and_then(|name| line.get(*name))
-    else {
-        return vec![line];
-    };
-    let of_sample = |at: usize| {
-        let mut row = ResultRow::new();
-        for (name, value) in &line {
-            let entry = match value {
-                Value::Array(all) if PER_SAMPLE.contains(&name.as_str()) => all.get(at).cloned(),
-                value => Some(value.clone()),
-            };
-            row.insert(name.clone(), entry.unwrap_or_default());
-        }
-        row.insert("sample".to_owned(), at.into());
-        row
-    };
-    (0..entries.len()).map(of_sample).collect()
-}
-
 /// Whether a line has no result.
 pub(super) fn has_failed(row: &ResultRow) -> bool {
     row.get("status").and_then(Value::as_str) == Some("failed")
 }
 
-/// What a line says of its prompt and of itself, once for the row.
+/// How the lines of a row are read.
+pub(super) struct Reading<'a> {
+    pub(super) source: Source,
+    pub(super) own: &'a OwnColumns,
+    /// Which answers are good ones, where the command says it.
+    pub(super) label: Option<&'a Test<'a>>,
+}
+
+/// What the lines of a row say of its prompt and of themselves.
+///
+/// # Errors
+///
+/// A label that fails for a line.
 pub(super) fn items(
-    source: Source,
+    reading: &Reading<'_>,
     lines: &[ResultRow],
     texts: Texts,
-    label: Option<&Test<'_>>,
     left_out: &mut LeftOut,
 ) -> Result<Items> {
+    let Reading { source, own, label } = *reading;
     let first = lines.first().cloned().unwrap_or_default();
+    let of_row = own.of(&first, 0);
     let mut items = Items {
-        row: whole(&first, "row").unwrap_or_default(),
-        id: text(&first, "id"),
-        prompt_tokens: whole(&first, "prompt_tokens").unwrap_or_default(),
+        row: of_row.whole("row").unwrap_or_default(),
+        id: of_row.text("id"),
+        prompt_tokens: of_row.whole("prompt_tokens").unwrap_or_default(),
         answers: Vec::new(),
         pairs: Vec::new(),
         texts,
         line: first,
     };
-    for line in lines {
+    let lines: Vec<Line<'_>> = (0..)
+        .zip(lines)
+        .map(|(at, line)| own.of(line, at))
+        .collect();
+    for line in &lines {
         match source {
             Source::Preference => match pair(line) {
                 Some(pair) => items.pairs.push(pair),
-                None => left_out.add(Reason::NoPair(text(line, "no_pair"))),
+                None => left_out.add(Reason::NoPair(line.text("no_pair"))),
             },
             _ => items.answers.push(Answer {
                 label: match label {
-                    Some(test) => Some((test.matches)(line)?),
+                    Some(test) => Some((test.matches)(line.row)?),
                     None => line.get("correct").and_then(Value::as_bool),
                 },
                 ..answer(source, line, &items.texts)
@@ -137,31 +115,31 @@ pub(super) fn items(
         }
     }
     if source == Source::ScoredPair {
-        items.pairs.extend(scored_pair(lines, &mut items.answers));
+        items.pairs.extend(scored_pair(&lines, &mut items.answers));
     }
     Ok(items)
 }
 
-fn answer(source: Source, line: &ResultRow, texts: &Texts) -> Answer {
-    let sample = whole(line, "sample").unwrap_or_default();
-    let tokens = whole(line, "completion_tokens");
-    let mean = || Some(number(line, "logprob")?.as_f64()? / tokens.filter(|&n| n > 0)? as f64);
+fn answer(source: Source, line: &Line<'_>, texts: &Texts) -> Answer {
+    let sample = line.sample();
+    let tokens = line.whole("completion_tokens");
+    let mean = || Some(line.number("logprob")?.as_f64()? / tokens.filter(|&n| n > 0)? as f64);
     let finishes = match line.get("finish_reasons") {
         Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
         _ => Vec::from_iter(line.get("finish_reason").and_then(Value::as_str)),
     };
     Answer {
         text: match source {
-            Source::Choose => text(line, "choice_text"),
+            Source::Choose => line.text("choice_text"),
             source if source.reads_texts() => {
                 let text = texts.following.get(sample as usize);
                 text.cloned().unwrap_or_default()
             }
-            _ => text(line, "completion"),
+            _ => line.text("completion"),
         },
         sample,
-        score: number(line, "score").or_else(|| number(line, "reward")),
-        mean_logprob: match number(line, "mean_logprob") {
+        score: line.number("score").or_else(|| line.number("reward")),
+        mean_logprob: match line.number("mean_logprob") {
             Some(mean) => mean.as_f64(),
             None => mean(),
         },
@@ -172,12 +150,12 @@ fn answer(source: Source, line: &ResultRow, texts: &Texts) -> Answer {
 }
 
 /// The pair of a line; `None` where it has none.
-fn pair(line: &ResultRow) -> Option<Pair> {
+fn pair(line: &Line<'_>) -> Option<Pair> {
     let side = |text: &str, score: &str, sample: &str, label: bool| {
         Some(Answer {
             text: line.get(text)?.as_str()?.to_owned(),
-            sample: whole(line, sample).unwrap_or_default(),
-            score: number(line, score),
+            sample: line.whole(sample).unwrap_or_default(),
+            score: line.number(score),
             label: Some(label),
             ..Answer::default()
         })
@@ -185,13 +163,13 @@ fn pair(line: &ResultRow) -> Option<Pair> {
     Some(Pair {
         chosen: side("chosen", "chosen_score", "chosen_sample", true)?,
         rejected: side("rejected", "rejected_score", "rejected_sample", false)?,
-        margin: number(line, "margin"),
+        margin: line.number("margin"),
         logprobs: None,
     })
 }
 
 /// The pair of two scored columns: the first is the better one.
-fn scored_pair(lines: &[ResultRow], answers: &mut [Answer]) -> Option<Pair> {
+fn scored_pair(lines: &[Line<'_>], answers: &mut [Answer]) -> Option<Pair> {
     let ([first, second], [chosen, rejected]) = (lines, answers) else {
         return None;
     };
@@ -201,22 +179,6 @@ fn scored_pair(lines: &[ResultRow], answers: &mut [Answer]) -> Option<Pair> {
         chosen: chosen.clone(),
         rejected: rejected.clone(),
         margin: None,
-        logprobs: number(first, "logprob").zip(number(second, "logprob")),
+        logprobs: first.number("logprob").zip(second.number("logprob")),
     })
-}
-
-fn text(row: &ResultRow, name: &str) -> String {
-    let text = row.get(name).and_then(Value::as_str);
-    text.unwrap_or_default().to_owned()
-}
-
-fn whole(row: &ResultRow, name: &str) -> Option<u64> {
-    row.get(name)?.as_u64()
-}
-
-fn number(row: &ResultRow, name: &str) -> Option<Number> {
-    match row.get(name)? {
-        Value::Number(number) => Some(number.clone()),
-        _ => None,
-    }
 }

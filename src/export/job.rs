@@ -1,13 +1,19 @@
 //! The job whose results are exported: what they hold, and which exports they can give.
 
-use arrow_schema::{DataType, Field, Schema};
+use std::path::PathBuf;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::format::{Format, Source};
+use super::own::OwnColumns;
+use super::prompts::{confirmed, in_words};
 use super::{ExportOptions, Result, refused};
-use crate::checkpoint::{self, CommittedWindow, JobRecord, OutputFolder};
-use crate::input;
-use crate::run::Prompts;
+use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
+use crate::error::Error;
+use crate::input::{self, InputError, InputFormat};
+use crate::run::input_types;
 use crate::sink;
+use crate::stop::StopFlag;
 use crate::tasks;
 
 /// A job, as far as exports need to know it.
@@ -15,8 +21,10 @@ pub(super) struct Job<'a> {
     pub(super) folder: &'a OutputFolder,
     pub(super) record: &'a JobRecord,
     pub(super) source: Option<Source>,
-    /// Names of the result columns.
+    /// Names of the columns of the results, with those of the input.
     pub(super) columns: Vec<String>,
+    /// Those of them that the job has made.
+    pub(super) own: OwnColumns,
     pub(super) windows: Vec<CommittedWindow>,
 }
 
@@ -37,17 +45,25 @@ impl<'a> Job<'a> {
             record,
             source: Source::of(&record.spec),
             columns,
+            own: OwnColumns::new(&form),
             windows,
         })
     }
 
-    pub(super) fn has(&self, column: &str) -> bool {
-        self.columns.iter().any(|name| name == column)
-    }
-
-    /// Whether a line of the results holds lists over the answers of its row.
-    fn is_nested(&self) -> bool {
-        tasks::form(&self.record.spec).is_nested
+    /// The part of a window, if it is still of the length that the job knows.
+    pub(super) fn part(&self, window: &CommittedWindow) -> Result<PathBuf> {
+        let path = self.folder.entry(&window.part.name);
+        let found = std::fs::metadata(&path).ok().map(|found| found.len());
+        let expected = window.part.digest.bytes;
+        if found == Some(expected) {
+            return Ok(path);
+        }
+        Err(CheckpointError::Changed {
+            path,
+            expected,
+            found,
+        }
+        .into())
     }
 
     /// Refuses what does not go together.
@@ -87,22 +103,34 @@ impl<'a> Job<'a> {
                 )));
             }
         }
-        if options.margin && !self.has("margin") {
+        if options.margin && !self.own.has("margin") {
             return Err(refused(
                 "`--margin` needs the column `margin`, which these results do not have\nhint: `preference` has it".to_owned(),
             ));
         }
-        let labels = self.has("correct")
-            || matches!(self.source, Some(Source::Preference | Source::ScoredPair));
-        if format == Format::TrlUnpaired && options.label.is_none() && !labels {
-            return Err(refused(
-                "nothing in these results says which answers are good ones\nhint: say it with `--label`, as in `--label \"finish_reason == 'stop'\"`".to_owned(),
-            ));
-        }
-        options.filters.check(self.source, &self.columns)?;
-        if format.is_rows() && options.filters.are_set() && self.is_nested() {
+        self.check_label(options)?;
+        options.filters.check(self.source, &self.own)?;
+        if format.is_rows() && options.filters.are_set() && self.own.is_nested() {
             return Err(refused(
                 "a line of these results holds all answers of its row, and is not divided\nhint: leave the filters of answers out and use `--where`, or export to a format of single answers".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a label that is lacking, or has nothing to say.
+    fn check_label(&self, options: &ExportOptions<'_>) -> Result<()> {
+        let is_given = options.label.is_some();
+        if is_given && self.source == Some(Source::Preference) {
+            return Err(refused(
+                "`--label` does nothing for `preference`, whose pairs say which answers are good ones\nhint: leave it out; `--where` chooses pairs, as in `--where \"margin > 1\"`".to_owned(),
+            ));
+        }
+        let has_labels = self.own.has("correct")
+            || matches!(self.source, Some(Source::Preference | Source::ScoredPair));
+        if options.format == Format::TrlUnpaired && !is_given && !has_labels {
+            return Err(refused(
+                "nothing in these results says which answers are good ones\nhint: say it with `--label`, as in `--label \"finish_reason == 'stop'\"`".to_owned(),
             ));
         }
         Ok(())
@@ -134,23 +162,18 @@ impl<'a> Job<'a> {
         )))
     }
 
-    /// The types of the result rows, for parts that do not tell them.
-    pub(super) fn schema(&self) -> Result<Schema> {
+    /// The types of the result rows, for parts that do not tell them, and a note where some are lost.
+    ///
+    /// # Errors
+    ///
+    /// An export that is to stop.
+    pub(super) fn schema(&self, stop: &StopFlag) -> Result<(Schema, Option<String>)> {
         let spec = &self.record.spec;
         let id = input::id_column(&spec.input.columns, &self.record.input);
-        let of_input = |schema: Option<&Schema>| {
-            sink::result_types(
-                &tasks::form(spec),
-                &self.record.input,
-                id.as_deref(),
-                schema,
-            )
-        };
-        // Types of Parquet are in the input alone. Where it is gone, values of such columns are written as texts.
-        let schema = Prompts::new(self.record)
-            .ok()
-            .and_then(|input| input.arrow_schema());
-        let columns = of_input(schema.as_deref())?;
+        let form = tasks::form(spec);
+        let (types, note) = self.input_types(stop)?;
+        let types = types.as_deref();
+        let columns = sink::result_types(&form, &self.record.input, id.as_deref(), types)?;
         let fields = columns.into_iter().map(|column| {
             let kind = match column.kind {
                 // The reader of JSON knows zones by their offset alone.
@@ -162,6 +185,35 @@ impl<'a> Job<'a> {
             };
             Field::new(column.name, kind, true)
         });
-        Ok(Schema::new(fields.collect::<Vec<_>>()))
+        Ok((Schema::new(fields.collect::<Vec<_>>()), note))
+    }
+
+    /// The types of the columns of the input: where it is Parquet, it alone knows them.
+    fn input_types(&self, stop: &StopFlag) -> Result<(Option<SchemaRef>, Option<String>)> {
+        let is_own = |name: &String| self.own.has(name);
+        let has_types = self.record.input.format == InputFormat::Parquet;
+        if !has_types || self.columns.iter().all(is_own) {
+            return Ok((None, None));
+        }
+        let found = confirmed(self.record, stop).map_err(Error::from);
+        match found.and_then(|record| input_types(&record)) {
+            Ok(types) => Ok((types, None)),
+            Err(Error::Interrupted | Error::Input(InputError::Interrupted)) => {
+                Err(Error::Interrupted.into())
+            }
+            Err(error) => {
+                let what = match error {
+                    Error::Input(error) => in_words(&error),
+                    error => error.to_string(),
+                };
+                let what = what.lines().next().unwrap_or_default().to_owned();
+                Ok((
+                    None,
+                    Some(format!(
+                        "note: {what}; the columns of the input have the types of their JSON therefore, in which dates and times are texts and decimals are float64 or texts"
+                    )),
+                ))
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! No line holds null, and no answer of a line is empty: most loaders make a text of the one and stop at the other.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Number, Value, json};
 
@@ -56,7 +57,7 @@ impl Shape {
     }
 
     /// The answers of pairs: the better ones, and where lines say which is which the worse ones too. An answer of
-    /// several pairs comes once.
+    /// several pairs comes once; one that is better here and worse there has no label, and is left out.
     fn of_pairs(&self, pairs: Vec<Pair>, left_out: &mut LeftOut) -> Vec<Answer> {
         let mut answers: Vec<Answer> = Vec::new();
         let both = self.format == Format::TrlUnpaired;
@@ -71,6 +72,15 @@ impl Shape {
                 }
             }
         }
+        let labelled = |label: bool| -> BTreeSet<u64> {
+            let of_label = answers.iter().filter(|one| one.label == Some(label));
+            of_label.map(|one| one.sample).collect()
+        };
+        let mixed = &labelled(true) & &labelled(false);
+        for _ in &mixed {
+            left_out.add(Reason::BothLabels);
+        }
+        answers.retain(|answer| !mixed.contains(&answer.sample));
         answers
     }
 

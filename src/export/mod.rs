@@ -5,18 +5,21 @@
 //!                                   prompts: kept, or made again from the input
 //! ```
 //!
-//! `format` says what there is and which task can give it, `job` what a job can give, `target` where it goes, `items`
-//! what a row has to offer, `filters` which of it is left out, `counts` how much of it, `lines` the lines of each format,
-//! `schema` their types, `writer` the files, `card` what is said of them. Memory holds one window of prompts and a few
+//! `format` says what there is and which task can give it, `job` what a job can give, `own` which columns it has made,
+//! `target` where it goes, `items` what a row has to offer, `filters` which of it is left out, `counts` how much of it, `lines` the lines of each format,
+//! `schema` their types, `writer` the files, `card` and `exports` what is said
+//! of them. Memory holds one window of prompts and a few
 //! rows at a time, and with `--dedup` 16 bytes for each answer.
 
 mod card;
 mod counts;
+mod exports;
 mod filters;
 mod format;
 mod items;
 mod job;
 mod lines;
+mod own;
 mod pipeline;
 mod prompts;
 mod schema;

@@ -1,9 +1,10 @@
 //! The export itself: committed rows through filters and a format to a writer.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use arrow_array::BooleanArray;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::Schema;
 use arrow_select::filter::filter_record_batch;
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use super::card::Card;
 use super::counts::{LeftOut, Reason};
 use super::filters::Sieve;
 use super::format::{Format, Source};
-use super::items::{flat, has_failed, items};
+use super::items::{Reading, has_failed, items};
 use super::job::Job;
 use super::lines::{Shape, failed_batch_line};
 use super::prompts::{Origin, PromptTemplate, Texts};
@@ -19,12 +20,13 @@ use super::schema::schema;
 use super::target::{Form, Target};
 use super::writer::{Out, Writer};
 use super::{ExportError, ExportOptions, ExportReport, Result, refused};
-use crate::checkpoint::{CheckpointError, CommittedWindow, JobRecord, OutputFolder};
+use crate::checkpoint::{CommittedWindow, JobRecord, OutputFolder};
 use crate::error::Error;
-use crate::fsio::{self, FileDigest};
+use crate::fsio;
 use crate::job::OutputFormat;
 use crate::report::counted;
 use crate::sink::{self, PartLine, ResultRow};
+use crate::stop::StopFlag;
 
 /// Rows with which the reference's trainers begin to work.
 const LEAST_RLHF_ROWS: u64 = 5;
@@ -51,23 +53,13 @@ pub(crate) fn export(
     if let Some(parent) = file.parent().filter(|_| target.in_folder) {
         fsio::create_dir_all(parent).map_err(ExportError::Output)?;
     }
-    let digest = export.write_file(file)?;
-    let mut report = export.report(Some(file));
-    let card = Card {
-        job: &job,
-        options: &export.options,
-        target: &target,
-        report: &report,
-        digest: &digest,
-    };
-    report.notes.extend(card.write()?);
-    Ok(report)
+    export.write_file(&target, file)
 }
 
 /// An export under way.
 struct Export<'a> {
     job: &'a Job<'a>,
-    form: Form,
+    bytes: Bytes,
     options: ExportOptions<'a>,
     /// How lines are made; `None` for the result rows themselves.
     shape: Option<Shape>,
@@ -80,6 +72,44 @@ struct Export<'a> {
     pairs: u64,
     /// Whether an answer had no score.
     lacks_scores: bool,
+    /// What is known from the start.
+    notes: Vec<String>,
+}
+
+/// How the bytes of the file are made.
+enum Bytes {
+    Json,
+    /// Values between these.
+    Separated(u8),
+    /// Parquet of these types.
+    Typed(Schema),
+    /// Parquet as the parts have it, of which this is one.
+    Stored(PathBuf),
+}
+
+impl Bytes {
+    /// Decides it for a job; `shape` says how lines are made. Also what is to be known of it.
+    fn new(
+        job: &Job<'_>,
+        form: Form,
+        shape: Option<&Shape>,
+        stop: &StopFlag,
+    ) -> Result<(Self, Option<String>)> {
+        let bytes = match (form, shape) {
+            (Form::Json, _) => Self::Json,
+            (Form::Commas, _) => Self::Separated(b','),
+            (Form::Tabs, _) => Self::Separated(b'\t'),
+            (Form::Parquet, Some(shape)) => Self::Typed(schema(shape)),
+            (Form::Parquet, None) => match (job.record.spec.output.format, job.windows.first()) {
+                (OutputFormat::Parquet, Some(first)) => Self::Stored(job.part(first)?),
+                _ => {
+                    let (types, note) = job.schema(stop)?;
+                    return Ok((Self::Typed(types), note));
+                }
+            },
+        };
+        Ok((bytes, None))
+    }
 }
 
 impl<'a> Export<'a> {
@@ -112,13 +142,14 @@ impl<'a> Export<'a> {
             Some(shape) => shape.format != Format::OpenaiBatch || options.filters.dedup,
             None => options.filters.dedup,
         };
-        let is_kept = job.has("rendered_prompt") && !reads_texts;
+        let is_kept = job.own.has("rendered_prompt") && !reads_texts;
         let origin = needs_prompts
             .then(|| Origin::open(job.record, is_kept, &options.stop))
             .transpose()?;
+        let (bytes, note) = Bytes::new(job, target.form, shape.as_ref(), &options.stop)?;
         Ok(Self {
             job,
-            form: target.form,
+            bytes,
             sieve: Sieve::new(options.filters.clone()),
             options,
             shape,
@@ -127,14 +158,18 @@ impl<'a> Export<'a> {
             lines: 0,
             pairs: 0,
             lacks_scores: false,
+            notes: Vec::from_iter(note),
         })
     }
 
-    /// Writes a file that has its name only once it is complete.
-    fn write_file(&mut self, file: &Path) -> Result<FileDigest> {
-        fsio::remove_leftovers(file);
+    /// Writes a file that has its name only once it is complete and its card tells of it: an export that is stopped
+    /// before leaves a card at most, and the same command does it all.
+    fn write_file(&mut self, target: &Target, file: &Path) -> Result<ExportReport> {
+        for path in target.files() {
+            fsio::remove_leftovers(path);
+        }
         let mut failure = None;
-        let written = fsio::write_new(file, |out| match self.write(out) {
+        let written = fsio::write_unnamed(file, |out| match self.write(out) {
             Ok(()) => Ok(()),
             Err(ExportError::Output(cause)) => Err(cause),
             Err(error) => {
@@ -142,14 +177,33 @@ impl<'a> Export<'a> {
                 Err(io::Error::other("the export ended early"))
             }
         });
-        match (failure, written) {
-            (Some(error), _) => Err(error),
-            (None, Err(error)) => Err(error.into()),
-            (None, Ok(Some(digest))) => Ok(digest),
-            (None, Ok(None)) => Err(refused(format!(
+        let unnamed = match (failure, written) {
+            (Some(error), _) => return Err(error),
+            (None, written) => written?,
+        };
+        let came = || {
+            refused(format!(
                 "`{}` came while the export was written, which replaces no file\nhint: remove it, or give another `--output`",
                 file.display()
-            ))),
+            ))
+        };
+        if file.symlink_metadata().is_ok() {
+            // Its card is not ours to write.
+            return Err(came());
+        }
+        let mut report = self.report(Some(file));
+        let card = Card {
+            job: self.job,
+            options: &self.options,
+            target,
+            report: &report,
+            digest: unnamed.digest(),
+        };
+        let notes = card.write()?;
+        report.notes.extend(notes);
+        match unnamed.name()? {
+            Some(_) => Ok(report),
+            None => Err(came()),
         }
     }
 
@@ -163,34 +217,18 @@ impl<'a> Export<'a> {
     }
 
     fn writer<'w>(&self, out: &'w mut Out<'w>) -> Result<Writer<'w>> {
-        let options = &self.options;
-        match (self.form, &self.shape) {
-            (Form::Json, _) => Ok(Writer::Json(out)),
-            (Form::Commas, _) => Writer::separated(out, b',', self.job.columns.clone()),
-            (Form::Tabs, _) => Writer::separated(out, b'\t', self.job.columns.clone()),
-            (Form::Parquet, Some(shape)) => {
-                let (conversational, margin) = (options.conversational, options.margin);
-                let types = schema(shape.format, shape.source, conversational, margin);
-                Writer::parquet(out, types)
+        match &self.bytes {
+            Bytes::Json => Ok(Writer::Json(out)),
+            Bytes::Separated(separator) => {
+                Writer::separated(out, *separator, self.job.columns.clone())
             }
-            (Form::Parquet, None) => match self.job.record.spec.output.format {
-                OutputFormat::Parquet => Ok(Writer::stored(out)),
-                OutputFormat::Jsonl => Writer::parquet(out, self.job.schema()?),
-            },
+            Bytes::Typed(types) => Writer::parquet(out, types.clone()),
+            Bytes::Stored(part) => Writer::stored(out, part),
         }
     }
 
     fn window(&mut self, window: &CommittedWindow, writer: &mut Writer<'_>) -> Result<()> {
-        let path = self.job.folder.entry(&window.part.name);
-        let found = std::fs::metadata(&path).ok().map(|found| found.len());
-        if found != Some(window.part.digest.bytes) {
-            return Err(CheckpointError::Changed {
-                path,
-                expected: window.part.digest.bytes,
-                found,
-            }
-            .into());
-        }
+        let path = self.job.part(window)?;
         // The lines of a row lie together, and in one window.
         let mut of_row: Vec<PartLine> = Vec::new();
         for chunk in sink::read_chunks(&path, writer.wants_batches())? {
@@ -217,7 +255,7 @@ impl<'a> Export<'a> {
     fn rows(
         &mut self,
         lines: Vec<PartLine>,
-        stored: Option<sink::StoredRows>,
+        stored: Option<RecordBatch>,
         writer: &mut Writer<'_>,
     ) -> Result<()> {
         let mut wanted = Vec::with_capacity(lines.len());
@@ -229,9 +267,9 @@ impl<'a> Export<'a> {
                 writer.row(line)?;
             }
         }
-        if let Some(mut stored) = stored {
+        if let Some(stored) = stored {
             let wanted = BooleanArray::from(wanted);
-            stored.batch = filter_record_batch(&stored.batch, &wanted)
+            let stored = filter_record_batch(&stored, &wanted)
                 .map_err(|error| ExportError::from(sink::SinkError::from(error)))?;
             writer.stored_rows(&stored)?;
         }
@@ -262,13 +300,13 @@ impl<'a> Export<'a> {
             Some(origin) => origin.of(row)?.unwrap_or_default(),
             None => Texts::default(),
         };
-        let mut items = items(
+        let reading = Reading {
             source,
-            std::slice::from_ref(row),
-            texts,
-            None,
-            &mut self.left_out,
-        )?;
+            own: &self.job.own,
+            label: None,
+        };
+        let row = std::slice::from_ref(row);
+        let mut items = items(&reading, row, texts, &mut self.left_out)?;
         self.sieve.sift(&mut items, &mut self.left_out);
         Ok(!items.answers.is_empty() || !items.pairs.is_empty())
     }
@@ -281,7 +319,7 @@ impl<'a> Export<'a> {
                 continue;
             }
             if !has_failed(&line.row) {
-                kept.extend(flat(line.row));
+                kept.extend(self.job.own.flat(line.row));
             } else if self.options.format == Format::OpenaiBatch {
                 let row = line.row.get("row").and_then(Value::as_u64);
                 let text = |name: &str| line.row.get(name).and_then(Value::as_str);
@@ -308,8 +346,12 @@ impl<'a> Export<'a> {
             self.left_out.add(Reason::NoPrompt);
             return Ok(());
         };
-        let label = self.options.label.as_ref();
-        let mut items = items(shape.source, &kept, texts, label, &mut self.left_out)?;
+        let reading = Reading {
+            source: shape.source,
+            own: &self.job.own,
+            label: self.options.label.as_ref(),
+        };
+        let mut items = items(&reading, &kept, texts, &mut self.left_out)?;
         if shape.source == Source::ScoredPair {
             // They are the same texts twice, and only one form of them is wanted.
             match shape.format {
@@ -338,7 +380,7 @@ impl<'a> Export<'a> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.notes.clone();
         let (done, all) = (self.job.windows.len(), self.job.record.input.windows.len());
         if done < all {
             notes.push(format!(

@@ -6,7 +6,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Context, escape_formatter};
 use serde_json::Value;
 
-use super::{Result, refused};
+use super::{ExportError, Result, refused};
 use crate::checkpoint::JobRecord;
 use crate::error::Error;
 use crate::ids::RowId;
@@ -62,8 +62,7 @@ impl Origin {
         if is_kept {
             return Ok(Self::Kept);
         }
-        let mut record = record.clone();
-        input::confirm(&mut record.input, record.rules, stop).map_err(changed)?;
+        let record = confirmed(record, stop).map_err(changed)?;
         Ok(Self::Input(Box::new(Prompts::new(&record)?)))
     }
 
@@ -93,18 +92,42 @@ impl Origin {
     }
 }
 
-/// An input that prompts cannot be made of any more, in words that help.
-fn changed(error: InputError) -> super::ExportError {
-    let (path, what) = match error {
-        InputError::Io { path, source } => (path, format!("cannot be read: {source}")),
-        InputError::Changed { path, what } => {
-            (path, format!("changed since the job read it: {what}"))
+/// A job whose input is still what it has read, whenever its files were written.
+///
+/// # Errors
+///
+/// [`InputError`], where it is gone or has other bytes.
+pub(super) fn confirmed(
+    record: &JobRecord,
+    stop: &StopFlag,
+) -> std::result::Result<JobRecord, InputError> {
+    let mut record = record.clone();
+    input::confirm(&mut record.input, record.rules, stop)?;
+    Ok(record)
+}
+
+/// What is wrong with an input.
+pub(super) fn in_words(error: &InputError) -> String {
+    match error {
+        InputError::Io { path, source } => {
+            format!("the input `{}` cannot be read: {source}", path.display())
         }
-        error => return error.into(),
-    };
+        InputError::Changed { path, what } => format!(
+            "the input `{}` changed since the job read it: {what}",
+            path.display()
+        ),
+        error => error.to_string(),
+    }
+}
+
+/// An input that prompts cannot be made of any more, in words that help.
+fn changed(error: InputError) -> ExportError {
+    if !matches!(error, InputError::Io { .. } | InputError::Changed { .. }) {
+        return error.into();
+    }
     refused(format!(
-        "the results do not have what the rows asked, and the input `{}` {what}\nhint: put the file back as it was (the same bytes are the same file); a job with `output.prompt = true` keeps its prompts in the results",
-        path.display()
+        "the results do not have what the rows asked, and {}\nhint: put the file back as it was (the same bytes are the same file); a job with `output.prompt = true` keeps its prompts in the results",
+        in_words(&error)
     ))
 }
 
@@ -168,7 +191,7 @@ impl PromptTemplate {
     }
 }
 
-fn wrong(error: &minijinja::Error, row: Option<u64>) -> super::ExportError {
+fn wrong(error: &minijinja::Error, row: Option<u64>) -> ExportError {
     let place = row.map_or_else(String::new, |row| format!(" for row {row}"));
     let reason = error.to_string();
     let reason: Vec<&str> = reason.split_whitespace().collect();

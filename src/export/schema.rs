@@ -5,9 +5,17 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, Fields, Schema};
 
 use super::format::{Format, Source};
+use super::lines::Shape;
 
-/// The types of a format's lines.
-pub(super) fn schema(format: Format, source: Source, conversational: bool, margin: bool) -> Schema {
+/// The types of lines that are made so.
+pub(super) fn schema(shape: &Shape) -> Schema {
+    let &Shape {
+        format,
+        source,
+        conversational,
+        margin,
+        ..
+    } = shape;
     let said = || {
         if conversational {
             messages()

@@ -6,6 +6,9 @@ use super::format::Format;
 use super::{Result, refused};
 use crate::fsio;
 
+/// What the name of a card has after that of its file.
+pub(super) const CARD_ENDING: &str = ".card.md";
+
 /// Form of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -16,6 +19,21 @@ pub(super) enum Form {
 }
 
 impl Form {
+    /// The form by the ending of a name.
+    pub(super) fn of_ending(ending: &str) -> Option<Self> {
+        let all = [Self::Json, Self::Parquet, Self::Commas, Self::Tabs];
+        all.into_iter().find(|form| form.ending() == ending)
+    }
+
+    /// The name of what loads it for `datasets`.
+    pub(super) fn reader(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Parquet => "parquet",
+            Self::Commas | Self::Tabs => "csv",
+        }
+    }
+
     fn ending(self) -> &'static str {
         match self {
             Self::Json => "jsonl",
@@ -34,6 +52,8 @@ pub(super) struct Target {
     pub(super) file: Option<PathBuf>,
     /// The card beside it.
     pub(super) card: Option<PathBuf>,
+    /// What tells of all exports of a folder.
+    pub(super) readme: Option<PathBuf>,
     /// Whether the file lies in a folder that the command has named.
     pub(super) in_folder: bool,
 }
@@ -48,6 +68,7 @@ impl Target {
                     form,
                     file: None,
                     card: None,
+                    readme: None,
                     in_folder: false,
                 }),
                 form => Err(refused(format!(
@@ -64,24 +85,31 @@ impl Target {
             } else {
                 format.name()
             };
+            let file = output.join(format!("{name}.{}", form.ending()));
             Self {
                 form,
-                file: Some(output.join(format!("{name}.{}", form.ending()))),
-                card: Some(output.join("README.md")),
+                card: Some(card_of(&file)),
+                file: Some(file),
+                readme: Some(output.join("README.md")),
                 in_folder,
             }
         } else {
-            let mut card = output.as_os_str().to_owned();
-            card.push(".card.md");
             Self {
                 form: form_of(format, output)?,
                 file: Some(output.to_path_buf()),
-                card: Some(card.into()),
+                card: Some(card_of(output)),
+                readme: None,
                 in_folder,
             }
         };
         target.check(output, results)?;
         Ok(target)
+    }
+
+    /// All that it writes.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let all = [&self.file, &self.card, &self.readme];
+        all.into_iter().flatten().map(PathBuf::as_path)
     }
 
     /// Refuses a file that is there, one among the results, and one that cannot be written.
@@ -107,6 +135,13 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// Name of the card of a file.
+fn card_of(file: &Path) -> PathBuf {
+    let mut card = file.as_os_str().to_owned();
+    card.push(CARD_ENDING);
+    card.into()
 }
 
 /// Form of a format where the file does not decide it.

@@ -1,8 +1,10 @@
 //! Lines to bytes: JSON lines, Parquet, or values between commas or tabs.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use arrow_json::ReaderBuilder;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -13,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
 use super::{ExportError, Result};
-use crate::sink::{PartLine, ResultRow, SinkError, StoredRows};
+use crate::sink::{self, PartLine, ResultRow, SinkError};
 
 /// Lines that become a batch of Parquet at once.
 const LINES_AT_ONCE: usize = 256;
@@ -33,7 +35,7 @@ pub(super) enum Writer<'w> {
     Separated(Separated<'w>),
     Parquet(Lines<'w>),
     /// Batches as the parts hold them.
-    Stored(Stored<'w>),
+    Stored(ArrowWriter<&'w mut Out<'w>>),
 }
 
 impl<'w> Writer<'w> {
@@ -64,12 +66,12 @@ impl<'w> Writer<'w> {
         }))
     }
 
-    /// Writes batches as they are.
-    pub(super) fn stored(out: &'w mut Out<'w>) -> Self {
-        Self::Stored(Stored {
-            out: Some(out),
-            writer: None,
-        })
+    /// Writes batches as parts hold them; one of the parts tells the types.
+    pub(super) fn stored(out: &'w mut Out<'w>, part: &Path) -> Result<Self> {
+        let (schema, own) = sink::stored_schema(part)?;
+        let options = options()?.with_parquet_schema(own.as_ref().clone());
+        let writer = ArrowWriter::try_new_with_options(out, schema, options);
+        Ok(Self::Stored(writer.map_err(of_parquet)?))
     }
 
     /// Whether it wants batches as the parts hold them.
@@ -108,9 +110,9 @@ impl<'w> Writer<'w> {
     }
 
     /// Writes rows of a part as it holds them.
-    pub(super) fn stored_rows(&mut self, rows: &StoredRows) -> Result<()> {
+    pub(super) fn stored_rows(&mut self, rows: &RecordBatch) -> Result<()> {
         match self {
-            Self::Stored(writer) => writer.write(rows),
+            Self::Stored(writer) => writer.write(rows).map_err(of_parquet),
             Self::Json(_) | Self::Separated(_) | Self::Parquet(_) => Ok(()),
         }
     }
@@ -124,10 +126,7 @@ impl<'w> Writer<'w> {
                 writer.write()?;
                 writer.writer.close().map(drop).map_err(of_parquet)
             }
-            Self::Stored(writer) => match writer.writer {
-                Some(writer) => writer.close().map(drop).map_err(of_parquet),
-                None => Ok(()),
-            },
+            Self::Stored(writer) => writer.close().map(drop).map_err(of_parquet),
         }
     }
 }
@@ -228,26 +227,6 @@ impl Lines<'_> {
 fn as_text(value: &mut Value) {
     if !matches!(value, Value::Null | Value::String(_)) {
         *value = Value::String(value.to_string());
-    }
-}
-
-/// Writes batches as the parts hold them; the first one tells the types.
-pub(super) struct Stored<'w> {
-    out: Option<&'w mut Out<'w>>,
-    writer: Option<ArrowWriter<&'w mut Out<'w>>>,
-}
-
-impl Stored<'_> {
-    fn write(&mut self, rows: &StoredRows) -> Result<()> {
-        if let Some(out) = self.out.take() {
-            let options = options()?.with_parquet_schema(rows.schema.as_ref().clone());
-            let writer = ArrowWriter::try_new_with_options(out, rows.batch.schema(), options);
-            self.writer = Some(writer.map_err(of_parquet)?);
-        }
-        match &mut self.writer {
-            Some(writer) => writer.write(&rows.batch).map_err(of_parquet),
-            None => Ok(()),
-        }
     }
 }
 

@@ -38,5 +38,5 @@ pub(crate) use hash::hash_file_unless;
 pub use points::FAILPOINTS;
 pub use write::write_atomic;
 pub(crate) use write::{
-    check_writable, create_exclusive, remove_leftovers, temporary_target, write_new,
+    check_writable, create_exclusive, remove_leftovers, temporary_target, write_unnamed,
 };

@@ -64,33 +64,72 @@ pub(crate) fn check_writable(path: &Path) -> Result<(), FsError> {
 ///
 /// [`FsError`], where it could be neither created nor found.
 pub(crate) fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool, FsError> {
-    Ok(write_new(path, |out| out.write_all(bytes))?.is_some())
+    let unnamed = write_unnamed(path, |out| out.write_all(bytes))?;
+    Ok(unnamed.name()?.is_some())
 }
 
-/// As [`write_atomic`], for a name that is not taken; `None`, and nothing written, where it is.
+/// A file that is complete and synced, and has no name yet; without one it goes when this is dropped.
+pub(crate) struct Unnamed {
+    temporary: Option<PathBuf>,
+    path: PathBuf,
+    digest: FileDigest,
+}
+
+impl Unnamed {
+    /// Length and hash of its content.
+    pub(crate) fn digest(&self) -> &FileDigest {
+        &self.digest
+    }
+
+    /// Gives it its name; `None`, and the file is gone, where the name is taken.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError`], where it could not be given.
+    pub(crate) fn name(mut self) -> Result<Option<FileDigest>, FsError> {
+        let path = self.path.clone();
+        failpoint(CREATE_BEFORE_LINK, &path)?;
+        if let Some(temporary) = self.temporary.take() {
+            let linked = link_new(&temporary, &path);
+            remove_quietly(&temporary);
+            match linked {
+                Ok(()) => {}
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+                Err(cause) => return Err(FsError::new("create", &path, cause)),
+            }
+        }
+        sync_parent(&path)?;
+        failpoint(CREATE_AFTER_LINK, &path)?;
+        Ok(Some(self.digest.clone()))
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            remove_quietly(temporary);
+        }
+    }
+}
+
+/// Writes a file beside the name that it is to have, and syncs it.
 ///
 /// # Errors
 ///
-/// [`FsError`], where the file could be neither created nor found.
-pub(crate) fn write_new(
+/// [`FsError`], where the file could not be created.
+pub(crate) fn write_unnamed(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<Option<FileDigest>, FsError> {
+) -> Result<Unnamed, FsError> {
     let temporary = temporary_path(path);
     failpoint(WRITE_BEFORE_CREATE, path)?;
     let digest = write_synced(&temporary, write, WRITE_BEFORE_SYNC)
         .inspect_err(|_| remove_quietly(&temporary))?;
-    failpoint(CREATE_BEFORE_LINK, path)?;
-    let linked = link_new(&temporary, path);
-    remove_quietly(&temporary);
-    match linked {
-        Ok(()) => {}
-        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-        Err(cause) => return Err(FsError::new("create", path, cause)),
-    }
-    sync_parent(path)?;
-    failpoint(CREATE_AFTER_LINK, path)?;
-    Ok(Some(digest))
+    Ok(Unnamed {
+        temporary: Some(temporary),
+        path: path.to_path_buf(),
+        digest,
+    })
 }
 
 /// Removes what processes that were killed have left of a file that they never finished.

@@ -49,7 +49,7 @@ pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;
 pub use plan::{PhasePlan, PlanReport, plan};
-pub(crate) use prompts::Prompts;
+pub(crate) use prompts::{Prompts, input_types};
 pub(crate) use summary::failure_reasons;
 
 use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};

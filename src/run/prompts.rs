@@ -68,6 +68,29 @@ impl Shots {
     }
 }
 
+/// The types of the columns of a job's input, where it is Parquet.
+///
+/// # Errors
+///
+/// An input that cannot be opened any more.
+pub(crate) fn input_types(record: &JobRecord) -> Result<Option<SchemaRef>> {
+    let source = source_of(record, &Arc::new(record.input.clone()))?;
+    Ok(source.arrow_schema())
+}
+
+fn source_of(record: &JobRecord, index: &Arc<InputIndex>) -> Result<Box<dyn PromptSource>> {
+    let spec = &record.spec;
+    let options = OpenOptions {
+        input: &input_spec(spec, record.rules),
+        prompt: &spec.prompt,
+        group: spec.report.by.as_deref(),
+        choices: spec.template_choices(),
+        carried: &spec.output.columns,
+        rules: record.rules,
+    };
+    Ok(input::open(&options, Arc::clone(index))?)
+}
+
 impl Prompts {
     /// Opens the input of a job.
     ///
@@ -80,27 +103,13 @@ impl Prompts {
                 "the prompts of a trial cannot be made again from its input\nhint: run the trial with `--set output.prompt=true`, which keeps them in the results".to_owned(),
             ));
         }
-        let spec = &record.spec;
-        let options = OpenOptions {
-            input: &input_spec(spec, record.rules),
-            prompt: &spec.prompt,
-            group: spec.report.by.as_deref(),
-            choices: spec.template_choices(),
-            carried: &spec.output.columns,
-            rules: record.rules,
-        };
         let index = Arc::new(record.input.clone());
         Ok(Self {
-            source: input::open(&options, Arc::clone(&index))?,
+            source: source_of(record, &index)?,
             index,
             window: None,
             shots: Shots::new(record)?,
         })
-    }
-
-    /// The types of the input's columns, where it is Parquet.
-    pub(crate) fn arrow_schema(&self) -> Option<SchemaRef> {
-        self.source.arrow_schema()
     }
 
     /// The prompt of a row; `None` where the row failed before it had one.

@@ -152,6 +152,14 @@ impl Form<'_> {
         let keys = KEYS.iter().map(|column| column.name);
         keys.chain(self.results().into_iter().map(|column| column.name))
     }
+
+    /// Names of the columns of ours that hold an entry for each sample where results are nested.
+    pub(crate) fn sample_names(&self) -> impl Iterator<Item = &'static str> {
+        let is_of_sample =
+            |column: &&Column| matches!(column.value, Value::Sample(_) | Value::SampleCell(..));
+        let results = self.results().into_iter();
+        results.filter(is_of_sample).map(|column| column.name)
+    }
 }
 
 /// Names of the columns that tell one row from another, as a heading shows them.

@@ -42,7 +42,7 @@ pub(crate) use columns::{common, described};
 pub use error::SinkError;
 pub(crate) use failed::FAILED_COLUMNS;
 pub use failed::write_failed;
-pub(crate) use read::{PartLine, StoredRows, read_chunks, read_lines};
+pub(crate) use read::{PartLine, read_chunks, read_lines, stored_schema};
 pub use read::{ResultRow, read_part};
 pub(crate) use result_types::{ResultColumn, result_types};
 

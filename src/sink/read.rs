@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, RecordBatchReader};
+use arrow_schema::SchemaRef;
 use parquet::schema::types::SchemaDescPtr;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -72,15 +72,7 @@ pub(crate) struct Chunk {
     /// The rows.
     pub lines: Vec<PartLine>,
     /// The same rows as a Parquet part holds them, where that was asked for.
-    pub stored: Option<StoredRows>,
-}
-
-/// Rows as a Parquet part holds them.
-pub(crate) struct StoredRows {
-    /// The rows.
-    pub batch: RecordBatch,
-    /// The part's own schema, with all that Arrow has no type for.
-    pub schema: SchemaDescPtr,
+    pub stored: Option<RecordBatch>,
 }
 
 /// Chunks of one file.
@@ -131,11 +123,7 @@ pub(crate) fn read_chunks(path: &Path, as_stored: bool) -> Result<Chunks, SinkEr
             })
         });
         let lines = lines.collect::<Result<_, SinkError>>()?;
-        let stored = stored.as_mut().and_then(|(batches, schema)| {
-            let schema = Arc::clone(schema);
-            let batch = batches.next()?;
-            Some(batch.map(|batch| StoredRows { batch, schema }))
-        });
+        let stored = stored.as_mut().and_then(|(batches, _)| batches.next());
         Ok(Chunk {
             lines,
             stored: stored
@@ -143,6 +131,22 @@ pub(crate) fn read_chunks(path: &Path, as_stored: bool) -> Result<Chunks, SinkEr
                 .map_err(|error| wrong(error.to_string()))?,
         })
     })))
+}
+
+/// The schema of a Parquet part: as its batches have it, and its own, with all that Arrow has no type for.
+///
+/// # Errors
+///
+/// [`SinkError::Read`], where the file cannot be read.
+pub(crate) fn stored_schema(path: &Path) -> Result<(SchemaRef, SchemaDescPtr), SinkError> {
+    let wrong = |reason: String| SinkError::Read {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let opened = stored_batches(file, BATCH_ROWS);
+    let (batches, own) = opened.map_err(|error| wrong(error.to_string()))?;
+    Ok((batches.schema(), own))
 }
 
 /// Reads lines that a sink of JSON lines wrote, or those of failed rows.

@@ -1,14 +1,11 @@
-//! `export`: every format from both kinds of parts, what is left out, what is refused, whole files or none.
+//! `export`: every format from both kinds of parts, what is left out, what is refused.
 
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::support::{Job, both, demo_model, stderr};
-
-#[path = "../../benches/folder/mod.rs"]
-mod folder;
 
 const COLUMNS: &str =
     "columns = { prompt = \"question\", prefix = \"prefix\", reference = \"answer\" }";
@@ -26,7 +23,7 @@ fn questions(job: &Job, count: usize) {
 }
 
 /// A finished job that generates; `format` and `more` begin inside `[output]`.
-fn generated(format: &str, more: &str) -> Job {
+pub fn generated(format: &str, more: &str) -> Job {
     let more = format!("format = \"{format}\"\n{more}{GENERATE}");
     let job = Job::of_model(&demo_model(), Path::new("in.jsonl"), COLUMNS, &more);
     questions(&job, 4);
@@ -92,7 +89,7 @@ fn scored(format: &str) -> Job {
     of_task("score", "", columns, &rows, format)
 }
 
-fn export(job: &Job, args: &[&str]) -> Output {
+pub fn export(job: &Job, args: &[&str]) -> Output {
     job.command(&[&["export", "out"], args].concat())
         .output()
         .unwrap()
@@ -100,7 +97,7 @@ fn export(job: &Job, args: &[&str]) -> Output {
 
 /// What was written, and what was said of it.
 #[track_caller]
-fn exported(job: &Job, args: &[&str]) -> (String, String) {
+pub fn exported(job: &Job, args: &[&str]) -> (String, String) {
     let output = export(job, args);
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
     (
@@ -109,7 +106,7 @@ fn exported(job: &Job, args: &[&str]) -> (String, String) {
     )
 }
 
-fn values(lines: &str) -> Vec<Value> {
+pub fn values(lines: &str) -> Vec<Value> {
     let lines = lines.lines();
     lines
         .map(|line| serde_json::from_str(line).unwrap())
@@ -280,7 +277,7 @@ fn result_rows_come_out_as_they_are() {
 }
 
 /// The schema of a Parquet file with all its annotations.
-fn schema_of(path: &Path) -> String {
+pub fn schema_of(path: &Path) -> String {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
     let mut text = Vec::new();
@@ -571,49 +568,6 @@ fn an_input_that_is_gone_or_changed_is_named_where_prompts_are_needed() {
 }
 
 #[test]
-fn a_card_lies_beside_the_file_or_in_its_folder() {
-    let job = generated("jsonl", "");
-    exported(
-        &job,
-        &[
-            "--to",
-            "messages",
-            "--finish",
-            "stop",
-            "--output",
-            "sft.jsonl",
-        ],
-    );
-    let card = std::fs::read_to_string(job.path("sft.jsonl.card.md")).unwrap();
-    let (_, said) = exported(&job, &["--to", "messages", "--output", "data/"]);
-    assert!(said.contains("written to `data/messages.jsonl`"), "{said}");
-    let readme = job.path("data/README.md");
-    let in_folder = std::fs::read_to_string(&readme).unwrap();
-    let weights = card
-        .lines()
-        .find(|line| line.starts_with("| weights |"))
-        .unwrap()
-        .to_owned();
-    let cards = format!("{card}\n=====\n{in_folder}").replace(&weights, "| weights | [weights] |");
-    insta::assert_snapshot!(cards);
-    // Ours is written again, another one never.
-    exported(&job, &["--to", "alpaca", "--output", "data"]);
-    assert!(
-        std::fs::read_to_string(&readme)
-            .unwrap()
-            .contains("alpaca.jsonl")
-    );
-    std::fs::write(&readme, "my notes\n").unwrap();
-    let (_, said) = exported(&job, &["--to", "jsonl", "--output", "data"]);
-    assert!(
-        said.contains("README.md` is not ours and stays as it is"),
-        "{said}"
-    );
-    assert_eq!(std::fs::read_to_string(&readme).unwrap(), "my notes\n");
-    assert!(job.path("data/rows.jsonl").exists());
-}
-
-#[test]
 fn an_unfinished_job_gives_what_it_has_and_says_so() {
     let job = generated("jsonl", "");
     // The second of two windows is taken out.
@@ -640,91 +594,4 @@ fn an_unfinished_job_gives_what_it_has_and_says_so() {
     let empty = Job::of_model(&demo_model(), Path::new("in.jsonl"), COLUMNS, GENERATE);
     let output = export(&empty, &["--to", "jsonl"]);
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-}
-
-/// A large folder: a reader that stops in the middle of it, and a kill.
-#[cfg(unix)]
-#[test]
-fn a_reader_that_stops_ends_the_export_quietly_and_a_kill_leaves_no_file() {
-    let folder = tempfile::tempdir().unwrap();
-    folder::finished(folder.path(), 40_000, "format = \"jsonl\"\n");
-    let export = |more: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_glm-batch"));
-        command
-            .current_dir(folder.path())
-            .args(["export", "out", "--to", "messages"]);
-        command
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    };
-    let mut child = export(&[]).spawn().unwrap();
-    let mut first = [0; 100];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
-    assert_eq!(stderr(&output), "");
-
-    let leftovers = || {
-        let names = crate::support::files_of(folder.path()).into_iter();
-        names
-            .filter(|name| name.contains("sft"))
-            .collect::<Vec<_>>()
-    };
-    for signal in ["-KILL", "-TERM"] {
-        let mut child = export(&["--output", "sft.jsonl"]).spawn().unwrap();
-        // Once its hidden file is there, it is in the middle of it.
-        while leftovers().is_empty() {
-            std::thread::yield_now();
-        }
-        let pid = child.id().to_string();
-        let killed = std::process::Command::new("kill")
-            .args([signal, &pid])
-            .status();
-        assert!(killed.unwrap().success());
-        child.wait().unwrap();
-        let left = leftovers();
-        assert!(
-            left.iter().all(|name| name.starts_with(".sft.jsonl.")),
-            "{left:?}"
-        );
-        assert_eq!(left.is_empty(), signal == "-TERM", "{left:?}");
-        for name in left {
-            std::fs::rename(folder.path().join(name), folder.path().join("half")).unwrap();
-        }
-    }
-    std::fs::rename(
-        folder.path().join("half"),
-        folder.path().join(".sft.jsonl.7.tmp"),
-    )
-    .unwrap();
-    let output = export(&["--output", "sft.jsonl"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", both(&output));
-    assert_eq!(
-        leftovers(),
-        ["sft.jsonl", "sft.jsonl.card.md"],
-        "a later export clears up"
-    );
-    let lines = std::fs::read_to_string(folder.path().join("sft.jsonl")).unwrap();
-    assert_eq!(lines.lines().count(), 40_000);
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_device_is_told_of() {
-    let job = generated("jsonl", "");
-    let full = std::fs::File::options()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
-    let mut command = job.command(&["export", "out", "--to", "jsonl"]);
-    let output = command.stdout(full).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-    assert!(
-        stderr(&output).contains("No space left on device"),
-        "{}",
-        both(&output)
-    );
 }

@@ -5,12 +5,30 @@ use serde_json::{Value, json};
 
 use super::super::counts::{LeftOut, Reason};
 use super::super::format::{Format, Source};
-use super::super::items::{Answer, Items, items};
+use super::super::items::{Answer, Items, Reading, items};
+use super::super::own::OwnColumns;
 use super::super::prompts::Texts;
 use super::Shape;
 
 const SCORED: &str = include_str!("../../../tests/fixtures/rlhf/scored.jsonl");
 const EXPECTED: &str = include_str!("../../../tests/fixtures/rlhf/scored.expected.json");
+
+/// Columns that a job of `preference` makes.
+const OWN: [&str; 13] = [
+    "row",
+    "id",
+    "status",
+    "error",
+    "pair",
+    "chosen",
+    "rejected",
+    "chosen_score",
+    "rejected_score",
+    "margin",
+    "chosen_sample",
+    "rejected_sample",
+    "no_pair",
+];
 
 /// A value as Python's `str` has it.
 fn as_text(value: &Value) -> String {
@@ -226,13 +244,12 @@ fn of_preference(format: Format, change: impl Fn(&mut Shape)) -> (Vec<Value>, Le
     for row in rows {
         let row = row.iter().map(|line| line.as_object().unwrap().clone());
         let row: Vec<_> = row.collect();
-        let items = items(
-            Source::Preference,
-            &row,
-            texts("问", Some("答")),
-            None,
-            &mut left_out,
-        );
+        let reading = Reading {
+            source: Source::Preference,
+            own: &OwnColumns::flat_of(OWN),
+            label: None,
+        };
+        let items = items(&reading, &row, texts("问", Some("答")), &mut left_out);
         let items = items.unwrap_or_else(|_| panic!("no label can fail"));
         let of_row = shape.lines(items, &mut left_out);
         lines.extend(of_row.unwrap_or_else(|_| panic!("no template can fail")));
@@ -271,16 +288,16 @@ fn pairs_become_answers_that_come_once() {
     let line =
         |text: &str, label: bool| json!({"prompt": "问\n答", "completion": text, "label": label});
     let (lines, left_out) = of_preference(Format::TrlUnpaired, |_| ());
+    // The middle one of three is better than one and worse than another.
     let expected = [
         line("甲", true),
-        line("乙", false),
         line("丙", false),
-        line("乙", true),
         line("丙", true),
         line("甲", false),
     ];
     assert_eq!(lines, expected);
     assert_eq!(left_out.of(&Reason::Repeated), 2);
+    assert_eq!(left_out.of(&Reason::BothLabels), 1);
     let (lines, left_out) = of_preference(Format::TrlPromptCompletion, |_| ());
     let line = |text: &str| json!({"prompt": "问\n答", "completion": text});
     assert_eq!(lines, [line("甲"), line("乙"), line("丙")]);

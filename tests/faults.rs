@@ -234,10 +234,10 @@ fn every_step_of_a_repair_may_be_the_last() {
                 between += usize::from(!all && out.join(damaged).exists());
                 let found = verify(&[], "").status.code();
                 assert!(!all || found == Some(2), "{setting}: {found:?}");
-                // A run gives what is right now, or names the damage.
+                // A window that is made again is right, or the run names the damage.
                 let run = job.run(&["--quiet"]);
                 let is_done = run.status.code() == Some(0);
-                assert!(!is_done || parts(&job) == unbroken, "{setting}");
+                assert!(!is_done || all || parts(&job) == unbroken, "{setting}");
                 verify(&["--repair"], "");
                 job.run_ok(&["--quiet"]);
                 assert!(parts(&job) == unbroken, "{setting}: parts differ");

@@ -162,6 +162,94 @@ fn every_durable_step_of_a_phase_may_be_the_last() {
     assert!(stops_made > 15, "{stops_made} stops");
 }
 
+/// Copies a folder with everything in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Windows that a folder has committed; `None` where that cannot be read.
+fn committed(folder: &Path) -> Option<Vec<u64>> {
+    let Ok(text) = std::fs::read(folder.join("manifest/shard-0.json")) else {
+        return Some(Vec::new());
+    };
+    let manifest: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let windows = manifest["windows"].as_array()?;
+    windows
+        .iter()
+        .map(|window| window["window"].as_u64())
+        .collect()
+}
+
+/// A repair that is stopped leaves no window of a later phase that an earlier one has lost, and what is damaged is
+/// still found as long as anything made of it is there.
+#[test]
+fn every_step_of_a_repair_may_be_the_last() {
+    let job = job_with_phases();
+    job.run_ok(&["--quiet"]);
+    let unbroken = parts(&job);
+    let (out, sound) = (job.path("out"), job.path("sound"));
+    copy(&out, &sound);
+    let verify = |args: &[&str], failpoints: &str| {
+        let mut command = job.command(&[&["verify", "out"], args].concat());
+        command.env("FAILPOINTS", failpoints).output().unwrap()
+    };
+    let mut between = 0;
+    for damaged in [
+        "phases/samples/parts/part-000001.jsonl",
+        "phases/samples/manifest/shard-0.json",
+        "phases/rewards/manifest/shard-0.json",
+    ] {
+        let mut stops_made = 0;
+        for point in FAILPOINTS {
+            for hit in 0.. {
+                std::fs::remove_dir_all(&out).unwrap();
+                copy(&sound, &out);
+                let mut bytes = std::fs::read(out.join(damaged)).unwrap();
+                bytes[0] ^= 1;
+                std::fs::write(out.join(damaged), bytes).unwrap();
+                let setting = format!("{damaged}: {point}={hit}*off->1*panic->off");
+                let stopped = verify(&["--repair"], setting.rsplit(' ').next().unwrap());
+                if stopped.status.code() == Some(75) {
+                    break;
+                }
+                stops_made += 1;
+                let windows = ["", "phases/rewards", "phases/samples"]
+                    .map(|folder| committed(&out.join(folder)));
+                for pair in windows.windows(2) {
+                    if let [Some(later), Some(earlier)] = pair {
+                        let lost = later.iter().find(|&window| !earlier.contains(window));
+                        assert_eq!(lost, None, "{setting}: {windows:?}");
+                    }
+                }
+                let all = windows[0].as_ref().is_some_and(|found| found.len() == 2);
+                between += usize::from(!all && out.join(damaged).exists());
+                let found = verify(&[], "").status.code();
+                assert!(!all || found == Some(2), "{setting}: {found:?}");
+                // A window that is made again is right, or the run names the damage.
+                let run = job.run(&["--quiet"]);
+                let is_done = run.status.code() == Some(0);
+                assert!(!is_done || all || parts(&job) == unbroken, "{setting}");
+                verify(&["--repair"], "");
+                job.run_ok(&["--quiet"]);
+                assert!(parts(&job) == unbroken, "{setting}: parts differ");
+                assert_eq!(verify(&[], "").status.code(), Some(0), "{setting}");
+            }
+        }
+        eprintln!("{damaged}: {stops_made} stops");
+        assert!(stops_made > 6, "{damaged}: {stops_made} stops");
+    }
+    assert!(between > 6, "{between} stops between the folders");
+}
+
 /// An export has its file whole or not at all, whatever step is the last.
 #[test]
 fn an_export_that_is_stopped_leaves_a_whole_file_or_none() {

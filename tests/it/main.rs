@@ -59,6 +59,7 @@ mod parquet_digits;
 mod parquet_types;
 mod plan_props;
 mod preference;
+mod preference_phases;
 mod progress;
 mod readers;
 mod reading;

@@ -1,28 +1,26 @@
 //! `task = "preference"`: whole jobs, the phases beside jobs of their own, the pairs beside a computation of their own,
-//! kills in each phase, shards, bad rows, what is refused, and how it is looked at.
+//! bad rows, and what is refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Job, both, demo_model, files, rows, shared, some_questions, stderr};
+use crate::support::{Job, both, demo_model, files, rows, some_questions, stderr};
 
-const COLUMNS: &str =
+pub const COLUMNS: &str =
     "columns = { id = \"id\", prompt = \"question\", prefix = \"prefix\", reference = \"answer\" }";
 
 /// Settings under which the demonstration model gives different answers.
-const DRAW: &str = "[generation]\ndo_sample = true\nnum_return_sequences = 4\ntemperature = 2.0\nmax_new_tokens = 6\n";
+pub const DRAW: &str = "[generation]\ndo_sample = true\nnum_return_sequences = 4\ntemperature = 2.0\nmax_new_tokens = 6\n";
 
-fn overlay() -> PathBuf {
+pub fn overlay() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/reward/reward_delta.safetensors")
 }
 
 /// `[reward]` with the demonstration's reward model.
-fn judge() -> String {
+pub fn judge() -> String {
     let (model, overlay) = (demo_model(), overlay());
     format!(
         "[reward]\nmodel = \"{}\"\noverlay = \"{}\"\n",
@@ -32,13 +30,13 @@ fn judge() -> String {
 }
 
 /// A job of the demonstration model over an input; `more` begins inside `[output]`.
-fn of_input(input: &Path, more: &str) -> Job {
+pub fn of_input(input: &Path, more: &str) -> Job {
     let job = Job::of_model(&demo_model(), input, COLUMNS, more);
     instead(&job, "name =", "task = \"preference\"\nname =");
     job
 }
 
-fn instead(job: &Job, text: &str, other: &str) {
+pub fn instead(job: &Job, text: &str, other: &str) {
     let path = job.path("job.toml");
     let whole = std::fs::read_to_string(&path).unwrap();
     assert!(whole.contains(text), "{text}");
@@ -52,12 +50,12 @@ fn of_rows(folder: &TempDir, rows: &[Value], more: &str) -> Job {
     of_input(&input, more)
 }
 
-fn phase_rows(job: &Job, phase: &str) -> Vec<Value> {
+pub fn phase_rows(job: &Job, phase: &str) -> Vec<Value> {
     rows(&job.path("out/phases").join(phase))
 }
 
 /// Every part and every file of failed rows, of the results and of the phases.
-fn results(job: &Job) -> Vec<(String, Vec<u8>)> {
+pub fn results(job: &Job) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
     for folder in ["", "phases/samples/", "phases/rewards/"] {
         for kind in ["parts", "failed"] {
@@ -72,7 +70,7 @@ fn results(job: &Job) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The lines of each row, by its number.
-fn by_row(rows: Vec<Value>) -> BTreeMap<u64, Vec<Value>> {
+pub fn by_row(rows: Vec<Value>) -> BTreeMap<u64, Vec<Value>> {
     let mut found: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
     for row in rows {
         let number = row["row"].as_u64().unwrap();
@@ -119,7 +117,7 @@ fn expected_pairs(
 }
 
 /// Compares the pairs of a job with its samples and what ranks them.
-fn check_pairs(
+pub fn check_pairs(
     job: &Job,
     pairs: &str,
     margin: f32,
@@ -130,7 +128,8 @@ fn check_pairs(
     let found = by_row(job.rows());
     assert_eq!(samples.len(), found.len());
     for (row, lines) in &found {
-        let judged = rewards.get(row);
+        // Where every answer is empty, one line says so for all of them.
+        let judged = rewards.get(row).filter(|lines| lines[0]["status"] == "ok");
         let answers: Vec<(String, Option<f32>)> = samples[row]
             .iter()
             .enumerate()
@@ -179,7 +178,7 @@ fn float(value: &Value) -> Option<f32> {
     value.as_f64().map(|value| value as f32)
 }
 
-fn reward(_: &Value, judged: Option<&Value>) -> Option<f32> {
+pub fn reward(_: &Value, judged: Option<&Value>) -> Option<f32> {
     float(&judged?["reward"])
 }
 
@@ -405,237 +404,6 @@ fn rows_without_a_pair_and_bad_rows_say_why() {
     assert!(!job.path("out/phases/rewards").exists());
 }
 
-/// Kills a run while a phase is at work, again and again, then lets it end.
-fn kill_in_phase(job: &Job, phase: &str, kills: usize, longest: Duration) -> usize {
-    let folder = job.path("out").join(phase);
-    let mut killed = 0;
-    for at in 0..kills {
-        let mut child = job
-            .command(&["run", "job.toml", "--quiet"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // The phase is at work once it has a lock, or it is over already.
-        let has_begun = || folder.join("locks/shard-0").exists();
-        while !has_begun() && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        let until = Instant::now() + longest.mul_f64((at as f64 * 0.37) % 1.0);
-        while Instant::now() < until && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        killed += usize::from(child.try_wait().unwrap().is_none());
-        let _ = child.kill();
-        child.wait().unwrap();
-    }
-    killed
-}
-
-#[test]
-fn a_run_that_is_killed_in_any_phase_ends_with_the_same_bytes() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 16);
-    let batch =
-        "[batch]\nwindow_rows = 4\nmax_batch_size = 4\n[checkpoint]\ninterval_seconds = 0.02\n";
-    for (format, kills) in [("jsonl", 10), ("parquet", 3)] {
-        let more = format!("format = \"{format}\"\n{DRAW}{batch}{}", judge());
-        let unbroken = of_input(&input, &more);
-        let started = Instant::now();
-        unbroken.run_ok(&[]);
-        let longest = started.elapsed() / 3;
-        let broken = of_input(&input, &more);
-        let mut killed = 0;
-        // Each phase is shorter than the one before.
-        let phases = [
-            ("phases/samples", longest),
-            ("phases/rewards", longest / 20),
-            (".", longest / 200),
-        ];
-        for (phase, longest) in phases {
-            killed += kill_in_phase(&broken, phase, kills, longest);
-        }
-        broken.run_ok(&[]);
-        assert!(killed > 3, "{killed} runs lived long enough to be killed");
-        assert!(results(&broken) == results(&unbroken), "{format}");
-        let verified = broken.command(&["verify", "out"]).output().unwrap();
-        assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
-    }
-}
-
-#[test]
-fn shards_give_the_same_rows() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 40);
-    let more = format!(
-        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 8\n{}",
-        judge()
-    );
-    let whole = of_input(&input, &more);
-    whole.run_ok(&[]);
-    let sharded = of_input(&input, &more);
-    instead(&sharded, "name =", "shards = 3\nname =");
-    let shard = |shard: &str| {
-        let output = sharded.run(&["--shard", shard]);
-        assert_eq!(output.status.code(), Some(0), "{}", both(&output));
-    };
-    shard("1/3");
-    assert_eq!(sharded.rows().first().unwrap()["row"], 8);
-    shard("0/3");
-    shard("2/3");
-    assert!(results(&sharded) == results(&whole));
-    // One command for all of them, after one has done its part.
-    let together = of_input(&input, &more);
-    instead(&together, "name =", "shards = 3\nname =");
-    together.run_ok(&["--shard", "2/3"]);
-    together.run_ok(&[]);
-    assert!(results(&together) == results(&whole));
-    let output = together.run_ok(&[]);
-    assert!(
-        stderr(&output).contains("finished already"),
-        "{}",
-        both(&output)
-    );
-}
-
-#[test]
-fn a_trial_and_a_restart_cover_the_phases() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 20);
-    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{}", judge()));
-    job.run_ok(&[]);
-    let all = job.rows();
-    for _ in 0..2 {
-        job.run_ok(&["--limit", "3"]);
-        let trial = rows(&job.path("out.trial"));
-        assert_eq!(trial, all[..3]);
-        assert_eq!(by_row(rows(&job.path("out.trial/phases/rewards"))).len(), 3);
-    }
-    let before = results(&job);
-    let changed = job.run(&["--set", "preference.margin=2.0"]);
-    assert_eq!(changed.status.code(), Some(2));
-    let text = stderr(&changed);
-    assert!(
-        text.contains("`preference.margin` was `0.0`, is now `2.0`"),
-        "{text}"
-    );
-    job.run_ok(&["--restart"]);
-    assert!(results(&job) == before);
-    assert!(job.path("out.old-1/phases/samples/parts").exists());
-}
-
-#[test]
-fn another_reward_model_is_another_job() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 5);
-    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{}", judge()));
-    job.run_ok(&[]);
-    let moved = folder.path().join("moved.safetensors");
-    std::fs::copy(overlay(), &moved).unwrap();
-    let set = format!("reward.overlay={:?}", moved.display().to_string());
-    // The same bytes elsewhere are the same model.
-    job.run_ok(&["--set", &set]);
-    let tensors = candle_core::safetensors::load(&moved, &candle_core::Device::Cpu).unwrap();
-    let tensors: std::collections::HashMap<String, candle_core::Tensor> = tensors
-        .into_iter()
-        .map(|(name, tensor)| (name, (tensor * 0.5).unwrap()))
-        .collect();
-    candle_core::safetensors::save(&tensors, &moved).unwrap();
-    let output = job.run(&["--set", &set]);
-    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-    assert!(
-        stderr(&output).contains("weights of the reward model"),
-        "{}",
-        both(&output)
-    );
-}
-
-#[test]
-fn the_phases_are_looked_at_verified_and_repaired() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 24);
-    let more = format!(
-        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 8\n{}",
-        judge()
-    );
-    let job = of_input(&input, &more);
-    job.run_ok(&[]);
-    let before = results(&job);
-    let said = |args: &[&str]| {
-        let output = job.command(args).output().unwrap();
-        (output.status.code(), both(&output))
-    };
-    let (code, text) = said(&["status", "out"]);
-    assert_eq!(code, Some(0));
-    for line in [
-        "phase samples: finished, 24 of 24 rows",
-        "phase rewards: finished, 24 of 24 rows",
-    ] {
-        assert!(text.contains(line), "{text}");
-    }
-    let (_, text) = said(&["status", "out", "--json"]);
-    assert!(text.contains("\"phases\""), "{text}");
-    let (_, text) = said(&["show", "out", "--phase", "rewards", "--json", "-n", "0"]);
-    assert_eq!(text.matches("\"reward\":").count(), 24 * 4, "{text}");
-    let (_, text) = said(&[
-        "show",
-        "out",
-        "--phase",
-        "samples",
-        "--where",
-        "sample == 3",
-        "-n",
-        "0",
-    ]);
-    assert_eq!(text.matches("completion: ").count(), 24, "{text}");
-    let (code, text) = said(&["verify", "out"]);
-    assert_eq!(code, Some(0), "{text}");
-    assert!(
-        text.contains("phase samples: 3 of 3 windows sound"),
-        "{text}"
-    );
-
-    // A damaged window of samples is made again, with all that was made of it.
-    let part = job.path("out/phases/samples/parts/part-000001.jsonl");
-    let mut bytes = std::fs::read(&part).unwrap();
-    bytes[40] ^= 1;
-    std::fs::write(&part, bytes).unwrap();
-    let output = job.run(&["--verify"]);
-    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-    let (code, text) = said(&["verify", "out"]);
-    assert_eq!(code, Some(2), "{text}");
-    assert!(
-        text.contains("phases/samples/parts/part-000001.jsonl"),
-        "{text}"
-    );
-    let (code, text) = said(&["verify", "out", "--repair"]);
-    assert_eq!(code, Some(75), "{text}");
-    assert!(text.contains("1 window will be made again"), "{text}");
-    let (_, text) = said(&["status", "out"]);
-    assert!(
-        text.contains("phase rewards: not finished, 16 of 24 rows"),
-        "{text}"
-    );
-    job.run_ok(&[]);
-    assert!(results(&job) == before);
-    let (code, text) = said(&["verify", "out"]);
-    assert_eq!(code, Some(0), "{text}");
-
-    let (code, text) = said(&["plan", "job.toml"]);
-    assert_eq!(code, Some(0), "{text}");
-    for words in [
-        "samples: 24 rows, 96 answers",
-        "rewards: 24 rows, 96 answers",
-        "the models take turns",
-    ] {
-        assert!(text.contains(words), "{text}");
-    }
-    // Without its record a phase is any job's.
-    std::fs::remove_file(job.path("out/phases/samples/job.json")).unwrap();
-    let (code, text) = said(&["verify", "out"]);
-    assert_eq!(code, Some(2), "{text}");
-}
-
 /// What cannot make pairs is refused before the run, with the cure.
 #[test]
 fn what_cannot_make_pairs_is_refused() {
@@ -680,100 +448,6 @@ fn what_cannot_make_pairs_is_refused() {
     insta::assert_snapshot!(said.join("\n"));
 }
 
-#[test]
-fn a_reward_model_that_does_not_fit_is_refused() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 5);
-    // Without a head it is no reward model.
-    let bare = format!("[reward]\nmodel = \"{}\"\n", demo_model().display());
-    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{bare}"));
-    let output = job.run(&[]);
-    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-    assert!(
-        stderr(&output).contains("`reward.overlay`"),
-        "{}",
-        both(&output)
-    );
-
-    // Two tokens changed places.
-    let other = folder.path().join("other");
-    std::fs::create_dir(&other).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(demo_model().join(name), other.join(name)).unwrap();
-    }
-    let text = std::fs::read_to_string(other.join("tokenizer.json")).unwrap();
-    let changed = text
-        .replace("巴", "\u{1}")
-        .replace("柏", "巴")
-        .replace('\u{1}', "柏");
-    assert_ne!(text, changed);
-    std::fs::write(other.join("tokenizer.json"), changed).unwrap();
-    let judge = judge().replacen(
-        &demo_model().display().to_string(),
-        &other.display().to_string(),
-        1,
-    );
-    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{judge}"));
-    for command in ["run", "plan"] {
-        let output = job.command(&[command, "job.toml"]).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
-        let text = stderr(&output);
-        assert!(text.contains("is a model of another vocabulary"), "{text}");
-    }
-    assert!(!job.path("out/job.json").exists());
-}
-
-/// The tiny model with the reference's reward model, over real questions, to the end.
-#[test]
-fn real_questions_become_pairs() {
-    let (Some(model), Some(overlay), Some(questions)) = (
-        shared("fixtures/glm-tiny-zh"),
-        shared("fixtures/glm-tiny-zh/reward/reward_delta.safetensors"),
-        shared("data/zh_questions.jsonl"),
-    ) else {
-        return;
-    };
-    let folder = TempDir::new().unwrap();
-    let input = folder.path().join("questions.jsonl");
-    let text = std::fs::read_to_string(questions).unwrap();
-    let lines: Vec<&str> = text.lines().take(500).collect();
-    std::fs::write(&input, lines.join("\n")).unwrap();
-    let columns = "columns = { id = \"id\", prompt = \"prompt\", prefix = \"prefix\", reference = \"reference\" }";
-    let more = format!(
-        "format = \"parquet\"\n[reward]\nmodel = \"{}\"\noverlay = \"{}\"\n[prompt]\nmax_length = 32\n[generation]\ndo_sample = true\nnum_return_sequences = 4\nmax_new_tokens = 4\n[batch]\nwindow_rows = 128\n",
-        model.display(),
-        overlay.display()
-    );
-    let of_shards = |shards: &str| {
-        let job = Job::of_model(&model, &input, columns, &more);
-        instead(
-            &job,
-            "name =",
-            &format!("task = \"preference\"\nshards = {shards}\nname ="),
-        );
-        job
-    };
-    let job = of_shards("1");
-    job.run_ok(&[]);
-    assert_eq!(by_row(job.rows()).len(), 500);
-    check_pairs(&job, "best-worst", 0.0, &reward);
-    let sharded = of_shards("3");
-    let mut workers: Vec<_> = (0..3)
-        .map(|shard| {
-            let shard = format!("{shard}/3");
-            sharded
-                .command(&["run", "job.toml", "--quiet", "--shard", &shard])
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    for worker in &mut workers {
-        assert!(worker.wait().unwrap().success());
-    }
-    assert!(results(&sharded) == results(&job));
-}
-
 /// The job of the project, as it is: where one of the two answers is right, it is nearly always the chosen one.
 #[test]
 fn the_demonstration_chooses_right_answers() {
@@ -804,35 +478,4 @@ fn the_demonstration_chooses_right_answers() {
         "{chosen} right ones chosen, {rejected} rejected"
     );
     assert!(2 * chosen > pairs.len(), "{chosen} of {}", pairs.len());
-}
-
-#[test]
-fn rows_that_are_left_out_are_in_no_phase() {
-    let folder = TempDir::new().unwrap();
-    let input = some_questions(folder.path(), 12);
-    let more = format!(
-        "format = \"jsonl\"\n{DRAW}{}[batch]\nwindow_rows = 5\n",
-        judge()
-    );
-    let whole = of_input(&input, &more);
-    whole.run_ok(&["-q"]);
-    let some = of_input(&input, &more);
-    let keys = format!("{COLUMNS}\nskip = 2\nwhere = \"id != 'capital-005'\"");
-    instead(&some, COLUMNS, &keys);
-    let output = some.run_ok(&["-q", "--json"]);
-    let chosen = |mut rows: Vec<Value>| {
-        rows.retain(|row| row["row"].as_u64() > Some(1) && row["id"] != "capital-005");
-        rows
-    };
-    assert_eq!(by_row(some.rows()).len(), 9);
-    assert_eq!(some.rows(), chosen(whole.rows()));
-    for phase in ["samples", "rewards"] {
-        assert_eq!(phase_rows(&some, phase), chosen(phase_rows(&whole, phase)));
-    }
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let left_out = json!({"skip": 2, "limit": 0, "failed": 0, "where": 1});
-    assert_eq!(report["totals"]["left_out"], left_out, "{report}");
-    assert_eq!(report["totals"]["rows"], 12);
-    let verified = some.command(&["verify", "out"]).output().unwrap();
-    assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
 }

@@ -1,0 +1,462 @@
+//! The phases of `task = "preference"`: kills in each, shards, trials, what is looked at, verified and repaired, and the
+//! reward model.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::preference::{
+    COLUMNS, DRAW, by_row, check_pairs, instead, judge, of_input, overlay, phase_rows, results,
+    reward,
+};
+use crate::support::{Job, both, demo_model, files, rows, shared, some_questions, stderr};
+
+/// Durable steps of a phase after which its kills come: none is the moment after its lock is taken.
+const STEPS: [usize; 6] = [0, 1, 2, 3, 5, 8];
+
+/// Whether a process has the shard of a phase.
+fn is_owner(folder: &Path, child: &Child) -> bool {
+    let text = std::fs::read(folder.join("locks/shard-0.json")).unwrap_or_default();
+    let owner: Value = serde_json::from_slice(&text).unwrap_or_default();
+    owner["pid"] == child.id()
+}
+
+/// Names and sizes of what a phase has written; each durable step changes them.
+fn written(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for name in ["journal", "parts", "failed", "manifest"] {
+        let Ok(entries) = std::fs::read_dir(folder.join(name)) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            // It may be gone by now.
+            let bytes = entry.metadata().map_or(0, |data| data.len());
+            found.push((entry.path(), bytes));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Kills a run once it has a phase and has made so many steps in it. False where it left the phase before that.
+fn kill_in_phase(job: &Job, phase: &str, steps: usize) -> bool {
+    let folder = job.path("out").join(phase);
+    let mut child = job
+        .command(&["run", "job.toml", "--quiet"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !is_owner(&folder, &child) && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let (mut seen, mut before) = (0, written(&folder));
+    while seen < steps && is_owner(&folder, &child) {
+        let now = written(&folder);
+        seen += usize::from(now != before);
+        before = now;
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+    // A run that leaves a phase gives its shard back, so the name is there only where the kill came before.
+    seen == steps && is_owner(&folder, &child)
+}
+
+#[test]
+fn a_run_that_is_killed_in_any_phase_ends_with_the_same_bytes() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 48);
+    let batch =
+        "[batch]\nwindow_rows = 3\nmax_batch_size = 4\n[checkpoint]\ninterval_seconds = 0.02\n";
+    for (format, kills) in [("jsonl", &STEPS[..]), ("parquet", &STEPS[3..])] {
+        let more = format!("format = \"{format}\"\n{DRAW}{batch}{}", judge());
+        let unbroken = of_input(&input, &more);
+        unbroken.run_ok(&[]);
+        let broken = of_input(&input, &more);
+        for phase in ["phases/samples", "phases/rewards", "."] {
+            let inside = kills
+                .iter()
+                .filter(|&&steps| kill_in_phase(&broken, phase, steps))
+                .count();
+            eprintln!("{format}, {phase}: {inside} of {} kills", kills.len());
+            // One may come too late where the machine is busy.
+            assert!(inside + 1 >= kills.len(), "{format}, {phase}: {inside}");
+            let finished = broken.path("out").join(phase).join("manifest/shard-0.json");
+            assert!(finished.exists(), "{format}, {phase}");
+        }
+        broken.run_ok(&[]);
+        assert!(results(&broken) == results(&unbroken), "{format}");
+        let verified = broken.command(&["verify", "out"]).output().unwrap();
+        assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
+    }
+}
+
+#[test]
+fn shards_give_the_same_rows() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 40);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 8\n{}",
+        judge()
+    );
+    let whole = of_input(&input, &more);
+    whole.run_ok(&[]);
+    let sharded = of_input(&input, &more);
+    instead(&sharded, "name =", "shards = 3\nname =");
+    let shard = |shard: &str| {
+        let output = sharded.run(&["--shard", shard]);
+        assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    };
+    shard("1/3");
+    assert_eq!(sharded.rows().first().unwrap()["row"], 8);
+    shard("0/3");
+    shard("2/3");
+    assert!(results(&sharded) == results(&whole));
+    // One command for all of them, after one has done its part.
+    let together = of_input(&input, &more);
+    instead(&together, "name =", "shards = 3\nname =");
+    together.run_ok(&["--shard", "2/3"]);
+    together.run_ok(&[]);
+    assert!(results(&together) == results(&whole));
+    let output = together.run_ok(&[]);
+    assert!(
+        stderr(&output).contains("finished already"),
+        "{}",
+        both(&output)
+    );
+}
+
+#[test]
+fn a_trial_and_a_restart_cover_the_phases() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 20);
+    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{}", judge()));
+    job.run_ok(&[]);
+    let all = job.rows();
+    for _ in 0..2 {
+        job.run_ok(&["--limit", "3"]);
+        let trial = rows(&job.path("out.trial"));
+        assert_eq!(trial, all[..3]);
+        assert_eq!(by_row(rows(&job.path("out.trial/phases/rewards"))).len(), 3);
+    }
+    let before = results(&job);
+    let changed = job.run(&["--set", "preference.margin=2.0"]);
+    assert_eq!(changed.status.code(), Some(2));
+    let text = stderr(&changed);
+    assert!(
+        text.contains("`preference.margin` was `0.0`, is now `2.0`"),
+        "{text}"
+    );
+    job.run_ok(&["--restart"]);
+    assert!(results(&job) == before);
+    assert!(job.path("out.old-1/phases/samples/parts").exists());
+}
+
+#[test]
+fn another_reward_model_is_another_job() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 5);
+    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{}", judge()));
+    job.run_ok(&[]);
+    let moved = folder.path().join("moved.safetensors");
+    std::fs::copy(overlay(), &moved).unwrap();
+    let set = format!("reward.overlay={:?}", moved.display().to_string());
+    // The same bytes elsewhere are the same model.
+    job.run_ok(&["--set", &set]);
+    let tensors = candle_core::safetensors::load(&moved, &candle_core::Device::Cpu).unwrap();
+    let tensors: std::collections::HashMap<String, candle_core::Tensor> = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name, (tensor * 0.5).unwrap()))
+        .collect();
+    candle_core::safetensors::save(&tensors, &moved).unwrap();
+    let output = job.run(&["--set", &set]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    assert!(
+        stderr(&output).contains("weights of the reward model"),
+        "{}",
+        both(&output)
+    );
+}
+
+#[test]
+fn the_phases_are_looked_at_verified_and_repaired() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 24);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 8\n{}",
+        judge()
+    );
+    let job = of_input(&input, &more);
+    job.run_ok(&[]);
+    let before = results(&job);
+    let said = |args: &[&str]| {
+        let output = job.command(args).output().unwrap();
+        (output.status.code(), both(&output))
+    };
+    let (code, text) = said(&["status", "out"]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "phase samples: finished, 24 of 24 rows",
+        "phase rewards: finished, 24 of 24 rows",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let (_, text) = said(&["status", "out", "--json"]);
+    assert!(text.contains("\"phases\""), "{text}");
+    let (_, text) = said(&["show", "out", "--phase", "rewards", "--json", "-n", "0"]);
+    assert_eq!(text.matches("\"reward\":").count(), 24 * 4, "{text}");
+    let (_, text) = said(&[
+        "show",
+        "out",
+        "--phase",
+        "samples",
+        "--where",
+        "sample == 3",
+        "-n",
+        "0",
+    ]);
+    assert_eq!(text.matches("completion: ").count(), 24, "{text}");
+    let (code, text) = said(&["verify", "out"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("phase samples: 3 of 3 windows sound"),
+        "{text}"
+    );
+
+    // A damaged window of samples is made again, with all that was made of it.
+    let part = job.path("out/phases/samples/parts/part-000001.jsonl");
+    let mut bytes = std::fs::read(&part).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let output = job.run(&["--verify"]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    let (code, text) = said(&["verify", "out"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("phases/samples/parts/part-000001.jsonl"),
+        "{text}"
+    );
+    let (code, text) = said(&["verify", "out", "--repair"]);
+    assert_eq!(code, Some(75), "{text}");
+    assert!(text.contains("1 window will be made again"), "{text}");
+    let (_, text) = said(&["status", "out"]);
+    assert!(
+        text.contains("phase rewards: not finished, 16 of 24 rows"),
+        "{text}"
+    );
+    job.run_ok(&[]);
+    assert!(results(&job) == before);
+    let (code, text) = said(&["verify", "out"]);
+    assert_eq!(code, Some(0), "{text}");
+
+    let (code, text) = said(&["plan", "job.toml"]);
+    assert_eq!(code, Some(0), "{text}");
+    for words in [
+        "samples: 24 rows, 96 answers",
+        "rewards: 24 rows, 96 answers",
+        "the models take turns",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    // Without its record a phase is any job's.
+    std::fs::remove_file(job.path("out/phases/samples/job.json")).unwrap();
+    let (code, text) = said(&["verify", "out"]);
+    assert_eq!(code, Some(2), "{text}");
+}
+
+/// Whichever folder another process writes to, nothing is taken out of any.
+#[test]
+fn a_repair_changes_nothing_while_any_phase_is_written() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 8);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 4\n{}",
+        judge()
+    );
+    let job = of_input(&input, &more);
+    job.run_ok(&[]);
+    let sound = results(&job);
+    let part = job.path("out/phases/samples/parts/part-000001.jsonl");
+    let mut bytes = std::fs::read(&part).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let damaged = results(&job);
+    let phases = [".", "phases/samples", "phases/rewards"].map(|phase| job.path("out").join(phase));
+    let manifests = || phases.clone().map(|phase| files(&phase.join("manifest")));
+    let before = manifests();
+    let repair = || {
+        job.command(&["verify", "out", "--repair"])
+            .output()
+            .unwrap()
+    };
+    for phase in &phases {
+        let lock = std::fs::File::open(phase.join("locks/shard-0")).unwrap();
+        lock.lock().unwrap();
+        let refused = repair();
+        assert_eq!(refused.status.code(), Some(75), "{}", both(&refused));
+        let text = stderr(&refused);
+        assert!(text.contains("shard 0 is being written"), "{text}");
+        assert!(results(&job) == damaged, "{}", phase.display());
+        assert!(manifests() == before, "{}", phase.display());
+        assert!(!phase.join("damaged").exists());
+    }
+    let repaired = repair();
+    assert_eq!(repaired.status.code(), Some(75), "{}", both(&repaired));
+    let text = both(&repaired);
+    assert!(text.contains("1 window will be made again"), "{text}");
+    job.run_ok(&[]);
+    assert!(results(&job) == sound);
+}
+
+/// A damaged window of samples that was not taken out yet is refused, not made into pairs.
+#[test]
+fn nothing_is_made_of_damaged_samples() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 8);
+    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{}", judge()));
+    job.run_ok(&[]);
+    let part = job.path("out/phases/samples/parts/part-000000.jsonl");
+    let text = std::fs::read_to_string(&part).unwrap();
+    // A line of the phase still, of the same length.
+    let changed = text.replacen("\"sample\":0", "\"sample\":1", 1);
+    assert_ne!(text, changed);
+    std::fs::write(&part, changed).unwrap();
+    std::fs::remove_dir_all(job.path("out/manifest")).unwrap();
+    std::fs::remove_dir_all(job.path("out/parts")).unwrap();
+    let output = job.run(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    let text = stderr(&output);
+    assert!(
+        text.contains("its content is not what was written"),
+        "{text}"
+    );
+    assert!(text.contains("--repair"), "{text}");
+    assert_eq!(job.rows(), Vec::<Value>::new());
+}
+
+#[test]
+fn a_reward_model_that_does_not_fit_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 5);
+    // Without a head it is no reward model.
+    let bare = format!("[reward]\nmodel = \"{}\"\n", demo_model().display());
+    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{bare}"));
+    let output = job.run(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    assert!(
+        stderr(&output).contains("`reward.overlay`"),
+        "{}",
+        both(&output)
+    );
+
+    // Two tokens changed places.
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(demo_model().join(name), other.join(name)).unwrap();
+    }
+    let text = std::fs::read_to_string(other.join("tokenizer.json")).unwrap();
+    let changed = text
+        .replace("巴", "\u{1}")
+        .replace("柏", "巴")
+        .replace('\u{1}', "柏");
+    assert_ne!(text, changed);
+    std::fs::write(other.join("tokenizer.json"), changed).unwrap();
+    let judge = judge().replacen(
+        &demo_model().display().to_string(),
+        &other.display().to_string(),
+        1,
+    );
+    let job = of_input(&input, &format!("format = \"jsonl\"\n{DRAW}{judge}"));
+    for command in ["run", "plan"] {
+        let output = job.command(&[command, "job.toml"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        let text = stderr(&output);
+        assert!(text.contains("is a model of another vocabulary"), "{text}");
+    }
+    assert!(!job.path("out/job.json").exists());
+}
+
+/// The tiny model with the reference's reward model, over 120 real questions, to the end; then by three processes at once.
+#[test]
+fn real_questions_become_pairs() {
+    let (Some(model), Some(overlay), Some(questions)) = (
+        shared("fixtures/glm-tiny-zh"),
+        shared("fixtures/glm-tiny-zh/reward/reward_delta.safetensors"),
+        shared("data/zh_questions.jsonl"),
+    ) else {
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let input = folder.path().join("questions.jsonl");
+    let text = std::fs::read_to_string(questions).unwrap();
+    let lines: Vec<&str> = text.lines().take(120).collect();
+    std::fs::write(&input, lines.join("\n")).unwrap();
+    let columns = "columns = { id = \"id\", prompt = \"prompt\", prefix = \"prefix\", reference = \"reference\" }";
+    let more = format!(
+        "format = \"parquet\"\n[reward]\nmodel = \"{}\"\noverlay = \"{}\"\n[prompt]\nmax_length = 32\n[generation]\ndo_sample = true\nnum_return_sequences = 4\nmax_new_tokens = 4\n[batch]\nwindow_rows = 32\n",
+        model.display(),
+        overlay.display()
+    );
+    let of_shards = |shards: &str| {
+        let job = Job::of_model(&model, &input, columns, &more);
+        instead(
+            &job,
+            "name =",
+            &format!("task = \"preference\"\nshards = {shards}\nname ="),
+        );
+        job
+    };
+    let job = of_shards("1");
+    job.run_ok(&[]);
+    assert_eq!(by_row(job.rows()).len(), 120);
+    check_pairs(&job, "best-worst", 0.0, &reward);
+    let sharded = of_shards("3");
+    let mut workers: Vec<_> = (0..3)
+        .map(|shard| {
+            let shard = format!("{shard}/3");
+            sharded
+                .command(&["run", "job.toml", "--quiet", "--shard", &shard])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for worker in &mut workers {
+        assert!(worker.wait().unwrap().success());
+    }
+    assert!(results(&sharded) == results(&job));
+}
+
+#[test]
+fn rows_that_are_left_out_are_in_no_phase() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 12);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}{}[batch]\nwindow_rows = 5\n",
+        judge()
+    );
+    let whole = of_input(&input, &more);
+    whole.run_ok(&["-q"]);
+    let some = of_input(&input, &more);
+    let keys = format!("{COLUMNS}\nskip = 2\nwhere = \"id != 'capital-005'\"");
+    instead(&some, COLUMNS, &keys);
+    let output = some.run_ok(&["-q", "--json"]);
+    let chosen = |mut rows: Vec<Value>| {
+        rows.retain(|row| row["row"].as_u64() > Some(1) && row["id"] != "capital-005");
+        rows
+    };
+    assert_eq!(by_row(some.rows()).len(), 9);
+    assert_eq!(some.rows(), chosen(whole.rows()));
+    for phase in ["samples", "rewards"] {
+        assert_eq!(phase_rows(&some, phase), chosen(phase_rows(&whole, phase)));
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let left_out = json!({"skip": 2, "limit": 0, "failed": 0, "where": 1});
+    assert_eq!(report["totals"]["left_out"], left_out, "{report}");
+    assert_eq!(report["totals"]["rows"], 12);
+    let verified = some.command(&["verify", "out"]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
+}

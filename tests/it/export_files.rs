@@ -137,10 +137,7 @@ fn every_export_of_a_folder_is_told_of_and_loadable() {
 #[test]
 fn a_file_never_has_its_name_without_its_card() {
     let job = generated("jsonl", "");
-    for (point, is_there) in [
-        ("create-before-link", false),
-        ("create-after-link", true),
-    ] {
+    for (point, is_there) in [("create-before-link", false), ("create-after-link", true)] {
         let file = if is_there {
             "after.jsonl"
         } else {

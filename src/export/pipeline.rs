@@ -95,18 +95,18 @@ impl Bytes {
         shape: Option<&Shape>,
         stop: &StopFlag,
     ) -> Result<(Self, Option<String>)> {
-        let bytes = match (form, shape) {
-            (Form::Json, _) => Self::Json,
-            (Form::Commas, _) => Self::Separated(b','),
-            (Form::Tabs, _) => Self::Separated(b'\t'),
-            (Form::Parquet, Some(shape)) => Self::Typed(schema(shape)),
-            (Form::Parquet, None) => match (job.record.spec.output.format, job.windows.first()) {
-                (OutputFormat::Parquet, Some(first)) => Self::Stored(job.part(first)?),
-                _ => {
-                    let (types, note) = job.schema(stop)?;
-                    return Ok((Self::Typed(types), note));
-                }
-            },
+        let is_stored = job.record.spec.output.format == OutputFormat::Parquet;
+        let part = job.windows.first().filter(|_| is_stored);
+        let bytes = match (form, shape, part) {
+            (Form::Json, ..) => Self::Json,
+            (Form::Commas, ..) => Self::Separated(b','),
+            (Form::Tabs, ..) => Self::Separated(b'\t'),
+            (Form::Parquet, Some(shape), _) => Self::Typed(schema(shape)),
+            (Form::Parquet, None, Some(part)) => Self::Stored(job.part(part)?),
+            (Form::Parquet, None, None) => {
+                let (types, note) = job.schema(stop)?;
+                return Ok((Self::Typed(types), note));
+            }
         };
         Ok((bytes, None))
     }

@@ -42,7 +42,12 @@ fn a_column_of_the_input_is_never_taken_for_a_result() {
         for (samples, more, answers) in [("flat", "", 1), ("flat", two, 2), ("nested", two, 2)] {
             let job = misnamed(format, samples, more);
             let row = &job.rows()[0];
-            assert_eq!(row["reward"], json!([1, 2, 3]), "{row}");
+            // Parquet holds columns of JSON as text.
+            let list = match format {
+                "parquet" => json!("[1,2,3]"),
+                _ => json!([1, 2, 3]),
+            };
+            assert_eq!(row["reward"], list, "{row}");
             assert_eq!(row["score"], json!(9.5), "{row}");
             let context = format!("{format}, {samples}, {answers}");
 

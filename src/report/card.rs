@@ -217,8 +217,8 @@ impl Card<'_> {
             row(&fact.name, fact.text)?;
         }
         if totals.referenced > 0 {
-            row("answers with a reference", grouped(totals.referenced))?;
-            row("those that match it", grouped(totals.exact))?;
+            row("rows with a reference", grouped(totals.referenced))?;
+            row("answers that match it", grouped(totals.exact))?;
         }
         for (name, value) in Metrics::of(&totals.sums).iter().flat_map(Metrics::named) {
             row(&name, value)?;

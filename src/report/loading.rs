@@ -81,7 +81,7 @@ pub(crate) fn loading(
 fn modules(library: &'static str, format: OutputFormat) -> &'static str {
     match (library, format) {
         ("pyarrow", OutputFormat::Parquet) => "pyarrow.parquet",
-        ("pyarrow", OutputFormat::Jsonl) => "glob, pyarrow, pyarrow.json",
+        ("pyarrow", OutputFormat::Jsonl) => "glob, os, pyarrow, pyarrow.json",
         ("pandas", OutputFormat::Jsonl) => "glob, pandas",
         (library, _) => library,
     }
@@ -120,7 +120,7 @@ fn pyarrow_json(files: &str, columns: &[ResultColumn]) -> String {
     let fields: Vec<String> = fields.collect();
     format!(
         "pyarrow.concat_tables((pyarrow.json.read_json(path, pyarrow.json.ReadOptions(block_size={BLOCK_BYTES}), \
-         pyarrow.json.ParseOptions(explicit_schema=pyarrow.schema({{{}}}))) for path in sorted(glob.glob({files}))), \
+         pyarrow.json.ParseOptions(explicit_schema=pyarrow.schema({{{}}}))) for path in sorted(glob.glob({files})) if os.path.getsize(path)), \
          promote_options=\"permissive\")",
         fields.join(", ")
     )

@@ -176,6 +176,8 @@ impl CountedRow {
             rows: 1,
             ..GroupTotals::default()
         };
+        // A row that failed has not got it right.
+        totals.referenced = u64::from(reference.is_some());
         let Ok(result) = outcome.result() else {
             return Self {
                 totals,
@@ -185,7 +187,6 @@ impl CountedRow {
         totals.ok = 1;
         task.count(result, &mut totals.sums);
         if let Some(reference) = reference {
-            totals.referenced = 1;
             let written = |text: &str| as_the_model_writes(tokenizer, text);
             totals.exact = u64::from(task.matches(result, reference, &written));
             let references: Vec<&str> = reference.texts().collect();

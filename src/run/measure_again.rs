@@ -134,6 +134,8 @@ impl Again {
             rows: 1,
             ..GroupTotals::default()
         };
+        // Without a tokenizer exact matches cannot be counted, and then a group says nothing of them.
+        totals.referenced = u64::from(row.reference.is_some() && self.tokenizer.is_some());
         let Some(answers) = answers else {
             return totals;
         };
@@ -146,7 +148,6 @@ impl Again {
         metrics::count(&answers, &references, &mut totals.sums);
         if let (Some(tokenizer), Some(answer)) = (&self.tokenizer, answers.first()) {
             let is_right = |text: &&str| as_the_model_writes(tokenizer, text) == answer.trim();
-            totals.referenced = 1;
             totals.exact = u64::from(references.iter().any(is_right));
         }
         totals

@@ -6,6 +6,8 @@ mod choose;
 mod generate;
 #[path = "../../examples/infill.rs"]
 mod infill;
+#[path = "../../examples/preference.rs"]
+mod preference;
 #[path = "../../examples/reward.rs"]
 mod reward;
 #[path = "../../examples/score.rs"]
@@ -16,6 +18,7 @@ fn each_task_runs_through_the_library() {
     choose::main().unwrap();
     generate::main().unwrap();
     infill::main().unwrap();
+    preference::main().unwrap();
     reward::main().unwrap();
     score::main().unwrap();
 }

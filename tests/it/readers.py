@@ -89,7 +89,7 @@ def card_calls(out):
     code = re.search(r"```python\n(.*?)```", card, re.S).group(1)
     for line in code.splitlines():
         scope = {}
-        library = re.match(r"import (?:glob, )?(\w+)", line).group(1)
+        library = re.match(r"import (?:glob, )?(?:os, )?(\w+)", line).group(1)
         yield library, line, scope
 
 

@@ -40,6 +40,12 @@ impl Filters {
                 "these results hold no answers that could be left out\nhint: `--where` can look at any column".to_owned(),
             ));
         }
+        if self.min_logprob.is_some_and(f64::is_nan) {
+            return Err(refused(
+                "`--min-logprob` is no number\nhint: give a number below 0, as in `--min-logprob -2`"
+                    .to_owned(),
+            ));
+        }
         let generates = matches!(source, Some(Source::Generate | Source::Infill));
         let is_scored = matches!(source, Some(Source::Score | Source::ScoredPair));
         if self.min_logprob.is_some() && !(is_scored || generates && own.has("logprob")) {

@@ -1,6 +1,6 @@
 //! The formats: their names, and which task can give them.
 
-use crate::job::{ColumnNames, JobSpec};
+use crate::job::{ChooseMethod, ColumnNames, JobSpec, ScoreMethod};
 
 /// Form of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,13 @@ impl Source {
     pub(super) fn of(spec: &JobSpec) -> Option<Self> {
         let is_pair =
             |names: &ColumnNames| matches!(names, ColumnNames::Several(names) if names.len() == 2);
+        let reads_whole_texts = (spec.choose.as_ref())
+            .is_some_and(|choose| choose.method == ChooseMethod::WholeText)
+            || (spec.score.as_ref()).is_some_and(|score| score.method == ScoreMethod::WholeText);
+        // The text that was judged is no prompt with an answer behind it.
+        if reads_whole_texts {
+            return None;
+        }
         Some(match spec.task.name() {
             "generate" => Self::Generate,
             "infill" => Self::Infill,

@@ -356,6 +356,11 @@ impl<'a> Export<'a> {
             // They are the same texts twice, and only one form of them is wanted.
             match shape.format {
                 Format::TrlPreference => items.answers.clear(),
+                // The second column is the worse one, which nothing should learn from.
+                Format::TrlPromptCompletion => {
+                    items.pairs.clear();
+                    items.answers.retain(|answer| answer.label != Some(false));
+                }
                 _ => items.pairs.clear(),
             }
         }

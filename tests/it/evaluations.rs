@@ -86,6 +86,7 @@ fn each_ready_job_runs_as_it_is() {
         ("clue-ocnli", 4, "4 choices, 4 of them with a label"),
         ("clue-afqmc", 4, "4 choices, 4 of them with a label"),
         ("clue-csl", 4, "4 choices, 4 of them with a label"),
+        ("clue-tnews", 4, "4 choices, 4 of them with a label"),
         ("cmrc", 3, "of 3 answers match the reference"),
     ] {
         let ready = Evaluation::new(name);

@@ -8,7 +8,7 @@ mod reference;
 
 use serde_json::{Map, Value};
 
-use self::columns::Columns;
+use self::columns::{Columns, columns_cure};
 use self::reference::references;
 use super::built::{Built, bad};
 use super::cell::{Cell, Record};
@@ -21,7 +21,7 @@ use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
-use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules, nearest};
+use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules};
 use crate::outcome::{BadRow, LeftOut};
 use crate::stop::StopFlag;
 
@@ -465,30 +465,6 @@ impl PromptBuilder {
             )),
         }
     }
-}
-
-fn columns_cure(name: &str, index: &InputIndex) -> String {
-    nearest_column(
-        name,
-        index.columns.iter().map(|column| column.name.as_str()),
-    )
-}
-
-/// What helps where no row has a column: the nearest one, else the list of them.
-pub(super) fn nearest_column<'a>(
-    name: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-) -> String {
-    if let Some(known) = nearest(name, known.clone()) {
-        return format!("did you mean `{known}`?");
-    }
-    if let Some((column, path)) = name.split_once('.')
-        && let Some(known) = nearest(column, known.clone())
-    {
-        return format!("did you mean `{known}.{path}`?");
-    }
-    let list: Vec<String> = known.take(20).map(|known| format!("`{known}`")).collect();
-    format!("the input has {}", list.join(", "))
 }
 
 /// The column that the results take as `id`: the job's, else `id` where the input has it.

@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::counts::as_the_model_writes;
-use super::read::input_spec;
+use super::read::source_of;
 use crate::checkpoint::{self, CommittedWindow, GroupTotals, JobRecord, OutputFolder, Totals};
 use crate::error::{Error, Result};
 use crate::ids::RowId;
-use crate::input::{self, InputRow, OpenOptions, PromptSource};
+use crate::input::{self, InputRow, PromptSource};
 use crate::job::{JobSpec, Task};
 use crate::metrics;
 use crate::sink::{self, ResultRow};
@@ -80,16 +79,8 @@ impl Again {
         input::confirm(&mut record.input, record.rules, &StopFlag::default())?;
         let spec = &record.spec;
         let by = by.or(spec.report.by.as_deref());
-        let options = OpenOptions {
-            input: &input_spec(spec, record.rules),
-            prompt: &spec.prompt,
-            group: by,
-            choices: spec.template_choices(),
-            carried: &spec.output.columns,
-            rules: record.rules,
-        };
         Ok(Self {
-            source: input::open(&options, Arc::new(record.input.clone()))?,
+            source: source_of(&record, by)?,
             tokenizer: tokenizer(spec),
             groups: by.is_some(),
         })

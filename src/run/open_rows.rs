@@ -5,17 +5,15 @@
 //! only after a pass over the whole input, rows are shown without them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::read::input_spec;
+use super::read::source_of;
 use crate::checkpoint::{self, JobFingerprint, JobRecord, OutputFolder, StoredJob};
 use crate::error::Result;
 use crate::ids::{RowId, WindowId};
 use crate::input::{
-    self, Carried, InputIndex, InputRow, InputWindow, OpenOptions, Place, Prompt, PromptSource,
-    WindowSpan,
+    self, Carried, InputIndex, InputRow, InputWindow, Place, Prompt, PromptSource, WindowSpan,
 };
 use crate::job::{CarriedColumns, JobSpec, OutputFormat};
 use crate::outcome::Outcome;
@@ -100,17 +98,8 @@ impl Input {
         if record.trial.is_some() {
             return Err("the job is a trial".to_owned());
         }
-        let (spec, index) = (&record.spec, Arc::new(record.input.clone()));
-        let options = OpenOptions {
-            input: &input_spec(spec, record.rules),
-            prompt: &spec.prompt,
-            group: spec.report.by.as_deref(),
-            choices: spec.template_choices(),
-            carried: &spec.output.columns,
-            rules: record.rules,
-        };
-        let source = input::open(&options, index).map_err(|error| error.to_string())?;
-        let spec = as_lines(spec);
+        let source = source_of(record, None).map_err(|error| error.to_string())?;
+        let spec = as_lines(&record.spec);
         let id = input::id_column(&spec.input.columns, &record.input);
         let sink = sink::new_sink(
             &tasks::form(&spec),

@@ -1,25 +1,24 @@
 //! Rows of a finished or running job to the prompts that their answers were made from, read again from the input.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
 use super::counts::Noted;
 use super::feed::RowEncoder;
 use super::model_facts::ModelFacts;
-use super::read::input_spec;
+use super::read::source_of;
 use crate::checkpoint::JobRecord;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, WindowId};
-use crate::input::{self, InputIndex, InputRow, OpenOptions, Prompt, PromptSource};
+use crate::input::{InputRow, Prompt, PromptSource, WindowSpan};
 use crate::job::{JobSpec, Rules};
 use crate::stop::StopFlag;
 use crate::tasks::Examples;
 
 /// Prompts of a job by row. One window is held at a time, so rows cost least in their order.
 pub(crate) struct Prompts {
-    index: Arc<InputIndex>,
+    windows: Vec<WindowSpan>,
     source: Box<dyn PromptSource>,
     window: Option<(WindowId, BTreeMap<RowId, Prompt>)>,
     /// Puts examples before the prompts, where the job has them.
@@ -74,21 +73,7 @@ impl Shots {
 ///
 /// An input that cannot be opened any more.
 pub(crate) fn input_types(record: &JobRecord) -> Result<Option<SchemaRef>> {
-    let source = source_of(record, &Arc::new(record.input.clone()))?;
-    Ok(source.arrow_schema())
-}
-
-fn source_of(record: &JobRecord, index: &Arc<InputIndex>) -> Result<Box<dyn PromptSource>> {
-    let spec = &record.spec;
-    let options = OpenOptions {
-        input: &input_spec(spec, record.rules),
-        prompt: &spec.prompt,
-        group: spec.report.by.as_deref(),
-        choices: spec.template_choices(),
-        carried: &spec.output.columns,
-        rules: record.rules,
-    };
-    Ok(input::open(&options, Arc::clone(index))?)
+    Ok(source_of(record, None)?.arrow_schema())
 }
 
 impl Prompts {
@@ -103,10 +88,9 @@ impl Prompts {
                 "the prompts of a trial cannot be made again from its input\nhint: run the trial with `--set output.prompt=true`, which keeps them in the results".to_owned(),
             ));
         }
-        let index = Arc::new(record.input.clone());
         Ok(Self {
-            source: source_of(record, &index)?,
-            index,
+            source: source_of(record, None)?,
+            windows: record.input.windows.clone(),
             window: None,
             shots: Shots::new(record)?,
         })
@@ -118,7 +102,7 @@ impl Prompts {
     ///
     /// An input that is not what the job has read.
     pub(crate) fn of(&mut self, row: RowId) -> Result<Option<&Prompt>> {
-        let windows = &self.index.windows;
+        let windows = &self.windows;
         let place = windows.partition_point(|span| span.first_row <= row);
         let Some(span) = place.checked_sub(1).and_then(|place| windows.get(place)) else {
             return Ok(None);

@@ -149,6 +149,20 @@ impl ReadInput {
     }
 }
 
+/// The input of a job that has begun, opened again; `group` is the column that splits its metrics.
+pub(super) fn source_of(record: &JobRecord, group: Option<&str>) -> Result<Box<dyn PromptSource>> {
+    let spec = &record.spec;
+    let options = OpenOptions {
+        input: &input_spec(spec, record.rules),
+        prompt: &spec.prompt,
+        group,
+        choices: spec.template_choices(),
+        carried: &spec.output.columns,
+        rules: record.rules,
+    };
+    Ok(input::open(&options, Arc::new(record.input.clone()))?)
+}
+
 /// What reading goes by under the rules of the job.
 pub(super) fn input_spec(spec: &JobSpec, rules: Rules) -> InputSpec {
     let mut input = spec.input.clone();

@@ -2,7 +2,8 @@
 
 use crate::input::following::Following;
 use crate::input::nested::Named;
-use crate::job::{ColumnSpec, PromptSpec};
+use crate::input::types::InputIndex;
+use crate::job::{ColumnSpec, PromptSpec, nearest};
 
 /// The columns that the job names.
 pub(super) struct Columns {
@@ -40,4 +41,19 @@ impl Columns {
             },
         }
     }
+}
+
+/// What helps where no row of the input has a column: the nearest one, else the list of them.
+pub(super) fn columns_cure(name: &str, index: &InputIndex) -> String {
+    let known = || index.columns.iter().map(|column| column.name.as_str());
+    if let Some(known) = nearest(name, known()) {
+        return format!("did you mean `{known}`?");
+    }
+    if let Some((column, path)) = name.split_once('.')
+        && let Some(known) = nearest(column, known())
+    {
+        return format!("did you mean `{known}.{path}`?");
+    }
+    let list: Vec<String> = known().take(20).map(|known| format!("`{known}`")).collect();
+    format!("the input has {}", list.join(", "))
 }

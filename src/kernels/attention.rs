@@ -155,7 +155,12 @@ fn attend_block_body(block: &mut QueryBlock<'_>, seen: &[HeadCache<'_>], scores:
         }
         first += cache.keys.len() / size;
     }
-    let totals = [s0, s1, s2, s3].map(exponentials);
+    let totals = [
+        exponentials(s0),
+        exponentials(s1),
+        exponentials(s2),
+        exponentials(s3),
+    ];
     // A few columns at a time, so that the sums of all queries stay in registers.
     for start in (0..size).step_by(LANES) {
         let width = LANES.min(size - start);

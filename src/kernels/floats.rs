@@ -14,7 +14,7 @@ use std::iter::StepBy;
 use std::ops::Range;
 use std::slice::IterMut;
 
-use super::registers::{Any, Registers, Weight};
+use super::registers::{Any, Registers, Weight, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
 
@@ -24,6 +24,9 @@ pub(super) const BLOCK: usize = 256;
 /// Fewer rows than this stay near the registers while a panel is read from end to end; from here on blocks
 /// are the outer loop, and 16-bit weights are widened once a block instead of once a tile.
 const MANY_ROWS: usize = 16;
+
+/// How many weights ahead memory is asked for where panels are read side by side.
+const NEAR: usize = 48;
 
 /// How weights are laid out, and how many rows a tile takes: what the registers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,18 @@ pub(super) fn fill_tiles<T>(
 #[inline(always)]
 pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(most);
-    (0..count).map(move |tile| rows * tile / count..rows * (tile + 1) / count)
+    let (least, larger) = if count == 0 {
+        (0, 0)
+    } else {
+        (rows / count, rows % count)
+    };
+    // No division for each tile: there are many of them.
+    let mut end = 0;
+    (0..count).map(move |tile| {
+        let start = end;
+        end += least + usize::from(tile < larger);
+        start..end
+    })
 }
 
 /// Lays weights out panel by panel, each with the values of one k side by side; zeros fill the last panel.
@@ -147,8 +161,9 @@ pub(super) fn fill_panels<T>(
 ///
 /// # Shapes
 ///
-/// `weights` comes from [`pack_weights`], `tiles` from [`pack_rows`]; `out` has a slice for each row, as
-/// wide as the outputs of the panels, without those that only fill the last panel.
+/// `weights` comes from [`pack_weights`] and begins with the task's first panel; what follows its last one is only
+/// asked for, as the memory that is read next. `tiles` comes from [`pack_rows`]; `out` has a slice for each row, as
+/// wide as the task's outputs.
 pub(super) fn multiply<W: Weight>(
     layout: Layout,
     k: usize,
@@ -242,6 +257,25 @@ fn panels<W: Weight, R, const TILE: usize, const PANEL: usize>(
     }
 }
 
+/// One block of a panel, and the weights that are read after it.
+struct Block<'a, W, const PANEL: usize> {
+    weights: &'a [[W; PANEL]],
+    /// Not computed with, only asked for, so that they are in the caches by then.
+    ahead: &'a [[W; PANEL]],
+}
+
+impl<'a, W, const PANEL: usize> Block<'a, W, PANEL> {
+    /// The block at `start` of all panels, with what is at `next` after it.
+    #[inline(always)]
+    fn new(weights: &'a [[W; PANEL]], start: usize, count: usize, next: usize) -> Self {
+        let end = weights.len();
+        Self {
+            weights: &weights[start..start + count],
+            ahead: &weights[next.min(end)..(next + count).min(end)],
+        }
+    }
+}
+
 /// Reads the weights from end to end, which suits few rows.
 #[inline(always)]
 pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
@@ -251,7 +285,7 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
     tiles: &[R::Row],
     out: &mut [&mut [f32]],
 ) {
-    let count = weights.len() / steps;
+    let count = panels_of::<PANEL>(out);
     let rows = out.len();
     let mut panel = 0;
     while panel < count {
@@ -262,7 +296,13 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
         };
         for from in (0..steps).step_by(BLOCK / R::STEP) {
             let to = steps.min(from + BLOCK / R::STEP);
-            let at = |number: usize| &weights[(panel + number) * steps..][from..to];
+            // Panels that are read side by side need no more than the next weights of each: whole blocks of several
+            // would drive one another out of the first cache.
+            let distance = if side_by_side == 1 { to - from } else { NEAR };
+            let at = |number: usize| {
+                let start = (panel + number) * steps + from;
+                Block::new(weights, start, to - from, start + distance)
+            };
             let column = panel * PANEL;
             if side_by_side == 4 {
                 let four = [at(0), at(1), at(2), at(3)];
@@ -275,9 +315,14 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
                     sum::<W, R, 3, 2, PANEL>(registers, tile, two, out, column, from);
                 }
             } else {
-                let block = at(0);
                 rows_of_tiles::<W, R, TILE, PANEL>(
-                    registers, steps, tiles, block, out, column, from,
+                    registers,
+                    steps,
+                    tiles,
+                    at(0),
+                    out,
+                    column,
+                    from,
                 );
             }
         }
@@ -299,18 +344,32 @@ fn block_by_block<W: Weight, R, const TILE: usize, const PANEL: usize>(
     R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
 {
     let mut wide = [[0.0; PANEL]; BLOCK];
+    let count = panels_of::<PANEL>(out);
     for from in (0..k).step_by(BLOCK) {
         let to = k.min(from + BLOCK);
-        for (panel, weights) in weights.chunks_exact(k).enumerate() {
-            let block = &weights[from..to];
+        for panel in 0..count {
+            let next = if panel + 1 < count {
+                (panel + 1) * k + from
+            } else if to < k {
+                to
+            } else {
+                count * k
+            };
+            let block = Block::new(weights, panel * k + from, to - from, next);
             let column = panel * PANEL;
             if W::IS_NARROW {
                 let wide = &mut wide[..to - from];
-                for (wide, weights) in wide.iter_mut().zip(block) {
+                for (at, (wide, weights)) in wide.iter_mut().zip(block.weights).enumerate() {
+                    if let Some(ahead) = block.ahead.get(at) {
+                        prefetch(ahead);
+                    }
                     let values = Registers::<W, PANEL>::load(registers, weights);
                     *wide = Registers::<f32, PANEL>::store(registers, values);
                 }
-                let block = &*wide;
+                let block = Block {
+                    weights: &*wide,
+                    ahead: &[],
+                };
                 rows_of_tiles::<f32, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
             } else {
                 rows_of_tiles::<W, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
@@ -319,23 +378,31 @@ fn block_by_block<W: Weight, R, const TILE: usize, const PANEL: usize>(
     }
 }
 
-/// All rows with one block of one panel.
+/// All rows with one block of one panel. Each tile asks for its share of the next block.
 #[inline(always)]
 fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
     registers: R,
     steps: usize,
     tiles: &[R::Row],
-    block: &[[W; PANEL]],
+    block: Block<'_, W, PANEL>,
     out: &mut [&mut [f32]],
     column: usize,
     from: usize,
 ) {
-    let to = from + block.len();
+    let Block { weights, mut ahead } = block;
+    let to = from + weights.len();
+    let share = ahead.len().div_ceil(out.len().div_ceil(TILE).max(1));
     for tile in tiles_of(out.len(), TILE) {
         let rows = tile.len();
         let start = tile.start * steps;
         let out = &mut out[tile];
         let tile = &tiles[start + rows * from..start + rows * to];
+        let (asked, later) = ahead.split_at(share.min(ahead.len()));
+        ahead = later;
+        let block = Block {
+            weights,
+            ahead: asked,
+        };
         if rows == TILE {
             sum::<W, R, TILE, 1, PANEL>(registers, tile, [block], out, column, from);
             continue;
@@ -360,41 +427,60 @@ fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usiz
 }
 
 /// One block of k for `ROWS` rows and `PANELS` panels: the sums start at zero in registers, and are the
-/// output's first or are added to it.
+/// output's first or are added to it. Meanwhile the weights of `ahead` come from memory.
+///
+/// Loops have fixed bounds and take no closures: only so the sums stay in registers, and only so they are compiled for
+/// the instruction set where a crate is cut into many units.
 #[inline(always)]
 fn sum<W, R: Registers<W, PANEL>, const ROWS: usize, const PANELS: usize, const PANEL: usize>(
     registers: R,
     tile: &[R::Row],
-    blocks: [&[[W; PANEL]]; PANELS],
+    mut blocks: [Block<'_, W, PANEL>; PANELS],
     out: &mut [&mut [f32]],
     column: usize,
     from: usize,
 ) {
     let (tile, _) = tile.as_chunks::<ROWS>();
-    let blocks = blocks.map(|block| &block[..tile.len()]);
+    for block in &mut blocks {
+        block.weights = &block.weights[..tile.len()];
+    }
     let mut sums = [[registers.zero(); PANELS]; ROWS];
     for (at, x) in tile.iter().enumerate() {
-        for (panel, block) in blocks.iter().enumerate() {
-            let factors = registers.load(&block[at]);
-            for (sums, &x) in sums.iter_mut().zip(x) {
-                sums[panel] = registers.add(sums[panel], x, factors);
+        for panel in 0..PANELS {
+            if let Some(ahead) = blocks[panel].ahead.get(at) {
+                prefetch(ahead);
+            }
+            let factors = registers.load(&blocks[panel].weights[at]);
+            for row in 0..ROWS {
+                sums[row][panel] = registers.add(sums[row][panel], x[row], factors);
             }
         }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (out, sums) in out[column..]
-            .chunks_mut(PANEL)
-            .zip(sums.map(|sum| registers.store(sum)))
-        {
-            if from == 0 {
-                out.copy_from_slice(&sums[..out.len()]);
-            } else {
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out += sum;
-                }
+    for row in 0..ROWS {
+        for panel in 0..PANELS {
+            let sums = registers.store(sums[row][panel]);
+            let out = &mut out[row][column + panel * PANEL..];
+            // A whole panel makes loops of fixed bounds, whose values stay in registers.
+            match out.first_chunk_mut::<PANEL>() {
+                Some(out) => put(out, &sums, from == 0),
+                None => put(out, &sums, from == 0),
             }
         }
     }
+}
+
+/// Makes the sums of a block the output, or adds them to it.
+#[inline(always)]
+fn put<const PANEL: usize>(out: &mut [f32], sums: &[f32; PANEL], is_first: bool) {
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = if is_first { *sum } else { *out + sum };
+    }
+}
+
+/// Panels that the outputs of a task take.
+#[inline(always)]
+pub(super) fn panels_of<const PANEL: usize>(out: &[&mut [f32]]) -> usize {
+    out.first().map_or(0, |out| out.len().div_ceil(PANEL))
 }
 
 #[cfg(test)]

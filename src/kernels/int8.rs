@@ -10,8 +10,10 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use super::floats::{fill_tiles, tiles_of};
-use super::int8_dot::{self, GROUP, Tile};
+use bytemuck::must_cast;
+
+use super::floats::{fill_tiles, panels_of, tiles_of};
+use super::int8_dot::{self, GROUP, Place, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512Vnni};
 use super::simd::multiversion;
@@ -118,7 +120,7 @@ pub(super) struct Rows<'a> {
     pub(super) scales: &'a [f32],
 }
 
-/// Some panels of weights as codes.
+/// Some panels of weights as codes: those of a task, and behind them those that are read next.
 ///
 /// # Shapes
 ///
@@ -173,7 +175,7 @@ pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scal
             encode(values, &mut codes, scale);
             let (fours, _) = codes.as_chunks::<GROUP>();
             for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
-                *word = u32::from_ne_bytes(four.map(|code| code as u8)) ^ shift;
+                *word = must_cast::<[i8; GROUP], u32>(*four) ^ shift;
             }
         }
     });
@@ -213,12 +215,11 @@ pub(super) fn encode_weights(
 }
 
 impl Panels<'_> {
-    /// Multiplies rows with these panels.
+    /// Multiplies rows with the first of these panels.
     ///
     /// # Shapes
     ///
-    /// `out` has a slice for each row, as wide as the outputs of the panels, without those that only fill the
-    /// last panel.
+    /// `out` has a slice for each row, as wide as the task's outputs.
     pub(super) fn multiply(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         match self.dot {
             Dot::Portable => self.tiles(rows, out, &int8_dot::portable::<16, 64>),
@@ -236,11 +237,11 @@ impl Panels<'_> {
     fn avx2(&self, _: Avx2, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         #[target_feature(enable = "avx2")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-            panels.tiles(rows, out, &|tile, sums| match sums.len() {
-                1 => int8_dot::avx2::<1>(tile, sums),
-                2 => int8_dot::avx2::<2>(tile, sums),
-                3 => int8_dot::avx2::<3>(tile, sums),
-                _ => int8_dot::avx2::<4>(tile, sums),
+            panels.tiles(rows, out, &|tile, place| match place.rows.len() {
+                1 => int8_dot::avx2::<1>(tile, place),
+                2 => int8_dot::avx2::<2>(tile, place),
+                3 => int8_dot::avx2::<3>(tile, place),
+                _ => int8_dot::avx2::<4>(tile, place),
             });
         }
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
@@ -252,65 +253,75 @@ impl Panels<'_> {
     fn vnni(&self, _: Avx512Vnni, rows: Rows<'_>, out: &mut [&mut [f32]]) {
         #[target_feature(enable = "avx512f,avx512vnni")]
         fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-            panels.tiles(rows, out, &|tile, sums| match sums.len() {
-                1 => int8_dot::vnni::<1>(tile, sums),
-                2 => int8_dot::vnni::<2>(tile, sums),
-                3 => int8_dot::vnni::<3>(tile, sums),
-                4 => int8_dot::vnni::<4>(tile, sums),
-                5 => int8_dot::vnni::<5>(tile, sums),
-                6 => int8_dot::vnni::<6>(tile, sums),
-                7 => int8_dot::vnni::<7>(tile, sums),
-                _ => int8_dot::vnni::<8>(tile, sums),
+            panels.tiles(rows, out, &|tile, place| match place.rows.len() {
+                1 => int8_dot::vnni::<1>(tile, place),
+                2 => int8_dot::vnni::<2>(tile, place),
+                3 => int8_dot::vnni::<3>(tile, place),
+                4 => int8_dot::vnni::<4>(tile, place),
+                5 => int8_dot::vnni::<5>(tile, place),
+                6 => int8_dot::vnni::<6>(tile, place),
+                7 => int8_dot::vnni::<7>(tile, place),
+                _ => int8_dot::vnni::<8>(tile, place),
             });
         }
         // SAFETY: an `Avx512Vnni` exists only where AVX-512F and AVX512_VNNI were detected.
         unsafe { version(*self, rows, out) }
     }
 
-    /// The body of [`Panels::multiply`]: `dot` sums one block of a tile for `PANEL` outputs, of which one
+    /// The body of [`Panels::multiply`]: `dot` multiplies one block of a tile with `PANEL` outputs, of which one
     /// step holds `STEP` codes.
     #[inline(always)]
     fn tiles<const PANEL: usize, const STEP: usize>(
         &self,
         rows: Rows<'_>,
         out: &mut [&mut [f32]],
-        dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut [[i32; PANEL]]),
+        dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut Place<'_, '_>),
     ) {
         let (width, blocks) = (groups(self.k), blocks(self.k));
         let (codes, _) = self.codes.as_chunks::<STEP>();
         let (scales, _) = self.scales.as_chunks::<PANEL>();
-        let panels = codes.len() / width;
-        let mut sums = [[0; PANEL]; MOST_ROWS];
-        for step in 0..panels * blocks {
-            // Few rows read memory straight on; many keep a block of themselves in the caches.
-            let (panel, block) = if out.len() < MANY_ROWS {
-                (step / blocks, step % blocks)
-            } else {
-                (step % panels, step / panels)
-            };
+        let (scales, _) = scales.as_chunks::<2>();
+        let panels = panels_of::<PANEL>(out);
+        let most = self.dot.tile();
+        let tiles = out.len().div_ceil(most);
+        let is_few = out.len() < MANY_ROWS;
+        // Few rows read memory straight on; many keep a block of themselves in the caches.
+        let block_of = |step: usize| match is_few {
+            _ if step == panels * blocks => (panels, 0),
+            true => (step / blocks, step % blocks),
+            false => (step % panels, step / panels),
+        };
+        let codes_of = |(panel, block): (usize, usize)| {
             let first = block * groups(BLOCK);
-            let groups = first..width.min(first + groups(BLOCK));
-            let codes = &codes[panel * width..][groups.clone()];
-            let at = (panel * blocks + block) * 2;
-            let starts = scales[at + 1].map(|start| start as i32);
-            for tile in tiles_of(out.len(), self.dot.tile()) {
+            let count = groups(BLOCK).min(width - first);
+            let start = (panel * width + first).min(codes.len());
+            &codes[start..codes.len().min(start + count)]
+        };
+        for step in 0..panels * blocks {
+            let (panel, block) = block_of(step);
+            let first = block * groups(BLOCK);
+            let codes = codes_of((panel, block));
+            let mut ahead = codes_of(block_of(step + 1)).chunks(codes.len().div_ceil(tiles));
+            for tile in tiles_of(out.len(), most) {
                 let count = tile.len();
-                let words = &rows.words[tile.start * width..];
-                let sums = &mut sums[..count];
-                let part = Tile {
-                    words: &words[groups.start * count..groups.end * count],
-                    codes,
-                    starts: &starts,
-                };
-                dot(&part, sums);
-                for (row, sums) in tile.zip(sums) {
-                    let row_scale = rows.scales[row * blocks + block];
-                    let out = out[row][panel * PANEL..].iter_mut();
-                    for ((out, &sum), scale) in out.zip(&*sums).zip(&scales[at]) {
-                        let value = sum as f32 * (row_scale * scale);
-                        *out = if block == 0 { value } else { *out + value };
-                    }
+                let words = &rows.words[tile.start * width..tile.end * width];
+                let mut row_scales = [0.0; MOST_ROWS];
+                for (at, row) in tile.clone().enumerate() {
+                    row_scales[at] = rows.scales[row * blocks + block];
                 }
+                let part = Tile {
+                    words: &words[first * count..(first + codes.len()) * count],
+                    row_scales: &row_scales[..count],
+                    codes,
+                    scales: &scales[panel * blocks + block],
+                    ahead: ahead.next().unwrap_or(&[]),
+                };
+                let mut place = Place {
+                    rows: &mut out[tile],
+                    column: panel * PANEL,
+                    is_first: block == 0,
+                };
+                dot(&part, &mut place);
             }
         }
     }

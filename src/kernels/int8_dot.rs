@@ -10,13 +10,16 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_sign_epi8,
-    _mm512_dpbusd_epi32, _mm512_set1_epi32,
+    __m256i, __m512, __m512i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
+    _mm256_sign_epi8, _mm512_cvttps_epi32, _mm512_dpbusd_epi32, _mm512_set1_epi32,
 };
 
 #[cfg(target_arch = "x86_64")]
 use bytemuck::must_cast;
+
+#[cfg(target_arch = "x86_64")]
+use super::registers::prefetch;
 
 /// Values of k whose codes share one word of a row.
 pub(super) const GROUP: usize = 4;
@@ -25,88 +28,167 @@ pub(super) const GROUP: usize = 4;
 pub(super) struct Tile<'a, const PANEL: usize, const STEP: usize> {
     /// (groups of k, rows).
     pub(super) words: &'a [u32],
+    /// What a code of the block is worth, for each row.
+    pub(super) row_scales: &'a [f32],
     /// (groups of k, outputs, values of a group).
     pub(super) codes: &'a [[i8; STEP]],
-    /// Where the sum of each output begins.
-    pub(super) starts: &'a [i32; PANEL],
+    /// What a code of the block is worth for each output, and the whole number where its sum begins.
+    pub(super) scales: &'a [[f32; PANEL]; 2],
+    /// Codes that are read next; they come from memory meanwhile.
+    pub(super) ahead: &'a [[i8; STEP]],
+}
+
+/// Where the products of a tile go.
+pub(super) struct Place<'a, 'b> {
+    /// The outputs of each row.
+    pub(super) rows: &'a mut [&'b mut [f32]],
+    /// The first output of the panel.
+    pub(super) column: usize,
+    /// Whether this is the first block of k; the products of later ones are added.
+    pub(super) is_first: bool,
+}
+
+impl Place<'_, '_> {
+    /// Stores what the sums of one row are worth.
+    #[inline(always)]
+    fn put<const PANEL: usize>(
+        &mut self,
+        row: usize,
+        sums: &[i32; PANEL],
+        row_scale: f32,
+        scales: &[f32; PANEL],
+    ) {
+        let out = &mut self.rows[row][self.column..];
+        // A whole panel makes loops of fixed bounds, whose values stay in registers.
+        match out.first_chunk_mut::<PANEL>() {
+            Some(out) => put(out, sums, row_scale, scales, self.is_first),
+            None => put(out, sums, row_scale, scales, self.is_first),
+        }
+    }
+}
+
+#[inline(always)]
+fn put<const PANEL: usize>(
+    out: &mut [f32],
+    sums: &[i32; PANEL],
+    row_scale: f32,
+    scales: &[f32; PANEL],
+    is_first: bool,
+) {
+    for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+        let value = sum as f32 * (row_scale * scale);
+        *out = if is_first { value } else { *out + value };
+    }
 }
 
 /// Sums in plain Rust.
 #[inline(always)]
 pub(super) fn portable<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
-    sums: &mut [[i32; PANEL]],
+    place: &mut Place<'_, '_>,
 ) {
-    plain(tile, sums, |byte| i32::from(byte as i8));
+    plain(tile, place, |byte| i32::from(byte as i8));
 }
 
 /// As [`portable`], for the codes that VNNI takes.
 #[cfg(test)]
 pub(super) fn shifted<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
-    sums: &mut [[i32; PANEL]],
+    place: &mut Place<'_, '_>,
 ) {
-    plain(tile, sums, i32::from);
+    plain(tile, place, i32::from);
 }
 
 #[inline(always)]
 fn plain<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
-    sums: &mut [[i32; PANEL]],
+    place: &mut Place<'_, '_>,
     value: impl Fn(u8) -> i32,
 ) {
-    sums.fill(*tile.starts);
-    for (codes, words) in tile.codes.iter().zip(tile.words.chunks(sums.len())) {
-        let (codes, _) = codes.as_chunks::<GROUP>();
-        for (sums, word) in sums.iter_mut().zip(words) {
-            let values = word.to_ne_bytes().map(&value);
+    let rows = tile.row_scales.len();
+    for (row, &row_scale) in tile.row_scales.iter().enumerate() {
+        let mut sums = [0; PANEL];
+        for (sum, &start) in sums.iter_mut().zip(&tile.scales[1]) {
+            *sum = start as i32;
+        }
+        for (codes, words) in tile.codes.iter().zip(tile.words.chunks_exact(rows)) {
+            let (codes, _) = codes.as_chunks::<GROUP>();
+            let bytes = words[row].to_ne_bytes();
             for (sum, codes) in sums.iter_mut().zip(codes) {
-                for (value, &code) in values.iter().zip(codes) {
-                    *sum += value * i32::from(code);
+                for (&byte, &code) in bytes.iter().zip(codes) {
+                    *sum += value(byte) * i32::from(code);
                 }
             }
         }
+        place.put(row, &sums, row_scale, &tile.scales[0]);
     }
 }
 
-/// The magnitude of a row's code times the weight's with its sign: two such products stay below 2^15.
+/// The weight's magnitude times the row's code with the weight's sign: two such products stay below 2^15.
+///
+/// Sums begin at zero: nothing is shifted.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, sums: &mut [[i32; 16]]) {
+pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, place: &mut Place<'_, '_>) {
     let ones = _mm256_set1_epi16(1);
     let mut all = [[_mm256_setzero_si256(); 2]; ROWS];
     let (words, _) = tile.words.as_chunks::<ROWS>();
-    for (codes, words) in tile.codes.iter().zip(words) {
+    for (at, (codes, words)) in tile.codes.iter().zip(words).enumerate() {
+        if let Some(ahead) = tile.ahead.get(at) {
+            prefetch(ahead);
+        }
         let codes: [__m256i; 2] = must_cast(*codes);
-        for (sums, &word) in all.iter_mut().zip(words) {
-            let values = _mm256_set1_epi32(word as i32);
-            let magnitudes = _mm256_abs_epi8(values);
-            for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(codes, values));
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+        let magnitudes = [_mm256_abs_epi8(codes[0]), _mm256_abs_epi8(codes[1])];
+        for row in 0..ROWS {
+            let values = _mm256_set1_epi32(words[row] as i32);
+            for half in 0..2 {
+                let signed = _mm256_sign_epi8(values, codes[half]);
+                let pairs = _mm256_maddubs_epi16(magnitudes[half], signed);
+                let sums = _mm256_madd_epi16(pairs, ones);
+                all[row][half] = _mm256_add_epi32(all[row][half], sums);
             }
         }
     }
-    for (sums, all) in sums.iter_mut().zip(all) {
-        *sums = must_cast::<[__m256i; 2], _>(all);
+    for (row, sums) in all.iter().enumerate() {
+        place.put::<16>(
+            row,
+            &must_cast(*sums),
+            tile.row_scales[row],
+            &tile.scales[0],
+        );
     }
 }
 
+/// Four products and their sum at once: the codes of rows are shifted by 128, and sums begin where that is
+/// taken out again.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, sums: &mut [[i32; 32]]) {
-    let mut all = [must_cast::<[i32; 32], [__m512i; 2]>(*tile.starts); ROWS];
+pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Place<'_, '_>) {
+    let starts: [__m512; 2] = must_cast(tile.scales[1]);
+    let starts = [
+        _mm512_cvttps_epi32(starts[0]),
+        _mm512_cvttps_epi32(starts[1]),
+    ];
+    let mut all = [starts; ROWS];
     let (words, _) = tile.words.as_chunks::<ROWS>();
-    for (codes, words) in tile.codes.iter().zip(words) {
+    for (at, (codes, words)) in tile.codes.iter().zip(words).enumerate() {
+        if let Some(ahead) = tile.ahead.get(at) {
+            prefetch(ahead);
+        }
         let codes: [__m512i; 2] = must_cast(*codes);
-        for (sums, &word) in all.iter_mut().zip(words) {
-            let values = _mm512_set1_epi32(word as i32);
-            for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                *sum = _mm512_dpbusd_epi32(*sum, values, codes);
+        for row in 0..ROWS {
+            let values = _mm512_set1_epi32(words[row] as i32);
+            for half in 0..2 {
+                all[row][half] = _mm512_dpbusd_epi32(all[row][half], values, codes[half]);
             }
         }
     }
-    for (sums, all) in sums.iter_mut().zip(all) {
-        *sums = must_cast::<[__m512i; 2], _>(all);
+    for (row, sums) in all.iter().enumerate() {
+        place.put::<32>(
+            row,
+            &must_cast(*sums),
+            tile.row_scales[row],
+            &tile.scales[0],
+        );
     }
 }

@@ -194,9 +194,10 @@ impl PackedLinear {
             .zip(tiles.par_chunks_mut(TASK_ROWS * k))
             .for_each(|(x, tiles)| pack_rows(layout, k, x, tiles));
         let tiles: Vec<&[f32]> = tiles.chunks(TASK_ROWS * k).collect();
-        let tasks: Vec<&[W]> = weights.values.chunks(TASK_OUTPUTS * k).collect();
+        // To their end, not to that of the task, which asks for the first weights of the next one.
+        let from = |task: usize| &weights.values[task * TASK_OUTPUTS * k..];
         self.tasks(out, epilogue, |task, group, out| {
-            multiply(layout, k, tasks[task], tiles[group], out);
+            multiply(layout, k, from(task), tiles[group], out);
         });
     }
 
@@ -215,9 +216,9 @@ impl PackedLinear {
             .zip(words.par_chunks_mut(words_at_once))
             .for_each(|(x, words)| bfloat16::encode_rows(form, k, x, words));
         let rows: Vec<&[u32]> = words.chunks(words_at_once).collect();
-        let tasks: Vec<&[bf16]> = weights.values.chunks(form.size(k, TASK_OUTPUTS)).collect();
+        let from = |task: usize| &weights.values[form.size(k, TASK_OUTPUTS) * task..];
         self.tasks(out, epilogue, |task, group, out| {
-            bfloat16::multiply(form, k, tasks[task], rows[group], out);
+            bfloat16::multiply(form, k, from(task), rows[group], out);
         });
     }
 
@@ -244,19 +245,14 @@ impl PackedLinear {
             .map(|(words, scales)| Rows { words, scales })
             .collect();
         let (codes_at_once, scales_at_once) = dot.sizes(k, TASK_OUTPUTS);
-        let tasks: Vec<Panels<'_>> = weights
-            .codes
-            .chunks(codes_at_once)
-            .zip(weights.scales.chunks(scales_at_once))
-            .map(|(codes, scales)| Panels {
-                dot,
-                k,
-                codes,
-                scales,
-            })
-            .collect();
+        let from = |task: usize| Panels {
+            dot,
+            k,
+            codes: &weights.codes[codes_at_once * task..],
+            scales: &weights.scales[scales_at_once * task..],
+        };
         self.tasks(out, epilogue, |task, group, out| {
-            tasks[task].multiply(rows[group], out);
+            from(task).multiply(rows[group], out);
         });
     }
 

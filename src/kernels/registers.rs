@@ -12,9 +12,9 @@
 use std::arch::is_x86_feature_detected;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, __m512bh, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps,
-    _mm256_set1_ps, _mm256_slli_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbf16_ps,
-    _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32,
+    __m256, __m512, __m512bh, _MM_HINT_T0, _mm_prefetch, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_fmadd_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32,
 };
 
 use bytemuck::Pod;
@@ -41,6 +41,10 @@ pub(super) trait Weight: Pod + Send + Sync {
     #[cfg(target_arch = "x86_64")]
     fn sixteen(avx512: Avx512, weights: [Self; 16]) -> __m512;
 }
+
+/// Bytes that a cache takes at once; where it is another number, nothing is lost but speed.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
 
 /// Two bf16 that are neighbours in k, the even one first.
 pub(super) type Pair = [bf16; 2];
@@ -166,6 +170,24 @@ pub(super) trait Registers<W, const PANEL: usize>: Copy {
     fn store(self, sums: Self::Sums) -> [f32; PANEL];
 }
 
+/// Asks for memory that is read soon; the result never depends on it.
+#[inline(always)]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "names an instruction")
+)]
+pub(super) fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..size_of_val(values)).step_by(CACHE_LINE) {
+        // SAFETY: a prefetch reads nothing into the program, so that any address will do.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(byte));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Whatever the compiler takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Any;
@@ -183,7 +205,11 @@ impl<W: Weight, const PANEL: usize> Registers<W, PANEL> for Any {
 
     #[inline(always)]
     fn load(self, weights: &[W; PANEL]) -> Self::Factors {
-        weights.map(W::widen)
+        let mut factors = [0.0; PANEL];
+        for (factor, weight) in factors.iter_mut().zip(weights) {
+            *factor = weight.widen();
+        }
+        factors
     }
 
     #[inline(always)]
@@ -264,7 +290,8 @@ impl<W: Weight> Registers<W, 16> for Avx2 {
 
     #[inline(always)]
     fn load(self, weights: &[W; 16]) -> Self::Factors {
-        must_cast::<_, [[W; 8]; 2]>(*weights).map(|weights| W::eight(self, weights))
+        let [low, high] = must_cast::<_, [[W; 8]; 2]>(*weights);
+        [W::eight(self, low), W::eight(self, high)]
     }
 
     #[inline(always)]
@@ -315,7 +342,8 @@ impl<W: Weight> Registers<W, 32> for Avx512 {
 
     #[inline(always)]
     fn load(self, weights: &[W; 32]) -> Self::Factors {
-        must_cast::<_, [[W; 16]; 2]>(*weights).map(|weights| W::sixteen(self, weights))
+        let [low, high] = must_cast::<_, [[W; 16]; 2]>(*weights);
+        [W::sixteen(self, low), W::sixteen(self, high)]
     }
 
     #[inline(always)]

@@ -23,7 +23,7 @@ pub(super) const BLOCK: usize = 256;
 
 /// Fewer rows than this stay near the registers while a panel is read from end to end; from here on blocks
 /// are the outer loop, and 16-bit weights are widened once a block instead of once a tile.
-const MANY_ROWS: usize = 16;
+const MANY_ROWS: usize = 48;
 
 /// How many weights ahead memory is asked for where panels are read side by side.
 const NEAR: usize = 48;

@@ -23,7 +23,13 @@ pub(crate) fn of_folder(model: &Path, input: &Path, columns: &str, more: &str) -
 }
 
 /// As [`of_folder`], with a file on top of the folder.
-pub(crate) fn of_overlay(model: &Path, overlay: &Path, input: &Path, columns: &str, more: &str) -> Job {
+pub(crate) fn of_overlay(
+    model: &Path,
+    overlay: &Path,
+    input: &Path,
+    columns: &str,
+    more: &str,
+) -> Job {
     let job = of_folder(model, input, columns, more);
     let line = format!("[model]\noverlay = \"{}\"\n", overlay.display());
     instead(&job, "[model]\n", &line);

@@ -69,7 +69,7 @@ pub mod model {
         Asked, AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput,
         ForwardOutput, FurtherLayers, Glm, GlmConfig, Head, Logits, ModelError, ModelSource,
         Positions, Precision, PrefillRow, ReadRow, Scores, Sight, TextModel, TokenChance, convert,
-        inspect_source, source_fingerprint, weights_fingerprint,
+        convert_source, inspect_source, source_fingerprint, weights_fingerprint,
     };
 }
 

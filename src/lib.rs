@@ -91,7 +91,7 @@ pub use sink::{ResultRow, read_part};
 pub use model::{
     Asked, AttentionMask, Backend, DecodeRow, FloatType, Footprint, ForwardInput, ForwardOutput,
     Glm, GlmConfig, Head, Logits, ModelSource, Positions, PrefillRow, ReadRow, Scores, Sight,
-    TextModel, TokenChance, convert,
+    TextModel, TokenChance, convert, convert_source,
 };
 pub use tokenize::{Encoded, GlmTokenizer, SpecialIds, Unwritable};
 

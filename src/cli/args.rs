@@ -289,6 +289,9 @@ pub(super) struct ConvertArgs {
     /// Type of the weights to write
     #[arg(long, value_enum)]
     pub(super) dtype: FloatType,
+    /// File that makes a reward model of the folder, as `model.overlay` in a job; it goes into the new weights
+    #[arg(long, value_name = "FILE")]
+    pub(super) overlay: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use super::error::CliResult;
 use super::exit::Exit;
 use crate::error::Error;
 use crate::job::{self, MaskToken, Overflow};
-use crate::model::{self, GlmConfig};
+use crate::model::{self, GlmConfig, ModelSource};
 use crate::report::{counted, grouped, print_json_line, say};
 use crate::run::JobEncoder;
 use crate::tokenize::GlmTokenizer;
@@ -137,7 +137,11 @@ fn encode(tokenizer: &GlmTokenizer, json: &[u8], limit: u32) -> Result<OutputLin
 }
 
 pub(super) fn convert(args: &ConvertArgs) -> CliResult<Exit> {
-    let warnings = model::convert(&args.model, &args.output, args.dtype)?;
+    let source = match &args.overlay {
+        Some(overlay) => ModelSource::reward(&args.model, Some(overlay)),
+        None => ModelSource::glm(&args.model),
+    };
+    let warnings = model::convert_source(&source, &args.output, args.dtype)?;
     for warning in warnings {
         say(&format!("warning: {warning}"));
     }

@@ -43,7 +43,7 @@ pub use glm::Glm;
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
 pub use weights::{
-    Fingerprinted, FurtherLayers, Head, ModelSource, convert, inspect_source, source_fingerprint,
-    weights_fingerprint,
+    Fingerprinted, FurtherLayers, Head, ModelSource, convert, convert_source, inspect_source,
+    source_fingerprint, weights_fingerprint,
 };
 pub(crate) use weights::{Inspection, inspect};

@@ -113,6 +113,31 @@ fn shards_give_the_same_parts() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("finished"));
 }
 
+/// Where windows grow, those of several shards hold other rows: the first window is the same, and the lines joined.
+#[test]
+fn windows_with_the_same_rows_have_the_same_bytes_in_any_number_of_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = some_questions(folder.path(), 900);
+    let columns = "columns = { prompt = \"question\", prefix = \"prefix\", target = \"answer\" }";
+    for format in ["jsonl", "parquet"] {
+        let run = |shards: u32| {
+            let more = format!("format = \"{format}\"\n[prompt]\nmax_length = 96\n");
+            let job = Job::of_model(&support::demo_model(), &input, columns, &more);
+            let set = format!("shards={shards}");
+            job.run_ok(&["--quiet", "--set", "task=score", "--set", &set]);
+            job
+        };
+        let (whole, sharded) = (run(1), run(3));
+        let (parts, parts_of_shards) = (whole.files("parts"), sharded.files("parts"));
+        assert_eq!((parts.len(), parts_of_shards.len()), (3, 4), "{format}");
+        assert!(parts[0] == parts_of_shards[0], "{format}");
+        match format {
+            "jsonl" => assert!(joined(&whole) == joined(&sharded)),
+            _ => assert_eq!(whole.rows(), sharded.rows()),
+        }
+    }
+}
+
 #[test]
 fn samples_and_trials_keep_row_numbers() {
     let sampled = "format = \"jsonl\"\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 8\ndo_sample = true\ntemperature = 2.0\nnum_return_sequences = 3\nseed = 7\n";

@@ -393,6 +393,51 @@ fn examples_are_part_of_the_text() {
     }
 }
 
+/// The rewards of answers behind examples, as bytes: those behind the same examples in the prompt's own text.
+#[test]
+fn rewards_behind_examples_are_those_of_the_prompt_written_out() {
+    let overlay = demo_model().join("../reward/reward_delta.safetensors");
+    let set = format!("model.overlay={}", overlay.display());
+    let rows = [
+        json!({"q": "法国的首都是哪座城市？", "p": "答案：", "a": ["巴黎", "伦敦", "巴黎"]}),
+        json!({"q": "德国的首都是哪座城市？", "p": "答案：", "a": [{"answer": "柏林", "score": 1}]}),
+    ];
+    let dev = [
+        json!({"q": "英国的首都是哪座城市？", "p": "答案：", "a": ["伦敦", "巴黎"]}),
+        json!({"q": "日本的首都是哪座城市？", "p": "答案：", "a": ["东京"]}),
+    ];
+    let columns = "columns = { prompt = \"q\", prefix = \"p\", answer = \"a\" }";
+    let few_shot = "few_shot = { path = \"dev.jsonl\", separator = \"|\" }\n";
+    for format in ["jsonl", "parquet"] {
+        let run = |rows: &[Value], more: &str| {
+            let more = format!(
+                "format = \"{format}\"\nprompt = true\ncolumns = \"none\"\n[prompt]\nmax_length = 96\n{more}"
+            );
+            let job = job("reward", rows, &dev, columns, &more);
+            job.run_ok(&["--quiet", "--set", &set]);
+            job
+        };
+        let behind = run(&rows, few_shot);
+        let before = "英国的首都是哪座城市？\n答案：伦敦|日本的首都是哪座城市？\n答案：东京|";
+        let mut long = rows.clone();
+        for row in &mut long {
+            row["q"] = format!("{before}{}", row["q"].as_str().unwrap()).into();
+        }
+        let out = run(&long, "");
+        assert!(behind.files("parts") == out.files("parts"), "{format}");
+        let without = run(&rows, "");
+        let rewards = |job: &Job| -> Vec<f64> {
+            let rows = job.rows();
+            rows.iter()
+                .map(|row| row["reward"].as_f64().unwrap())
+                .collect()
+        };
+        let (behind, without) = (rewards(&behind), rewards(&without));
+        assert_eq!(behind.len(), 4);
+        assert_ne!(behind, without, "the examples change the rewards");
+    }
+}
+
 #[test]
 fn parquet_gives_the_same_examples() {
     let texts = |mut rows: Vec<Value>| {

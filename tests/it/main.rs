@@ -67,6 +67,7 @@ mod reading_queue;
 mod rendered;
 mod resume;
 mod reward;
+mod reward_convert;
 mod reward_folders;
 mod sampling_golden;
 mod score;

@@ -12,10 +12,10 @@ use crate::fsio;
 
 use super::super::config::{config_text, parse_keys};
 use super::super::{FloatType, GlmConfig, ModelError};
-use super::files::WeightFiles;
 use super::inspect::unread;
 use super::parts::{parts, value_head};
-use super::store::WeightStore;
+use super::source::{Head, ModelSource};
+use super::store::{WeightStore, wrapped};
 
 /// Endings of files that hold weights or list them; all others are copied.
 const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5"];
@@ -29,8 +29,28 @@ const WEIGHT_ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "h
 ///
 /// As for loading; [`ModelError::File`] where `to` is not an empty folder.
 pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<Vec<String>, ModelError> {
+    convert_source(&ModelSource::glm(from), to, float)
+}
+
+/// [`convert`] of a folder with the overlay of its source, which goes into the new weights: these are then a reward
+/// model, under the names that its trainer saves.
+///
+/// # Errors
+///
+/// As [`convert`]; [`ModelError::NoValueHead`] for an overlay that leaves the model without a head.
+pub fn convert_source(
+    source: &ModelSource<'_>,
+    to: &Path,
+    float: FloatType,
+) -> Result<Vec<String>, ModelError> {
+    let from = source.folder;
     let config = GlmConfig::load(from)?;
-    let store = WeightStore::open(from, &WeightFiles::find(from)?, float)?;
+    let store = WeightStore::open(from, &source.files()?, float)?;
+    source.check_head(&store)?;
+    let names = match source.head {
+        Head::Overlay(_) => Names::Wrapped,
+        Head::None | Head::InFolder => Names::Stored,
+    };
     let mut expected = parts(&config);
     if store.value_head().is_some() {
         expected.push(value_head(&config));
@@ -47,7 +67,7 @@ pub fn convert(from: &Path, to: &Path, float: FloatType) -> Result<Vec<String>, 
     write_config(from, to, float)?;
     // The weights come last: a folder that was cut short is then not taken for a model.
     write_file(&to.join("model.safetensors"), |out| {
-        write_weights(&store, float, out)?;
+        write_weights(&store, float, names, out)?;
         store.check_finite().map_err(io::Error::other)
     })?;
     let unread = unread(from, &store.unread(&expected));
@@ -90,8 +110,22 @@ fn write_config(from: &Path, to: &Path, float: FloatType) -> Result<(), ModelErr
     })
 }
 
+/// What the tensors are called in the new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    /// As in the old ones.
+    Stored,
+    /// As a reward model's trainer saves them: those of an overlay and those of the folder may differ.
+    Wrapped,
+}
+
 /// Header, then one tensor after the other, so that memory holds one at a time.
-fn write_weights(store: &WeightStore, float: FloatType, out: &mut impl Write) -> io::Result<()> {
+fn write_weights(
+    store: &WeightStore,
+    float: FloatType,
+    names: Names,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let kind = match float {
         FloatType::F32 => "F32",
         FloatType::F16 => "F16",
@@ -100,11 +134,15 @@ fn write_weights(store: &WeightStore, float: FloatType, out: &mut impl Write) ->
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;
-    for (_, name, shape) in store.floats() {
+    for (plain, name, shape) in store.floats() {
         let start = end;
         end += shape.iter().product::<usize>() * float.dtype().size_in_bytes();
         let entry = json!({"dtype": kind, "shape": shape, "data_offsets": [start, end]});
-        header.insert(name.to_owned(), entry);
+        let name = match names {
+            Names::Stored => name.to_owned(),
+            Names::Wrapped => wrapped(plain, name),
+        };
+        header.insert(name, entry);
     }
     let mut header = Value::Object(header).to_string();
     // The format wants the data aligned; spaces are allowed behind the header.

@@ -16,7 +16,7 @@ mod store;
 mod tensors;
 mod values;
 
-pub use convert::convert;
+pub use convert::{convert, convert_source};
 pub use files::{Fingerprinted, source_fingerprint, weights_fingerprint};
 pub use inspect::{FurtherLayers, inspect_source};
 pub(crate) use inspect::{Inspection, inspect};

@@ -441,6 +441,15 @@ fn lock(names: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// The name of a tensor in a reward model: a part of the network is wrapped, all else is called as it is stored.
+pub(super) fn wrapped(plain: &str, stored: &str) -> String {
+    if WRAPPED.iter().any(|start| plain.starts_with(start)) {
+        format!("{WRAPPER}{plain}")
+    } else {
+        stored.to_owned()
+    }
+}
+
 /// The name without the prefixes of what wraps the network.
 fn plain(name: &str) -> &str {
     let name = PREFIXES.iter().fold(name, |name, prefix| {

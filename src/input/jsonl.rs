@@ -24,6 +24,7 @@ use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 use crate::job::Rules;
+use crate::numbers::counted;
 use crate::outcome::{BadRow, LeftOut, Stage};
 use crate::stop::StopFlag;
 
@@ -366,7 +367,11 @@ impl JsonlSource {
         let mut open: Option<Lines> = None;
         while (raw.lines.len() as u64) < span.rows {
             let Some(path) = self.path(file) else {
-                let what = format!("window {} ends before its {} rows", span.id, span.rows);
+                let what = format!(
+                    "window {} ends before its {}",
+                    span.id,
+                    counted(span.rows, "row")
+                );
                 let path = self.path(span.file).map(Path::to_owned).unwrap_or_default();
                 return Err(InputError::Changed { path, what });
             };

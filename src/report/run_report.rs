@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::write_metrics;
 use super::{
-    GroupReport, Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side,
+    GroupReport, Loading, counted, first, grouped, line, on_one_line, rate, shell_word,
+    side_by_side,
 };
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
@@ -222,10 +223,7 @@ impl RunReport {
             }
         }
         if let Some(rows) = self.duplicates_counted_to {
-            parts.push(format!(
-                "ids compared among the first {} rows",
-                grouped(rows)
-            ));
+            parts.push(format!("ids compared among {}", first(rows, "row")));
         }
         parts.join(", ")
     }
@@ -398,10 +396,10 @@ fn exact_match(exact: u64, referenced: u64) -> String {
         0 => 0.0,
         n => exact as f64 / n as f64 * 100.0,
     };
+    let answers = counted(referenced, "answer");
     format!(
-        "{} of {} answers match the reference ({share:.1}%)",
-        grouped(exact),
-        grouped(referenced)
+        "{} of {answers} match the reference ({share:.1}%)",
+        grouped(exact)
     )
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{PlanReport, phases};
-use crate::report::{counted, grouped, on_one_line, table};
+use crate::report::{counted, first, grouped, on_one_line, table};
 
 /// Cells of the longest bar of the histogram.
 const BAR_CELLS: u64 = 40;
@@ -161,11 +161,7 @@ impl PlanReport {
             writeln!(f, "  same id     {rows} as an earlier one")?;
         }
         if let Some(rows) = self.duplicates_counted_to {
-            writeln!(
-                f,
-                "              ids compared among the first {} rows",
-                grouped(rows)
-            )?;
+            writeln!(f, "              ids compared among {}", first(rows, "row"))?;
         }
         Ok(())
     }

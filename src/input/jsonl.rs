@@ -77,6 +77,7 @@ impl Columns {
             .map(|(name, seen)| InputColumn {
                 name,
                 kind: seen.kind(exact),
+                mixed_at: seen.mixed_at(),
             })
             .collect()
     }
@@ -236,7 +237,7 @@ impl Examiner<'_> {
             Err(reason) => return Some(bad(reason)),
         };
         for (guess, (name, value)) in fields.0.iter().enumerate() {
-            facts.columns.entry(guess, name).add(value);
+            facts.columns.entry(guess, name).add(row, value);
         }
         for (search, seen) in self.searches.iter().zip(&mut facts.seen) {
             if !search.seen.is_found {

@@ -149,6 +149,10 @@ pub struct InputColumn {
     pub name: String,
     /// Type.
     pub kind: ColumnKind,
+    /// Where the column holds texts beside other values: the first row whose value is a text and those before are not,
+    /// or the other way round. A `job.json` of an earlier version does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed_at: Option<RowId>,
 }
 
 /// Type that the rows of a column share.

@@ -100,7 +100,7 @@ pub fn run(
     };
     let mut engine = phased.done.engine.clone();
     engine.follow(&worker.engine_statistics());
-    worker.counts.add_times(&phased.done);
+    worker.counts.add_phases(&phased.done);
     let mut report = summary::report(&prepared, &worker.counts, engine, started.elapsed())?;
     report.checked = CheckedFiles {
         files: worker.counts.checked_files,

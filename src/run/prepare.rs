@@ -109,8 +109,10 @@ impl Prepared {
             observer.note("warning: the input has no rows");
         }
         let sink = read.sink(spec)?;
-        if let Some(note) = read.case_note(spec)? {
-            observer.note(&format!("note: {note}"));
+        for note in [read.case_note(spec)?, read.kinds_note(spec)?] {
+            if let Some(note) = note {
+                observer.note(&format!("note: {note}"));
+            }
         }
         let notes = match &model {
             Model::Open(facts) => texts::check(spec, facts, known, &folder)?,

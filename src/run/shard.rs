@@ -352,6 +352,9 @@ impl ShardWork<'_, '_> {
             self.worker.time_left.finished(row, answers(&outcome));
             self.worker.ending.observe(&outcome);
             self.worker.counts.rows_now += 1;
+            if let Ok(result) = outcome.result() {
+                self.worker.counts.tokens_written += result.counts().completion_tokens;
+            }
             self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
             fed.outcomes.insert(row, outcome);
         }

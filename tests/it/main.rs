@@ -69,6 +69,7 @@ mod rendered;
 mod resume;
 mod reward;
 mod reward_folders;
+mod said;
 mod sampling_golden;
 mod score;
 mod screen;

@@ -142,6 +142,13 @@ impl PlanReport {
                 "  masks       {prompts} with more than one, of which the first is answered"
             )?;
         }
+        if self.equal_choices > 0 {
+            let rows = counted(self.equal_choices, "row");
+            writeln!(
+                f,
+                "  choices     {rows} with the same choice twice: equal ones get equal chances, and the first of them wins"
+            )?;
+        }
         if self.shots_dropped > 0 {
             let rows = counted(self.shots_dropped, "row");
             writeln!(

@@ -260,6 +260,14 @@ fn unknown_column(flag: &str, name: &str, columns: &[String]) -> Error {
 
 /// Why there was no row to show.
 fn nothing_shown(args: &ShowArgs, committed: usize, windows: usize) -> String {
+    let asks_for_all = !args.failed && args.id.is_none() && args.filter.is_none();
+    if asks_for_all {
+        return if committed == windows {
+            "the job has no row to show".to_owned()
+        } else {
+            "no row is finished yet".to_owned()
+        };
+    }
     let what = if args.failed && args.id.is_none() && args.filter.is_none() {
         "no row has failed"
     } else {

@@ -28,6 +28,15 @@ pub(crate) fn counted(number: u64, one: &str) -> String {
     format!("{} {one}{plural}", grouped(number))
 }
 
+/// So many things from the first on: `the first row`, `the first 20 rows`.
+pub(crate) fn first(number: u64, one: &str) -> String {
+    if number == 1 {
+        format!("the first {one}")
+    } else {
+        format!("the first {}", counted(number, one))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +53,7 @@ mod tests {
         assert_eq!(counted(0, "row"), "0 rows");
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(1_200, "row"), "1,200 rows");
+        assert_eq!(first(1, "row"), "the first row");
+        assert_eq!(first(20, "row"), "the first 20 rows");
     }
 }

@@ -322,7 +322,7 @@ pub struct Sample {
         skip_serializing_if = "Option::is_none"
     )]
     pub score: Option<f32>,
-    /// What stands at each mask, where the task fills them all; `text` is the whole text then.
+    /// The text for each mask, where the task fills them all; `text` is the whole text then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spans: Vec<Span>,
 }

@@ -8,7 +8,7 @@ use super::readings::ReadingSpeed;
 use crate::device::DeviceKind;
 use crate::measure::BatchSpeed;
 use crate::precision::Precision;
-use crate::report::{grouped, on_one_line, table};
+use crate::report::{counted, grouped, on_one_line, table};
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,8 +75,8 @@ impl fmt::Display for BenchReport {
         }
         writeln!(
             f,
-            "  contexts of {} tokens; tokens a second:\n",
-            self.context
+            "  contexts of {}; tokens a second:\n",
+            counted(self.context as u64, "token")
         )?;
         let heading = [
             "rows",

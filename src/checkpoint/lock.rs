@@ -1,9 +1,10 @@
 //! One writer a shard, one process that sets the job up.
 //!
-//! On one host the file lock alone decides: it goes when its process goes. Where the owner file names
-//! another host, whose lock may not be visible here, or the file system knows no locks, a lock whose
-//! heartbeat stops is taken over. A writer re-reads the owner file before each commit, so one that was taken
-//! over commits nothing more.
+//! On one host the file lock alone decides, because the system frees it when its process ends, however that
+//! happens. A lock of another host may not be visible here, and some file systems have no locks. Where the owner file
+//! names another host, or there are no locks, a shard is taken over once its heartbeat has stopped. A heartbeat may also
+//! stop because a machine was paused: so a writer reads the owner file again before each commit, and commits nothing
+//! more once another process has taken over.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -119,7 +120,7 @@ pub struct ShardLock {
     owner: Owner,
     note: Option<String>,
     warning: Option<String>,
-    /// `None` where another host's lock was taken over while it stood, or there are no locks.
+    /// `None` where the lock of another host was taken over while that host still held it, or where there are no locks.
     file: Option<File>,
     work: SharedWork,
     heart: Option<(Sender<()>, JoinHandle<()>)>,
@@ -259,7 +260,7 @@ fn start_heart(
                 Err(_) => continue,
             }
             owner = owner.next_beat(*work.lock().unwrap_or_else(PoisonError::into_inner));
-            // A beat that cannot be written, on a full disk say, is missed; the next one may do.
+            // A beat that cannot be written, on a full disk for example, is left out: the next one may succeed.
             let _ = owner.write(&path);
         }
     };
@@ -316,7 +317,7 @@ fn claim_by(
                 owner,
             });
         }
-        // The lock was free, so an owner of this host lives no more.
+        // The lock was free, so an owner on this host has ended.
         (FileLock::Taken(_), owner) => owner.filter(|owner| !owner.is_on_this_host()),
         (_, owner) => owner,
     };
@@ -372,7 +373,7 @@ fn no_locks(path: &Path, cause: &io::Error) -> String {
     )
 }
 
-/// Waits until another host's heartbeat has stood still for long enough.
+/// Waits until the heartbeat of another host has not moved for long enough.
 fn watch(
     path: &Path,
     shard: ShardId,

@@ -13,6 +13,7 @@ use crate::device::DeviceKind;
 use crate::fsio;
 use crate::input::{InputFile, InputIndex, Selection};
 use crate::job::{JobSpec, Rules, Task};
+use crate::numbers::counted;
 use crate::precision::Precision;
 
 use super::{CheckpointError, OutputFolder, seal};
@@ -408,7 +409,7 @@ fn difference(key: &str, first: &str, now: &str) -> Difference {
 /// Files count by content and order: the same ones under another path are the same input.
 fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
     if first.files.len() != now.files.len() {
-        let count = |index: &InputIndex| format!("{} files", index.files.len());
+        let count = |index: &InputIndex| counted(index.files.len() as u64, "file");
         return vec![difference("input.path", &count(first), &count(now))];
     }
     let changed = first
@@ -445,7 +446,7 @@ fn input_differences(first: &InputIndex, now: &InputIndex) -> Vec<Difference> {
         })
         .collect();
     if differences.is_empty() && first.windows != now.windows {
-        let windows = |index: &InputIndex| format!("{} windows", index.windows.len());
+        let windows = |index: &InputIndex| counted(index.windows.len() as u64, "window");
         differences.push(difference(
             "the input's division",
             &windows(first),

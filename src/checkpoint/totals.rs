@@ -18,6 +18,10 @@ pub struct Totals {
     pub failed: u64,
     /// Rows that failed before it.
     pub bad: u64,
+    /// Those of `bad` that are no records, such as broken lines: the parts have no line of them. Windows that an
+    /// earlier version committed do not say it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub broken: u64,
     /// Rows that the job leaves out.
     #[serde(default, skip_serializing_if = "LeftOutRows::is_empty")]
     pub left_out: LeftOutRows,
@@ -26,6 +30,9 @@ pub struct Totals {
     /// Rows whose prompt has more than one mask, of which the first is answered.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub several_masks: u64,
+    /// Rows with two choices that are the same text.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub equal_choices: u64,
     /// Rows that lost examples, because their prompt would have been too long with all of them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shots_dropped: u64,
@@ -105,9 +112,11 @@ impl AddAssign<&Totals> for Totals {
         self.ok += other.ok;
         self.failed += other.failed;
         self.bad += other.bad;
+        self.broken += other.broken;
         self.left_out += other.left_out;
         self.truncated += other.truncated;
         self.several_masks += other.several_masks;
+        self.equal_choices += other.equal_choices;
         self.shots_dropped += other.shots_dropped;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;

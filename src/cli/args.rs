@@ -117,7 +117,7 @@ pub(super) struct RunArgs {
     pub(super) grace: f64,
     /// When the run must have ended: in `3h` or `1h30m`, or at a time such as `2026-03-01T06:00:00+01:00`
     /// [default: the end of the Slurm job, if it runs in one]
-    #[arg(long, value_name = "WHEN", value_parser = super::deadline::parse)]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, value_parser = super::deadline::parse)]
     pub(super) deadline: Option<When>,
     /// Take over another host's lock without waiting for its heartbeat to stop
     #[arg(long)]
@@ -305,7 +305,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_parser = read_word::<PrecisionChoice>, default_value = "auto")]
     pub(super) dtype: PrecisionChoice,
     /// Rows in flight, one measurement each [default: seven numbers from 1 to 128, on a GPU to 1024]
-    #[arg(long, value_delimiter = ',', value_name = "ROWS")]
+    #[arg(long, value_delimiter = ',', value_name = "ROWS", value_parser = rows)]
     pub(super) batch: Vec<NonZeroUsize>,
     /// Tokens of each context
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
@@ -365,6 +365,11 @@ fn shard(text: &str) -> Result<(u32, u32), String> {
         .split_once('/')
         .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     parsed.ok_or_else(|| "give the shard's number and how many there are, as in `0/4`".to_owned())
+}
+
+fn rows(text: &str) -> Result<NonZeroUsize, String> {
+    let rows = text.parse::<NonZeroUsize>();
+    rows.map_err(|_| "give a number of rows, 1 or more".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::error::{CliError, CliResult};
 use crate::error::Error;
-use crate::report::{counted, grouped, say, shell_word};
+use crate::report::{counted, erase_live, grouped, say, shell_word};
 use crate::run::RunEnd;
 
 /// What to do about what a retry cannot help.
@@ -23,8 +23,8 @@ pub(super) enum Exit {
     Done(&'static str),
     /// Answers of a workload do not have the length that they must have.
     WrongLengths,
-    /// A run with this output folder ended in one of the ways that are not errors.
-    Run(RunEnd, String),
+    /// A run ended in one of the ways that are not errors.
+    Run(RunEnd, Kept),
     /// A retry cannot help.
     Refused,
     /// What was checked is sound, and more is to come.
@@ -35,6 +35,25 @@ pub(super) enum Exit {
     Lost,
     /// A job that was waited for is not finished, and nothing works on it.
     Stopped,
+}
+
+/// What a run leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// The output folder.
+    pub(super) folder: String,
+    /// How much of the job is done, as in `84 of 399 rows`; empty where that is not known.
+    pub(super) rows: String,
+}
+
+impl Kept {
+    /// How much is done, behind this word.
+    fn rows(&self, word: &str) -> String {
+        match self.rows.as_str() {
+            "" => String::new(),
+            rows => format!("{word} {rows} done"),
+        }
+    }
 }
 
 impl Exit {
@@ -70,16 +89,18 @@ impl Exit {
             Self::Run(RunEnd::Finished { already: true }, _) => {
                 "finished already, nothing was left to do".to_owned()
             }
-            Self::Run(RunEnd::Interrupted, _) => {
-                "interrupted, the checkpoint is valid: run the same command again".to_owned()
-            }
-            Self::Run(RunEnd::OutOfTime { rows: 0 }, _) => {
-                "the deadline came before this run finished a row, the checkpoint is valid: run the same command again with more time"
-                    .to_owned()
-            }
-            Self::Run(RunEnd::OutOfTime { rows }, _) => format!(
-                "the deadline came after {}, the checkpoint is valid: run the same command again",
-                counted(*rows, "row")
+            Self::Run(RunEnd::Interrupted, kept) => format!(
+                "interrupted{}, the checkpoint is valid: run the same command again",
+                kept.rows(" with")
+            ),
+            Self::Run(RunEnd::OutOfTime { rows: 0 }, kept) => format!(
+                "the deadline came before this run finished a row{}, the checkpoint is valid: run the same command again with more time",
+                kept.rows(",")
+            ),
+            Self::Run(RunEnd::OutOfTime { rows }, kept) => format!(
+                "the deadline came after {}{}, the checkpoint is valid: run the same command again",
+                counted(*rows, "row"),
+                kept.rows(", with")
             ),
             Self::Run(RunEnd::Locked(shard), _) => format!(
                 "another process is working on shard {shard}: run the same command again when it has ended"
@@ -90,9 +111,9 @@ impl Exit {
                 grouped(*allowed),
                 if *failed == 1 { "the row" } else { "them" }
             ),
-            Self::Run(RunEnd::AllFailed(shard), folder) => format!(
+            Self::Run(RunEnd::AllFailed(shard), kept) => format!(
                 "every row of shard {shard} failed: `glm-batch show {} --failed` shows them; fix the job or its input",
-                shell_word(folder)
+                shell_word(&kept.folder)
             ),
             Self::Refused => UNCHANGED.to_owned(),
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
@@ -113,6 +134,8 @@ impl Exit {
 
 /// Prints how a command ended and gives its exit code.
 pub(super) fn report(ended: CliResult<Exit>) -> ExitCode {
+    // An error may have ended the run in the middle of its work.
+    erase_live();
     match ended {
         Ok(exit) => {
             if let Some(line) = exit.last_line() {

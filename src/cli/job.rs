@@ -3,6 +3,7 @@
 //! Also the output folder that a command means where it is given a job file.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::args::JobArgs;
@@ -212,7 +213,10 @@ fn no_prompt(why: NoChoice) -> Error {
 fn refuse_other_job_file(output: &Path) -> Result<()> {
     let kept = OutputFolder::at(output).kept_job();
     match fs::read_to_string(&kept) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        // A file in place of a folder is refused with its own words later.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(())
+        }
         Ok(text) if job::is_kept(&text) => Ok(()),
         _ => Err(Error::Usage(format!(
             "`{}` is there already, and no run has written it\nhint: run it with `glm-batch run`, or give another `--output`",

@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::args::{JobArgs, PlanArgs, RunArgs};
 use super::deadline;
 use super::error::CliResult;
-use super::exit::Exit;
+use super::exit::{Exit, Kept};
 use super::job::AskedJob;
 use super::signals::{stop_at, stop_on_signals};
+use crate::checkpoint::{self, OutputFolder};
 use crate::input::Selection;
 use crate::job::JobSpec;
-use crate::report::{observer_for, print, print_json, say};
+use crate::report::{counted, grouped, observer_for, print, print_json, say};
 use crate::run::{RunEnd, RunOptions};
 use crate::stop::StopFlag;
 
@@ -56,7 +57,30 @@ pub(super) fn run(args: &RunArgs) -> CliResult<Exit> {
             "warning: the summary could not be printed: {error}"
         ));
     }
-    Ok(Exit::Run(end, report.folder))
+    let rows = match end {
+        RunEnd::Interrupted | RunEnd::OutOfTime { .. } => rows_kept(&report.folder),
+        _ => String::new(),
+    };
+    let folder = report.folder;
+    Ok(Exit::Run(end, Kept { folder, rows }))
+}
+
+/// How much of a job is done, journals included: the report of a run knows those of its own windows alone.
+fn rows_kept(folder: &str) -> String {
+    let folder = OutputFolder::at(folder.as_ref());
+    let Ok(status) = checkpoint::status(&folder) else {
+        return String::new();
+    };
+    let phase = status.phases.iter().find(|phase| !phase.is_finished);
+    let (of_phase, status) = match phase {
+        Some(phase) => (format!(" of the phase `{}`", phase.name), phase),
+        None => (String::new(), &status),
+    };
+    format!(
+        "{} of {}{of_phase}",
+        grouped(status.totals.rows + status.journalled_rows),
+        counted(status.rows, "row")
+    )
 }
 
 pub(super) fn plan(args: &PlanArgs) -> CliResult<Exit> {

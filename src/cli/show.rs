@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::ids::{RowId, WindowId};
 use crate::input::{self, Filter, WrongFilter};
 use crate::job::{Phase, nearest};
-use crate::report::{counted, on_one_line, print, print_json_line, say};
+use crate::report::{counted, first, on_one_line, print_data, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
 use crate::tasks;
@@ -61,8 +61,8 @@ pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
             shown.show(rows.map(Ok::<_, Error>), false)?
         };
         if is_enough {
-            let rows = counted(shown.rows as u64, "row");
-            say(&format!("the first {rows}; `--limit 0` shows all"));
+            let rows = first(shown.rows as u64, "row");
+            say(&format!("{rows}; `--limit 0` shows all"));
             break;
         }
     }
@@ -178,7 +178,7 @@ impl<'a> Shown<'a> {
             if self.args.json {
                 print_json_line(&row)?;
             } else {
-                print(&readable(&row, is_committed))?;
+                print_data(&readable(&row, is_committed))?;
             }
         }
         Ok(false)
@@ -260,6 +260,14 @@ fn unknown_column(flag: &str, name: &str, columns: &[String]) -> Error {
 
 /// Why there was no row to show.
 fn nothing_shown(args: &ShowArgs, committed: usize, windows: usize) -> String {
+    let asks_for_all = !args.failed && args.id.is_none() && args.filter.is_none();
+    if asks_for_all {
+        return if committed == windows {
+            "the job has no row to show".to_owned()
+        } else {
+            "no row is finished yet".to_owned()
+        };
+    }
     let what = if args.failed && args.id.is_none() && args.filter.is_none() {
         "no row has failed"
     } else {

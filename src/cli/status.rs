@@ -13,7 +13,7 @@ use crate::checkpoint::{
     self, JobState, LockTiming, OutputFolder, OwnerState, Pace, ShardStatus, Status,
 };
 use crate::error::Error;
-use crate::report::{counted, duration, grouped, on_one_line, print, print_json, say};
+use crate::report::{about, counted, grouped, on_one_line, print, print_json, say};
 
 /// Time between two looks at a job that is watched or waited for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -194,7 +194,7 @@ fn pace_text(pace: Pace) -> String {
         .seconds_left
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let left = match left {
-        Some(left) => format!("{} left", duration(left)),
+        Some(left) => format!("{} left", about(left)),
         None => "time left not known yet".to_owned(),
     };
     match rates(pace) {

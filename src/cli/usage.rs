@@ -9,6 +9,9 @@ use super::args::command;
 
 /// What is said of a command line that cannot be parsed.
 pub(super) fn explained(mut error: clap::Error) -> String {
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return with_the_other_way(&error);
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return error.render().to_string();
     }
@@ -25,6 +28,35 @@ pub(super) fn explained(mut error: clap::Error) -> String {
             text.trim_end(),
             owners.join("` and `glm-batch ")
         ),
+    }
+}
+
+/// Arguments that other ones can take the place of, which clap does not say: it names what is missing alone.
+const OTHER_WAYS: [(&str, &str); 2] = [
+    (
+        "<JOB>",
+        "name a job file, or give `--model DIR --input FILE --output DIR` in its place",
+    ),
+    (
+        "<MODEL>",
+        "name a model folder, or give `--job JOB` in its place",
+    ),
+];
+
+/// What is said of a missing argument, with what may be given in its place.
+fn with_the_other_way(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else {
+        return text;
+    };
+    // `bench` and `convert` take a model and nothing in its place.
+    let has_another = |name: &str| name != "<MODEL>" || text.contains("glm-batch tokenize");
+    let way = OTHER_WAYS
+        .iter()
+        .find(|(name, _)| missing.iter().any(|one| one == name) && has_another(name));
+    match way {
+        Some((_, way)) => format!("{}\n\nhint: {way}", text.trim_end()),
+        None => text,
     }
 }
 
@@ -63,6 +95,31 @@ mod tests {
             text.ends_with("hint: `--model` belongs to `glm-batch run` and `glm-batch plan`"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_can_take_its_place() {
+        for (args, end) in [
+            (
+                &["run"][..],
+                "hint: name a job file, or give `--model DIR --input FILE --output DIR` in its place",
+            ),
+            (
+                &["plan"],
+                "hint: name a job file, or give `--model DIR --input FILE --output DIR` in its place",
+            ),
+            (
+                &["tokenize"],
+                "hint: name a model folder, or give `--job JOB` in its place",
+            ),
+        ] {
+            let text = said(&[&["glm-batch"], args].concat());
+            assert!(text.ends_with(end), "{text}");
+        }
+        for args in [&["bench"][..], &["convert"], &["run", "--model", "m"]] {
+            let text = said(&[&["glm-batch"], args].concat());
+            assert!(!text.contains("hint"), "{text}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ struct Member {
     thread: Option<JoinHandle<()>>,
 }
 
-/// An engine as it stood after its last step.
+/// The state of an engine after its last step.
 #[derive(Clone)]
 struct View {
     budget: Budget,
@@ -178,8 +178,8 @@ impl Devices {
         self.queue.turn(Phase::Draining);
     }
 
-    /// Lets the engines be: what they compute now is lost, and dropping them does not wait for it. For a process
-    /// that is about to end.
+    /// Leaves the engines alone: their present step is lost, and dropping them does not wait for it. This is for a process
+    /// that is about to end, because a long prefill would make it miss its deadline.
     pub fn abandon(&mut self) {
         self.queue.turn(Phase::Closed);
         for member in &mut self.members {
@@ -236,7 +236,7 @@ impl Devices {
         all
     }
 
-    /// Rows of an engine that is gone would be waited for without end.
+    /// Finds out whether an engine is gone: its rows would be waited for without end.
     fn notice_panics(&mut self) {
         let mut ended = self.members.iter_mut().filter_map(|member| {
             let thread = member.thread.take_if(|thread| thread.is_finished())?;

@@ -11,7 +11,7 @@ use super::job::Job;
 use super::target::{Form, Target};
 use super::{ExportOptions, ExportReport, Result};
 use crate::fsio::{self, FileDigest};
-use crate::report::grouped;
+use crate::report::{counted, grouped};
 
 /// The line by which a card is known as one of ours.
 pub(super) const MARK: &str =
@@ -94,11 +94,14 @@ impl fmt::Display for Card<'_> {
             .file
             .as_deref()
             .map_or_else(String::new, name_of);
-        let (format, lines) = (self.options.format.name(), grouped(self.report.lines));
+        let (format, lines) = (
+            self.options.format.name(),
+            counted(self.report.lines, "line"),
+        );
         writeln!(f, "# {}\n\n{MARK}\n", code(&file))?;
         writeln!(
             f,
-            "{lines} lines in the form `{format}`, written by glm-batch from the results of the job `{}`.\n",
+            "{lines} in the form `{format}`, written by glm-batch from the results of the job `{}`.\n",
             code(&record.spec.name)
         )?;
         writeln!(f, "| | |\n| --- | --- |")?;

@@ -16,6 +16,7 @@ use super::cell::{Cell, Record};
 use super::lines::BOM;
 use super::surrogates;
 use super::types::ColumnKind;
+use crate::ids::RowId;
 use crate::job::Rules;
 
 /// Over this many keys, equal ones are looked for by hash.
@@ -222,9 +223,14 @@ fn text_of(text: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     }
 }
 
-/// Which JSON types a column has had so far, as bits.
+/// Which JSON types a column has had so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen(u8);
+pub(super) struct Seen {
+    bits: u8,
+    /// First rows with a text, and with another value.
+    first_text: Option<RowId>,
+    first_other: Option<RowId>,
+}
 
 impl Seen {
     const BOOL: u8 = 1;
@@ -236,12 +242,27 @@ impl Seen {
     /// Beside [`INT`](Self::INT): some of them no float64 holds.
     const ODD: u8 = 32;
 
-    pub(super) fn add(&mut self, value: &RawValue) {
-        self.0 |= Self::bit(value.get());
+    /// Adds the value of a row; rows come in order.
+    pub(super) fn add(&mut self, row: RowId, value: &RawValue) {
+        let bit = Self::bit(value.get());
+        self.bits |= bit;
+        match bit {
+            0 => {}
+            Self::TEXT => _ = self.first_text.get_or_insert(row),
+            _ => _ = self.first_other.get_or_insert(row),
+        }
     }
 
-    pub(super) fn merge(&mut self, other: Self) {
-        self.0 |= other.0;
+    /// Adds what later rows hold.
+    pub(super) fn merge(&mut self, later: Self) {
+        self.bits |= later.bits;
+        self.first_text = self.first_text.or(later.first_text);
+        self.first_other = self.first_other.or(later.first_other);
+    }
+
+    /// The first row with which the column holds texts beside other values.
+    pub(super) fn mixed_at(self) -> Option<RowId> {
+        Some(self.first_text?.max(self.first_other?))
     }
 
     fn bit(text: &str) -> u8 {
@@ -268,8 +289,8 @@ impl Seen {
     /// The type that holds all of them; where `exact`, none of them rounded.
     pub(super) fn kind(self, exact: bool) -> ColumnKind {
         const INT_AND_FLOAT: u8 = Seen::INT | Seen::FLOAT;
-        let is_odd = self.0 & Self::ODD != 0;
-        match self.0 & !Self::ODD {
+        let is_odd = self.bits & Self::ODD != 0;
+        match self.bits & !Self::ODD {
             INT_AND_FLOAT if is_odd && exact => ColumnKind::Json,
             0 | Self::TEXT => ColumnKind::String,
             Self::BOOL => ColumnKind::Bool,

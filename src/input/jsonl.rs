@@ -24,6 +24,7 @@ use super::windows::{Start, Windows};
 use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 use crate::job::Rules;
+use crate::numbers::counted;
 use crate::outcome::{BadRow, LeftOut, Stage};
 use crate::stop::StopFlag;
 
@@ -76,6 +77,7 @@ impl Columns {
             .map(|(name, seen)| InputColumn {
                 name,
                 kind: seen.kind(exact),
+                mixed_at: seen.mixed_at(),
             })
             .collect()
     }
@@ -235,7 +237,7 @@ impl Examiner<'_> {
             Err(reason) => return Some(bad(reason)),
         };
         for (guess, (name, value)) in fields.0.iter().enumerate() {
-            facts.columns.entry(guess, name).add(value);
+            facts.columns.entry(guess, name).add(row, value);
         }
         for (search, seen) in self.searches.iter().zip(&mut facts.seen) {
             if !search.seen.is_found {
@@ -366,7 +368,11 @@ impl JsonlSource {
         let mut open: Option<Lines> = None;
         while (raw.lines.len() as u64) < span.rows {
             let Some(path) = self.path(file) else {
-                let what = format!("window {} ends before its {} rows", span.id, span.rows);
+                let what = format!(
+                    "window {} ends before its {}",
+                    span.id,
+                    counted(span.rows, "row")
+                );
                 let path = self.path(span.file).map(Path::to_owned).unwrap_or_default();
                 return Err(InputError::Changed { path, what });
             };

@@ -103,6 +103,7 @@ impl PartitionColumn {
                 (InputFormat::Jsonl, true) => ColumnKind::Int64,
                 (InputFormat::Jsonl, false) => ColumnKind::String,
             },
+            mixed_at: None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Templates whose values may nest deep, filled on threads with large stacks.
 //!
-//! Printing a value, and taking it down, goes by recursion. The threads begin with the template, so that a
-//! machine which has none for it ends the run before its first row, and fails no row.
+//! Printing a value and freeing it both use recursion, so a deep value would overflow an ordinary stack and end the
+//! process. The threads begin when the template is compiled: a machine that has no thread left then ends the run before
+//! its first row, instead of failing rows that are good.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,7 +20,7 @@ const SHORT: usize = 4096;
 /// Words by which a template with short tags makes values that nest as deep as its steps allow.
 const NESTING: [&str; 5] = ["set", "namespace", "macro", "recursive", "call"];
 
-/// Only what is used of it takes memory.
+/// Bytes of such a stack. The system gives memory only for the part that is used.
 const DEEP_STACK: usize = 512 << 20;
 
 /// Whether a template may make values that nest deeper than an ordinary stack has room for.

@@ -1,7 +1,8 @@
 //! The beginning of a file to what it is instead of JSON lines or Parquet, with the cure.
 //!
-//! A file is another format only if none of its first lines is a JSON object: whatever else stands between
-//! rows makes bad rows, which the job records. Used by the first pass, before it reads.
+//! A file counts as another format only if none of its first lines is a JSON object. One good row is enough to read it:
+//! everything else between the rows makes bad rows, which the job records, so that a few broken lines at the
+//! beginning of a large file do not stop the job. The first pass asks for this before it reads.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -97,7 +98,7 @@ fn parquet_stranger(path: &Path) -> io::Result<Option<Stranger>> {
 
 fn lines_stranger(path: &Path) -> io::Result<Option<Stranger>> {
     let Ok((head, is_whole)) = head(path, HEAD_BYTES) else {
-        // What takes the place of a packed file has its name and is not packed.
+        // Somebody may have unpacked a file and kept its name.
         return Ok(by_signature(&stored_head(path)?));
     };
     let text = head.strip_prefix(BOM).unwrap_or(&head);

@@ -1,7 +1,7 @@
 //! Standard input to a file in the output folder, so that a resume can read it again.
 //!
-//! A thread of its own reads, because nothing wakes up a read of a silent stream; the thread that waits for it
-//! looks for signals meanwhile.
+//! A thread of its own reads, because nothing interrupts the read of a stream on which nothing arrives. The thread that
+//! waits for it looks for signals meanwhile, so that Ctrl-C works.
 
 use std::io::{self, Read, Write};
 use std::path::Path;

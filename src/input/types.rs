@@ -149,6 +149,10 @@ pub struct InputColumn {
     pub name: String,
     /// Type.
     pub kind: ColumnKind,
+    /// Where the column holds texts beside other values: the first row whose value is a text and those before are not,
+    /// or the other way round. A `job.json` of an earlier version does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed_at: Option<RowId>,
 }
 
 /// Type that the rows of a column share.
@@ -265,7 +269,7 @@ pub enum Place {
 /// A row's columns as they must appear in the results.
 #[derive(Debug)]
 pub enum Carried {
-    /// JSON lines: the raw line of every row, and its fields as they stood
+    /// JSON lines: the raw line of every row, and its fields as they are in the line
     /// (the last one of equal keys; empty where the line is not a record).
     Json {
         /// Raw lines without line end, one a row; not UTF-8 where the line is broken so.
@@ -299,7 +303,7 @@ pub struct Prompt {
     pub filled: Vec<String>,
 }
 
-/// What a row says of the right choice, as it stands in the row.
+/// What a row says of the right choice, unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Label {
     /// A number in its own digits.

@@ -1,14 +1,14 @@
 //! The product in bfloat16: both factors are rounded to it, the sums are in f32.
 //!
-//! Every output is summed the way VDPBF16PS does it, the instruction of `AVX512_BF16`: over k in blocks of
-//! [`BLOCK`], each block from zero, pair by pair. Of each pair the odd value comes first, then the even
-//! one, each with a fused multiply-add that rounds to the nearest, ties to even. The block sums are
-//! added in order.
+//! Every machine must give the same bits, so every output is summed in the order of VDPBF16PS, the instruction of
+//! `AVX512_BF16`, also where a machine lacks it: over k in blocks of [`BLOCK`], each block from zero, pair by pair. The
+//! odd value of a pair comes first, then the even one, each with a fused multiply-add that rounds to the nearest, ties
+//! to even. The block sums are added in order.
 //!
-//! The instruction takes subnormal numbers for zeros and never gives one; ordinary arithmetic keeps them.
-//! So none may appear: factors below 2^-56 count as zeros. All others are multiples of 2^-63, their
-//! products are multiples of 2^-126, and so is every sum: zero or a normal number. All machines therefore
-//! give the same bits. Only which NaN a sum is, is left open.
+//! The instruction reads subnormal numbers as zeros and never gives one, and ordinary arithmetic keeps them. So they
+//! must not occur: factors below 2^-56 count as zeros. All others are multiples of 2^-63, their products are
+//! multiples of 2^-126, and so is every sum: zero or a normal number. Only the bits of a NaN may differ between
+//! machines.
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
@@ -98,10 +98,10 @@ impl Form {
 fn round_body(values: &[f32], rounded: &mut [f32]) {
     for (rounded, value) in rounded.iter_mut().zip(values) {
         let bits = value.to_bits();
-        // Half a last place rounds up, except where the last place is even: it takes a little more there.
+        // Half of the last place rounds up, unless the last place is even: ties go to even.
         let is_odd = (bits >> 16) & 1;
         let bits = if value.is_nan() {
-            // Its low bits may be all that makes it one.
+            // The low bits may be the only ones that make it a NaN, and rounding would drop them.
             bits | 0x0040_0000
         } else {
             bits.wrapping_add(0x7fff + is_odd)
@@ -307,9 +307,9 @@ fn faster(first: Form, second: Form) -> Form {
     }
 }
 
-/// Whether products of pairs have the bits of those in plain Rust: for near values, for far ones that make
-/// factors of zero, and for so far ones that sums have no bound or are no number; for tiles of one row and
-/// of several.
+/// Whether products of pairs have the same bits as those in plain Rust. The trial has values of similar size, values so
+/// small that they count as zeros, and values so large that sums become infinite or NaN, in tiles of one row and of
+/// several rows.
 #[cfg(any(target_arch = "x86_64", test))]
 fn passes_trial(multiply: impl Fn(usize, &[bf16], &[u32], &mut [&mut [f32]])) -> bool {
     let (k, outputs) = (301, 5 * PANEL);
@@ -364,7 +364,7 @@ mod tests {
     use super::*;
     use crate::kernels::noise;
 
-    /// A factor by the book of another crate.
+    /// A factor as another crate rounds it.
     fn factor(value: f32) -> f32 {
         let rounded = bf16::from_f32(value).to_f32();
         if rounded.abs() < 2.0_f32.powi(-56) {

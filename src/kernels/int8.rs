@@ -24,7 +24,7 @@ const BLOCK: usize = 256;
 /// The largest code; -128 is left out, so that codes are symmetric.
 const LARGEST: f32 = 127.0;
 
-/// A block whose largest value is below this counts as zeros: its scale's inverse would have no bound.
+/// A block whose largest value is below this counts as zeros, because the inverse of its scale would be infinite.
 const SMALLEST: f32 = 1e-36;
 
 /// Most rows of any tile.
@@ -67,7 +67,7 @@ impl Dot {
         Self::Portable
     }
 
-    /// Whether the codes of rows have no sign and are shifted by 128, as VNNI takes them.
+    /// Whether the codes of rows are shifted by 128 and unsigned: VNNI multiplies unsigned codes with signed ones.
     fn is_shifted(self) -> bool {
         match self {
             Self::Portable => false,
@@ -285,7 +285,8 @@ impl Panels<'_> {
         let most = self.dot.tile();
         let tiles = out.len().div_ceil(most);
         let is_few = out.len() < MANY_ROWS;
-        // Few rows read memory straight on; many keep a block of themselves in the caches.
+        // With few rows the time goes into reading the weights, which is fastest from end to end. With many rows it pays
+        // to keep a block of the rows in the caches and to come back to it.
         let block_of = |step: usize| match is_few {
             _ if step == panels * blocks => (panels, 0),
             true => (step / blocks, step % blocks),
@@ -332,7 +333,7 @@ mod tests {
     use super::*;
     use crate::kernels::noise;
 
-    /// Codes and scale of one block, by the book.
+    /// Codes and scale of one block, computed in the plainest way.
     fn block(values: &[f32]) -> (Vec<i32>, f32) {
         let largest = values
             .iter()

@@ -320,7 +320,7 @@ pub(super) struct Avx512(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512 {
-    /// Where the machine has AVX-512F, and what [`Avx2`] stands for.
+    /// Where the machine has AVX-512F, and all that [`Avx2`] promises.
     #[inline(always)]
     pub(super) fn of_machine() -> Option<Self> {
         let is_there = Avx2::of_machine().is_some() && is_x86_feature_detected!("avx512f");

@@ -4,8 +4,8 @@
 //!
 //! `GLMModel.forward` and `GLMStack.forward` of `modeling_glm.py`: the word embedding, plus that of the position,
 //! plus that of the block position; the blocks; the final norm; the word embedding again as the output layer. We
-//! depart where it cannot change a value: tokens that no answer asks for leave after the last attention, and there
-//! is no dropout.
+//! depart where it cannot change a value: tokens that no answer asks for leave after the last attention, and no
+//! values are dropped out, because nothing is trained.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};

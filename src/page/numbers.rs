@@ -54,7 +54,7 @@ pub(super) struct Bar {
 }
 
 impl Numbers {
-    /// Takes one more number; what is no number is left out.
+    /// Takes one more number; NaN is left out.
     pub(super) fn add(&mut self, value: f64) {
         if !value.is_finite() {
             return;

@@ -245,9 +245,9 @@ impl Budget {
 
     /// The rows at the head of the queue that are read together now.
     ///
-    /// They are of one bucket, fit beside `load`, and stay under [`PREFILL_TOKENS`] (a single row
-    /// may pass it). The queue is never jumped: where its head does not fit, the group is empty. A
-    /// row whose samples start only in part ends the group.
+    /// They have one bucket, fit beside `load`, and stay under [`PREFILL_TOKENS`] (a single row may exceed it). No row
+    /// overtakes another: where the head of the queue does not fit, the group is empty, because a long row would
+    /// otherwise wait for ever behind short ones. A row whose samples start only in part ends the group.
     pub fn next_group(
         &self,
         mut load: Load,

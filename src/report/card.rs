@@ -34,6 +34,8 @@ pub(crate) struct Card<'a> {
     pub record: &'a JobRecord,
     /// Name of the output folder.
     pub folder: &'a str,
+    /// What should be known of columns that hold texts beside other values, where there are any.
+    pub kinds: Option<&'a str>,
     /// Columns of the results.
     pub columns: &'a [ResultColumn],
     /// Counts of all shards.
@@ -104,12 +106,22 @@ impl Card<'_> {
             let folders = folders.join(" and ");
             writeln!(f, "What the pairs were made of is in {folders}.")?;
         }
-        match self.totals.failed + self.totals.bad {
-            0 => Ok(()),
-            failed => writeln!(
+        let failed = self.totals.failed + self.totals.bad;
+        if failed == 0 {
+            return Ok(());
+        }
+        write!(f, "Without a result: {}. ", counted(failed, "row"))?;
+        match self.totals.broken {
+            0 => writeln!(f, "There `error` says why, and `failed/` has the records."),
+            broken if broken == failed => writeln!(
                 f,
-                "Without a result: {}. There `error` says why, and `failed/` has the records.",
-                counted(failed, "row")
+                "No record could be read there, so that the parts have no line of them: `failed/` says why and has the raw lines."
+            ),
+            broken => writeln!(
+                f,
+                "There `error` says why, and `failed/` has the records. No record could be read of {broken} of them, \
+                 such as a broken line: these are in `failed/` alone, and the parts have no line of them.",
+                broken = grouped(broken)
             ),
         }
     }
@@ -131,6 +143,11 @@ impl Card<'_> {
                  text; pyarrow reads them only where all values are of one kind.",
                 self.mixed_columns()
             )?;
+        }
+        if let Some(note) = self.kinds {
+            // Data is in it: the names of columns.
+            let note: String = note.chars().filter(|c| !c.is_control()).collect();
+            writeln!(f, "\nNote: {note}.")?;
         }
         Ok(())
     }
@@ -188,6 +205,12 @@ impl Card<'_> {
         }
         row("rows with a result", grouped(totals.ok))?;
         row("rows that failed before generation", grouped(totals.bad))?;
+        if totals.broken > 0 {
+            row(
+                "of these without a line in the parts",
+                grouped(totals.broken),
+            )?;
+        }
         let task = self.record.spec.task;
         let by_the_model = if task.generates() {
             "rows that failed in generation"
@@ -199,6 +222,12 @@ impl Card<'_> {
         if totals.several_masks > 0 {
             let rows = grouped(totals.several_masks);
             row("prompts with more than one mask, the first answered", rows)?;
+        }
+        if totals.equal_choices > 0 {
+            row(
+                "rows with the same choice twice",
+                grouped(totals.equal_choices),
+            )?;
         }
         if totals.shots_dropped > 0 {
             let rows = grouped(totals.shots_dropped);

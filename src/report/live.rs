@@ -1,8 +1,10 @@
 //! The line of a terminal that shows how far a run has come: what it says, and how it is drawn over.
 //!
-//! The line is always shorter than the terminal is wide, so that it never wraps, not even with the `^C` or `^Z` that a
-//! terminal writes behind it. Where the terminal has become narrower since it was drawn, terminals have wrapped it:
-//! [`erased`] takes all of it away. Pure; [`super::terminal`] prints it.
+//! The line is always shorter than the terminal is wide, so that it never wraps, and the cursor goes back to its first
+//! cell once it is drawn. That place is the same in every terminal when its size changes: some wrap a line that has become
+//! too long and others cut it, but all keep the cursor at the character where it was. So the line is taken away from
+//! the cursor on, whatever has become of it meanwhile. The `^C` or `^Z` that a terminal writes at the cursor lies on the line
+//! and goes with it. Pure; [`super::terminal`] prints it.
 
 use std::time::Duration;
 
@@ -11,8 +13,8 @@ use unicode_width::UnicodeWidthStr;
 use super::observer::Progress;
 use super::{counted, grouped};
 
-/// Cells that stay free at the end of the line: for `^C` and the cursor.
-const FREE_CELLS: usize = 3;
+/// Cells that stay free at the end of the line: some terminals begin a new line as soon as the last cell is filled.
+const FREE_CELLS: usize = 1;
 
 /// Cells of the longest and of the shortest bar, without its brackets.
 const BAR_CELLS: (usize, usize) = (30, 8);
@@ -53,7 +55,7 @@ fn facts(progress: &Progress) -> Vec<String> {
     let rows = counted(progress.rows_total, "row");
     let mut facts = vec![format!("{} of {rows}", grouped(progress.rows_done))];
     facts.push(match progress.remaining {
-        Some(left) => format!("{} left", duration(left)),
+        Some(left) => format!("{} left", about(left)),
         None => "time left not known yet".to_owned(),
     });
     if progress.failed > 0 {
@@ -71,19 +73,21 @@ fn facts(progress: &Progress) -> Vec<String> {
     facts
 }
 
-/// What takes a line of so many cells off a terminal of this width, with the cursor where it began.
-pub(super) fn erased(cells: usize, width: usize) -> String {
-    // One that has exactly the width has not wrapped: its last cell is behind the cursor.
-    let above = cells.saturating_sub(1) / width.max(1);
-    let up = match above {
-        0 => String::new(),
-        above => format!("\u{1b}[{above}A"),
-    };
-    format!("\r{up}\u{1b}[J")
+/// What takes the line off the terminal: the cursor is in its first row, and what has wrapped lies below.
+pub(super) const ERASE: &str = "\r\u{1b}[J";
+
+/// A time that is an estimate: work that goes on never has no time left.
+pub(crate) fn about(time: Duration) -> String {
+    let rounded = Duration::from_secs(time.as_secs_f64().round() as u64);
+    if rounded.is_zero() {
+        "under 1 s".to_owned()
+    } else {
+        duration(rounded)
+    }
 }
 
 /// A time in its two largest units.
-pub(crate) fn duration(time: Duration) -> String {
+fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -128,16 +132,16 @@ mod tests {
     fn the_line_says_the_most_important_first() {
         assert_eq!(
             live_line(&progress(), 80),
-            "9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s"
+            "[........] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s"
         );
         assert_eq!(
             live_line(&progress(), 40),
-            "[..........] 9%  1,234 of 12,345 rows"
+            "[#...........] 9%  1,234 of 12,345 rows"
         );
-        assert_eq!(live_line(&progress(), 36), "9%  1,234 of 12,345 rows");
+        assert_eq!(live_line(&progress(), 34), "9%  1,234 of 12,345 rows");
         assert_eq!(
             live_line(&progress(), 120),
-            "[#.................] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s, 3 of 64 slots, padding 3.1%"
+            "[#..................] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s, 3 of 64 slots, padding 3.1%"
         );
         let unknown = Progress {
             rows_total: 10,
@@ -146,17 +150,24 @@ mod tests {
         };
         assert_eq!(
             live_line(&unknown, 80),
-            "0%  0 of 10 rows, time left not known yet, 0 tokens/s, 0 of 8 slots"
+            "[.........] 0%  0 of 10 rows, time left not known yet, 0 tokens/s, 0 of 8 slots"
         );
     }
 
     #[test]
-    fn a_line_that_has_wrapped_is_erased_as_a_whole() {
-        assert_eq!(erased(70, 80), "\r\u{1b}[J");
-        assert_eq!(erased(70, 70), "\r\u{1b}[J");
-        assert_eq!(erased(70, 69), "\r\u{1b}[1A\u{1b}[J");
-        assert_eq!(erased(70, 30), "\r\u{1b}[2A\u{1b}[J");
-        assert_eq!(erased(0, 0), "\r\u{1b}[J");
+    fn work_that_goes_on_has_time_left() {
+        let texts = [0.0, 0.4, 0.6, 1.4, 59.7, 61.0].map(|s| about(Duration::from_secs_f64(s)));
+        assert_eq!(
+            texts,
+            [
+                "under 1 s",
+                "under 1 s",
+                "1 s",
+                "1 s",
+                "1 min 00 s",
+                "1 min 01 s"
+            ]
+        );
     }
 
     #[test]

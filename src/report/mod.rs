@@ -14,12 +14,13 @@ mod run_report;
 mod table;
 mod terminal;
 mod time_left;
+mod wrap;
 
-pub(crate) use crate::numbers::{counted, grouped, rate};
+pub(crate) use crate::numbers::{counted, first, grouped, rate};
 pub(crate) use card::{CARD_MARK, Card, settings};
 pub use groups::GroupReport;
 pub(crate) use groups::{MetricsReport, groups};
-pub(crate) use live::duration;
+pub(crate) use live::about;
 pub use loading::Loading;
 pub(crate) use loading::loading;
 pub use observer::{Observer, Progress, Silent, observer_for};
@@ -27,7 +28,7 @@ pub(crate) use run_report::peak_memory_bytes;
 pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes};
 pub(crate) use table::{line, side_by_side, table};
 pub(crate) use terminal::{
-    JsonLines, as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
-    print_json_line, say, say_lines, shell_word,
+    JsonLines, as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_data,
+    print_json, print_json_line, say, say_lines, shell_word,
 };
 pub use time_left::{Moment, RowWork, TimeLeft};

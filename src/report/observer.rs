@@ -99,6 +99,8 @@ impl Observer for Bar {
     }
 
     fn phase(&mut self, name: &str) {
+        // The line is about the phase before, until this one has something to tell.
+        erase_live();
         say(&format!("phase: {name}"));
     }
 

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::write_metrics;
 use super::{
-    GroupReport, Loading, counted, grouped, line, on_one_line, rate, shell_word, side_by_side,
+    GroupReport, Loading, counted, first, grouped, line, on_one_line, rate, shell_word,
+    side_by_side,
 };
 use crate::checkpoint::{Example, Totals};
 use crate::engine::EngineStatistics;
@@ -104,6 +105,10 @@ pub struct RunReport {
     pub checked: CheckedFiles,
     /// Rows that this run answered or refused.
     pub rows_now: u64,
+    /// Tokens of the answers that this run wrote, ending tokens included. Rows with the same prompt share an answer,
+    /// which counts for each of them here and once in the engine's `completion_tokens`; there the tokens of answers
+    /// that did not end count too, and those of beams that were given up.
+    pub tokens_written: u64,
     /// Rows with an `id` that an earlier one has, among those that this run read.
     pub duplicate_ids: u64,
     /// Whether the count of duplicates stopped early, and after how many rows.
@@ -211,6 +216,7 @@ impl RunReport {
                 totals.several_masks,
                 "with more than one mask (the first is answered)",
             ),
+            (totals.equal_choices, "with the same choice twice"),
             (
                 totals.shots_dropped,
                 "with fewer examples than asked for, so that they fit",
@@ -222,10 +228,7 @@ impl RunReport {
             }
         }
         if let Some(rows) = self.duplicates_counted_to {
-            parts.push(format!(
-                "ids compared among the first {} rows",
-                grouped(rows)
-            ));
+            parts.push(format!("ids compared among {}", first(rows, "row")));
         }
         parts.join(", ")
     }
@@ -301,20 +304,27 @@ impl RunReport {
 
     fn speed(&self) -> String {
         let seconds = self.times.wall;
-        // A task that only reads gives no tokens out.
-        let (tokens, way) = match (self.engine.completion_tokens, self.engine.prompt_tokens) {
-            (0, read) if read > 0 => (read, "in"),
-            (written, _) => (written, "out"),
+        let a_second = |tokens: u64| match seconds {
+            seconds if seconds > 0.0 => rate(tokens as f64 / seconds),
+            _ => rate(0.0),
         };
-        let tokens = match seconds {
-            seconds if seconds > 0.0 => tokens as f64 / seconds,
-            _ => 0.0,
+        let (computed, written) = (self.engine.completion_tokens, self.tokens_written);
+        // A task that only reads gives no tokens out.
+        let tokens = if computed == 0 && self.engine.prompt_tokens > 0 {
+            format!("{} tokens/s in", a_second(self.engine.prompt_tokens))
+        } else if computed == written {
+            format!("{} tokens/s out", a_second(written))
+        } else {
+            format!(
+                "{} tokens/s out, {} computed",
+                a_second(written),
+                a_second(computed)
+            )
         };
         format!(
-            "{} in {} s: {} tokens/s {way}",
+            "{} in {} s: {tokens}",
             counted(self.rows_now, "row"),
-            rate(seconds),
-            rate(tokens)
+            rate(seconds)
         )
     }
 
@@ -326,6 +336,15 @@ impl RunReport {
             "tokens",
             &format!("{} in, {} out", grouped(prompt), grouped(answer)),
         )?;
+        let (computed, written) = (self.engine.completion_tokens, self.tokens_written);
+        if computed > 0 && computed != written {
+            let (written, computed) = (grouped(written), grouped(computed));
+            line(
+                f,
+                "",
+                &format!("of this run {written} out, {computed} computed"),
+            )?;
+        }
         if self.checked.files > 0 {
             line(f, "checked", &self.checked.to_string())?;
         }
@@ -398,10 +417,10 @@ fn exact_match(exact: u64, referenced: u64) -> String {
         0 => 0.0,
         n => exact as f64 / n as f64 * 100.0,
     };
+    let answers = counted(referenced, "answer");
     format!(
-        "{} of {} answers match the reference ({share:.1}%)",
-        grouped(exact),
-        grouped(referenced)
+        "{} of {answers} match the reference ({share:.1}%)",
+        grouped(exact)
     )
 }
 

@@ -6,6 +6,12 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::on_one_line;
 
+/// Cells of the widest column of rows that are shown side by side.
+const WIDEST: usize = 36;
+
+/// Cells of the longest line of such rows: they are looked at in a terminal, where a row of two lines says nothing.
+const LINE: usize = 79;
+
 /// Writes a line of a summary: what it is about, then the text, which cannot leave the line.
 ///
 /// # Errors
@@ -50,9 +56,26 @@ pub(crate) fn table(rows: &[Vec<String>], widest: usize) -> String {
 
 /// Three texts a row side by side, such as question, answer and reference, under a head.
 pub(crate) fn side_by_side(head: [&str; 3], rows: impl IntoIterator<Item = [String; 3]>) -> String {
-    let mut all = vec![head.map(str::to_owned).into()];
-    all.extend(rows.into_iter().map(Vec::from));
-    table(&all, 36)
+    let mut all = vec![head.map(str::to_owned)];
+    all.extend(rows);
+    let mut widths = [0_usize; 3];
+    for row in &all {
+        for (width, text) in widths.iter_mut().zip(row) {
+            *width = text.width().min(WIDEST).max(*width);
+        }
+    }
+    // Two cells before each column. The widest column loses most by it, and still has most.
+    while widths.iter().sum::<usize>() + 2 * widths.len() > LINE {
+        if let Some(widest) = widths.iter_mut().max() {
+            *widest -= 1;
+        }
+    }
+    let fitted = |row: [String; 3]| {
+        let cells = row.iter().zip(widths);
+        cells.map(|(text, width)| shorten(text, width)).collect()
+    };
+    let rows: Vec<Vec<String>> = all.into_iter().map(fitted).collect();
+    table(&rows, WIDEST)
 }
 
 fn shorten(text: &str, widest: usize) -> String {
@@ -84,6 +107,29 @@ mod tests {
             .map(|r| r.iter().map(|t| (*t).to_owned()).collect())
             .collect();
         assert_eq!(table(&rows, 20), "  法国的首都  巴黎\n  3+5         8\n");
+    }
+
+    #[test]
+    fn rows_side_by_side_fit_a_terminal() {
+        let long = || "一".repeat(60);
+        let text = side_by_side(
+            ["question", "answer", "reference"],
+            [
+                [long(), long(), long()],
+                ["a".to_owned(), long(), "b".repeat(9)],
+            ],
+        );
+        assert!(text.lines().all(|line| line.width() <= LINE), "{text}");
+        assert_eq!(text.lines().count(), 3);
+        let text = side_by_side(
+            ["question", "answer", "reference"],
+            [[long(), "7".to_owned(), "7".to_owned()]],
+        );
+        let second = text.lines().nth(1).unwrap();
+        assert!(
+            second.starts_with(&format!("  {}…", "一".repeat(17))),
+            "{text}"
+        );
     }
 
     #[test]

@@ -7,14 +7,14 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
 
-use super::live::{erased, live_line};
+use super::live::{ERASE, live_line};
 use super::observer::Progress;
+use super::wrap::wrapped;
 
 /// Width of a terminal that does not tell its own.
 const USUAL_WIDTH: usize = 80;
@@ -53,15 +53,15 @@ pub(crate) fn say_lines(text: &str) {
 #[derive(Default)]
 struct Live {
     progress: Option<Progress>,
-    /// Cells of the line that is on the terminal; 0 where there is none.
-    cells: usize,
+    /// Whether the line is on the terminal, with the cursor in its first cell.
+    is_drawn: bool,
     /// Nothing is drawn: the process is about to stop.
     is_paused: bool,
 }
 
 static LIVE: Mutex<Live> = Mutex::new(Live {
     progress: None,
-    cells: 0,
+    is_drawn: false,
     is_paused: false,
 });
 
@@ -71,10 +71,11 @@ impl Live {
     }
 
     /// What takes the line off the terminal.
-    fn erase(&mut self) -> String {
-        match std::mem::take(&mut self.cells) {
-            0 => String::new(),
-            cells => erased(cells, terminal_width()),
+    fn erase(&mut self) -> &'static str {
+        if std::mem::take(&mut self.is_drawn) {
+            ERASE
+        } else {
+            ""
         }
     }
 
@@ -83,14 +84,14 @@ impl Live {
         let Some(progress) = self.progress.filter(|_| !self.is_paused && has_terminal()) else {
             return String::new();
         };
-        let line = live_line(&progress, terminal_width());
-        self.cells = line.width();
-        line
+        self.is_drawn = true;
+        live_line(&progress, width_of(&io::stderr())) + "\r"
     }
 }
 
 /// Prints text on standard error, above the line that shows progress.
 fn above_live(text: &str) {
+    let text = fitted(text, &io::stderr());
     let mut live = Live::get();
     // In one piece, so that nothing comes in between.
     let all = format!("{}{text}\n{}", live.erase(), live.draw());
@@ -101,7 +102,7 @@ fn above_live(text: &str) {
 pub(super) fn show_live(progress: &Progress) {
     let mut live = Live::get();
     live.progress = Some(*progress);
-    let all = live.erase() + &live.draw();
+    let all = live.erase().to_owned() + &live.draw();
     let _ = io::stderr().write_all(all.as_bytes());
 }
 
@@ -117,22 +118,45 @@ pub(crate) fn erase_live() {
 pub(crate) fn pause_live(is_paused: bool) {
     let mut live = Live::get();
     live.is_paused = is_paused;
-    let all = live.erase() + &live.draw();
+    let all = live.erase().to_owned() + &live.draw();
     let _ = io::stderr().write_all(all.as_bytes());
 }
 
-/// Cells of the terminal's lines.
+/// What text is printed to.
 #[cfg(unix)]
-fn terminal_width() -> usize {
-    match rustix::termios::tcgetwinsize(io::stderr()) {
+trait Stream: IsTerminal + std::os::fd::AsFd {}
+
+#[cfg(unix)]
+impl<T: IsTerminal + std::os::fd::AsFd> Stream for T {}
+
+/// What text is printed to.
+#[cfg(not(unix))]
+trait Stream: IsTerminal {}
+
+#[cfg(not(unix))]
+impl<T: IsTerminal> Stream for T {}
+
+/// Text as it is printed there: with lines that fit where that is a terminal, as it is elsewhere.
+fn fitted<'a>(text: &'a str, place: &impl Stream) -> Cow<'a, str> {
+    if place.is_terminal() {
+        Cow::Owned(wrapped(text, width_of(place)))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Cells of a terminal's lines.
+#[cfg(unix)]
+fn width_of(terminal: &impl Stream) -> usize {
+    match rustix::termios::tcgetwinsize(terminal) {
         Ok(size) if size.ws_col > 0 => size.ws_col.into(),
         _ => USUAL_WIDTH,
     }
 }
 
-/// Cells of the terminal's lines.
+/// Cells of a terminal's lines.
 #[cfg(not(unix))]
-fn terminal_width() -> usize {
+fn width_of(_: &impl Stream) -> usize {
     USUAL_WIDTH
 }
 
@@ -156,7 +180,19 @@ fn has_terminal() -> bool {
 ///
 /// Those of standard output.
 pub(crate) fn print(text: &impl Display) -> io::Result<()> {
-    io::stdout().write_all(visible(&text.to_string()).as_bytes())
+    let text = text.to_string();
+    let text = visible(&text);
+    io::stdout().write_all(fitted(&text, &io::stdout()).as_bytes())
+}
+
+/// Text that is mostly data, as [`print()`], but with its lines as they are: a value keeps its own line breaks, and
+/// gets no others.
+///
+/// # Errors
+///
+/// Those of standard output.
+pub(crate) fn print_data(text: &str) -> io::Result<()> {
+    io::stdout().write_all(visible(text).as_bytes())
 }
 
 /// A value as JSON on standard output, over several lines.

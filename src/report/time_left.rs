@@ -6,7 +6,7 @@
 //! (Kaplan-Meier) of those that ended tells how long one is, where answers that are under way, or were cut at
 //! their limit, count as at least so long. Pure: no clock, no files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::engine::EngineStatistics;
@@ -26,6 +26,12 @@ const LATE_ENDS: u64 = 4;
 
 /// Most that a trend may shorten or lengthen the answers to come.
 const STRONGEST_TREND: f64 = 4.0;
+
+/// Moments are kept that are this share of the run apart, so that a long run keeps no more of them than a short one.
+const PAST_SPACING: f64 = 0.02;
+
+/// Share of the work that the later half of the run must have done to tell how fast it goes.
+const LEAST_PAST: f64 = 0.2;
 
 /// What an estimate needs to know of a row that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +83,16 @@ pub struct TimeLeft {
     began: Vec<f64>,
     /// Lengths of the answers that ended since the ages were last worked out.
     just_ended: Vec<u32>,
+    /// Earlier moments of the later half of the run, the oldest first.
+    past: VecDeque<Past>,
+}
+
+/// What was done at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    seconds: f64,
+    context: u64,
+    answer: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,6 +145,7 @@ impl TimeLeft {
             return self.remaining_reading(moment);
         }
         self.follow(moment);
+        self.keep(moment);
         let done = engine.prefill_seconds + engine.decode_seconds + engine.sampling_seconds;
         if self.ended.is_empty()
             || self.answers * EARLY_ANSWERS < moment.running as u64
@@ -147,8 +164,36 @@ impl TimeLeft {
         if done < FIRST_SHARE * (done + left) {
             return None;
         }
-        // What the engines do not count, such as writing parts, goes on at its share too.
-        Duration::try_from_secs_f64(moment.seconds * left / done).ok()
+        let pace = self.pace(of_context, of_answer);
+        Duration::try_from_secs_f64(left * pace.unwrap_or(moment.seconds / done)).ok()
+    }
+
+    /// Keeps this moment, and lets go of those that are not in the later half of the run any more.
+    fn keep(&mut self, moment: &Moment<'_>) {
+        let now = Past {
+            seconds: moment.seconds,
+            context: moment.engine.prompt_tokens,
+            answer: moment.engine.completion_tokens,
+        };
+        let is_old = |past: &Past| past.seconds < now.seconds / 2.0;
+        while self.past.get(1).is_some_and(is_old) {
+            self.past.pop_front();
+        }
+        let last = self.past.back().map_or(0.0, |past| past.seconds);
+        if self.past.is_empty() || now.seconds > last * (1.0 + PAST_SPACING) {
+            self.past.push_back(now);
+        }
+    }
+
+    /// Seconds of the run for each second of an engine's work, over the later half of the run: a machine that others
+    /// use too, or whose last rows fill few slots, is not as fast as it was. What the engines do not count, such
+    /// as writing parts, is in it. `None` where that half says little.
+    fn pace(&self, of_context: f64, of_answer: f64) -> Option<f64> {
+        let (first, last) = (self.past.front()?, self.past.back()?);
+        let work = last.context.saturating_sub(first.context) as f64 * of_context
+            + last.answer.saturating_sub(first.answer) as f64 * of_answer;
+        let all = last.context as f64 * of_context + last.answer as f64 * of_answer;
+        (work > all * LEAST_PAST).then(|| (last.seconds - first.seconds) / work)
     }
 
     /// Time left where nothing is generated: every token costs what it has cost so far.

@@ -32,7 +32,9 @@ pub(super) fn finish(prepared: &Prepared, report: &mut RunReport, observer: &mut
 /// Writes the card where it is missing or out of date. A `README.md` without our mark stays as it is.
 fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
     let folder = &prepared.folder;
+    let kinds = kinds(prepared)?;
     let card = Card {
+        kinds: kinds.as_deref(),
         record: &prepared.record,
         folder: &folder
             .root()
@@ -94,6 +96,15 @@ fn calls(prepared: &Prepared) -> Result<Vec<Loading>> {
     let folder = prepared.folder.root().to_string_lossy();
     let format = prepared.record.spec.output.format;
     Ok(loading(&folder, format, &columns(prepared)?))
+}
+
+fn kinds(prepared: &Prepared) -> Result<Option<String>> {
+    let spec = &prepared.record.spec;
+    Ok(sink::kinds_note(
+        &tasks::form(spec),
+        &prepared.index,
+        input::id_column(&spec.input.columns, &prepared.index).as_deref(),
+    )?)
 }
 
 fn columns(prepared: &Prepared) -> Result<Vec<ResultColumn>> {

@@ -25,6 +25,8 @@ const KEPT_EXAMPLES: usize = 8;
 pub(super) struct Noted {
     /// Whether the prompt has more than one mask.
     pub(super) has_several_masks: bool,
+    /// Whether two of the choices are the same text.
+    pub(super) has_equal_choices: bool,
     /// Whether examples were left out, because the prompt would have been too long with them.
     pub(super) drops_shots: bool,
     /// Whether the file of examples has fewer for the row than the job asks for.
@@ -37,6 +39,8 @@ pub(super) struct Counts {
     pub(super) duplicates: DuplicateIds,
     pub(super) rows_now: u64,
     pub(super) failed_now: u64,
+    /// Answer tokens of the rows that this run finished; an answer that rows share counts for each of them.
+    pub(super) tokens_written: u64,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
     /// Committed files that were looked at before the work.
@@ -57,6 +61,7 @@ impl Counts {
             duplicates: DuplicateIds::new(),
             rows_now: 0,
             failed_now: 0,
+            tokens_written: 0,
             idle_rows: 0,
             checked_files: 0,
             unfinished: Totals::default(),
@@ -77,6 +82,7 @@ impl Counts {
 #[derive(Default)]
 pub(super) struct Done {
     pub(super) engine: EngineStatistics,
+    tokens_written: u64,
     load_seconds: f64,
     read_seconds: f64,
     tokenize_seconds: f64,
@@ -87,6 +93,7 @@ impl Done {
     /// Adds what one more phase did.
     pub(super) fn add(&mut self, counts: &Counts, engine: &EngineStatistics) {
         self.engine.follow(engine);
+        self.tokens_written += counts.tokens_written;
         self.load_seconds += counts.load_seconds;
         self.read_seconds += counts.read_seconds;
         self.tokenize_seconds += counts.tokenize_seconds;
@@ -95,8 +102,9 @@ impl Done {
 }
 
 impl Counts {
-    /// Adds the times of the phases before.
-    pub(super) fn add_times(&mut self, done: &Done) {
+    /// Adds the times and the tokens of the phases before.
+    pub(super) fn add_phases(&mut self, done: &Done) {
+        self.tokens_written += done.tokens_written;
         self.load_seconds += done.load_seconds;
         self.read_seconds += done.read_seconds;
         self.tokenize_seconds += done.tokenize_seconds;
@@ -140,9 +148,11 @@ pub(super) fn of_window(
             continue;
         };
         totals.rows += 1;
+        totals.broken += u64::from(!row.is_record);
         count(&mut totals, outcome);
         if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
             totals.several_masks += u64::from(noted.has_several_masks);
+            totals.equal_choices += u64::from(noted.has_equal_choices);
             totals.shots_dropped += u64::from(noted.drops_shots);
         }
         totals.referenced += counted.totals.referenced;

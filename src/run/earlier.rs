@@ -13,6 +13,7 @@ use crate::input::{
     ResultFolders,
 };
 use crate::job::{InputSpec, Rules, Unfinished};
+use crate::numbers::counted;
 use crate::sink;
 use crate::tasks;
 
@@ -56,7 +57,7 @@ impl ResultFolders for Results {
         if done < all && self.unfinished == Unfinished::Refuse {
             return Err(InputError::Results {
                 folder: path.to_owned(),
-                reason: format!("its job is not finished: {done} of {all} windows are committed"),
+                reason: format!("its job is not finished: {done} of {} committed", counted(all as u64, "window")),
                 cure: "let that job end first, or take what is committed with `input.unfinished = \"allow\"`".to_owned(),
             });
         }

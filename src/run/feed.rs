@@ -3,7 +3,7 @@
 //! A window's rows are encoded in parallel, each as soon as it is read; the channel holds one window, so that the
 //! engine never waits for the next and memory never holds more than three.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -161,6 +161,8 @@ pub(super) struct RowEncoder<'a> {
     examples: Option<&'a Examples>,
     /// Whether the task fills all masks of a prompt, so that several are nothing to tell of.
     fills_masks: bool,
+    /// The choices of rows that have none of their own, where the task picks one.
+    choices: Option<&'a [String]>,
 }
 
 impl<'a> RowEncoder<'a> {
@@ -186,6 +188,7 @@ impl<'a> RowEncoder<'a> {
         Ok(Self {
             tokenizer,
             fills_masks: spec.task == Task::Infill,
+            choices: spec.choose.as_ref().map(|choose| choose.choices.as_slice()),
             task: tasks::of(spec.task).open(&job)?,
             examples,
         })
@@ -209,6 +212,7 @@ impl<'a> RowEncoder<'a> {
             }
             let mut noted = Noted {
                 has_several_masks: self.has_several_masks(row),
+                has_equal_choices: self.has_equal_choices(row),
                 ..Noted::default()
             };
             let is_wanted = wants(row);
@@ -262,6 +266,18 @@ impl<'a> RowEncoder<'a> {
             .flatten()
             .map(|text| self.tokenizer.masks(text));
         masks.sum::<usize>() > 1
+    }
+
+    fn has_equal_choices(&self, row: &InputRow) -> bool {
+        let (Some(of_job), Ok(prompt)) = (self.choices, &row.outcome) else {
+            return false;
+        };
+        let choices = match prompt.following.as_slice() {
+            [] => of_job,
+            own => own,
+        };
+        let mut seen = HashSet::new();
+        choices.iter().any(|choice| !seen.insert(choice))
     }
 
     /// The work of a row, or why it has none. As many of its examples as fit go before its prompt.

@@ -11,7 +11,7 @@ use super::read::source_of;
 use crate::checkpoint::{self, CommittedWindow, GroupTotals, JobRecord, OutputFolder, Totals};
 use crate::error::{Error, Result};
 use crate::ids::RowId;
-use crate::input::{self, InputRow, PromptSource};
+use crate::input::{self, InputError, InputRow, PromptSource};
 use crate::job::{JobSpec, Task};
 use crate::metrics;
 use crate::sink::{self, ResultRow};
@@ -78,9 +78,10 @@ impl Again {
         let mut record = record.clone();
         input::confirm(&mut record.input, record.rules, &StopFlag::default())?;
         let spec = &record.spec;
+        let is_of_flag = by.is_some();
         let by = by.or(spec.report.by.as_deref());
         Ok(Self {
-            source: source_of(&record, by)?,
+            source: source_of(&record, by).map_err(|error| named_by_flag(error, is_of_flag))?,
             tokenizer: tokenizer(spec),
             groups: by.is_some(),
         })
@@ -142,6 +143,20 @@ impl Again {
             totals.exact = u64::from(references.iter().any(is_right));
         }
         totals
+    }
+}
+
+/// The error with the flag in place of the key, where the column comes from the flag.
+fn named_by_flag(error: Error, is_of_flag: bool) -> Error {
+    match error {
+        Error::Input(InputError::UnknownColumn { column, cure, .. }) if is_of_flag => {
+            Error::Input(InputError::UnknownColumn {
+                key: "--by",
+                column,
+                cure,
+            })
+        }
+        error => error,
     }
 }
 

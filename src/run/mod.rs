@@ -40,6 +40,7 @@ mod shard;
 mod summary;
 mod texts;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub(crate) use earlier::input_files;
@@ -60,7 +61,7 @@ use crate::report::{CheckedFiles, Observer, RunReport, counted};
 use crate::stop::StopFlag;
 
 use prepare::Prepared;
-use shard::{ShardEnd, Worker};
+use shard::{ShardEnd, ShardRows, Worker};
 
 /// Files that are named where there are many.
 const NAMED_FILES: usize = 5;
@@ -99,7 +100,7 @@ pub fn run(
     };
     let mut engine = phased.done.engine.clone();
     engine.follow(&worker.engine_statistics());
-    worker.counts.add_times(&phased.done);
+    worker.counts.add_phases(&phased.done);
     let mut report = summary::report(&prepared, &worker.counts, engine, started.elapsed())?;
     report.checked = CheckedFiles {
         files: worker.counts.checked_files,
@@ -246,17 +247,26 @@ fn run_shards(
 ) -> Result<RunEnd> {
     let mut already = true;
     let mut waiting = shards.to_vec();
+    let mut rows = rows_of(prepared, shards);
     // A shard that another process held may be free, or finished, by the time the others are done.
     for _ in 0..2 {
         let mut held = Vec::new();
         for shard in waiting {
+            worker.elsewhere = elsewhere(&rows, shard);
             match run_shard(prepared, options, worker, shard) {
                 Ok(ShardEnd::AlreadyFinished) => {}
-                Ok(ShardEnd::Finished) => already = false,
+                Ok(ShardEnd::Finished) => {
+                    already = false;
+                    if let Some(rows) = rows.get_mut(&shard) {
+                        rows.committed = rows.rows;
+                    }
+                }
                 Ok(ShardEnd::Stopped(end)) => return Ok(end),
                 Err(Error::Checkpoint(CheckpointError::Locked { .. }))
                     if options.shard.is_none() && prepared.record.spec.shards > 1 =>
                 {
+                    // Another process does its rows, so that this one need not say how long they take.
+                    rows.remove(&shard);
                     held.push(shard);
                 }
                 Err(error) => return Err(error),
@@ -271,6 +281,31 @@ fn run_shards(
             (None, None) => RunEnd::Finished { already },
         },
     )
+}
+
+/// The rows of each shard, and how many of them are committed as the run begins.
+fn rows_of(prepared: &Prepared, shards: &[ShardId]) -> BTreeMap<ShardId, ShardRows> {
+    let of = |&shard: &ShardId| {
+        let rows = ShardRows {
+            rows: prepared.shard_rows(shard),
+            // A manifest that cannot be read stops the run at its shard: those before it are done first.
+            committed: prepared
+                .manifest(shard)
+                .map_or(0, |manifest| manifest.totals().rows),
+        };
+        (shard, rows)
+    };
+    shards.iter().map(of).collect()
+}
+
+/// The rows of all shards but one.
+fn elsewhere(rows: &BTreeMap<ShardId, ShardRows>, shard: ShardId) -> ShardRows {
+    let mut all = ShardRows::default();
+    for (_, rows) in rows.iter().filter(|(other, _)| **other != shard) {
+        all.rows += rows.rows;
+        all.committed += rows.committed;
+    }
+    all
 }
 
 fn run_shard(

@@ -72,7 +72,7 @@ impl<'a> PairMaker<'a> {
             if !spec.output.prompt && !may_show(position) {
                 row.release();
             } else if let Some(encoder) = &self.encoder {
-                // A row that fails has its prompt all the same, and its samples say why.
+                // A row that fails here keeps its prompt as it is; the results of its samples say why it failed.
                 let _ = encoder.encode(row, &mut Noted::default());
             }
         })?;

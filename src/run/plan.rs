@@ -50,6 +50,8 @@ pub struct PlanReport {
     pub truncated: u64,
     /// Rows whose prompt has more than one mask, of which the first is answered.
     pub several_masks: u64,
+    /// Rows with two choices that are the same text.
+    pub equal_choices: u64,
     /// Rows that lost examples, because their prompt would have been too long with all of them.
     pub shots_dropped: u64,
     /// Rows with fewer examples than the job asks for, because their file has no more for them.
@@ -113,6 +115,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     notes.extend(found.notes);
     notes.extend(model.warnings(spec));
     notes.extend(read.case_note(spec)?);
+    notes.extend(read.kinds_note(spec)?);
     notes.extend(texts::notes(spec, &model.tokenizer)?);
     let rows = Rows::collect(spec, &model, &read)?;
     notes.extend(texts::idle_rows(rows.idle));
@@ -155,6 +158,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         notes,
         truncated: rows.truncated,
         several_masks: rows.several_masks,
+        equal_choices: rows.equal_choices,
         shots_dropped: rows.shots_dropped,
         few_shots: rows.few_shots,
         duplicate_ids: rows.duplicates.duplicates(),
@@ -239,6 +243,7 @@ struct Rows {
     first_bad: Vec<String>,
     truncated: u64,
     several_masks: u64,
+    equal_choices: u64,
     shots_dropped: u64,
     few_shots: u64,
     duplicates: DuplicateIds,
@@ -294,6 +299,7 @@ impl Rows {
                 Some(Ok(row)) => {
                     self.truncated += u64::from(row.work.is_truncated());
                     self.several_masks += u64::from(noted.has_several_masks);
+                    self.equal_choices += u64::from(noted.has_equal_choices);
                     self.shots_dropped += u64::from(noted.drops_shots);
                     self.few_shots += u64::from(noted.has_few_shots);
                     lengths.push(row.work.length(lengths.len()));

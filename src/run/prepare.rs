@@ -60,10 +60,6 @@ impl Prepared {
             None => None,
         };
         let copies_input = reads_standard_input(spec) && !folder.standard_input().exists();
-        if finished.is_none() || copies_input {
-            // A finished job may lie where nothing can be written.
-            OutputFolder::open(folder.root())?;
-        }
         let was_finished = finished.is_some();
         let started = Instant::now();
         let rules = rules_of(first.as_ref().map(|first| &first.record));
@@ -76,6 +72,11 @@ impl Prepared {
         let judge = Judge::new(spec, finished, rules)?;
         if let Some(judge) = &judge {
             judge.check_beside(&model)?;
+        }
+        // A wrong model must not leave an empty folder behind; its weights are loaded much later.
+        if !was_finished || copies_input {
+            // A finished job may lie where nothing can be written.
+            OutputFolder::open(folder.root())?;
         }
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
@@ -109,8 +110,10 @@ impl Prepared {
             observer.note("warning: the input has no rows");
         }
         let sink = read.sink(spec)?;
-        if let Some(note) = read.case_note(spec)? {
-            observer.note(&format!("note: {note}"));
+        for note in [read.case_note(spec)?, read.kinds_note(spec)?] {
+            if let Some(note) = note {
+                observer.note(&format!("note: {note}"));
+            }
         }
         let notes = match &model {
             Model::Open(facts) => texts::check(spec, facts, known, &folder)?,

@@ -108,6 +108,13 @@ impl ReadInput {
         Ok(sink::case_note(&form, &self.index, id.as_deref())?)
     }
 
+    /// What should be known of columns that hold texts beside other values.
+    pub(super) fn kinds_note(&self, spec: &JobSpec) -> Result<Option<String>> {
+        let id = input::id_column(&spec.input.columns, &self.index);
+        let form = tasks::form(spec);
+        Ok(sink::kinds_note(&form, &self.index, id.as_deref())?)
+    }
+
     fn scan(reading: &Reading<'_>) -> Result<(Self, Option<(Place, BadRow)>)> {
         let Reading {
             spec, rules, stop, ..

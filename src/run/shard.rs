@@ -52,6 +52,13 @@ pub(super) enum ShardEnd {
     Stopped(RunEnd),
 }
 
+/// Rows of some shards, and those of them that are committed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ShardRows {
+    pub(super) rows: u64,
+    pub(super) committed: u64,
+}
+
 /// What goes from shard to shard of one run: the engines with their weights, the counts, the observer.
 pub(super) struct Worker<'a> {
     prepared: &'a Prepared,
@@ -66,6 +73,8 @@ pub(super) struct Worker<'a> {
     /// When the observer was told of progress.
     told: Option<Instant>,
     time_left: TimeLeft,
+    /// The run's other shards, while it works on one.
+    pub(super) elsewhere: ShardRows,
 }
 
 impl<'a> Worker<'a> {
@@ -87,6 +96,7 @@ impl<'a> Worker<'a> {
             working_since: None,
             told: None,
             time_left: TimeLeft::default(),
+            elsewhere: ShardRows::default(),
         }
     }
 
@@ -145,7 +155,7 @@ impl<'a> Worker<'a> {
         let work = ShardWork {
             before,
             unfed: windows.len(),
-            rows_total: prepared.shard_rows(shard),
+            rows_total: prepared.shard_rows(shard) + self.elsewhere.rows,
             worker: self,
             tokenizer: &model.tokenizer,
             devices: &mut devices,
@@ -202,6 +212,7 @@ struct ShardWork<'w, 'a> {
     manifest: Manifest,
     /// Windows that the feeder has not handed over yet.
     unfed: usize,
+    /// Rows of all shards of the run.
     rows_total: u64,
     open: BTreeMap<WindowId, Box<FedWindow>>,
     synced: Instant,
@@ -341,6 +352,9 @@ impl ShardWork<'_, '_> {
             self.worker.time_left.finished(row, answers(&outcome));
             self.worker.ending.observe(&outcome);
             self.worker.counts.rows_now += 1;
+            if let Ok(result) = outcome.result() {
+                self.worker.counts.tokens_written += result.counts().completion_tokens;
+            }
             self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
             fed.outcomes.insert(row, outcome);
         }

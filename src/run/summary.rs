@@ -129,6 +129,7 @@ fn of_shards(
         totals,
         checked: CheckedFiles::default(),
         rows_now: counts.rows_now,
+        tokens_written: counts.tokens_written,
         duplicate_ids: counts.duplicates.duplicates(),
         duplicates_counted_to: counts.duplicates.stopped_after(),
         times: times(prepared, counts, &engine),

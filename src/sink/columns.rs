@@ -1,7 +1,7 @@
 //! What a result column is: its name, when it is written, its type and its values.
 //!
-//! The columns that all results have stand here; those of a task stand in its file in `tasks/`, which hands them over in
-//! a [`Form`]. JSON lines, Parquet, the types that readers are told, `show` and the list in `docs/RESULTS.md` all walk
+//! This file lists the columns that all results have. Each task lists its own in its file in `tasks/`, and hands them
+//! over in a [`Form`]. JSON lines, Parquet, the types that readers are told, `show` and the list in `docs/RESULTS.md` all walk
 //! the same list. A column with a new type of value is one more variant of [`RowValue`], [`SampleValue`] or [`Kind`];
 //! then the compiler names each place that must write it.
 //!

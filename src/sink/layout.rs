@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::input::{ColumnKind, InputIndex};
+use crate::ids::RowId;
+use crate::input::{ColumnKind, InputColumn, InputIndex};
 use crate::job::{CarriedColumns, nearest};
 
 use super::SinkError;
@@ -33,6 +34,8 @@ pub(super) struct CarriedColumn {
     pub(super) name: String,
     /// Type in the input.
     pub(super) kind: ColumnKind,
+    /// First row whose value is a text and those before are not, or the other way round.
+    pub(super) mixed_at: Option<RowId>,
 }
 
 impl Layout {
@@ -88,6 +91,24 @@ impl Layout {
         })
     }
 
+    /// The columns that hold texts and values of other kinds, in words.
+    pub(super) fn kinds_note(&self) -> Option<String> {
+        let mixed = self.carried.iter().filter_map(|column| {
+            let row = column.mixed_at?;
+            Some(format!("`{}` (of another kind in row {row})", column.name))
+        });
+        let mixed: Vec<String> = mixed.collect();
+        let (columns, hold) = match mixed.len() {
+            0 => return None,
+            1 => ("column", "holds"),
+            _ => ("columns", "hold"),
+        };
+        Some(format!(
+            "the {columns} {} {hold} texts beside other values: in Parquet every value is its JSON text, a text with its quotes; `output.format = \"jsonl\"` keeps the values as they are",
+            mixed.join(", ")
+        ))
+    }
+
     fn check_names(&self) -> Result<(), SinkError> {
         let ours = KEYS.iter().chain(self.results.iter().copied());
         let ours: Vec<&Column> = ours.collect();
@@ -127,7 +148,7 @@ fn selected<'a>(
         CarriedColumns::None => Ok(Vec::new()),
         CarriedColumns::Names(names) => names
             .iter()
-            .map(|name| kind(name, index, "output.columns").map(|_| name.as_str()))
+            .map(|name| column(name, index, "output.columns").map(|_| name.as_str()))
             .collect(),
     }
 }
@@ -137,6 +158,7 @@ fn carried(
     index: &InputIndex,
     rename: &[(String, String)],
 ) -> Result<CarriedColumn, SinkError> {
+    let column = column(name, index, "output.columns")?;
     let renamed = rename.iter().find(|(from, _)| from == name);
     let renamed = renamed.map(|(_, to)| to.clone());
     let own = || {
@@ -147,7 +169,8 @@ fn carried(
     Ok(CarriedColumn {
         source: name.to_owned(),
         name: renamed.unwrap_or_else(own),
-        kind: kind(name, index, "output.columns")?.clone(),
+        kind: column.kind.clone(),
+        mixed_at: column.mixed_at,
     })
 }
 
@@ -158,7 +181,7 @@ fn check_renames(
     id_column: Option<&str>,
 ) -> Result<(), SinkError> {
     for (from, _) in rename {
-        kind(from, index, "output.rename")?;
+        column(from, index, "output.rename")?;
         if Some(from.as_str()) == id_column {
             return Err(SinkError::IdRenamed {
                 column: from.clone(),
@@ -173,13 +196,13 @@ fn check_renames(
     Ok(())
 }
 
-fn kind<'a>(
+fn column<'a>(
     name: &str,
     index: &'a InputIndex,
     key: &'static str,
-) -> Result<&'a ColumnKind, SinkError> {
+) -> Result<&'a InputColumn, SinkError> {
     if let Some(column) = index.columns.iter().find(|column| column.name == name) {
-        return Ok(&column.kind);
+        return Ok(column);
     }
     let known = || index.columns.iter().map(|column| column.name.as_str());
     Err(SinkError::UnknownColumn {

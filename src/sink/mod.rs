@@ -121,6 +121,21 @@ pub(crate) fn case_note(
     Ok(layout.case_note())
 }
 
+/// A note on carried columns that hold texts beside other values, where the parts have them as JSON text.
+///
+/// # Errors
+///
+/// As [`new_sink`].
+pub(crate) fn kinds_note(
+    form: &Form<'_>,
+    index: &InputIndex,
+    id_column: Option<&str>,
+) -> Result<Option<String>, SinkError> {
+    let is_typed = form.spec.output.format == OutputFormat::Parquet;
+    let layout = Layout::new(form, index, id_column)?;
+    Ok(layout.kinds_note().filter(|_| is_typed))
+}
+
 /// Makes the sink of a job: `id_column` is the input column that is written as `id`, `arrow_schema` the
 /// schema that all Parquet files share.
 ///

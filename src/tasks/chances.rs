@@ -54,7 +54,7 @@ pub(super) fn distinct<T: PartialEq>(all: Vec<T>) -> (Vec<T>, Vec<usize>) {
     (different, which)
 }
 
-/// Each token of a context where it stands. The reference's labels leave the padding out, and the ending token of a
+/// Asks for each token of a context at its own place. The reference's labels leave the padding out, and the ending token of a
 /// text has the same id.
 pub(super) fn each_token(ids: &[u32], ending: u32) -> Vec<Asked> {
     let counted = ids.iter().zip(0..).filter(|(id, _)| **id != ending);

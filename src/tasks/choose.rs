@@ -3,7 +3,7 @@
 //! ```text
 //! target      [CLS] prompt [SEP] prefix [MASK] <|endoftext|>  sop c1 ... cm    asks for c1 ... cm, a branch a choice
 //! next-token  [CLS] prompt <|endoftext|>                      asks there for the one token of each choice
-//! whole-text  [CLS] template with the choice <|endoftext|>    asks for each token where it stands, a text a choice
+//! whole-text  [CLS] template with the choice <|endoftext|>    asks for every token of the text, one text a choice
 //! ```
 //!
 //! Invariant: what is equal is read once, so equal choices have equal bits, and the lowest index wins.
@@ -345,7 +345,7 @@ impl Choosing<'_> {
         })
     }
 
-    /// A text that is read as it stands, with nothing behind it.
+    /// A text that is read without changes and with nothing behind it.
     fn whole(&self, text: &str, prefix: Option<&str>) -> Result<Encoded, String> {
         let lengths = self.job.lengths;
         let limit = lengths.limit_beside(0).unwrap_or(lengths.max_length);

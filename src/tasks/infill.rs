@@ -94,7 +94,7 @@ impl TaskKind for Infill {
         with_answers(prompt, &answers)
     }
 
-    /// A text is the whole one, or what stands at its only mask; a list is what stands at each mask.
+    /// A reference that is one text is the whole text, or the text for its only mask. A list has a text for each mask.
     /// A filled text holds its own prompt, so metrics of it would measure little of what was filled.
     fn answers<'a>(&self, _: &'a RowResult) -> Vec<&'a str> {
         Vec::new()

@@ -210,7 +210,7 @@ pub(crate) fn row_result(
     measured(prompt_tokens, samples, reason, left_out)
 }
 
-/// The result of a row that has no pair whatever its answers are.
+/// The result of a row that cannot have a pair, independent of its answers.
 pub(crate) fn row_without(prompt_tokens: u32, reason: NoPair) -> RowResult {
     let reason = Cell::Text(reason.words().to_owned());
     measured(prompt_tokens, no_pair_cells(), reason, 0)
@@ -300,7 +300,8 @@ fn pairs_of<'a>(
     Ok(pairs)
 }
 
-/// The pairs of ranked answers, whatever lies between them; those of one score are under every margin.
+/// The pairs of ranked answers before the margin is looked at. Answers with equal scores make no pair, because no margin
+/// is below zero.
 fn candidates<'a>(
     ranked: &[Ranked<'a>],
     pairs: Pairs,

@@ -3,7 +3,7 @@
 //! ```text
 //! target      [CLS] prompt [SEP] prefix [MASK] <|endoftext|>  sop t1 t2 ... tn          asks for t1 ... tn, eop
 //!                                                             sop u1 ... um             a branch a target
-//! whole-text  [CLS] prompt <|endoftext|>                      asks for each token where it stands
+//! whole-text  [CLS] prompt <|endoftext|>                      asks for every token of the text
 //! ```
 //!
 //! # Source

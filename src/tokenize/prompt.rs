@@ -1,7 +1,8 @@
 //! Contexts: a prompt and its prefix to the ids that the model answers.
 //!
 //! `[CLS] prompt [SEP] prefix [MASK] <|endoftext|>`, or `[CLS] prompt [MASK] <|endoftext|>` without
-//! a prefix. Only the prompt's left is ever cut.
+//! a prefix. A context that is too long loses tokens at the left of the prompt alone: the question is mostly at its end,
+//! and the prefix is the beginning of the answer.
 //!
 //! # Source
 //!
@@ -107,7 +108,7 @@ impl GlmTokenizer {
         })
     }
 
-    /// A text without a mask, to be read as it stands: `[CLS] text <|endoftext|>`, or with a prefix behind it as a second
+    /// A text without a mask, which is read without changes: `[CLS] text <|endoftext|>`, or with a prefix behind it as a second
     /// text. The mask position is 0: nothing is answered.
     ///
     /// # Errors

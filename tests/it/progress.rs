@@ -38,12 +38,23 @@ impl Dice {
 /// Runs rows as the engine does, window by window, longest first; gives the time left that was told and the true one,
 /// with the share of the time that had passed.
 fn simulated(rows: &[Row], window: usize, slots: usize) -> Vec<(f64, Option<f64>, f64)> {
+    simulated_at(rows, window, slots, |_| 1.0)
+}
+
+/// As [`simulated`], on a machine that is so many times slower at each share of the rows.
+fn simulated_at(
+    rows: &[Row],
+    window: usize,
+    slots: usize,
+    slowness: impl Fn(f64) -> f64,
+) -> Vec<(f64, Option<f64>, f64)> {
     let mut estimator = TimeLeft::default();
     let mut engine = EngineStatistics::default();
     let mut windows = rows.chunks(window).enumerate();
     let mut unopened = rows.len();
     let (mut waiting, mut running) = (Vec::new(), BinaryHeap::new());
     let (mut now, mut step, mut told) = (0.0, 0_u64, Vec::new());
+    let (mut begun, all) = (0.0, rows.len() as f64);
     loop {
         while waiting.len() + running.len() < slots {
             let Some((number, rows)) = windows.next() else {
@@ -76,7 +87,8 @@ fn simulated(rows: &[Row], window: usize, slots: usize) -> Vec<(f64, Option<f64>
             let Some((id, row)) = waiting.pop() else {
                 break;
             };
-            let seconds = PREFILL * f64::from(padded(row.0, BUCKET));
+            let seconds = PREFILL * f64::from(padded(row.0, BUCKET)) * slowness(begun / all);
+            begun += 1.0;
             engine.prefill_seconds += seconds;
             engine.prompt_tokens += u64::from(row.0);
             engine.completion_tokens += 1;
@@ -108,7 +120,7 @@ fn simulated(rows: &[Row], window: usize, slots: usize) -> Vec<(f64, Option<f64>
         told.push((now, left.map(|left| left.as_secs_f64())));
         step += 1;
         engine.decode_steps += 1;
-        let seconds = STEP + ANSWER * running.len() as f64;
+        let seconds = (STEP + ANSWER * running.len() as f64) * slowness(begun / all);
         engine.decode_seconds += seconds;
         engine.completion_tokens += running.len() as u64;
         now += seconds;
@@ -195,6 +207,28 @@ fn answers_as_long_as_their_questions() {
     };
     assert_right("one window", &rows(3000, 8, row), 8192, 32);
     assert_right("many windows", &rows(3000, 9, row), 256, 32);
+}
+
+/// Another program takes most of the machine for the first quarter of the rows.
+#[test]
+fn a_machine_that_becomes_faster() {
+    let row = |dice: &mut Dice| {
+        let context = context(dice);
+        let tokens = (-40.0 * (1.0 - dice.unit()).ln()) as u32 + 1;
+        Row(context, 128, tokens.min(128))
+    };
+    let rows = rows(2000, 11, row);
+    let told = simulated_at(&rows, 256, 32, |share| if share < 0.25 { 3.0 } else { 1.0 });
+    let late = told
+        .iter()
+        .filter(|(share, ..)| (0.75..0.95).contains(share));
+    for &(share, left, truth) in late {
+        let left = left.unwrap();
+        assert!(
+            (left - truth).abs() < 0.3 * truth,
+            "at {share:.2} {left:.0} s are told, {truth:.0} s are true"
+        );
+    }
 }
 
 #[test]

@@ -158,10 +158,11 @@ fn a_signal_ends_with_75_and_keeps_what_is_done() {
         .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", both(&output));
+    let text = stderr(&output);
+    assert!(text.contains("exit 75: interrupted with "), "{text}");
     assert!(
-        stderr(&output).ends_with(
-            "exit 75: interrupted, the checkpoint is valid: run the same command again\n"
-        )
+        text.ends_with(" done, the checkpoint is valid: run the same command again\n"),
+        "{text}"
     );
     let status = job.command(&["status", "out", "--json"]).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();

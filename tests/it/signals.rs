@@ -68,6 +68,22 @@ fn ended(child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// What the last line says is done, as in `84 of 399 rows`.
+fn rows_of_the_last_line(text: &str) -> &str {
+    let last = text.lines().last().unwrap();
+    let rows = last.strip_prefix("exit 75: interrupted with ").unwrap();
+    rows.split(" done").next().unwrap()
+}
+
+/// The same by `status`.
+fn rows_of_status(job: &Job) -> String {
+    let output = job.command(&["status", "out"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows = text.lines().next().unwrap();
+    let rows = rows.strip_prefix("test: not finished, ").unwrap();
+    rows.split(" (").next().unwrap().to_owned()
+}
+
 #[test]
 fn every_signal_that_asks_a_program_to_end_does() {
     for signal in ["TERM", "INT", "HUP", "USR1", "USR2", "XCPU"] {
@@ -85,8 +101,9 @@ fn every_signal_that_asks_a_program_to_end_does() {
         let text = stderr(&output);
         let first = format!("SIG{signal}: ending when the rows in flight are done, in 10.5 s");
         assert!(text.starts_with(&first), "{text}");
-        let last = "exit 75: interrupted, the checkpoint is valid: run the same command again\n";
+        let last = ", the checkpoint is valid: run the same command again\n";
         assert!(text.ends_with(last), "{text}");
+        assert_eq!(rows_of_the_last_line(&text), rows_of_status(&job), "{text}");
         let verified = job.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(75), "{}", both(&verified));
     }

@@ -26,6 +26,7 @@ pub(crate) fn output(format: OutputFormat) -> OutputSpec {
 
 pub(crate) fn index(columns: &[(&str, ColumnKind)]) -> InputIndex {
     let column = |(name, kind): &(&str, ColumnKind)| InputColumn {
+        mixed_at: None,
         name: (*name).to_owned(),
         kind: kind.clone(),
     };

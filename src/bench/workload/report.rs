@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::rows::Row;
 use crate::error::Result;
 use crate::fsio;
-use crate::report::{RunReport, grouped, line};
+use crate::report::{RunReport, counted, grouped, line};
 use crate::sink::ResultRow;
 
 /// Answers of a wrong length that are shown by name.
@@ -99,11 +99,17 @@ impl fmt::Display for WorkloadReport {
         if self.wrong.is_empty() {
             return line(f, "lengths", "every answer has its `out_len` tokens");
         }
-        let count = grouped(self.wrong.len() as u64);
+        let count = self.wrong.len() as u64;
+        let do_not_have_their = if count == 1 {
+            "does not have its"
+        } else {
+            "do not have their"
+        };
+        let count = counted(count, "answer");
         line(
             f,
             "lengths",
-            &format!("{count} answers do not have their `out_len` tokens"),
+            &format!("{count} {do_not_have_their} `out_len` tokens"),
         )?;
         for wrong in self.wrong.iter().take(SHOWN_WRONG) {
             line(f, "", &format!("{}:{wrong}", self.workload))?;

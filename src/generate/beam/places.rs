@@ -1,12 +1,14 @@
-//! Who keeps which place when beams go on: as few caches are copied as can be.
+//! Which beam keeps which place when beams go on, so that as few caches as possible are copied: the copy of a long
+//! cache costs more than the step.
 
 use super::Fork;
 
-/// A place for each of `wants`, which name the place whose cache each one goes on from, and the copies that are
-/// needed.
+/// Gives a place to each beam of `wants`, and the copies that are needed for it. `wants` names for each beam the place
+/// whose cache it goes on from.
 ///
-/// The first that wants a place keeps it. Every other one gets a copy in the lowest place that nobody keeps and
-/// that is not in `taken`. A copy never writes where another one reads, so their order is free.
+/// The first beam that wants a place keeps it. Every other beam gets a copy, in the lowest place that no beam keeps and
+/// that is not in `taken`. A copy never writes to a place that another copy reads, so the copies may be made in any
+/// order.
 pub(super) fn assign(wants: &[usize], taken: Option<usize>) -> (Vec<usize>, Vec<Fork>) {
     let mut used: Vec<usize> = taken.into_iter().collect();
     let is_first = |at: usize| !wants[..at].contains(&wants[at]);

@@ -96,6 +96,7 @@ fn columns(schema: &Schema) -> Vec<InputColumn> {
         .map(|field| InputColumn {
             name: field.name().clone(),
             kind: ColumnKind::Arrow(field.data_type().to_string()),
+            mixed_at: None,
         })
         .collect()
 }

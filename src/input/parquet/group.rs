@@ -22,6 +22,7 @@ use super::fit::Misfit;
 use super::footer::{Footer, row_bytes};
 use super::layout::compact;
 use super::times::without_finer;
+use crate::numbers::counted;
 
 /// Rows decoded at once, at most.
 const BATCH_ROWS: u64 = 1024;
@@ -83,7 +84,7 @@ impl GroupReader {
         if seen == rows {
             Ok(())
         } else {
-            Err(format!("it has {seen} rows instead of {rows}"))
+            Err(format!("it has {} instead of {rows}", counted(seen, "row")))
         }
     }
 }
@@ -159,7 +160,7 @@ impl Rows {
         let mut schema = None;
         while missing > 0 {
             let Some(batch) = self.next()? else {
-                return Err(format!("it ends {missing} rows early"));
+                return Err(format!("it ends {} early", counted(missing as u64, "row")));
             };
             let taken = batch.num_rows().min(missing);
             if taken < batch.num_rows() {

@@ -27,6 +27,7 @@ use crate::input::prompt::PromptBuilder;
 use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
 use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
+use crate::numbers::counted;
 use crate::stop::StopFlag;
 
 /// Readers that wait for the window after their last one.
@@ -140,7 +141,11 @@ impl ParquetSource {
         let (mut batches, mut slices) = (Vec::new(), Vec::new());
         while missing > 0 {
             if file as usize >= self.index.files.len() {
-                let what = format!("window {} ends before its {} rows", span.id, span.rows);
+                let what = format!(
+                    "window {} ends before its {}",
+                    span.id,
+                    counted(span.rows, "row")
+                );
                 return Err(InputError::Changed {
                     path: self.path(span.file),
                     what,

@@ -1,7 +1,8 @@
 //! Attention of the tokens of one call on a CPU, wherever their keys and values lie.
 //!
-//! Queries that see the same keys and stand one behind the other go through the kernel in blocks. A query has the same
-//! bits in a block and alone, on one thread and on many.
+//! Queries that follow one another and see the same keys go through the kernel in blocks, because the keys are then read
+//! once for all of them. A query gets the same bits in a block and alone, on one thread and on many, so that an answer
+//! does not depend on the rows beside it.
 
 use rayon::prelude::*;
 
@@ -57,8 +58,8 @@ impl Shape {
     }
 }
 
-/// How many tokens, one behind the other, see the same keys, in blocks of [`QUERIES`] and single ones; nothing
-/// where all are single.
+/// How many consecutive tokens see the same keys, in blocks of [`QUERIES`] and single ones; nothing where all are
+/// single.
 pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> Vec<usize> {
     let mut blocks = Vec::new();
     for run in tokens.chunk_by(see_the_same) {

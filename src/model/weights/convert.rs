@@ -58,10 +58,10 @@ pub fn convert_source(
     store.check(&expected, Some(config.num_layers))?;
     fsio::create_dir_all(to).map_err(ModelError::io(to))?;
     if !fsio::is_empty_or_absent(to) {
-        return Err(ModelError::file(
-            to,
-            "is not empty\nhint: name an empty folder, or one that is not there",
-        ));
+        return Err(ModelError::Folder {
+            path: to.to_owned(),
+            reason: "is not empty\nhint: name an empty folder, or one that is not there".to_owned(),
+        });
     }
     copy_others(from, to)?;
     write_config(from, to, float)?;

@@ -261,7 +261,7 @@ fn extent(place: &TensorPlace, values: usize) -> Result<Range<usize>, String> {
     if end > values {
         return Err(beyond());
     }
-    // A value that stands for many would let a small file ask for any amount of memory.
+    // A tensor that repeats one value for many places would let a small file ask for any amount of memory.
     if count > end - place.offset {
         return Err("repeats its values; save a copy of it (`tensor.clone()`)".to_owned());
     }

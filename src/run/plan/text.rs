@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{PlanReport, phases};
-use crate::report::{counted, grouped, on_one_line, table};
+use crate::report::{counted, first, grouped, on_one_line, table};
 
 /// Cells of the longest bar of the histogram.
 const BAR_CELLS: u64 = 40;
@@ -142,6 +142,13 @@ impl PlanReport {
                 "  masks       {prompts} with more than one, of which the first is answered"
             )?;
         }
+        if self.equal_choices > 0 {
+            let rows = counted(self.equal_choices, "row");
+            writeln!(
+                f,
+                "  choices     {rows} with the same choice twice: equal ones get equal chances, and the first of them wins"
+            )?;
+        }
         if self.shots_dropped > 0 {
             let rows = counted(self.shots_dropped, "row");
             writeln!(
@@ -161,11 +168,7 @@ impl PlanReport {
             writeln!(f, "  same id     {rows} as an earlier one")?;
         }
         if let Some(rows) = self.duplicates_counted_to {
-            writeln!(
-                f,
-                "              ids compared among the first {} rows",
-                grouped(rows)
-            )?;
+            writeln!(f, "              ids compared among {}", first(rows, "row"))?;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Worker<'_> {
             .remaining(&prepared.index.windows)
             .cloned()
             .collect();
-        let total = prepared.shard_rows(manifest.shard());
+        let total = prepared.shard_rows(manifest.shard()) + self.elsewhere.rows;
         for span in &left {
             let started = Instant::now();
             let paired = maker.window(span);
@@ -69,7 +69,7 @@ impl Worker<'_> {
             self.counts.write_seconds += started.elapsed().as_secs_f64();
             self.count_pairs(&paired);
             self.observer.progress(&Progress {
-                rows_done: manifest.totals().rows,
+                rows_done: manifest.totals().rows + self.elsewhere.committed,
                 rows_total: total,
                 rows_now: self.counts.rows_now,
                 failed: self.counts.failed_now,

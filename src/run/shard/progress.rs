@@ -35,7 +35,7 @@ impl ShardWork<'_, '_> {
         let seconds = worker
             .working_since
             .map_or(0.0, |since| since.elapsed().as_secs_f64());
-        let committed = self.manifest.totals().rows;
+        let committed = self.manifest.totals().rows + worker.elsewhere.committed;
         let left_out = self.open.values().map(|fed| fed.sifting.left_out.total());
         let left_out: u64 = left_out.sum();
         let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();

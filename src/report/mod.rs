@@ -16,6 +16,7 @@ mod terminal;
 mod time_left;
 
 pub(crate) use crate::numbers::{counted, grouped, rate};
+pub(crate) use crate::shell::shell_word;
 pub(crate) use card::{CARD_MARK, Card, settings};
 pub use groups::GroupReport;
 pub(crate) use groups::{MetricsReport, groups};
@@ -28,6 +29,6 @@ pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes};
 pub(crate) use table::{line, side_by_side, table};
 pub(crate) use terminal::{
     JsonLines, as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_json,
-    print_json_line, say, say_lines, shell_word,
+    print_json_line, say, say_lines,
 };
 pub use time_left::{Moment, RowWork, TimeLeft};

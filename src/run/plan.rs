@@ -104,7 +104,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         spec,
         files: &found.files,
         previous: None,
-        rules: Rules::CURRENT,
+        rules: Rules::of_new(spec),
         stop: &StopFlag::default(),
     })?;
     // `run` would refuse the columns of the results before its first row.
@@ -254,6 +254,7 @@ impl Rows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
             rows.add(&encoded, read);
         }
+        rows.left_out.limit += read.index.rows_behind();
         Ok(rows)
     }
 

@@ -50,6 +50,7 @@ mod plan;
 mod precision;
 mod report;
 mod run;
+mod shell;
 mod sink;
 mod stop;
 mod task_list;

@@ -191,6 +191,19 @@ pub enum CheckpointError {
         /// The journal.
         path: PathBuf,
     },
+    /// A committed file that something was to be made of is not as it was written.
+    #[error(
+        "the committed file `{}`: {reason}\nhint: `glm-batch verify {results} --repair` takes it out, then run the job again, which makes its rows again",
+        .path.display()
+    )]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// The output folder of the job, as a word of a command line.
+        results: String,
+    },
     /// A committed file is gone or has another size.
     #[error(
         "the committed file `{}` {}, it was written with {expected} bytes\nhint: `glm-batch verify --repair` takes it out, the next run makes it again",

@@ -74,11 +74,27 @@ impl OutputFolder {
         Self::at(&self.root.join(PHASES_FOLDER).join(phase.name()))
     }
 
+    /// The folder of the results that this one belongs to: itself, or for the folder of a phase that of the job.
+    pub(crate) fn results(&self) -> &Path {
+        let name = self.root.file_name().and_then(OsStr::to_str);
+        let is_phase = Phase::ALL.iter().any(|phase| Some(phase.name()) == name);
+        let above = self.root.parent().filter(|_| is_phase);
+        let phases = above.filter(|above| above.file_name() == Some(OsStr::new(PHASES_FOLDER)));
+        let job = phases.and_then(Path::parent);
+        let is_job = |root: &&Path| Self::at(root).job_file().is_file();
+        job.filter(is_job).unwrap_or(&self.root)
+    }
+
     /// This folder, and those of the phases that it has.
     pub(super) fn with_phases(&self) -> Vec<Self> {
         let phases = Phase::ALL.map(|phase| self.phase(phase));
         let there = phases.into_iter().filter(|phase| phase.root.is_dir());
         std::iter::once(self.clone()).chain(there).collect()
+    }
+
+    /// The folders that every job has in it.
+    pub(super) fn own_folders(&self) -> Vec<PathBuf> {
+        FOLDERS.iter().map(|name| self.root.join(name)).collect()
     }
 
     /// The folder itself.

@@ -9,8 +9,10 @@
 //! work from the files alone. `sink/` writes the parts' content, `fsio` makes it durable.
 
 mod commit;
+mod committed;
 mod error;
 mod folder;
+mod fresh;
 mod journal;
 mod line;
 mod lock;
@@ -21,14 +23,17 @@ mod repair;
 mod restart;
 mod seal;
 mod status;
+mod steps;
 mod strays;
 mod totals;
 mod verify;
 
 pub use commit::{Commit, check_sizes, clean_leftovers, commit_window};
 pub(crate) use commit::{check_journals, clean_finished, clean_job_leftovers};
+pub(crate) use committed::unchanged;
 pub use error::CheckpointError;
 pub use folder::OutputFolder;
+pub(crate) use fresh::Fresh;
 pub use journal::Journal;
 pub(crate) use journal::{Cut, journalled_rows};
 pub(crate) use lock::JobLock;

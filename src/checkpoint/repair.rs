@@ -15,7 +15,7 @@ use crate::stop::StopFlag;
 use super::lock::{Claim, JobLock, LockOptions, claim};
 use super::verify::verify_folder;
 use super::{
-    CheckpointError, Manifest, OutputFolder, Problem, ProblemKind, StoredJob, VerifyReport,
+    CheckpointError, Manifest, OutputFolder, Problem, ProblemKind, StoredJob, VerifyReport, steps,
 };
 
 /// What was mended.
@@ -46,20 +46,26 @@ pub fn repair(
     for phase in results.job.record.spec.phases() {
         let of_phase = folder.phase(phase);
         if of_phase.job_file().is_file() {
-            made.push(HeldFolder::new(&of_phase, options)?);
+            made.push((phase.name(), HeldFolder::new(&of_phase, options)?));
         }
     }
     // In the order in which they are made.
-    made.push(results);
+    made.push(("", results));
     let mut found = Vec::new();
     let mut lost = Vec::new();
-    for held in &made {
-        let report = verify_folder(&held.folder, None, &StopFlag::default())?;
+    let mut before: Option<(&str, &OutputFolder)> = None;
+    for (name, held) in &made {
+        let mut report = verify_folder(&held.folder, None, &StopFlag::default())?;
+        if let Some((name, earlier)) = before {
+            let of_step = steps::problems(name, earlier, &held.folder, None)?;
+            report.problems.extend(of_step);
+        }
+        before = Some((name, &held.folder));
         lost.extend(held.lost(&report.problems));
         found.push((report, lost.clone()));
     }
     let mut repaired = RepairReport::default();
-    for (held, (report, lost)) in made.iter().zip(&found).rev() {
+    for ((_, held), (report, lost)) in made.iter().zip(&found).rev() {
         repaired.mend(held, &report.problems, lost)?;
     }
     repaired.windows.extend(lost);

@@ -10,7 +10,7 @@ use super::lock::{self, LockTiming};
 use super::manifest::Manifest;
 use super::owner::{self, Owner, Work};
 use super::totals::Totals;
-use super::{CheckpointError, OutputFolder, StoredJob, journal};
+use super::{CheckpointError, OutputFolder, StoredJob, journal, steps};
 
 /// The time left is known once a writer has finished this share of what it had to do: before that, the rows in
 /// flight are too many beside the finished ones.
@@ -39,6 +39,9 @@ pub struct Status {
     pub totals: Totals,
     /// Rows in the journals of open windows of all shards.
     pub journalled_rows: u64,
+    /// Of a phase: windows that a later step has committed and the phase has lost.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost_windows: u64,
     /// Each shard.
     pub shards: Vec<ShardStatus>,
     /// Each phase of the job, by its name, in order.
@@ -140,6 +143,14 @@ impl ShardStatus {
     }
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// Reads the progress of a job.
 ///
 /// # Errors
@@ -157,7 +168,16 @@ pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
         phase.name().clone_into(&mut status.name);
         Ok(status)
     });
-    let phases = phases.collect::<Result<Vec<_>, CheckpointError>>()?;
+    let mut phases = phases.collect::<Result<Vec<_>, CheckpointError>>()?;
+    let folders = job.record.spec.phases().into_iter();
+    let mut folders: Vec<OutputFolder> = folders.map(|phase| folder.phase(phase)).collect();
+    folders.push(folder.clone());
+    for (phase, steps) in phases.iter_mut().zip(folders.windows(2)) {
+        if let [earlier, later] = steps {
+            let lost = steps::lost(earlier, later, None)?;
+            phase.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
+        }
+    }
     let mut status = of_folder(folder, &job)?;
     let is_running = |status: &Status| status.state == JobState::Running;
     if !status.is_finished && phases.iter().any(is_running) {
@@ -177,6 +197,7 @@ fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, Checkpoin
     for shard in &shards {
         totals += &shard.totals;
     }
+    totals.add_behind(record.input.rows_behind());
     let is_finished = shards.iter().all(ShardStatus::is_finished);
     let state = if is_finished {
         JobState::Finished
@@ -194,6 +215,7 @@ fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, Checkpoin
         pace: overall_pace(&shards),
         totals,
         journalled_rows: shards.iter().map(|shard| shard.journalled_rows).sum(),
+        lost_windows: 0,
         shards,
         phases: Vec::new(),
     })

@@ -90,6 +90,12 @@ impl Totals {
         self.rows.saturating_sub(self.left_out.total())
     }
 
+    /// Counts rows that are in no window, because they come after the last one that the job takes.
+    pub(crate) fn add_behind(&mut self, rows: u64) {
+        self.rows += rows;
+        self.left_out.limit += rows;
+    }
+
     /// Counts some rows in a group.
     pub(crate) fn add_to_group(&mut self, group: &str, totals: &GroupTotals) {
         let is_known = self.groups.contains_key(group) || self.groups.len() < MOST_GROUPS;

@@ -8,14 +8,13 @@ use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::fsio;
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::stop::StopFlag;
 
 use super::manifest::{CommittedWindow, FileEntry, Manifest};
 use super::strays::{Listing, stray_manifests};
-use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, journal};
+use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, committed, journal, steps};
 
 /// What is wrong with a file that names another job.
 const STRANGER: &str =
@@ -125,6 +124,7 @@ pub fn verify_shards(
         Ok(Some(job)) => job.record.spec.phases(),
         _ => Vec::new(),
     };
+    let mut before: Option<(&str, OutputFolder)> = None;
     for phase in phases {
         let of_phase = folder.phase(phase);
         if !of_phase.job_file().is_file() {
@@ -141,10 +141,19 @@ pub fn verify_shards(
             }
             continue;
         }
-        let found = verify_folder(&of_phase, only, stop)?;
+        let mut found = verify_folder(&of_phase, only, stop)?;
+        if let Some((name, earlier)) = &before {
+            let lost = steps::problems(name, earlier, &of_phase, only)?;
+            found.problems.extend(lost);
+        }
+        before = Some((phase.name(), of_phase));
         report.problems.extend(found.problems.iter().cloned());
         report.notes.extend(found.notes.iter().cloned());
         report.phases.push((phase.name().to_owned(), found));
+    }
+    if let Some((name, earlier)) = &before {
+        let lost = steps::problems(name, earlier, folder, only)?;
+        report.problems.extend(lost);
     }
     Ok(report)
 }
@@ -309,32 +318,10 @@ impl VerifyReport {
         stop: &StopFlag,
     ) -> Result<(), CheckpointError> {
         let path = folder.entry(&file.name);
-        // A pipe would be waited for, and a folder cannot be read: neither is what was written.
-        let is_other = std::fs::metadata(&path).is_ok_and(|found| !found.is_file());
-        if is_other {
-            let reason = "is not a file any more".to_owned();
-            self.add(path, ProblemKind::Committed(window), reason);
-            return Ok(());
+        if let Some(reason) = committed::difference(&path, file, stop)? {
+            let line = wrong_line(&path).map_or_else(String::new, |line| format!(" (line {line})"));
+            self.add(path, ProblemKind::Committed(window), reason + &line);
         }
-        let reason = match fsio::hash_file_unless(&path, stop) {
-            Ok(found) if found == file.digest => return Ok(()),
-            Ok(found) if found.bytes != file.digest.bytes => {
-                format!(
-                    "has {} bytes, was written with {}",
-                    found.bytes, file.digest.bytes
-                )
-            }
-            Ok(_) => "its content is not what was written".to_owned(),
-            Err(error) if error.cause.kind() == std::io::ErrorKind::NotFound => {
-                "is gone".to_owned()
-            }
-            Err(error) if error.cause.kind() == std::io::ErrorKind::Interrupted => {
-                return Err(CheckpointError::Interrupted);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let line = wrong_line(&path).map_or_else(String::new, |line| format!(" (line {line})"));
-        self.add(path, ProblemKind::Committed(window), reason + &line);
         Ok(())
     }
 
@@ -375,7 +362,8 @@ impl VerifyReport {
 
 /// First line of a JSON lines file that is not JSON, as a first place to look at.
 fn wrong_line(path: &Path) -> Option<usize> {
-    if path.extension()? != "jsonl" {
+    // A pipe would be waited for.
+    if path.extension()? != "jsonl" || !path.is_file() {
         return None;
     }
     let lines = BufReader::new(File::open(path).ok()?).split(b'\n');

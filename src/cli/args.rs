@@ -195,7 +195,7 @@ pub(super) struct ReportArgs {
     /// Output folder of a job, or its job file
     pub(super) output: PathBuf,
     /// File to write [default: `report.html` in the output folder]
-    #[arg(long = "output", value_name = "FILE")]
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
     /// Input column whose values split the metrics into groups [default: `report.by` of the job]
     #[arg(long, value_name = "COLUMN")]

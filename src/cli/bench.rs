@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::args::BenchArgs;
 use super::error::CliResult;
 use super::exit::Exit;
-use super::signals::stop_on_signals;
+use super::signals::{Ending, stop_on_signals};
 use crate::bench::{self, BenchOptions, WorkloadOptions};
 use crate::fsio;
 use crate::report::{observer_for, on_one_line, print, print_json};
@@ -53,7 +53,7 @@ fn workload(args: &BenchArgs, file: &Path) -> CliResult<Exit> {
     };
     let stop = StopFlag::default();
     // A workload is measured whole or not at all: nothing of it is worth a grace.
-    stop_on_signals(&stop, Duration::ZERO)?;
+    stop_on_signals(&stop, Ending::Rows(Duration::ZERO))?;
     let report = bench::workload(&options, &stop, observer_for(false).as_mut())?;
     if let Some(counts) = &args.counts {
         bench::write_counts(counts, &report.answers)?;

@@ -33,6 +33,8 @@ pub(super) enum Exit {
     Damaged(String),
     /// The record of the job itself is damaged.
     Lost,
+    /// A file was interrupted before it was whole, and is not there.
+    Unwritten,
     /// A job that was waited for is not finished, and nothing works on it.
     Stopped,
 }
@@ -69,6 +71,7 @@ impl Exit {
             | Self::Run(RunEnd::TooManyFailed { .. } | RunEnd::AllFailed(_), _) => 3,
             Self::Unfinished
             | Self::Stopped
+            | Self::Unwritten
             | Self::Run(RunEnd::Interrupted | RunEnd::OutOfTime { .. } | RunEnd::Locked(_), _) => {
                 75
             }
@@ -119,6 +122,9 @@ impl Exit {
             Self::Unfinished => "sound so far, not finished: run the job again".to_owned(),
             Self::Stopped => {
                 "nothing works on the job, which is not finished: run it again to go on".to_owned()
+            }
+            Self::Unwritten => {
+                "interrupted: no file was written, and the same command writes all of it".to_owned()
             }
             Self::Lost => {
                 "`job.json` is damaged: only `glm-batch run` with `--restart` helps, the results are kept beside"

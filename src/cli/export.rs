@@ -5,14 +5,12 @@ use super::error::{CliError, CliResult};
 use super::exit::Exit;
 use super::job::output_of;
 use super::show::{columns, row_test};
-use super::signals::stop_on_signals;
+use super::signals::{Ending, stop_on_signals};
 use crate::checkpoint::{JobRecord, OutputFolder, StoredJob};
 use crate::error::Error;
 use crate::export::{ExportError, ExportOptions, ExportReport, Filters, Test, export as write};
 use crate::report::{JsonLines, counted, say};
 use crate::stop::StopFlag;
-
-use std::time::Duration;
 
 /// The flag that asks about single answers.
 const LABEL: &str = "--label";
@@ -48,9 +46,16 @@ pub(super) fn export(args: &ExportArgs) -> CliResult<Exit> {
     };
     if args.output.is_some() {
         // A file that is not complete leaves nothing behind; lines on standard output end where they are.
-        stop_on_signals(&stop, Duration::ZERO)?;
+        stop_on_signals(&stop, Ending::File)?;
     }
-    let report = write(&folder, &record, options, &mut JsonLines::new())?;
+    let has_file = args.output.is_some();
+    let report = write(&folder, &record, options, &mut JsonLines::new());
+    let report = match report {
+        Err(ExportError::Library(error)) if has_file && matches!(*error, Error::Interrupted) => {
+            return Ok(Exit::Unwritten);
+        }
+        report => report?,
+    };
     tell(&report);
     Ok(Exit::Printed)
 }

@@ -10,8 +10,17 @@ use crate::stop::{Deadline, StopFlag};
 /// Exit code of a run that a signal ended.
 const INTERRUPTED: i32 = 75;
 
+/// What the first signal ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    /// A run.
+    Rows(Duration),
+    /// A file that is being written.
+    File,
+}
+
 /// Listens to signals from now on.
-pub(super) fn stop_on_signals(stop: &StopFlag, _grace: Duration) -> std::io::Result<()> {
+pub(super) fn stop_on_signals(stop: &StopFlag, _: Ending) -> std::io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         // Registered in this order: the second signal finds the flag already set.
         flag::register_conditional_shutdown(signal, INTERRUPTED, stop.shared())?;

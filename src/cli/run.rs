@@ -7,7 +7,7 @@ use super::deadline;
 use super::error::CliResult;
 use super::exit::{Exit, Kept};
 use super::job::AskedJob;
-use super::signals::{stop_at, stop_on_signals};
+use super::signals::{Ending, stop_at, stop_on_signals};
 use crate::checkpoint::{self, OutputFolder};
 use crate::input::Selection;
 use crate::job::JobSpec;
@@ -31,7 +31,7 @@ pub(super) fn run(args: &RunArgs) -> CliResult<Exit> {
         job_file: job.kept.clone(),
     };
     let stop = StopFlag::default();
-    stop_on_signals(&stop, options.grace)?;
+    stop_on_signals(&stop, Ending::Rows(options.grace))?;
     if let Some(deadline) = &options.deadline {
         stop_at(deadline, &stop)?;
     }

@@ -20,6 +20,7 @@ use crate::job::{Phase, nearest};
 use crate::report::{counted, first, on_one_line, print_data, print_json_line, say};
 use crate::run::{OpenRows, Prompts};
 use crate::sink::{self, ResultRow};
+use crate::stop::StopFlag;
 use crate::tasks;
 
 pub(super) fn show(args: &ShowArgs) -> CliResult<Exit> {
@@ -130,7 +131,8 @@ fn show_committed(
     let Some(file) = file else {
         return Ok(false);
     };
-    let rows = sink::read_part(&folder.entry(&file.name))?;
+    let path = checkpoint::unchanged(folder, file, &StopFlag::default())?;
+    let rows = sink::read_part(&path)?;
     shown.show(rows.map(|row| row.map_err(Error::from)), true)
 }
 

@@ -29,8 +29,27 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long a thread sleeps that waits for a deadline.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
-/// Listens to signals from now on. `grace` is how long rows in flight may go on after the first.
-pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Result<()> {
+/// What the first signal ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    /// A run, whose rows in flight may go on for so long.
+    Rows(Duration),
+    /// A file that is being written, of which nothing is left then.
+    File,
+}
+
+impl Ending {
+    /// How long the work may go on.
+    fn grace(self) -> Duration {
+        match self {
+            Self::Rows(grace) => grace,
+            Self::File => Duration::ZERO,
+        }
+    }
+}
+
+/// Listens to signals from now on.
+pub(super) fn stop_on_signals(stop: &StopFlag, ending: Ending) -> std::io::Result<()> {
     let heard: Vec<i32> = STOPPING.into_iter().filter(|&s| !is_ignored(s)).collect();
     let came = Arc::new(AtomicUsize::new(0));
     for &signal in &heard {
@@ -51,9 +70,9 @@ pub(super) fn stop_on_signals(stop: &StopFlag, grace: Duration) -> std::io::Resu
                 stop_until_continued();
             } else if !is_asked {
                 is_asked = true;
-                say(&first_words(signal, grace));
+                say(&first_words(signal, ending));
                 // Where no thread can be had, a second signal still ends the process.
-                let _ = exit_after(grace + LAST_WORDS);
+                let _ = exit_after(ending.grace() + LAST_WORDS);
             } else if signal != SIGXCPU {
                 erase_live();
                 say("exit 75: stopped at once by a second signal: run the same command again");
@@ -122,7 +141,7 @@ fn exit_at_the_third(signal: i32, came: &Arc<AtomicUsize>) -> std::io::Result<()
 }
 
 /// What the first signal does, and what a second one would.
-fn first_words(signal: i32, grace: Duration) -> String {
+fn first_words(signal: i32, ending: Ending) -> String {
     let name = low_level::signal_name(signal).unwrap_or("signal");
     let second = if signal == SIGINT {
         "press Ctrl-C again to stop at once"
@@ -130,10 +149,14 @@ fn first_words(signal: i32, grace: Duration) -> String {
         "a second signal stops at once"
     };
     // No line is longer than a terminal is wide.
-    format!(
-        "{name}: ending when the rows in flight are done, in {} s at the latest\n  {second}",
-        (grace + LAST_WORDS).as_secs_f64()
-    )
+    let first = match ending {
+        Ending::Rows(grace) => format!(
+            "ending when the rows in flight are done, in {} s at the latest",
+            (grace + LAST_WORDS).as_secs_f64()
+        ),
+        Ending::File => "ending without the file, of which nothing is kept".to_owned(),
+    };
+    format!("{name}: {first}\n  {second}")
 }
 
 /// A file that may not grow any more is an error with the file's name, not the end of the process.
@@ -161,12 +184,18 @@ mod tests {
     #[test]
     fn the_first_words_say_what_happens() {
         assert_eq!(
-            first_words(SIGINT, Duration::from_secs(20)),
+            first_words(SIGINT, Ending::Rows(Duration::from_secs(20))),
             "SIGINT: ending when the rows in flight are done, in 30 s at the latest\n  press Ctrl-C again to stop at once"
         );
-        let text = first_words(SIGUSR1, Duration::from_millis(500));
+        let text = first_words(SIGUSR1, Ending::Rows(Duration::from_millis(500)));
         assert!(text.starts_with("SIGUSR1: "), "{text}");
         assert!(text.contains("in 10.5 s at the latest"), "{text}");
         assert!(text.lines().all(|line| line.len() < 80), "{text}");
+        let text = first_words(SIGTERM, Ending::File);
+        assert!(
+            text.starts_with("SIGTERM: ending without the file"),
+            "{text}"
+        );
+        assert!(!text.contains("rows"), "{text}");
     }
 }

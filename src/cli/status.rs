@@ -52,6 +52,9 @@ fn print_as_asked(args: &StatusArgs, status: &Status) -> io::Result<()> {
 }
 
 fn last_words(status: &Status) -> &'static str {
+    if status.phases.iter().any(|phase| phase.lost_windows > 0) {
+        return "the job is damaged: `glm-batch verify` with `--repair` takes out what has to be made again, then run the job again";
+    }
     match status.state {
         JobState::Finished => "the job is finished",
         JobState::Running => {
@@ -136,6 +139,13 @@ fn text(status: &Status) -> String {
     }
     for phase in &status.phases {
         let _ = writeln!(text, "  phase {}", job_line(phase));
+        if phase.lost_windows > 0 {
+            let lost = counted(phase.lost_windows, "window");
+            let _ = writeln!(
+                text,
+                "    damaged: it has lost {lost} that later results were made of"
+            );
+        }
         if !phase.is_finished {
             shard_lines(phase, "    ", &mut text);
         }
@@ -162,6 +172,7 @@ fn shard_lines(status: &Status, indent: &str, text: &mut String) {
 
 fn job_line(status: &Status) -> String {
     let state = match status.state {
+        _ if status.lost_windows > 0 => "damaged",
         JobState::Finished => "finished",
         JobState::Running => "running",
         JobState::Stopped => "not finished",

@@ -12,6 +12,7 @@ use super::target::{Form, Target};
 use super::{ExportOptions, ExportReport, Result};
 use crate::fsio::{self, FileDigest};
 use crate::report::{counted, grouped};
+use crate::shell::shell_quoted;
 
 /// The line by which a card is known as one of ours.
 pub(super) const MARK: &str =
@@ -65,7 +66,7 @@ impl Card<'_> {
         let mut command = format!("--to {}", options.format.name());
         let mut flag = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
-                let _ = write!(command, " {name} '{value}'");
+                let _ = write!(command, " {name} {}", shell_quoted(value));
             }
         };
         flag("--where", options.keep.as_ref().map(|test| test.text));
@@ -98,14 +99,14 @@ impl fmt::Display for Card<'_> {
             self.options.format.name(),
             counted(self.report.lines, "line"),
         );
-        writeln!(f, "# {}\n\n{MARK}\n", code(&file))?;
+        writeln!(f, "# {}\n\n{MARK}\n", plain(&file))?;
         writeln!(
             f,
-            "{lines} in the form `{format}`, written by glm-batch from the results of the job `{}`.\n",
+            "{lines} in the form `{format}`, written by glm-batch from the results of the job {}.\n",
             code(&record.spec.name)
         )?;
         writeln!(f, "| | |\n| --- | --- |")?;
-        let mut row = |what: &str, value: &str| writeln!(f, "| {what} | `{}` |", code(value));
+        let mut row = |what: &str, value: &str| writeln!(f, "| {what} | {} |", cell(value));
         row("task", record.spec.task.name())?;
         row("model", &name_of(&record.spec.model.path))?;
         row("weights", &record.resolved.weights)?;
@@ -147,8 +148,8 @@ pub(super) fn ours(path: &Path) -> Option<String> {
 
 /// The hash that a card tells of its file.
 pub(super) fn hash_in(card: &str) -> Option<&str> {
-    let cell = |line: &'_ str| line.starts_with(&format!("| {HASH} | `"));
-    let line = card.lines().find(|line| cell(line))?;
+    let is_hash = |line: &'_ str| line.starts_with(&format!("| {HASH} | `"));
+    let line = card.lines().find(|line| is_hash(line))?;
     line.split('`').nth(1)
 }
 
@@ -158,15 +159,24 @@ pub(super) fn name_of(path: &Path) -> String {
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-/// A text for code inside a line or a table of Markdown.
+/// A text as code inside a line of Markdown, between as many backquotes as it needs.
 pub(super) fn code(text: &str) -> String {
-    let safe = |c: char| match c {
-        c if c.is_control() => ' ',
-        '`' => '\'',
-        '|' => '/',
-        c => c,
-    };
-    text.chars().map(safe).collect()
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let longest = text.split(|c| c != '`').map(str::len).max();
+    let fence = "`".repeat(longest.unwrap_or_default() + 1);
+    if text.starts_with('`') || text.ends_with('`') {
+        format!("{fence} {text} {fence}")
+    } else {
+        format!("{fence}{text}{fence}")
+    }
+}
+
+/// A text as code in a cell of a table, which ends at a bar without a backslash.
+pub(super) fn cell(text: &str) -> String {
+    code(text).replace('|', "\\|")
 }
 
 /// A text of ours for a line of Markdown: it may quote a value.

@@ -23,6 +23,8 @@ pub(super) enum Reason {
     Empty,
     /// A row without a prompt.
     NoPrompt,
+    /// An answer to a conversation that the format cannot hold.
+    Turns,
     /// A pair of two equal texts.
     Equal,
     /// An answer with the score of another of its row.
@@ -55,6 +57,10 @@ impl Reason {
             Self::Finish => of("answer by `--finish`", "answers by `--finish`").to_owned(),
             Self::Empty => of("empty answer", "empty answers").to_owned(),
             Self::NoPrompt => of("row without a prompt", "rows without a prompt").to_owned(),
+            Self::Turns => format!(
+                "{} to a conversation in which user and assistant do not take turns",
+                of("answer", "answers")
+            ),
             Self::Equal => of("pair of equal texts", "pairs of equal texts").to_owned(),
             Self::Tie => format!(
                 "{} with the score of another one of the row",

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::Result;
-use super::card::{MARK, code, hash_in, name_of, ours};
+use super::card::{MARK, cell, hash_in, name_of, ours};
 use super::target::{CARD_ENDING, Form};
 use crate::fsio::FsError;
 
@@ -99,13 +99,14 @@ impl fmt::Display for Exports {
             "| file | card | in `load_dataset(\"FOLDER\", NAME)` |\n| --- | --- | --- |"
         )?;
         for export in &self.0 {
-            let file = code(&export.file);
+            let file = cell(&export.file);
+            let card = cell(&format!("{}{CARD_ENDING}", export.file));
             let name = if is_loaded(&export) {
                 format!("`{}`", export.name)
             } else {
                 "not: all its files have one reader".to_owned()
             };
-            writeln!(f, "| `{file}` | `{file}{CARD_ENDING}` | {name} |")?;
+            writeln!(f, "| {file} | {card} | {name} |")?;
         }
         if self.0.iter().filter(is_loaded).count() == 1 {
             writeln!(f, "\nNAME may be left out, as long as there is one.")?;

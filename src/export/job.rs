@@ -50,20 +50,13 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// The part of a window, if it is still of the length that the job knows.
-    pub(super) fn part(&self, window: &CommittedWindow) -> Result<PathBuf> {
-        let path = self.folder.entry(&window.part.name);
-        let found = std::fs::metadata(&path).ok().map(|found| found.len());
-        let expected = window.part.digest.bytes;
-        if found == Some(expected) {
-            return Ok(path);
+    /// The part of a window, if it is still what the job has written. The rows are read right after it, from the memory
+    /// of the system.
+    pub(super) fn part(&self, window: &CommittedWindow, stop: &StopFlag) -> Result<PathBuf> {
+        match checkpoint::unchanged(self.folder, &window.part, stop) {
+            Err(CheckpointError::Interrupted) => Err(Error::Interrupted.into()),
+            found => Ok(found?),
         }
-        Err(CheckpointError::Changed {
-            path,
-            expected,
-            found,
-        }
-        .into())
     }
 
     /// Refuses what does not go together.
@@ -129,9 +122,14 @@ impl<'a> Job<'a> {
         let has_labels = self.own.has("correct")
             || matches!(self.source, Some(Source::Preference | Source::ScoredPair));
         if options.format == Format::TrlUnpaired && !is_given && !has_labels {
-            return Err(refused(
-                "nothing in these results says which answers are good ones\nhint: say it with `--label`, as in `--label \"finish_reason == 'stop'\"`".to_owned(),
-            ));
+            let example = if self.own.has("mean_logprob") {
+                "mean_logprob > -1"
+            } else {
+                "finish_reason == 'stop'"
+            };
+            return Err(refused(format!(
+                "nothing in these results says which answers are good ones\nhint: say it with `--label`, as in `--label \"{example}\"`"
+            )));
         }
         Ok(())
     }

@@ -12,6 +12,12 @@ use super::counts::{LeftOut, Reason};
 use super::format::{Format, Source};
 use super::items::{Answer, Items, Pair};
 use super::prompts::PromptTemplate;
+use crate::input::Turn;
+
+/// Who speaks, as the formats name them.
+const SYSTEM: &str = "system";
+const USER: &str = "user";
+const ASSISTANT: &str = "assistant";
 
 /// How lines are made.
 pub(super) struct Shape {
@@ -84,24 +90,56 @@ impl Shape {
         answers
     }
 
-    fn prompt_text(&self, items: &Items) -> Result<String> {
-        match &self.template {
-            Some(template) => template.render(&items.texts, &items.line),
-            None => Ok(items.texts.whole()),
+    /// Whether its lines hold a conversation turn by turn.
+    pub(super) fn has_turns(&self) -> bool {
+        let is_chat = matches!(self.format, Format::Sharegpt | Format::Messages);
+        (is_chat || self.conversational) && self.template.is_none()
+    }
+
+    fn asked(&self, items: &Items) -> Result<Asked> {
+        let text = match &self.template {
+            Some(template) => template.render(&items.texts, &items.line)?,
+            None => items.texts.whole(),
+        };
+        let mut turns = Vec::new();
+        if self.has_turns() {
+            turns.clone_from(&items.texts.turns);
+        }
+        match turns.last_mut() {
+            // The prefix is part of what was asked.
+            Some(last) if !items.texts.prefix().is_empty() => {
+                last.content.push('\n');
+                last.content.push_str(items.texts.prefix());
+            }
+            Some(_) => {}
+            None => turns.push(Turn {
+                role: USER.to_owned(),
+                content: text.clone(),
+            }),
+        }
+        Ok(Asked { text, turns })
+    }
+
+    /// What was asked, as a text or as a list of messages.
+    fn prompt(&self, asked: &Asked) -> Value {
+        if self.conversational {
+            asked.messages().into()
+        } else {
+            asked.text.as_str().into()
         }
     }
 
-    /// A text of the user or of the model, alone or as a list of messages.
-    fn said(&self, role: &str, text: &str) -> Value {
+    /// A text of the model, alone or as a list of messages.
+    fn answered(&self, text: &str) -> Value {
         if self.conversational {
-            json!([message(role, text)])
+            json!([message(ASSISTANT, text)])
         } else {
             text.into()
         }
     }
 
     fn preference_lines(&self, items: &Items, left_out: &mut LeftOut) -> Result<Vec<Value>> {
-        let prompt = self.said("user", &self.prompt_text(items)?);
+        let prompt = self.prompt(&self.asked(items)?);
         let mut lines = Vec::new();
         for pair in &items.pairs {
             let (chosen, rejected) = (&pair.chosen.text, &pair.rejected.text);
@@ -114,8 +152,8 @@ impl Shape {
             }
             let mut line = Map::new();
             line.insert("prompt".to_owned(), prompt.clone());
-            line.insert("chosen".to_owned(), self.said("assistant", chosen));
-            line.insert("rejected".to_owned(), self.said("assistant", rejected));
+            line.insert("chosen".to_owned(), self.answered(chosen));
+            line.insert("rejected".to_owned(), self.answered(rejected));
             if self.margin {
                 line.insert("margin".to_owned(), pair.margin.clone().into());
             }
@@ -134,9 +172,15 @@ impl Shape {
         answers: &[Answer],
         left_out: &mut LeftOut,
     ) -> Result<Vec<Value>> {
-        let prompt = self.prompt_text(items)?;
+        let asked = self.asked(items)?;
+        if self.format == Format::Sharegpt && !asked.takes_turns() {
+            for _ in answers {
+                left_out.add(Reason::Turns);
+            }
+            return Ok(Vec::new());
+        }
         let lines = answers.iter().filter_map(|answer| {
-            let line = self.answer_line(items, &prompt, answer);
+            let line = self.answer_line(items, &asked, answer);
             if line.is_none() {
                 left_out.add(Reason::Unlabelled);
             }
@@ -146,29 +190,24 @@ impl Shape {
     }
 
     /// The line of an answer; `None` where it needs a label, and has none.
-    fn answer_line(&self, items: &Items, prompt: &str, answer: &Answer) -> Option<Value> {
+    fn answer_line(&self, items: &Items, asked: &Asked, answer: &Answer) -> Option<Value> {
         let text = &answer.text;
         Some(match self.format {
             Format::Alpaca if self.template.is_none() => {
                 let Texts { prompt, prefix } = Texts::of(items);
                 json!({"instruction": prompt, "input": prefix, "output": text})
             }
-            Format::Alpaca => json!({"instruction": prompt, "input": "", "output": text}),
-            Format::Sharegpt => json!({"conversations": [
-                {"from": "human", "value": prompt},
-                {"from": "gpt", "value": text},
-            ]}),
-            Format::Messages => {
-                json!({"messages": [message("user", prompt), message("assistant", text)]})
-            }
+            Format::Alpaca => json!({"instruction": asked.text, "input": "", "output": text}),
+            Format::Sharegpt => json!({"conversations": asked.with(text, said_by)}),
+            Format::Messages => json!({"messages": asked.with(text, message)}),
             Format::TrlUnpaired => json!({
-                "prompt": self.said("user", prompt),
-                "completion": self.said("assistant", text),
+                "prompt": self.prompt(asked),
+                "completion": self.answered(text),
                 "label": answer.label?,
             }),
             _ => json!({
-                "prompt": self.said("user", prompt),
-                "completion": self.said("assistant", text),
+                "prompt": self.prompt(asked),
+                "completion": self.answered(text),
             }),
         })
     }
@@ -181,7 +220,7 @@ impl Shape {
         let choice = |answer: &Answer| {
             json!({
                 "index": answer.sample,
-                "message": message("assistant", &answer.text),
+                "message": message(ASSISTANT, &answer.text),
                 "logprobs": null,
                 "finish_reason": match answer.finishes.first().map(String::as_str) {
                     Some("length") => "length",
@@ -216,6 +255,44 @@ impl Shape {
     }
 }
 
+/// What a row asked: one text, and the same turn by turn.
+struct Asked {
+    text: String,
+    /// Never empty; the last one is the user's.
+    turns: Vec<Turn>,
+}
+
+impl Asked {
+    fn messages(&self) -> Vec<Value> {
+        let turns = self.turns.iter();
+        turns
+            .map(|turn| message(&turn.role, &turn.content))
+            .collect()
+    }
+
+    /// All turns and the answer, each as `form` writes it.
+    fn with(&self, answer: &str, form: fn(&str, &str) -> Value) -> Vec<Value> {
+        let turns = self.turns.iter();
+        let turns = turns.map(|turn| form(&turn.role, &turn.content));
+        turns.chain([form(ASSISTANT, answer)]).collect()
+    }
+
+    /// Whether user and assistant take turns, behind a message of the system at most.
+    fn takes_turns(&self) -> bool {
+        let mut turns = self.turns.as_slice();
+        if let [first, rest @ ..] = turns
+            && first.role == SYSTEM
+        {
+            turns = rest;
+        }
+        let roles = [USER, ASSISTANT].into_iter().cycle();
+        turns
+            .iter()
+            .zip(roles)
+            .all(|(turn, role)| turn.role == role)
+    }
+}
+
 /// Prompt and prefix of a row.
 struct Texts<'a> {
     prompt: &'a str,
@@ -247,6 +324,16 @@ fn batch_id(row: u64) -> String {
 
 fn message(role: &str, text: &str) -> Value {
     json!({"role": role, "content": text})
+}
+
+/// A message as the chats of ShareGPT have it.
+fn said_by(role: &str, text: &str) -> Value {
+    let from = match role {
+        USER => "human",
+        ASSISTANT => "gpt",
+        other => other,
+    };
+    json!({"from": from, "value": text})
 }
 
 /// Whether a text says nothing; such an answer is counted.

@@ -15,7 +15,7 @@ use super::format::{Format, Source};
 use super::items::{Reading, has_failed, items};
 use super::job::Job;
 use super::lines::{Shape, failed_batch_line};
-use super::prompts::{Origin, PromptTemplate, Texts};
+use super::prompts::{Needs, Origin, PromptTemplate, Texts};
 use super::schema::schema;
 use super::target::{Form, Target};
 use super::writer::{Out, Writer};
@@ -102,7 +102,7 @@ impl Bytes {
             (Form::Commas, ..) => Self::Separated(b','),
             (Form::Tabs, ..) => Self::Separated(b'\t'),
             (Form::Parquet, Some(shape), _) => Self::Typed(schema(shape)),
-            (Form::Parquet, None, Some(part)) => Self::Stored(job.part(part)?),
+            (Form::Parquet, None, Some(part)) => Self::Stored(job.part(part, stop)?),
             (Form::Parquet, None, None) => {
                 let (types, note) = job.schema(stop)?;
                 return Ok((Self::Typed(types), note));
@@ -142,10 +142,14 @@ impl<'a> Export<'a> {
             Some(shape) => shape.format != Format::OpenaiBatch || options.filters.dedup,
             None => options.filters.dedup,
         };
-        let is_kept = job.own.has("rendered_prompt") && !reads_texts;
+        let needs = Needs {
+            is_kept: job.own.has("rendered_prompt") && !reads_texts,
+            turns: shape.as_ref().is_some_and(Shape::has_turns),
+        };
         let origin = needs_prompts
-            .then(|| Origin::open(job.record, is_kept, &options.stop))
+            .then(|| Origin::open(job.record, &needs, &options.stop))
             .transpose()?;
+        let (origin, turns_note) = origin.unzip();
         let (bytes, note) = Bytes::new(job, target.form, shape.as_ref(), &options.stop)?;
         Ok(Self {
             job,
@@ -158,18 +162,31 @@ impl<'a> Export<'a> {
             lines: 0,
             pairs: 0,
             lacks_scores: false,
-            notes: Vec::from_iter(note),
+            notes: note.into_iter().chain(turns_note.flatten()).collect(),
         })
     }
 
     /// Writes a file that has its name only once it is complete and its card tells of it: an export that is stopped
     /// before leaves a card at most, and the same command does it all.
     fn write_file(&mut self, target: &Target, file: &Path) -> Result<ExportReport> {
-        for path in target.files() {
-            fsio::remove_leftovers(path);
+        let Some(claim) = fsio::claim(file)? else {
+            return Err(refused(format!(
+                "`{}` is being written by another export\nhint: wait until that has ended, or give another `--output`",
+                file.display()
+            )));
+        };
+        let came = || {
+            refused(format!(
+                "`{}` came while the export was written, which replaces no file\nhint: remove it, or give another `--output`",
+                file.display()
+            ))
+        };
+        if file.symlink_metadata().is_ok() {
+            return Err(came());
         }
+        claim.remove_leftovers(target.card.as_deref());
         let mut failure = None;
-        let written = fsio::write_unnamed(file, |out| match self.write(out) {
+        let written = claim.write(|out| match self.write(out) {
             Ok(()) => Ok(()),
             Err(ExportError::Output(cause)) => Err(cause),
             Err(error) => {
@@ -181,16 +198,13 @@ impl<'a> Export<'a> {
             (Some(error), _) => return Err(error),
             (None, written) => written?,
         };
-        let came = || {
-            refused(format!(
-                "`{}` came while the export was written, which replaces no file\nhint: remove it, or give another `--output`",
-                file.display()
-            ))
-        };
         if file.symlink_metadata().is_ok() {
             // Its card is not ours to write.
             return Err(came());
         }
+        // One export at a time tells of itself in the folder, and has its name there before the next one looks.
+        let readme = target.readme.as_deref();
+        let _turn = readme.map(fsio::wait_for_claim).transpose()?;
         let mut report = self.report(Some(file));
         let card = Card {
             job: self.job,
@@ -228,7 +242,7 @@ impl<'a> Export<'a> {
     }
 
     fn window(&mut self, window: &CommittedWindow, writer: &mut Writer<'_>) -> Result<()> {
-        let path = self.job.part(window)?;
+        let path = self.job.part(window, &self.options.stop)?;
         // The lines of a row lie together, and in one window.
         let mut of_row: Vec<PartLine> = Vec::new();
         for chunk in sink::read_chunks(&path, writer.wants_batches())? {

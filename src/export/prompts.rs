@@ -10,7 +10,7 @@ use super::{ExportError, Result, refused};
 use crate::checkpoint::JobRecord;
 use crate::error::Error;
 use crate::ids::RowId;
-use crate::input::{self, InputError};
+use crate::input::{self, InputError, Turn};
 use crate::run::Prompts;
 use crate::sink::ResultRow;
 use crate::stop::StopFlag;
@@ -31,6 +31,8 @@ pub(super) struct Texts {
     pub(super) prefix: Option<String>,
     /// Texts of the row that were scored or judged.
     pub(super) following: Vec<String>,
+    /// The conversation that the prompt is, where it is one and nothing else.
+    pub(super) turns: Vec<Turn>,
 }
 
 impl Texts {
@@ -56,14 +58,51 @@ pub(super) enum Origin {
     Input(Box<Prompts>),
 }
 
+/// What an export needs of its prompts.
+pub(super) struct Needs {
+    /// Whether the results hold the texts.
+    pub(super) is_kept: bool,
+    /// Whether conversations are wanted turn by turn, which the results never hold.
+    pub(super) turns: bool,
+}
+
 impl Origin {
-    /// Opens the input, if it is needed.
-    pub(super) fn open(record: &JobRecord, is_kept: bool, stop: &StopFlag) -> Result<Self> {
-        if is_kept {
-            return Ok(Self::Kept);
+    /// Opens the input, if it is needed; also what is to be known of it.
+    pub(super) fn open(
+        record: &JobRecord,
+        needs: &Needs,
+        stop: &StopFlag,
+    ) -> Result<(Self, Option<String>)> {
+        let prompt = &record.spec.prompt;
+        let is_conversation = record.spec.input.columns.messages.is_some()
+            && prompt.template.is_none()
+            && prompt.few_shot.is_none();
+        let has_turns = needs.turns && is_conversation;
+        if needs.is_kept && !has_turns {
+            return Ok((Self::Kept, None));
         }
-        let record = confirmed(record, stop).map_err(changed)?;
-        Ok(Self::Input(Box::new(Prompts::new(&record)?)))
+        let opened = confirmed(record, stop)
+            .map_err(Error::from)
+            .and_then(|record| Prompts::new(&record));
+        match opened {
+            Ok(prompts) => Ok((Self::Input(Box::new(prompts)), None)),
+            Err(Error::Interrupted | Error::Input(InputError::Interrupted)) => {
+                Err(Error::Interrupted.into())
+            }
+            Err(error) if needs.is_kept => {
+                let what = match error {
+                    Error::Input(error) => in_words(&error),
+                    error => error.to_string(),
+                };
+                let what = what.lines().next().unwrap_or_default().to_owned();
+                let note = format!(
+                    "note: {what}; conversations are written as one text therefore, as the model was asked"
+                );
+                Ok((Self::Kept, Some(note)))
+            }
+            Err(Error::Input(error)) => Err(changed(error)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The texts of a row; `None` where it has no prompt.
@@ -74,7 +113,7 @@ impl Origin {
                 return Ok(text("rendered_prompt").map(|prompt| Texts {
                     prompt,
                     prefix: text("rendered_prefix"),
-                    following: Vec::new(),
+                    ..Texts::default()
                 }));
             }
             Self::Input(prompts) => prompts,
@@ -88,6 +127,7 @@ impl Origin {
             prompt: prompt.text.clone(),
             prefix: prompt.prefix.clone(),
             following: prompt.following.clone(),
+            turns: prompt.turns.clone(),
         }))
     }
 }
@@ -211,8 +251,7 @@ mod tests {
     fn a_template_has_prompt_prefix_and_columns() {
         let texts = Texts {
             prompt: "问".to_owned(),
-            prefix: None,
-            following: Vec::new(),
+            ..Texts::default()
         };
         let row = json!({"row": 3, "prompt": "hidden", "subject": "历史"});
         let row = row.as_object().unwrap();

@@ -106,12 +106,6 @@ impl Target {
         Ok(target)
     }
 
-    /// All that it writes.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        let all = [&self.file, &self.card, &self.readme];
-        all.into_iter().flatten().map(PathBuf::as_path)
-    }
-
     /// Refuses a file that is there, one among the results, and one that cannot be written.
     fn check(&self, output: &Path, results: &Path) -> Result<()> {
         let Some(file) = &self.file else {

@@ -20,8 +20,11 @@ use crate::sink::{self, PartLine, ResultRow, SinkError};
 /// Lines that become a batch of Parquet at once.
 const LINES_AT_ONCE: usize = 256;
 
-/// Bytes of a row group at most: it is held until it is written.
-const ROW_GROUP_BYTES: usize = 32 << 20;
+/// Bytes of a row group at most: it is held, in a multiple of them, until it is written.
+const ROW_GROUP_BYTES: usize = 8 << 20;
+
+/// Rows of a row group at most, so that texts that pack well do not keep all rows of an export in memory.
+const ROW_GROUP_ROWS: usize = 64 << 10;
 
 /// As for the parts of a job.
 const ZSTD_LEVEL: i32 = 3;
@@ -236,6 +239,7 @@ fn options() -> Result<ArrowWriterOptions> {
         .set_compression(Compression::ZSTD(level))
         .set_created_by("glm-batch".to_owned())
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .build();
     Ok(ArrowWriterOptions::new().with_properties(properties))
 }

@@ -107,6 +107,11 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), FsError> {
     failpoint(REMOVE_AFTER, path)
 }
 
+/// Removes a folder that may as well stay, if nothing is in it.
+pub(crate) fn remove_empty_folder(path: &Path) {
+    let _ = std::fs::remove_dir(path);
+}
+
 /// Removes a file that may as well stay.
 pub(crate) fn remove_quietly(path: &Path) {
     let _ = std::fs::remove_file(path);

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! write    whole files: write_atomic, create_exclusive, and the names of files under way
+//! claim    the right to write a file, which one process at a time has
 //! append   files that grow: open_append, append_synced, truncate_synced, open_lock
 //! folders  create, sync, move, remove, look at
 //! hash     FileDigest
@@ -19,6 +20,7 @@
 )]
 
 mod append;
+mod claim;
 mod error;
 mod folders;
 mod hash;
@@ -27,16 +29,15 @@ mod write;
 
 pub use append::append_synced;
 pub(crate) use append::{open_append, open_lock, truncate_synced};
+pub(crate) use claim::{claim, wait_for_claim};
 pub use error::FsError;
 pub(crate) use error::is_full;
 pub(crate) use folders::{
-    create_dir_all, free_path, is_empty_or_absent, remove_folder, remove_quietly, remove_synced,
-    rename_synced, temporary_folder,
+    create_dir_all, free_path, is_empty_or_absent, remove_empty_folder, remove_folder,
+    remove_quietly, remove_synced, rename_synced, temporary_folder,
 };
 pub use hash::FileDigest;
 pub(crate) use hash::hash_file_unless;
 pub use points::FAILPOINTS;
 pub use write::write_atomic;
-pub(crate) use write::{
-    check_writable, create_exclusive, remove_leftovers, temporary_target, write_unnamed,
-};
+pub(crate) use write::{check_writable, create_exclusive, temporary_target};

@@ -16,7 +16,7 @@ use super::points::{
 };
 
 /// End of the names of files that are being written; they start with a dot.
-const TEMPORARY_ENDING: &str = ".tmp";
+pub(super) const TEMPORARY_ENDING: &str = ".tmp";
 
 /// Writes a file so that its name only ever holds the old or the complete new content: temporary
 /// file beside it, sync, rename, sync of the folder.
@@ -73,9 +73,21 @@ pub(crate) struct Unnamed {
     temporary: Option<PathBuf>,
     path: PathBuf,
     digest: FileDigest,
+    /// Keeps other writers from the name, where it was claimed.
+    _lock: Option<File>,
 }
 
 impl Unnamed {
+    /// A file that was written under a claim, which `lock` holds.
+    pub(super) fn new(temporary: PathBuf, path: PathBuf, digest: FileDigest, lock: File) -> Self {
+        Self {
+            temporary: Some(temporary),
+            path,
+            digest,
+            _lock: Some(lock),
+        }
+    }
+
     /// Length and hash of its content.
     pub(crate) fn digest(&self) -> &FileDigest {
         &self.digest
@@ -113,11 +125,7 @@ impl Drop for Unnamed {
 }
 
 /// Writes a file beside the name that it is to have, and syncs it.
-///
-/// # Errors
-///
-/// [`FsError`], where the file could not be created.
-pub(crate) fn write_unnamed(
+fn write_unnamed(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<Unnamed, FsError> {
@@ -129,11 +137,12 @@ pub(crate) fn write_unnamed(
         temporary: Some(temporary),
         path: path.to_path_buf(),
         digest,
+        _lock: None,
     })
 }
 
-/// Removes what processes that were killed have left of a file that they never finished.
-pub(crate) fn remove_leftovers(path: &Path) {
+/// Removes what processes that were killed have left of a file that they never finished, but the file `own`.
+pub(super) fn remove_leftovers(path: &Path, own: Option<&Path>) {
     let folder = parent(path).unwrap_or_else(|| Path::new("."));
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
@@ -141,7 +150,8 @@ pub(crate) fn remove_leftovers(path: &Path) {
     let target = path.file_name().and_then(|name| name.to_str());
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if target.is_some() && name.to_str().and_then(temporary_target) == target {
+        let is_own = own.and_then(Path::file_name) == Some(&name);
+        if target.is_some() && !is_own && name.to_str().and_then(temporary_target) == target {
             remove_quietly(&entry.path());
         }
     }
@@ -161,7 +171,7 @@ pub(crate) fn temporary_target(name: &str) -> Option<&str> {
 
 /// Name beside `path` for the time of writing. It holds a number of this process, so that two
 /// processes never write into one file: in containers on many hosts every process may have one id.
-fn temporary_path(path: &Path) -> PathBuf {
+pub(super) fn temporary_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}{TEMPORARY_ENDING}", process_number()));
@@ -184,18 +194,26 @@ fn write_synced(
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
     before_sync: &'static str,
 ) -> Result<FileDigest, FsError> {
+    let file = File::create(path).map_err(|cause| FsError::new("create", path, cause))?;
+    fill(BufWriter::new(file), path, write, before_sync)?;
+    hash_file(path)
+}
+
+/// Writes to a new file and syncs it.
+pub(super) fn fill(
+    mut out: BufWriter<File>,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    before_sync: &'static str,
+) -> Result<(), FsError> {
     let write_error = |cause| FsError::new("write", path, cause);
-    let mut out =
-        BufWriter::new(File::create(path).map_err(|cause| FsError::new("create", path, cause))?);
     write(&mut out)
         .and_then(|()| out.flush())
         .map_err(write_error)?;
     failpoint(before_sync, path)?;
     out.get_ref()
         .sync_all()
-        .map_err(|cause| FsError::new("sync", path, cause))?;
-    drop(out);
-    hash_file(path)
+        .map_err(|cause| FsError::new("sync", path, cause))
 }
 
 /// Gives a complete file its name, unless the name is taken.

@@ -12,6 +12,7 @@ use super::cell::{Cell, Record};
 use super::error::InputError;
 use super::nested::Named;
 use super::template::{Template, is_blank};
+use super::types::Turn;
 use crate::job::{DEFAULT_TURNS, Rules};
 use crate::outcome::BadRow;
 
@@ -48,14 +49,15 @@ impl Conversation {
         names.filter(|name| *name != MESSAGES)
     }
 
-    /// The prompt of a row.
-    pub(super) fn text(&self, record: &dyn Record) -> Result<String, BadRow> {
+    /// The prompt of a row, and the conversation that it is made of.
+    pub(super) fn text(&self, record: &dyn Record) -> Result<(String, Vec<Turn>), BadRow> {
         let messages = self.messages(record).map_err(|what| {
             let column = self.named.name();
             bad(format!("messages column `{column}` {what}"))
         })?;
-        self.template
-            .render(&WithMessages { record, messages }, None)
+        let turns = messages.iter().map(turn).collect();
+        let record = WithMessages { record, messages };
+        Ok((self.template.render(&record, None)?, turns))
     }
 
     /// The conversation of a row, which ends with a question.
@@ -87,6 +89,15 @@ impl Conversation {
             return Err("ends with a message whose `content` is empty".to_owned());
         }
         Ok(messages)
+    }
+}
+
+/// A message that was checked.
+fn turn(message: &Value) -> Turn {
+    let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
+    Turn {
+        role: text("role"),
+        content: text("content"),
     }
 }
 

@@ -15,7 +15,7 @@ use arrow_schema::SchemaRef;
 use super::error::InputError;
 use super::parquet::footer_fingerprint;
 use super::types::{InputFile, InputFormat, InputIndex, InputWindow, Partition, WindowSpan};
-use super::{EachRow, PromptSource};
+use super::{EachRow, PromptSource, TakePrompt};
 use crate::fsio;
 use crate::job::Rules;
 use crate::stop::StopFlag;
@@ -182,6 +182,13 @@ impl<S: PromptSource> PromptSource for Checked<S> {
         self.check_unchanged(window)?;
         let read = self.source.read_rows(window, each);
         // Bytes of two versions may look damaged: that they changed is the reason to give.
+        self.check_unchanged(window)?;
+        read
+    }
+
+    fn read_prompts(&self, window: &WindowSpan, take: TakePrompt<'_>) -> Result<(), InputError> {
+        self.check_unchanged(window)?;
+        let read = self.source.read_prompts(window, take);
         self.check_unchanged(window)?;
         read
     }

@@ -1,31 +1,22 @@
-//! JSON lines: the first pass over a file, and the reader of windows.
-//!
-//! The first pass reads and hashes one block of lines while rayon parses the block before it. The
-//! reader keeps its place after each window, so that windows read in order unpack a file once.
+//! JSON lines: the first pass over a file, which reads and hashes one block of lines while rayon parses the block
+//! before it. `jsonl_source` reads the windows that it finds.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_schema::SchemaRef;
 use rayon::prelude::*;
-use serde_json::value::RawValue;
 
-use super::built::Built;
-use super::error::InputError;
 use super::fields::{Fields, Seen as SeenTypes};
 use super::lines::{Lines, RowLine, SharedHasher};
 use super::nested::{Search, Seen};
 use super::partition;
 use super::prompt::PromptBuilder;
-use super::types::{Carried, InputColumn, InputIndex, InputRow, InputWindow, Place, WindowSpan};
+use super::types::{InputColumn, Place};
 use super::windows::{Start, Windows};
-use super::{EachRow, PromptSource};
 use crate::ids::RowId;
 use crate::job::Rules;
-use crate::numbers::counted;
-use crate::outcome::{BadRow, LeftOut, Stage};
+use crate::outcome::{BadRow, Stage};
 use crate::stop::StopFlag;
 
 /// Lines of a block are parsed while the next block is read.
@@ -33,9 +24,6 @@ const BLOCK_BYTES: usize = 4 << 20;
 
 /// Lines that one task parses in the first pass.
 const TASK_LINES: usize = 64;
-
-/// Readers that wait for the window after their last one.
-const KEPT_READERS: usize = 2;
 
 /// Columns in order of first appearance.
 #[derive(Default)]
@@ -252,7 +240,7 @@ impl Examiner<'_> {
 }
 
 /// The fields of a line, or the reason for the bad row.
-fn fields<'a>(
+pub(super) fn fields<'a>(
     line: &RowLine,
     arena: &'a [u8],
     max_row_bytes: u64,
@@ -263,228 +251,5 @@ fn fields<'a>(
         Some(bytes) => Err(format!(
             "the line has {bytes} bytes, more than `input.max_row_bytes` = {max_row_bytes}; its beginning is kept"
         )),
-    }
-}
-
-/// Reads windows of JSON lines.
-pub(super) struct JsonlSource {
-    index: Arc<InputIndex>,
-    builder: PromptBuilder,
-    max_row_bytes: u64,
-    rules: Rules,
-    /// The fields that folders give to the rows of each file.
-    added: Vec<partition::Fields>,
-    /// Readers that have just read a window, with their file.
-    kept: Mutex<Vec<(u32, Lines)>>,
-}
-
-/// The lines of a window in one buffer, each with its file.
-struct RawWindow {
-    arena: Vec<u8>,
-    lines: Vec<(u32, RowLine)>,
-}
-
-impl JsonlSource {
-    pub(super) fn new(
-        index: Arc<InputIndex>,
-        builder: PromptBuilder,
-        max_row_bytes: u64,
-        rules: Rules,
-    ) -> Self {
-        Self {
-            added: partition::fields(&index.files),
-            index,
-            builder,
-            max_row_bytes,
-            rules,
-            kept: Mutex::new(Vec::new()),
-        }
-    }
-
-    fn path(&self, file: u32) -> Option<&Path> {
-        self.index
-            .files
-            .get(file as usize)
-            .map(|file| file.path.as_path())
-    }
-
-    fn failed(&self, file: u32, error: io::Error) -> InputError {
-        if self.builder.stop().is_requested() {
-            return InputError::Interrupted;
-        }
-        let path = self.path(file).map(Path::to_owned).unwrap_or_default();
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            let what = "it ends before the place where rows were".to_owned();
-            return InputError::Changed { path, what };
-        }
-        InputError::Io {
-            path,
-            source: error,
-        }
-    }
-
-    /// A reader at the window's first line: a kept one that is not past it, else a new one.
-    fn reader(&self, span: &WindowSpan, path: &Path) -> io::Result<Lines> {
-        let kept = {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let best = kept
-                .iter()
-                .enumerate()
-                .filter(|(_, (file, lines))| *file == span.file && lines.offset <= span.offset)
-                .max_by_key(|(_, (_, lines))| lines.offset)
-                .map(|(place, _)| place);
-            best.map(|place| kept.swap_remove(place).1)
-        };
-        match kept {
-            Some(mut lines) => lines.skip_to(span.offset, span.line).map(|()| lines),
-            None => Lines::open_at(path, span.offset, span.line, self.builder.stop()),
-        }
-    }
-
-    /// A reader at the window's first row in `file`.
-    fn open_for(&self, span: &WindowSpan, file: u32, path: &Path) -> Result<Lines, InputError> {
-        let opened = if file == span.file {
-            self.reader(span, path)
-        } else {
-            Lines::open(path, None, self.builder.stop())
-        };
-        opened.map_err(|error| self.failed(file, error))
-    }
-
-    fn keep(&self, file: u32, lines: Lines) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT_READERS {
-            kept.remove(0);
-        }
-        kept.push((file, lines));
-    }
-
-    fn read_lines(&self, span: &WindowSpan) -> Result<RawWindow, InputError> {
-        let mut raw = RawWindow {
-            arena: Vec::new(),
-            lines: Vec::with_capacity(span.rows as usize),
-        };
-        let mut file = span.file;
-        let mut open: Option<Lines> = None;
-        while (raw.lines.len() as u64) < span.rows {
-            let Some(path) = self.path(file) else {
-                let what = format!(
-                    "window {} ends before its {}",
-                    span.id,
-                    counted(span.rows, "row")
-                );
-                let path = self.path(span.file).map(Path::to_owned).unwrap_or_default();
-                return Err(InputError::Changed { path, what });
-            };
-            let mut lines = match open.take() {
-                Some(lines) => lines,
-                None => self.open_for(span, file, path)?,
-            };
-            let next = lines
-                .next_row(&mut raw.arena, self.max_row_bytes)
-                .map_err(|error| self.failed(file, error))?;
-            if let Some(line) = next {
-                raw.lines.push((file, line));
-                open = Some(lines);
-            } else {
-                file += 1;
-            }
-        }
-        if let Some(lines) = open {
-            self.keep(file, lines);
-        }
-        Ok(raw)
-    }
-}
-
-/// One parsed row: itself, its raw line, its fields.
-type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
-
-/// Why the fields of a line are not read.
-enum Unread {
-    LeftOut(LeftOut),
-    Bad(String),
-}
-
-impl JsonlSource {
-    fn fields<'a>(
-        &self,
-        row: RowId,
-        line: &RowLine,
-        arena: &'a [u8],
-    ) -> Result<Fields<'a>, Unread> {
-        match self.builder.left_out(row) {
-            Some(why) => Err(Unread::LeftOut(why)),
-            None => fields(line, arena, self.max_row_bytes, self.rules).map_err(Unread::Bad),
-        }
-    }
-
-    fn parse_row(&self, row: RowId, file: u32, line: &RowLine, arena: &[u8]) -> Parsed {
-        let (built, is_record, fields) = match self.fields(row, line, arena) {
-            Err(Unread::LeftOut(why)) => (Built::left_out(row, why), false, Vec::new()),
-            Ok(mut fields) => {
-                fields.add(&self.added[file as usize]);
-                let is_result = self.index.is_result_file(file);
-                let built = self.builder.build(row, &fields, is_result);
-                let owned = fields
-                    .0
-                    .into_iter()
-                    .map(|(k, v)| (k.into_owned(), v.into_owned()))
-                    .collect();
-                (built, true, owned)
-            }
-            Err(Unread::Bad(reason)) => (Built::bad(row, reason), false, Vec::new()),
-        };
-        let Built {
-            id,
-            reference,
-            group,
-            left_out,
-            outcome,
-        } = built;
-        let row = InputRow {
-            row,
-            place: Place::Line {
-                file,
-                line: line.line,
-            },
-            id,
-            reference,
-            group,
-            is_record,
-            left_out,
-            outcome,
-        };
-        (row, (arena[line.start..line.end].to_vec(), fields))
-    }
-}
-
-impl PromptSource for JsonlSource {
-    fn read_rows(&self, span: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
-        let raw = self.read_lines(span)?;
-        let (rows, (lines, fields)) = raw
-            .lines
-            .par_iter()
-            .enumerate()
-            .map(|(position, (file, line))| {
-                let row = RowId(span.first_row.0 + position as u64);
-                let mut parsed = self.parse_row(row, *file, line, &raw.arena);
-                each(position, &mut parsed.0);
-                parsed
-            })
-            .unzip();
-        Ok(InputWindow {
-            id: span.id,
-            rows,
-            carried: Carried::Json { lines, fields },
-        })
-    }
-
-    fn stop_with(&mut self, stop: &StopFlag) {
-        self.builder.stop_with(stop);
-    }
-
-    fn arrow_schema(&self) -> Option<SchemaRef> {
-        None
     }
 }

@@ -61,6 +61,7 @@ mod formats;
 mod found;
 mod identity;
 mod jsonl;
+mod jsonl_source;
 mod left_out;
 mod lines;
 mod nested;
@@ -113,11 +114,15 @@ pub use types::*;
 
 use self::identity::Checked;
 use self::prompt::{PromptBuilder, Wanted};
+use crate::ids::RowId;
 use crate::job::{CarriedColumns, InputSpec, PromptSpec, Rules};
 use crate::stop::StopFlag;
 
 /// What is done with a row, given its place in the window, as soon as its prompt is made.
 pub(crate) type EachRow<'a> = &'a (dyn Fn(usize, &mut InputRow) + Sync);
+
+/// What takes the prompts of rows.
+pub(crate) type TakePrompt<'a> = &'a mut dyn FnMut(RowId, Prompt);
 
 /// Reads windows of an input. Windows may be read in any order and by several threads; in ascending
 /// order it costs least.
@@ -137,6 +142,19 @@ pub trait PromptSource: Send + Sync {
     /// As [`read_rows`](Self::read_rows).
     fn read_window(&self, window: &WindowSpan) -> Result<InputWindow, InputError> {
         self.read_rows(window, &|_, _| ())
+    }
+
+    /// Reads the prompts of one window alone, in the order of the rows; rows without a prompt are passed over.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows); what was shown before is of no use then.
+    fn read_prompts(&self, window: &WindowSpan, take: TakePrompt<'_>) -> Result<(), InputError> {
+        for row in self.read_window(window)?.rows {
+            if let Ok(prompt) = row.outcome {
+                take(row.row, prompt);
+            }
+        }
+        Ok(())
     }
 
     /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
@@ -204,7 +222,8 @@ fn open_with(
     Ok(match index.format {
         InputFormat::Jsonl => {
             let most = options.input.max_row_bytes;
-            let source = jsonl::JsonlSource::new(Arc::clone(&index), builder, most, options.rules);
+            let source =
+                jsonl_source::JsonlSource::new(Arc::clone(&index), builder, most, options.rules);
             Box::new(Checked { index, source })
         }
         InputFormat::Parquet => {

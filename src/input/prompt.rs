@@ -281,14 +281,19 @@ impl PromptBuilder {
     }
 
     fn prompt(&self, record: &dyn Record) -> Result<Prompt, BadRow> {
-        let (text, filled) = match (&self.template, &self.conversation, &self.columns.prompt) {
+        let (mut filled, mut turns) = (Vec::new(), Vec::new());
+        let text = match (&self.template, &self.conversation, &self.columns.prompt) {
             (Some(template), ..) if self.choices.is_some() => {
-                let filled = self.filled(template, record)?;
-                (filled.first().cloned().unwrap_or_default(), filled)
+                filled = self.filled(template, record)?;
+                filled.first().cloned().unwrap_or_default()
             }
-            (Some(template), ..) => (template.render(record, None)?, Vec::new()),
-            (None, Some(turns), _) => (turns.text(record)?, Vec::new()),
-            (None, None, Some(named)) => (self.required_text(named, record)?, Vec::new()),
+            (Some(template), ..) => template.render(record, None)?,
+            (None, Some(conversation), _) => {
+                let (text, said) = conversation.text(record)?;
+                turns = said;
+                text
+            }
+            (None, None, Some(named)) => self.required_text(named, record)?,
             (None, None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
@@ -301,6 +306,7 @@ impl PromptBuilder {
             group: self.examples_group(record)?,
             intro: self.intro(record)?,
             filled,
+            turns,
         })
     }
 

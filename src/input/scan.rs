@@ -92,6 +92,9 @@ pub fn scan(options: &ScanOptions<'_>) -> Result<Scan, InputError> {
         // A part that cannot be read is mostly one that is not as it was written.
         error => damaged_part(options).unwrap_or(error),
     })?;
+    if options.rules.rows > 4 {
+        scan.index.limit(options.spec);
+    }
     add_earlier(&mut scan.index, options.files)?;
     for file in &scan.index.files {
         identity::check(file)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::ids::{RowId, WindowId};
+use crate::job::InputSpec;
 use crate::outcome::{BadRow, LeftOut};
 
 /// The whole input as the first pass saw it. Stored in `job.json`; resume and shards seek by it.
@@ -19,7 +20,7 @@ pub struct InputIndex {
     pub files: Vec<InputFile>,
     /// Rows in all files: non-blank lines, or Parquet rows.
     pub rows: u64,
-    /// Windows in row order; one empty window where there are no rows.
+    /// Windows in row order; one empty window where there are no rows. Those behind the job's last row may be left out.
     pub windows: Vec<WindowSpan>,
     /// Columns in order of first appearance, with the type that all rows share.
     pub columns: Vec<InputColumn>,
@@ -88,6 +89,22 @@ pub struct Partition {
 }
 
 impl InputIndex {
+    /// Rows that are in no window, because they all come after the last one that the job takes.
+    pub(crate) fn rows_behind(&self) -> u64 {
+        let last = self.windows.last();
+        let end = last.map_or(0, |span| span.first_row.0 + span.rows);
+        self.rows.saturating_sub(end)
+    }
+
+    /// Leaves out the windows whose rows all come after the last one that the job takes; the first one stays.
+    pub(super) fn limit(&mut self, input: &InputSpec) {
+        if let Some(limit) = input.limit {
+            let end = input.skip.saturating_add(limit);
+            self.windows
+                .retain(|span| span.id.0 == 0 || span.first_row.0 < end);
+        }
+    }
+
     /// Whether the rows themselves have a column.
     pub(super) fn has_own_columns(&self) -> bool {
         let is_own = |column: &InputColumn| {
@@ -301,6 +318,17 @@ pub struct Prompt {
     pub intro: Option<String>,
     /// The template filled with each of them, where the task reads that; `text` is the first.
     pub filled: Vec<String>,
+    /// The conversation that `text` was made of, where it was made of one and of nothing else.
+    pub turns: Vec<Turn>,
+}
+
+/// A message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
 }
 
 /// What a row says of the right choice, unchanged.

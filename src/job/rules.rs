@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::JobSpec;
+
 /// Versions of the rules by which files are identified, text is compared and types are read.
 ///
 /// The first run writes them into `job.json`; every later run of the job goes by the same ones, so that a job
@@ -21,12 +23,13 @@ pub struct Rules {
     pub types: u32,
     /// How files become rows. 1: as they are. 2: folders named `column=value` give columns, a line has a
     /// limit, and the reason of a row that failed by its own settings names the cure. 3: the first entry of a list
-    /// is a reference, and the first windows of each shard are smaller. 4: a row may have beams.
+    /// is a reference, and the first windows of each shard are smaller. 4: a row may have beams. 5: no window is made
+    /// of rows that all come after the last one that `input.limit` takes; only a job with a limit begins so.
     pub rows: u32,
 }
 
 impl Rules {
-    /// The rules of jobs that begin now.
+    /// The rules of jobs that begin now, where [`of_new`](Self::of_new) says nothing else.
     pub const CURRENT: Self = Self {
         input_fingerprint: 2,
         weights_fingerprint: 2,
@@ -34,6 +37,18 @@ impl Rules {
         types: 2,
         rows: 4,
     };
+
+    /// The rules of a job that begins now.
+    pub(crate) fn of_new(spec: &JobSpec) -> Self {
+        let rows = match spec.input.limit {
+            Some(_) => 5,
+            None => Self::CURRENT.rows,
+        };
+        Self {
+            rows,
+            ..Self::CURRENT
+        }
+    }
 
     /// The rules of jobs whose `job.json` does not name any.
     pub const FIRST: Self = Self {

@@ -87,7 +87,7 @@ pub(super) fn gather(
 ) -> Result<Gathered> {
     let windows = checkpoint::committed_windows(folder)?;
     let mut notes = Vec::new();
-    let totals = match run::measured(folder, record, by) {
+    let mut totals = match run::measured(folder, record, by) {
         Ok(totals) => totals,
         Err(error) if by.is_none() => {
             notes.push(format!(
@@ -99,13 +99,14 @@ pub(super) fn gather(
     };
     let task = record.spec.task;
     let by = by.or(record.spec.report.by.as_deref());
+    totals.add_behind(record.input.rows_behind());
     let mut reader = Reader::new(record, totals.taken());
     for window in &windows {
         reader.read(folder, window)?;
     }
     Ok(Gathered {
         is_finished: windows.len() == record.input.windows.len(),
-        rows: record.input.windows.iter().map(|span| span.rows).sum(),
+        rows: record.input.rows,
         metrics: MetricsReport::new(task, by.map(str::to_owned), &totals),
         failures: run::failure_reasons(folder),
         runs: runs(folder, record),
@@ -195,7 +196,11 @@ impl Reader {
     }
 
     fn read(&mut self, folder: &OutputFolder, window: &CommittedWindow) -> Result<()> {
-        for line in sink::read_part(&folder.entry(&window.part.name))? {
+        let unchanged = |file| checkpoint::unchanged(folder, file, &StopFlag::default());
+        // The reasons of rows that failed are taken from it.
+        window.failed.as_ref().map(unchanged).transpose()?;
+        let path = unchanged(&window.part)?;
+        for line in sink::read_part(&path)? {
             self.line(&line?);
         }
         Ok(())

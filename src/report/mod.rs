@@ -17,6 +17,7 @@ mod time_left;
 mod wrap;
 
 pub(crate) use crate::numbers::{counted, first, grouped, rate};
+pub(crate) use crate::shell::shell_word;
 pub(crate) use card::{CARD_MARK, Card, settings};
 pub use groups::GroupReport;
 pub(crate) use groups::{MetricsReport, groups};
@@ -29,6 +30,6 @@ pub use run_report::{CheckedFiles, FailureReason, RunReport, RunTimes};
 pub(crate) use table::{line, side_by_side, table};
 pub(crate) use terminal::{
     JsonLines, as_message, erase_live, on_one_line, pause_live, print, print_bytes, print_data,
-    print_json, print_json_line, say, say_lines, shell_word,
+    print_json, print_json_line, say, say_lines,
 };
 pub use time_left::{Moment, RowWork, TimeLeft};

@@ -259,16 +259,6 @@ pub(crate) fn on_one_line(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// A path as a word that can be pasted into a shell.
-pub(crate) fn shell_word(path: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if !path.is_empty() && path.chars().all(is_plain) && !path.starts_with('-') {
-        path.to_owned()
-    } else {
-        format!("'{}'", path.replace('\'', "'\\''"))
-    }
-}
-
 /// Text with every character escaped that a terminal obeys.
 fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, is_obeyed, push_escape)
@@ -332,14 +322,6 @@ mod tests {
         assert_eq!(visible(plain), plain);
         assert_eq!(visible("a\n\tb"), "a\n\tb");
         assert_eq!(on_one_line("a\n\tb"), "a\\u{a}\\u{9}b");
-    }
-
-    #[test]
-    fn paths_are_words_of_a_shell() {
-        assert_eq!(shell_word("/data/out-1.x"), "/data/out-1.x");
-        assert_eq!(shell_word("my out"), "'my out'");
-        assert_eq!(shell_word("it's"), "'it'\\''s'");
-        assert_eq!(shell_word("-x"), "'-x'");
     }
 
     #[test]

@@ -14,8 +14,10 @@ use crate::ids::RowId;
 use crate::input::{self, InputError, InputRow, PromptSource};
 use crate::job::{JobSpec, Task};
 use crate::metrics;
+use crate::outcome::{RowResult, Sums};
 use crate::sink::{self, ResultRow};
 use crate::stop::StopFlag;
+use crate::tasks;
 use crate::tokenize::GlmTokenizer;
 
 /// The counts of a job's committed rows with their metrics, by a column where one is given.
@@ -28,16 +30,11 @@ pub(crate) fn measured(
     record: &JobRecord,
     by: Option<&str>,
 ) -> Result<Totals> {
-    let regroups = by.is_some() && by != record.spec.report.by.as_deref();
+    let spec = &record.spec;
+    let regroups = by.is_some() && by != spec.report.by.as_deref();
     let windows = checkpoint::committed_windows(folder)?;
-    let measures =
-        record.spec.task == Task::Generate && record.spec.input.columns.reference.is_some();
-    if regroups && !measures {
-        return Err(Error::Usage(
-            "`--by` groups the answers of the task `generate` that have references\nhint: name the column in the job as `report.by`, and run it with `--restart`".to_owned(),
-        ));
-    }
-    let lacks = |window: &CommittedWindow| measures && (regroups || is_unmeasured(&window.totals));
+    let measures = spec.task == Task::Generate && spec.input.columns.reference.is_some();
+    let lacks = |window: &CommittedWindow| regroups || measures && is_unmeasured(&window.totals);
     let mut again = if windows.iter().any(lacks) {
         Some(Again::new(record, by)?)
     } else {
@@ -64,6 +61,8 @@ struct Again {
     /// `None` where the model's folder is gone: exact matches are not counted by group then.
     tokenizer: Option<GlmTokenizer>,
     groups: bool,
+    /// Whether answers are compared with the references of their rows.
+    compares: bool,
 }
 
 impl Again {
@@ -84,6 +83,7 @@ impl Again {
             source: source_of(&record, by).map_err(|error| named_by_flag(error, is_of_flag))?,
             tokenizer: tokenizer(spec),
             groups: by.is_some(),
+            compares: spec.input.columns.reference.is_some() && spec.phases().is_empty(),
         })
     }
 
@@ -95,7 +95,6 @@ impl Again {
         window: &CommittedWindow,
     ) -> Result<Totals> {
         let mut totals = window.totals.clone();
-        totals.groups = BTreeMap::new();
         let span = record
             .input
             .windows
@@ -104,16 +103,19 @@ impl Again {
         let Some(span) = span else {
             return Ok(totals);
         };
-        let answers = answers(&folder.entry(&window.part.name))?;
+        let part = checkpoint::unchanged(folder, &window.part, &StopFlag::default())?;
+        let results = results(&part, record)?;
         let has_metrics = metrics::has(&totals.sums);
+        totals.groups = BTreeMap::new();
         let mut read = self.source.read_window(span)?;
         // What the job leaves out belongs to no group.
         read.sift()?;
         for row in read.rows {
-            let of_row = self.row(&row, answers.get(&row.row));
+            let (mut of_row, metrics) = self.row(record, &row, results.get(&row.row));
             if !has_metrics {
-                totals.sums += &of_row.sums;
+                totals.sums += &metrics;
             }
+            of_row.sums += &metrics;
             if self.groups {
                 totals.add_to_group(row.group.as_deref().unwrap_or_default(), &of_row);
             }
@@ -121,28 +123,36 @@ impl Again {
         Ok(totals)
     }
 
-    fn row(&self, row: &InputRow, answers: Option<&Vec<String>>) -> GroupTotals {
+    /// What a row adds to the counts, and to the metrics.
+    fn row(
+        &self,
+        record: &JobRecord,
+        row: &InputRow,
+        result: Option<&RowResult>,
+    ) -> (GroupTotals, Sums) {
+        let mut metrics = Sums::default();
         let mut totals = GroupTotals {
             rows: 1,
             ..GroupTotals::default()
         };
+        let reference = row.reference.as_ref().filter(|_| self.compares);
         // Without a tokenizer exact matches cannot be counted, and then a group says nothing of them.
-        totals.referenced = u64::from(row.reference.is_some() && self.tokenizer.is_some());
-        let Some(answers) = answers else {
-            return totals;
+        totals.referenced = u64::from(reference.is_some() && self.tokenizer.is_some());
+        let Some(result) = result else {
+            return (totals, metrics);
         };
         totals.ok = 1;
-        let Some(reference) = &row.reference else {
-            return totals;
-        };
-        let references: Vec<&str> = reference.texts().collect();
-        let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
-        metrics::count(&answers, &references, &mut totals.sums);
-        if let (Some(tokenizer), Some(answer)) = (&self.tokenizer, answers.first()) {
-            let is_right = |text: &&str| as_the_model_writes(tokenizer, text) == answer.trim();
-            totals.exact = u64::from(references.iter().any(is_right));
+        let task = tasks::of(record.spec.task);
+        task.count(result, &mut totals.sums);
+        if let Some(reference) = reference {
+            let references: Vec<&str> = reference.texts().collect();
+            metrics::count(&task.answers(result), &references, &mut metrics);
+            if let Some(tokenizer) = &self.tokenizer {
+                let written = |text: &str| as_the_model_writes(tokenizer, text);
+                totals.exact = u64::from(task.matches(result, reference, &written));
+            }
         }
-        totals
+        (totals, metrics)
     }
 }
 
@@ -164,34 +174,29 @@ fn tokenizer(spec: &JobSpec) -> Option<GlmTokenizer> {
     GlmTokenizer::load(&spec.model.path).ok()
 }
 
-/// The answers in a part by row, in the order of the samples; rows without a result have none.
-fn answers(part: &Path) -> Result<BTreeMap<RowId, Vec<String>>> {
-    let mut answers: BTreeMap<RowId, Vec<String>> = BTreeMap::new();
-    for row in sink::read_part(part)? {
-        let row = row?;
-        let number = row.get("row").and_then(Value::as_u64);
-        if let (Some(number), true) = (number, is_ok(&row)) {
-            answers
-                .entry(RowId(number))
-                .or_default()
-                .extend(completions(&row));
+/// The results in a part by row; rows without a result have none.
+fn results(part: &Path, record: &JobRecord) -> Result<BTreeMap<RowId, RowResult>> {
+    let form = tasks::form(&record.spec);
+    let mut results = BTreeMap::new();
+    let mut lines: Vec<ResultRow> = Vec::new();
+    let mut take = |lines: &mut Vec<ResultRow>| {
+        let number = lines.first().and_then(number);
+        let result = sink::result_of(&form, lines);
+        results.extend(number.zip(result));
+        lines.clear();
+    };
+    // The lines of a row lie together.
+    for line in sink::read_part(part)? {
+        let line = line?;
+        if lines.first().and_then(number) != number(&line) {
+            take(&mut lines);
         }
+        lines.push(line);
     }
-    Ok(answers)
+    take(&mut lines);
+    Ok(results)
 }
 
-fn is_ok(row: &ResultRow) -> bool {
-    row.get("status").and_then(Value::as_str) == Some("ok")
-}
-
-/// The answers of a line: one, or the list of a nested line.
-fn completions(row: &ResultRow) -> Vec<String> {
-    match row.get("completion") {
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(texts)) => {
-            let texts = texts.iter().filter_map(Value::as_str);
-            texts.map(str::to_owned).collect()
-        }
-        _ => Vec::new(),
-    }
+fn number(line: &ResultRow) -> Option<RowId> {
+    line.get("row").and_then(Value::as_u64).map(RowId)
 }

@@ -53,7 +53,9 @@ pub use plan::{PhasePlan, PlanReport, plan};
 pub(crate) use prompts::{Prompts, input_types};
 pub(crate) use summary::failure_reasons;
 
-use crate::checkpoint::{self, CheckpointError, LockOptions, OutputFolder, ProblemKind, ShardLock};
+use crate::checkpoint::{
+    self, CheckpointError, Fresh, LockOptions, OutputFolder, ProblemKind, ShardLock,
+};
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::job::JobSpec;
@@ -83,7 +85,14 @@ pub fn run(
     if options.verify {
         check_contents(&folder, options, stop)?;
     }
-    let prepared = Prepared::new(spec, options, folder, stop, observer)?;
+    let fresh = Fresh::look(&folder);
+    let prepared = match Prepared::new(spec, options, folder, stop, observer) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            fresh.take_back();
+            return Err(error);
+        }
+    };
     warn_of_strays(&prepared, options, observer)?;
     let shards = asked_shards(&prepared, options);
     let phased = phase::run(&prepared, options, &shards, stop, observer)?;

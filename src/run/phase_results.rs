@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::checkpoint::{self, CommittedWindow, FileEntry, OutputFolder};
+use crate::checkpoint::{self, CheckpointError, CommittedWindow, FileEntry, OutputFolder};
 use crate::error::Result;
-use crate::fsio;
 use crate::ids::{RowId, WindowId};
 use crate::input::InputError;
 use crate::job::Phase;
@@ -126,15 +125,14 @@ impl PhaseResults {
     /// The path of a committed file, which must be as it was written: nothing may be made of a damaged one, nor of one
     /// that a repair has moved away since the manifest was read.
     fn unchanged(&self, file: &FileEntry) -> std::result::Result<PathBuf, InputError> {
-        let path = self.folder.entry(&file.name);
-        match fsio::hash_file_unless(&path, &StopFlag::default()) {
-            Ok(found) if found == file.digest => Ok(path),
-            Ok(_) => {
-                let reason = "its content is not what was written".to_owned();
-                Err(self.unreadable(&path, reason))
-            }
-            Err(error) => Err(self.unreadable(&path, error.cause.to_string())),
-        }
+        let found = checkpoint::unchanged(&self.folder, file, &StopFlag::default());
+        found.map_err(|error| {
+            let reason = match error {
+                CheckpointError::Altered { reason, .. } => reason,
+                error => error.to_string(),
+            };
+            self.unreadable(&self.folder.entry(&file.name), reason)
+        })
     }
 
     fn lines<'a>(

@@ -106,7 +106,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         spec,
         files: &found.files,
         previous: None,
-        rules: Rules::CURRENT,
+        rules: Rules::of_new(spec),
         stop: &StopFlag::default(),
     })?;
     // `run` would refuse the columns of the results before its first row.
@@ -259,6 +259,7 @@ impl Rows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
             rows.add(&encoded, read);
         }
+        rows.left_out.limit += read.index.rows_behind();
         Ok(rows)
     }
 

@@ -62,7 +62,7 @@ impl Prepared {
         let copies_input = reads_standard_input(spec) && !folder.standard_input().exists();
         let was_finished = finished.is_some();
         let started = Instant::now();
-        let rules = rules_of(first.as_ref().map(|first| &first.record));
+        let rules = rules_of(first.as_ref().map(|first| &first.record), spec);
         let finished = finished.map(|first| &first.record);
         let known = finished.map(|first| Known {
             model: &first.spec.model,
@@ -82,7 +82,7 @@ impl Prepared {
         let started = Instant::now();
         let (first, lock) = locked(&folder, first, copies_input, stop)?;
         let known = first.as_ref().map(|first| &first.record);
-        let rules = rules_of(known);
+        let rules = rules_of(known, spec);
         let read = ReadInput::new(spec, options, &folder, known, stop, observer)?;
         let known_resolved = known.filter(|_| !options.verify);
         let resolved = model.resolved(

@@ -1,7 +1,5 @@
 //! Rows of a finished or running job to the prompts that their answers were made from, read again from the input.
 
-use std::collections::BTreeMap;
-
 use arrow_schema::SchemaRef;
 
 use super::counts::Noted;
@@ -20,7 +18,7 @@ use crate::tasks::Examples;
 pub(crate) struct Prompts {
     windows: Vec<WindowSpan>,
     source: Box<dyn PromptSource>,
-    window: Option<(WindowId, BTreeMap<RowId, Prompt>)>,
+    window: Option<(WindowId, Vec<(RowId, Prompt)>)>,
     /// Puts examples before the prompts, where the job has them.
     shots: Option<Shots>,
 }
@@ -107,19 +105,29 @@ impl Prompts {
         let Some(span) = place.checked_sub(1).and_then(|place| windows.get(place)) else {
             return Ok(None);
         };
-        let prompts = match self.window.take() {
-            Some((id, prompts)) if id == span.id => prompts,
-            _ => {
-                let mut rows = self.source.read_window(span)?.rows;
-                if let Some(shots) = &self.shots {
-                    shots.put_before(&mut rows)?;
-                }
-                let rows = rows.into_iter();
-                rows.filter_map(|row| Some((row.row, row.outcome.ok()?)))
-                    .collect()
-            }
+        if self.window.as_ref().is_none_or(|(id, _)| *id != span.id) {
+            // The prompts of one window go before the next ones come.
+            self.window = None;
+            self.window = Some((span.id, self.read(span)?));
+        }
+        let prompts = self.window.as_ref().map(|(_, prompts)| prompts.as_slice());
+        let prompts = prompts.unwrap_or_default();
+        let place = prompts.binary_search_by_key(&row, |(row, _)| *row);
+        Ok(place.ok().map(|place| &prompts[place].1))
+    }
+
+    /// The prompts of a window, in the order of the rows.
+    fn read(&self, span: &WindowSpan) -> Result<Vec<(RowId, Prompt)>> {
+        let mut prompts = Vec::new();
+        let Some(shots) = &self.shots else {
+            let mut take = |row, prompt| prompts.push((row, prompt));
+            self.source.read_prompts(span, &mut take)?;
+            return Ok(prompts);
         };
-        let (_, prompts) = self.window.insert((span.id, prompts));
-        Ok(prompts.get(&row))
+        let mut rows = self.source.read_window(span)?.rows;
+        shots.put_before(&mut rows)?;
+        let rows = rows.into_iter();
+        prompts.extend(rows.filter_map(|row| Some((row.row, row.outcome.ok()?))));
+        Ok(prompts)
     }
 }

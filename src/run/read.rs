@@ -56,7 +56,7 @@ impl ReadInput {
             files: &files,
             // To verify is to read the input again, not to believe its size and time.
             previous: first.map(|first| &first.input).filter(|_| !options.verify),
-            rules: rules_of(first),
+            rules: rules_of(first, spec),
             stop,
         };
         let Some(selection) = options.trial else {
@@ -194,7 +194,7 @@ fn files(
     if let Some(first) = first {
         earlier::refuse_restarted(&first.input)?;
     }
-    let found = earlier::input_files(&spec.input, &spec.output.path, rules_of(first));
+    let found = earlier::input_files(&spec.input, &spec.output.path, rules_of(first, spec));
     for note in found.iter().flat_map(|found| &found.notes) {
         observer.note(&format!("note: {note}"));
     }

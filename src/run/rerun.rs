@@ -8,7 +8,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
-use crate::job::{self, ModelSpec, Rules};
+use crate::job::{self, JobSpec, ModelSpec, Rules};
 use crate::report::Observer;
 
 use super::model_facts::model_file;
@@ -18,8 +18,8 @@ use super::options::RunOptions;
 const LOADS: usize = 3;
 
 /// The rules that the job goes by: those of its first run.
-pub(super) fn rules_of(first: Option<&JobRecord>) -> Rules {
-    first.map_or(Rules::CURRENT, |first| first.rules)
+pub(super) fn rules_of(first: Option<&JobRecord>, spec: &JobSpec) -> Rules {
+    first.map_or_else(|| Rules::of_new(spec), |first| first.rules)
 }
 
 /// The job that has begun in the folder. Work without its record may be any job's.

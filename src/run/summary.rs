@@ -101,6 +101,11 @@ fn of_shards(
         rows += prepared.shard_rows(shard);
         windows.extend(manifest.windows().clone());
     }
+    if shards.len() == prepared.shards().count() {
+        let behind = prepared.index.rows_behind();
+        rows += behind;
+        totals.add_behind(behind);
+    }
     // In the order of the windows, so that sums are the same whatever the number of shards.
     for window in windows.into_values() {
         has_unmeasured |= is_unmeasured(&window.totals);

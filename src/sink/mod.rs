@@ -6,7 +6,7 @@
 //! `columns` is what our own columns are, `layout` adds those of the input that are carried, `result_types` tells
 //! readers their types, `lines` decides which lines there are;
 //! `jsonl` and `parquet` write them, `sizes` says how much of them at once; `carried`, `annotations` and `json_line`
-//! turn input values into one or the other, `failed` writes what has no result.
+//! turn input values into one or the other, `failed` writes what has no result, `read` and `results` read parts again.
 
 mod annotations;
 mod carried;
@@ -20,6 +20,7 @@ mod lines;
 mod parquet;
 mod read;
 mod result_types;
+mod results;
 mod sizes;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub use failed::write_failed;
 pub(crate) use read::{PartLine, read_chunks, read_lines, stored_schema};
 pub use read::{ResultRow, read_part};
 pub(crate) use result_types::{ResultColumn, result_types};
+pub(crate) use results::result_of;
 
 /// Version of the results' layout. A resume with another one is refused, since one job has one layout.
 pub(crate) const RESULTS_FORMAT: u32 = 1;

@@ -223,6 +223,8 @@ impl Shots<'_> {
             head.push_str(self.separator);
         }
         whole.text.insert_str(0, &head);
+        // The text is more than the conversation now.
+        whole.turns.clear();
         for text in &mut whole.filled {
             text.insert_str(0, &head);
         }

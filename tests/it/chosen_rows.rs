@@ -412,3 +412,126 @@ fn kills_and_shards_leave_the_same_rows() {
     assert_eq!(sharded.rows(), unbroken.rows());
     assert!(!files(&unbroken.path("out/parts")).is_empty());
 }
+
+/// A small limit over a long input: no window is made of rows that are all behind it, and they are counted.
+#[test]
+fn rows_behind_the_limit_have_no_windows() {
+    for format in ["jsonl", "parquet"] {
+        let whole = job("", format);
+        whole.run_ok(&["-q"]);
+        let some = job("skip = 1\nlimit = 7", format);
+        instead_of(&some, "name =", "shards = 2\nname =");
+        let output = some.run_ok(&["-q", "--json"]);
+        let left_out = json!({"skip": 1, "limit": 16, "failed": 0, "where": 0});
+        let report = json_of(&output);
+        assert_eq!(report["totals"]["left_out"], left_out, "{report}");
+        assert_eq!(report["totals"]["rows"], 24, "{report}");
+        assert_eq!(report["job_rows"], 24, "{report}");
+        let all = whole.rows();
+        let rows = some.rows();
+        assert_eq!(numbers(&rows), [1, 2, 3, 4, 5, 6, 7], "{format}");
+        assert!(rows.iter().zip(&all[1..]).all(|(row, same)| row == same));
+        // Two of four windows.
+        assert_eq!(some.files("parts").len(), 2, "{format}");
+        let said = |args: &[&str]| both(&some.command(args).output().unwrap());
+        let status = said(&["status", "out"]);
+        assert!(
+            status.contains("finished, 24 of 24 rows (0 in open windows), 0 failed, left out 1 by `input.skip`, 16 by `input.limit`"),
+            "{status}"
+        );
+        let verified = said(&["verify", "out"]);
+        assert!(verified.contains("2 of 2 windows sound"), "{verified}");
+        let card = std::fs::read_to_string(some.path("out/README.md")).unwrap();
+        assert!(
+            card.contains("| rows left out by `input.limit` | 16 |"),
+            "{card}"
+        );
+        let page = said(&["report", "out"]);
+        assert!(page.contains("wrote"), "{page}");
+        // A touched input is read again, and gives the same windows; so does a check of all of it.
+        let input = some.path("in.jsonl");
+        let text = std::fs::read(&input).unwrap();
+        std::fs::write(&input, text).unwrap();
+        for args in [&["-q", "--json"][..], &["-q", "--json", "--verify"]] {
+            let report = json_of(&some.run_ok(args));
+            assert_eq!(report["rows_now"], 0, "{report}");
+            assert_eq!(report["totals"]["left_out"], left_out, "{report}");
+        }
+        let plan = said(&["plan", "job.toml"]);
+        assert!(plan.contains("16 by `input.limit`"), "{plan}");
+    }
+}
+
+/// A job that an earlier version began keeps a window for every row, whatever its limit.
+#[test]
+fn a_job_with_a_limit_goes_on_as_it_began() {
+    use glm_batch::internals::checkpoint::{OutputFolder, StoredJob};
+
+    let limited = job("limit = 7", "jsonl");
+    limited.run_ok(&["-q"]);
+    let first_parts = limited.files("parts");
+    let folder = OutputFolder::at(&limited.path("out"));
+    let mut record = StoredJob::existing(&folder).unwrap().record;
+    assert_eq!((record.rules.rows, record.input.windows.len()), (5, 2));
+    let whole = job("", "jsonl");
+    whole.run_ok(&["-q"]);
+    let windows = StoredJob::existing(&OutputFolder::at(&whole.path("out"))).unwrap();
+    assert_eq!(windows.record.rules.rows, 4);
+    record.rules.rows = 4;
+    record.input.windows = windows.record.input.windows;
+    std::fs::remove_dir_all(limited.path("out")).unwrap();
+    let folder = OutputFolder::open(&limited.path("out")).unwrap();
+    assert!(record.create(&folder).unwrap());
+    let status = both(&limited.command(&["status", "out"]).output().unwrap());
+    assert!(status.contains("not finished, 0 of 24 rows"), "{status}");
+    // The input is read again, by the rules of then.
+    let input = limited.path("in.jsonl");
+    let text = std::fs::read(&input).unwrap();
+    std::fs::write(&input, text).unwrap();
+    limited.run_ok(&["-q"]);
+    let parts = limited.files("parts");
+    assert_eq!(parts.len(), 4);
+    assert_eq!(parts[..2], first_parts[..]);
+    assert!(parts[2..].iter().all(|(_, bytes)| bytes.is_empty()));
+    let verified = limited.command(&["verify", "out"]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
+}
+
+/// A refused job takes the folders back that it has made, and no others.
+#[test]
+fn a_refused_job_leaves_no_folders() {
+    let job = job("where = \"knd == 'a'\"", "jsonl");
+    let refused = |set: &str| {
+        let output = job.run(&["-q", "--set", set]);
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    };
+    refused("output.path=deep/er/out");
+    refused("output.path=out");
+    assert!(!job.path("deep").exists());
+    assert!(!job.path("out").exists());
+    std::fs::create_dir_all(job.path("mine/parts")).unwrap();
+    refused("output.path=mine");
+    assert_eq!(std::fs::read_dir(job.path("mine")).unwrap().count(), 1);
+    std::fs::write(job.path("mine/notes.txt"), "mine").unwrap();
+    refused("output.path=mine");
+    assert!(job.path("mine/notes.txt").exists());
+    // An expression that begins with a quotation mark.
+    let output = job.run(&["--set", "input.where='a' in kind"]);
+    let said = stderr(&output);
+    assert!(
+        said.contains(
+            "goes on with `in kind` behind its quotation mark\nhint: put an expression in brackets"
+        ),
+        "{said}"
+    );
+    job.run_ok(&["-q", "--set", "input.where=('a' in kind)"]);
+    assert_eq!(numbers(&job.rows()), [0, 3, 6, 7, 9, 12, 15, 18, 21]);
+}
+
+/// Changes the text of a job file.
+fn instead_of(job: &Job, old: &str, new: &str) {
+    let path = job.path("job.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(old), "{text}");
+    std::fs::write(path, text.replacen(old, new, 1)).unwrap();
+}

@@ -595,3 +595,21 @@ fn an_unfinished_job_gives_what_it_has_and_says_so() {
     let output = export(&empty, &["--to", "jsonl"]);
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));
 }
+
+#[test]
+fn the_cure_for_a_lacking_label_names_a_column_that_is_there() {
+    let row = json!({"question": "法国的首都是哪座城市？", "good": "巴黎"});
+    let columns = "columns = { prompt = \"question\", target = \"good\" }";
+    let job = of_task("score", "", columns, &[row], "jsonl");
+    let output = export(&job, &["--to", "trl-unpaired"]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    assert!(
+        stderr(&output).contains("--label \"mean_logprob > -1\""),
+        "{}",
+        both(&output)
+    );
+    exported(
+        &job,
+        &["--to", "trl-unpaired", "--label", "mean_logprob > -1"],
+    );
+}

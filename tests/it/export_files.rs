@@ -198,7 +198,7 @@ fn a_reader_that_stops_ends_the_export_quietly_and_a_kill_leaves_no_file() {
             .collect::<Vec<_>>()
     };
     for signal in ["-KILL", "-TERM"] {
-        let mut child = export(&["--output", "sft.jsonl"]).spawn().unwrap();
+        let child = export(&["--output", "sft.jsonl"]).spawn().unwrap();
         // Once its hidden file is there, it is in the middle of it.
         while leftovers().is_empty() {
             std::thread::yield_now();
@@ -208,7 +208,18 @@ fn a_reader_that_stops_ends_the_export_quietly_and_a_kill_leaves_no_file() {
             .args([signal, &pid])
             .status();
         assert!(killed.unwrap().success());
-        child.wait().unwrap();
+        let output = child.wait_with_output().unwrap();
+        if signal == "-TERM" {
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(75), "{said}");
+            for words in [
+                "SIGTERM: ending without the file, of which nothing is kept",
+                "exit 75: interrupted: no file was written, and the same command writes all of it",
+            ] {
+                assert!(said.contains(words), "{said}");
+            }
+            assert!(!said.contains("rows in flight"), "{said}");
+        }
         let left = leftovers();
         assert!(
             left.iter().all(|name| name.starts_with(".sft.jsonl.")),
@@ -219,11 +230,10 @@ fn a_reader_that_stops_ends_the_export_quietly_and_a_kill_leaves_no_file() {
             std::fs::rename(folder.path().join(name), folder.path().join("half")).unwrap();
         }
     }
-    std::fs::rename(
-        folder.path().join("half"),
-        folder.path().join(".sft.jsonl.7.tmp"),
-    )
-    .unwrap();
+    // What a kill left now, and what one of an earlier version did.
+    for name in [".sft.jsonl.0.tmp", ".sft.jsonl.7.tmp"] {
+        std::fs::copy(folder.path().join("half"), folder.path().join(name)).unwrap();
+    }
     let output = export(&["--output", "sft.jsonl"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", both(&output));
     assert_eq!(
@@ -233,6 +243,80 @@ fn a_reader_that_stops_ends_the_export_quietly_and_a_kill_leaves_no_file() {
     );
     let lines = std::fs::read_to_string(folder.path().join("sft.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 40_000);
+}
+
+/// Several exports to one name at once: one writes it, and the others say so and change nothing.
+#[cfg(unix)]
+#[test]
+fn of_several_exports_to_one_name_one_wins_and_none_does_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    folder::finished(folder.path(), 20_000, "format = \"jsonl\"\n");
+    let export = |to: &str, output: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_glm-batch"));
+        command.current_dir(folder.path());
+        command.args(["export", "out", "--to", to, "--output", output]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    // Different lines, so that the card of another export would be wrong.
+    let children = ["messages", "alpaca", "messages", "rlhf"]
+        .map(|to| export(to, "sft.jsonl").spawn().unwrap());
+    let ended = children.map(|child| child.wait_with_output().unwrap());
+    let (won, lost): (Vec<_>, Vec<_>) = ended.iter().partition(|one| one.status.success());
+    assert_eq!(won.len(), 1, "{:?}", ended.each_ref().map(both));
+    for one in lost {
+        let said = stderr(one);
+        assert_eq!(one.status.code(), Some(2), "{said}");
+        let reasons = [
+            "`sft.jsonl` is being written by another export\nhint: wait until that has ended, or give another `--output`",
+            "`sft.jsonl` is there already",
+            "`sft.jsonl` came while",
+        ];
+        assert!(reasons.iter().any(|reason| said.contains(reason)), "{said}");
+    }
+    let mut names = crate::support::files_of(folder.path());
+    names.retain(|name| name.contains("sft"));
+    assert_eq!(names, ["sft.jsonl", "sft.jsonl.card.md"]);
+    let bytes = std::fs::read(folder.path().join("sft.jsonl")).unwrap();
+    let card = std::fs::read_to_string(folder.path().join("sft.jsonl.card.md")).unwrap();
+    let hash = blake3::hash(&bytes).to_hex();
+    assert!(card.contains(&format!("| blake3 | `{hash}` |")), "{card}");
+
+    // Exports to one folder tell of each other, whichever ends last.
+    let formats = ["messages", "alpaca", "rlhf"];
+    let children = formats.map(|to| export(to, "data/").spawn().unwrap());
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+    }
+    let readme = std::fs::read_to_string(folder.path().join("data/README.md")).unwrap();
+    for to in formats {
+        assert!(readme.contains(&format!("| `{to}.jsonl` |")), "{readme}");
+    }
+    let names = crate::support::files_of(&folder.path().join("data"));
+    assert_eq!(names.len(), 7, "{names:?}");
+}
+
+#[test]
+fn the_command_in_a_card_can_be_copied() {
+    let job = generated("jsonl", "");
+    let filter = "completion | length > 0 and question != 'it`s'";
+    let args = [
+        "--to",
+        "messages",
+        "--output",
+        "a|b.jsonl",
+        "--where",
+        filter,
+    ];
+    exported(&job, &args);
+    let card = std::fs::read_to_string(job.path("a|b.jsonl.card.md")).unwrap();
+    let line = card.lines().find(|line| line.starts_with("| export |"));
+    assert_eq!(
+        line.unwrap(),
+        r"| export | ``--to messages --where 'completion \| length > 0 and question != '\''it`s'\'''`` |"
+    );
+    assert!(card.starts_with("# a|b.jsonl\n"), "{card}");
 }
 
 #[cfg(target_os = "linux")]

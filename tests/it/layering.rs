@@ -8,7 +8,15 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[(u8, &[&str])] = &[
     (
         1,
-        &["ids", "stop", "device", "numbers", "precision", "task_list"],
+        &[
+            "ids",
+            "stop",
+            "device",
+            "numbers",
+            "shell",
+            "precision",
+            "task_list",
+        ],
     ),
     (2, &["fsio", "download", "outcome", "job"]),
     (3, &["input", "kernels", "metrics"]),

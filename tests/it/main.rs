@@ -19,6 +19,7 @@ mod choices;
 mod choose;
 mod chosen_rows;
 mod cli;
+mod damaged_parts;
 mod deadline;
 mod demo_data;
 mod demo_training;

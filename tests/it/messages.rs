@@ -190,3 +190,98 @@ fn two_ways_to_a_prompt_are_refused() {
     refuse("columns = { messages = \"chats\" }", &[]);
     insta::assert_snapshot!(texts.join("---\n"));
 }
+
+/// What a trainer gets of a conversation: its turns as they were, and the answer behind them.
+#[test]
+fn exports_keep_the_turns_of_a_conversation() {
+    let mut rows = conversations();
+    let two = [message("user", "一？"), message("user", "二？")];
+    rows.push(json!({"n": 3, "chat": two}));
+    for kept in ["prompt = true", "prompt = false"] {
+        let job = job(&rows, COLUMNS, "");
+        let path = job.path("job.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen("prompt = true", kept, 1)).unwrap();
+        job.run_ok(&["--quiet"]);
+        let answers: Vec<Value> = job
+            .rows()
+            .iter()
+            .map(|row| row["completion"].clone())
+            .collect();
+        let said = |to: &[&str]| {
+            let args = [&["export", "out", "--to"], to].concat();
+            let output = job.command(&args).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}", both(&output));
+            let text = String::from_utf8(output.stdout.clone()).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            (lines.collect::<Vec<Value>>(), stderr(&output))
+        };
+        let with = |row: usize| {
+            let mut turns = rows[row]["chat"].as_array().unwrap().clone();
+            turns.push(message("assistant", answers[row].as_str().unwrap()));
+            turns
+        };
+        let (lines, _) = said(&["messages"]);
+        let expected: Vec<Value> = (0..3).map(|row| json!({"messages": with(row)})).collect();
+        assert_eq!(lines, expected, "{kept}");
+        let (lines, _) = said(&["trl-prompt-completion", "--conversational"]);
+        for (row, line) in lines.iter().enumerate() {
+            assert_eq!(line["prompt"], rows[row]["chat"], "{kept}");
+            let answer = message("assistant", answers[row].as_str().unwrap());
+            assert_eq!(line["completion"], json!([answer]), "{kept}");
+        }
+        let (lines, notes) = said(&["sharegpt"]);
+        let from = |turn: &Value| match turn["role"].as_str().unwrap() {
+            "user" => json!({"from": "human", "value": turn["content"]}),
+            "assistant" => json!({"from": "gpt", "value": turn["content"]}),
+            role => json!({"from": role, "value": turn["content"]}),
+        };
+        let expected: Vec<Value> = (0..2)
+            .map(|row| {
+                let turns: Vec<Value> = with(row).iter().map(from).collect();
+                json!({"conversations": turns})
+            })
+            .collect();
+        assert_eq!(lines, expected, "{kept}");
+        assert!(
+            notes.contains(
+                "left out: 1 answer to a conversation in which user and assistant do not take turns"
+            ),
+            "{notes}"
+        );
+        // A text, where the format or the command asks for one.
+        let (lines, _) = said(&["trl-prompt-completion"]);
+        assert_eq!(lines[1]["prompt"], LONG, "{kept}");
+        let (lines, _) = said(&["messages", "--prompt-template", "{{ prompt }}"]);
+        assert_eq!(lines[1]["messages"][0], message("user", LONG), "{kept}");
+
+        std::fs::remove_file(job.path("in.jsonl")).unwrap();
+        let args = ["export", "out", "--to", "messages"];
+        let output = job.command(&args).output().unwrap();
+        if kept == "prompt = true" {
+            let text = String::from_utf8(output.stdout.clone()).unwrap();
+            let line: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+            assert_eq!(line["messages"][0], message("user", LONG));
+            let said = stderr(&output);
+            assert!(
+                said.contains("conversations are written as one text therefore"),
+                "{said}"
+            );
+        } else {
+            assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        }
+    }
+}
+
+/// A prefix is part of what was asked.
+#[test]
+fn the_prefix_follows_the_last_turn() {
+    let job = job(&conversations(), COLUMNS, "[prompt]\nprefix = \"答案：\"");
+    job.run_ok(&["--quiet"]);
+    let args = ["export", "out", "--to", "messages"];
+    let output = job.command(&args).output().unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let line: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(line["messages"][2], message("assistant", "巴黎"));
+    assert_eq!(line["messages"][3], message("user", "英国的首都？\n答案："));
+}

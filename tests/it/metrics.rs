@@ -218,3 +218,93 @@ fn rows_that_are_left_out_are_in_no_group() {
         "the page does not say it"
     );
 }
+
+/// `--by` measures every task by any column, from the parts alone: also for a folder whose job names no groups.
+#[test]
+fn other_tasks_are_grouped_later_too() {
+    let choose = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples/demo/choose/questions.jsonl");
+    let questions = std::fs::read_to_string(choose).unwrap();
+    // Labels that are wrong in every third row.
+    let rows: Vec<Value> = (0..)
+        .zip(questions.lines().take(12))
+        .map(|(at, line)| {
+            let mut row: Value = serde_json::from_str(line).unwrap();
+            row["kind"] = ["a", "b"][at % 2].into();
+            if at % 3 == 2 {
+                row["answer"] = Value::Null;
+            }
+            row
+        })
+        .collect();
+    let columns = "columns = { prompt = \"question\", prefix = \"prefix\", choices = \"choices\", label = \"answer\" }";
+    let infill = [
+        ("a", "法国的首都是[MASK]。", "巴黎"),
+        ("b", "德国的首都是[MASK]。", "柏林"),
+        ("a", "英国的首都是[MASK]。", "没有"),
+    ];
+    let infill: Vec<Value> = infill
+        .into_iter()
+        .map(|(kind, question, answer)| {
+            serde_json::json!({"kind": kind, "question": question, "answer": answer})
+        })
+        .collect();
+    let with_reference = "columns = { prompt = \"question\", reference = \"answer\" }";
+    for (task, columns, rows) in [
+        ("choose", columns, rows),
+        ("infill", with_reference, infill),
+    ] {
+        for layout in ["flat", "nested"] {
+            let made = |more: &str| {
+                let more = format!(
+                    "samples = \"{layout}\"\n[prompt]\nmax_length = 96\n[batch]\nwindow_rows = 5\n{more}"
+                );
+                let job = Job::of_model(&demo_model(), "q.jsonl".as_ref(), columns, &more);
+                let path = job.path("job.toml");
+                let text = std::fs::read_to_string(&path).unwrap();
+                let text = text.replacen("name =", &format!("task = \"{task}\"\nname ="), 1);
+                std::fs::write(&path, text).unwrap();
+                let lines = rows.iter().map(|row| format!("{row}\n"));
+                std::fs::write(job.path("q.jsonl"), lines.collect::<String>()).unwrap();
+                job.run_ok(&["-q"]);
+                job
+            };
+            let (named, later) = (made("[report]\nby = \"kind\"\n"), made(""));
+            let (found, asked) = (report(&named, &[]), report(&later, &["--by", "kind"]));
+            assert_eq!(asked["groups"].as_array().unwrap().len(), 2, "{asked}");
+            assert_eq!(asked["all"], found["all"], "{task}, {layout}");
+            for (group, same) in asked["groups"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(found["groups"].as_array().unwrap())
+            {
+                for key in ["value", "rows", "ok", "referenced", "exact"] {
+                    assert_eq!(group[key], same[key], "{task}, {layout}: {key}");
+                }
+                let fact = |of: &Value, name: &str| {
+                    let facts = of["facts"].as_array().cloned().unwrap_or_default();
+                    let fact = facts.iter().find(|fact| fact["name"] == name);
+                    fact.map(|fact| fact["text"].as_str().unwrap().to_owned())
+                };
+                assert_eq!(fact(group, "chosen"), fact(same, "chosen"));
+                // The parts hold no other normalisation than the job's own.
+                let (share, all) = (fact(group, "accuracy"), fact(same, "accuracy"));
+                assert_eq!(share.is_some(), task == "choose", "{group}");
+                if let (Some(share), Some(all)) = (share, all) {
+                    assert!(
+                        all.contains(share.split(' ').next().unwrap()),
+                        "{share}; {all}"
+                    );
+                }
+            }
+            let text = text(&later, &["--by", "kind"]);
+            let head = if task == "choose" {
+                "accuracy"
+            } else {
+                "exact match"
+            };
+            assert!(text.lines().next().unwrap().contains(head), "{text}");
+        }
+    }
+}

@@ -110,7 +110,7 @@ fn it_is_written_again_and_never_over_another_file() {
     assert_eq!(page(&job, &[]), first);
     std::fs::write(job.path("mine.html"), "<!DOCTYPE html>mine").unwrap();
     let output = job
-        .command(&["report", "out", "--output", "mine.html"])
+        .command(&["report", "out", "-o", "mine.html"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));

@@ -460,3 +460,60 @@ fn rows_that_are_left_out_are_in_no_phase() {
     let verified = some.command(&["verify", "out"]).output().unwrap();
     assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
 }
+
+/// The manifest of a phase is gone, or an older one was put back: `verify` and `status` say so, and the repair makes
+/// again what was made of the lost windows.
+#[test]
+fn a_phase_that_has_lost_windows_is_damage_with_a_cure() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 24);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 8\n{}",
+        judge()
+    );
+    let job = of_input(&input, &more);
+    let said = |args: &[&str]| {
+        let output = job.command(args).output().unwrap();
+        (output.status.code(), both(&output))
+    };
+    let samples = job.path("out/phases/samples/manifest/shard-0.json");
+    job.run_ok(&[]);
+    let before = results(&job);
+    let sound = std::fs::read(&samples).unwrap();
+    for (phase, rows) in [("samples", "0 of 24 rows"), ("rewards", "0 of 24 rows")] {
+        let manifest = job.path(&format!("out/phases/{phase}/manifest/shard-0.json"));
+        std::fs::remove_file(&manifest).unwrap();
+        let (code, text) = said(&["verify", "out"]);
+        assert_eq!(code, Some(2), "{text}");
+        let gone = format!(
+            "phases/{phase}/manifest/shard-0.json`: is gone, and results were made of what it named"
+        );
+        assert!(text.contains(&gone), "{text}");
+        assert!(text.contains("`glm-batch verify out --repair`"), "{text}");
+        let (code, text) = said(&["status", "out"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(
+            text.contains(&format!("phase {phase}: damaged, {rows}")),
+            "{text}"
+        );
+        assert!(
+            text.contains("damaged: it has lost 3 windows that later results were made of"),
+            "{text}"
+        );
+        assert!(text.contains("exit 0: the job is damaged: "), "{text}");
+        let (_, json) = said(&["status", "out", "--json"]);
+        assert!(json.contains("\"lost_windows\": 3"), "{json}");
+        let output = job.run(&["--verify"]);
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+
+        let (code, text) = said(&["verify", "out", "--repair"]);
+        assert_eq!(code, Some(75), "{text}");
+        assert!(text.contains("3 windows will be made again"), "{text}");
+        job.run_ok(&[]);
+        assert!(results(&job) == before, "{phase}");
+        assert_eq!(said(&["verify", "out"]).0, Some(0), "{phase}");
+        let (_, text) = said(&["status", "out"]);
+        assert!(!text.contains("damaged"), "{text}");
+    }
+    assert_eq!(std::fs::read(&samples).unwrap(), sound);
+}

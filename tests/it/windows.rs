@@ -76,6 +76,7 @@ fn row(number: u64, id: &str) -> InputRow {
         filled: Vec::new(),
         group: None,
         intro: None,
+        turns: Vec::new(),
     };
     InputRow {
         row: RowId(number),

@@ -29,6 +29,9 @@ COLUMNS = {
     "generate/alpaca": ["instruction", "input", "output"],
     "generate/sharegpt": ["conversations"],
     "generate/messages": ["messages"],
+    "chat/sharegpt": ["conversations"],
+    "chat/messages": ["messages"],
+    "chat/trl-prompt-completion-conversational": ["prompt", "completion"],
     "generate/openai-batch": ["id", "custom_id", "response", "error"],
 }
 
@@ -68,6 +71,18 @@ def each_file():
     folder = datasets.load_dataset(str(FOLDER / "folder"), split="train")
     assert folder.column_names == ["messages"]
     said("folder with its card", f"datasets {datasets.__version__}: {len(folder)} rows")
+
+
+def conversations():
+    """Conversations come as they went in, with the answer behind them."""
+    chats = [json.loads(line)["chat"] for line in (FOLDER / "chats.jsonl").read_text(encoding="utf-8").splitlines()]
+    whole = load("chat/messages")["messages"]
+    asked = load("chat/trl-prompt-completion-conversational")
+    assert len(whole) == len(asked) == len(chats) > 0
+    for chat, messages, line in zip(chats, whole, asked):
+        assert messages[:-1] == line["prompt"] == chat, messages
+        assert messages[-1:] == line["completion"] and messages[-1]["role"] == "assistant", messages
+    said("chat/messages", f"{len(chats)} conversations, each turn as it was")
 
 
 def batch_lines():
@@ -131,7 +146,8 @@ def trainers():
     tokenizer = tiny_tokenizer()
     work = {
         "SFT": (trl.SFTTrainer, trl.SFTConfig, LlamaForCausalLM, [
-            "generate/trl-prompt-completion", "generate/trl-prompt-completion-conversational", "generate/messages"]),
+            "generate/trl-prompt-completion", "generate/trl-prompt-completion-conversational", "generate/messages",
+            "chat/messages", "chat/trl-prompt-completion-conversational"]),
         "DPO": (trl.DPOTrainer, trl.DPOConfig, LlamaForCausalLM, [
             "score/trl-preference", "score/trl-preference-conversational", "preference/trl-preference"]),
         "reward": (trl.RewardTrainer, trl.RewardConfig, LlamaForSequenceClassification, [
@@ -169,5 +185,6 @@ def trainers():
 
 
 each_file()
+conversations()
 batch_lines()
 trainers()

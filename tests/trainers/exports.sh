@@ -50,6 +50,28 @@ for ending in jsonl parquet csv tsv; do
 done
 "$program" export "$folder/generate.out" --to messages --output "$folder/folder/" 2>> "$folder/generate.log"
 
+# Conversations, whose turns a trainer is to get as they are.
+python3 - "$folder/questions.jsonl" "$folder/chats.jsonl" <<'PYTHON'
+import json, sys
+
+with open(sys.argv[1], encoding="utf-8") as read, open(sys.argv[2], "w", encoding="utf-8") as write:
+    rows = [json.loads(line) for line in read]
+    for number, (row, before) in enumerate(zip(rows, rows[1:] + rows[:1])):
+        turns = [{"role": "user", "content": row["question"]}]
+        if number % 2:
+            turns = [
+                {"role": "user", "content": before["question"]},
+                {"role": "assistant", "content": before["answer"]},
+            ] + turns
+        if number % 3 == 0:
+            turns = [{"role": "system", "content": "请简要回答。"}] + turns
+        write.write(json.dumps({"id": row["id"], "chat": turns}, ensure_ascii=False) + "\n")
+PYTHON
+run chat jobs/demo.toml "input.path=$folder/chats.jsonl" 'input.columns={messages = "chat"}'
+write chat sharegpt sharegpt
+write chat messages messages
+write chat trl-prompt-completion-conversational trl-prompt-completion --conversational
+
 run reward jobs/reward.toml
 write reward rlhf rlhf
 run choose jobs/choose.toml

@@ -43,18 +43,23 @@ except ImportError as error:
     sys.exit(0)
 
 datasets.disable_progress_bars()
-for ending in ["jsonl", "parquet"]:
-    information = {
-        f"ours_{name}": {"file_name": f"{name}.{ending}", **settings} for name, settings in SETS.items()
-    }
-    folder = FOLDER / "generate"
+
+
+def load(folder, name, ending):
+    """The rows of an export as LLaMA-Factory has them."""
+    information = {f"ours_{name}": {"file_name": f"{name}.{ending}", **SETS[name]}}
     (folder / "dataset_info.json").write_text(json.dumps(information))
+    data = DataArguments(dataset=f"ours_{name}", dataset_dir=str(folder), template="default", overwrite_cache=True)
+    model = ModelArguments(model_name_or_path="none")
+    training = Seq2SeqTrainingArguments(output_dir=str(FOLDER / "trained"), use_cpu=True, report_to=[])
+    [attributes] = get_dataset_list([f"ours_{name}"], str(folder))
+    return _load_single_dataset(attributes, model, data, training)
+
+
+for ending in ["jsonl", "parquet"]:
+    folder = FOLDER / "generate"
     for name in SETS:
-        data = DataArguments(dataset=f"ours_{name}", dataset_dir=str(folder), template="default", overwrite_cache=True)
-        model = ModelArguments(model_name_or_path="none")
-        training = Seq2SeqTrainingArguments(output_dir=str(FOLDER / "trained"), use_cpu=True, report_to=[])
-        [attributes] = get_dataset_list([f"ours_{name}"], str(folder))
-        rows = _load_single_dataset(attributes, model, data, training)
+        rows = load(folder, name, ending)
         expected = [json.loads(line) for line in (folder / "alpaca.jsonl").read_text(encoding="utf-8").splitlines()]
         assert len(rows) == len(expected) > 0
         for row, line in zip(rows, expected):
@@ -62,3 +67,14 @@ for ending in ["jsonl", "parquet"]:
             assert row["_prompt"] == [{"role": "user", "content": whole}], row
             assert row["_response"] == [{"role": "assistant", "content": line["output"]}], row
         said(f"generate/{name}.{ending}", f"llamafactory {version('llamafactory')}: {len(rows)} rows, prompts and answers as they are")
+    folder = FOLDER / "chat"
+    chats = [json.loads(line)["chat"] for line in (FOLDER / "chats.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name in ["sharegpt", "messages"]:
+        rows = load(folder, name, ending)
+        assert len(rows) == len(chats) > 0
+        for row, chat in zip(rows, chats):
+            system = chat[0]["content"] if chat[0]["role"] == "system" else ""
+            assert (row["_system"] or "") == system, row
+            assert row["_prompt"] == [turn for turn in chat if turn["role"] != "system"], row
+            assert [answer["role"] for answer in row["_response"]] == ["assistant"], row
+        said(f"chat/{name}.{ending}", f"llamafactory {version('llamafactory')}: {len(rows)} conversations, each turn as it was")

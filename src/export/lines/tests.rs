@@ -129,7 +129,7 @@ fn texts(prompt: &str, prefix: Option<&str>) -> Texts {
     Texts {
         prompt: prompt.to_owned(),
         prefix: prefix.map(str::to_owned),
-        following: Vec::new(),
+        ..Texts::default()
     }
 }
 

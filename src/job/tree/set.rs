@@ -84,6 +84,17 @@ fn set_value(text: &str, place: &Place) -> Result<Node, SpecError> {
             Some(place.clone()),
             Value::Array(items.collect::<Result<_, _>>()?),
         )
+    } else if let Some(rest) = behind_quotes(text) {
+        return Err(SpecError::Syntax {
+            place: place.clone(),
+            message: format!(
+                "the value goes on with `{}` behind its quotation mark",
+                shown(rest)
+            ),
+            hint: Hint::some(
+                "put an expression in brackets, as in `--set \"input.where=('law' in subject)\"`, and a text with quotation marks in it between others",
+            ),
+        });
     } else if text.starts_with(['"', '\'']) {
         let shell = "put the whole argument in single quotes, so that the shell keeps it";
         return Err(SpecError::Syntax {
@@ -97,6 +108,14 @@ fn set_value(text: &str, place: &Place) -> Result<Node, SpecError> {
     let string = matches!(read.value, Value::String(_));
     read.raw = (!string).then(|| text.to_string());
     Ok(read)
+}
+
+/// What comes after the text in quotation marks that a value begins with.
+fn behind_quotes(text: &str) -> Option<&str> {
+    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let (_, rest) = text[1..].split_once(quote)?;
+    let rest = rest.trim();
+    (!rest.is_empty()).then_some(rest)
 }
 
 /// The items of `[a, b]` without quotes.
@@ -182,7 +201,11 @@ mod tests {
         };
         assert_eq!(items[0].value, Value::String("a, b".into()));
         assert_eq!(read("{{ q }}").value, Value::String("{{ q }}".into()));
-        assert!(set_value("\"a", &place).is_err());
+        let message = |text: &str| set_value(text, &place).unwrap_err().to_string();
+        assert!(message("\"a").contains("is not closed"));
+        assert!(message("'x' in y").contains("goes on with `in y`"));
+        assert!(message("'x' in y").contains("brackets"));
+        assert_eq!(read("('x' in y)").value, Value::String("('x' in y)".into()));
         assert!(set_value("\"a\"\nb = 1", &place).is_err());
     }
 

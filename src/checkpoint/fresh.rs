@@ -1,0 +1,54 @@
+//! What a run has made of an output folder before its job was refused: it goes again.
+//!
+//! Nothing is removed but empty folders that were not there before, and only while no other process sets up a job in
+//! them.
+
+use std::path::{Path, PathBuf};
+
+use crate::fsio;
+
+use super::OutputFolder;
+use super::lock::JobLock;
+
+/// The folders of a job that were not there yet.
+pub(crate) struct Fresh {
+    folder: OutputFolder,
+    /// Outermost first.
+    absent: Vec<PathBuf>,
+}
+
+impl Fresh {
+    /// Looks which of them, and of those above them, are not there.
+    pub(crate) fn look(folder: &OutputFolder) -> Self {
+        let is_absent = |path: &&Path| path.symlink_metadata().is_err();
+        let above = folder.root().ancestors();
+        let above = above.take_while(|path| !path.as_os_str().is_empty());
+        let mut absent: Vec<PathBuf> = above.filter(is_absent).map(Path::to_path_buf).collect();
+        absent.reverse();
+        let inside = folder.own_folders().into_iter();
+        absent.extend(inside.filter(|path| is_absent(&path.as_path())));
+        Self {
+            folder: folder.clone(),
+            absent,
+        }
+    }
+
+    /// Removes those that a refused job has left empty. It is a courtesy: what cannot be removed stays.
+    pub(crate) fn take_back(self) {
+        let folder = &self.folder;
+        let has_content = folder.job_file().exists() || folder.standard_input().exists();
+        if self.absent.is_empty() || has_content || !folder.is_untouched() {
+            return;
+        }
+        let Ok(Some(lock)) = JobLock::try_acquire(folder) else {
+            return;
+        };
+        if self.absent.contains(&folder.locks()) {
+            fsio::remove_quietly(&folder.job_lock());
+        }
+        for path in self.absent.iter().rev() {
+            fsio::remove_empty_folder(path);
+        }
+        drop(lock);
+    }
+}

@@ -56,6 +56,8 @@ fn simulated(rows: &[Row], window: usize, slots: usize) -> Vec<(f64, Option<f64>
                 reserve: row.1,
                 samples: 1,
                 places: 1,
+                texts: 1,
+                longest: row.0,
             };
             let lengths: Vec<RowLength> = rows.iter().enumerate().map(length).collect();
             estimator.opened(

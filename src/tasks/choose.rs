@@ -257,12 +257,14 @@ impl Choosing<'_> {
             });
         }
         let longest = encoded.iter().map(Vec::len).max().unwrap_or_default() as u32;
-        self.limit(longest).map(drop).map_err(|reason| {
-            flaw(
-                format!("does not fit: {reason}"),
-                "take the longest out, or raise `prompt.max_length`",
-            )
-        })
+        let cure = if longest > self.job.lengths.max_sequence_length {
+            "take the longest out"
+        } else {
+            "take the longest out, or raise `prompt.max_length`"
+        };
+        self.limit(longest)
+            .map(drop)
+            .map_err(|reason| flaw(format!("does not fit: {reason}"), cure))
     }
 
     /// Most tokens of a context beside a choice of so many.

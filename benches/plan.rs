@@ -20,12 +20,15 @@ fn rows() -> Vec<RowLength> {
     (0..ROWS)
         .map(|index| {
             let uniform = (index * 7919 % ROWS) as f64 / ROWS as f64;
+            let context = 8 + (500.0 * uniform.powi(3)) as u32;
             RowLength {
                 index,
-                context: 8 + (500.0 * uniform.powi(3)) as u32,
+                context,
                 reserve: 1 + (index * 31 % 128) as u32,
                 samples: 1,
                 places: 1,
+                texts: 1,
+                longest: context,
             }
         })
         .collect()

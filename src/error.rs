@@ -155,6 +155,7 @@ impl Error {
             Self::Input(
                 InputError::UnknownColumn { key, .. }
                 | InputError::NeitherTextNorList { key, .. }
+                | InputError::NoLists { key, .. }
                 | InputError::Template { key, .. },
             )
             | Self::Sink(SinkError::UnknownColumn { key, .. })

@@ -68,8 +68,9 @@ pub mod model {
     pub use crate::model::{
         Asked, AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput,
         ForwardOutput, FurtherLayers, Glm, GlmConfig, Head, Logits, ModelError, ModelSource,
-        Positions, Precision, PrefillRow, ReadRow, Scores, Sight, TextModel, TokenChance, convert,
-        convert_source, inspect_source, source_fingerprint, weights_fingerprint,
+        Positions, Precision, PrefillRow, ReadRow, ReadingSize, Scores, Sight, TextModel,
+        TokenChance, convert, convert_source, inspect_source, source_fingerprint,
+        weights_fingerprint,
     };
 }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::ids::{RowId, WindowId};
 use crate::model::{ModelError, ReadRow, TokenChance};
 use crate::outcome::{BadRow, Stage};
-use crate::plan::{RowLength, order, padded};
+use crate::plan::{RowLength, order};
 
 use super::error::EngineError;
 use super::request::{Finished, Found, Reading, Want};
@@ -158,11 +158,11 @@ impl Engine {
         let bucket = self.budget.bucket_tokens;
         let mut all = 0;
         for row in group {
-            let tokens = row.tokens() as u32;
-            let width = padded(tokens, bucket);
-            self.statistics.prompt_tokens += u64::from(tokens);
-            self.statistics.padded_tokens += u64::from(width - tokens);
-            all += u64::from(width);
+            let tokens = row.tokens() as u64;
+            let width = row.length(0).padded_texts(bucket);
+            self.statistics.prompt_tokens += tokens;
+            self.statistics.padded_tokens += width - tokens;
+            all += width;
         }
         self.statistics.prefill_batches += 1;
         self.statistics.peak_slots = self.statistics.peak_slots.max(group.len());

@@ -146,6 +146,8 @@ impl Generation {
             reserve: self.reserve(),
             samples: self.samples(),
             places: Writing::places_of(beams, !self.later_masks.is_empty()) as u32,
+            texts: 1,
+            longest: self.encoded.ids.len() as u32,
         }
     }
 }
@@ -172,6 +174,8 @@ impl Reading {
             reserve: 0,
             samples: 1,
             places: 1,
+            texts: readings.len() as u32,
+            longest: readings.iter().map(Self::tokens).max().unwrap_or(0) as u32,
         }
     }
 }

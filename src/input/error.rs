@@ -88,6 +88,16 @@ pub enum InputError {
         /// The type of its values.
         kind: String,
     },
+    /// A column that the job reads lists from, and that holds none.
+    #[error(
+        "`{key}`: column `{column}` holds no lists\nhint: name a column of lists of texts, or a list of columns, each of texts: `[\"a\", \"b\"]`"
+    )]
+    NoLists {
+        /// The key of the job.
+        key: &'static str,
+        /// The column.
+        column: String,
+    },
     /// A pattern that is not a glob.
     #[error(
         "input `{pattern}` is not a valid glob: {reason}\nhint: `*` stands for any text in a name, `?` for one sign, `[ab]` for one of these; where a name itself holds such a sign, write it in brackets, as in `[*]`"

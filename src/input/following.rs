@@ -97,6 +97,13 @@ impl Following {
                     kind,
                 });
             }
+            let is_one = matches!(&self.columns, Columns::One(_));
+            if is_one && self.are_lists && holds_texts(&column.kind) {
+                return Err(InputError::NoLists {
+                    key,
+                    column: column.name.clone(),
+                });
+            }
         }
         Ok(())
     }
@@ -176,6 +183,15 @@ fn other_kind(kind: &ColumnKind) -> Option<String> {
             let is_other = NUMBERS_AND_TIMES.iter().any(|name| kind.starts_with(name));
             is_other.then(|| kind.clone())
         }
+    }
+}
+
+/// Whether no value of a column is a list: all are texts or null.
+fn holds_texts(kind: &ColumnKind) -> bool {
+    match kind {
+        ColumnKind::String => true,
+        ColumnKind::Arrow(kind) => ["Utf8", "LargeUtf8", "Utf8View"].contains(&kind.as_str()),
+        ColumnKind::Bool | ColumnKind::Int64 | ColumnKind::Float64 | ColumnKind::Json => false,
     }
 }
 

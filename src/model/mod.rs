@@ -40,6 +40,7 @@ pub use error::ModelError;
 pub(crate) use folder::check_folder;
 pub use footprint::Footprint;
 pub use glm::Glm;
+pub use reading::ReadingSize;
 pub use reference::{AttentionMask, ForwardInput, ForwardOutput, Positions};
 pub use text_model::*;
 pub use weights::{

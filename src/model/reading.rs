@@ -8,12 +8,39 @@ use rayon::prelude::*;
 
 use crate::kernels::LogSoftmax;
 
-use super::cache::Reading;
+use super::cache::{Reading, bytes_of_reading};
 use super::text_model::no_value_head;
-use super::{Asked, Glm, ModelError, ReadRow, TokenChance};
+use super::{Asked, Backend, Glm, GlmConfig, ModelError, Precision, ReadRow, TokenChance};
 
 /// Rows of logits that are in memory at once: products are as fast as with more, and 64 rows of 50,048 take 12 MiB.
 const LOGIT_ROWS: usize = 64;
+
+/// Texts that are handed over together, to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadingSize {
+    /// Tokens of all of them, with their padding where the backend pads.
+    pub tokens: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// Whether log-probabilities are asked for, and not the numbers of a value head.
+    pub needs_logits: bool,
+}
+
+impl ReadingSize {
+    /// Bytes that reading them takes at most beside the weights.
+    pub fn bytes(self, config: &GlmConfig, backend: Backend, precision: Precision) -> u64 {
+        let dtype = precision.float().dtype();
+        let bytes = bytes_of_reading(config, backend, dtype, self.tokens, self.longest);
+        let number = match backend {
+            // The product gives f32.
+            Backend::Packed => 0,
+            Backend::Padded => dtype.size_in_bytes(),
+        };
+        let block = LOGIT_ROWS * config.vocab_size * (size_of::<f32>() + number);
+        let logits = if self.needs_logits { block as u64 } else { 0 };
+        bytes.layers.max(bytes.left + logits)
+    }
+}
 
 /// A place whose logits are wanted: the number of its row, and what that asks of it.
 type Place<'a> = (usize, &'a [Asked]);

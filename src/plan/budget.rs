@@ -280,15 +280,17 @@ impl Budget {
 
     /// How many rows at the head of the queue are read together now, each in one pass without a slot.
     ///
-    /// Padded to the widest, the first, they stay under [`PREFILL_TOKENS`] and under the budget; a single row may pass
+    /// Their texts, padded to the widest, which is the first row's, stay under [`PREFILL_TOKENS`] and under the budget; a single row may pass
     /// both.
     pub fn next_readings(&self, waiting: impl IntoIterator<Item = RowLength>) -> usize {
         let most = self.max_batch_tokens.min(PREFILL_TOKENS);
         let mut widest = 0;
+        let mut texts = 0;
         let mut rows = 0;
         for row in waiting.into_iter().take(self.max_batch_size) {
-            widest = widest.max(u64::from(padded(row.context, self.bucket_tokens)));
-            if rows > 0 && widest * (rows as u64 + 1) > most {
+            widest = widest.max(u64::from(padded(row.longest, self.bucket_tokens)));
+            texts += u64::from(row.texts.max(1));
+            if rows > 0 && widest * texts > most {
                 break;
             }
             rows += 1;

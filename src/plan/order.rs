@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 pub struct RowLength {
     /// Position in the slice that was handed in.
     pub index: usize,
-    /// Context tokens, without the start token.
+    /// Context tokens, without the start token; those of all texts where a row without a slot is read as several.
     pub context: u32,
     /// Tokens kept free in each slot of the row: the start token and the longest answer, whose last token is
     /// never fed. As many as the longest answer has; 0 for a row that is read in one pass and needs no slot.
@@ -19,6 +19,17 @@ pub struct RowLength {
     pub samples: u32,
     /// Slots that a sample takes all at once: one, or as many as its beams need; at least 1.
     pub places: u32,
+    /// Texts that a row without a slot is read as, one pass of each; 1 for any other row.
+    pub texts: u32,
+    /// Tokens of the longest text; those of the context where there is one.
+    pub longest: u32,
+}
+
+impl RowLength {
+    /// Tokens of all texts of a row without a slot, each padded as the longest.
+    pub fn padded_texts(&self, bucket: u32) -> u64 {
+        u64::from(self.texts.max(1)) * u64::from(padded(self.longest, bucket))
+    }
 }
 
 /// A length rounded up to the next multiple of `bucket` tokens: in steps of 8, 8 stays 8 and 9 becomes 16.
@@ -29,18 +40,19 @@ pub fn padded(length: u32, bucket: u32) -> u32 {
 /// Positions in `rows`, in the order in which they are taken.
 ///
 /// Longest padded context first; inside a bucket the row with the largest reserve, then the most
-/// samples, then the most places, then the longest true context; what is left keeps the input order. Everything that the
+/// samples, the most places, the longest true context, the most texts; what is left keeps the input order. Everything that the
 /// budget looks at is in the key, so statistics do not depend on the input order.
 pub fn order(rows: &[RowLength], bucket_tokens: u32) -> Vec<usize> {
     let mut positions: Vec<usize> = (0..rows.len()).collect();
     positions.sort_by_key(|&position| {
         let row = &rows[position];
         Reverse((
-            padded(row.context, bucket_tokens),
+            padded(row.longest, bucket_tokens),
             row.reserve,
             row.samples,
             row.places,
-            row.context,
+            row.longest,
+            row.texts,
         ))
     });
     positions
@@ -57,6 +69,8 @@ mod tests {
             reserve,
             samples: 1,
             places: 1,
+            texts: 1,
+            longest: context,
         }
     }
 

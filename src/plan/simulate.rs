@@ -55,7 +55,9 @@ pub struct PlanStatistics {
     pub prompt_tokens: u64,
     /// Answer tokens where every answer, and every beam, is as long as it may be.
     pub reserved_tokens: u64,
-    /// Longest context, tokens.
+    /// Texts that rows without a slot are read as, one pass of each.
+    pub texts: u64,
+    /// Longest context, or text of such a row, tokens.
     pub longest_prompt: u32,
     /// Rows by context length, in ranges that double.
     pub histogram: Vec<LengthBin>,
@@ -115,9 +117,10 @@ fn read(statistics: &mut PlanStatistics, queue: &[RowLength], budget: &Budget) {
     while !left.is_empty() {
         let rows = budget.next_readings(left.iter().copied()).max(1);
         let (group, rest) = left.split_at(rows);
-        let width = |row: &RowLength| u64::from(padded(row.context, budget.bucket_tokens));
+        let width = |row: &RowLength| row.padded_texts(budget.bucket_tokens);
         let padding = group.iter().map(|row| width(row) - u64::from(row.context));
         statistics.padding_tokens += padding.sum::<u64>();
+        statistics.texts += group.iter().map(|row| u64::from(row.texts)).sum::<u64>();
         statistics.prefill_batches += 1;
         statistics.peak_slots = statistics.peak_slots.max(rows);
         let tokens = group.iter().map(width).sum();
@@ -146,8 +149,13 @@ fn count_row(statistics: &mut PlanStatistics, row: &RowLength, budget: &Budget) 
     statistics.prompt_tokens += u64::from(row.context);
     let slots = u64::from(row.samples.max(1)) * u64::from(row.places.max(1));
     statistics.reserved_tokens += answer_tokens(row) * slots;
-    statistics.longest_prompt = statistics.longest_prompt.max(row.context);
-    statistics.rows_over_budget += u64::from(budget.cost(row).of(1) > budget.max_batch_tokens);
+    statistics.longest_prompt = statistics.longest_prompt.max(row.longest);
+    // What is read without a slot is read text by text.
+    let least = match row.reserve {
+        0 => u64::from(padded(row.longest, budget.bucket_tokens)),
+        _ => budget.cost(row).of(1),
+    };
+    statistics.rows_over_budget += u64::from(least > budget.max_batch_tokens);
 }
 
 fn count_lengths(
@@ -156,7 +164,7 @@ fn count_lengths(
     buckets: &mut BTreeMap<u32, BucketStatistics>,
     bins: &mut BTreeMap<u32, LengthBin>,
 ) {
-    let width = padded(row.context, budget.bucket_tokens);
+    let width = padded(row.longest, budget.bucket_tokens);
     let bucket = buckets.entry(width).or_insert(BucketStatistics {
         padded: width,
         rows: 0,
@@ -165,7 +173,7 @@ fn count_lengths(
     bucket.rows += 1;
     bucket.tokens += u64::from(row.context);
 
-    let exponent = row.context.max(1).ilog2();
+    let exponent = row.longest.max(1).ilog2();
     let from = if exponent == 0 { 0 } else { 1 << exponent };
     let to = u32::try_from((1_u64 << (exponent + 1)) - 1).unwrap_or(u32::MAX);
     bins.entry(from)
@@ -283,6 +291,8 @@ mod tests {
             reserve,
             samples: 1,
             places: 1,
+            texts: 1,
+            longest: context,
         };
         lengths.iter().enumerate().map(row).collect()
     }
@@ -353,6 +363,8 @@ mod tests {
             reserve: 2,
             samples: 5,
             places: 1,
+            texts: 1,
+            longest: 8,
         };
         let groups = schedule(&[row], &budget);
         let started: Vec<_> = groups

@@ -13,11 +13,13 @@ use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::input::DuplicateIds;
 use crate::job::{self, JobSpec, Rules};
+use crate::model::{Backend, ReadingSize};
 use crate::outcome::LeftOutRows;
 use crate::plan::{PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
 use crate::report::{counted, grouped};
 use crate::stop::StopFlag;
+use crate::tasks;
 
 mod phases;
 mod text;
@@ -70,6 +72,8 @@ pub struct PlanReport {
     pub weight_bytes: u64,
     /// Bytes of the cache when it is fullest.
     pub cache_bytes: u64,
+    /// Bytes that reading texts takes at most, where rows are read in one pass each.
+    pub reading_bytes: u64,
     /// Rows in flight at most.
     pub max_batch_size: usize,
     /// Padded context and reserved answers in flight at most, tokens.
@@ -172,6 +176,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
             0 => 0,
             _ => statistics.peak_tokens * cache_bytes_per_token as u64,
         },
+        reading_bytes: reading_bytes(spec, &model, &statistics),
         max_batch_size: budget.max_batch_size,
         max_batch_tokens: budget.max_batch_tokens,
         operations,
@@ -180,6 +185,24 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         estimated_seconds,
         statistics,
     })
+}
+
+/// What reading texts takes beside the weights; 0 for a job that generates.
+fn reading_bytes(spec: &JobSpec, model: &ModelFacts, statistics: &PlanStatistics) -> u64 {
+    if statistics.texts == 0 {
+        return 0;
+    }
+    let size = ReadingSize {
+        tokens: usize::try_from(statistics.peak_tokens).unwrap_or(usize::MAX),
+        longest: statistics.longest_prompt as usize,
+        needs_logits: !tasks::of(spec.task).needs_value_head(),
+    };
+    let backend = if model.is_cpu() {
+        Backend::Packed
+    } else {
+        Backend::Padded
+    };
+    size.bytes(&model.config, backend, model.precision)
 }
 
 /// Reads the input and looks whether it has the columns that the job names. Nothing is written.

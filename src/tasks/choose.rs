@@ -62,10 +62,12 @@ impl TaskKind for Choose {
     }
 
     fn open<'a>(&self, job: &TaskJob<'a>) -> Result<Box<dyn JobTask + 'a>, TaskError> {
-        Ok(Box::new(Choosing {
+        let choosing = Choosing {
             job: *job,
             choose: job.spec.choose.clone().unwrap_or_default(),
-        }))
+        };
+        choosing.check_choices()?;
+        Ok(Box::new(choosing))
     }
 
     /// The right choice behind the prompt, or the template filled with it.
@@ -232,6 +234,56 @@ impl JobTask for Choosing<'_> {
 }
 
 impl Choosing<'_> {
+    /// Refuses choices of the job that no row could be asked about.
+    fn check_choices(&self) -> Result<(), TaskError> {
+        let choices = self.choose.choices.as_slice();
+        let flaw = |reason: String, cure: &str| TaskError::Key {
+            key: "choose.choices",
+            reason,
+            cure: cure.to_owned(),
+        };
+        if choices.is_empty() || self.choose.method == ChooseMethod::WholeText {
+            return Ok(());
+        }
+        let encoded = self.encoded(choices);
+        let encoded =
+            encoded.map_err(|reason| flaw(format!("does not fit: {reason}"), "take it out"))?;
+        if self.choose.method == ChooseMethod::NextToken {
+            return single_tokens(&encoded).map(drop).map_err(|reason| {
+                flaw(
+                    format!("does not fit: {reason}"),
+                    "write letters, or other texts of one token",
+                )
+            });
+        }
+        let longest = encoded.iter().map(Vec::len).max().unwrap_or_default() as u32;
+        let cure = if longest > self.job.lengths.max_sequence_length {
+            "take the longest out"
+        } else {
+            "take the longest out, or raise `prompt.max_length`"
+        };
+        self.limit(longest)
+            .map(drop)
+            .map_err(|reason| flaw(format!("does not fit: {reason}"), cure))
+    }
+
+    /// Most tokens of a context beside a choice of so many.
+    fn limit(&self, longest: u32) -> Result<u32, String> {
+        let lengths = self.job.lengths;
+        if longest > lengths.max_sequence_length {
+            return Err(format!(
+                "the longest choice has {longest} tokens, and this model has places for {}",
+                lengths.max_sequence_length
+            ));
+        }
+        lengths.limit_beside(longest).ok_or_else(|| {
+            format!(
+                "the longest choice has {longest} tokens, which leave no room for the prompt in `prompt.max_length` ({})",
+                lengths.max_length
+            )
+        })
+    }
+
     fn label(&self, prompt: &Prompt, choices: &[String]) -> Result<Option<usize>, String> {
         let Some(label) = &prompt.label else {
             return Ok(None);
@@ -242,25 +294,11 @@ impl Choosing<'_> {
     /// A branch for each different choice.
     fn targets(&self, prompt: &Prompt, choices: &[String]) -> Result<ToRead, String> {
         let TaskJob {
-            spec,
-            tokenizer,
-            lengths,
-            ..
+            spec, tokenizer, ..
         } = self.job;
         let (different, which) = distinct(self.encoded(choices)?);
         let longest = different.iter().map(Vec::len).max().unwrap_or_default() as u32;
-        if longest > lengths.max_sequence_length {
-            return Err(format!(
-                "the longest choice has {longest} tokens, and this model has places for {}",
-                lengths.max_sequence_length
-            ));
-        }
-        let limit = lengths.limit_beside(longest).ok_or_else(|| {
-            format!(
-                "the longest choice has {longest} tokens, which leave no room for the prompt in `prompt.max_length` ({})",
-                lengths.max_length
-            )
-        })?;
+        let limit = self.limit(longest)?;
         let encoded = tokenizer.encode_prompt(
             &prompt.text,
             prompt.prefix.as_deref(),
@@ -288,16 +326,7 @@ impl Choosing<'_> {
 
     /// The one token of each choice, after the last token of the prompt.
     fn next_token(&self, prompt: &Prompt, choices: &[String]) -> Result<ToRead, String> {
-        let mut tokens = Vec::with_capacity(choices.len());
-        for (number, ids) in self.encoded(choices)?.iter().enumerate() {
-            let &[token] = ids.as_slice() else {
-                return Err(format!(
-                    "choice {number} has {} tokens, and `choose.method = \"next-token\"` needs choices of one",
-                    ids.len()
-                ));
-            };
-            tokens.push(token);
-        }
+        let tokens = single_tokens(&self.encoded(choices)?)?;
         let encoded = self.whole(&prompt.text, prompt.prefix.as_deref())?;
         let place = encoded.ids.len() as u32 - 1;
         let (different, which) = distinct(tokens);
@@ -367,6 +396,18 @@ impl Choosing<'_> {
         };
         choices.iter().enumerate().map(encode).collect()
     }
+}
+
+/// The one token of each choice.
+fn single_tokens(choices: &[Vec<u32>]) -> Result<Vec<u32>, String> {
+    let single = |(number, ids): (usize, &Vec<u32>)| match ids.as_slice() {
+        &[token] => Ok(token),
+        ids => Err(format!(
+            "choice {number} has {} tokens, and `choose.method = \"next-token\"` needs choices of one",
+            ids.len()
+        )),
+    };
+    choices.iter().enumerate().map(single).collect()
 }
 
 fn row_task(to_read: ToRead, picked: Picked) -> RowTask {

@@ -422,6 +422,18 @@ fn what_cannot_be_chosen_is_refused_before_the_run() {
         "",
         &[],
     );
+    // A column without lists, and choices of the job that do not fit any row.
+    refuse("columns = { prompt = \"q\", choices = \"q\" }", "", &[]);
+    let next_token = "choose.method=next-token";
+    refuse(
+        without,
+        "",
+        &["choose.choices=[\"是\", \"法国的首都\"]", next_token],
+    );
+    let long = format!("choose.choices=[\"是\", \"{}\"]", "长".repeat(40));
+    refuse(without, "", &[&long, "prompt.max_length=32"]);
+    let too_long = format!("choose.choices=[\"是\", \"{}\"]", "长".repeat(400));
+    refuse(without, "", &[&too_long]);
     insta::assert_snapshot!(texts.join("---\n"));
 }
 

@@ -59,6 +59,7 @@ mod old_folders;
 mod page;
 mod parquet_digits;
 mod parquet_types;
+mod plan_and_run;
 mod plan_props;
 mod preference;
 mod preference_phases;

@@ -19,6 +19,8 @@ fn rows(longest: u32) -> impl Strategy<Value = Vec<RowLength>> {
                 reserve,
                 samples,
                 places,
+                texts: 1,
+                longest: context,
             })
             .collect()
     })

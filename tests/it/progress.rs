@@ -67,6 +67,8 @@ fn simulated_at(
                 reserve: row.1,
                 samples: 1,
                 places: 1,
+                texts: 1,
+                longest: row.0,
             };
             let lengths: Vec<RowLength> = rows.iter().enumerate().map(length).collect();
             estimator.opened(

@@ -14,7 +14,8 @@ use crate::kernels::HeadCache;
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
-use super::super::{ModelError, ReadRow, Sight};
+use super::super::{GlmConfig, ModelError, ReadRow, Sight};
+use super::BytesOfReading;
 use super::host_attention::{LayerQueries, Shape, blocks};
 use super::slots::Reading;
 
@@ -32,6 +33,24 @@ struct ReadCall {
     blocks: Vec<usize>,
     /// Keys, then values: (2, heads, tokens, head size).
     cached: Vec<f32>,
+}
+
+/// Hidden sizes of f32 that a token takes at most while its last matrix is multiplied: what came into the block (1), what
+/// attention was given (3), has kept (2) and has found (1), what came of it (1), inside of the MLP (4), and the result (1);
+/// measured, there are two more.
+const HIDDEN_SIZES: usize = 15;
+
+/// Those that each thread keeps which has multiplied: a token inside of the MLP, packed for the product.
+const PACKED_SIZES: usize = 4;
+
+/// What reading so many tokens together takes.
+pub(super) fn bytes_of(config: &GlmConfig, tokens: usize) -> BytesOfReading {
+    let hidden = (tokens * config.hidden_size * size_of::<f32>()) as u64;
+    let packed = (PACKED_SIZES * rayon::current_num_threads()) as u64;
+    BytesOfReading {
+        layers: hidden * (HIDDEN_SIZES as u64 + packed),
+        left: hidden * (1 + packed),
+    }
 }
 
 /// Hidden states before the final norm at the wanted places, row by row: (wanted, hidden).

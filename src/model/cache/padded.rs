@@ -23,6 +23,8 @@ use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::pool::{Layout, Pool};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
+pub(super) use read::bytes_of as bytes_of_reading;
+
 /// Widths of pools, and columns that a step sees, are multiples of this, so that shapes repeat.
 const WIDTH_STEP: usize = 32;
 /// Lengths of a prefill are multiples of this: what half-precision products like.

@@ -23,7 +23,7 @@ use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
 /// and activations small enough that their memory is used again instead of being fetched anew.
-const PART_TOKENS: usize = 1024;
+pub(super) const PART_TOKENS: usize = 1024;
 /// Why the slot of a token is there.
 const KNOWN: &str = "a call names only slots that it has allocated or looked up";
 

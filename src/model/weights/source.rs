@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::download;
+use crate::download::{self, Unusable};
 
 use super::super::{GlmConfig, ModelError};
 use super::files::WeightFiles;
@@ -58,7 +58,13 @@ impl<'a> ModelSource<'a> {
         let Head::Overlay(overlay) = self.head else {
             return Ok(files);
         };
-        download::open(overlay).map_err(ModelError::unusable(overlay))?;
+        download::open(overlay).map_err(|unusable| match unusable {
+            Unusable::Missing => ModelError::file(
+                overlay,
+                "does not exist\nhint: name the file that holds the value head of the reward model",
+            ),
+            other => ModelError::unusable(overlay)(other),
+        })?;
         Ok(WeightFiles {
             overlay: Some(overlay.to_owned()),
             ..files

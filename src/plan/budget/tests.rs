@@ -14,6 +14,8 @@ fn row(context: u32, reserve: u32, samples: u32) -> RowLength {
         reserve,
         samples,
         places: 1,
+        texts: 1,
+        longest: context,
     }
 }
 

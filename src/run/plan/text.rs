@@ -78,9 +78,17 @@ impl PlanReport {
         let plan = &self.statistics;
         writeln!(
             f,
-            "  tokens      {} to read (longest row {}), prompts with what follows them",
+            "  tokens      {} to read{}, prompts with what follows them",
             grouped(plan.prompt_tokens),
-            grouped(u64::from(plan.longest_prompt)),
+            if plan.texts > plan.rows {
+                let texts = counted(plan.texts, "text");
+                format!(
+                    " in {texts} (longest {})",
+                    grouped(u64::from(plan.longest_prompt))
+                )
+            } else {
+                format!(" (longest row {})", grouped(u64::from(plan.longest_prompt)))
+            },
         )?;
         writeln!(
             f,
@@ -93,10 +101,11 @@ impl PlanReport {
         )?;
         writeln!(
             f,
-            "  memory      weights {} MiB ({} on {}), no cache",
+            "  memory      weights {} MiB ({} on {}), no cache, up to {} MiB to read in",
             grouped(self.weight_bytes >> 20),
             self.dtype,
             self.device,
+            grouped(self.reading_bytes.div_ceil(1 << 20)),
         )?;
         write!(f, "  work        {:.2} TFLOP", self.operations / 1e12)?;
         match (self.estimated_seconds, self.operations_per_second) {

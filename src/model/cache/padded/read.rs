@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
 use super::super::super::attend::Attend;
 use super::super::super::network::{Network, Tokens};
-use super::super::super::{ModelError, ReadRow, Sight};
+use super::super::super::{GlmConfig, ModelError, ReadRow, Sight};
+use super::super::BytesOfReading;
 use super::super::pool::Layout;
 use super::super::slots::Reading;
 use super::{LENGTH_STEP, MASKED, split, weigh};
@@ -28,6 +29,30 @@ struct ReadCall<'a> {
     rows: usize,
     /// What is added to the scores: (rows, 1, tokens, tokens).
     mask: Tensor,
+}
+
+/// What reading texts of so many padded tokens together takes, the longest of them so long.
+pub(in super::super) fn bytes_of(
+    config: &GlmConfig,
+    dtype: DType,
+    tokens: usize,
+    longest: usize,
+) -> BytesOfReading {
+    let length = longest.next_multiple_of(LENGTH_STEP);
+    let tokens = tokens.min(READ_TOKENS).max(length);
+    let (float, number) = (size_of::<f32>(), dtype.size_in_bytes());
+    let hidden = config.hidden_size;
+    // Queries, keys and values as projected and apart, and what was scaled and found; scores as computed, masked and as
+    // weights.
+    let scores = 3 * float * config.num_attention_heads * length;
+    let attention = hidden * (float + 8 * number) + scores;
+    // The same, what came of attention and its norm, and inside of the MLP before and after GELU; as measured.
+    let inner = hidden * (3 * float + 14 * number);
+    let mask = float * length;
+    BytesOfReading {
+        layers: (tokens * (attention.max(inner) + mask)) as u64,
+        left: (tokens * hidden * float) as u64,
+    }
 }
 
 fn padded(row: &ReadRow<'_>) -> usize {

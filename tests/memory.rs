@@ -1,0 +1,102 @@
+//! What reading texts takes, as `plan` says it, beside what the allocator hands out.
+//!
+//! A program of its own, because it counts all bytes of its process.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::Device;
+use glm_batch::internals::model::{
+    Asked, Backend, Glm, GlmConfig, Precision, ReadRow, ReadingSize, Sight, TextModel,
+};
+
+/// Counts the bytes that are handed out, and the most there ever were.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+#[expect(unsafe_code, reason = "an allocator is unsafe")]
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        MOST.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller keeps the rules of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the rules of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The most bytes that reading so many texts takes at once beside what is there.
+fn taken(model: &mut Glm, texts: usize, length: usize) -> usize {
+    let ids: Vec<u32> = (0..length as u32).map(|at| at % 50).collect();
+    let asked: Vec<Asked> = (0..length as u32)
+        .map(|place| Asked { place, token: 1 })
+        .collect();
+    let row = ReadRow {
+        context: &ids,
+        sight: Sight::Whole,
+        mask_position: 0,
+        branches: &[],
+        asked: &asked,
+    };
+    let rows = vec![row; texts];
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    assert_eq!(model.chances(&rows).unwrap().len(), texts);
+    MOST.load(Ordering::Relaxed) - before
+}
+
+fn check(folder: &Path) {
+    let config = GlmConfig::load(folder).unwrap();
+    for backend in [Backend::Packed, Backend::Padded] {
+        for (texts, length) in [(16, 96_usize), (40, 25), (128, 32)] {
+            // In a thread of its own, which keeps nothing of the calls before.
+            let one = rayon::ThreadPoolBuilder::new().num_threads(1);
+            let (found, planned) = one.build().unwrap().install(|| {
+                let model = Glm::load_with(folder, &Device::Cpu, Precision::F32, backend);
+                let size = ReadingSize {
+                    tokens: texts * length.next_multiple_of(8),
+                    longest: length,
+                    needs_logits: true,
+                };
+                (
+                    taken(&mut model.unwrap(), texts, length) as f64,
+                    size.bytes(&config, backend, Precision::F32) as f64,
+                )
+            });
+            assert!(
+                (0.8 * found..1.2 * found).contains(&planned),
+                "{backend:?}, {texts} texts of {length}: {found} taken, {planned} planned"
+            );
+        }
+    }
+}
+
+#[test]
+fn reading_takes_what_is_planned() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    check(&root.join("examples/demo/model"));
+    let tiny = root.join("../shared/fixtures/glm-tiny-zh");
+    if tiny.exists() {
+        check(&tiny);
+    } else {
+        eprintln!("skipped: `shared/fixtures/glm-tiny-zh` is not here");
+    }
+}

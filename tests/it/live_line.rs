@@ -1,6 +1,6 @@
 //! The line that shows progress, in a terminal: it fits, it survives what happens to the terminal, and nothing of it
 //! is left behind.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
 //! A terminal for tests: a pty of a given width, the program in it, and what is to be seen on its screen.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![expect(
     unsafe_code,
     reason = "no safe call of the crates at hand opens a pty or gives a child one to control it"

@@ -50,7 +50,7 @@ fn with_the_other_way(error: &clap::Error) -> String {
         return text;
     };
     // `bench` and `convert` take a model and nothing in its place.
-    let has_another = |name: &str| name != "<MODEL>" || text.contains("glm-batch tokenize");
+    let has_another = |name: &str| name != "<MODEL>" || text.contains(" tokenize ");
     let way = OTHER_WAYS
         .iter()
         .find(|(name, _)| missing.iter().any(|one| one == name) && has_another(name));

@@ -56,7 +56,8 @@ impl Queue {
         }
     }
 
-    /// The state, locked. A panic elsewhere leaves it whole: entries are only pushed and popped.
+    /// The state, locked. A thread that panicked while it held the lock cannot have left half an entry, because entries are
+    /// only pushed and popped.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -181,7 +181,7 @@ impl<S: PromptSource> PromptSource for Checked<S> {
     fn read_rows(&self, window: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         self.check_unchanged(window)?;
         let read = self.source.read_rows(window, each);
-        // Bytes of two versions may look damaged: that they changed is the reason to give.
+        // A file that is written while it is read looks damaged: the user needs to know that it changed.
         self.check_unchanged(window)?;
         read
     }

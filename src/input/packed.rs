@@ -1,7 +1,7 @@
 //! gzip members and zstd frames to the bytes that they hold.
 //!
-//! Members and frames may follow one another. Zero bytes between and behind them are left out, as `gzip` does
-//! it: tapes and block devices pad with them. Anything else behind them is an error, since it may be rows.
+//! Members and frames may follow one another. Zero bytes between and behind them are skipped, as `gzip` does, because
+//! tapes and block devices pad with them. Anything else behind them is an error, because it may be rows that are lost.
 //! Used by [`super::lines`].
 
 use std::fs::File;

@@ -62,8 +62,7 @@ pub(super) fn fewest(rates: &[(usize, f64)]) -> Option<usize> {
     enough.map(|&(rows, _)| rows).min()
 }
 
-/// Operations a second that this machine reaches at best in products with such weights; `None` where
-/// memory is short.
+/// Most operations a second that this machine reaches in products with such weights; `None` where memory is short.
 ///
 /// The layer is the same for every model, so that it is the machine's limit and not the model's.
 pub(crate) fn peak_rate(storage: Storage) -> Option<f64> {

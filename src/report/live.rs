@@ -132,7 +132,7 @@ mod tests {
     fn the_line_says_the_most_important_first() {
         assert_eq!(
             live_line(&progress(), 80),
-            "[........] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s"
+            "[.........] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s"
         );
         assert_eq!(
             live_line(&progress(), 40),
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(live_line(&progress(), 34), "9%  1,234 of 12,345 rows");
         assert_eq!(
             live_line(&progress(), 120),
-            "[#..................] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s, 3 of 64 slots, padding 3.1%"
+            "[#...................] 9%  1,234 of 12,345 rows, 1 h 02 min left, 1 failed, 1,234 tokens/s, 3 of 64 slots, padding 3.1%"
         );
         let unknown = Progress {
             rows_total: 10,

@@ -22,6 +22,10 @@ const KEPT_EXAMPLES: usize = 8;
 
 /// What a job counts of its prompts.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is counted on its own, and a prompt may have any of them"
+)]
 pub(super) struct Noted {
     /// Whether the prompt has more than one mask.
     pub(super) has_several_masks: bool,

@@ -110,10 +110,9 @@ impl Prepared {
             observer.note("warning: the input has no rows");
         }
         let sink = read.sink(spec)?;
-        for note in [read.case_note(spec)?, read.kinds_note(spec)?] {
-            if let Some(note) = note {
-                observer.note(&format!("note: {note}"));
-            }
+        let notes = [read.case_note(spec)?, read.kinds_note(spec)?];
+        for note in notes.into_iter().flatten() {
+            observer.note(&format!("note: {note}"));
         }
         let notes = match &model {
             Model::Open(facts) => texts::check(spec, facts, known, &folder)?,

@@ -797,6 +797,6 @@ fn the_record_is_created_once_and_compared() {
     moved.input.files.push(input_file());
     assert_eq!(
         loaded.compare(&moved, Vec::new()).refused[0].to_string(),
-        "`input.path` was `1 files`, is now `2 files`"
+        "`input.path` was `1 file`, is now `2 files`"
     );
 }

@@ -1,6 +1,6 @@
 //! The line that shows progress, in a terminal: it fits, it survives what happens to the terminal, and nothing of it
 //! is left behind.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use std::path::Path;
 use std::process::Command;
@@ -90,6 +90,53 @@ fn nothing_is_left_of_the_line_whatever_happens_to_the_width() {
                 "SIGINT: ending when the rows in flight are done, in 10 s at the latest press Ctrl-C again to stop at once exit 75: interrupted with {kept} done, the checkpoint is valid: run the same command again"
             )
         );
+    }
+}
+
+#[test]
+fn a_run_of_several_shards_is_told_of_as_one() {
+    let job = long_job();
+    let settings = job.path("job.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, text.replacen("name =", "shards = 4\nname =", 1)).unwrap();
+    let mut terminal = Terminal::start(run(&job, &["--grace", "0"]), 80, Narrowing::Wraps);
+    // Of all shards: the first of them has fewer.
+    wait_for_rows(&mut terminal);
+    terminal.press(CTRL_C);
+    let (status, lines) = terminal.end();
+    assert_eq!(status.code(), Some(75), "{lines:#?}");
+}
+
+#[test]
+fn long_lines_fit_a_terminal_and_are_one_line_elsewhere() {
+    let job = Job::new(Path::new("questions.jsonl"), MORE);
+    let path = some_questions(job.folder.path(), 20);
+    let questions = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, questions + "{\"question\": 7}\n").unwrap();
+    let piped = job.command(&["plan", "job.toml"]).output().unwrap();
+    let piped = String::from_utf8(piped.stdout).unwrap();
+    let is_long = |line: &&str| line.chars().count() > 80;
+    let long = piped.lines().find(is_long).unwrap();
+    let plan = Terminal::start(job.command(&["plan", "job.toml"]), 80, Narrowing::Wraps);
+    let (status, lines) = plan.end();
+    assert!(status.success(), "{lines:#?}");
+    let is_pasted = |line: &&String| line.contains("glm-batch ") || line.contains("import ");
+    for line in lines.iter().filter(|line| !is_pasted(line)) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let words = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let all = words(&lines.join(" ")).join(" ");
+    assert!(all.contains(&words(long).join(" ")), "{long}\n{all}");
+
+    let summary = Terminal::start(run(&job, &["--verbose"]), 80, Narrowing::Wraps);
+    let (status, lines) = summary.end();
+    assert!(status.success(), "{lines:#?}");
+    for line in lines.iter().filter(|line| !is_pasted(line)) {
+        assert!(line.chars().count() <= 80, "{line}");
     }
 }
 

@@ -223,7 +223,7 @@ fn a_machine_that_becomes_faster() {
     let told = simulated_at(&rows, 256, 32, |share| if share < 0.25 { 3.0 } else { 1.0 });
     let late = told
         .iter()
-        .filter(|(share, ..)| (0.75..0.95).contains(share));
+        .filter(|(share, ..)| (0.8..0.95).contains(share));
     for &(share, left, truth) in late {
         let left = left.unwrap();
         assert!(

@@ -1,5 +1,5 @@
 //! A terminal for tests: a pty of a given width, the program in it, and what is to be seen on its screen.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![expect(
     unsafe_code,
     reason = "no safe call of the crates at hand opens a pty or gives a child one to control it"
@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Longer than any of these tests may wait for something to be seen.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a terminal does with a line that is longer than the terminal has become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +187,10 @@ impl Terminal {
             let left = PATIENCE.saturating_sub(began.elapsed());
             match self.written.recv_timeout(left) {
                 Ok(bytes) => self.show(&bytes),
-                Err(_) => panic!("never seen: {what}\n{}", self.screen.lines().join("\n")),
+                Err(end) => {
+                    let lines = self.screen.lines().join("\n");
+                    panic!("never seen ({end}): {what}\n{lines}")
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Logits to a drawn token by weights that are nearly right: the vectorised exponential, sums in any order.
 //!
-//! A comparison of two sums is certain unless the two are so near that the errors could decide. The same answer
-//! as the rule's follows, at a fraction of its time; a doubt, one draw in thousands of millions, is `None`.
+//! The draw compares sums of weights. Two sums that differ by more than their errors compare as the exact sums would, so
+//! the token is the one that the rule gives, in a fraction of the time. Where the errors could decide, which happens in
+//! one draw of thousands of millions, the result is `None` and the rule itself draws.
 
 use crate::kernels::{
     WEIGHT_ERROR, WEIGHTS_AT_ONCE, relative_doubt, softmax_weights, sum_of_weights,

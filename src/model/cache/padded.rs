@@ -27,7 +27,7 @@ pub(super) use read::bytes_of as bytes_of_reading;
 
 /// Widths of pools, and columns that a step sees, are multiples of this, so that shapes repeat.
 const WIDTH_STEP: usize = 32;
-/// Lengths of a prefill are multiples of this: what half-precision products like.
+/// Lengths of a prefill are multiples of this, because products in half precision are fastest then.
 const LENGTH_STEP: usize = 8;
 /// Added to the score of a key that a query must not see, as in the reference (finite in f16 too).
 const MASKED: f32 = -65504.0;
@@ -262,7 +262,7 @@ impl PaddedCache {
     }
 
     fn try_decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
-        // Room that cannot be given back now costs time and nothing else.
+        // Where room cannot be given back now, later steps are slower, and no value changes.
         _ = self.compact(Pool::is_sparse);
         let plan = DecodePlan::new(self, rows)?;
         let mut call = self.decode_call(&plan)?;
@@ -323,7 +323,7 @@ impl DecodePlan {
             for (number, held) in of_pool {
                 row_in[held.place] = Some((number, held.length));
             }
-            // Places that take no part are computed too, and write to the dump.
+            // A step computes all places of a pool, because shapes must repeat; those without a part in it write to the dump.
             let mut targets = Vec::with_capacity(row_in.len());
             for of_place in row_in {
                 let Some((number, length)) = of_place else {

@@ -1,7 +1,7 @@
 //! Keys and values of the rows of one width: one tensor of each a layer, one place a row.
 //!
-//! Invariant: every layer's tensors hold all places, so that a call that fails half way, for want of
-//! memory, leaves what it did not reach larger or smaller than it might be, and never wrong.
+//! Invariant: the tensors of every layer hold all places. A call may run out of memory half way: some layers then have
+//! more room than others, but no layer lacks a row.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
@@ -37,7 +37,8 @@ struct KeysAndValues {
 
 /// Rows of one width, in places that are used again.
 pub(super) struct Pool {
-    /// Tokens that a place holds. One column more is the dump: rows that take no part in a step write there.
+    /// Tokens that a place holds. The tensors have one column more, the dump: a step computes all places, and those that
+    /// take no part in it must write somewhere.
     columns: usize,
     /// Empty while there are no places.
     layers: Vec<KeysAndValues>,
@@ -76,7 +77,7 @@ impl Pool {
     pub(super) fn take(&mut self, layout: &Layout, slots: &[usize]) -> TensorResult<Vec<usize>> {
         let count = self.len().max(self.used() + slots.len());
         if count > self.room {
-            // Places often come one by one; a quarter more spares the copies of most of them.
+            // Places are often asked for one by one, and each growth copies the pool: a quarter more avoids most copies.
             let more = count.max(self.room + self.room / 4);
             self.resize(layout, more)
                 .or_else(|_| self.resize(layout, count))?;
@@ -113,7 +114,7 @@ impl Pool {
             self.places[to] = Some(slot);
         }
         self.places.truncate(used);
-        // What cannot be made smaller now stays as large as it is.
+        // Where memory is too short to make a tensor smaller, it stays as it is: that costs room and nothing else.
         _ = self.resize(layout, used);
         Ok(moves.into_iter().map(|(_, to, slot)| (slot, to)).collect())
     }

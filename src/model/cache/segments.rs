@@ -10,9 +10,10 @@ use super::host_attention::Shape;
 
 /// Capacities are multiples of this, so that a freed segment's memory fits more of the next ones.
 const CAPACITY_STEP: usize = 16;
-/// A used buffer serves a segment that needs at least this share of it: 4/5.
+/// A used buffer is taken for a segment that needs at least this share of it, 4/5, so that short segments do not hold
+/// the memory of long ones.
 const LEAST_USE: (usize, usize) = (4, 5);
-/// Why a segment is there.
+/// Why a segment that a slot names exists.
 const HELD: &str = "a slot holds its segments until it is released";
 
 /// A segment's number.

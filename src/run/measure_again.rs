@@ -11,7 +11,7 @@ use super::read::source_of;
 use crate::checkpoint::{self, CommittedWindow, GroupTotals, JobRecord, OutputFolder, Totals};
 use crate::error::{Error, Result};
 use crate::ids::RowId;
-use crate::input::{self, InputRow, PromptSource};
+use crate::input::{self, InputError, InputRow, PromptSource};
 use crate::job::{JobSpec, Task};
 use crate::metrics;
 use crate::outcome::{RowResult, Sums};
@@ -79,7 +79,7 @@ impl Again {
         let spec = &record.spec;
         let by = by.or(spec.report.by.as_deref());
         Ok(Self {
-            source: source_of(&record, by)?,
+            source: source_of(&record, by).map_err(|error| of_flag(error, spec))?,
             tokenizer: tokenizer(spec),
             groups: by.is_some(),
             compares: spec.input.columns.reference.is_some() && spec.phases().is_empty(),
@@ -152,6 +152,20 @@ impl Again {
             }
         }
         (totals, metrics)
+    }
+}
+
+/// A column that the command names and no row has; the one that the job names was there when it began.
+fn of_flag(error: Error, spec: &JobSpec) -> Error {
+    match error {
+        Error::Input(InputError::UnknownColumn {
+            key: "report.by",
+            column,
+            cure,
+        }) if spec.report.by.as_ref() != Some(&column) => Error::Usage(format!(
+            "no row has the column `{column}` that `--by` names\nhint: {cure}"
+        )),
+        error => error,
     }
 }
 

@@ -608,5 +608,8 @@ fn the_cure_for_a_lacking_label_names_a_column_that_is_there() {
         "{}",
         both(&output)
     );
-    exported(&job, &["--to", "trl-unpaired", "--label", "mean_logprob > -1"]);
+    exported(
+        &job,
+        &["--to", "trl-unpaired", "--label", "mean_logprob > -1"],
+    );
 }

@@ -1,5 +1,7 @@
 //! Texts to words of a command line that can be copied into a shell.
 
+use std::fmt::Write;
+
 /// A path as a word that can be pasted into a shell: in quotes where it needs them.
 pub(crate) fn shell_word(path: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
@@ -22,7 +24,9 @@ pub(crate) fn shell_quoted(text: &str) -> String {
             '\\' | '\'' => word.extend(['\\', c]),
             '\n' => word.push_str("\\n"),
             '\t' => word.push_str("\\t"),
-            c if c.is_control() => word.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c.is_control() => {
+                let _ = write!(word, "\\u{:04x}", u32::from(c));
+            }
             c => word.push(c),
         }
     }

@@ -78,7 +78,7 @@ pub(super) fn problems(
             continue;
         }
         let manifest = manifest_of(later, lost.shard)?;
-        let parts = manifest.iter().flat_map(|manifest| manifest.windows());
+        let parts = manifest.iter().flat_map(Manifest::windows);
         let parts = parts.filter(|(id, _)| lost.windows.contains(id));
         problems.extend(parts.map(|(&id, window)| Problem {
             path: later.entry(&window.part.name),

@@ -326,7 +326,7 @@ fn message(role: &str, text: &str) -> Value {
     json!({"role": role, "content": text})
 }
 
-/// A message as the chats of ShareGPT have it.
+/// A message as the chats of `ShareGPT` have it.
 fn said_by(role: &str, text: &str) -> Value {
     let from = match role {
         USER => "human",

@@ -125,6 +125,14 @@ impl Target {
             )));
         }
         if !self.in_folder {
+            let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.exists()) {
+                return Err(refused(format!(
+                    "`{}` is to be written in a folder that is not there\nhint: make that folder first, or give `--output {}/`, which makes it",
+                    file.display(),
+                    folder.display()
+                )));
+            }
             fsio::check_writable(file)?;
         }
         Ok(())

@@ -24,7 +24,7 @@ const LINES_AT_ONCE: usize = 256;
 const ROW_GROUP_BYTES: usize = 8 << 20;
 
 /// Rows of a row group at most, so that texts that pack well do not keep all rows of an export in memory.
-const ROW_GROUP_ROWS: usize = 64 << 10;
+const ROW_GROUP_ROWS: usize = 32 << 10;
 
 /// As for the parts of a job.
 const ZSTD_LEVEL: i32 = 3;

@@ -39,11 +39,14 @@ pub(crate) fn result_of(form: &Form<'_>, lines: &[ResultRow]) -> Option<RowResul
 /// A line a sample, whether the lines are so or hold lists.
 fn flat(form: &Form<'_>, lines: &[ResultRow]) -> Vec<ResultRow> {
     let names: Vec<&str> = form.sample_names().collect();
-    let (Some(line), true) = (lines.first(), form.is_nested) else {
+    let Some(line) = lines.first().filter(|_| form.is_nested) else {
         return lines.to_vec();
     };
     let entries = |name: &&str| Some(line.get(*name)?.as_array()?.len());
-    let samples = names.iter().find_map(entries).unwrap_or_default();
+    // A task whose values are all of the row has no lists.
+    let Some(samples) = names.iter().find_map(entries) else {
+        return lines.to_vec();
+    };
     let of_sample = |at: usize| {
         let mut row = line.clone();
         for name in &names {

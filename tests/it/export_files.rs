@@ -300,7 +300,7 @@ fn of_several_exports_to_one_name_one_wins_and_none_does_harm() {
 #[test]
 fn the_command_in_a_card_can_be_copied() {
     let job = generated("jsonl", "");
-    let filter = "completion | length > 0 and question != 'it`s'";
+    let filter = "completion is string and completion | length > 0 and question != 'it`s'";
     let args = [
         "--to",
         "messages",
@@ -314,7 +314,7 @@ fn the_command_in_a_card_can_be_copied() {
     let line = card.lines().find(|line| line.starts_with("| export |"));
     assert_eq!(
         line.unwrap(),
-        r"| export | ``--to messages --where 'completion \| length > 0 and question != '\''it`s'\'''`` |"
+        r"| export | ``--to messages --where 'completion is string and completion \| length > 0 and question != '\''it`s'\'''`` |"
     );
     assert!(card.starts_with("# a|b.jsonl\n"), "{card}");
 }

@@ -145,8 +145,10 @@ fn what_cannot_be_measured_is_refused_in_words() {
     let said = of(&["report", "out", "--metrics"]);
     assert!(said.contains("hint: metrics need a reference"), "{said}");
     let said = of(&["report", "out", "--metrics", "--by", "category"]);
+    assert!(said.contains("hint: metrics need a reference"), "{said}");
+    let said = of(&["report", "out", "--metrics", "--by", "categori"]);
     assert!(
-        said.contains("name the column in the job as `report.by`"),
+        said.contains("no row has the column `categori` that `--by` names"),
         "{said}"
     );
     let said = of(&["report", "nowhere", "--metrics"]);

@@ -20,6 +20,7 @@ SETS = {
             "content_tag": "content",
             "user_tag": "user",
             "assistant_tag": "assistant",
+            "system_tag": "system",
         },
     },
 }

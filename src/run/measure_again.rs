@@ -77,10 +77,9 @@ impl Again {
         let mut record = record.clone();
         input::confirm(&mut record.input, record.rules, &StopFlag::default())?;
         let spec = &record.spec;
-        let is_of_flag = by.is_some();
         let by = by.or(spec.report.by.as_deref());
         Ok(Self {
-            source: source_of(&record, by).map_err(|error| named_by_flag(error, is_of_flag))?,
+            source: source_of(&record, by).map_err(|error| of_flag(error, spec))?,
             tokenizer: tokenizer(spec),
             groups: by.is_some(),
             compares: spec.input.columns.reference.is_some() && spec.phases().is_empty(),
@@ -156,16 +155,16 @@ impl Again {
     }
 }
 
-/// The error with the flag in place of the key, where the column comes from the flag.
-fn named_by_flag(error: Error, is_of_flag: bool) -> Error {
+/// A column that the command names and no row has; the one that the job names was there when it began.
+fn of_flag(error: Error, spec: &JobSpec) -> Error {
     match error {
-        Error::Input(InputError::UnknownColumn { column, cure, .. }) if is_of_flag => {
-            Error::Input(InputError::UnknownColumn {
-                key: "--by",
-                column,
-                cure,
-            })
-        }
+        Error::Input(InputError::UnknownColumn {
+            key: "report.by",
+            column,
+            cure,
+        }) if spec.report.by.as_ref() != Some(&column) => Error::Usage(format!(
+            "no row has the column `{column}` that `--by` names\nhint: {cure}"
+        )),
         error => error,
     }
 }

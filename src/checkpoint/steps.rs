@@ -83,7 +83,7 @@ pub(super) fn problems(
         problems.extend(parts.map(|(&id, window)| Problem {
             path: later.entry(&window.part.name),
             kind: ProblemKind::Committed(id),
-            reason: format!("was made of a window that the phase `{name}` has no more"),
+            reason: format!("was made of a window that the phase `{name}` has lost"),
         }));
     }
     Ok(problems)

@@ -109,11 +109,8 @@ pub(super) fn fill_tiles<T>(
 #[inline(always)]
 pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(most);
-    let (least, larger) = if count == 0 {
-        (0, 0)
-    } else {
-        (rows / count, rows % count)
-    };
+    let least = rows.checked_div(count).unwrap_or(0);
+    let larger = rows - least * count;
     // No division for each tile: there are many of them.
     let mut end = 0;
     (0..count).map(move |tile| {
@@ -319,7 +316,7 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
                     registers,
                     steps,
                     tiles,
-                    at(0),
+                    &at(0),
                     out,
                     column,
                     from,
@@ -370,9 +367,11 @@ fn block_by_block<W: Weight, R, const TILE: usize, const PANEL: usize>(
                     weights: &*wide,
                     ahead: &[],
                 };
-                rows_of_tiles::<f32, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
+                rows_of_tiles::<f32, R, TILE, PANEL>(
+                    registers, k, tiles, &block, out, column, from,
+                );
             } else {
-                rows_of_tiles::<W, R, TILE, PANEL>(registers, k, tiles, block, out, column, from);
+                rows_of_tiles::<W, R, TILE, PANEL>(registers, k, tiles, &block, out, column, from);
             }
         }
     }
@@ -384,12 +383,12 @@ fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usiz
     registers: R,
     steps: usize,
     tiles: &[R::Row],
-    block: Block<'_, W, PANEL>,
+    block: &Block<'_, W, PANEL>,
     out: &mut [&mut [f32]],
     column: usize,
     from: usize,
 ) {
-    let Block { weights, mut ahead } = block;
+    let (weights, mut ahead) = (block.weights, block.ahead);
     let to = from + weights.len();
     let share = ahead.len().div_ceil(out.len().div_ceil(TILE).max(1));
     for tile in tiles_of(out.len(), TILE) {

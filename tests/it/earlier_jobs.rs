@@ -352,7 +352,7 @@ fn unfinished_results_are_refused_or_taken_as_far_as_they_go() {
         "scored",
         &[],
         &[
-            "its job is not finished: 2 of 3 windows are committed",
+            "its job is not finished: 2 of 3 windows committed",
             "`input.unfinished = \"allow\"`",
         ],
     );

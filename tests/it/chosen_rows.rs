@@ -195,7 +195,11 @@ fn a_job_that_takes_no_row_ends_well() {
         let verified = job.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
         let shown = job.command(&["show", "out"]).output().unwrap();
-        assert!(both(&shown).contains("the job has no row to show"), "{}", both(&shown));
+        assert!(
+            both(&shown).contains("the job has no row to show"),
+            "{}",
+            both(&shown)
+        );
     }
 }
 

@@ -82,7 +82,12 @@ impl OutputFolder {
         let phases = above.filter(|above| above.file_name() == Some(OsStr::new(PHASES_FOLDER)));
         let job = phases.and_then(Path::parent);
         let is_job = |root: &&Path| Self::at(root).job_file().is_file();
-        job.filter(is_job).unwrap_or(&self.root)
+        match job.filter(is_job) {
+            // From inside the folder of the job, which a command has to name too.
+            Some(job) if job.as_os_str().is_empty() => Path::new("."),
+            Some(job) => job,
+            None => &self.root,
+        }
     }
 
     /// This folder, and those of the phases that it has.

@@ -43,6 +43,9 @@ impl Fresh {
         let Ok(Some(lock)) = JobLock::try_acquire(folder) else {
             return;
         };
+        if !lock.is_held() {
+            return;
+        }
         if self.absent.contains(&folder.locks()) {
             fsio::remove_quietly(&folder.job_lock());
         }

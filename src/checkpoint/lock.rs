@@ -77,7 +77,7 @@ impl LockOptions {
 /// no locks every process has it: `job.json` is made once all the same.
 #[derive(Debug)]
 pub(crate) struct JobLock {
-    _file: Option<File>,
+    file: Option<File>,
 }
 
 impl JobLock {
@@ -105,10 +105,15 @@ impl JobLock {
     /// [`CheckpointError::Fs`].
     pub(crate) fn try_acquire(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
         Ok(match try_lock(&folder.job_lock())? {
-            FileLock::Taken(file) => Some(Self { _file: Some(file) }),
-            FileLock::Unknown(_) => Some(Self { _file: None }),
+            FileLock::Taken(file) => Some(Self { file: Some(file) }),
+            FileLock::Unknown(_) => Some(Self { file: None }),
             FileLock::Held => None,
         })
+    }
+
+    /// Whether the lock keeps others away: not where the file system has no locks.
+    pub(super) fn is_held(&self) -> bool {
+        self.file.is_some()
     }
 }
 
@@ -448,7 +453,7 @@ fn try_lock(path: &Path) -> Result<FileLock, CheckpointError> {
             Ok(()) if is_at(&file, path) => return Ok(FileLock::Taken(file)),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(FileLock::Held),
-            Err(TryLockError::Error(cause)) if knows_no_locks(&cause) => {
+            Err(TryLockError::Error(cause)) if fsio::knows_no_locks(&cause) => {
                 return Ok(FileLock::Unknown(cause));
             }
             Err(TryLockError::Error(cause)) => {
@@ -470,14 +475,6 @@ pub(super) fn is_held(folder: &OutputFolder, shard: ShardId) -> Option<bool> {
         Err(TryLockError::WouldBlock) => Some(true),
         Err(TryLockError::Error(_)) => None,
     }
-}
-
-fn knows_no_locks(cause: &io::Error) -> bool {
-    #[cfg(unix)]
-    let is_without = cause.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
-    #[cfg(not(unix))]
-    let is_without = false;
-    is_without || cause.kind() == ErrorKind::Unsupported
 }
 
 #[cfg(unix)]

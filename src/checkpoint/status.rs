@@ -197,8 +197,15 @@ fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, Checkpoin
     for shard in &shards {
         totals += &shard.totals;
     }
-    totals.add_behind(record.input.rows_behind());
     let is_finished = shards.iter().all(ShardStatus::is_finished);
+    // Until then they would count as done from the first moment.
+    let behind = record.input.rows_behind();
+    let rows = if is_finished {
+        totals.add_behind(behind);
+        record.input.rows
+    } else {
+        record.input.rows - behind
+    };
     let state = if is_finished {
         JobState::Finished
     } else if shards.iter().any(ShardStatus::is_alive) {
@@ -208,7 +215,7 @@ fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, Checkpoin
     };
     Ok(Status {
         name: record.spec.name.clone(),
-        rows: record.input.rows,
+        rows,
         windows: record.input.windows.len() as u64,
         is_finished,
         state,

@@ -70,7 +70,9 @@ fn wait(args: &StatusArgs, folder: &OutputFolder) -> CliResult<Exit> {
     let mut said: Option<Instant> = None;
     loop {
         let status = look(folder)?;
-        let exit = if status.is_finished {
+        let exit = if status.phases.iter().any(|phase| phase.lost_windows > 0) {
+            Some(Exit::Damaged(folder.root().display().to_string()))
+        } else if status.is_finished {
             Some(Exit::Done(last_words(&status)))
         } else {
             stillness.is_over(&status).then_some(Exit::Stopped)

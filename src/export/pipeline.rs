@@ -204,7 +204,10 @@ impl<'a> Export<'a> {
         }
         // One export at a time tells of itself in the folder, and has its name there before the next one looks.
         let readme = target.readme.as_deref();
-        let _turn = readme.map(fsio::wait_for_claim).transpose()?;
+        let turn = readme.map(fsio::wait_for_claim).transpose()?.flatten();
+        if let Some(turn) = &turn {
+            turn.remove_leftovers(None);
+        }
         let mut report = self.report(Some(file));
         let card = Card {
             job: self.job,

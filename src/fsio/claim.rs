@@ -39,7 +39,7 @@ pub(crate) fn claim(path: &Path) -> Result<Option<Claim>, FsError> {
     take(path, |file| match file.try_lock() {
         Ok(()) => Ok(Some(true)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-        Err(std::fs::TryLockError::Error(_)) => Ok(Some(false)),
+        Err(std::fs::TryLockError::Error(cause)) => is_locked(Err(cause)),
     })
 }
 
@@ -49,7 +49,25 @@ pub(crate) fn claim(path: &Path) -> Result<Option<Claim>, FsError> {
 ///
 /// [`FsError`], where the folder takes no file.
 pub(crate) fn wait_for_claim(path: &Path) -> Result<Option<Claim>, FsError> {
-    take(path, |file| Ok(Some(file.lock().is_ok())))
+    take(path, |file| is_locked(file.lock()))
+}
+
+/// Whether a lock was taken: not where the file system has none, and any other failure is one.
+fn is_locked(lock: io::Result<()>) -> io::Result<Option<bool>> {
+    match lock {
+        Ok(()) => Ok(Some(true)),
+        Err(cause) if knows_no_locks(&cause) => Ok(Some(false)),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Whether a lock failed because the file system has none.
+pub(crate) fn knows_no_locks(cause: &io::Error) -> bool {
+    #[cfg(unix)]
+    let is_without = cause.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
+    #[cfg(not(unix))]
+    let is_without = false;
+    is_without || cause.kind() == io::ErrorKind::Unsupported
 }
 
 fn take(

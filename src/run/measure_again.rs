@@ -94,6 +94,7 @@ impl Again {
         window: &CommittedWindow,
     ) -> Result<Totals> {
         let mut totals = window.totals.clone();
+        totals.groups = BTreeMap::new();
         let span = record
             .input
             .windows
@@ -105,7 +106,6 @@ impl Again {
         let part = checkpoint::unchanged(folder, &window.part, &StopFlag::default())?;
         let results = results(&part, record)?;
         let has_metrics = metrics::has(&totals.sums);
-        totals.groups = BTreeMap::new();
         let mut read = self.source.read_window(span)?;
         // What the job leaves out belongs to no group.
         read.sift()?;

@@ -159,10 +159,10 @@ fn a_file_system_without_locks_is_recognised() {
     use rustix::io::Errno;
     let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
     for errno in [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS] {
-        assert!(knows_no_locks(&error(errno)), "{errno}");
+        assert!(fsio::knows_no_locks(&error(errno)), "{errno}");
     }
     for errno in [Errno::ACCESS, Errno::IO, Errno::INTR] {
-        assert!(!knows_no_locks(&error(errno)), "{errno}");
+        assert!(!fsio::knows_no_locks(&error(errno)), "{errno}");
     }
 }
 

@@ -34,6 +34,12 @@ pub(crate) fn write(
     by: Option<&str>,
     path: &Path,
 ) -> Result<()> {
+    if !has_folder(path) {
+        return Err(Error::Usage(format!(
+            "`{}` is not a file in a folder that is there\nhint: make the folder first, or name another file with `--output`",
+            path.display()
+        )));
+    }
     if !is_ours(path) {
         return Err(Error::Usage(format!(
             "`{}` is not a page of `report`, so it stays as it is\nhint: name another file with `--output`",
@@ -58,11 +64,26 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Whether a page may be written there: nothing is, or an earlier page.
+/// Whether a page may be written there: nothing is, or an earlier page. Only a plain file is opened: a pipe would wait
+/// for its other end.
 fn is_ours(path: &Path) -> bool {
-    let mut start = vec![0; MARK.len()];
-    match std::fs::File::open(path) {
-        Ok(mut file) => file.read_exact(&mut start).is_ok() && start == MARK.as_bytes(),
+    match path.symlink_metadata() {
+        Ok(there) => there.is_file() && begins_with_mark(path),
         Err(error) => error.kind() == ErrorKind::NotFound,
     }
+}
+
+fn begins_with_mark(path: &Path) -> bool {
+    let mut start = vec![0; MARK.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == MARK.as_bytes()
+}
+
+/// Whether the path names a file in a folder that is there.
+fn has_folder(path: &Path) -> bool {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let names_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    !names_folder && folder.is_none_or(Path::is_dir)
 }

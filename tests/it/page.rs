@@ -127,6 +127,28 @@ fn it_is_written_again_and_never_over_another_file() {
     assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
 }
 
+#[cfg(unix)]
+#[test]
+fn it_is_refused_where_no_plain_file_can_be() {
+    let job = job("[generation]\nmax_new_tokens = 8\n");
+    job.run_ok(&[]);
+    // A pipe would wait for its other end.
+    for (place, said) in [
+        ("/dev/stdout", "is not a page of `report`"),
+        ("gone/page.html", "is not a file in a folder that is there"),
+        ("gone/", "is not a file in a folder that is there"),
+    ] {
+        let output = job.command(&["report", "out", "-o", place]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        assert!(stderr(&output).contains(said), "{}", both(&output));
+    }
+    let made = std::fs::read_dir(job.path("")).unwrap();
+    let hidden =
+        made.filter(|file| file.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.');
+    assert_eq!(hidden.count(), 0);
+}
+
 #[test]
 fn a_job_whose_input_is_gone_has_a_page_that_says_so() {
     let job = job("[batch]\nwindow_rows = 2\n[generation]\nmax_new_tokens = 4\n");

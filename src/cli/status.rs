@@ -51,8 +51,13 @@ fn print_as_asked(args: &StatusArgs, status: &Status) -> io::Result<()> {
     }
 }
 
+/// Whether a phase has lost what later results were made of.
+fn is_damaged(status: &Status) -> bool {
+    status.phases.iter().any(|phase| phase.lost_windows > 0)
+}
+
 fn last_words(status: &Status) -> &'static str {
-    if status.phases.iter().any(|phase| phase.lost_windows > 0) {
+    if is_damaged(status) {
         return "the job is damaged: `glm-batch verify` with `--repair` takes out what has to be made again, then run the job again";
     }
     match status.state {
@@ -70,7 +75,7 @@ fn wait(args: &StatusArgs, folder: &OutputFolder) -> CliResult<Exit> {
     let mut said: Option<Instant> = None;
     loop {
         let status = look(folder)?;
-        let exit = if status.phases.iter().any(|phase| phase.lost_windows > 0) {
+        let exit = if is_damaged(&status) {
             Some(Exit::Damaged(folder.root().display().to_string()))
         } else if status.is_finished {
             Some(Exit::Done(last_words(&status)))

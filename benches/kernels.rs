@@ -6,8 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch::internals::kernels::{
-    Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend, attend_block, gelu,
-    layer_norm,
+    Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
 };
 
 /// Width of a hidden state.
@@ -56,25 +55,24 @@ fn attention(criterion: &mut Criterion) {
         let cache = HeadCache {
             keys: &keys,
             values: &cached,
+            tokens: length,
         };
-        group.throughput(Throughput::Elements(length as u64));
-        group.bench_function(BenchmarkId::new("one", length), |bencher| {
-            let (query, out) = (&queries[..HEAD], &mut out[..HEAD]);
-            bencher.iter(|| attend(black_box(query), &[cache], &mut scores, out));
-        });
-        group.throughput(Throughput::Elements((QUERIES * length) as u64));
-        group.bench_function(BenchmarkId::new("block", length), |bencher| {
-            bencher.iter(|| {
-                let mut block = QueryBlock {
-                    queries: black_box(&queries),
-                    query_stride: HIDDEN,
-                    out: &mut out,
-                    out_stride: HIDDEN,
-                    size: HEAD,
-                };
-                attend_block(&mut block, &[cache], &mut scores);
+        for (name, count) in [("one", 1), ("block", QUERIES)] {
+            group.throughput(Throughput::Elements((count * length) as u64));
+            group.bench_function(BenchmarkId::new(name, length), |bencher| {
+                bencher.iter(|| {
+                    let mut block = QueryBlock {
+                        count,
+                        queries: black_box(&queries),
+                        query_stride: HIDDEN,
+                        out: &mut out,
+                        out_stride: HIDDEN,
+                        size: HEAD,
+                    };
+                    attend(&mut block, &[cache], &mut scores);
+                });
             });
-        });
+        }
     }
     group.finish();
 }

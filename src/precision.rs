@@ -1,7 +1,7 @@
 //! Precisions: what a job may ask for, and what it comes to.
 //!
 //! A [`PrecisionChoice`] is asked for, as `model.dtype` of a job has it. Once the kind of device is known it is a
-//! [`Precision`], in the model, in `job.json` and in reports.
+//! [`Precision`], in the model, in `job.json` and in reports. In the same way a [`CacheChoice`] comes to a [`FloatType`].
 
 use std::fmt;
 
@@ -41,6 +41,66 @@ pub enum Precision {
     Q8,
 }
 
+/// What keys and values are cached as, as written in a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheChoice {
+    /// `f32` on the CPU, the model's own floats on a GPU.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// What a file, a tensor or a cache holds. A [`Precision`] is also what products are computed in: 8-bit weights have
+/// tensors of floats around them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloatType {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl CacheChoice {
+    /// What it comes to on the CPU, or on a GPU, beside weights of this precision.
+    pub fn resolve(self, is_cpu: bool, precision: Precision) -> FloatType {
+        match self {
+            Self::Auto if is_cpu => FloatType::F32,
+            Self::Auto => precision.float(),
+            Self::F32 => FloatType::F32,
+            Self::F16 => FloatType::F16,
+            Self::Bf16 => FloatType::Bf16,
+        }
+    }
+}
+
+impl FloatType {
+    /// Its name in `job.json` and in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
 impl PrecisionChoice {
     /// What it comes to on the CPU, or on a GPU.
     pub fn resolve(self, is_cpu: bool) -> Precision {
@@ -55,6 +115,15 @@ impl PrecisionChoice {
 }
 
 impl Precision {
+    /// What everything is held as that is not in the products.
+    pub fn float(self) -> FloatType {
+        match self {
+            Self::F32 | Self::Q8 => FloatType::F32,
+            Self::F16 => FloatType::F16,
+            Self::Bf16 => FloatType::Bf16,
+        }
+    }
+
     /// Its name in `job.json` and in messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -80,6 +149,10 @@ mod tests {
     fn auto_is_what_the_device_does_best() {
         assert_eq!(PrecisionChoice::Auto.resolve(true), Precision::F32);
         assert_eq!(PrecisionChoice::Auto.resolve(false), Precision::F16);
+        let cache = |is_cpu, precision| CacheChoice::Auto.resolve(is_cpu, precision);
+        assert_eq!(cache(true, Precision::F16), FloatType::F32);
+        assert_eq!(cache(false, Precision::F16), FloatType::F16);
+        assert_eq!(cache(false, Precision::Bf16), FloatType::Bf16);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::fsio;
 use crate::input::{InputFile, InputIndex, Selection};
 use crate::job::{JobSpec, Rules, Task};
 use crate::numbers::counted;
-use crate::precision::Precision;
+use crate::precision::{CacheChoice, FloatType, Precision};
 
 use super::{CheckpointError, OutputFolder, seal};
 
@@ -83,6 +83,9 @@ pub struct JobRecord {
 pub struct Resolved {
     /// Precision.
     pub dtype: Precision,
+    /// What keys and values are cached as; `None` where the job leaves it to the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_dtype: Option<FloatType>,
     /// Kind of device.
     pub device: DeviceKind,
     /// Kind of CPU: instruction set and cache sizes.
@@ -95,6 +98,15 @@ pub struct Resolved {
     pub weights: String,
     /// Files of the model; while they agree, the fingerprints are not computed again.
     pub model_files: Vec<ModelFile>,
+}
+
+impl Resolved {
+    /// What keys and values are cached as.
+    fn cache_dtype(&self) -> FloatType {
+        let is_cpu = self.device == DeviceKind::Cpu;
+        let auto = CacheChoice::Auto.resolve(is_cpu, self.dtype);
+        self.cache_dtype.unwrap_or(auto)
+    }
 }
 
 /// A file of the model.
@@ -333,6 +345,11 @@ impl JobRecord {
         let (a, b) = (&self.resolved, &now.resolved);
         for (key, first, now) in [
             ("model.dtype", a.dtype.name(), b.dtype.name()),
+            (
+                "model.cache_dtype",
+                a.cache_dtype().name(),
+                b.cache_dtype().name(),
+            ),
             ("model.device", a.device.name(), b.device.name()),
             (
                 "prompt.max_length",

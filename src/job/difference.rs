@@ -11,7 +11,7 @@ use super::hint::join;
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
-const ACCEPTED: [&str; 16] = [
+const ACCEPTED: [&str; 17] = [
     // They change no result.
     "name",
     "input.on_bad_row",
@@ -25,6 +25,7 @@ const ACCEPTED: [&str; 16] = [
     "model.overlay",
     "model.device",
     "model.dtype",
+    "model.cache_dtype",
     "reward.model",
     "reward.overlay",
     "input.path",

@@ -1,9 +1,19 @@
 //! Attention of one query, or of a block of them, over one head's cached keys and values.
 //!
 //! Keys may lie in several pieces, one behind the other: a context that several answers share, then an answer's own.
+//! A piece has its keys in panels, so that the products of a query with [`PANEL`] keys are [`PANEL`] sums side by side,
+//! and its values one behind the other:
 //!
-//! Invariant: a query has the same bits alone and in a block, and over one piece and over several. A block reads each
-//! key and value once for all its queries.
+//! ```text
+//! keys    panel 0: number 0 of keys 0..16 | number 1 of keys 0..16 | ... ; panel 1: the same of keys 16..32; ...
+//! values  all numbers of value 0 | all numbers of value 1 | ...
+//! ```
+//!
+//! Invariant: a query has the same bits alone and in a block, whatever the instructions: each sum runs in one order, and
+//! multiplies and adds with one rounding. A piece begins with a new panel, so that the bits depend on where pieces end; a
+//! caller cuts the same keys always at the same places.
+//!
+//! Numbers may be cached in 16 bits. They are rounded once, when they are stored; sums are f32.
 //!
 //! # Source
 //!
@@ -12,32 +22,53 @@
 //! caller gives only the keys that a query sees. `attention_scale` divides and multiplies by the same number, moves
 //! nothing but roundings, and is left out.
 
+#![expect(
+    clippy::inline_always,
+    reason = "bodies must be compiled into the version of each instruction set"
+)]
+
 use super::math::exp;
-use super::simd::{LANES, dot, lane_sum, multiversion, sum_by};
+use super::registers::{Any, Registers, Weight};
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Avx2, Avx512};
+use super::simd::{LANES, lane_sum};
+
+/// Keys of a panel.
+pub(crate) const PANEL: usize = 16;
+
+/// Queries of a block.
+pub const QUERIES: usize = 4;
+
+/// Groups of [`PANEL`] columns whose sums run at once for one query.
+const GROUPS_AT_ONCE: usize = 4;
+
+// The lanes of a sum over scores are those of a panel.
+const _: () = assert!(PANEL == LANES);
 
 /// A piece of what one head has cached.
 ///
 /// # Shapes
 ///
-/// Both slices are (length, head size), row-major; the length is what the query may see of the piece.
+/// `keys` is (panels, head size, [`PANEL`]) and `values` is (tokens or more, head size), row-major.
 #[derive(Clone, Copy, Debug)]
-pub struct HeadCache<'a> {
+pub struct HeadCache<'a, W> {
     /// Keys.
-    pub keys: &'a [f32],
+    pub keys: &'a [W],
     /// Values.
-    pub values: &'a [f32],
+    pub values: &'a [W],
+    /// What the query may see of the piece.
+    pub tokens: usize,
 }
 
-/// Queries of a block.
-pub const QUERIES: usize = 4;
-
-/// The queries of a block, one a token, and where their results go.
+/// Queries, one a token, and where their results go.
 ///
 /// # Shapes
 ///
 /// Query q is `queries[q * query_stride..][..size]`, its result `out[q * out_stride..][..size]`.
 #[derive(Debug)]
 pub struct QueryBlock<'a> {
+    /// How many: 1 or [`QUERIES`].
+    pub count: usize,
     /// The queries.
     pub queries: &'a [f32],
     /// From one query to the next.
@@ -50,332 +81,476 @@ pub struct QueryBlock<'a> {
     pub size: usize,
 }
 
-/// Keys whose values are added to the output at once; the order of the sum is that of the keys.
-const KEYS_AT_ONCE: usize = 4;
-
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "body of a multiversion function")]
-fn attend_body(query: &[f32], seen: &[HeadCache<'_>], scores: &mut Vec<f32>, out: &mut [f32]) {
-    let size = query.len();
-    let scale = 1.0 / (size as f32).sqrt();
-    scores.resize(count_of(seen, size), 0.0);
-    let mut first = 0;
-    for cache in seen {
-        // No iterator fills them: its function would be compiled without the wide instructions.
-        for (score, key) in scores[first..]
-            .iter_mut()
-            .zip(cache.keys.chunks_exact(size))
-        {
-            *score = dot(query, key) * scale;
-        }
-        first += cache.keys.len() / size;
-    }
-    let total = exponentials(scores);
-
-    out.fill(0.0);
-    let mut first = 0;
-    for cache in seen {
-        let count = cache.values.len() / size;
-        add_weighted(&scores[first..first + count], cache.values, out);
-        first += count;
-    }
-    let inverse = 1.0 / total;
-    for out in out {
-        *out *= inverse;
-    }
-}
-
-/// Keys of all pieces.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn count_of(seen: &[HeadCache<'_>], size: usize) -> usize {
-    let mut count = 0;
-    for cache in seen {
-        count += cache.keys.len() / size;
-    }
-    count
-}
-
-/// Adds the values of a piece to `out`, each with its weight, one after the other.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn add_weighted(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    let size = out.len();
-    let mut weights = weights.chunks_exact(KEYS_AT_ONCE);
-    let mut values = values.chunks_exact(KEYS_AT_ONCE * size);
-    for (p, v) in (&mut weights).zip(&mut values) {
-        let (v0, rest) = v.split_at(size);
-        let (v1, rest) = rest.split_at(size);
-        let (v2, v3) = rest.split_at(size);
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = *out + p[0] * v0[i] + p[1] * v1[i] + p[2] * v2[i] + p[3] * v3[i];
-        }
-    }
-    let tail = weights
-        .remainder()
-        .iter()
-        .zip(values.remainder().chunks_exact(size));
-    for (&p, value) in tail {
-        for (out, &v) in out.iter_mut().zip(value) {
-            *out += p * v;
-        }
-    }
-}
-
-/// Scores to what softmax divides by the returned sum.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn exponentials(scores: &mut [f32]) -> f32 {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for score in scores.iter_mut() {
-        *score = exp(*score - highest);
-    }
-    sum_by(scores, |v| v)
-}
-
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "body of a multiversion function")]
-fn attend_block_body(block: &mut QueryBlock<'_>, seen: &[HeadCache<'_>], scores: &mut Vec<f32>) {
-    let size = block.size;
-    let scale = 1.0 / (size as f32).sqrt();
-    let count = count_of(seen, size);
-    scores.resize(QUERIES * count, 0.0);
-    let (first, second) = scores.split_at_mut(2 * count);
-    let (s0, s1) = first.split_at_mut(count);
-    let (s2, s3) = second.split_at_mut(count);
-    let mut first = 0;
-    for cache in seen {
-        for (number, key) in cache.keys.chunks_exact(size).enumerate() {
-            let at = first + number;
-            let [p0, p1, p2, p3] = dots(block, key);
-            s0[at] = p0 * scale;
-            s1[at] = p1 * scale;
-            s2[at] = p2 * scale;
-            s3[at] = p3 * scale;
-        }
-        first += cache.keys.len() / size;
-    }
-    let totals = [
-        exponentials(s0),
-        exponentials(s1),
-        exponentials(s2),
-        exponentials(s3),
-    ];
-    // A few columns at a time, so that the sums of all queries stay in registers.
-    for start in (0..size).step_by(LANES) {
-        let width = LANES.min(size - start);
-        let mut sums = [[0.0; LANES]; QUERIES];
-        let mut first = 0;
-        for cache in seen {
-            let piece = Piece {
-                weights: scores,
-                first,
-                values: cache.values,
-                size,
-            };
-            sums = if width == LANES {
-                weighted(sums, piece, start)
-            } else {
-                weighted_part(sums, piece, start)
-            };
-            first += cache.values.len() / size;
-        }
-        for (query, (sums, total)) in sums.iter().zip(totals).enumerate() {
-            let out = &mut block.out[query * block.out_stride + start..][..width];
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum * (1.0 / total);
-            }
-        }
-    }
-}
-
-/// The products of a block's queries with one key, each as [`dot`] gives it.
+/// Softmax of the scaled scores of each query against the keys of all pieces, times the values.
 ///
-/// The sums are four variables, because an array of them would not stay in registers.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn dots(block: &QueryBlock<'_>, key: &[f32]) -> [f32; QUERIES] {
-    let query = |number: usize| &block.queries[number * block.query_stride..][..block.size];
-    let queries = [query(0), query(1), query(2), query(3)];
-    let [mut l0, mut l1, mut l2, mut l3] = [[0.0_f32; LANES]; QUERIES];
-    let chunks = |number: usize| queries[number].chunks_exact(LANES);
-    let pairs = chunks(0).zip(chunks(1)).zip(chunks(2).zip(chunks(3)));
-    for (key, ((q0, q1), (q2, q3))) in key.chunks_exact(LANES).zip(pairs) {
-        for lane in 0..LANES {
-            l0[lane] += q0[lane] * key[lane];
-        }
-        for lane in 0..LANES {
-            l1[lane] += q1[lane] * key[lane];
-        }
-        for lane in 0..LANES {
-            l2[lane] += q2[lane] * key[lane];
-        }
-        for lane in 0..LANES {
-            l3[lane] += q3[lane] * key[lane];
-        }
-    }
-    let whole = block.size / LANES * LANES;
-    for (lanes, query) in [&mut l0, &mut l1, &mut l2, &mut l3]
-        .into_iter()
-        .zip(queries)
+/// `scores` is scratch space.
+pub fn attend<W: Weight>(
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    scores: &mut Vec<f32>,
+) {
+    #[cfg(target_arch = "x86_64")]
     {
-        for ((lane, q), k) in lanes.iter_mut().zip(&query[whole..]).zip(&key[whole..]) {
-            *lane += q * k;
+        if let Some(proof) = Avx512::of_machine() {
+            return avx512(proof, block, seen, scores);
+        }
+        if let Some(proof) = Avx2::of_machine() {
+            return avx2(proof, block, seen, scores);
         }
     }
-    [lane_sum(&l0), lane_sum(&l1), lane_sum(&l2), lane_sum(&l3)]
+    attend_body(Any, block, seen, scores);
 }
 
-/// The values of a piece, and where their weights are.
-#[derive(Clone, Copy)]
-struct Piece<'a> {
-    /// Of all pieces, query by query.
-    weights: &'a [f32],
-    /// Number of the piece's first weight in each query's.
-    first: usize,
-    values: &'a [f32],
-    size: usize,
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls the version whose features are there")]
+fn avx512<W: Weight>(
+    proof: Avx512,
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    scores: &mut Vec<f32>,
+) {
+    #[target_feature(enable = "avx512f,fma,f16c")]
+    fn version<W: Weight>(
+        proof: Avx512,
+        block: &mut QueryBlock<'_>,
+        seen: &[HeadCache<'_, W>],
+        scores: &mut Vec<f32>,
+    ) {
+        attend_body(proof, block, seen, scores);
+    }
+    // SAFETY: an `Avx512` exists only where AVX-512F, FMA and F16C were detected.
+    unsafe { version(proof, block, seen, scores) }
 }
 
-impl<'a> Piece<'a> {
-    /// The weights of one query from the piece's first on.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls the version whose features are there")]
+fn avx2<W: Weight>(
+    proof: Avx2,
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    scores: &mut Vec<f32>,
+) {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn version<W: Weight>(
+        proof: Avx2,
+        block: &mut QueryBlock<'_>,
+        seen: &[HeadCache<'_, W>],
+        scores: &mut Vec<f32>,
+    ) {
+        attend_body(proof, block, seen, scores);
+    }
+    // SAFETY: an `Avx2` exists only where AVX2, FMA and F16C were detected.
+    unsafe { version(proof, block, seen, scores) }
+}
+
+/// What the sums of a panel of keys, or of a group of columns, run in.
+trait Sums<W>: Registers<W, PANEL, Row = f32> {}
+impl<W, R: Registers<W, PANEL, Row = f32>> Sums<W> for R {}
+
+#[inline(always)]
+fn attend_body<W: Weight, R: Sums<W>>(
+    registers: R,
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    scores: &mut Vec<f32>,
+) {
+    if block.count == QUERIES {
+        attend_queries::<W, R, QUERIES>(registers, block, seen, scores);
+    } else {
+        attend_queries::<W, R, 1>(registers, block, seen, scores);
+    }
+}
+
+#[inline(always)]
+fn attend_queries<W: Weight, R: Sums<W>, const COUNT: usize>(
+    registers: R,
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    scores: &mut Vec<f32>,
+) {
+    let mut panels = 0;
+    for piece in seen {
+        panels += piece.panels();
+    }
+    scores.resize(COUNT * panels * PANEL, 0.0);
+    let (scores, _) = scores.as_chunks_mut::<PANEL>();
+    score::<W, R, COUNT>(registers, block, seen, scores);
+    let mut inverses = [0.0; COUNT];
+    for (inverse, scores) in inverses.iter_mut().zip(scores.chunks_exact_mut(panels)) {
+        *inverse = 1.0 / exponentials(scores, seen);
+    }
+    let weights = scores.as_flattened();
+    let mut start = 0;
+    while start < block.size {
+        // Groups are whole but for the last one of a head whose size is not a multiple of them.
+        if COUNT == 1 && start + GROUPS_AT_ONCE * PANEL <= block.size {
+            weigh::<W, R, COUNT, GROUPS_AT_ONCE>(registers, block, seen, weights, &inverses, start);
+            start += GROUPS_AT_ONCE * PANEL;
+        } else {
+            weigh::<W, R, COUNT, 1>(registers, block, seen, weights, &inverses, start);
+            start += PANEL;
+        }
+    }
+}
+
+impl<W> HeadCache<'_, W> {
+    /// Panels of the keys that are seen.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-    fn weights_of(self, query: usize) -> &'a [f32] {
-        let count = self.weights.len() / QUERIES;
-        &self.weights[query * count + self.first..(query + 1) * count]
+    fn panels(&self) -> usize {
+        self.tokens.div_ceil(PANEL)
     }
 }
 
-/// The sums of [`LANES`] columns from `start` on, with the values of a piece added, weighted for each query.
+/// The scores of the block's queries, query by query and panel by panel; behind a piece's last key they mean nothing.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn weighted(
-    sums: [[f32; LANES]; QUERIES],
-    piece: Piece<'_>,
-    start: usize,
-) -> [[f32; LANES]; QUERIES] {
-    let [mut l0, mut l1, mut l2, mut l3] = sums;
-    let weights = |query: usize| piece.weights_of(query).iter();
-    let pairs = weights(0).zip(weights(1)).zip(weights(2).zip(weights(3)));
-    for (value, ((p0, p1), (p2, p3))) in piece.values.chunks_exact(piece.size).zip(pairs) {
-        let value = &value[start..start + LANES];
-        for lane in 0..LANES {
-            l0[lane] += p0 * value[lane];
+fn score<W: Weight, R: Sums<W>, const COUNT: usize>(
+    registers: R,
+    block: &QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    scores: &mut [[f32; PANEL]],
+) {
+    let mut first = 0;
+    for piece in seen {
+        let (keys, _) = piece.keys.as_chunks::<PANEL>();
+        let mut at = 0;
+        while at < piece.panels() {
+            let part = PanelsOf {
+                keys: &keys[at * block.size..],
+                first: first + at,
+            };
+            // The sums of several queries are enough to keep the machine busy.
+            at += match piece.panels() - at {
+                4.. if COUNT == 1 => score_panels::<W, R, COUNT, 4>(registers, block, part, scores),
+                3 if COUNT == 1 => score_panels::<W, R, COUNT, 3>(registers, block, part, scores),
+                2 if COUNT == 1 => score_panels::<W, R, COUNT, 2>(registers, block, part, scores),
+                _ => score_panels::<W, R, COUNT, 1>(registers, block, part, scores),
+            };
         }
-        for lane in 0..LANES {
-            l1[lane] += p1 * value[lane];
-        }
-        for lane in 0..LANES {
-            l2[lane] += p2 * value[lane];
-        }
-        for lane in 0..LANES {
-            l3[lane] += p3 * value[lane];
-        }
+        first += piece.panels();
     }
-    [l0, l1, l2, l3]
 }
 
-/// As [`weighted`] for the last columns of a head whose size is not a multiple of [`LANES`].
+/// Panels of keys, and the number of the first in each query's scores.
+#[derive(Clone, Copy)]
+struct PanelsOf<'a, W> {
+    keys: &'a [[W; PANEL]],
+    first: usize,
+}
+
+/// Scores some panels, and says how many.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "part of multiversion bodies")]
-fn weighted_part(
-    mut sums: [[f32; LANES]; QUERIES],
-    piece: Piece<'_>,
-    start: usize,
-) -> [[f32; LANES]; QUERIES] {
-    for (query, sums) in sums.iter_mut().enumerate() {
-        let values = piece.values.chunks_exact(piece.size);
-        for (weight, value) in piece.weights_of(query).iter().zip(values) {
-            for (sum, value) in sums.iter_mut().zip(&value[start..]) {
-                *sum += weight * value;
+fn score_panels<W: Weight, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
+    registers: R,
+    block: &QueryBlock<'_>,
+    part: PanelsOf<'_, W>,
+    scores: &mut [[f32; PANEL]],
+) -> usize {
+    let size = block.size;
+    let mut queries = [&block.queries[..size]; COUNT];
+    for (number, query) in queries.iter_mut().enumerate() {
+        *query = &block.queries[number * block.query_stride..][..size];
+    }
+    let mut keys = [&part.keys[..size]; PANELS];
+    for (number, keys) in keys.iter_mut().enumerate() {
+        *keys = &part.keys[number * size..][..size];
+    }
+    let mut sums = [[registers.zero(); PANELS]; COUNT];
+    for at in 0..size {
+        for panel in 0..PANELS {
+            let factors = registers.load(&keys[panel][at]);
+            for query in 0..COUNT {
+                let sum = &mut sums[query][panel];
+                *sum = registers.add(*sum, queries[query][at], factors);
             }
         }
     }
-    sums
+    let scale = 1.0 / (size as f32).sqrt();
+    let stride = scores.len() / COUNT;
+    for (query, sums) in sums.iter().enumerate() {
+        for (panel, sums) in sums.iter().enumerate() {
+            let scores = &mut scores[query * stride + part.first + panel];
+            *scores = registers.store(*sums);
+            for score in scores {
+                *score *= scale;
+            }
+        }
+    }
+    PANELS
 }
 
-multiversion! {
-    /// Softmax of the scaled scores of `query` against the keys of all pieces, times the values, into `out`.
-    ///
-    /// `scores` is scratch space. The sums run over the keys in their order, so the bits depend on the number of keys
-    /// and their content alone, not on how they lie in pieces.
-    pub fn attend(query: &[f32], seen: &[HeadCache<'_>], scores: &mut Vec<f32>, out: &mut [f32]) =
-        attend_body
+/// One query's scores to what softmax divides by the returned sum; what is behind a piece's last key becomes zero.
+#[inline(always)]
+fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f32 {
+    let mut first = 0;
+    for piece in seen {
+        first += piece.panels();
+        if !piece.tokens.is_multiple_of(PANEL) {
+            scores[first - 1][piece.tokens % PANEL..].fill(f32::NEG_INFINITY);
+        }
+    }
+    let mut highest = [f32::NEG_INFINITY; PANEL];
+    for panel in &*scores {
+        for (highest, score) in highest.iter_mut().zip(panel) {
+            *highest = highest.max(*score);
+        }
+    }
+    let mut top = f32::NEG_INFINITY;
+    for highest in highest {
+        top = top.max(highest);
+    }
+    let mut sums = [0.0; PANEL];
+    for panel in scores {
+        for (sum, score) in sums.iter_mut().zip(panel) {
+            let weight = exp(*score - top);
+            *score = if *score == f32::NEG_INFINITY {
+                0.0
+            } else {
+                weight
+            };
+            *sum += *score;
+        }
+    }
+    lane_sum(&sums)
 }
 
-multiversion! {
-    /// [`attend`] for each query of a block, with the same bits.
-    pub fn attend_block(block: &mut QueryBlock<'_>, seen: &[HeadCache<'_>], scores: &mut Vec<f32>) =
-        attend_block_body
+/// Puts some groups of columns of what the block's queries gather, from column `start` on, to their place.
+///
+/// # Shapes
+///
+/// `weights` is (queries, panels of all pieces, [`PANEL`]).
+#[inline(always)]
+fn weigh<W: Weight, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
+    registers: R,
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    weights: &[f32],
+    inverses: &[f32; COUNT],
+    start: usize,
+) {
+    let stride = weights.len() / COUNT;
+    let width = (block.size - start).min(GROUPS * PANEL);
+    let mut sums = [[registers.zero(); GROUPS]; COUNT];
+    let mut first = 0;
+    for piece in seen {
+        let mut of_query = [&weights[..piece.tokens]; COUNT];
+        for (number, of_query) in of_query.iter_mut().enumerate() {
+            *of_query = &weights[number * stride + first..][..piece.tokens];
+        }
+        for key in 0..piece.tokens {
+            let value = &piece.values[key * block.size + start..][..width];
+            for group in 0..GROUPS {
+                let factors = registers.load(&columns(value, group));
+                for query in 0..COUNT {
+                    let sum = &mut sums[query][group];
+                    *sum = registers.add(*sum, of_query[query][key], factors);
+                }
+            }
+        }
+        first += piece.panels() * PANEL;
+    }
+    for (query, sums) in sums.iter().enumerate() {
+        let out = &mut block.out[query * block.out_stride + start..][..width];
+        for (out, sums) in out.chunks_mut(PANEL).zip(sums) {
+            for (out, sum) in out.iter_mut().zip(registers.store(*sums)) {
+                *out = sum * inverses[query];
+            }
+        }
+    }
+}
+
+/// A group of columns; columns that a value does not have are zeros.
+#[inline(always)]
+fn columns<W: Weight>(value: &[W], group: usize) -> [W; PANEL] {
+    let columns = &value[group * PANEL..];
+    if let Some(whole) = columns.first_chunk() {
+        return *whole;
+    }
+    let mut padded = [W::zeroed(); PANEL];
+    padded[..columns.len()].copy_from_slice(columns);
+    padded
+}
+
+/// Rounds keys or values to what they are cached as. What the type cannot hold becomes NaN, because an infinite key may
+/// have no weight, and would be lost.
+pub(crate) fn round<W: Weight>(values: &[f32], out: &mut [W]) {
+    W::narrow_all(values, out);
+    for number in out {
+        if !number.widen().is_finite() {
+            *number = W::narrow(f32::NAN);
+        }
+    }
+}
+
+/// Writes the key of token number `at` to where its panel has it.
+///
+/// # Shapes
+///
+/// `keys` is as in [`HeadCache`].
+pub(crate) fn write_key<W: Copy>(keys: &mut [W], at: usize, key: &[W]) {
+    let panel = &mut keys[at / PANEL * PANEL * key.len()..];
+    for (number, &value) in key.iter().enumerate() {
+        panel[number * PANEL + at % PANEL] = value;
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
     use crate::kernels::noise;
 
-    #[test]
-    fn a_query_has_the_same_bits_alone_and_in_a_block() {
-        for (length, size) in [(1, 16), (5, 64), (7, 24), (33, 64), (130, 5), (200, 128)] {
+    /// Keys and values of one head.
+    struct Head<W> {
+        keys: Vec<W>,
+        values: Vec<W>,
+        tokens: usize,
+    }
+
+    impl<W: Weight> Head<W> {
+        /// Panels are filled up with NaN, which must not reach anything.
+        fn new(size: usize, keys: &[f32], values: &[f32]) -> Self {
+            let tokens = keys.len() / size;
+            let room = tokens.next_multiple_of(PANEL) * size;
+            let mut head = Self {
+                keys: vec![W::narrow(f32::NAN); room],
+                values: values.iter().map(|&value| W::narrow(value)).collect(),
+                tokens,
+            };
+            for (at, key) in keys.chunks_exact(size).enumerate() {
+                let key: Vec<W> = key.iter().map(|&value| W::narrow(value)).collect();
+                write_key(&mut head.keys, at, &key);
+            }
+            head
+        }
+
+        fn seen(&self) -> HeadCache<'_, W> {
+            HeadCache {
+                keys: &self.keys,
+                values: &self.values,
+                tokens: self.tokens,
+            }
+        }
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    /// Versions that this machine can run.
+    fn versions<W: Weight>() -> Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> {
+        let mut versions: Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> =
+            vec![|block, seen, scores| attend_body(Any, block, seen, scores)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if Avx2::of_machine().is_some() {
+                versions.push(|block, seen, scores| {
+                    avx2(Avx2::of_machine().unwrap(), block, seen, scores);
+                });
+            }
+            if Avx512::of_machine().is_some() {
+                versions.push(|block, seen, scores| {
+                    avx512(Avx512::of_machine().unwrap(), block, seen, scores);
+                });
+            }
+        }
+        versions
+    }
+
+    /// What one query gathers, with each sum in the order of the module's documentation.
+    fn documented<W: Weight>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
+        let size = query.len();
+        let scale = 1.0 / (size as f32).sqrt();
+        let key = |piece: &HeadCache<'_, W>, at: usize, number: usize| {
+            piece.keys[(at / PANEL * size + number) * PANEL + at % PANEL].widen()
+        };
+        let mut all = Vec::new();
+        for piece in seen {
+            for at in 0..piece.tokens {
+                let terms = query.iter().enumerate();
+                let sum = terms.fold(0.0, |sum, (number, &x)| {
+                    x.mul_add(key(piece, at, number), sum)
+                });
+                all.push((sum * scale, at % PANEL));
+            }
+        }
+        let top = all
+            .iter()
+            .map(|all| all.0)
+            .fold(f32::NEG_INFINITY, f32::max);
+        let mut lanes = [0.0; PANEL];
+        for (score, lane) in &mut all {
+            *score = exp(*score - top);
+            lanes[*lane] += *score;
+        }
+        let inverse = 1.0 / lane_sum(&lanes);
+        let mut out = vec![0.0; size];
+        let mut weights = all.iter();
+        for piece in seen {
+            for (value, weight) in piece.values.chunks_exact(size).zip(&mut weights) {
+                for (out, value) in out.iter_mut().zip(value) {
+                    *out = weight.0.mul_add(value.widen(), *out);
+                }
+            }
+        }
+        out.iter().map(|out| out * inverse).collect()
+    }
+
+    fn every_version_gives_the_documented_sums<W: Weight>() {
+        for (context, own, size) in [
+            (1, 0, 16),
+            (5, 1, 64),
+            (16, 17, 24),
+            (33, 2, 64),
+            (130, 40, 5),
+            (200, 16, 128),
+        ] {
             let (query_stride, out_stride) = (3 * size + 7, 2 * size + 3);
             let queries = noise(QUERIES * query_stride, 1);
-            let (keys, values) = (noise(length * size, 2), noise(length * size, 3));
-            let cache = HeadCache {
-                keys: &keys,
-                values: &values,
-            };
-            let mut out = vec![9.0; QUERIES * out_stride];
-            let mut block = QueryBlock {
-                queries: &queries,
-                query_stride,
-                out: &mut out,
-                out_stride,
-                size,
-            };
-            attend_block(&mut block, &[cache], &mut vec![5.0; 3]);
-            for query in 0..QUERIES {
-                let mut alone = vec![0.0; size];
-                let one = &queries[query * query_stride..][..size];
-                attend(one, &[cache], &mut Vec::new(), &mut alone);
-                let together = &out[query * out_stride..][..size];
-                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(together), bits(&alone), "{length} {size} {query}");
-                assert_eq!(out[query * out_stride + size], 9.0, "nothing beside it");
+            let numbers = [context * size, context * size, own * size, own * size];
+            let [keys, values, own_keys, own_values] =
+                [0, 1, 2, 3].map(|n| noise(numbers[n], n as u32 + 2));
+            let context = Head::<W>::new(size, &keys, &values);
+            let own = Head::<W>::new(size, &own_keys, &own_values);
+            let seen = [context.seen(), own.seen()];
+            for version in versions::<W>() {
+                let mut out = vec![9.0; QUERIES * out_stride];
+                let mut block = QueryBlock {
+                    count: QUERIES,
+                    queries: &queries,
+                    query_stride,
+                    out: &mut out,
+                    out_stride,
+                    size,
+                };
+                version(&mut block, &seen, &mut vec![f32::NAN; 3]);
+                for query in 0..QUERIES {
+                    let queries = &queries[query * query_stride..];
+                    let mut alone = vec![0.0; size];
+                    let mut block = QueryBlock {
+                        count: 1,
+                        queries,
+                        query_stride: 0,
+                        out: &mut alone,
+                        out_stride: 0,
+                        size,
+                    };
+                    version(&mut block, &seen, &mut Vec::new());
+                    let want = documented(&queries[..size], &seen);
+                    assert_eq!(bits(&alone), bits(&want), "{size} {query}");
+                    let together = &out[query * out_stride..][..size];
+                    assert_eq!(bits(together), bits(&want), "{size} {query}");
+                    assert_eq!(out[query * out_stride + size], 9.0, "nothing beside it");
+                }
             }
         }
     }
 
     #[test]
-    fn pieces_have_the_bits_of_the_whole() {
-        for (length, size) in [(1, 16), (9, 64), (37, 24), (130, 5)] {
-            let queries = noise(QUERIES * size, 1);
-            let (keys, values) = (noise(length * size, 2), noise(length * size, 3));
-            let piece = |from: usize, to: usize| HeadCache {
-                keys: &keys[from * size..to * size],
-                values: &values[from * size..to * size],
-            };
-            let outputs = |seen: &[HeadCache<'_>]| {
-                let mut alone = vec![0.0; size];
-                attend(&queries[..size], seen, &mut Vec::new(), &mut alone);
-                let mut out = vec![9.0; QUERIES * size];
-                let mut block = QueryBlock {
-                    queries: &queries,
-                    query_stride: size,
-                    out: &mut out,
-                    out_stride: size,
-                    size,
-                };
-                attend_block(&mut block, seen, &mut Vec::new());
-                let all = alone.iter().chain(&out);
-                all.map(|value| value.to_bits()).collect::<Vec<_>>()
-            };
-            let whole = outputs(&[piece(0, length)]);
-            for cut in 0..=length {
-                let pieces = [piece(0, cut), piece(cut, length)];
-                assert_eq!(outputs(&pieces), whole, "{length} {size} {cut}");
-            }
-        }
+    fn every_version_gives_the_documented_sums_in_each_type() {
+        every_version_gives_the_documented_sums::<f32>();
+        every_version_gives_the_documented_sums::<f16>();
+        every_version_gives_the_documented_sums::<bf16>();
     }
 
     #[test]
@@ -385,11 +560,16 @@ mod tests {
             let keys = noise(length * size, 2);
             let values = noise(length * size, 3);
             let mut out = vec![9.0; size];
-            let cache = HeadCache {
-                keys: &keys,
-                values: &values,
+            let mut block = QueryBlock {
+                count: 1,
+                queries: &query,
+                query_stride: 0,
+                out: &mut out,
+                out_stride: 0,
+                size,
             };
-            attend(&query, &[cache], &mut Vec::new(), &mut out);
+            let head = Head::<f32>::new(size, &keys, &values);
+            attend(&mut block, &[head.seen()], &mut Vec::new());
 
             let scores: Vec<f64> = keys
                 .chunks_exact(size)
@@ -410,6 +590,34 @@ mod tests {
                     .map(|(j, p)| p / total * f64::from(values[j * size + i]))
                     .sum();
                 assert!((f64::from(got) - want).abs() < 1e-6, "{length} {size} {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_or_value_that_is_no_number_is_not_lost() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for is_key in [true, false] {
+                let (size, tokens) = (64, 20);
+                let query = noise(size, 1);
+                let mut parts = [noise(tokens * size, 2), noise(tokens * size, 3)];
+                parts[usize::from(!is_key)][17 * size + 5] = bad;
+                let head = Head::<f16>::new(size, &parts[0], &parts[1]);
+                for version in versions::<f16>() {
+                    let mut out = vec![0.0; size];
+                    let mut block = QueryBlock {
+                        count: 1,
+                        queries: &query,
+                        query_stride: 0,
+                        out: &mut out,
+                        out_stride: 0,
+                        size,
+                    };
+                    version(&mut block, &[head.seen()], &mut Vec::new());
+                    let is_lost = out.iter().all(|value| value.is_finite());
+                    // A key of minus infinity gets the score of minus infinity or infinity: the caller stores none.
+                    assert!(!is_lost || (is_key && bad.is_infinite()), "{bad} {is_key}");
+                }
             }
         }
     }

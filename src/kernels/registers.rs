@@ -20,10 +20,11 @@ use std::arch::x86_64::{
 use bytemuck::Pod;
 #[cfg(target_arch = "x86_64")]
 use bytemuck::must_cast;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// A number that weights are stored as; every one of them is an f32 exactly.
-pub(super) trait Weight: Pod + Send + Sync {
+pub trait Weight: Pod + Send + Sync {
     /// Whether widening is work.
     const IS_NARROW: bool;
 
@@ -32,6 +33,9 @@ pub(super) trait Weight: Pod + Send + Sync {
 
     /// The nearest number to a value.
     fn narrow(value: f32) -> Self;
+
+    /// The nearest number to each value.
+    fn narrow_all(values: &[f32], out: &mut [Self]);
 
     /// Eight values in a register.
     #[cfg(target_arch = "x86_64")]
@@ -61,6 +65,10 @@ impl Weight for f32 {
         value
     }
 
+    fn narrow_all(values: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(values);
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
@@ -84,6 +92,10 @@ impl Weight for bf16 {
 
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
+    }
+
+    fn narrow_all(values: &[f32], out: &mut [Self]) {
+        out.convert_from_f32_slice(values);
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -112,16 +124,26 @@ impl Weight for bf16 {
 impl Weight for f16 {
     const IS_NARROW: bool = true;
 
-    /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite
-    /// number, subnormal ones too. Written in whole numbers, because only so it is vectorised.
+    /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite number, subnormal
+    /// ones too. Written in whole numbers, because only so it is vectorised.
     #[inline(always)]
     fn widen(self) -> f32 {
-        let spread = i32::from(self.to_bits() as i16) << 13;
-        f32::from_bits(spread as u32 & 0x8fff_ffff) * f32::from_bits(0x7780_0000)
+        let spread = (i32::from(self.to_bits() as i16) << 13) as u32 & 0x8fff_ffff;
+        let is_finite = spread & 0x0f80_0000 != 0x0f80_0000;
+        let finite = f32::from_bits(spread) * f32::from_bits(0x7780_0000);
+        if is_finite {
+            finite
+        } else {
+            f32::from_bits(spread | 0x7f80_0000)
+        }
     }
 
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
+    }
+
+    fn narrow_all(values: &[f32], out: &mut [Self]) {
+        out.convert_from_f32_slice(values);
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -262,7 +284,7 @@ impl<const PANEL: usize> Registers<Pair, PANEL> for Any {
 /// Two registers of eight.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx2(());
+pub struct Avx2(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx2 {
@@ -313,10 +335,10 @@ impl<W: Weight> Registers<W, 16> for Avx2 {
     }
 }
 
-/// Two registers of sixteen.
+/// Registers of sixteen: two for the products, one for attention.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx512(());
+pub struct Avx512(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512 {
@@ -325,6 +347,36 @@ impl Avx512 {
     pub(super) fn of_machine() -> Option<Self> {
         let is_there = Avx2::of_machine().is_some() && is_x86_feature_detected!("avx512f");
         is_there.then_some(Self(()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<W: Weight> Registers<W, 16> for Avx512 {
+    const STEP: usize = 1;
+    type Row = f32;
+    type Factors = __m512;
+    type Sums = __m512;
+
+    #[inline(always)]
+    fn zero(self) -> Self::Sums {
+        must_cast([0.0f32; 16])
+    }
+
+    #[inline(always)]
+    fn load(self, weights: &[W; 16]) -> Self::Factors {
+        W::sixteen(self, *weights)
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn add(self, sums: Self::Sums, x: f32, factors: Self::Factors) -> Self::Sums {
+        // SAFETY: an `Avx512` exists only where AVX-512F was detected.
+        unsafe { _mm512_fmadd_ps(_mm512_set1_ps(x), factors, sums) }
+    }
+
+    #[inline(always)]
+    fn store(self, sums: Self::Sums) -> [f32; 16] {
+        must_cast(sums)
     }
 }
 
@@ -439,15 +491,14 @@ mod tests {
 
     #[test]
     fn halves_widen_exactly() {
+        let is_same = |found: f32, want: f32| {
+            found.to_bits() == want.to_bits() || found.is_nan() && want.is_nan()
+        };
         for bits in 0..=u16::MAX {
             let half = f16::from_bits(bits);
-            if half.is_finite() {
-                assert_eq!(Weight::widen(half).to_bits(), half.to_f32().to_bits());
-            }
+            assert!(is_same(Weight::widen(half), half.to_f32()), "{half:?}");
             let half = bf16::from_bits(bits);
-            if half.is_finite() {
-                assert_eq!(Weight::widen(half).to_bits(), half.to_f32().to_bits());
-            }
+            assert!(is_same(Weight::widen(half), half.to_f32()), "{half:?}");
         }
     }
 }

@@ -5,19 +5,7 @@ use candle_core::{DType, Device};
 use super::ModelError;
 use super::driver::{cuda_devices, cuda_name};
 use crate::device::{DeviceChoice, DeviceId};
-use crate::precision::Precision;
-
-/// What a file or a tensor holds. A [`Precision`] is also what products are computed in: 8-bit weights have
-/// tensors of floats around them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FloatType {
-    /// 32-bit floats.
-    F32,
-    /// IEEE half floats.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
+use crate::precision::{FloatType, Precision};
 
 /// Which implementation of the network runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,27 +25,9 @@ impl FloatType {
             Self::Bf16 => DType::BF16,
         }
     }
-
-    /// Its name in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
 }
 
 impl Precision {
-    /// What everything is held as that is not in the products.
-    pub fn float(self) -> FloatType {
-        match self {
-            Self::F32 | Self::Q8 => FloatType::F32,
-            Self::F16 => FloatType::F16,
-            Self::Bf16 => FloatType::Bf16,
-        }
-    }
-
     /// Refuses a device that cannot compute in it.
     ///
     /// # Errors

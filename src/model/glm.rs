@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use half::{bf16, f16};
 
 use crate::kernels::PackedLinear;
+use crate::precision::{CacheChoice, FloatType};
 
 use super::cache::{Cache, PaddedCache, RaggedCache};
 use super::driver::{keep_pool, trim_pool};
@@ -20,6 +22,7 @@ use super::{
 /// A GLM with its KV cache.
 pub struct Glm {
     config: GlmConfig,
+    backend: Backend,
     pub(super) network: Network,
     pub(super) cache: Box<dyn Cache>,
     /// Of a reward model.
@@ -104,21 +107,30 @@ impl Glm {
         keep_pool(device);
         let (network, value_head) = Network::load(source, &config, device, precision, backend)
             .map_err(|error| no_room(error, source.folder, &config, precision, device))?;
-        let cache: Box<dyn Cache> = match backend {
-            Backend::Packed => Box::new(RaggedCache::new(&config)),
-            Backend::Padded => Box::new(PaddedCache::new(&config, device, network.dtype)),
-        };
+        let cached = CacheChoice::Auto.resolve(backend == Backend::Packed, precision);
+        let cache = cache(&config, device, backend, cached);
         let likeliest = match backend {
             Backend::Packed => None,
             Backend::Padded => Some(Likeliest::new(config.vocab_size, device)?),
         };
         Ok(Self {
             config,
+            backend,
             network,
             cache,
             value_head,
             likeliest,
         })
+    }
+
+    /// The model with keys and values cached as these floats; slots are empty then. They are rounded once, when they are
+    /// stored, and on the CPU one that the type cannot hold fails its row.
+    #[must_use]
+    pub fn cached_as(self, float: FloatType) -> Self {
+        Self {
+            cache: cache(&self.config, &self.network.device, self.backend, float),
+            ..self
+        }
     }
 
     /// Sizes and flags.
@@ -215,6 +227,21 @@ impl Glm {
             vocab_size: self.config.vocab_size,
             values: Vec::new(),
         }
+    }
+}
+
+/// A cache without slots.
+fn cache(
+    config: &GlmConfig,
+    device: &Device,
+    backend: Backend,
+    float: FloatType,
+) -> Box<dyn Cache> {
+    match (backend, float) {
+        (Backend::Packed, FloatType::F32) => Box::new(RaggedCache::<f32>::new(config)),
+        (Backend::Packed, FloatType::F16) => Box::new(RaggedCache::<f16>::new(config)),
+        (Backend::Packed, FloatType::Bf16) => Box::new(RaggedCache::<bf16>::new(config)),
+        (Backend::Padded, float) => Box::new(PaddedCache::new(config, device, float.dtype())),
     }
 }
 

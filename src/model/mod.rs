@@ -31,10 +31,10 @@ mod text_model;
 mod value_head;
 mod weights;
 
-pub use crate::precision::Precision;
+pub use crate::precision::{FloatType, Precision};
 pub use config::GlmConfig;
+pub use device::Backend;
 pub(crate) use device::find_devices;
-pub use device::{Backend, FloatType};
 pub(crate) use driver::free_bytes;
 pub use error::ModelError;
 pub(crate) use folder::check_folder;

@@ -57,7 +57,6 @@ impl Tokens {
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) device: Device,
-    pub(super) dtype: DType,
     pub(super) blocks: Vec<Block>,
     words: Embedding,
     positions: Embedding,
@@ -185,7 +184,6 @@ impl Loader<'_> {
         };
         Ok(Network {
             device: self.device.clone(),
-            dtype: self.form.precision.float().dtype(),
             blocks: blocks?,
             words,
             positions: self.embedding("transformer.position_embeddings.weight")?,

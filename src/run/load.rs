@@ -17,7 +17,8 @@ pub(super) fn load_model(
 ) -> std::result::Result<(Box<dyn TextModel>, Budget), ModelError> {
     let opened = id.open()?;
     let source = model_facts::source(spec);
-    let mut model = Glm::load_source(&source, &opened, facts.precision, Backend::of(&opened))?;
+    let mut model = Glm::load_source(&source, &opened, facts.precision, Backend::of(&opened))?
+        .cached_as(facts.cache);
     let batch = &spec.batch;
     let memory = if id.is_cpu() {
         Some(machine::memory(0))

@@ -17,7 +17,7 @@ use crate::model::{
     ModelSource,
 };
 use crate::plan::Memory;
-use crate::precision::Precision;
+use crate::precision::{CacheChoice, FloatType, Precision};
 use crate::stop::StopFlag;
 use crate::tasks;
 use crate::tokenize::GlmTokenizer;
@@ -30,6 +30,8 @@ pub(super) struct ModelFacts {
     /// Devices that share the work, all of one kind; at least one.
     pub(super) devices: Vec<DeviceId>,
     pub(super) precision: Precision,
+    /// What keys and values are cached as.
+    pub(super) cache: FloatType,
     /// What the first device is called.
     device_label: String,
     /// What the weights take once they are loaded.
@@ -65,6 +67,7 @@ impl ModelFacts {
             lengths,
             devices,
             precision,
+            cache: spec.model.cache_dtype.resolve(is_cpu, precision),
             inspection,
         })
     }
@@ -105,6 +108,7 @@ impl ModelFacts {
         };
         Ok(Resolved {
             dtype: self.precision,
+            cache_dtype: (spec.model.cache_dtype != CacheChoice::Auto).then_some(self.cache),
             device: self.device_kind(),
             cpu: machine::cpu_kind(),
             max_length: self.lengths.max_length,
@@ -141,13 +145,9 @@ impl ModelFacts {
         self.devices.iter().all(|device| device.is_cpu())
     }
 
-    /// Bytes that one cached token takes: on a CPU keys and values have 32 bits.
+    /// Bytes that one cached token takes.
     pub(super) fn cache_bytes_per_token(&self) -> usize {
-        let bytes = match self.precision {
-            Precision::F16 | Precision::Bf16 if !self.is_cpu() => 2,
-            _ => 4,
-        };
-        self.config.cached_numbers_per_token() * bytes
+        self.config.cached_numbers_per_token() * self.cache.bytes()
     }
 
     /// What `bench` measured for such a model here, if it has run.
@@ -297,6 +297,7 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let resolved = Resolved {
             dtype: Precision::F32,
+            cache_dtype: None,
             device: DeviceKind::Cpu,
             cpu: String::new(),
             max_length: 0,

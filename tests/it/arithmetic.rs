@@ -7,25 +7,25 @@ use glm_batch::internals::model::{DecodeRow, Glm, Precision, TextModel};
 use crate::nano::{Nano, committed, list};
 
 /// The version that these bits belong to.
-const VERSION: &str = "3";
+const VERSION: &str = "4";
 
 /// blake3 of all logits in each precision.
 const BITS: [(Precision, &str); 4] = [
     (
         Precision::F32,
-        "acbebcc085bf05168ef767a8057527317caf351c2da045e5b3ac8ac00008e5ae",
+        "8a9d05903774b5966ae8f9fe6c408742dc04dc4327c0ca71014599d08c61f273",
     ),
     (
         Precision::F16,
-        "7181e2bc789cb42a2c259e288edddbc9711f99b26ab7b660a21c163d3fd77f48",
+        "906531ba567346e742823a17eabe758bf8908d4646c305b41ae039dd671ead1d",
     ),
     (
         Precision::Bf16,
-        "7a5399821293a9adb772f5476fb04e10b4ce1aa77b1ce5f79b8fe22e517439f2",
+        "cd176c35111a88abceab0c375024d934a97ca3b878e0ba5adbbb28acc8cb9965",
     ),
     (
         Precision::Q8,
-        "954c6736b7c622e37d36fb2f056b9e75c51e79db4d48e8877fc2f4532673fec2",
+        "1cbefcf3d090e1d7deddfc83e7646ab8ac792bb6cde8ada1f06bb430c64bce63",
     ),
 ];
 

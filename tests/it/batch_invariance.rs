@@ -1,7 +1,7 @@
 //! A row's logits have the same bits whatever runs beside it, in whatever slot, on however many threads.
 
 use candle_core::Device;
-use glm_batch::internals::model::{DecodeRow, Glm, Precision, TextModel};
+use glm_batch::internals::model::{DecodeRow, FloatType, Glm, Precision, TextModel};
 
 use crate::nano::{Ids, committed};
 
@@ -37,14 +37,23 @@ fn bits(row: &[f32]) -> Vec<u32> {
     row.iter().map(|value| value.to_bits()).collect()
 }
 
-fn model(precision: Precision) -> (Glm, Ids) {
+/// A precision, and what keys and values are cached as.
+type Form = (Precision, FloatType);
+
+fn model((precision, cache): Form) -> (Glm, Ids) {
     let nano = committed();
     let glm = Glm::load(&nano.folder, &Device::Cpu, precision).unwrap();
-    (glm, nano.ids())
+    (glm.cached_as(cache), nano.ids())
 }
 
-/// Those whose products differ.
-const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Q8];
+/// Those whose products or caches differ.
+const FORMS: [Form; 5] = [
+    (Precision::F32, FloatType::F32),
+    (Precision::Bf16, FloatType::F32),
+    (Precision::Q8, FloatType::F32),
+    (Precision::F32, FloatType::F16),
+    (Precision::Q8, FloatType::Bf16),
+];
 
 /// Logits of each row after the start token and after each answer token.
 fn run(model: &mut Glm, ids: Ids, rows: &[(usize, &Row)]) -> Vec<Vec<Vec<u32>>> {
@@ -76,8 +85,8 @@ fn step_rows(ids: Ids, rows: &[(usize, &Row)], step: usize) -> Vec<DecodeRow> {
 
 #[test]
 fn neighbours_slots_and_reuse_do_not_matter() {
-    for precision in PRECISIONS {
-        let (mut model, ids) = model(precision);
+    for form in FORMS {
+        let (mut model, ids) = model(form);
         let rows = rows(131);
         let mut alone = Vec::new();
         for row in &rows[..8] {
@@ -93,7 +102,7 @@ fn neighbours_slots_and_reuse_do_not_matter() {
                 .collect();
             let together = run(&mut model, ids, &batch);
             for (number, (got, want)) in together.iter().zip(&alone).enumerate() {
-                assert!(got == want, "{precision:?}, row {number} of {count}");
+                assert!(got == want, "{form:?}, row {number} of {count}");
             }
             for (slot, _) in batch {
                 model.release(slot);
@@ -104,8 +113,8 @@ fn neighbours_slots_and_reuse_do_not_matter() {
 
 #[test]
 fn each_number_of_rows_gives_the_same_bits_in_a_decode_step() {
-    for precision in PRECISIONS {
-        let (mut model, ids) = model(precision);
+    for form in FORMS {
+        let (mut model, ids) = model(form);
         let rows = rows(131);
         let batch: Vec<_> = rows.iter().enumerate().collect();
         let prefill: Vec<_> = batch
@@ -127,7 +136,7 @@ fn each_number_of_rows_gives_the_same_bits_in_a_decode_step() {
             for row in 0..count {
                 assert!(
                     bits(got.row(row)) == bits(want.row(row)),
-                    "{precision:?}, row {row} of {count}"
+                    "{form:?}, row {row} of {count}"
                 );
             }
         }
@@ -136,30 +145,32 @@ fn each_number_of_rows_gives_the_same_bits_in_a_decode_step() {
 
 #[test]
 fn a_fork_goes_on_like_a_new_prefill() {
-    let (mut model, ids) = model(Precision::F32);
-    let rows = rows(3);
-    let want = run(&mut model, ids, &[(0, &rows[0])]).remove(0);
-    let other = run(&mut model, ids, &[(4, &rows[1])]).remove(0);
-    model
-        .prefill(&[ids.prefill(0, &rows[0].ids, STEPS)])
-        .unwrap();
-    for to in [7, 4, 2] {
-        model.fork(0, to).unwrap();
-        for (step, want) in want[1..].iter().enumerate() {
-            let logits = model
-                .decode(&step_rows(ids, &[(to, &rows[0])], step))
-                .unwrap();
-            assert!(bits(logits.row(0)) == *want);
+    for form in FORMS {
+        let (mut model, ids) = model(form);
+        let rows = rows(3);
+        let want = run(&mut model, ids, &[(0, &rows[0])]).remove(0);
+        let other = run(&mut model, ids, &[(4, &rows[1])]).remove(0);
+        model
+            .prefill(&[ids.prefill(0, &rows[0].ids, STEPS)])
+            .unwrap();
+        for to in [7, 4, 2] {
+            model.fork(0, to).unwrap();
+            for (step, want) in want[1..].iter().enumerate() {
+                let logits = model
+                    .decode(&step_rows(ids, &[(to, &rows[0])], step))
+                    .unwrap();
+                assert!(bits(logits.row(0)) == *want, "{form:?}");
+            }
         }
+        assert!(other == run(&mut model, ids, &[(4, &rows[1])])[0]);
+        assert!(model.fork(11, 0).is_err());
     }
-    assert!(other == run(&mut model, ids, &[(4, &rows[1])])[0]);
-    assert!(model.fork(11, 0).is_err());
 }
 
 #[test]
 fn threads_do_not_matter() {
-    for precision in PRECISIONS {
-        let (mut model, ids) = model(precision);
+    for form in FORMS {
+        let (mut model, ids) = model(form);
         let rows = rows(40);
         let batch: Vec<_> = rows.iter().enumerate().collect();
         let mut results = Vec::new();
@@ -172,14 +183,14 @@ fn threads_do_not_matter() {
         }
         assert!(
             results[0] == results[1] && results[0] == results[2],
-            "{precision:?}"
+            "{form:?}"
         );
     }
 }
 
 #[test]
 fn calls_that_break_the_rules_are_refused_and_change_nothing() {
-    let (mut model, ids) = model(Precision::F32);
+    let (mut model, ids) = model(FORMS[0]);
     let rows = rows(2);
     let want = run(&mut model, ids, &[(0, &rows[0])]).remove(0);
     model

@@ -13,6 +13,7 @@ mod batch_invariance;
 mod beam_golden;
 mod beams;
 
+mod cache_types;
 mod cases;
 mod checkpoint;
 mod choices;

@@ -173,6 +173,26 @@ fn an_old_folder_whose_rules_have_changed_is_refused() {
     assert_eq!(anew.status.code(), Some(0), "{}", both(&anew));
 }
 
+/// The same folder as it was begun under the arithmetic before: its bits are not those of today.
+#[test]
+fn an_old_folder_of_other_arithmetic_is_refused() {
+    let job = OldJob::new("jsonl");
+    let record = Path::new(OLD).join("arithmetic/job.json");
+    std::fs::copy(record, job.folder.path().join("out/job.json")).unwrap();
+    let before = job.files("parts", "");
+    let refused = job.run(&[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", both(&refused));
+    let text = stderr(&refused);
+    assert!(
+        text.contains("`version of the arithmetic` was `3`, is now `4`"),
+        "{text}"
+    );
+    assert!(text.contains("--restart"), "{text}");
+    assert_eq!(job.files("parts", ""), before);
+    let shown = job.command(&["show", "out", "--limit", "0"]);
+    assert_eq!(shown.status.code(), Some(0), "{}", both(&shown));
+}
+
 /// Nothing is left that other rules could change, wherever the model is now.
 #[test]
 fn a_finished_old_folder_is_finished_under_any_rules() {

@@ -201,6 +201,7 @@ pub(crate) fn record(root: &Path, shards: u32, sizes: &[u64]) -> JobRecord {
         spec: job(root, shards),
         resolved: Resolved {
             dtype: Precision::F32,
+            cache_dtype: None,
             device: DeviceKind::Cpu,
             cpu: "avx512".to_owned(),
             max_length: 512,

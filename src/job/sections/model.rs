@@ -9,7 +9,7 @@ use super::Section;
 use crate::device::DeviceChoice;
 use crate::job::flaw::Checked;
 use crate::job::paths;
-use crate::precision::PrecisionChoice;
+use crate::precision::{CacheChoice, PrecisionChoice};
 
 /// Which weights, where they run, in which precision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +28,16 @@ pub struct ModelSpec {
     /// reference's answers exactly.
     #[serde(default)]
     pub dtype: PrecisionChoice,
+    /// What keys and values are cached as; `auto` is `f32` on the CPU and the model's own floats on a GPU. 16 bits
+    /// take half the memory, and answers may differ.
+    #[serde(default, skip_serializing_if = "is_auto")]
+    #[schemars(!skip_serializing_if)]
+    pub cache_dtype: CacheChoice,
+}
+
+/// Left out of `job.json` then, as by versions that did not know it.
+fn is_auto(choice: &CacheChoice) -> bool {
+    *choice == CacheChoice::Auto
 }
 
 impl Section for ModelSpec {

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
+use crate::kernels::{HeadCache, QUERIES, QueryBlock, Weight, attend};
 
 use super::super::GlmConfig;
 
@@ -72,11 +72,14 @@ pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> 
     blocks
 }
 
-impl<'a, S: Fn(usize, usize) -> [HeadCache<'a>; 2] + Sync> LayerQueries<'a, S> {
+impl<S> LayerQueries<'_, S> {
     /// What the queries gather: (tokens, hidden).
-    pub(super) fn attend(&self) -> Vec<f32> {
+    pub(super) fn attend<'c, W: Weight>(&self) -> Vec<f32>
+    where
+        S: Fn(usize, usize) -> [HeadCache<'c, W>; 2] + Sync,
+    {
         let shape = self.shape;
-        let hidden = shape.hidden();
+        let (hidden, size) = (shape.hidden(), shape.head_size);
         let mut out = vec![0.0; self.projected.len() / 3];
         let fewest_tasks = if hidden * self.keys < PARALLEL_PRODUCTS {
             usize::MAX
@@ -84,19 +87,24 @@ impl<'a, S: Fn(usize, usize) -> [HeadCache<'a>; 2] + Sync> LayerQueries<'a, S> {
             1
         };
         if self.blocks.is_empty() {
-            out.par_chunks_exact_mut(shape.head_size)
+            out.par_chunks_exact_mut(size)
                 .enumerate()
                 .with_min_len(fewest_tasks)
                 .for_each_init(Vec::new, |scores, (number, out)| {
                     let (token, head) = (number / shape.heads, number % shape.heads);
-                    self.attend_one(token, head, out, scores);
+                    let mut block = self.block(1, token, head, out);
+                    attend(&mut block, &(self.seen)(token, head), scores);
                 });
         } else {
             self.split(&mut out)
                 .into_par_iter()
                 .with_min_len(fewest_tasks)
                 .for_each_init(Vec::new, |scores, (first, out)| {
-                    self.attend_block(first, out, scores);
+                    let count = out.len() / hidden;
+                    for head in 0..shape.heads {
+                        let mut block = self.block(count, first, head, &mut out[head * size..]);
+                        attend(&mut block, &(self.seen)(first, head), scores);
+                    }
                 });
         }
         out
@@ -116,35 +124,22 @@ impl<'a, S: Fn(usize, usize) -> [HeadCache<'a>; 2] + Sync> LayerQueries<'a, S> {
         tasks
     }
 
-    /// The queries from one on.
-    fn queries(&self, token: usize, head: usize) -> &[f32] {
-        let shape = self.shape;
-        &self.projected[token * 3 * shape.hidden() + head * shape.head_size..]
-    }
-
-    /// One head of one token, into (head size).
-    fn attend_one(&self, token: usize, head: usize, out: &mut [f32], scores: &mut Vec<f32>) {
-        let query = &self.queries(token, head)[..out.len()];
-        attend(query, &(self.seen)(token, head), scores, out);
-    }
-
-    /// All heads of the tokens of a block, into (tokens, hidden).
-    fn attend_block(&self, first: usize, out: &mut [f32], scores: &mut Vec<f32>) {
+    /// One head's queries of so many tokens, the first of them number `token`; `out` begins with its place.
+    fn block<'b>(
+        &'b self,
+        count: usize,
+        token: usize,
+        head: usize,
+        out: &'b mut [f32],
+    ) -> QueryBlock<'b> {
         let (hidden, size) = (self.shape.hidden(), self.shape.head_size);
-        for head in 0..self.shape.heads {
-            if out.len() < QUERIES * hidden {
-                let out = &mut out[head * size..][..size];
-                self.attend_one(first, head, out, scores);
-                continue;
-            }
-            let mut block = QueryBlock {
-                queries: self.queries(first, head),
-                query_stride: 3 * hidden,
-                out: &mut out[head * size..],
-                out_stride: hidden,
-                size,
-            };
-            attend_block(&mut block, &(self.seen)(first, head), scores);
+        QueryBlock {
+            count,
+            queries: &self.projected[token * 3 * hidden + head * size..],
+            query_stride: 3 * hidden,
+            out,
+            out_stride: hidden,
+            size,
         }
     }
 }

@@ -1,15 +1,13 @@
 //! Rows that a CPU reads without a slot: contexts, each with its branches behind it.
 //!
 //! Tokens of all rows lie one behind the other, without padding. Keys and values are needed within their layer alone,
-//! so one layer's are held at a time. What a query sees, and in which order, follows from its row: its bits depend on
-//! its own context and branch, not on other branches or rows.
-
-use std::ops::Range;
+//! so one layer's are held at a time. Each context and each branch begins a new panel of keys. What a query sees, and in
+//! which order, follows from its row: its bits depend on its own context and branch, not on other branches or rows.
 
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::HeadCache;
+use crate::kernels::{HeadCache, PANEL, Weight, round, write_key};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -19,25 +17,43 @@ use super::BytesOfReading;
 use super::host_attention::{LayerQueries, Shape, blocks};
 use super::slots::Reading;
 
-/// Tokens of a call that a query sees: two runs, in the order of their keys.
-#[derive(PartialEq)]
+/// Some tokens of a run, its first ones.
+#[derive(Clone, Copy, PartialEq)]
+struct Run {
+    /// Place of the run's first token, at the beginning of a panel.
+    first: usize,
+    tokens: usize,
+}
+
+/// What a query sees: two runs, in the order of their keys.
+#[derive(Clone, Copy, PartialEq)]
 struct Seen {
-    context: Range<usize>,
-    own: Range<usize>,
+    context: Run,
+    own: Run,
 }
 
 /// The tokens of a call, and one layer's keys and values at a time.
-struct ReadCall {
+struct ReadCall<W> {
     shape: Shape,
     seen: Vec<Seen>,
+    /// Where each token's keys and values go.
+    places: Vec<usize>,
     blocks: Vec<usize>,
-    /// Keys, then values: (2, heads, tokens, head size).
-    cached: Vec<f32>,
+    /// Keys in panels, then values: (2, heads, places, head size).
+    cached: Vec<W>,
+}
+
+/// Where the tokens of a call go, run by run.
+#[derive(Default)]
+struct Places {
+    of_tokens: Vec<usize>,
+    /// Places so far, whole panels.
+    count: usize,
 }
 
 /// Hidden sizes of f32 that a token takes at most while its last matrix is multiplied: what came into the block (1), what
-/// attention was given (3), has kept (2) and has found (1), what came of it (1), inside of the MLP (4), and the result (1);
-/// measured, there are two more.
+/// attention was given (3), has kept (2, and up to twice that where branches are short) and has found (1), what came of it
+/// (1), inside of the MLP (4), and the result (1); measured, there are two more.
 const HIDDEN_SIZES: usize = 15;
 
 /// Those that each thread keeps which has multiplied: a token inside of the MLP, packed for the product.
@@ -53,26 +69,38 @@ pub(super) fn bytes_of(config: &GlmConfig, tokens: usize) -> BytesOfReading {
     }
 }
 
+/// Places of keys and values that a row takes.
+pub(super) fn places_of(row: &ReadRow<'_>) -> usize {
+    let runs = std::iter::once(row.context.len()).chain(row.branches.iter().map(|run| run.len()));
+    runs.map(|tokens| tokens.next_multiple_of(PANEL)).sum()
+}
+
 /// Hidden states before the final norm at the wanted places, row by row: (wanted, hidden).
-pub(super) fn read(
+pub(super) fn read<W: Weight>(
     shape: Shape,
     network: &Network,
     rows: &[Reading<'_>],
 ) -> Result<Tensor, ModelError> {
     let mut tokens = Tokens::default();
     let mut seen = Vec::new();
+    let mut places = Places::default();
     let mut wanted = Vec::new();
-    for Reading { row, places } in rows {
+    for Reading {
+        row,
+        places: of_row,
+    } in rows
+    {
         let first = tokens.ids.len();
-        wanted.extend(places.iter().map(|place| first as u32 + place));
+        wanted.extend(of_row.iter().map(|place| first as u32 + place));
         tokens.push_row(row);
-        seen.extend(sights(row, first));
+        see(row, &mut places, &mut seen);
     }
     let mut call = ReadCall {
         shape,
         blocks: blocks(&seen, |a, b| a == b),
-        cached: vec![0.0; 2 * shape.hidden() * seen.len()],
+        cached: vec![W::zeroed(); 2 * shape.hidden() * places.count],
         seen,
+        places: places.of_tokens,
     };
     // Entering the thread pool once a call is cheaper than once a kernel.
     Ok(rayon::scope(|_| {
@@ -80,74 +108,107 @@ pub(super) fn read(
     })?)
 }
 
-/// What each token of a row sees, where the row's first token is number `first` of the call.
-fn sights(row: &ReadRow<'_>, first: usize) -> Vec<Seen> {
-    let behind = first + row.context.len();
-    let mut seen = Vec::with_capacity(row.tokens());
-    for at in first..behind {
-        let end = match row.sight {
-            Sight::Whole => behind,
+/// Gives the tokens of a row their places, and says what each of them sees.
+fn see(row: &ReadRow<'_>, places: &mut Places, seen: &mut Vec<Seen>) {
+    let context = places.add(row.context.len());
+    for at in 0..context.tokens {
+        let tokens = match row.sight {
+            Sight::Whole => context.tokens,
             Sight::Before => at + 1,
         };
         seen.push(Seen {
-            context: first..end,
-            own: end..end,
+            context: Run { tokens, ..context },
+            own: Run {
+                tokens: 0,
+                ..context
+            },
         });
     }
-    let mut start = behind;
     for branch in row.branches {
-        for at in start..start + branch.len() {
+        let own = places.add(branch.len());
+        for at in 0..own.tokens {
             seen.push(Seen {
-                context: first..behind,
-                own: start..at + 1,
+                context,
+                own: Run {
+                    tokens: at + 1,
+                    ..own
+                },
             });
         }
-        start += branch.len();
     }
-    seen
 }
 
-impl ReadCall {
+impl Places {
+    /// A run of so many tokens, behind the others.
+    fn add(&mut self, tokens: usize) -> Run {
+        let first = self.count;
+        self.of_tokens.extend(first..first + tokens);
+        self.count += tokens.next_multiple_of(PANEL);
+        Run { first, tokens }
+    }
+}
+
+impl<W: Weight> ReadCall<W> {
+    /// Numbers of one head's keys, or of its values.
+    fn values_per_head(&self) -> usize {
+        self.cached.len() / 2 / self.shape.heads
+    }
+
     /// Moves the keys and values of a layer to where a head's lie side by side.
     fn write(&mut self, projected: &[f32]) {
-        let (hidden, size) = (self.shape.hidden(), self.shape.head_size);
-        let heads = self.cached.par_chunks_exact_mut(self.seen.len() * size);
-        heads.enumerate().for_each(|(number, cached)| {
+        let Shape {
+            heads, head_size, ..
+        } = self.shape;
+        let hidden = self.shape.hidden();
+        let per_head = self.values_per_head();
+        let parts = self.cached.par_chunks_exact_mut(per_head).enumerate();
+        parts.for_each(|(number, cached)| {
+            let mut rounded = vec![W::zeroed(); head_size];
             let rows = projected.chunks_exact(3 * hidden);
-            for (cached, row) in cached.chunks_exact_mut(size).zip(rows) {
-                cached.copy_from_slice(&row[hidden + number * size..][..size]);
+            for (&place, row) in self.places.iter().zip(rows) {
+                round(
+                    &row[hidden + number * head_size..][..head_size],
+                    &mut rounded,
+                );
+                if number < heads {
+                    write_key(cached, place, &rounded);
+                } else {
+                    cached[place * head_size..][..head_size].copy_from_slice(&rounded);
+                }
             }
         });
     }
 
-    fn head(&self, head: usize, tokens: &Range<usize>) -> HeadCache<'_> {
+    fn head(&self, head: usize, run: Run) -> HeadCache<'_, W> {
         let size = self.shape.head_size;
+        let per_head = self.values_per_head();
         let part = |part: usize| {
-            let start = (part * self.shape.heads + head) * self.seen.len();
-            &self.cached[(start + tokens.start) * size..(start + tokens.end) * size]
+            let start = (part * self.shape.heads + head) * per_head;
+            &self.cached[start + run.first * size..start + per_head]
         };
         HeadCache {
             keys: part(0),
             values: part(1),
+            tokens: run.tokens,
         }
     }
 }
 
-impl Attend for ReadCall {
+impl<W: Weight> Attend for ReadCall<W> {
     fn attend(&mut self, _layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
             self.write(projected);
             let keys = self
                 .seen
                 .iter()
-                .map(|seen| seen.context.len() + seen.own.len());
+                .map(|seen| seen.context.tokens + seen.own.tokens);
             let queries = LayerQueries {
                 shape: self.shape,
                 projected,
                 blocks: &self.blocks,
                 keys: keys.sum(),
                 seen: |token: usize, head: usize| {
-                    let Seen { context, own } = &self.seen[token];
+                    let Seen { context, own } = self.seen[token];
                     [self.head(head, context), self.head(head, own)]
                 },
             };

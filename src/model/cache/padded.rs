@@ -462,7 +462,9 @@ fn split(layout: &Layout, projected: &Tensor, rows: usize) -> TensorResult<[Tens
             .transpose(1, 2)?
             .contiguous()
     };
-    Ok([part(0)?, part(1)?, part(2)?])
+    // Keys and values are rounded here once, as they will be cached.
+    let cached = |number| part(number)?.to_dtype(layout.dtype);
+    Ok([part(0)?, cached(1)?, cached(2)?])
 }
 
 /// Attention of queries (rows, heads, tokens, head size): (rows x tokens, hidden).
@@ -473,12 +475,14 @@ fn weigh(
     values: &Tensor,
     mask: &Tensor,
 ) -> TensorResult<Tensor> {
+    let computed = query.dtype();
+    let (keys, values) = (keys.to_dtype(computed)?, values.to_dtype(computed)?);
     let scale = 1.0 / (layout.head_size as f64).sqrt();
     let scores = (query * scale)?
         .matmul(&keys.transpose(2, 3)?)?
         .to_dtype(DType::F32)?;
     let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(mask)?)?;
-    let out = weights.to_dtype(layout.dtype)?.matmul(values)?;
+    let out = weights.to_dtype(computed)?.matmul(&values)?;
     let (rows, heads, tokens, size) = out.dims4()?;
     out.transpose(1, 2)?.reshape((rows * tokens, heads * size))
 }

@@ -12,6 +12,8 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
+use crate::kernels::{Weight, round};
+
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
@@ -24,14 +26,16 @@ use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
 /// and activations small enough that their memory is used again instead of being fetched anew.
 pub(super) const PART_TOKENS: usize = 1024;
+/// Places of keys and values that they take at most: short branches leave places free behind them.
+const PART_PLACES: usize = 2 * PART_TOKENS;
 /// Why the slot of a token is there.
 const KNOWN: &str = "a call names only slots that it has allocated or looked up";
 
-/// Keys and values of all slots, in f32.
-pub(in crate::model) struct RaggedCache {
+/// Keys and values of all slots.
+pub(in crate::model) struct RaggedCache<W> {
     shape: Shape,
     slots: Vec<Option<Slot>>,
-    segments: Segments,
+    segments: Segments<W>,
 }
 
 /// One row's keys and values.
@@ -56,14 +60,14 @@ struct Place {
     tail_visible: usize,
 }
 
-struct RaggedCall<'a> {
-    cache: &'a mut RaggedCache,
+struct RaggedCall<'a, W> {
+    cache: &'a mut RaggedCache<W>,
     places: Vec<Place>,
     /// Number of tokens that see the same keys, in the order of the places; empty where each token sees its own.
     blocks: Vec<usize>,
 }
 
-impl RaggedCache {
+impl<W: Weight> RaggedCache<W> {
     pub(in crate::model) fn new(config: &GlmConfig) -> Self {
         Self {
             shape: Shape::of(config),
@@ -129,7 +133,7 @@ impl RaggedCache {
         let mut rest = rows;
         while !rest.is_empty() {
             let (part, behind) =
-                rest.split_at(rows_of_part(rest.iter().map(|row| row.ids.len() + 1)));
+                rest.split_at(rows_of_part(rest.iter().map(|row| (row.ids.len() + 1, 0))));
             hidden.push(self.read_part(network, part)?);
             rest = behind;
         }
@@ -189,17 +193,18 @@ impl RaggedCache {
     }
 }
 
-/// How many rows, the first of these lengths, are read together: up to [`PART_TOKENS`], but at least one row.
-fn rows_of_part(lengths: impl Iterator<Item = usize>) -> usize {
-    let mut tokens = 0;
-    let fits = |length: &usize| {
-        tokens += length;
-        tokens <= PART_TOKENS
+/// How many rows, the first of these tokens and places, are read together: up to [`PART_TOKENS`] and [`PART_PLACES`], but
+/// at least one row.
+fn rows_of_part(rows: impl Iterator<Item = (usize, usize)>) -> usize {
+    let mut sums = (0, 0);
+    let fits = |&(tokens, places): &(usize, usize)| {
+        sums = (sums.0 + tokens, sums.1 + places);
+        sums.0 <= PART_TOKENS && sums.1 <= PART_PLACES
     };
-    lengths.take_while(fits).count().max(1)
+    rows.take_while(fits).count().max(1)
 }
 
-impl Cache for RaggedCache {
+impl<W: Weight> Cache for RaggedCache<W> {
     fn prefill(
         &mut self,
         network: &Network,
@@ -263,7 +268,10 @@ impl Cache for RaggedCache {
         let mut parts = Vec::new();
         let mut first = 0;
         while first < rows.len() {
-            let count = rows_of_part(rows[first..].iter().map(ReadRow::tokens));
+            let sizes = rows[first..]
+                .iter()
+                .map(|row| (row.tokens(), host_read::places_of(row)));
+            let count = rows_of_part(sizes);
             parts.push((first..first + count).collect());
             first += count;
         }
@@ -271,7 +279,7 @@ impl Cache for RaggedCache {
     }
 
     fn read(&mut self, network: &Network, rows: &[Reading<'_>]) -> Result<Tensor, ModelError> {
-        host_read::read(self.shape, network, rows)
+        host_read::read::<W>(self.shape, network, rows)
     }
 
     fn release(&mut self, slot: usize) {
@@ -302,12 +310,14 @@ impl Place {
     }
 }
 
-impl RaggedCall<'_> {
+impl<W: Weight> RaggedCall<'_, W> {
     fn write(&mut self, layer: usize, projected: &[f32]) {
         let hidden = self.cache.shape.hidden();
+        let mut rounded = vec![W::zeroed(); 2 * hidden];
         for (place, row) in self.places.iter().zip(projected.chunks_exact(3 * hidden)) {
+            round(&row[hidden..], &mut rounded);
             let segments = &mut self.cache.segments;
-            segments.write(place.segment, layer, place.at, &row[hidden..]);
+            segments.write(place.segment, layer, place.at, &rounded);
         }
     }
 
@@ -332,7 +342,7 @@ impl RaggedCall<'_> {
     }
 }
 
-impl Attend for RaggedCall<'_> {
+impl<W: Weight> Attend for RaggedCall<'_, W> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
             self.write(layer, projected);
@@ -353,7 +363,7 @@ mod tests {
     fn samples_of_a_context_hold_it_once() {
         let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model");
         let config = GlmConfig::load(Path::new(demo)).unwrap();
-        let mut cache = RaggedCache::new(&config);
+        let mut cache = RaggedCache::<f32>::new(&config);
         cache.allocate(0, 400, 112).unwrap();
         let first = cache.known(0);
         (first.context_length, first.tail_length) = (400, 1);

@@ -1,15 +1,16 @@
-//! Keys and values of runs of tokens, in f32, which several slots may share.
+//! Keys and values of runs of tokens, which several slots may share.
 //!
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use crate::kernels::{HeadCache, Pages};
+use crate::kernels::{HeadCache, PANEL, Pages, Weight, write_key};
 
 use super::super::ModelError;
 use super::host_attention::Shape;
 
-/// Capacities are multiples of this, so that a freed segment's memory fits more of the next ones.
-const CAPACITY_STEP: usize = 16;
+/// Capacities are multiples of this, so that panels of keys are whole, and a freed segment's memory fits more of the next
+/// ones.
+const CAPACITY_STEP: usize = PANEL;
 /// A used buffer is taken for a segment that needs at least this share of it, 4/5, so that short segments do not hold
 /// the memory of long ones.
 const LEAST_USE: (usize, usize) = (4, 5);
@@ -21,34 +22,33 @@ const HELD: &str = "a slot holds its segments until it is released";
 pub(super) struct SegmentId(usize);
 
 /// All segments.
-pub(super) struct Segments {
+pub(super) struct Segments<W> {
     shape: Shape,
     /// Numbers of ended segments are given again.
-    held: Vec<Option<Segment>>,
-    pool: Pool,
+    held: Vec<Option<Segment<W>>>,
+    pool: Pool<W>,
 }
 
-/// Keys and values of some tokens: (layer, key or value, head, capacity, head size).
-struct Segment {
-    values: Pages<f32>,
+/// Keys and values of some tokens: (layer, key or value, head, capacity, head size), where a head's keys lie in panels.
+struct Segment<W> {
+    values: Pages<W>,
     capacity: usize,
     users: usize,
 }
 
 /// Buffers of ended segments, never more than has been in use at once.
-#[derive(Default)]
-struct Pool {
-    free: Vec<Pages<f32>>,
+struct Pool<W> {
+    free: Vec<Pages<W>>,
     used: usize,
     peak: usize,
 }
 
-impl Segments {
+impl<W: Weight> Segments<W> {
     pub(super) fn new(shape: Shape) -> Self {
         Self {
             shape,
             held: Vec::new(),
-            pool: Pool::default(),
+            pool: Pool::new(),
         }
     }
 
@@ -94,7 +94,8 @@ impl Segments {
         let mut target = self.held[to.0].take().expect(HELD);
         let source = self.segment(from);
         let stride = source.capacity * self.shape.head_size;
-        let count = tokens * self.shape.head_size;
+        // Panels are copied whole.
+        let count = tokens.next_multiple_of(PANEL) * self.shape.head_size;
         let pairs = target
             .values
             .chunks_exact_mut(stride)
@@ -111,14 +112,19 @@ impl Segments {
     }
 
     /// Writes a token's keys and values of one layer, (2, heads, head size).
-    pub(super) fn write(&mut self, id: SegmentId, layer: usize, at: usize, new: &[f32]) {
+    pub(super) fn write(&mut self, id: SegmentId, layer: usize, at: usize, new: &[W]) {
         let shape = self.shape;
         let segment = self.segment_mut(id);
         let size = shape.head_size;
-        for (number, values) in new.chunks_exact(size).enumerate() {
+        for (number, new) in new.chunks_exact(size).enumerate() {
             let (part, head) = (number / shape.heads, number % shape.heads);
-            let start = segment.start(shape, layer, part, head) + at * size;
-            segment.values[start..start + size].copy_from_slice(values);
+            let start = segment.start(shape, layer, part, head);
+            let cached = &mut segment.values[start..start + segment.capacity * size];
+            if part == 0 {
+                write_key(cached, at, new);
+            } else {
+                cached[at * size..][..size].copy_from_slice(new);
+            }
         }
     }
 
@@ -129,24 +135,24 @@ impl Segments {
         layer: usize,
         head: usize,
         tokens: usize,
-    ) -> HeadCache<'_> {
+    ) -> HeadCache<'_, W> {
         let segment = self.segment(id);
-        let count = tokens * self.shape.head_size;
         let part = |part: usize| {
             let start = segment.start(self.shape, layer, part, head);
-            &segment.values[start..start + count]
+            &segment.values[start..start + segment.capacity * self.shape.head_size]
         };
         HeadCache {
             keys: part(0),
             values: part(1),
+            tokens,
         }
     }
 
-    fn segment(&self, id: SegmentId) -> &Segment {
+    fn segment(&self, id: SegmentId) -> &Segment<W> {
         self.held[id.0].as_ref().expect(HELD)
     }
 
-    fn segment_mut(&mut self, id: SegmentId) -> &mut Segment {
+    fn segment_mut(&mut self, id: SegmentId) -> &mut Segment<W> {
         self.held[id.0].as_mut().expect(HELD)
     }
 
@@ -154,23 +160,31 @@ impl Segments {
     #[cfg(test)]
     pub(super) fn used_bytes(&self) -> (usize, usize) {
         (
-            self.pool.used * size_of::<f32>(),
-            self.pool.peak * size_of::<f32>(),
+            self.pool.used * size_of::<W>(),
+            self.pool.peak * size_of::<W>(),
         )
     }
 }
 
-impl Segment {
+impl<W> Segment<W> {
     /// Start of a head's keys (`part` 0) or values (`part` 1).
     fn start(&self, shape: Shape, layer: usize, part: usize, head: usize) -> usize {
         ((layer * 2 + part) * shape.heads + head) * self.capacity * shape.head_size
     }
 }
 
-impl Pool {
+impl<W: Weight> Pool<W> {
+    fn new() -> Self {
+        Self {
+            free: Vec::new(),
+            used: 0,
+            peak: 0,
+        }
+    }
+
     /// A buffer of at least `count` values.
-    fn take(&mut self, count: usize) -> Result<Pages<f32>, ModelError> {
-        let fits = |buffer: &Pages<f32>| {
+    fn take(&mut self, count: usize) -> Result<Pages<W>, ModelError> {
+        let fits = |buffer: &Pages<W>| {
             buffer.len() >= count && buffer.len() * LEAST_USE.0 <= count * LEAST_USE.1
         };
         let best = (0..self.free.len())
@@ -186,7 +200,7 @@ impl Pool {
         Ok(buffer)
     }
 
-    fn give(&mut self, buffer: Pages<f32>) {
+    fn give(&mut self, buffer: Pages<W>) {
         self.used -= buffer.len();
         self.free.push(buffer);
     }
@@ -212,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_pool_reuses_and_stays_below_the_peak() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::<f32>::new();
         let large: Vec<_> = (0..4).map(|_| pool.take(1000).unwrap()).collect();
         let address = large[3].as_ptr();
         for buffer in large {
@@ -230,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_segment_lives_as_long_as_it_has_users() {
-        let mut segments = Segments::new(SHAPE);
+        let mut segments = Segments::<f32>::new(SHAPE);
         let shared = segments.take(17).unwrap();
         assert_eq!(segments.capacity(shared), 32);
         segments.write(shared, 1, 3, &[1.0, 2.0, 3.0, 4.0]);
@@ -238,12 +252,13 @@ mod tests {
         segments.release(shared);
         let seen = segments.head(shared, 1, 0, 4);
         assert_eq!(
-            (&seen.keys[6..], &seen.values[6..]),
-            (&[1.0, 2.0][..], &[3.0, 4.0][..])
+            (seen.keys[3], seen.keys[PANEL + 3], &seen.values[6..8]),
+            (1.0, 2.0, &[3.0, 4.0][..])
         );
         let copy = segments.take(20).unwrap();
         segments.copy(shared, copy, 4);
-        assert_eq!(segments.head(copy, 1, 0, 4).keys[6..], [1.0, 2.0]);
+        let seen = segments.head(copy, 1, 0, 4);
+        assert_eq!((seen.keys[PANEL + 3], seen.values[7]), (2.0, 4.0));
         segments.release(shared);
         let next = segments.take(1).unwrap();
         assert_eq!(next, shared, "the number is given again");

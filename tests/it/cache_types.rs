@@ -1,0 +1,172 @@
+//! What keys and values are cached as: near the answers of f32, chosen by the job, and kept on a resume.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use glm_batch::internals::model::{Backend, DecodeRow, FloatType, Glm, Precision, TextModel};
+use serde_json::Value;
+
+use crate::nano::{Nano, committed, list};
+use crate::support::{Job, both, demo_questions, stderr};
+
+/// Steps behind the contexts.
+const STEPS: u32 = 4;
+
+/// Generates few tokens, so that a run is short.
+const SHORT: &str = "[generation]\nmax_new_tokens = 4";
+
+/// Logits of some contexts and of the steps that follow.
+fn logits(model: &mut Glm, nano: &Nano) -> Vec<f32> {
+    let cases = nano.cases("greedy_single");
+    let prompts: Vec<Vec<u32>> = cases.iter().map(|case| list(&case["prompt"])).collect();
+    let ids = nano.ids();
+    let rows: Vec<_> = prompts
+        .iter()
+        .enumerate()
+        .map(|(slot, prompt)| ids.prefill(slot, prompt, STEPS as usize + 1))
+        .collect();
+    let mut all = model.prefill(&rows).unwrap().values;
+    for step in 0..STEPS {
+        let rows: Vec<DecodeRow> = rows
+            .iter()
+            .map(|row| DecodeRow {
+                slot: row.slot,
+                id: (row.slot as u32 * 31 + step * 7) % 500,
+                mask_position: row.mask_position,
+                block_position: step + 2,
+            })
+            .collect();
+        all.extend(model.decode(&rows).unwrap().values);
+    }
+    all
+}
+
+fn load(nano: &Nano, backend: Backend, cache: FloatType) -> Glm {
+    let model = Glm::load_with(&nano.folder, &Device::Cpu, Precision::F32, backend).unwrap();
+    model.cached_as(cache)
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let pairs = a.iter().zip(b);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn sixteen_bits_are_near_and_both_backends_round_alike() {
+    let nano = committed();
+    let of = |backend, cache| logits(&mut load(&nano, backend, cache), &nano);
+    let exact = of(Backend::Packed, FloatType::F32);
+    // Logits reach 20 here; f16 keeps 11 bits of a cached number, bf16 8.
+    for (cache, tolerance) in [(FloatType::F16, 0.06), (FloatType::Bf16, 0.5)] {
+        let packed = of(Backend::Packed, cache);
+        let difference = largest_difference(&packed, &exact);
+        assert!(
+            0.0 < difference && difference < tolerance,
+            "{cache:?}: {difference}"
+        );
+        let padded = of(Backend::Padded, cache);
+        let between = largest_difference(&packed, &padded);
+        assert!(
+            between < difference / 4.0,
+            "{cache:?}: {between} of {difference}"
+        );
+    }
+}
+
+/// The committed model with the biases of its first layer's keys a number of times as large.
+fn with_large_keys(folder: &Path, times: f64) -> Nano {
+    let mut nano = committed();
+    for file in ["config.json", "goldens.json", "goldens.safetensors"] {
+        std::fs::copy(nano.folder.join(file), folder.join(file)).unwrap();
+    }
+    let weights = nano.folder.join("model.safetensors");
+    let mut tensors: HashMap<String, Tensor> =
+        candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    let (name, bias) = tensors
+        .iter()
+        .find(|(name, _)| name.contains("layers.0.attention.query_key_value.bias"))
+        .map(|(name, bias)| (name.clone(), bias.clone()))
+        .unwrap();
+    let hidden = bias.dim(0).unwrap() / 3;
+    let part = |number: usize| bias.narrow(0, number * hidden, hidden).unwrap();
+    let keys = (part(1).ones_like().unwrap() * times).unwrap();
+    let bias = Tensor::cat(&[part(0), keys, part(2)], 0).unwrap();
+    tensors.insert(name, bias);
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+    folder.clone_into(&mut nano.folder);
+    nano
+}
+
+#[test]
+fn what_the_type_cannot_hold_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let nano = with_large_keys(folder.path(), 1e5);
+    for (cache, is_held) in [
+        (FloatType::F32, true),
+        (FloatType::Bf16, true),
+        (FloatType::F16, false),
+    ] {
+        let found = logits(&mut load(&nano, Backend::Packed, cache), &nano);
+        let is_finite = found.iter().all(|logit| logit.is_finite());
+        assert_eq!(is_finite, is_held, "{cache:?}");
+    }
+}
+
+fn record(job: &Job) -> Value {
+    let text = std::fs::read_to_string(job.path("out/job.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_resume_keeps_what_the_first_run_cached_as() {
+    let job = Job::new(&demo_questions(), SHORT);
+    job.run_ok(&[]);
+    let first = record(&job);
+    assert!(first["spec"]["model"].get("cache_dtype").is_none());
+    assert!(first["resolved"].get("cache_dtype").is_none());
+    // What is finished needs its model no more.
+    std::fs::remove_dir_all(job.path("out/manifest")).unwrap();
+    let changed = job.run(&["--set", "model.cache_dtype=\"f16\""]);
+    assert_eq!(changed.status.code(), Some(2), "{}", both(&changed));
+    let text = stderr(&changed);
+    assert!(
+        text.contains("`model.cache_dtype` was `f32`, is now `f16`"),
+        "{text}"
+    );
+    // On a CPU f32 is what `auto` comes to.
+    job.run_ok(&["--set", "model.cache_dtype=\"f32\""]);
+
+    let job = Job::new(&demo_questions(), SHORT);
+    job.run_ok(&["--set", "model.cache_dtype=\"bf16\""]);
+    let first = record(&job);
+    assert_eq!(first["spec"]["model"]["cache_dtype"], "bf16");
+    assert_eq!(first["resolved"]["cache_dtype"], "bf16");
+    std::fs::remove_dir_all(job.path("out/manifest")).unwrap();
+    let changed = job.run(&[]);
+    assert_eq!(changed.status.code(), Some(2), "{}", both(&changed));
+}
+
+#[test]
+fn a_plan_counts_half_the_memory_for_sixteen_bits() {
+    let job = Job::new(&demo_questions(), SHORT);
+    let cache_bytes = |cache: &str| {
+        let set = format!("model.cache_dtype=\"{cache}\"");
+        let output = job
+            .command(&["plan", "job.toml", "--json", "--set", &set])
+            .output();
+        let output = output.unwrap();
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+        plan["cache_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(cache_bytes("f32"), 2 * cache_bytes("f16"));
+    assert_eq!(cache_bytes("bf16"), cache_bytes("f16"));
+    let refused = job.run(&["--set", "model.cache_dtype=\"q8\""]);
+    assert_eq!(refused.status.code(), Some(2));
+    let text = stderr(&refused);
+    assert!(
+        text.contains("model.cache_dtype") && text.contains("bf16"),
+        "{text}"
+    );
+}

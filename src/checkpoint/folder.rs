@@ -18,6 +18,9 @@ const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
+/// How often a folder is made that another process takes away meanwhile.
+const MAKES: usize = 10;
+
 /// Folders that hold nothing before there is a record of the job, in it or in the folders of its phases.
 const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", PHASES_FOLDER];
 
@@ -36,11 +39,21 @@ impl OutputFolder {
     pub fn open(root: &Path) -> Result<Self, CheckpointError> {
         let folder = Self::at(root);
         for name in FOLDERS {
-            let path = root.join(name);
-            fsio::create_dir_all(&path).map_err(|cause| unwritable(root, cause))?;
+            folder.make(name).map_err(|cause| unwritable(root, cause))?;
         }
         folder.probe()?;
         Ok(folder)
+    }
+
+    /// Makes a folder in it. A run that is refused may take away what it is made in at that moment.
+    fn make(&self, name: &str) -> std::io::Result<()> {
+        let path = self.root.join(name);
+        let make = || fsio::create_dir_all(&path);
+        let is_gone = |made: &std::io::Result<()>| {
+            made.as_ref().is_err_and(|cause| cause.kind() == ErrorKind::NotFound)
+        };
+        let made = (0..MAKES).map(|_| make()).find(|made| !is_gone(made));
+        made.unwrap_or_else(make)
     }
 
     /// Names a folder without touching it.

@@ -46,12 +46,58 @@ impl Fresh {
         if !lock.is_held() {
             return;
         }
-        if self.absent.contains(&folder.locks()) {
+        // The lock goes last: whoever gets it makes the other folders again, so none of them may go after that.
+        let locks = folder.locks();
+        let above = |path: &&PathBuf| locks.starts_with(path);
+        let (above, beside): (Vec<_>, Vec<_>) = self.absent.iter().rev().partition(above);
+        for path in beside {
+            fsio::remove_empty_folder(path);
+        }
+        if self.absent.contains(&locks) {
             fsio::remove_quietly(&folder.job_lock());
         }
-        for path in self.absent.iter().rev() {
+        for path in above {
             fsio::remove_empty_folder(path);
         }
         drop(lock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::checkpoint::LockOptions;
+
+    /// How often one run sets up while another one is refused.
+    const TURNS: usize = 300;
+
+    #[test]
+    fn a_refused_run_takes_nothing_from_one_that_sets_up() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::at(&parent.path().join("deep/out"));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    let fresh = Fresh::look(&folder);
+                    // Here the other run may be just taking them away.
+                    let _ = OutputFolder::open(folder.root());
+                    fresh.take_back();
+                }
+            });
+            for turn in 0..TURNS {
+                let lock = JobLock::acquire_first(&folder, &LockOptions::default()).unwrap();
+                for path in folder.own_folders() {
+                    assert!(path.is_dir(), "turn {turn}: {}", path.display());
+                }
+                Fresh::look(&folder).take_back();
+                assert!(folder.locks().is_dir(), "turn {turn}");
+                drop(lock);
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
     }
 }

@@ -189,6 +189,16 @@ impl StoredJob {
         }))
     }
 
+    /// A record as it would be on disk.
+    pub(super) fn of(record: JobRecord, folder: &OutputFolder) -> Result<Self, CheckpointError> {
+        let text = record.sealed(folder)?;
+        let fingerprint = JobFingerprint::of(&record.version, text.as_bytes());
+        Ok(Self {
+            record,
+            fingerprint,
+        })
+    }
+
     /// Reads `job.json`, which must be there.
     ///
     /// # Errors
@@ -304,8 +314,7 @@ impl JobRecord {
     /// [`CheckpointError::Fs`], [`CheckpointError::DiskFull`].
     pub fn create(&self, folder: &OutputFolder) -> Result<bool, CheckpointError> {
         let path = folder.job_file();
-        let text =
-            seal::seal_file(self).map_err(|error| CheckpointError::read(&path, error.into()))?;
+        let text = self.sealed(folder)?;
         let created = match fsio::create_exclusive(&path, text.as_bytes()) {
             Ok(created) => created,
             // Another host was faster, and took this one's temporary file for a leftover.
@@ -316,6 +325,11 @@ impl JobRecord {
             fsio::remove_synced(&leftover)?;
         }
         Ok(created)
+    }
+
+    fn sealed(&self, folder: &OutputFolder) -> Result<String, CheckpointError> {
+        let sealed = seal::seal_file(self);
+        sealed.map_err(|error| CheckpointError::read(&folder.job_file(), error.into()))
     }
 
     /// Compares the first run's record with what a later run would do; the differences of the job file come

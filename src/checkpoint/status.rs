@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ids::ShardId;
+use crate::numbers::counted;
 
 use super::lock::{self, LockTiming};
 use super::manifest::Manifest;
@@ -42,6 +43,9 @@ pub struct Status {
     /// Of a phase: windows that a later step has committed and the phase has lost.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost_windows: u64,
+    /// Of a phase: what is wrong with it, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damage: Vec<String>,
     /// Each shard.
     pub shards: Vec<ShardStatus>,
     /// Each phase of the job, by its name, in order.
@@ -59,6 +63,8 @@ pub enum JobState {
     Running,
     /// Windows are left, and no writer is known to live.
     Stopped,
+    /// A phase has lost what later results were made of, or its record.
+    Damaged,
 }
 
 /// How fast rows are finished, from the heartbeats of the writers; `None` while that is not known, and where no
@@ -124,6 +130,19 @@ pub enum OwnerState {
     Dead,
 }
 
+impl Status {
+    /// Rows that have an outcome, in parts or in journals.
+    pub fn rows_done(&self) -> u64 {
+        self.totals.taken() + self.journalled_rows
+    }
+
+    /// Input rows but those that are known to be left out. Which ones `input.where` leaves out of an open window is not
+    /// known yet.
+    pub fn rows_taken(&self) -> u64 {
+        self.rows.saturating_sub(self.totals.left_out.total())
+    }
+}
+
 impl ShardStatus {
     /// Whether all its windows are committed.
     pub fn is_finished(&self) -> bool {
@@ -132,7 +151,12 @@ impl ShardStatus {
 
     /// Its rows that have an outcome, in parts or in journals.
     pub fn rows_done(&self) -> u64 {
-        self.totals.rows + self.journalled_rows
+        self.totals.taken() + self.journalled_rows
+    }
+
+    /// Its rows but those that are known to be left out.
+    pub fn rows_taken(&self) -> u64 {
+        self.rows.saturating_sub(self.totals.left_out.total())
     }
 
     /// Whether its writer lives.
@@ -159,31 +183,34 @@ fn is_zero(n: &u64) -> bool {
 /// [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
 pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
     let job = StoredJob::existing(folder)?;
-    let phases = job.record.spec.phases().into_iter();
-    let phases = phases.map(|phase| {
-        let of_phase = folder.phase(phase);
-        let begun = StoredJob::load(&of_phase)?;
-        // Before it has begun, its rows are those of the job.
-        let mut status = of_folder(&of_phase, begun.as_ref().unwrap_or(&job))?;
-        phase.name().clone_into(&mut status.name);
-        Ok(status)
-    });
-    let mut phases = phases.collect::<Result<Vec<_>, CheckpointError>>()?;
-    let folders = job.record.spec.phases().into_iter();
-    let mut folders: Vec<OutputFolder> = folders.map(|phase| folder.phase(phase)).collect();
-    folders.push(folder.clone());
-    for (phase, steps) in phases.iter_mut().zip(folders.windows(2)) {
-        if let [earlier, later] = steps {
-            let lost = steps::lost(earlier, later, None)?;
-            phase.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
+    let steps = steps::of_job(folder, job)?;
+    let mut all = Vec::new();
+    for (at, step) in steps.iter().enumerate() {
+        let mut status = of_folder(&step.folder, &step.job)?;
+        if !step.name.is_empty() {
+            step.name.clone_into(&mut status.name);
         }
+        let lost = steps::lost(&steps, at, None)?;
+        status.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
+        status.damage.extend(step.problem().map(|problem| problem.to_string()));
+        if status.lost_windows > 0 {
+            let lost = counted(status.lost_windows, "window");
+            let lost = format!("it has lost {lost} that later results were made of");
+            status.damage.push(lost);
+        }
+        if !status.damage.is_empty() {
+            status.state = JobState::Damaged;
+        }
+        all.push(status);
     }
-    let mut status = of_folder(folder, &job)?;
-    let is_running = |status: &Status| status.state == JobState::Running;
-    if !status.is_finished && phases.iter().any(is_running) {
+    let mut status = all.pop().expect("the results are always a step");
+    let is_any = |state| all.iter().any(|phase| phase.state == state);
+    if is_any(JobState::Damaged) {
+        status.state = JobState::Damaged;
+    } else if !status.is_finished && is_any(JobState::Running) {
         status.state = JobState::Running;
     }
-    status.phases = phases;
+    status.phases = all;
     Ok(status)
 }
 
@@ -223,6 +250,7 @@ fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, Checkpoin
         totals,
         journalled_rows: shards.iter().map(|shard| shard.journalled_rows).sum(),
         lost_windows: 0,
+        damage: Vec::new(),
         shards,
         phases: Vec::new(),
     })
@@ -324,7 +352,7 @@ fn overall_pace(shards: &[ShardStatus]) -> Pace {
     let rows_per_second = sum(|pace| pace.rows_per_second);
     let left = shards
         .iter()
-        .map(|shard| shard.rows.saturating_sub(shard.rows_done()))
+        .map(|shard| shard.rows_taken().saturating_sub(shard.rows_done()))
         .sum::<u64>();
     let slowest = paces()
         .map(|pace| pace.seconds_left)

@@ -85,10 +85,17 @@ fn rows_keep_their_numbers_and_answers_whatever_is_left_out_beside_them() {
         assert_eq!(names(&some), names(&whole), "{format}");
         let verified = some.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
+        let words = "sound, 7 rows, left out 2 by `input.skip`, 3 by `input.limit`, 12 by `input.where`; 0 rows in";
+        assert!(both(&verified).contains(words), "{}", both(&verified));
+        let report = some.command(&["report", "out"]).output().unwrap();
+        assert_eq!(report.status.code(), Some(0), "{}", both(&report));
+        let page = std::fs::read_to_string(some.path("out/report.html")).unwrap();
+        let text: String = page.split('>').map(|tag| tag.split('<').next().unwrap()).collect();
+        assert!(text.contains("rows done7") || text.contains("7rows done"), "{text}");
         let status = some.command(&["status", "out"]).output().unwrap();
         let said = both(&status);
         assert!(
-            said.contains("finished, 24 of 24 rows (0 in open windows), 1 failed, left out 2 by `input.skip`, 3 by `input.limit`, 12 by `input.where`"),
+            said.contains("finished, 7 of 7 rows (0 in open windows), 1 failed, left out 2 by `input.skip`, 3 by `input.limit`, 12 by `input.where`"),
             "{said}"
         );
         let card = std::fs::read_to_string(some.path("out/README.md")).unwrap();
@@ -187,7 +194,7 @@ fn a_job_that_takes_no_row_ends_well() {
         let output = job.run_ok(&[]);
         let said = both(&output);
         assert!(
-            said.contains("24 of 24 done, left out 24 by `input."),
+            said.contains("0 of 0 done, left out 24 by `input."),
             "{said}"
         );
         assert_eq!(job.rows(), Vec::<Value>::new());
@@ -440,11 +447,12 @@ fn rows_behind_the_limit_have_no_windows() {
         let said = |args: &[&str]| both(&some.command(args).output().unwrap());
         let status = said(&["status", "out"]);
         assert!(
-            status.contains("finished, 24 of 24 rows (0 in open windows), 0 failed, left out 1 by `input.skip`, 16 by `input.limit`"),
+            status.contains("finished, 7 of 7 rows (0 in open windows), 0 failed, left out 1 by `input.skip`, 16 by `input.limit`"),
             "{status}"
         );
         let verified = said(&["verify", "out"]);
-        assert!(verified.contains("2 of 2 windows sound"), "{verified}");
+        let words = "2 of 2 windows sound, 7 rows, left out 1 by `input.skip`, 16 by `input.limit`;";
+        assert!(verified.contains(words), "{verified}");
         let card = std::fs::read_to_string(some.path("out/README.md")).unwrap();
         assert!(
             card.contains("| rows left out by `input.limit` | 16 |"),

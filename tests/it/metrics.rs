@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::preference::{DRAW, judge, of_input};
 use crate::support::{Job, both, demo_model, demo_questions, some_questions, stderr};
 
 const COLUMNS: &str =
@@ -130,6 +131,44 @@ fn every_reference_of_a_list_is_right_and_only_the_best_of_ranked_ones() {
         "{said}"
     );
     assert_eq!(report(&job, &[])["all"]["metrics"]["normalised_match"], 0.5);
+}
+
+/// The parts of a job of phases hold the pairs; its answers are in the parts of its first phase.
+#[test]
+fn groups_of_pairs_are_measured_by_their_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("q.jsonl");
+    let questions = std::fs::read_to_string(demo_questions()).unwrap();
+    let mut lines: Vec<&str> = questions.lines().step_by(10).collect();
+    let failing = r#"{"question": null, "answer": "巴黎", "category": "capital"}"#;
+    lines.push(failing);
+    std::fs::write(&input, lines.join("\n")).unwrap();
+    for (format, judge) in [
+        ("jsonl", judge()),
+        ("parquet", "[preference]\nrank = \"logprob\"\n".to_owned()),
+    ] {
+        let more = format!("format = \"{format}\"\n{DRAW}{judge}[batch]\nwindow_rows = 15\n");
+        let named = of_input(&input, &format!("{more}[report]\nby = \"category\"\n"));
+        let later = of_input(&input, &more);
+        named.run_ok(&["-q"]);
+        later.run_ok(&["-q"]);
+        let by = ["--by", "category"];
+        assert_eq!(report(&later, &by), report(&named, &[]), "{format}");
+        let said = text(&later, &by);
+        assert_eq!(said, text(&named, &[]));
+        for words in ["exact match", "pass@4", "capital"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        // Of what the phase has lost nothing is measured.
+        let part = later.path(&format!("out/phases/samples/parts/part-000001.{format}"));
+        let mut bytes = std::fs::read(&part).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&part, bytes).unwrap();
+        let args = [&["report", "out", "--metrics"][..], &by].concat();
+        let output = later.command(&args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        assert!(stderr(&output).contains("--repair"), "{}", both(&output));
+    }
 }
 
 #[test]

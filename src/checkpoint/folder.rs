@@ -50,7 +50,8 @@ impl OutputFolder {
         let path = self.root.join(name);
         let make = || fsio::create_dir_all(&path);
         let is_gone = |made: &std::io::Result<()>| {
-            made.as_ref().is_err_and(|cause| cause.kind() == ErrorKind::NotFound)
+            made.as_ref()
+                .is_err_and(|cause| cause.kind() == ErrorKind::NotFound)
         };
         let made = (0..MAKES).map(|_| make()).find(|made| !is_gone(made));
         made.unwrap_or_else(make)

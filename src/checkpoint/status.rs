@@ -192,7 +192,9 @@ pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
         }
         let lost = steps::lost(&steps, at, None)?;
         status.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
-        status.damage.extend(step.problem().map(|problem| problem.to_string()));
+        status
+            .damage
+            .extend(step.problem().map(|problem| problem.to_string()));
         if status.lost_windows > 0 {
             let lost = counted(status.lost_windows, "window");
             let lost = format!("it has lost {lost} that later results were made of");

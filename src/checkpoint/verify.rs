@@ -14,8 +14,8 @@ use crate::outcome::LeftOutRows;
 use crate::stop::StopFlag;
 
 use super::manifest::{CommittedWindow, FileEntry, Manifest};
-use super::strays::{Listing, stray_manifests};
 use super::steps::{self, Step};
+use super::strays::{Listing, stray_manifests};
 use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, committed, journal};
 
 /// What is wrong with a file that names another job.

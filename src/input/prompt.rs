@@ -72,7 +72,7 @@ impl PromptBuilder {
             rules,
         } = *wanted;
         let columns = &input.columns;
-        let rows_taken = RowsTaken::new(input)?;
+        let rows_taken = RowsTaken::new(input, rules)?;
         let template = prompt.template.as_deref();
         let template = template
             .map(|source| Template::new(template_key, source, rules, choices.is_some()))

@@ -114,7 +114,11 @@ fn end_of_quoted(text: &str) -> Option<usize> {
         behind.is_empty() || behind.starts_with(' ')
     };
     let end = ends.find(is_end)?;
-    Some(text[end..].find(' ').map_or(text.len(), |space| end + space))
+    Some(
+        text[end..]
+            .find(' ')
+            .map_or(text.len(), |space| end + space),
+    )
 }
 
 #[cfg(test)]
@@ -168,11 +172,17 @@ mod tests {
             "hint: run\n  `glm-batch verify OUT --repair`\n  and go on"
         );
         assert_eq!(
-            wrapped("  results      '/a folder/with spaces/parts' (jsonl), all of it", 40),
+            wrapped(
+                "  results      '/a folder/with spaces/parts' (jsonl), all of it",
+                40
+            ),
             "  results      '/a folder/with spaces/parts'\n               (jsonl), all of it"
         );
         assert_eq!(
-            wrapped("    `/a  folder/with  gaps` is not there, and that is so", 40),
+            wrapped(
+                "    `/a  folder/with  gaps` is not there, and that is so",
+                40
+            ),
             "    `/a  folder/with  gaps` is not\n    there, and that is so"
         );
         assert_eq!(

@@ -54,7 +54,8 @@ pub(crate) use prompts::{Prompts, input_types};
 pub(crate) use summary::failure_reasons;
 
 use crate::checkpoint::{
-    self, CheckpointError, Fresh, LockOptions, Manifest, OutputFolder, Problem, ProblemKind, ShardLock,
+    self, CheckpointError, Fresh, LockOptions, Manifest, OutputFolder, Problem, ProblemKind,
+    ShardLock,
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;

@@ -48,9 +48,7 @@ pub(super) fn report(
 /// Why rows failed, the most frequent reason first, from the files of failed rows. Reasons that differ in numbers alone
 /// count as one. It is a help: a file that cannot be read, or is not as it was written, is passed over; the errors say
 /// which those are.
-pub(crate) fn failure_reasons(
-    folder: &OutputFolder,
-) -> (Vec<FailureReason>, Vec<CheckpointError>) {
+pub(crate) fn failure_reasons(folder: &OutputFolder) -> (Vec<FailureReason>, Vec<CheckpointError>) {
     let windows = checkpoint::committed_windows(folder).unwrap_or_default();
     let files = windows.iter().filter_map(|window| window.failed.as_ref());
     let mut unread = Vec::new();

@@ -267,7 +267,10 @@ fn of_several_exports_to_one_name_one_wins_and_none_does_harm() {
     for one in lost {
         let said = stderr(one);
         let reasons = [
-            (75, "`sft.jsonl` is being written by another export\nhint: wait until that has ended, or give another `--output`\nexit 75: run the same command again when the other export has ended"),
+            (
+                75,
+                "`sft.jsonl` is being written by another export\nhint: wait until that has ended, or give another `--output`\nexit 75: run the same command again when the other export has ended",
+            ),
             (2, "`sft.jsonl` is there already"),
             (2, "`sft.jsonl` came while"),
         ];

@@ -70,7 +70,8 @@ fn manifests(job: &Job) -> Vec<String> {
     let manifest = |folder| {
         let path = job.path("out").join(folder).join("manifest/shard-0.json");
         let text = std::fs::read_to_string(path).unwrap();
-        let is_named = |line: &&str| line.starts_with("  \"job\": ") || line.starts_with("  \"crc\": ");
+        let is_named =
+            |line: &&str| line.starts_with("  \"job\": ") || line.starts_with("  \"crc\": ");
         let lines = text.lines().filter(|line| !is_named(line));
         lines.collect::<Vec<_>>().join("\n")
     };
@@ -469,10 +470,7 @@ fn nothing_is_made_of_damaged_samples() {
     let output = job.run(&[]);
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));
     let text = stderr(&output);
-    assert!(
-        text.contains("does not hold what was written"),
-        "{text}"
-    );
+    assert!(text.contains("does not hold what was written"), "{text}");
     assert!(text.contains("--repair"), "{text}");
     assert_eq!(job.rows(), Vec::<Value>::new());
 }

@@ -38,8 +38,7 @@ impl ShardWork<'_, '_> {
         let committed = self.manifest.totals().rows + worker.elsewhere.committed;
         let left_out = self.open.values().map(|fed| fed.sifting.left_out.total());
         let left_out: u64 = left_out.sum();
-        let left_out_before =
-            self.manifest.totals().left_out.total() + worker.elsewhere.left_out;
+        let left_out_before = self.manifest.totals().left_out.total() + worker.elsewhere.left_out;
         let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();
         let done: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
         let running = self.devices.running();

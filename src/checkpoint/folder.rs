@@ -18,7 +18,11 @@ const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
-/// How often a folder is made that another process takes away meanwhile.
+/// What to do about a phase without its record.
+pub(super) const PHASE_CURE: &str =
+    "`glm-batch verify` with `--repair` writes it again from `job.json` of the whole job";
+
+/// How often folders are made that another process takes away meanwhile.
 const MAKES: usize = 10;
 
 /// Folders that hold nothing before there is a record of the job, in it or in the folders of its phases.
@@ -37,24 +41,25 @@ impl OutputFolder {
     ///
     /// [`CheckpointError::Unwritable`]; [`CheckpointError::DiskFull`].
     pub fn open(root: &Path) -> Result<Self, CheckpointError> {
+        // A run that is refused takes away what it has made, maybe at this moment.
+        let is_gone = |made: &Result<Self, CheckpointError>| match made {
+            Err(CheckpointError::Unwritable { cause, .. }) => cause.kind() == ErrorKind::NotFound,
+            _ => false,
+        };
+        let made = (0..MAKES)
+            .map(|_| Self::make(root))
+            .find(|made| !is_gone(made));
+        made.unwrap_or_else(|| Self::make(root))
+    }
+
+    fn make(root: &Path) -> Result<Self, CheckpointError> {
         let folder = Self::at(root);
         for name in FOLDERS {
-            folder.make(name).map_err(|cause| unwritable(root, cause))?;
+            let path = root.join(name);
+            fsio::create_dir_all(&path).map_err(|cause| unwritable(root, cause))?;
         }
         folder.probe()?;
         Ok(folder)
-    }
-
-    /// Makes a folder in it. A run that is refused may take away what it is made in at that moment.
-    fn make(&self, name: &str) -> std::io::Result<()> {
-        let path = self.root.join(name);
-        let make = || fsio::create_dir_all(&path);
-        let is_gone = |made: &std::io::Result<()>| {
-            made.as_ref()
-                .is_err_and(|cause| cause.kind() == ErrorKind::NotFound)
-        };
-        let made = (0..MAKES).map(|_| make()).find(|made| !is_gone(made));
-        made.unwrap_or_else(make)
     }
 
     /// Names a folder without touching it.
@@ -75,6 +80,11 @@ impl OutputFolder {
             return Ok(folder);
         }
         Err(match folder.first_work()? {
+            Some(_) if folder.is_phase() => CheckpointError::Damaged {
+                path: folder.job_file(),
+                reason: "it is gone".to_owned(),
+                cure: PHASE_CURE,
+            },
             Some(path) => CheckpointError::NoRecord { path },
             None => CheckpointError::NoJob {
                 path: root.to_path_buf(),
@@ -102,6 +112,11 @@ impl OutputFolder {
             Some(job) => job,
             None => &self.root,
         }
+    }
+
+    /// Whether it is the folder of a phase of a job.
+    pub(super) fn is_phase(&self) -> bool {
+        self.results() != self.root
     }
 
     /// This folder, and those of the phases that it has.

@@ -16,6 +16,7 @@ use crate::job::{JobSpec, Rules, Task};
 use crate::numbers::counted;
 use crate::precision::Precision;
 
+use super::folder::PHASE_CURE;
 use super::{CheckpointError, OutputFolder, seal};
 
 const CURE: &str = "start anew with `glm-batch run --restart`";
@@ -172,7 +173,8 @@ impl StoredJob {
         let Some(text) = seal::read_text(&path)? else {
             return Ok(None);
         };
-        let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE) {
+        let cure = if folder.is_phase() { PHASE_CURE } else { CURE };
+        let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, cure) {
             // What was sealed is whole: it is of a form that this program does not know.
             Err(CheckpointError::Damaged { reason, .. }) if seal::is_sound_file(&text) => {
                 return Err(CheckpointError::OtherVersion { path, reason });

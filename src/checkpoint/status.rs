@@ -10,8 +10,9 @@ use crate::numbers::counted;
 use super::lock::{self, LockTiming};
 use super::manifest::Manifest;
 use super::owner::{self, Owner, Work};
+use super::steps::{self, Step};
 use super::totals::Totals;
-use super::{CheckpointError, OutputFolder, StoredJob, journal, steps};
+use super::{CheckpointError, OutputFolder, StoredJob, journal};
 
 /// The time left is known once a writer has finished this share of what it had to do: before that, the rows in
 /// flight are too many beside the finished ones.
@@ -183,36 +184,40 @@ fn is_zero(n: &u64) -> bool {
 /// [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
 pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
     let job = StoredJob::existing(folder)?;
+    let mut status = of_folder(folder, &job)?;
     let steps = steps::of_job(folder, job)?;
-    let mut all = Vec::new();
-    for (at, step) in steps.iter().enumerate() {
-        let mut status = of_folder(&step.folder, &step.job)?;
-        if !step.name.is_empty() {
-            step.name.clone_into(&mut status.name);
-        }
-        let lost = steps::lost(&steps, at, None)?;
-        status.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
-        status
-            .damage
-            .extend(step.problem().map(|problem| problem.to_string()));
-        if status.lost_windows > 0 {
-            let lost = counted(status.lost_windows, "window");
-            let lost = format!("it has lost {lost} that later results were made of");
-            status.damage.push(lost);
-        }
-        if !status.damage.is_empty() {
-            status.state = JobState::Damaged;
-        }
-        all.push(status);
-    }
-    let mut status = all.pop().expect("the results are always a step");
-    let is_any = |state| all.iter().any(|phase| phase.state == state);
+    // The results are the last step.
+    let of_phases = steps.iter().enumerate().take(steps.len() - 1);
+    let phases = of_phases.map(|(at, step)| phase_status(&steps, at, step));
+    let phases = phases.collect::<Result<Vec<_>, _>>()?;
+    let is_any = |state| phases.iter().any(|phase| phase.state == state);
     if is_any(JobState::Damaged) {
         status.state = JobState::Damaged;
     } else if !status.is_finished && is_any(JobState::Running) {
         status.state = JobState::Running;
     }
-    status.phases = all;
+    status.phases = phases;
+    Ok(status)
+}
+
+/// The progress of the phase at a place among the steps of a job, and what is wrong with it.
+fn phase_status(steps: &[Step], at: usize, step: &Step) -> Result<Status, CheckpointError> {
+    let mut status = of_folder(&step.folder, &step.job)?;
+    step.name.clone_into(&mut status.name);
+    let lost = steps::lost(steps, at, None)?;
+    status.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
+    let problem = step.problem();
+    status
+        .damage
+        .extend(problem.map(|problem| problem.to_string()));
+    if status.lost_windows > 0 {
+        let lost = counted(status.lost_windows, "window");
+        let lost = format!("it has lost {lost} that later results were made of");
+        status.damage.push(lost);
+    }
+    if !status.damage.is_empty() {
+        status.state = JobState::Damaged;
+    }
     Ok(status)
 }
 

@@ -5,7 +5,8 @@
 //! So a window that only a later step has was lost by the earlier one: its folder or its manifest is gone, or was put
 //! back from an older copy.
 //!
-//! Invariant: the record of a phase follows from the record of the job, so a phase that has lost it has lost nothing.
+//! The record of a phase follows from the record of the job, so a phase that has lost it has lost nothing, as long as the
+//! same version of the program wrote both.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,9 @@ use super::commit::check_sizes;
 use super::manifest::Manifest;
 use super::verify::{Problem, ProblemKind};
 use super::{CheckpointError, JobRecord, OutputFolder, StoredJob, record_version};
+
+/// How often a record is looked for where there is work of its job.
+const LOADS: usize = 3;
 
 /// A step of a job.
 pub(super) struct Step {
@@ -72,7 +76,12 @@ impl Step {
         let work = folder.first_work()?;
         let (stored, wrong) = match StoredJob::load(&folder) {
             Ok(Some(stored)) => (Some(stored), None),
-            Ok(None) => (None, work.map(|_| "is gone".to_owned())),
+            Ok(None) if work.is_some() => {
+                let stored = load_again(&folder)?;
+                let wrong = stored.is_none().then(|| "is gone".to_owned());
+                (stored, wrong)
+            }
+            Ok(None) => (None, None),
             Err(CheckpointError::Damaged { reason, .. }) => (None, Some(reason)),
             Err(CheckpointError::OtherRecord { .. }) => {
                 (None, Some("is not a file of glm-batch".to_owned()))
@@ -119,6 +128,22 @@ impl Step {
         let shards = (0..self.job.record.spec.shards).map(ShardId);
         shards.filter(move |shard| only.is_none_or(|only| only == *shard))
     }
+}
+
+/// Reads a record that another host may have written just now: a network file system remembers for a while that a
+/// file was not there, until its folder is listed.
+///
+/// # Errors
+///
+/// Those of [`StoredJob::load`].
+pub(crate) fn load_again(folder: &OutputFolder) -> Result<Option<StoredJob>, CheckpointError> {
+    for _ in 0..LOADS {
+        let _ = std::fs::read_dir(folder.root()).map(Iterator::count);
+        if let Some(stored) = StoredJob::load(folder)? {
+            return Ok(Some(stored));
+        }
+    }
+    Ok(None)
 }
 
 /// The steps of a job in the order in which they are made; the results are the last one.

@@ -139,7 +139,8 @@ impl Again {
             return Ok(totals);
         };
         let part = checkpoint::unchanged(folder, &window.part, &StopFlag::default())?;
-        let results = results(&part, record)?;
+        let mut results = results(&part, record)?;
+        let task = tasks::of(record.spec.task);
         let samples = self.samples.as_ref();
         let samples = samples.map(|samples| samples.window(window.window));
         let samples = samples.transpose()?;
@@ -148,12 +149,16 @@ impl Again {
         // What the job leaves out belongs to no group.
         read.sift()?;
         for row in read.rows {
+            let result = results.get_mut(&row.row);
+            if let (Some(result), Ok(prompt)) = (result, &row.outcome) {
+                task.restore(&record.spec, prompt, result);
+            }
             let result = results.get(&row.row);
             let answers = samples.as_ref().map_or(result, |all| all.get(&row.row));
             let (mut of_row, metrics) = self.row(&row, answers);
             if let Some(result) = result {
                 of_row.ok = 1;
-                tasks::of(record.spec.task).count(result, &mut of_row.sums);
+                task.count(result, &mut of_row.sums);
             }
             if !has_metrics {
                 totals.sums += &metrics;

@@ -314,31 +314,9 @@ fn other_tasks_are_grouped_later_too() {
             let (found, asked) = (report(&named, &[]), report(&later, &["--by", "kind"]));
             assert_eq!(asked["groups"].as_array().unwrap().len(), 2, "{asked}");
             assert_eq!(asked["all"], found["all"], "{task}, {layout}");
-            for (group, same) in asked["groups"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .zip(found["groups"].as_array().unwrap())
-            {
-                for key in ["value", "rows", "ok", "referenced", "exact"] {
-                    assert_eq!(group[key], same[key], "{task}, {layout}: {key}");
-                }
-                let fact = |of: &Value, name: &str| {
-                    let facts = of["facts"].as_array().cloned().unwrap_or_default();
-                    let fact = facts.iter().find(|fact| fact["name"] == name);
-                    fact.map(|fact| fact["text"].as_str().unwrap().to_owned())
-                };
-                assert_eq!(fact(group, "chosen"), fact(same, "chosen"));
-                // The parts hold no other normalisation than the job's own.
-                let (share, all) = (fact(group, "accuracy"), fact(same, "accuracy"));
-                assert_eq!(share.is_some(), task == "choose", "{group}");
-                if let (Some(share), Some(all)) = (share, all) {
-                    assert!(
-                        all.contains(share.split(' ').next().unwrap()),
-                        "{share}; {all}"
-                    );
-                }
-            }
+            assert_eq!(asked["groups"], found["groups"], "{task}, {layout}");
+            let facts = asked["groups"][0]["facts"].to_string();
+            assert_eq!(facts.contains("by characters"), task == "choose", "{facts}");
             let text = text(&later, &["--by", "kind"]);
             let head = if task == "choose" {
                 "accuracy"

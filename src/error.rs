@@ -111,6 +111,15 @@ pub enum Error {
     /// The thread that reads and encodes rows ended before its time.
     #[error("the reading thread ended early")]
     ReaderEnded,
+    /// Another process is writing the same file.
+    #[error(
+        "`{}` is being written by another export\nhint: wait until that has ended, or give another `--output`",
+        .path.display()
+    )]
+    BeingWritten {
+        /// The file.
+        path: PathBuf,
+    },
     /// Committed windows were taken out while this run found nothing left to do.
     #[error("windows were taken out of the checkpoint meanwhile")]
     Reopened,
@@ -175,6 +184,7 @@ impl Error {
         match self {
             Self::Checkpoint(error) => error.is_temporary(),
             Self::Interrupted
+            | Self::BeingWritten { .. }
             | Self::Input(InputError::Interrupted)
             | Self::Model(ModelError::Interrupted)
             | Self::Reopened => true,

@@ -207,10 +207,11 @@ pub struct Measured {
     pub samples: Vec<Vec<Cell>>,
 }
 
-/// Sums over rows that a task counts, by a name of its own; and the lowest and the highest of some values.
+/// Sums over rows that a task counts, by a name of its own; and the lowest and the highest of some values. What is read
+/// from JSON is what was written, bit for bit, so that a run that goes on ends with the sums of an unbroken one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Sums(BTreeMap<String, f64>);
+pub struct Sums(#[serde(with = "exact_floats::sums")] BTreeMap<String, f64>);
 
 /// What the keys of lowest and highest values begin with; no sum has a colon in its name.
 const LOWEST: &str = "lowest:";

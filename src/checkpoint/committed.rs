@@ -59,7 +59,7 @@ pub(super) fn difference(
     }
     match fsio::hash_file_unless(path, stop) {
         Ok(found) if found == *expected => Ok(None),
-        Ok(_) => Ok(Some("its content is not what was written".to_owned())),
+        Ok(_) => Ok(Some("does not hold what was written".to_owned())),
         Err(error) => match error.cause.kind() {
             ErrorKind::NotFound => Ok(Some("is gone".to_owned())),
             ErrorKind::Interrupted => Err(CheckpointError::Interrupted),

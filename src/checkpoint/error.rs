@@ -46,7 +46,7 @@ pub enum CheckpointError {
         /// What is wrong, one line each.
         problems: String,
         /// What helps.
-        cure: &'static str,
+        cure: String,
     },
     /// The folder holds no job.
     #[error(
@@ -193,7 +193,7 @@ pub enum CheckpointError {
     },
     /// A committed file that something was to be made of is not as it was written.
     #[error(
-        "the committed file `{}`: {reason}\nhint: `glm-batch verify {results} --repair` takes it out, then run the job again, which makes its rows again",
+        "the committed file `{}` {reason}\nhint: `glm-batch verify {results} --repair` takes it out, then run the job again, which makes its rows again",
         .path.display()
     )]
     Altered {

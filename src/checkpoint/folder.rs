@@ -18,6 +18,13 @@ const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
+/// What to do about a phase without its record.
+pub(super) const PHASE_CURE: &str =
+    "`glm-batch verify` with `--repair` writes it again from `job.json` of the whole job";
+
+/// How often folders are made that another process takes away meanwhile.
+const MAKES: usize = 10;
+
 /// Folders that hold nothing before there is a record of the job, in it or in the folders of its phases.
 const WORK_FOLDERS: [&str; 5] = ["manifest", "journal", "parts", "failed", PHASES_FOLDER];
 
@@ -34,6 +41,18 @@ impl OutputFolder {
     ///
     /// [`CheckpointError::Unwritable`]; [`CheckpointError::DiskFull`].
     pub fn open(root: &Path) -> Result<Self, CheckpointError> {
+        // A run that is refused takes away what it has made, maybe at this moment.
+        let is_gone = |made: &Result<Self, CheckpointError>| match made {
+            Err(CheckpointError::Unwritable { cause, .. }) => cause.kind() == ErrorKind::NotFound,
+            _ => false,
+        };
+        let made = (0..MAKES)
+            .map(|_| Self::make(root))
+            .find(|made| !is_gone(made));
+        made.unwrap_or_else(|| Self::make(root))
+    }
+
+    fn make(root: &Path) -> Result<Self, CheckpointError> {
         let folder = Self::at(root);
         for name in FOLDERS {
             let path = root.join(name);
@@ -61,6 +80,11 @@ impl OutputFolder {
             return Ok(folder);
         }
         Err(match folder.first_work()? {
+            Some(_) if folder.is_phase() => CheckpointError::Damaged {
+                path: folder.job_file(),
+                reason: "it is gone".to_owned(),
+                cure: PHASE_CURE,
+            },
             Some(path) => CheckpointError::NoRecord { path },
             None => CheckpointError::NoJob {
                 path: root.to_path_buf(),
@@ -88,6 +112,11 @@ impl OutputFolder {
             Some(job) => job,
             None => &self.root,
         }
+    }
+
+    /// Whether it is the folder of a phase of a job.
+    pub(super) fn is_phase(&self) -> bool {
+        self.results() != self.root
     }
 
     /// This folder, and those of the phases that it has.

@@ -46,12 +46,77 @@ impl Fresh {
         if !lock.is_held() {
             return;
         }
-        if self.absent.contains(&folder.locks()) {
+        // The lock goes last: whoever gets it makes the other folders again, so none of them may go after that.
+        let locks = folder.locks();
+        let above = |path: &&PathBuf| locks.starts_with(path);
+        let (above, beside): (Vec<_>, Vec<_>) = self.absent.iter().rev().partition(above);
+        for path in beside {
+            fsio::remove_empty_folder(path);
+        }
+        if self.absent.contains(&locks) {
             fsio::remove_quietly(&folder.job_lock());
         }
-        for path in self.absent.iter().rev() {
+        for path in above {
             fsio::remove_empty_folder(path);
         }
         drop(lock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::{LockOptions, LockTiming};
+
+    /// How often one run sets up while another one is refused.
+    const TURNS: usize = 100;
+
+    /// How often it is tried at most.
+    const MOST_TRIES: usize = 10_000;
+
+    #[test]
+    fn a_refused_run_takes_nothing_from_one_that_sets_up() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::at(&parent.path().join("deep/out"));
+        let is_over = AtomicBool::new(false);
+        let options = LockOptions {
+            timing: LockTiming {
+                poll: Duration::from_millis(1),
+                ..LockTiming::default()
+            },
+            ..LockOptions::default()
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    let fresh = Fresh::look(&folder);
+                    // Here the other run may be just taking them away.
+                    let _ = OutputFolder::open(folder.root());
+                    fresh.take_back();
+                }
+            });
+            let (mut set_up, mut gone) = (0, None);
+            for _ in 0..MOST_TRIES {
+                // One that is refused again and again may take the folders away again and again.
+                let Ok(lock) = JobLock::acquire_first(&folder, &options) else {
+                    continue;
+                };
+                Fresh::look(&folder).take_back();
+                let folders = folder.own_folders().into_iter();
+                gone = gone.or(folders.into_iter().find(|path| !path.is_dir()));
+                drop(lock);
+                set_up += 1;
+                if set_up == TURNS || gone.is_some() {
+                    break;
+                }
+            }
+            // The other thread must end whatever happened.
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!((set_up, gone), (TURNS, None));
+        });
     }
 }

@@ -18,6 +18,10 @@ use crate::fsio::{self, FsError};
 use crate::ids::ShardId;
 use crate::stop::StopFlag;
 
+mod job;
+
+pub(crate) use job::JobLock;
+
 use super::owner::{Owner, Work};
 use super::{CheckpointError, OutputFolder};
 
@@ -70,50 +74,6 @@ impl LockOptions {
         }
         thread::sleep(self.timing.poll);
         Ok(())
-    }
-}
-
-/// The right to set the job up: first pass and `job.json`. Given back when dropped. Where the file system knows
-/// no locks every process has it: `job.json` is made once all the same.
-#[derive(Debug)]
-pub(crate) struct JobLock {
-    file: Option<File>,
-}
-
-impl JobLock {
-    /// Waits for the lock.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Interrupted`]; [`CheckpointError::Fs`].
-    pub(crate) fn acquire(
-        folder: &OutputFolder,
-        options: &LockOptions,
-    ) -> Result<Self, CheckpointError> {
-        loop {
-            if let Some(lock) = Self::try_acquire(folder)? {
-                return Ok(lock);
-            }
-            options.wait()?;
-        }
-    }
-
-    /// Takes the lock if it is free.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Fs`].
-    pub(crate) fn try_acquire(folder: &OutputFolder) -> Result<Option<Self>, CheckpointError> {
-        Ok(match try_lock(&folder.job_lock())? {
-            FileLock::Taken(file) => Some(Self { file: Some(file) }),
-            FileLock::Unknown(_) => Some(Self { file: None }),
-            FileLock::Held => None,
-        })
-    }
-
-    /// Whether the lock keeps others away: not where the file system has no locks.
-    pub(super) fn is_held(&self) -> bool {
-        self.file.is_some()
     }
 }
 

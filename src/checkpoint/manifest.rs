@@ -34,8 +34,19 @@ pub struct Manifest {
     totals: Totals,
 }
 
-/// The manifest as it is on disk.
-#[derive(Serialize, Deserialize)]
+/// The manifest as it is read, whichever of the versions it has. Fields with a tag before them would be read into a
+/// buffer first, which rounds their numbers.
+#[derive(Deserialize)]
+struct Stored {
+    /// Fingerprint of the job.
+    job: Option<String>,
+    shard: ShardId,
+    shards: u32,
+    windows: Vec<CommittedWindow>,
+}
+
+/// The manifest as it is written.
+#[derive(Serialize)]
 #[serde(tag = "version")]
 enum Versioned {
     #[serde(rename = "1")]
@@ -111,33 +122,20 @@ impl Manifest {
     ) -> Result<Self, CheckpointError> {
         let path = folder.manifest(shard);
         let mut manifest = Self::new(job, shard, shards);
-        let Some(stored) = seal::read_file(&path, KNOWN_VERSIONS, CURE)? else {
+        let Some(stored) = seal::read_file::<Stored>(&path, KNOWN_VERSIONS, CURE)? else {
             return Ok(manifest);
         };
-        let (named, stored_shard, stored_shards, windows) = match stored {
-            Versioned::V1 {
-                shard,
-                shards,
-                windows,
-            } => (None, shard, shards, windows),
-            Versioned::V2 {
-                job,
-                shard,
-                shards,
-                windows,
-            } => (Some(job), shard, shards, windows),
-        };
-        job.check(&path, named.as_deref())?;
+        job.check(&path, stored.job.as_deref())?;
         let damaged = |reason| CheckpointError::Damaged {
             path: path.clone(),
             reason,
             cure: CURE,
         };
-        if (stored_shard, stored_shards) != (shard, shards) {
-            let reason = format!("it belongs to shard {stored_shard} of {stored_shards}");
+        if (stored.shard, stored.shards) != (shard, shards) {
+            let reason = format!("it belongs to shard {} of {}", stored.shard, stored.shards);
             return Err(damaged(reason));
         }
-        for window in windows {
+        for window in stored.windows {
             manifest
                 .check(&window)
                 .map_err(|error| damaged(error.to_string()))?;

@@ -47,6 +47,7 @@ pub(crate) use record::{ModelFile, has_record};
 pub use repair::{RepairReport, repair};
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};
+pub(crate) use steps::{check_phases, load_again};
 pub(crate) use strays::{check_manifests, strays};
 pub use totals::{Example, GroupTotals, Totals};
 pub use verify::{Problem, ProblemKind, Soundness, VerifyReport, verify, verify_shards};

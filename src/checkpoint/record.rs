@@ -16,6 +16,7 @@ use crate::job::{JobSpec, Rules, Task};
 use crate::numbers::counted;
 use crate::precision::{CacheChoice, FloatType, Precision};
 
+use super::folder::PHASE_CURE;
 use super::{CheckpointError, OutputFolder, seal};
 
 const CURE: &str = "start anew with `glm-batch run --restart`";
@@ -184,7 +185,8 @@ impl StoredJob {
         let Some(text) = seal::read_text(&path)? else {
             return Ok(None);
         };
-        let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, CURE) {
+        let cure = if folder.is_phase() { PHASE_CURE } else { CURE };
+        let record: JobRecord = match seal::parse_file(&path, &text, KNOWN_VERSIONS, cure) {
             // What was sealed is whole: it is of a form that this program does not know.
             Err(CheckpointError::Damaged { reason, .. }) if seal::is_sound_file(&text) => {
                 return Err(CheckpointError::OtherVersion { path, reason });
@@ -199,6 +201,16 @@ impl StoredJob {
             record,
             fingerprint,
         }))
+    }
+
+    /// A record as it would be on disk.
+    pub(super) fn of(record: JobRecord, folder: &OutputFolder) -> Result<Self, CheckpointError> {
+        let text = record.sealed(folder)?;
+        let fingerprint = JobFingerprint::of(&record.version, text.as_bytes());
+        Ok(Self {
+            record,
+            fingerprint,
+        })
     }
 
     /// Reads `job.json`, which must be there.
@@ -316,8 +328,7 @@ impl JobRecord {
     /// [`CheckpointError::Fs`], [`CheckpointError::DiskFull`].
     pub fn create(&self, folder: &OutputFolder) -> Result<bool, CheckpointError> {
         let path = folder.job_file();
-        let text =
-            seal::seal_file(self).map_err(|error| CheckpointError::read(&path, error.into()))?;
+        let text = self.sealed(folder)?;
         let created = match fsio::create_exclusive(&path, text.as_bytes()) {
             Ok(created) => created,
             // Another host was faster, and took this one's temporary file for a leftover.
@@ -328,6 +339,11 @@ impl JobRecord {
             fsio::remove_synced(&leftover)?;
         }
         Ok(created)
+    }
+
+    fn sealed(&self, folder: &OutputFolder) -> Result<String, CheckpointError> {
+        let sealed = seal::seal_file(self);
+        sealed.map_err(|error| CheckpointError::read(&folder.job_file(), error.into()))
     }
 
     /// Compares the first run's record with what a later run would do; the differences of the job file come

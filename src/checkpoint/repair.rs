@@ -1,8 +1,8 @@
 //! A folder with damage to one without: what is wrong moves to `damaged/`, its windows leave the
 //! manifest, and the next run makes them again.
 //!
-//! Invariants: nothing changes before all folders of the job, those of its phases too, are locked and looked at. A
-//! window leaves the results before it leaves the phases that they are made of, and a manifest before its file moves:
+//! Invariants: nothing changes before all folders of the job, those of its phases too, are locked. The record of a phase
+//! that has none comes first, because it tells which files are the phase's. A window leaves the results before it leaves the phases that they are made of, and a manifest before its file moves:
 //! stopped between, nothing is committed that was made of what is gone, and what is damaged is still found.
 
 use std::io::Write;
@@ -13,9 +13,10 @@ use crate::ids::{ShardId, WindowId};
 use crate::stop::StopFlag;
 
 use super::lock::{Claim, JobLock, LockOptions, claim};
-use super::verify::verify_folder;
+use super::steps::{self, Step};
+use super::verify::verify_step;
 use super::{
-    CheckpointError, Manifest, OutputFolder, Problem, ProblemKind, StoredJob, VerifyReport, steps,
+    CheckpointError, Manifest, OutputFolder, Problem, ProblemKind, StoredJob, VerifyReport,
 };
 
 /// What was mended.
@@ -25,6 +26,8 @@ pub struct RepairReport {
     pub found: VerifyReport,
     /// Files that were moved or cut, and where their damaged content is now.
     pub moved: Vec<(PathBuf, PathBuf)>,
+    /// Records of phases that were written again.
+    pub written: Vec<PathBuf>,
     /// Windows that the next run makes again.
     pub windows: Vec<WindowId>,
 }
@@ -41,32 +44,24 @@ pub fn repair(
     folder: &OutputFolder,
     options: &LockOptions,
 ) -> Result<RepairReport, CheckpointError> {
-    let results = HeldFolder::new(folder, options)?;
-    let mut made = Vec::new();
-    for phase in results.job.record.spec.phases() {
-        let of_phase = folder.phase(phase);
-        if of_phase.job_file().is_file() {
-            made.push((phase.name(), HeldFolder::new(&of_phase, options)?));
+    let held = HeldJob::new(folder, options)?;
+    let mut repaired = RepairReport::default();
+    for step in held.steps()? {
+        if step.wrong.is_some() {
+            repaired.write_record(&step)?;
         }
     }
-    // In the order in which they are made.
-    made.push(("", results));
+    let steps = held.steps()?;
     let mut found = Vec::new();
     let mut lost = Vec::new();
-    let mut before: Option<(&str, &OutputFolder)> = None;
-    for (name, held) in &made {
-        let mut report = verify_folder(&held.folder, None, &StopFlag::default())?;
-        if let Some((name, earlier)) = before {
-            let of_step = steps::problems(name, earlier, &held.folder, None)?;
-            report.problems.extend(of_step);
-        }
-        before = Some((name, &held.folder));
-        lost.extend(held.lost(&report.problems));
+    for (step, of_step) in steps.iter().zip(steps::problems(&steps, None)?) {
+        let mut report = verify_step(step, None, &StopFlag::default())?;
+        report.problems.extend(of_step);
+        lost.extend(lost_windows(step, &report.problems));
         found.push((report, lost.clone()));
     }
-    let mut repaired = RepairReport::default();
-    for ((_, held), (report, lost)) in made.iter().zip(&found).rev() {
-        repaired.mend(held, &report.problems, lost)?;
+    for (step, (report, lost)) in steps.iter().zip(&found).rev() {
+        repaired.mend(step, &report.problems, lost)?;
     }
     repaired.windows.extend(lost);
     repaired.windows.sort_unstable();
@@ -77,66 +72,83 @@ pub fn repair(
     Ok(repaired)
 }
 
-/// The folder of a job, or of a phase, that nothing else writes to.
-struct HeldFolder {
+/// The folders of a job and of its phases, to none of which anything else writes.
+struct HeldJob {
     folder: OutputFolder,
-    job: StoredJob,
-    _job_lock: JobLock,
-    _claims: Vec<Claim>,
+    _locks: Vec<(JobLock, Vec<Claim>)>,
 }
 
-impl HeldFolder {
+impl HeldJob {
     fn new(folder: &OutputFolder, options: &LockOptions) -> Result<Self, CheckpointError> {
-        StoredJob::existing(folder)?;
-        // A copy may lack the folders that were empty.
-        OutputFolder::open(folder.root())?;
-        let job_lock = JobLock::acquire(folder, options)?;
-        let job = StoredJob::existing(folder)?;
-        let claims = (0..job.record.spec.shards)
-            .map(|shard| claim(folder, ShardId(shard), options))
-            .collect::<Result<_, _>>()?;
+        let record = StoredJob::existing(folder)?.record;
+        let phases = record.spec.phases().into_iter();
+        let phases = phases.map(|phase| folder.phase(phase));
+        let mut locks = Vec::new();
+        for folder in std::iter::once(folder.clone()).chain(phases) {
+            // A copy may lack the folders that were empty.
+            OutputFolder::open(folder.root())?;
+            let job_lock = JobLock::acquire(&folder, options)?;
+            let claims = (0..record.spec.shards)
+                .map(|shard| claim(&folder, ShardId(shard), options))
+                .collect::<Result<_, _>>()?;
+            locks.push((job_lock, claims));
+        }
         Ok(Self {
             folder: folder.clone(),
-            job,
-            _job_lock: job_lock,
-            _claims: claims,
+            _locks: locks,
         })
     }
 
-    /// Windows that have to be made again because of damage in this folder.
-    fn lost(&self, problems: &[Problem]) -> Vec<WindowId> {
-        let record = &self.job.record;
-        let mut lost = Vec::new();
-        for problem in problems {
-            match problem.kind {
-                ProblemKind::Committed(window) => lost.push(window),
-                // What it named is not known.
-                ProblemKind::Manifest(shard) => {
-                    let windows = record.input.windows.iter().map(|span| span.id);
-                    lost.extend(windows.filter(|id| id.shard(record.spec.shards) == shard));
-                }
-                ProblemKind::Job | ProblemKind::Journal { .. } | ProblemKind::Stray => {}
-            }
-        }
-        lost
+    fn steps(&self) -> Result<Vec<Step>, CheckpointError> {
+        steps::of_job(&self.folder, StoredJob::existing(&self.folder)?)
     }
 }
 
+/// Windows that have to be made again because of damage in the folder of a step.
+fn lost_windows(step: &Step, problems: &[Problem]) -> Vec<WindowId> {
+    let record = &step.job.record;
+    let mut lost = Vec::new();
+    for problem in problems {
+        match problem.kind {
+            ProblemKind::Committed(window) => lost.push(window),
+            // What it named is not known.
+            ProblemKind::Manifest(shard) => {
+                let windows = record.input.windows.iter().map(|span| span.id);
+                lost.extend(windows.filter(|id| id.shard(record.spec.shards) == shard));
+            }
+            ProblemKind::Job
+            | ProblemKind::PhaseJob
+            | ProblemKind::Journal { .. }
+            | ProblemKind::Stray => {}
+        }
+    }
+    lost
+}
+
 impl RepairReport {
+    /// Writes the record of a phase again, from that of the job.
+    fn write_record(&mut self, step: &Step) -> Result<(), CheckpointError> {
+        let path = step.folder.job_file();
+        self.move_away(&step.folder, &path)?;
+        step.job.record.create(&step.folder)?;
+        self.written.push(path);
+        Ok(())
+    }
+
     /// Takes the lost windows out of a folder, then moves its damaged files away.
     fn mend(
         &mut self,
-        held: &HeldFolder,
+        step: &Step,
         problems: &[Problem],
         lost: &[WindowId],
     ) -> Result<(), CheckpointError> {
-        let folder = &held.folder;
+        let folder = &step.folder;
         for problem in problems {
             if let ProblemKind::Manifest(_) = problem.kind {
                 self.move_away(folder, &problem.path)?;
             }
         }
-        let (job, shards) = (&held.job.fingerprint, held.job.record.spec.shards);
+        let (job, shards) = (&step.job.fingerprint, step.job.record.spec.shards);
         for shard in (0..shards).map(ShardId) {
             let mut manifest = Manifest::load_or_new(folder, job, shard, shards)?;
             if lost.iter().any(|&window| manifest.contains(window)) {
@@ -151,7 +163,7 @@ impl RepairReport {
                 ProblemKind::Journal { sound_bytes } => {
                     self.cut_journal(folder, &problem.path, sound_bytes)?;
                 }
-                ProblemKind::Job | ProblemKind::Manifest(_) => {}
+                ProblemKind::Job | ProblemKind::PhaseJob | ProblemKind::Manifest(_) => {}
             }
         }
         Ok(())

@@ -5,12 +5,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ids::ShardId;
+use crate::numbers::counted;
 
 use super::lock::{self, LockTiming};
 use super::manifest::Manifest;
 use super::owner::{self, Owner, Work};
+use super::steps::{self, Step};
 use super::totals::Totals;
-use super::{CheckpointError, OutputFolder, StoredJob, journal, steps};
+use super::{CheckpointError, OutputFolder, StoredJob, journal};
 
 /// The time left is known once a writer has finished this share of what it had to do: before that, the rows in
 /// flight are too many beside the finished ones.
@@ -42,6 +44,9 @@ pub struct Status {
     /// Of a phase: windows that a later step has committed and the phase has lost.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost_windows: u64,
+    /// Of a phase: what is wrong with it, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damage: Vec<String>,
     /// Each shard.
     pub shards: Vec<ShardStatus>,
     /// Each phase of the job, by its name, in order.
@@ -59,6 +64,8 @@ pub enum JobState {
     Running,
     /// Windows are left, and no writer is known to live.
     Stopped,
+    /// A phase has lost what later results were made of, or its record.
+    Damaged,
 }
 
 /// How fast rows are finished, from the heartbeats of the writers; `None` while that is not known, and where no
@@ -124,6 +131,19 @@ pub enum OwnerState {
     Dead,
 }
 
+impl Status {
+    /// Rows that have an outcome, in parts or in journals.
+    pub fn rows_done(&self) -> u64 {
+        self.totals.taken() + self.journalled_rows
+    }
+
+    /// Input rows but those that are known to be left out. Which ones `input.where` leaves out of an open window is not
+    /// known yet.
+    pub fn rows_taken(&self) -> u64 {
+        self.rows.saturating_sub(self.totals.left_out.total())
+    }
+}
+
 impl ShardStatus {
     /// Whether all its windows are committed.
     pub fn is_finished(&self) -> bool {
@@ -132,7 +152,12 @@ impl ShardStatus {
 
     /// Its rows that have an outcome, in parts or in journals.
     pub fn rows_done(&self) -> u64 {
-        self.totals.rows + self.journalled_rows
+        self.totals.taken() + self.journalled_rows
+    }
+
+    /// Its rows but those that are known to be left out.
+    pub fn rows_taken(&self) -> u64 {
+        self.rows.saturating_sub(self.totals.left_out.total())
     }
 
     /// Whether its writer lives.
@@ -159,31 +184,40 @@ fn is_zero(n: &u64) -> bool {
 /// [`CheckpointError::UnknownVersion`], [`CheckpointError::Fs`].
 pub fn status(folder: &OutputFolder) -> Result<Status, CheckpointError> {
     let job = StoredJob::existing(folder)?;
-    let phases = job.record.spec.phases().into_iter();
-    let phases = phases.map(|phase| {
-        let of_phase = folder.phase(phase);
-        let begun = StoredJob::load(&of_phase)?;
-        // Before it has begun, its rows are those of the job.
-        let mut status = of_folder(&of_phase, begun.as_ref().unwrap_or(&job))?;
-        phase.name().clone_into(&mut status.name);
-        Ok(status)
-    });
-    let mut phases = phases.collect::<Result<Vec<_>, CheckpointError>>()?;
-    let folders = job.record.spec.phases().into_iter();
-    let mut folders: Vec<OutputFolder> = folders.map(|phase| folder.phase(phase)).collect();
-    folders.push(folder.clone());
-    for (phase, steps) in phases.iter_mut().zip(folders.windows(2)) {
-        if let [earlier, later] = steps {
-            let lost = steps::lost(earlier, later, None)?;
-            phase.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
-        }
-    }
     let mut status = of_folder(folder, &job)?;
-    let is_running = |status: &Status| status.state == JobState::Running;
-    if !status.is_finished && phases.iter().any(is_running) {
+    let steps = steps::of_job(folder, job)?;
+    // The results are the last step.
+    let of_phases = steps.iter().enumerate().take(steps.len() - 1);
+    let phases = of_phases.map(|(at, step)| phase_status(&steps, at, step));
+    let phases = phases.collect::<Result<Vec<_>, _>>()?;
+    let is_any = |state| phases.iter().any(|phase| phase.state == state);
+    if is_any(JobState::Damaged) {
+        status.state = JobState::Damaged;
+    } else if !status.is_finished && is_any(JobState::Running) {
         status.state = JobState::Running;
     }
     status.phases = phases;
+    Ok(status)
+}
+
+/// The progress of the phase at a place among the steps of a job, and what is wrong with it.
+fn phase_status(steps: &[Step], at: usize, step: &Step) -> Result<Status, CheckpointError> {
+    let mut status = of_folder(&step.folder, &step.job)?;
+    step.name.clone_into(&mut status.name);
+    let lost = steps::lost(steps, at, None)?;
+    status.lost_windows = lost.iter().map(|lost| lost.windows.len() as u64).sum();
+    let problem = step.problem();
+    status
+        .damage
+        .extend(problem.map(|problem| problem.to_string()));
+    if status.lost_windows > 0 {
+        let lost = counted(status.lost_windows, "window");
+        let lost = format!("it has lost {lost} that later results were made of");
+        status.damage.push(lost);
+    }
+    if !status.damage.is_empty() {
+        status.state = JobState::Damaged;
+    }
     Ok(status)
 }
 
@@ -223,6 +257,7 @@ fn of_folder(folder: &OutputFolder, job: &StoredJob) -> Result<Status, Checkpoin
         totals,
         journalled_rows: shards.iter().map(|shard| shard.journalled_rows).sum(),
         lost_windows: 0,
+        damage: Vec::new(),
         shards,
         phases: Vec::new(),
     })
@@ -324,7 +359,7 @@ fn overall_pace(shards: &[ShardStatus]) -> Pace {
     let rows_per_second = sum(|pace| pace.rows_per_second);
     let left = shards
         .iter()
-        .map(|shard| shard.rows.saturating_sub(shard.rows_done()))
+        .map(|shard| shard.rows_taken().saturating_sub(shard.rows_done()))
         .sum::<u64>();
     let slowest = paces()
         .map(|pace| pace.seconds_left)

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
+use crate::outcome::LeftOutRows;
 use crate::stop::StopFlag;
 
 use super::manifest::{CommittedWindow, FileEntry, Manifest};
+use super::steps::{self, Step};
 use super::strays::{Listing, stray_manifests};
-use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, committed, journal, steps};
+use super::{CheckpointError, JobFingerprint, OutputFolder, StoredJob, committed, journal};
 
 /// What is wrong with a file that names another job.
 const STRANGER: &str =
@@ -27,8 +29,10 @@ pub struct VerifyReport {
     pub windows: u64,
     /// Windows that are committed and sound.
     pub sound_windows: u64,
-    /// Rows in them.
+    /// Rows in them, but those that are left out.
     pub rows: u64,
+    /// Rows that the job leaves out; those behind its last window only once all of them are sound.
+    pub left_out: LeftOutRows,
     /// Rows in sound journal lines of open windows.
     pub journalled_rows: u64,
     /// What is wrong.
@@ -56,6 +60,8 @@ pub struct Problem {
 pub enum ProblemKind {
     /// `job.json`; nothing else can be checked then.
     Job,
+    /// `job.json` of a phase, which can be written again from that of the job.
+    PhaseJob,
     /// A shard's manifest.
     Manifest(ShardId),
     /// A part or a file of failed rows that the manifest names.
@@ -119,51 +125,6 @@ pub fn verify_shards(
     only: Option<ShardId>,
     stop: &StopFlag,
 ) -> Result<VerifyReport, CheckpointError> {
-    let mut report = verify_folder(folder, only, stop)?;
-    let phases = match StoredJob::load(folder) {
-        Ok(Some(job)) => job.record.spec.phases(),
-        _ => Vec::new(),
-    };
-    let mut before: Option<(&str, OutputFolder)> = None;
-    for phase in phases {
-        let of_phase = folder.phase(phase);
-        if !of_phase.job_file().is_file() {
-            match of_phase.first_work()? {
-                Some(_) => {
-                    let reason = "is gone".to_owned();
-                    report.add(of_phase.job_file(), ProblemKind::Job, reason);
-                }
-                None if report.sound_windows > 0 => report.notes.push(format!(
-                    "`{}` is gone: what the pairs were made of cannot be checked",
-                    of_phase.root().display()
-                )),
-                None => {}
-            }
-            continue;
-        }
-        let mut found = verify_folder(&of_phase, only, stop)?;
-        if let Some((name, earlier)) = &before {
-            let lost = steps::problems(name, earlier, &of_phase, only)?;
-            found.problems.extend(lost);
-        }
-        before = Some((phase.name(), of_phase));
-        report.problems.extend(found.problems.iter().cloned());
-        report.notes.extend(found.notes.iter().cloned());
-        report.phases.push((phase.name().to_owned(), found));
-    }
-    if let Some((name, earlier)) = &before {
-        let lost = steps::problems(name, earlier, folder, only)?;
-        report.problems.extend(lost);
-    }
-    Ok(report)
-}
-
-/// As [`verify_shards`], without the folders of phases.
-pub(super) fn verify_folder(
-    folder: &OutputFolder,
-    only: Option<ShardId>,
-    stop: &StopFlag,
-) -> Result<VerifyReport, CheckpointError> {
     let mut report = VerifyReport::default();
     let job = match StoredJob::existing(folder) {
         Ok(job) => job,
@@ -173,17 +134,33 @@ pub(super) fn verify_folder(
         }
         Err(error) => return Err(error),
     };
-    let listing = Listing::new(folder)?;
-    let shards = job.record.spec.shards;
-    report.windows = job.record.input.windows.len() as u64;
-    for shard in (0..shards).map(ShardId) {
-        if only.is_none_or(|only| only == shard) {
-            report.check_shard(folder, &job, &listing, shard, stop)?;
+    report.check_files(folder, &job, only, stop)?;
+    for phase in job.record.spec.phases() {
+        let step = Step::phase(folder, &job, phase)?;
+        let found = verify_step(&step, only, stop)?;
+        report.problems.extend(found.problems.iter().cloned());
+        report.notes.extend(found.notes.iter().cloned());
+        report.phases.push((step.name.to_owned(), found));
+    }
+    let steps = steps::of_job(folder, job)?;
+    for (at, lost) in steps::problems(&steps, only)?.into_iter().enumerate() {
+        if let Some((_, phase)) = report.phases.get_mut(at) {
+            phase.problems.extend(lost.iter().cloned());
         }
+        report.problems.extend(lost);
     }
-    for path in stray_manifests(folder, shards) {
-        report.add(path, ProblemKind::Stray, STRANGER.to_owned());
-    }
+    Ok(report)
+}
+
+/// As [`verify_shards`], for one step of a job alone.
+pub(super) fn verify_step(
+    step: &Step,
+    only: Option<ShardId>,
+    stop: &StopFlag,
+) -> Result<VerifyReport, CheckpointError> {
+    let mut report = VerifyReport::default();
+    report.problems.extend(step.problem());
+    report.check_files(&step.folder, &step.job, only, stop)?;
     Ok(report)
 }
 
@@ -196,6 +173,31 @@ fn rows_of_trial(span: &WindowSpan, windows: &[WindowSpan]) -> Range<u64> {
 impl VerifyReport {
     fn add(&mut self, path: PathBuf, kind: ProblemKind, reason: String) {
         self.problems.push(Problem { path, kind, reason });
+    }
+
+    /// Checks the files of a folder, but for its record.
+    fn check_files(
+        &mut self,
+        folder: &OutputFolder,
+        job: &StoredJob,
+        only: Option<ShardId>,
+        stop: &StopFlag,
+    ) -> Result<(), CheckpointError> {
+        let listing = Listing::new(folder)?;
+        let shards = job.record.spec.shards;
+        self.windows = job.record.input.windows.len() as u64;
+        for shard in (0..shards).map(ShardId) {
+            if only.is_none_or(|only| only == shard) {
+                self.check_shard(folder, job, &listing, shard, stop)?;
+            }
+        }
+        for path in stray_manifests(folder, shards) {
+            self.add(path, ProblemKind::Stray, STRANGER.to_owned());
+        }
+        if self.sound_windows == self.windows {
+            self.left_out.limit += job.record.input.rows_behind();
+        }
+        Ok(())
     }
 
     fn check_shard(
@@ -305,7 +307,8 @@ impl VerifyReport {
         }
         if self.problems.len() == problems {
             self.sound_windows += 1;
-            self.rows += window.rows;
+            self.rows += window.totals.taken();
+            self.left_out += window.totals.left_out;
         }
         Ok(())
     }

@@ -166,6 +166,10 @@ fn advice(error: &CliError) -> (u8, &'static str) {
         CliError::Terminal(_) => (2, UNCHANGED),
         CliError::Library(error) => match &**error {
             Error::Interrupted => (75, "run the same command again"),
+            Error::BeingWritten { .. } => (
+                75,
+                "run the same command again when the other export has ended",
+            ),
             error if error.is_temporary() => {
                 (75, "the checkpoint is valid, run the same command again")
             }

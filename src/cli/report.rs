@@ -18,7 +18,6 @@ pub(super) fn report(args: &ReportArgs) -> CliResult<Exit> {
     }
     let path = args.file.clone().unwrap_or_else(|| folder.page());
     page::write(&folder, &record, args.by.as_deref(), &path)?;
-    note_of_groups(args, &record);
     say(&format!("wrote `{}`", path.display()));
     Ok(Exit::Printed)
 }
@@ -34,23 +33,10 @@ fn metrics(args: &ReportArgs, folder: &OutputFolder, record: &JobRecord) -> CliR
         )
         .into());
     }
-    note_of_groups(args, record);
     if args.json {
         print_json(&metrics)?;
     } else {
         print(&metrics.to_string())?;
     }
     Ok(Exit::Printed)
-}
-
-/// Says what groups of a job of several phases lack: its parts hold the pairs, not the answers that the reference is
-/// compared with.
-fn note_of_groups(args: &ReportArgs, record: &JobRecord) {
-    let spec = &record.spec;
-    let is_new = args.by.is_some() && args.by != spec.report.by;
-    if is_new && spec.input.columns.reference.is_some() && !spec.phases().is_empty() {
-        say(
-            "note: the groups hold pairs alone; only `report.by` in the job, set before it begins, measures the answers of each group",
-        );
-    }
 }

@@ -78,8 +78,8 @@ fn rows_kept(folder: &str) -> String {
     };
     format!(
         "{} of {}{of_phase}",
-        grouped(status.totals.rows + status.journalled_rows),
-        counted(status.rows, "row")
+        grouped(status.rows_done()),
+        counted(status.rows_taken(), "row")
     )
 }
 

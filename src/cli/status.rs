@@ -32,7 +32,7 @@ pub(super) fn status(args: &StatusArgs) -> CliResult<Exit> {
     loop {
         let status = look(&folder)?;
         print_as_asked(args, &status)?;
-        if !args.watch || status.is_finished {
+        if !args.watch || status.is_finished || status.state == JobState::Damaged {
             return Ok(Exit::Done(last_words(&status)));
         }
         thread::sleep(LOOK_INTERVAL);
@@ -51,21 +51,16 @@ fn print_as_asked(args: &StatusArgs, status: &Status) -> io::Result<()> {
     }
 }
 
-/// Whether a phase has lost what later results were made of.
-fn is_damaged(status: &Status) -> bool {
-    status.phases.iter().any(|phase| phase.lost_windows > 0)
-}
-
 fn last_words(status: &Status) -> &'static str {
-    if is_damaged(status) {
-        return "the job is damaged: `glm-batch verify` with `--repair` takes out what has to be made again, then run the job again";
-    }
     match status.state {
         JobState::Finished => "the job is finished",
         JobState::Running => {
             "the job is running: `glm-batch status` with `--wait` waits until it has ended"
         }
         JobState::Stopped => "the job is not finished: run it again to go on",
+        JobState::Damaged => {
+            "the job is damaged: `glm-batch verify` with `--repair` takes out what has to be made again, then run the job again"
+        }
     }
 }
 
@@ -75,7 +70,7 @@ fn wait(args: &StatusArgs, folder: &OutputFolder) -> CliResult<Exit> {
     let mut said: Option<Instant> = None;
     loop {
         let status = look(folder)?;
-        let exit = if is_damaged(&status) {
+        let exit = if status.state == JobState::Damaged {
             Some(Exit::Damaged(folder.root().display().to_string()))
         } else if status.is_finished {
             Some(Exit::Done(last_words(&status)))
@@ -146,12 +141,8 @@ fn text(status: &Status) -> String {
     }
     for phase in &status.phases {
         let _ = writeln!(text, "  phase {}", job_line(phase));
-        if phase.lost_windows > 0 {
-            let lost = counted(phase.lost_windows, "window");
-            let _ = writeln!(
-                text,
-                "    damaged: it has lost {lost} that later results were made of"
-            );
+        for damage in &phase.damage {
+            let _ = writeln!(text, "    damaged: {}", on_one_line(damage));
         }
         if !phase.is_finished {
             shard_lines(phase, "    ", &mut text);
@@ -179,7 +170,7 @@ fn shard_lines(status: &Status, indent: &str, text: &mut String) {
 
 fn job_line(status: &Status) -> String {
     let state = match status.state {
-        _ if status.lost_windows > 0 => "damaged",
+        JobState::Damaged => "damaged",
         JobState::Finished => "finished",
         JobState::Running => "running",
         JobState::Stopped => "not finished",
@@ -193,8 +184,8 @@ fn job_line(status: &Status) -> String {
     format!(
         "{}: {state}, {} of {} ({} in open windows), {} failed{left_out}",
         on_one_line(&status.name),
-        grouped(status.totals.rows + status.journalled_rows),
-        counted(status.rows, "row"),
+        grouped(status.rows_done()),
+        counted(status.rows_taken(), "row"),
         grouped(status.journalled_rows),
         grouped(status.totals.failed + status.totals.bad),
     )
@@ -203,7 +194,7 @@ fn job_line(status: &Status) -> String {
 fn waiting_line(status: &Status) -> String {
     match status.state {
         JobState::Running => format!("{}; {}", job_line(status), pace_text(status.pace)),
-        JobState::Finished | JobState::Stopped => job_line(status),
+        JobState::Finished | JobState::Stopped | JobState::Damaged => job_line(status),
     }
 }
 
@@ -253,7 +244,7 @@ fn sum_line(shards: &[&ShardStatus]) -> String {
         grouped(sum(|shard| shard.windows_done)),
         counted(sum(|shard| shard.windows), "window"),
         grouped(sum(ShardStatus::rows_done)),
-        counted(sum(|shard| shard.rows), "row"),
+        counted(sum(ShardStatus::rows_taken), "row"),
     )
 }
 
@@ -280,6 +271,6 @@ fn shard_line(shard: &ShardStatus) -> String {
         grouped(shard.windows_done),
         counted(shard.windows, "window"),
         grouped(shard.rows_done()),
-        counted(shard.rows, "row"),
+        counted(shard.rows_taken(), "row"),
     )
 }

@@ -32,13 +32,16 @@ pub(super) fn verify(args: &VerifyArgs) -> CliResult<Exit> {
         for (from, to) in &repaired.moved {
             say(&format!("moved `{}` to `{}`", from.display(), to.display()));
         }
+        for path in &repaired.written {
+            say(&format!("wrote `{}` again", path.display()));
+        }
         if repaired.windows.is_empty() && repaired.found.sound_windows == repaired.found.windows {
             return Ok(Exit::Done("sound and finished"));
         }
-        say(&format!(
-            "{} will be made again",
-            counted(repaired.windows.len() as u64, "window")
-        ));
+        if !repaired.windows.is_empty() {
+            let windows = counted(repaired.windows.len() as u64, "window");
+            say(&format!("{windows} will be made again"));
+        }
         return Ok(Exit::Unfinished);
     }
     Ok(match soundness {
@@ -64,8 +67,13 @@ fn print_report(report: &VerifyReport) -> std::io::Result<()> {
 }
 
 fn counts(report: &VerifyReport) -> String {
+    let left_out = if report.left_out.is_empty() {
+        String::new()
+    } else {
+        format!(", left out {}", report.left_out)
+    };
     format!(
-        "{} of {} sound, {}; {} in open windows",
+        "{} of {} sound, {}{left_out}; {} in open windows",
         grouped(report.sound_windows),
         counted(report.windows, "window"),
         counted(report.rows, "row"),

@@ -170,10 +170,10 @@ impl<'a> Export<'a> {
     /// before leaves a card at most, and the same command does it all.
     fn write_file(&mut self, target: &Target, file: &Path) -> Result<ExportReport> {
         let Some(claim) = fsio::claim(file)? else {
-            return Err(refused(format!(
-                "`{}` is being written by another export\nhint: wait until that has ended, or give another `--output`",
-                file.display()
-            )));
+            return Err(Error::BeingWritten {
+                path: file.to_path_buf(),
+            }
+            .into());
         };
         let came = || {
             refused(format!(
@@ -204,8 +204,11 @@ impl<'a> Export<'a> {
         }
         // One export at a time tells of itself in the folder, and has its name there before the next one looks.
         let readme = target.readme.as_deref();
-        let turn = readme.map(fsio::wait_for_claim).transpose()?.flatten();
+        let stop = &self.options.stop;
+        let turn = readme.map(|readme| fsio::wait_for_claim(readme, stop));
+        let turn = turn.transpose()?;
         if let Some(turn) = &turn {
+            let turn = turn.as_ref().ok_or(Error::Interrupted)?;
             turn.remove_leftovers(None);
         }
         let mut report = self.report(Some(file));

@@ -6,9 +6,11 @@
 //! given to everybody, and only the name itself can still be taken.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::append::open_lock;
 use super::error::FsError;
@@ -16,9 +18,13 @@ use super::folders::remove_quietly;
 use super::hash::hash_file;
 use super::points::{WRITE_BEFORE_CREATE, WRITE_BEFORE_SYNC, failpoint};
 use super::write::{TEMPORARY_ENDING, Unnamed, fill, remove_leftovers, temporary_path};
+use crate::stop::StopFlag;
 
 /// The number in the name of a hidden file that is locked; no process has it.
 const LOCKED: &str = "0";
+
+/// Time between two looks at a name that another process has.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The right to write a file. Without a use its hidden file goes.
 pub(crate) struct Claim {
@@ -36,28 +42,32 @@ pub(crate) struct Claim {
 /// [`FsError`], where the folder takes no file.
 pub(crate) fn claim(path: &Path) -> Result<Option<Claim>, FsError> {
     failpoint(WRITE_BEFORE_CREATE, path)?;
-    take(path, |file| match file.try_lock() {
-        Ok(()) => Ok(Some(true)),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-        Err(std::fs::TryLockError::Error(cause)) => is_locked(Err(cause)),
-    })
+    take(path)
 }
 
-/// Claims the name of a file once no other process has it.
+/// Claims the name of a file once no other process has it; `None` where the wait is to stop.
 ///
 /// # Errors
 ///
 /// [`FsError`], where the folder takes no file.
-pub(crate) fn wait_for_claim(path: &Path) -> Result<Option<Claim>, FsError> {
-    take(path, |file| is_locked(file.lock()))
+pub(crate) fn wait_for_claim(path: &Path, stop: &StopFlag) -> Result<Option<Claim>, FsError> {
+    while !stop.is_requested() {
+        if let Some(claim) = take(path)? {
+            return Ok(Some(claim));
+        }
+        thread::sleep(POLL);
+    }
+    Ok(None)
 }
 
-/// Whether a lock was taken: not where the file system has none, and any other failure is one.
-fn is_locked(lock: io::Result<()>) -> io::Result<Option<bool>> {
-    match lock {
+/// Tries to lock a file: whether that is so, or `None` where another process has the lock. It is not so where the file
+/// system has no locks, and any other failure is one.
+fn try_lock(file: &File) -> io::Result<Option<bool>> {
+    match file.try_lock() {
         Ok(()) => Ok(Some(true)),
-        Err(cause) if knows_no_locks(&cause) => Ok(Some(false)),
-        Err(cause) => Err(cause),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(cause)) if knows_no_locks(&cause) => Ok(Some(false)),
+        Err(TryLockError::Error(cause)) => Err(cause),
     }
 }
 
@@ -70,17 +80,20 @@ pub(crate) fn knows_no_locks(cause: &io::Error) -> bool {
     is_without || cause.kind() == io::ErrorKind::Unsupported
 }
 
-fn take(
-    path: &Path,
-    lock: impl Fn(&File) -> io::Result<Option<bool>>,
-) -> Result<Option<Claim>, FsError> {
+fn take(path: &Path) -> Result<Option<Claim>, FsError> {
+    let temporary = hidden(path, LOCKED);
     loop {
-        let temporary = hidden(path, LOCKED);
         let failed = |cause| FsError::new("create", &temporary, cause);
-        let file = open_lock(&temporary).map_err(failed)?;
+        let file = match open_lock(&temporary) {
+            Ok(file) => file,
+            Err(cause) if is_denied(&cause) && temporary.symlink_metadata().is_ok() => {
+                return beside_a_stranger(path, &temporary);
+            }
+            Err(cause) => return Err(failed(cause)),
+        };
         // Elsewhere a locked file can neither be read by others nor renamed.
         let locked = if cfg!(unix) {
-            lock(&file).map_err(failed)?
+            try_lock(&file).map_err(failed)?
         } else {
             Some(false)
         };
@@ -99,21 +112,40 @@ fn take(
             Some(false) => {
                 // Nothing keeps others from this file, so each has its own.
                 remove_quietly(&temporary);
-                let temporary = temporary_path(path);
-                let failed = |cause| FsError::new("create", &temporary, cause);
-                let file = File::create(&temporary).map_err(failed)?;
-                return Ok(Some(Claim {
-                    path: path.to_path_buf(),
-                    temporary: Some(temporary),
-                    file,
-                    is_locked: false,
-                }));
+                return Claim::unlocked(path).map(Some);
             }
         }
     }
 }
 
+fn is_denied(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// A claim where the hidden file is another user's, which this one may not write: where no process of that user has it
+/// any more, it was left by a kill, and keeps nobody from the name.
+fn beside_a_stranger(path: &Path, theirs: &Path) -> Result<Option<Claim>, FsError> {
+    let is_written = File::open(theirs).is_ok_and(|file| matches!(try_lock(&file), Ok(None)));
+    if is_written {
+        return Ok(None);
+    }
+    Claim::unlocked(path).map(Some)
+}
+
 impl Claim {
+    /// A claim whose hidden file no other process knows.
+    fn unlocked(path: &Path) -> Result<Self, FsError> {
+        let temporary = temporary_path(path);
+        let failed = |cause| FsError::new("create", &temporary, cause);
+        let file = File::create(&temporary).map_err(failed)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            temporary: Some(temporary),
+            file,
+            is_locked: false,
+        })
+    }
+
     /// Removes what processes that were killed have left of this file, and of another that is written under this claim
     /// alone.
     pub(crate) fn remove_leftovers(&self, other: Option<&Path>) {
@@ -171,7 +203,7 @@ fn hidden(path: &Path, number: &str) -> PathBuf {
 
 /// Whether an open file is the one at a path.
 #[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Ok(open), Ok(there)) = (file.metadata(), path.symlink_metadata()) else {
         return false;
@@ -180,7 +212,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 #[cfg(not(unix))]
-fn is_at(_file: &File, _path: &Path) -> bool {
+pub(crate) fn is_at(_file: &File, _path: &Path) -> bool {
     true
 }
 
@@ -237,6 +269,42 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"whole");
         drop(claim(&path).unwrap());
         assert_eq!(names(folder.path()), ["a.jsonl"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_wait_for_a_name_ends_when_it_is_free_and_when_it_is_to_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        let first = claim(&path).unwrap().unwrap();
+        let stop = StopFlag::default();
+        let to_stop = StopFlag::default();
+        thread::scope(|scope| {
+            let stopped = scope.spawn(|| wait_for_claim(&path, &to_stop).unwrap().is_none());
+            to_stop.request();
+            assert!(stopped.join().unwrap());
+            let waiting = scope.spawn(|| wait_for_claim(&path, &stop).unwrap().is_some());
+            drop(first);
+            assert!(waiting.join().unwrap());
+        });
+    }
+
+    /// What a process without the right to write the hidden file does; root has the right to everything.
+    #[cfg(unix)]
+    #[test]
+    fn a_hidden_file_of_another_user_keeps_the_name_only_while_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        let theirs = claim(&path).unwrap().unwrap();
+        let hidden = folder.path().join(".a.jsonl.0.tmp");
+        assert!(beside_a_stranger(&path, &hidden).unwrap().is_none());
+        drop(theirs);
+        std::fs::write(&hidden, "half").unwrap();
+        let ours = beside_a_stranger(&path, &hidden).unwrap().unwrap();
+        let unnamed = ours.write(|out| out.write_all(b"whole")).unwrap();
+        assert!(unnamed.name().unwrap().is_some());
+        assert_eq!(names(folder.path()), [".a.jsonl.0.tmp", "a.jsonl"]);
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
     }
 
     #[test]

@@ -49,15 +49,15 @@ impl Conversation {
         names.filter(|name| *name != MESSAGES)
     }
 
-    /// The prompt of a row, and the conversation that it is made of.
-    pub(super) fn text(&self, record: &dyn Record) -> Result<(String, Vec<Turn>), BadRow> {
+    /// The prompt of a row, and the messages that it is made of.
+    pub(super) fn text(&self, record: &dyn Record) -> Result<(String, Vec<Value>), BadRow> {
         let messages = self.messages(record).map_err(|what| {
             let column = self.named.name();
             bad(format!("messages column `{column}` {what}"))
         })?;
-        let turns = messages.iter().map(turn).collect();
         let record = WithMessages { record, messages };
-        Ok((self.template.render(&record, None)?, turns))
+        let text = self.template.render(&record, None)?;
+        Ok((text, record.messages))
     }
 
     /// The conversation of a row, which ends with a question.
@@ -93,7 +93,7 @@ impl Conversation {
 }
 
 /// A message that was checked.
-fn turn(message: &Value) -> Turn {
+pub(super) fn turn(message: &Value) -> Turn {
     let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
     Turn {
         role: text("role"),

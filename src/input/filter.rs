@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use minijinja::machinery::ast::{BinOpKind, Expr, UnaryOpKind};
 use minijinja::machinery::{self, CodeGenerator, Instruction, Instructions};
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
@@ -106,12 +107,30 @@ impl Filter {
         self.names.iter().map(String::as_str)
     }
 
-    /// Whether a row is wanted.
+    /// Whether a row is wanted, where anything that is not empty, zero or null means so.
     ///
     /// # Errors
     ///
     /// An expression that fails for this row.
     pub(crate) fn matches(&self, row: Value) -> Result<bool, WrongFilter> {
+        Ok(self.value(row)?.is_true())
+    }
+
+    /// Whether the expression is true for a row.
+    ///
+    /// # Errors
+    ///
+    /// As [`matches`](Self::matches); what means true without being it, such as a text.
+    pub(super) fn is_true(&self, row: Value) -> Result<bool, WrongFilter> {
+        let value = self.value(row)?;
+        match value.kind() {
+            ValueKind::Bool => Ok(value.is_true()),
+            _ if value.is_true() => Err(WrongFilter::not_asked(kind(&value))),
+            _ => Ok(false),
+        }
+    }
+
+    fn value(&self, row: Value) -> Result<Value, WrongFilter> {
         let (mut printed, blocks) = (String::new(), BTreeMap::new());
         let evaluated = machinery::eval(
             &ENVIRONMENT,
@@ -122,7 +141,52 @@ impl Filter {
             AutoEscape::None,
         );
         let (value, _) = evaluated.map_err(|error| WrongFilter::of("", &error))?;
-        Ok(value.is_some_and(|value| value.is_true()))
+        Ok(value.unwrap_or_default())
+    }
+}
+
+/// Refuses an expression that gives a text, say, whatever the row is: it asks nothing.
+///
+/// # Errors
+///
+/// The reason and the cure; an expression that does not parse.
+pub(super) fn check_asks(text: &str) -> Result<(), WrongFilter> {
+    let parsed = machinery::parse_expr(text).map_err(|error| WrongFilter::of(text, &error))?;
+    fixed_kind(&parsed).map_or(Ok(()), |kind| Err(WrongFilter::not_asked(kind)))
+}
+
+/// What an expression gives for every row, where that is neither true nor false.
+fn fixed_kind(expression: &Expr<'_>) -> Option<&'static str> {
+    match expression {
+        Expr::Const(constant) => match constant.value.kind() {
+            ValueKind::Bool | ValueKind::None | ValueKind::Undefined => None,
+            _ => Some(kind(&constant.value)),
+        },
+        Expr::UnaryOp(unary) => matches!(unary.op, UnaryOpKind::Neg).then_some("a number"),
+        Expr::BinOp(binary) => match binary.op {
+            BinOpKind::ScAnd | BinOpKind::ScOr => {
+                fixed_kind(&binary.left).or_else(|| fixed_kind(&binary.right))
+            }
+            BinOpKind::Concat => Some("a text"),
+            BinOpKind::Add => Some("a number or a text"),
+            BinOpKind::Sub
+            | BinOpKind::Mul
+            | BinOpKind::Div
+            | BinOpKind::FloorDiv
+            | BinOpKind::Rem
+            | BinOpKind::Pow => Some("a number"),
+            _ => None,
+        },
+        Expr::Filter(filter) => match filter.name {
+            "length" | "count" | "int" | "float" | "abs" | "round" => Some("a number"),
+            "upper" | "lower" | "trim" | "string" | "title" | "capitalize" | "replace" | "join" => {
+                Some("a text")
+            }
+            _ => None,
+        },
+        Expr::List(_) | Expr::Tuple(_) => Some("a list"),
+        Expr::Map(_) => Some("an object"),
+        _ => None,
     }
 }
 
@@ -161,6 +225,17 @@ pub(crate) struct WrongFilter {
 }
 
 impl WrongFilter {
+    /// An expression that gives a value where it should say whether a row is wanted.
+    fn not_asked(kind: &str) -> Self {
+        Self {
+            reason: format!("it gives {kind}, which is neither true nor false"),
+            cure: Some(
+                "compare it, as in `subject == 'law'`; `x is defined` and `x != ''` ask whether there is any"
+                    .to_owned(),
+            ),
+        }
+    }
+
     fn of(text: &str, error: &Error) -> Self {
         match mismatch(error) {
             Some(mismatch) => Self {
@@ -284,7 +359,7 @@ mod tests {
 
     use minijinja::value::Serde;
 
-    use super::{Filter, Value};
+    use super::{Filter, Value, check_asks};
 
     fn ask(text: &str) -> Result<bool, String> {
         let row = json!({
@@ -316,6 +391,57 @@ mod tests {
     fn the_columns_that_an_expression_names_are_known() {
         let filter = Filter::new("b.c > 1 and a in range(3) and 'x' in a").unwrap();
         assert_eq!(filter.names().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_asks_nothing_is_refused_or_fails_for_its_rows() {
+        for (text, kind) in [
+            ("'law'", "a text"),
+            ("n > 3 and 'law'", "a text"),
+            ("n + 1", "a number or a text"),
+            ("-n", "a number"),
+            ("list | length", "a number"),
+            ("id ~ 'x'", "a text"),
+            ("[n]", "a list"),
+        ] {
+            let wrong = check_asks(text).unwrap_err();
+            let reason = format!("it gives {kind}, which is neither true nor false");
+            assert_eq!(wrong.reason, reason, "{text}");
+        }
+        for text in [
+            "n",
+            "true",
+            "none",
+            "n is defined and id in ['5']",
+            "not n",
+            "object.a",
+        ] {
+            check_asks(text).unwrap();
+        }
+        let ask = |text: &str| {
+            let row =
+                json!({"n": 5, "zero": 0, "easy": true, "gone": null, "id": "5", "empty": ""});
+            let filter = Filter::new(text).unwrap();
+            filter
+                .is_true(Value::from(Serde(row)))
+                .map_err(|wrong| wrong.reason)
+        };
+        for (text, answer) in [
+            ("easy", true),
+            ("gone", false),
+            ("zero", false),
+            ("empty and n", false),
+        ] {
+            assert_eq!(ask(text), Ok(answer), "{text}");
+        }
+        for (text, kind) in [
+            ("n", "a number"),
+            ("id", "a text"),
+            ("easy and id", "a text"),
+        ] {
+            let reason = format!("it gives {kind}, which is neither true nor false");
+            assert_eq!(ask(text), Err(reason), "{text}");
+        }
     }
 
     #[test]

@@ -193,6 +193,10 @@ impl<S: PromptSource> PromptSource for Checked<S> {
         read
     }
 
+    fn keep_turns(&mut self) {
+        self.source.keep_turns();
+    }
+
     fn stop_with(&mut self, stop: &StopFlag) {
         self.source.stop_with(stop);
     }

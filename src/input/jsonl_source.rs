@@ -309,6 +309,10 @@ impl PromptSource for JsonlSource {
         Ok(())
     }
 
+    fn keep_turns(&mut self) {
+        self.builder.keep_turns();
+    }
+
     fn stop_with(&mut self, stop: &StopFlag) {
         self.builder.stop_with(stop);
     }

@@ -157,6 +157,10 @@ pub trait PromptSource: Send + Sync {
         Ok(())
     }
 
+    /// Keeps the messages of a conversation beside the prompt that is made of them. Only what writes conversations needs
+    /// them, and a window of long ones would be held twice.
+    fn keep_turns(&mut self) {}
+
     /// Leaves rows unread once `stop` is set, as a long template may take minutes for a window: the window that
     /// is being read is of no use then.
     fn stop_with(&mut self, _stop: &StopFlag) {}

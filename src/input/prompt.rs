@@ -12,7 +12,7 @@ use self::columns::{Columns, columns_cure};
 use self::reference::references;
 use super::built::{Built, bad};
 use super::cell::{Cell, Record};
-use super::conversation::Conversation;
+use super::conversation::{Conversation, turn};
 use super::error::InputError;
 use super::following::Following;
 use super::nested::Named;
@@ -54,6 +54,8 @@ pub(super) struct PromptBuilder {
     /// Where the template is filled once for each choice: the choices of rows without their own.
     choices: Option<Vec<String>>,
     rules: Rules,
+    /// Whether a prompt keeps the conversation that it was made of.
+    keeps_turns: bool,
     /// Set where the run is to stop: rows are not looked at any more, and nothing is made of them.
     stop: StopFlag,
 }
@@ -70,7 +72,7 @@ impl PromptBuilder {
             rules,
         } = *wanted;
         let columns = &input.columns;
-        let rows_taken = RowsTaken::new(input)?;
+        let rows_taken = RowsTaken::new(input, rules)?;
         let template = prompt.template.as_deref();
         let template = template
             .map(|source| Template::new(template_key, source, rules, choices.is_some()))
@@ -101,8 +103,14 @@ impl PromptBuilder {
             prefix: prompt.prefix.clone(),
             choices: choices.map(<[String]>::to_vec),
             rules,
+            keeps_turns: false,
             stop: StopFlag::default(),
         })
+    }
+
+    /// Keeps conversations beside their prompts.
+    pub(super) fn keep_turns(&mut self) {
+        self.keeps_turns = true;
     }
 
     /// Leaves rows unread once `stop` is set.
@@ -289,8 +297,10 @@ impl PromptBuilder {
             }
             (Some(template), ..) => template.render(record, None)?,
             (None, Some(conversation), _) => {
-                let (text, said) = conversation.text(record)?;
-                turns = said;
+                let (text, messages) = conversation.text(record)?;
+                if self.keeps_turns {
+                    turns = messages.iter().map(turn).collect();
+                }
                 text
             }
             (None, None, Some(named)) => self.required_text(named, record)?,

@@ -5,10 +5,10 @@ use minijinja::Value;
 
 use super::cell::{Cell, Record};
 use super::error::InputError;
-use super::filter::Filter;
+use super::filter::{Filter, WrongFilter, check_asks};
 use super::template::to_value;
 use crate::ids::RowId;
-use crate::job::InputSpec;
+use crate::job::{InputSpec, Rules};
 use crate::outcome::LeftOut;
 
 /// The column of results that says how a row ended, and what it says of one without a result.
@@ -18,11 +18,16 @@ const FAILED: &str = "failed";
 /// What to do about an expression that fails for some rows.
 const CURE: &str = "write it so that it holds for every row, as in `x is defined and x > 5`";
 
+/// The last version of the rules of rows by which anything that is not empty, zero or null is true.
+const LAX_ROWS: u32 = 5;
+
 /// Which rows a job takes.
 pub(super) struct RowsTaken {
     skip: u64,
     limit: Option<u64>,
     filter: Option<Filter>,
+    /// Whether what the expression gives must be true or false: not in a job that began when anything would do.
+    is_strict: bool,
     /// Whether the input has results of an earlier job.
     has_results: bool,
 }
@@ -33,12 +38,21 @@ impl RowsTaken {
     /// # Errors
     ///
     /// [`InputError::Where`].
-    pub(super) fn new(input: &InputSpec) -> Result<Self, InputError> {
-        let filter = input.filter.as_deref().map(Filter::new).transpose();
+    pub(super) fn new(input: &InputSpec, rules: Rules) -> Result<Self, InputError> {
+        let is_strict = rules.rows > LAX_ROWS;
+        let compile = |text: &str| -> Result<Filter, WrongFilter> {
+            let filter = Filter::new(text)?;
+            if is_strict {
+                check_asks(text)?;
+            }
+            Ok(filter)
+        };
+        let filter = input.filter.as_deref().map(compile).transpose();
         Ok(Self {
             skip: input.skip,
             limit: input.limit,
             has_results: false,
+            is_strict,
             filter: filter.map_err(|wrong| InputError::Where {
                 reason: wrong.reason,
                 cure: wrong.cure.unwrap_or_else(|| {
@@ -94,7 +108,13 @@ impl RowsTaken {
             let value = value.map_err(|reason| format!("column `{name}`: {reason}"))?;
             columns.push((name, to_value(value.unwrap_or_default())));
         }
-        match filter.matches(Value::from_pairs(columns)) {
+        let row = Value::from_pairs(columns);
+        let answer = if self.is_strict {
+            filter.is_true(row)
+        } else {
+            filter.matches(row)
+        };
+        match answer {
             Ok(true) => Ok(None),
             Ok(false) => Ok(Some(LeftOut::Where)),
             Err(wrong) => Err(format!(

@@ -236,6 +236,10 @@ impl PromptSource for Trial {
         })
     }
 
+    fn keep_turns(&mut self) {
+        self.source.keep_turns();
+    }
+
     fn stop_with(&mut self, stop: &StopFlag) {
         self.source.stop_with(stop);
     }

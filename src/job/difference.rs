@@ -8,6 +8,7 @@
 use serde_json::Value;
 
 use super::hint::join;
+use super::sections::score::{ScoreMethod, ScoreSpec};
 use super::spec::JobSpec;
 
 /// Keys that may change between two runs of a job.
@@ -49,6 +50,14 @@ pub(crate) struct Difference {
 pub(crate) fn differences(first: &JobSpec, now: &JobSpec) -> Vec<Difference> {
     let mut found = Vec::new();
     compare("", &tree(first), &tree(now), &mut found);
+    let is_whole = |spec: &JobSpec| {
+        let score = spec.score.as_ref();
+        score.is_some_and(|score| score.method == ScoreMethod::WholeText)
+    };
+    if is_whole(first) && is_whole(now) {
+        // An earlier version took what does nothing there, and this one asks to take it out.
+        found.retain(|one| !ScoreSpec::TARGET_KEYS.contains(&one.key.as_str()));
+    }
     found
 }
 
@@ -105,6 +114,23 @@ mod tests {
     #[test]
     fn the_same_job_has_none() {
         assert_eq!(differences(&job(&[]), &job(&[])), []);
+    }
+
+    #[test]
+    fn what_an_earlier_version_took_and_did_nothing_may_be_taken_out() {
+        let whole = ["task=score", "score.method=whole-text"];
+        let now = job(&whole);
+        let mut first = now.clone();
+        if let Some(score) = &mut first.score {
+            score.ending = false;
+        }
+        assert_eq!(differences(&first, &now), []);
+        if let Some(score) = &mut first.score {
+            score.method = ScoreMethod::Target;
+        }
+        let found = differences(&first, &now).into_iter();
+        let keys: Vec<String> = found.map(|one| one.key).collect();
+        assert_eq!(keys, ["score.method", "score.ending"]);
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub struct Rules {
     /// How files become rows. 1: as they are. 2: folders named `column=value` give columns, a line has a
     /// limit, and the reason of a row that failed by its own settings names the cure. 3: the first entry of a list
     /// is a reference, and the first windows of each shard are smaller. 4: a row may have beams. 5: no window is made
-    /// of rows that all come after the last one that `input.limit` takes; only a job with a limit begins so.
+    /// of rows that all come after the last one that `input.limit` takes; only a job with a limit begins so. 6:
+    /// `input.where` must give true or false; only a job that has it begins so.
     pub rows: u32,
 }
 
@@ -40,9 +41,10 @@ impl Rules {
 
     /// The rules of a job that begins now.
     pub(crate) fn of_new(spec: &JobSpec) -> Self {
-        let rows = match spec.input.limit {
-            Some(_) => 5,
-            None => Self::CURRENT.rows,
+        let rows = match (&spec.input.filter, spec.input.limit) {
+            (Some(_), _) => 6,
+            (None, Some(_)) => 5,
+            (None, None) => Self::CURRENT.rows,
         };
         Self {
             rows,

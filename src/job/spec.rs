@@ -24,7 +24,7 @@ use super::sections::prompt::PromptSpec;
 use super::sections::report::ReportSpec;
 use super::sections::reward::RewardSpec;
 use super::sections::score::ScoreSpec;
-use super::tasks::{Task, check_needs, refuse_others};
+use super::tasks::{Task, check_needs, check_samples, refuse_others};
 use super::tree::Node;
 
 /// The only version of the job file so far.
@@ -158,6 +158,7 @@ impl JobFile {
     fn checked(self, origin: &Origin<'_>, keeps_prompt: bool) -> Checked<JobSpec> {
         let Origin { source, base, .. } = *origin;
         at_least_one("shards", self.shards)?;
+        check_samples(self.task, &self.generation)?;
         let mut spec = JobSpec {
             name: self.name.unwrap_or_else(|| default_name(source)),
             task: self.task,

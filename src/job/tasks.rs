@@ -10,7 +10,7 @@ use super::sections::generation::GenerationSpec;
 use super::sections::infill::InfillSpec;
 use super::sections::output::SampleLayout;
 use super::sections::preference::{PreferenceSpec, Rank};
-use super::sections::score::{ScoreMethod, ScoreSpec};
+use super::sections::score::{ScoreMethod, ScoreSpec, TargetOverflow};
 use super::spec::JobSpec;
 use super::tree::Node;
 use crate::task_list::every_task;
@@ -118,6 +118,17 @@ pub(super) fn refuse_others(task: Task, tree: &Node) -> Checked<()> {
         return Err(Flaw::new(key, reason).hint(cure));
     }
     Ok(())
+}
+
+/// Refuses several samples that are all the same, before that is said with a cure that the task does not know.
+pub(super) fn check_samples(task: Task, generation: &GenerationSpec) -> Checked<()> {
+    let are_equal = generation.num_return_sequences > 1 && !generation.do_sample;
+    if task != Task::Infill || !are_equal || generation.num_beams > 1 {
+        return Ok(());
+    }
+    let reason = "above 1 needs `do_sample = true` where the task is `infill`";
+    let flaw = Flaw::new("generation.num_return_sequences", reason);
+    Err(flaw.hint("without it every sample would be the same"))
 }
 
 /// Refuses settings of generation that the task `infill` cannot go by.
@@ -242,8 +253,24 @@ fn check_score(spec: &JobSpec, score: &ScoreSpec) -> Checked<()> {
             );
             Err(flaw.hint("take it out, or write `score.method = \"target\"`"))
         }
-        _ => Ok(()),
+        ScoreMethod::WholeText => check_without_target(score),
+        ScoreMethod::Target => Ok(()),
     }
+}
+
+/// Refuses settings of targets where the prompt itself is scored.
+fn check_without_target(score: &ScoreSpec) -> Checked<()> {
+    let set = [
+        !score.ending,
+        score.max_target_tokens.is_some(),
+        score.target_overflow != TargetOverflow::default(),
+    ];
+    let keys = ScoreSpec::TARGET_KEYS.iter().zip(set);
+    let Some((key, _)) = keys.into_iter().find(|(_, is_set)| *is_set) else {
+        return Ok(());
+    };
+    let reason = "does nothing with `score.method = \"whole-text\"`, which scores the prompt";
+    Err(Flaw::new(key, reason).hint("take it out, or write `score.method = \"target\"`"))
 }
 
 fn check_choose(spec: &JobSpec, choose: &ChooseSpec) -> Checked<()> {

@@ -48,6 +48,33 @@ pub(super) mod optional {
     }
 }
 
+/// Sums by their names.
+pub(super) mod sums {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error as _;
+
+    use super::{Deserialize as _, Deserializer, RawValue, Serialize as _, Serializer};
+
+    pub(in crate::outcome) fn serialize<S: Serializer>(
+        sums: &BTreeMap<String, f64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        sums.serialize(serializer)
+    }
+
+    pub(in crate::outcome) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, f64>, D::Error> {
+        let texts = BTreeMap::<String, Box<RawValue>>::deserialize(deserializer)?;
+        let sums = texts.into_iter().map(|(name, text)| {
+            let sum = text.get().parse().map_err(D::Error::custom)?;
+            Ok((name, sum))
+        });
+        sums.collect()
+    }
+}
+
 /// One of them.
 pub(super) struct Exact(pub(super) f32);
 

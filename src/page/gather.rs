@@ -108,7 +108,7 @@ pub(super) fn gather(
         is_finished: windows.len() == record.input.windows.len(),
         rows: record.input.rows,
         metrics: MetricsReport::new(task, by.map(str::to_owned), &totals),
-        failures: run::failure_reasons(folder),
+        failures: run::failure_reasons(folder).0,
         runs: runs(folder, record),
         progress: progress(folder, &windows),
         numbers: reader.numbers(),

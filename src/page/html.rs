@@ -70,7 +70,7 @@ fn figures(of: &Gathered) -> Markup {
     let totals = &of.totals;
     let mut figures = vec![
         ("rows of the job", grouped(of.rows)),
-        ("rows done", grouped(totals.rows)),
+        ("rows done", grouped(totals.taken())),
         ("with a result", grouped(totals.ok)),
         ("failed", grouped(totals.failed + totals.bad)),
         ("prompts cut to fit", grouped(totals.truncated)),

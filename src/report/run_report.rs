@@ -203,8 +203,8 @@ impl RunReport {
         let totals = &self.totals;
         let mut parts = vec![format!(
             "{} of {} done",
-            grouped(totals.rows),
-            grouped(self.job_rows)
+            grouped(totals.taken()),
+            grouped(self.job_rows.saturating_sub(totals.left_out.total()))
         )];
         if !totals.left_out.is_empty() {
             parts.push(format!("left out {}", totals.left_out));

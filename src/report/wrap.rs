@@ -9,6 +9,9 @@ use unicode_width::UnicodeWidthStr;
 /// How a text begins that people paste into a shell or into Python.
 const PASTED: [&str; 2] = ["glm-batch ", "import "];
 
+/// What a word that is copied may begin and end with.
+const QUOTES: [char; 2] = ['\'', '"'];
+
 /// Cells of a terminal in which broken lines would be no easier to read.
 const NARROW: usize = 30;
 
@@ -60,7 +63,8 @@ fn text_start(line: &str) -> usize {
     let behind = &line[indent + label..];
     let start = indent + label + (behind.len() - behind.trim_start_matches(' ').len());
     // A line without an indent is a sentence, whatever gaps it has.
-    let is_label = indent > 0 && line[..start].width() <= LABELS;
+    let is_copied = line[indent..start].contains(['`', '\'', '"']);
+    let is_label = indent > 0 && line[..start].width() <= LABELS && !is_copied;
     if is_label { start } else { indent }
 }
 
@@ -71,24 +75,50 @@ fn indent(line: &str, start: usize) -> usize {
     if is_below_a_label { cells } else { cells + 2 }
 }
 
-/// The words of a text; one with backticks goes on until they are closed.
+/// The words of a text; one with backticks goes on until they are closed, and so does one that begins with a quote, as a
+/// path with spaces does where it can be copied.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let mut is_quoted = false;
-        let end = rest.find(|c| {
-            is_quoted ^= c == '`';
-            c == ' ' && !is_quoted
-        });
-        // A backtick that nothing closes is one of the data.
-        let end = if is_quoted { rest.find(' ') } else { end };
+        let end = match end_of_quoted(rest) {
+            Some(end) => Some(end),
+            None => end_of_word(rest),
+        };
         let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
         rest = after.strip_prefix(' ').unwrap_or(after);
         Some(word)
     })
+}
+
+/// Where the first word ends, or the text does.
+fn end_of_word(text: &str) -> Option<usize> {
+    let mut is_quoted = false;
+    let end = text.find(|c| {
+        is_quoted ^= c == '`';
+        c == ' ' && !is_quoted
+    });
+    // A backtick that nothing closes is one of the data.
+    if is_quoted { text.find(' ') } else { end }
+}
+
+/// Where a first word ends that begins with a quote: at the space behind the quote that closes it.
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let quote = text.chars().next().filter(|c| QUOTES.contains(c))?;
+    let closing = text.match_indices(quote).skip(1);
+    let mut ends = closing.map(|(at, _)| at + quote.len_utf8());
+    let is_end = |end: &usize| {
+        let behind = text[*end..].trim_start_matches(['.', ',', ';', ':', ')']);
+        behind.is_empty() || behind.starts_with(' ')
+    };
+    let end = ends.find(is_end)?;
+    Some(
+        text[end..]
+            .find(' ')
+            .map_or(text.len(), |space| end + space),
+    )
 }
 
 #[cfg(test)]
@@ -140,6 +170,24 @@ mod tests {
         assert_eq!(
             wrapped("hint: run `glm-batch verify OUT --repair` and go on", 30),
             "hint: run\n  `glm-batch verify OUT --repair`\n  and go on"
+        );
+        assert_eq!(
+            wrapped(
+                "  results      '/a folder/with spaces/parts' (jsonl), all of it",
+                40
+            ),
+            "  results      '/a folder/with spaces/parts'\n               (jsonl), all of it"
+        );
+        assert_eq!(
+            wrapped(
+                "    `/a  folder/with  gaps` is not there, and that is so",
+                40
+            ),
+            "    `/a  folder/with  gaps` is not\n    there, and that is so"
+        );
+        assert_eq!(
+            wrapped("it holds 'a text that never ends", 30),
+            "it holds 'a text that never\n  ends"
         );
         assert_eq!(
             wrapped("a lonely ` stays one of the data, as ever", 30),

@@ -7,12 +7,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::counts::as_the_model_writes;
+use super::phase_results::PhaseResults;
 use super::read::source_of;
 use crate::checkpoint::{self, CommittedWindow, GroupTotals, JobRecord, OutputFolder, Totals};
 use crate::error::{Error, Result};
-use crate::ids::RowId;
+use crate::ids::{RowId, WindowId};
 use crate::input::{self, InputError, InputRow, PromptSource};
-use crate::job::{JobSpec, Task};
+use crate::job::{JobSpec, Phase, Task};
 use crate::metrics;
 use crate::outcome::{RowResult, Sums};
 use crate::sink::{self, ResultRow};
@@ -36,7 +37,7 @@ pub(crate) fn measured(
     let measures = spec.task == Task::Generate && spec.input.columns.reference.is_some();
     let lacks = |window: &CommittedWindow| regroups || measures && is_unmeasured(&window.totals);
     let mut again = if windows.iter().any(lacks) {
-        Some(Again::new(record, by)?)
+        Some(Again::new(folder, record, by)?)
     } else {
         None
     };
@@ -61,12 +62,40 @@ struct Again {
     /// `None` where the model's folder is gone: exact matches are not counted by group then.
     tokenizer: Option<GlmTokenizer>,
     groups: bool,
+    /// The task that gave the answers.
+    task: Task,
     /// Whether answers are compared with the references of their rows.
     compares: bool,
+    /// Where the answers are, if not in the results.
+    samples: Option<Samples>,
+}
+
+/// What the results of a job of phases were made of: its phase of samples.
+struct Samples {
+    record: JobRecord,
+    results: PhaseResults,
+}
+
+impl Samples {
+    fn of(folder: &OutputFolder, record: &JobRecord) -> Result<Option<Self>> {
+        if !record.spec.phases().contains(&Phase::Samples) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            record: record.of_phase(Phase::Samples),
+            results: PhaseResults::open(Phase::Samples, &folder.phase(Phase::Samples))?,
+        }))
+    }
+
+    /// The answers of a window by row.
+    fn window(&self, window: WindowId) -> Result<BTreeMap<RowId, RowResult>> {
+        let part = &self.results.window(window)?.part;
+        results(&self.results.unchanged(part)?, &self.record)
+    }
 }
 
 impl Again {
-    fn new(record: &JobRecord, by: Option<&str>) -> Result<Self> {
+    fn new(folder: &OutputFolder, record: &JobRecord, by: Option<&str>) -> Result<Self> {
         if record.trial.is_some() {
             return Err(Error::Usage(
                 "the rows of a trial cannot be found again in its input\nhint: run the whole job"
@@ -81,8 +110,14 @@ impl Again {
         Ok(Self {
             source: source_of(&record, by).map_err(|error| of_flag(error, spec))?,
             tokenizer: tokenizer(spec),
+            task: if spec.phases().is_empty() {
+                spec.task
+            } else {
+                Task::Generate
+            },
             groups: by.is_some(),
-            compares: spec.input.columns.reference.is_some() && spec.phases().is_empty(),
+            compares: spec.input.columns.reference.is_some(),
+            samples: Samples::of(folder, &record)?,
         })
     }
 
@@ -104,13 +139,27 @@ impl Again {
             return Ok(totals);
         };
         let part = checkpoint::unchanged(folder, &window.part, &StopFlag::default())?;
-        let results = results(&part, record)?;
+        let mut results = results(&part, record)?;
+        let task = tasks::of(record.spec.task);
+        let samples = self.samples.as_ref();
+        let samples = samples.map(|samples| samples.window(window.window));
+        let samples = samples.transpose()?;
         let has_metrics = metrics::has(&totals.sums);
         let mut read = self.source.read_window(span)?;
         // What the job leaves out belongs to no group.
         read.sift()?;
         for row in read.rows {
-            let (mut of_row, metrics) = self.row(record, &row, results.get(&row.row));
+            let result = results.get_mut(&row.row);
+            if let (Some(result), Ok(prompt)) = (result, &row.outcome) {
+                task.restore(&record.spec, prompt, result);
+            }
+            let result = results.get(&row.row);
+            let answers = samples.as_ref().map_or(result, |all| all.get(&row.row));
+            let (mut of_row, metrics) = self.row(&row, answers);
+            if let Some(result) = result {
+                of_row.ok = 1;
+                task.count(result, &mut of_row.sums);
+            }
             if !has_metrics {
                 totals.sums += &metrics;
             }
@@ -122,13 +171,8 @@ impl Again {
         Ok(totals)
     }
 
-    /// What a row adds to the counts, and to the metrics.
-    fn row(
-        &self,
-        record: &JobRecord,
-        row: &InputRow,
-        result: Option<&RowResult>,
-    ) -> (GroupTotals, Sums) {
+    /// What the answers of a row add to the counts, and to the metrics.
+    fn row(&self, row: &InputRow, answers: Option<&RowResult>) -> (GroupTotals, Sums) {
         let mut metrics = Sums::default();
         let mut totals = GroupTotals {
             rows: 1,
@@ -137,12 +181,13 @@ impl Again {
         let reference = row.reference.as_ref().filter(|_| self.compares);
         // Without a tokenizer exact matches cannot be counted, and then a group says nothing of them.
         totals.referenced = u64::from(reference.is_some() && self.tokenizer.is_some());
-        let Some(result) = result else {
+        let Some(result) = answers else {
             return (totals, metrics);
         };
-        totals.ok = 1;
-        let task = tasks::of(record.spec.task);
-        task.count(result, &mut totals.sums);
+        let task = tasks::of(self.task);
+        if self.samples.is_some() {
+            task.count(result, &mut totals.sums);
+        }
         if let Some(reference) = reference {
             let references: Vec<&str> = reference.texts().collect();
             metrics::count(&task.answers(result), &references, &mut metrics);

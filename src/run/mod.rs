@@ -54,12 +54,14 @@ pub(crate) use prompts::{Prompts, input_types};
 pub(crate) use summary::failure_reasons;
 
 use crate::checkpoint::{
-    self, CheckpointError, Fresh, LockOptions, OutputFolder, ProblemKind, ShardLock,
+    self, CheckpointError, Fresh, LockOptions, Manifest, OutputFolder, Problem, ProblemKind,
+    ShardLock,
 };
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::job::JobSpec;
 use crate::report::{CheckedFiles, Observer, RunReport, counted};
+use crate::shell::shell_word;
 use crate::stop::StopFlag;
 
 use prepare::Prepared;
@@ -85,6 +87,7 @@ pub fn run(
     if options.verify {
         check_contents(&folder, options, stop)?;
     }
+    check_phases(&folder, options)?;
     let fresh = Fresh::look(&folder);
     let prepared = match Prepared::new(spec, options, folder, stop, observer) {
         Ok(prepared) => prepared,
@@ -110,7 +113,9 @@ pub fn run(
     let mut engine = phased.done.engine.clone();
     engine.follow(&worker.engine_statistics());
     worker.counts.add_phases(&phased.done);
-    let mut report = summary::report(&prepared, &worker.counts, engine, started.elapsed())?;
+    let wall = started.elapsed();
+    let observer = &mut *worker.observer;
+    let mut report = summary::report(&prepared, &worker.counts, engine, wall, observer)?;
     report.checked = CheckedFiles {
         files: worker.counts.checked_files,
         content: options.verify,
@@ -188,20 +193,38 @@ fn check_contents(folder: &OutputFolder, options: &RunOptions, stop: &StopFlag) 
     if problems.is_empty() {
         return Ok(());
     }
+    Err(unsound(folder, &problems))
+}
+
+/// Refuses a job whose phases have lost what the results are made of: a run takes nothing out that is committed.
+fn check_phases(folder: &OutputFolder, options: &RunOptions) -> Result<()> {
+    let only = options.shard.map(|(shard, _)| ShardId(shard));
+    let problems = checkpoint::check_phases(folder, only)?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(unsound(folder, &problems))
+}
+
+fn unsound(folder: &OutputFolder, problems: &[Problem]) -> Error {
     let is_lost = problems
         .iter()
         .any(|problem| problem.kind == ProblemKind::Job);
     let lines = named(problems.iter().map(ToString::to_string).collect());
-    Err(CheckpointError::Unsound {
+    let path = shell_word(&folder.root().to_string_lossy());
+    let error = CheckpointError::Unsound {
         folder: folder.root().to_path_buf(),
         problems: lines.join("\n  "),
         cure: if is_lost {
             "begin anew with `glm-batch run --restart`; everything that is there is kept beside"
+                .to_owned()
         } else {
-            "`glm-batch verify` with `--repair` moves it to `damaged/`; then run the job again"
+            format!(
+                "`glm-batch verify {path} --repair` mends what can be mended and takes the rest out; then run the job again"
+            )
         },
-    }
-    .into())
+    };
+    error.into()
 }
 
 /// Says which files readers of the results would take for results of the job.
@@ -256,7 +279,8 @@ fn run_shards(
 ) -> Result<RunEnd> {
     let mut already = true;
     let mut waiting = shards.to_vec();
-    let mut rows = rows_of(prepared, shards);
+    let of_shard = |&shard: &ShardId| (shard, rows_of(prepared, shard));
+    let mut rows: BTreeMap<ShardId, ShardRows> = shards.iter().map(of_shard).collect();
     // A shard that another process held may be free, or finished, by the time the others are done.
     for _ in 0..2 {
         let mut held = Vec::new();
@@ -266,9 +290,7 @@ fn run_shards(
                 Ok(ShardEnd::AlreadyFinished) => {}
                 Ok(ShardEnd::Finished) => {
                     already = false;
-                    if let Some(rows) = rows.get_mut(&shard) {
-                        rows.committed = rows.rows;
-                    }
+                    rows.insert(shard, rows_of(prepared, shard));
                 }
                 Ok(ShardEnd::Stopped(end)) => return Ok(end),
                 Err(Error::Checkpoint(CheckpointError::Locked { .. }))
@@ -292,19 +314,16 @@ fn run_shards(
     )
 }
 
-/// The rows of each shard, and how many of them are committed as the run begins.
-fn rows_of(prepared: &Prepared, shards: &[ShardId]) -> BTreeMap<ShardId, ShardRows> {
-    let of = |&shard: &ShardId| {
-        let rows = ShardRows {
-            rows: prepared.shard_rows(shard),
-            // A manifest that cannot be read stops the run at its shard: those before it are done first.
-            committed: prepared
-                .manifest(shard)
-                .map_or(0, |manifest| manifest.totals().rows),
-        };
-        (shard, rows)
-    };
-    shards.iter().map(of).collect()
+/// The rows of a shard, and how many of them are committed by now.
+fn rows_of(prepared: &Prepared, shard: ShardId) -> ShardRows {
+    // A manifest that cannot be read stops the run at its shard: those before it are done first.
+    let manifest = prepared.manifest(shard).ok();
+    let totals = manifest.as_ref().map(Manifest::totals);
+    ShardRows {
+        rows: prepared.shard_rows(shard),
+        committed: totals.map_or(0, |totals| totals.rows),
+        left_out: totals.map_or(0, |totals| totals.left_out.total()),
+    }
 }
 
 /// The rows of all shards but one.
@@ -313,6 +332,7 @@ fn elsewhere(rows: &BTreeMap<ShardId, ShardRows>, shard: ShardId) -> ShardRows {
     for (_, rows) in rows.iter().filter(|(other, _)| **other != shard) {
         all.rows += rows.rows;
         all.committed += rows.committed;
+        all.left_out += rows.left_out;
     }
     all
 }

@@ -124,7 +124,7 @@ impl PhaseResults {
 
     /// The path of a committed file, which must be as it was written: nothing may be made of a damaged one, nor of one
     /// that a repair has moved away since the manifest was read.
-    fn unchanged(&self, file: &FileEntry) -> std::result::Result<PathBuf, InputError> {
+    pub(super) fn unchanged(&self, file: &FileEntry) -> std::result::Result<PathBuf, InputError> {
         let found = checkpoint::unchanged(&self.folder, file, &StopFlag::default());
         found.map_err(|error| {
             let reason = match error {

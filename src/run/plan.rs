@@ -245,14 +245,13 @@ fn present(spec: &JobSpec) -> Option<String> {
         ));
     }
     let status = checkpoint::status(&folder).ok()?;
-    let done = status.totals.rows + status.journalled_rows;
     Some(if status.is_finished {
         format!("`{place}` holds this job, finished: `run` has nothing left to do")
     } else {
         format!(
             "`{place}` holds this job, {} of {} done: `run` goes on with the rest; the plan is for all of them",
-            grouped(done),
-            counted(status.rows, "row")
+            grouped(status.rows_done()),
+            counted(status.rows_taken(), "row")
         )
     })
 }

@@ -174,30 +174,15 @@ impl Prepared {
     pub(super) fn of_phase(&self, phase: Phase) -> Result<Self> {
         let folder = self.folder.phase(phase);
         OutputFolder::open(folder.root())?;
-        let spec = self.record.spec.of_phase(phase);
-        let (source, resolved, model): (Arc<dyn PromptSource>, _, _) = match phase {
-            Phase::Samples => (
-                Arc::clone(&self.source),
-                Some(&self.record.resolved),
-                self.model.clone(),
-            ),
+        let record = self.record.of_phase(phase);
+        let (source, model): (Arc<dyn PromptSource>, _) = match phase {
+            Phase::Samples => (Arc::clone(&self.source), self.model.clone()),
             Phase::Rewards => {
                 let samples = self.folder.phase(Phase::Samples);
                 let samples = PhaseResults::open(Phase::Samples, &samples)?;
                 let source = SampledSource::new(Arc::clone(&self.source), samples);
-                (
-                    Arc::new(source),
-                    self.record.reward.as_ref(),
-                    self.judge.clone(),
-                )
+                (Arc::new(source), self.judge.clone())
             }
-        };
-        let record = JobRecord {
-            version: checkpoint::record_version(spec.task, &self.index).to_owned(),
-            resolved: resolved.unwrap_or(&self.record.resolved).clone(),
-            reward: None,
-            spec,
-            ..self.record.clone()
         };
         let (first, lock) = locked(&folder, begun(&folder)?, false, &StopFlag::default())?;
         // What differs from the first run was said of the whole job.
@@ -360,7 +345,7 @@ fn locked(
     };
     let lock = match first {
         Some(_) if !copies_input => None,
-        _ => Some(JobLock::acquire(folder, &waiting)?),
+        _ => Some(JobLock::acquire_first(folder, &waiting)?),
     };
     checkpoint::clean_job_leftovers(folder, lock.as_ref());
     let first = match first {

@@ -86,8 +86,10 @@ impl Prompts {
                 "the prompts of a trial cannot be made again from its input\nhint: run the trial with `--set output.prompt=true`, which keeps them in the results".to_owned(),
             ));
         }
+        let mut source = source_of(record, None)?;
+        source.keep_turns();
         Ok(Self {
-            source: source_of(record, None)?,
+            source,
             windows: record.input.windows.clone(),
             window: None,
             shots: Shots::new(record)?,

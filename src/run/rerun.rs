@@ -14,9 +14,6 @@ use crate::report::Observer;
 use super::model_facts::model_file;
 use super::options::RunOptions;
 
-/// How often a record is looked for where there is work of its job.
-const LOADS: usize = 3;
-
 /// The rules that the job goes by: those of its first run.
 pub(super) fn rules_of(first: Option<&JobRecord>, spec: &JobSpec) -> Rules {
     first.map_or_else(|| Rules::of_new(spec), |first| first.rules)
@@ -28,7 +25,7 @@ pub(super) fn begun(folder: &OutputFolder) -> Result<Option<StoredJob>> {
     let work = folder.first_work()?;
     let mut first = StoredJob::load(folder)?;
     if first.is_none() && work.is_some() {
-        first = load_again(folder)?;
+        first = checkpoint::load_again(folder)?;
     }
     match (&first, work) {
         (Some(first), _) => checkpoint::check_manifests(folder, first.record.spec.shards)?,
@@ -36,18 +33,6 @@ pub(super) fn begun(folder: &OutputFolder) -> Result<Option<StoredJob>> {
         (None, None) => {}
     }
     Ok(first)
-}
-
-/// Reads a record that another host may have written just now: a network file system remembers for a while that a
-/// file was not there, until its folder is listed.
-fn load_again(folder: &OutputFolder) -> Result<Option<StoredJob>> {
-    for _ in 0..LOADS {
-        let _ = std::fs::read_dir(folder.root()).map(Iterator::count);
-        if let Some(stored) = StoredJob::load(folder)? {
-            return Ok(Some(stored));
-        }
-    }
-    Ok(None)
 }
 
 /// Whether every asked-for window is committed.

@@ -56,7 +56,10 @@ pub(super) enum ShardEnd {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ShardRows {
     pub(super) rows: u64,
+    /// Those that are left out too.
     pub(super) committed: u64,
+    /// Committed rows that are left out.
+    pub(super) left_out: u64,
 }
 
 /// What goes from shard to shard of one run: the engines with their weights, the counts, the observer.

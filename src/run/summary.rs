@@ -7,14 +7,18 @@ use std::time::Duration;
 use super::counts::Counts;
 use super::measure_again::is_unmeasured;
 use super::prepare::Prepared;
-use crate::checkpoint::{self, OutputFolder};
+use crate::checkpoint::{self, CheckpointError, OutputFolder};
 use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
 use crate::ids::ShardId;
 use crate::metrics::Metrics;
-use crate::report::{CheckedFiles, FailureReason, RunReport, RunTimes, groups, peak_memory_bytes};
+use crate::report::{
+    CheckedFiles, FailureReason, Observer, RunReport, RunTimes, groups, peak_memory_bytes,
+};
+use crate::shell::shell_word;
 use crate::sink;
+use crate::stop::StopFlag;
 use crate::tasks;
 
 /// Failed rows whose reasons are counted; of more, the first.
@@ -26,23 +30,34 @@ pub(super) fn report(
     counts: &Counts,
     engine: EngineStatistics,
     wall: Duration,
+    observer: &mut dyn Observer,
 ) -> Result<RunReport> {
     let shards: Vec<ShardId> = prepared.shards().collect();
     let mut report = of_shards(prepared, counts, engine, &shards)?;
     report.times.wall = wall.as_secs_f64();
     if report.totals.failed + report.totals.bad > 0 {
-        report.failures = failure_reasons(&prepared.folder);
+        let (failures, unread) = failure_reasons(&prepared.folder);
+        report.failures = failures;
+        for error in unread {
+            observer.note(&format!("warning: {error}"));
+        }
     }
     Ok(report)
 }
 
 /// Why rows failed, the most frequent reason first, from the files of failed rows. Reasons that differ in numbers alone
-/// count as one. It is a help: a file that cannot be read is passed over.
-pub(crate) fn failure_reasons(folder: &OutputFolder) -> Vec<FailureReason> {
+/// count as one. It is a help: a file that cannot be read, or is not as it was written, is passed over; the errors say
+/// which those are.
+pub(crate) fn failure_reasons(folder: &OutputFolder) -> (Vec<FailureReason>, Vec<CheckpointError>) {
     let windows = checkpoint::committed_windows(folder).unwrap_or_default();
     let files = windows.iter().filter_map(|window| window.failed.as_ref());
+    let mut unread = Vec::new();
+    let files = files.filter_map(|file| {
+        let found = checkpoint::unchanged(folder, file, &StopFlag::default());
+        found.map_err(|error| unread.push(error)).ok()
+    });
     let rows = files
-        .filter_map(|file| sink::read_part(&folder.entry(&file.name)).ok())
+        .filter_map(|path| sink::read_part(&path).ok())
         .flatten()
         .flatten();
     let mut found: BTreeMap<(String, String), FailureReason> = BTreeMap::new();
@@ -65,7 +80,7 @@ pub(crate) fn failure_reasons(folder: &OutputFolder) -> Vec<FailureReason> {
     }
     let mut reasons: Vec<_> = found.into_values().collect();
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.rows));
-    reasons
+    (reasons, unread)
 }
 
 /// Writes what this run did for a shard to `report/shard-i.json`.
@@ -119,7 +134,7 @@ fn of_shards(
         program: prepared.record.program.clone(),
         results: format!(
             "{} ({})",
-            prepared.folder.parts().display(),
+            shell_word(&prepared.folder.parts().to_string_lossy()),
             prepared.sink.extension()
         ),
         folder: prepared.folder.root().display().to_string(),

@@ -16,7 +16,7 @@
 use crate::engine::{Found, Reading, Want, Work};
 use crate::ids::RowId;
 use crate::input::{Label, Prompt, Reference};
-use crate::job::{ChooseMethod, ChooseSpec, JobSpec, LabelForm, Normalize};
+use crate::job::{ChooseMethod, ChooseSpec, JobSpec, LabelForm};
 use crate::model::{Asked, Sight};
 use crate::numbers::{counted, grouped};
 use crate::outcome::{BadRow, Cell, Measured, RowResult, Sums};
@@ -26,6 +26,7 @@ use crate::tokenize::Encoded;
 use super::chances::{Branches, Likelihood, distinct, each_token, split};
 use super::few_shot::with_answers;
 use super::labels::right_choice;
+use super::picked::{COMPARED, CORRECT, LOGPROBS, Picked};
 use super::{
     Fact, JobTask, RowTask, TaskError, TaskJob, TaskKind, bad_input, bad_text, unexpected,
 };
@@ -37,21 +38,10 @@ pub(crate) static TASK: Choose = Choose;
 #[derive(Debug)]
 pub(crate) struct Choose;
 
-/// Place of the value that says whether the pick is right.
-const CORRECT: usize = 3;
-
-/// What the summary compares side by side: the word, and the place of the value that says whether the pick would be
-/// right with it. They follow the values of the columns, and are in no column.
-const COMPARED: [(&str, Normalize, usize); 3] = [
-    ("none", Normalize::None, 4),
-    ("tokens", Normalize::Tokens, 5),
-    ("characters", Normalize::Characters, 6),
-];
-
 static COLUMNS: &[Column] = &[
     Column::of_row("choice", 0, Kind::Int32),
     Column::of_row("choice_text", 1, Kind::Text),
-    Column::of_row("choice_logprobs", 2, Kind::Float32List),
+    Column::of_row("choice_logprobs", LOGPROBS, Kind::Float32List),
     Column::of_row("correct", CORRECT, Kind::Bool),
     Column::PROMPT_TOKENS,
 ];
@@ -111,6 +101,16 @@ impl TaskKind for Choose {
                 sums.add(&format!("{word}_right"), right);
             }
         }
+    }
+
+    fn restore(&self, spec: &JobSpec, prompt: &Prompt, result: &mut RowResult) {
+        let (Some(choose), RowResult::Measured(measured)) = (&spec.choose, result) else {
+            return;
+        };
+        let choices = choices_of(prompt, choose);
+        let label = prompt.label.as_ref();
+        let label = label.and_then(|label| labelled(spec, label, choose.label, choices).ok());
+        Picked::new(choices, label, choose).restore(&mut measured.row);
     }
 
     fn summary(&self, sums: &Sums) -> Vec<Fact> {
@@ -202,14 +202,6 @@ struct ToRead {
     which: Vec<usize>,
 }
 
-/// A row's choices, and what its result needs of them.
-struct Picked {
-    choices: Vec<String>,
-    label: Option<usize>,
-    method: ChooseMethod,
-    normalize: Normalize,
-}
-
 impl JobTask for Choosing<'_> {
     fn work(&self, _: RowId, prompt: &Prompt) -> Result<RowTask, BadRow> {
         let choices = choices_of(prompt, &self.choose);
@@ -223,12 +215,7 @@ impl JobTask for Choosing<'_> {
             ChooseMethod::NextToken => self.next_token(prompt, choices),
             ChooseMethod::WholeText => self.whole_texts(prompt),
         };
-        let picked = Picked {
-            choices: choices.to_vec(),
-            label,
-            method: self.choose.method,
-            normalize: self.choose.normalize,
-        };
+        let picked = Picked::new(choices, label, &self.choose);
         Ok(row_task(to_read.map_err(bad_text)?, picked))
     }
 }
@@ -435,57 +422,5 @@ fn row_task(to_read: ToRead, picked: Picked) -> RowTask {
                 samples: vec![Vec::new()],
             }))
         }),
-    }
-}
-
-impl Picked {
-    /// The values of the columns, and of what the summary compares.
-    fn cells(mut self, likelihoods: &[Likelihood]) -> Vec<Cell> {
-        let choice = self.pick(likelihoods, self.normalize);
-        let is_right = |pick: usize| {
-            self.label
-                .map_or(Cell::Null, |label| Cell::Bool(pick == label))
-        };
-        let logprobs = likelihoods.iter().map(|of_choice| match self.method {
-            ChooseMethod::WholeText => of_choice.mean() as f32,
-            ChooseMethod::Target | ChooseMethod::NextToken => of_choice.logprob as f32,
-        });
-        let logprobs: Vec<f32> = logprobs.collect();
-        let mut cells = vec![
-            Cell::Int(i32::try_from(choice).unwrap_or(i32::MAX)),
-            Cell::Null,
-            Cell::from(logprobs.as_slice()),
-            is_right(choice),
-        ];
-        if self.method == ChooseMethod::Target {
-            cells.extend(COMPARED.map(|(_, normalize, _)| {
-                // Tokens are compared where the job asks for it; the other two always.
-                let is_shown = normalize != Normalize::Tokens || self.normalize == normalize;
-                if is_shown {
-                    is_right(self.pick(likelihoods, normalize))
-                } else {
-                    Cell::Null
-                }
-            }));
-        }
-        cells[1] = Cell::Text(std::mem::take(&mut self.choices[choice]));
-        cells
-    }
-
-    /// The choice with the highest value, the first of equal ones.
-    fn pick(&self, likelihoods: &[Likelihood], normalize: Normalize) -> usize {
-        let value = |(of_choice, text): (&Likelihood, &String)| match (self.method, normalize) {
-            (ChooseMethod::WholeText, _) | (_, Normalize::Tokens) => of_choice.mean(),
-            (_, Normalize::None) => of_choice.logprob,
-            (_, Normalize::Characters) => of_choice.logprob / text.chars().count().max(1) as f64,
-        };
-        let values = likelihoods.iter().zip(&self.choices).map(value);
-        let best = values
-            .enumerate()
-            .fold(None, |best, (place, value)| match best {
-                Some((_, known)) if known >= value => best,
-                _ => Some((place, value)),
-            });
-        best.map_or(0, |(place, _)| place)
     }
 }

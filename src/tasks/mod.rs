@@ -23,6 +23,7 @@ use crate::tokenize::{GlmTokenizer, Unwritable};
 mod chances;
 mod few_shot;
 mod labels;
+mod picked;
 
 macro_rules! task_modules {
     ($($module:ident $name:ident $does:literal,)*) => {
@@ -112,6 +113,11 @@ pub(crate) trait TaskKind: Sync {
     /// Adds a row to the sums that the summary is made of.
     fn count(&self, result: &RowResult, sums: &mut Sums) {
         let _ = (result, sums);
+    }
+
+    /// Puts back into a result that was read from a part what the part does not hold and the counts need.
+    fn restore(&self, spec: &JobSpec, prompt: &Prompt, result: &mut RowResult) {
+        let _ = (spec, prompt, result);
     }
 
     /// What the summary says of the sums, a line each.

@@ -491,7 +491,7 @@ fn repair_takes_damage_out_and_the_next_run_makes_it_again() {
         .collect();
     insta::assert_snapshot!(problems.join("\n"), @"
     `OUT/failed/window-000000.jsonl`: is gone
-    `OUT/parts/part-000001.jsonl`: its content is not what was written (line 1)
+    `OUT/parts/part-000001.jsonl`: does not hold what was written (line 1)
     ");
     let error = repair(&job.folder, &LockOptions::default()).unwrap_err();
     assert!(matches!(error, CheckpointError::Locked { .. }), "{error}");

@@ -85,10 +85,23 @@ fn rows_keep_their_numbers_and_answers_whatever_is_left_out_beside_them() {
         assert_eq!(names(&some), names(&whole), "{format}");
         let verified = some.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
+        let words = "sound, 7 rows, left out 2 by `input.skip`, 3 by `input.limit`, 12 by `input.where`; 0 rows in";
+        assert!(both(&verified).contains(words), "{}", both(&verified));
+        let report = some.command(&["report", "out"]).output().unwrap();
+        assert_eq!(report.status.code(), Some(0), "{}", both(&report));
+        let page = std::fs::read_to_string(some.path("out/report.html")).unwrap();
+        let text: String = page
+            .split('>')
+            .map(|tag| tag.split('<').next().unwrap())
+            .collect();
+        assert!(
+            text.contains("rows done7") || text.contains("7rows done"),
+            "{text}"
+        );
         let status = some.command(&["status", "out"]).output().unwrap();
         let said = both(&status);
         assert!(
-            said.contains("finished, 24 of 24 rows (0 in open windows), 1 failed, left out 2 by `input.skip`, 3 by `input.limit`, 12 by `input.where`"),
+            said.contains("finished, 7 of 7 rows (0 in open windows), 1 failed, left out 2 by `input.skip`, 3 by `input.limit`, 12 by `input.where`"),
             "{said}"
         );
         let card = std::fs::read_to_string(some.path("out/README.md")).unwrap();
@@ -187,7 +200,7 @@ fn a_job_that_takes_no_row_ends_well() {
         let output = job.run_ok(&[]);
         let said = both(&output);
         assert!(
-            said.contains("24 of 24 done, left out 24 by `input."),
+            said.contains("0 of 0 done, left out 24 by `input."),
             "{said}"
         );
         assert_eq!(job.rows(), Vec::<Value>::new());
@@ -215,6 +228,14 @@ fn what_cannot_be_right_is_refused_before_the_run() {
             "`input.where` cannot be read: syntax error",
         ),
         ("where = \"1 < n < 5\"", "join two with `and`"),
+        (
+            "where = \"n > 3 and 'a'\"",
+            "`input.where` cannot be read: it gives a text, which is neither true nor false\nhint: compare it, as in `subject == 'law'`",
+        ),
+        (
+            "where = \"list | length\"",
+            "it gives a number, which is neither",
+        ),
         (
             "where = \"knd == 'a'\"",
             "no row has the column `knd` that `input.where` names\nhint: did you mean `kind`?",
@@ -440,11 +461,13 @@ fn rows_behind_the_limit_have_no_windows() {
         let said = |args: &[&str]| both(&some.command(args).output().unwrap());
         let status = said(&["status", "out"]);
         assert!(
-            status.contains("finished, 24 of 24 rows (0 in open windows), 0 failed, left out 1 by `input.skip`, 16 by `input.limit`"),
+            status.contains("finished, 7 of 7 rows (0 in open windows), 0 failed, left out 1 by `input.skip`, 16 by `input.limit`"),
             "{status}"
         );
         let verified = said(&["verify", "out"]);
-        assert!(verified.contains("2 of 2 windows sound"), "{verified}");
+        let words =
+            "2 of 2 windows sound, 7 rows, left out 1 by `input.skip`, 16 by `input.limit`;";
+        assert!(verified.contains(words), "{verified}");
         let card = std::fs::read_to_string(some.path("out/README.md")).unwrap();
         assert!(
             card.contains("| rows left out by `input.limit` | 16 |"),
@@ -464,6 +487,36 @@ fn rows_behind_the_limit_have_no_windows() {
         let plan = said(&["plan", "job.toml"]);
         assert!(plan.contains("16 by `input.limit`"), "{plan}");
     }
+}
+
+/// What an expression gives is no answer where it is a list, say: such rows are bad, and an empty one is not true. A job
+/// that began when anything would do goes on as it began.
+#[test]
+fn an_expression_that_is_neither_true_nor_false_takes_no_row() {
+    use glm_batch::internals::checkpoint::{OutputFolder, StoredJob};
+
+    let job = job("where = \"list\"", "jsonl");
+    let output = job.run(&["-q", "--json"]);
+    assert_eq!(output.status.code(), Some(3), "{}", both(&output));
+    let report = json_of(&output);
+    assert_eq!(report["totals"]["left_out"]["where"], 1, "{report}");
+    assert_eq!(report["totals"]["bad"], 23, "{report}");
+    let reason = "`input.where` fails for this row: it gives a list, which is neither true nor false; compare it, as in";
+    for (_, bytes) in job.files("failed") {
+        for line in String::from_utf8(bytes).unwrap().lines() {
+            assert!(line.contains(reason), "{line}");
+        }
+    }
+    let folder = OutputFolder::at(&job.path("out"));
+    let mut record = StoredJob::existing(&folder).unwrap().record;
+    assert_eq!(record.rules.rows, 6);
+    record.rules.rows = 4;
+    std::fs::remove_dir_all(job.path("out")).unwrap();
+    let folder = OutputFolder::open(&job.path("out")).unwrap();
+    assert!(record.create(&folder).unwrap());
+    job.run_ok(&["-q"]);
+    let all = (0..24).filter(|&row| row != 8).collect::<Vec<u64>>();
+    assert_eq!(numbers(&job.rows()), all);
 }
 
 /// A job that an earlier version began keeps a window for every row, whatever its limit.

@@ -20,7 +20,7 @@ fn refused(job: &Job, args: &[&str], file: &str, reason: &str) {
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {}", both(&output));
     for words in [
-        &format!("{file}`: {reason}"),
+        &format!("{file}` {reason}"),
         "hint: `glm-batch verify out --repair` takes it out, then run the job again",
     ] {
         assert!(said.contains(words), "{args:?}: {said}");
@@ -34,7 +34,7 @@ fn a_damaged_part_is_refused_by_name_and_the_cure_helps() {
         let (before, _) = exported(&job, &["--to", "jsonl"]);
         let part = format!("out/parts/part-000001.{format}");
         let sound = damage(&job, &part);
-        let reason = "its content is not what was written";
+        let reason = "does not hold what was written";
         for (to, file) in [
             ("jsonl", "x.jsonl"),
             ("parquet", "x.parquet"),
@@ -81,7 +81,7 @@ fn a_damaged_file_of_failed_rows_is_refused_too() {
     let job = generated("jsonl", "");
     let file = "out/failed/window-000000.jsonl";
     damage(&job, file);
-    let reason = "its content is not what was written";
+    let reason = "does not hold what was written";
     refused(&job, &["show", "out", "--failed"], file, reason);
     refused(&job, &["report", "out"], file, reason);
     // The rows themselves are sound.

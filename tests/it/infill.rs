@@ -212,6 +212,7 @@ fn what_does_not_go_with_infill_is_refused() {
             "generation.num_beams=2",
             "generation.num_return_sequences=2",
         ],
+        &["generation.num_return_sequences=2"],
         &["input.columns.target=a"],
         &["score.ending=true"],
         &["task=generate", "infill.max_new_tokens=9"],

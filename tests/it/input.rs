@@ -361,6 +361,32 @@ fn nested_columns_reach_a_template() {
     }
 }
 
+/// The messages of a conversation are held beside the prompt that is made of them only for who writes conversations.
+#[test]
+fn conversations_are_kept_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let chat = r#"{"chat": [{"role": "user", "content": "你好"}]}"#;
+    std::fs::write(&path, format!("{chat}\n{chat}\n")).unwrap();
+    let job = Job::new(&[&path]).columns(|columns| {
+        columns.prompt = None;
+        columns.messages = Some("chat".to_owned());
+    });
+    let (mut source, index) = job.open().unwrap();
+    let turns = |source: &dyn PromptSource| {
+        let rows = source.read_window(&index.windows[0]).unwrap().rows;
+        let prompts = rows.into_iter().map(|row| row.outcome.unwrap());
+        let turns = prompts.map(|prompt| {
+            assert_eq!(prompt.text, "你好");
+            prompt.turns.len()
+        });
+        turns.collect::<Vec<_>>()
+    };
+    assert_eq!(turns(source.as_ref()), [0, 0]);
+    source.keep_turns();
+    assert_eq!(turns(source.as_ref()), [1, 1]);
+}
+
 #[test]
 fn packed_and_split_files_give_the_same_rows() {
     let folder = tempfile::tempdir().unwrap();

@@ -64,6 +64,20 @@ fn kill_in_phase(job: &Job, phase: &str, steps: usize) -> bool {
     seen == steps && is_owner(&folder, &child)
 }
 
+/// The manifests of a job and of its phases, but for the job that they name.
+fn manifests(job: &Job) -> Vec<String> {
+    let folders = [".", "phases/samples", "phases/rewards"];
+    let manifest = |folder| {
+        let path = job.path("out").join(folder).join("manifest/shard-0.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let is_named =
+            |line: &&str| line.starts_with("  \"job\": ") || line.starts_with("  \"crc\": ");
+        let lines = text.lines().filter(|line| !is_named(line));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    folders.map(manifest).to_vec()
+}
+
 #[test]
 fn a_run_that_is_killed_in_any_phase_ends_with_the_same_bytes() {
     let folder = TempDir::new().unwrap();
@@ -88,6 +102,7 @@ fn a_run_that_is_killed_in_any_phase_ends_with_the_same_bytes() {
         }
         broken.run_ok(&[]);
         assert!(results(&broken) == results(&unbroken), "{format}");
+        assert_eq!(manifests(&broken), manifests(&unbroken), "{format}");
         let verified = broken.command(&["verify", "out"]).output().unwrap();
         assert_eq!(verified.status.code(), Some(0), "{}", both(&verified));
     }
@@ -260,10 +275,140 @@ fn the_phases_are_looked_at_verified_and_repaired() {
     ] {
         assert!(text.contains(words), "{text}");
     }
-    // Without its record a phase is any job's.
-    std::fs::remove_file(job.path("out/phases/samples/job.json")).unwrap();
-    let (code, text) = said(&["verify", "out"]);
-    assert_eq!(code, Some(2), "{text}");
+}
+
+/// The record of a phase follows from that of the job: the repair writes it again, and nothing is made again.
+#[test]
+fn the_record_of_a_phase_can_be_written_again() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 12);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 4\n{}",
+        judge()
+    );
+    let job = of_input(&input, &more);
+    job.run_ok(&[]);
+    let before = (results(&job), manifests(&job));
+    let said = |args: &[&str]| {
+        let output = job.command(args).output().unwrap();
+        (output.status.code(), both(&output))
+    };
+    for phase in ["samples", "rewards"] {
+        let record = job.path(&format!("out/phases/{phase}/job.json"));
+        let sound = std::fs::read(&record).unwrap();
+        let mut flipped = sound.clone();
+        flipped[60] ^= 1;
+        for (damaged, reason) in [
+            (None, "is gone"),
+            (Some(flipped), "its checksum does not fit its content"),
+        ] {
+            std::fs::remove_file(&record).unwrap();
+            if let Some(text) = &damaged {
+                std::fs::write(&record, text).unwrap();
+            }
+            let reason = format!(
+                "phases/{phase}/job.json`: {reason}, and can be written again from `job.json` of the whole job"
+            );
+            let (code, text) = said(&["verify", "out"]);
+            assert_eq!(code, Some(2), "{text}");
+            assert!(text.contains(&reason), "{text}");
+            assert!(text.contains("`glm-batch verify out --repair`"), "{text}");
+            assert!(!text.contains("--restart"), "{text}");
+            assert_eq!(text.matches("wrong: ").count(), 1, "{text}");
+            let (code, text) = said(&["status", "out"]);
+            assert_eq!(code, Some(0), "{text}");
+            assert!(text.contains("\ntest: damaged, 12 of 12 rows"), "{text}");
+            let of_phase = format!("phase {phase}: damaged, 12 of 12 rows");
+            assert!(text.contains(&of_phase), "{text}");
+            assert!(text.contains(&reason), "{text}");
+            let output = job.run(&[]);
+            assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+            assert!(stderr(&output).contains(&reason), "{}", both(&output));
+            let (code, text) = said(&["show", "out", "--phase", phase]);
+            assert_eq!(code, Some(2), "{text}");
+            assert!(text.contains("`--repair` writes it again"), "{text}");
+
+            let (code, text) = said(&["verify", "out", "--repair"]);
+            assert_eq!(code, Some(0), "{text}");
+            assert!(text.contains("job.json` again"), "{text}");
+            assert_eq!(std::fs::read(&record).unwrap(), sound);
+            let kept = job.path(&format!("out/phases/{phase}/damaged/job.json.1"));
+            assert_eq!(kept.exists(), damaged.is_some());
+        }
+        let output = job.run_ok(&[]);
+        assert!(stderr(&output).contains("finished already"));
+    }
+    assert!((results(&job), manifests(&job)) == before);
+
+    // What was written by another version of the program has another record: its files are not known any more.
+    let record = job.path("out/phases/samples/job.json");
+    std::fs::remove_file(&record).unwrap();
+    let manifest = job.path("out/phases/samples/manifest/shard-0.json");
+    let rewards = job.path("out/phases/rewards/manifest/shard-0.json");
+    std::fs::copy(rewards, &manifest).unwrap();
+    let (code, text) = said(&["verify", "out", "--repair"]);
+    assert_eq!(code, Some(75), "{text}");
+    assert!(text.contains("3 windows will be made again"), "{text}");
+    job.run_ok(&[]);
+    assert!((results(&job), manifests(&job)) == before);
+    assert_eq!(said(&["verify", "out"]).0, Some(0));
+}
+
+/// A folder of a phase that is gone is damage like a manifest that is gone, as soon as later results were made of it.
+#[test]
+fn a_phase_that_is_gone_as_a_whole_is_damage_with_a_cure() {
+    let folder = TempDir::new().unwrap();
+    let input = some_questions(folder.path(), 12);
+    let more = format!(
+        "format = \"jsonl\"\n{DRAW}[batch]\nwindow_rows = 4\n{}",
+        judge()
+    );
+    let job = of_input(&input, &more);
+    instead(&job, COLUMNS, &format!("{COLUMNS}\nskip = 2\nlimit = 6"));
+    job.run_ok(&[]);
+    let before = (results(&job), manifests(&job));
+    let said = |args: &[&str]| {
+        let output = job.command(args).output().unwrap();
+        (output.status.code(), both(&output))
+    };
+    for gone in ["phases/samples", "phases/rewards", "phases"] {
+        std::fs::remove_dir_all(job.path("out").join(gone)).unwrap();
+        let phases: &[&str] = match gone {
+            "phases" => &["samples", "rewards"],
+            one => &[&one["phases/".len()..]],
+        };
+        let (code, verified) = said(&["verify", "out"]);
+        assert_eq!(code, Some(2), "{verified}");
+        let (code, status) = said(&["status", "out"]);
+        assert_eq!(code, Some(0), "{status}");
+        let first = "\ntest: damaged, 6 of 6 rows (0 in open windows), 0 failed, left out 2 by `input.skip`, 4 by `input.limit`\n";
+        assert!(status.contains(first), "{status}");
+        let output = job.run(&[]);
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        for phase in phases {
+            let lost = format!(
+                "phases/{phase}/manifest/shard-0.json`: is gone, and results were made of what it named"
+            );
+            for text in [&verified, &both(&output)] {
+                assert!(text.contains(&lost), "{text}");
+                assert!(text.contains("`glm-batch verify out --repair`"), "{text}");
+            }
+            let of_phase = format!("phase {phase}: damaged, 0 of ");
+            assert!(status.contains(&of_phase), "{status}");
+        }
+        assert!(!job.path("out").join(gone).exists(), "{gone}");
+        let (code, text) = said(&["verify", "out", "--repair"]);
+        assert_eq!(code, Some(75), "{text}");
+        job.run_ok(&[]);
+        assert!((results(&job), manifests(&job)) == before, "{gone}");
+        assert_eq!(said(&["verify", "out"]).0, Some(0), "{gone}");
+    }
+    // A file of a phase is missed as one of the results is.
+    std::fs::remove_file(job.path("out/phases/rewards/parts/part-000000.jsonl")).unwrap();
+    let output = job.run(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+    let text = stderr(&output);
+    assert!(text.contains("part-000000.jsonl` is gone"), "{text}");
 }
 
 /// Whichever folder another process writes to, nothing is taken out of any.
@@ -328,10 +473,7 @@ fn nothing_is_made_of_damaged_samples() {
     let output = job.run(&[]);
     assert_eq!(output.status.code(), Some(2), "{}", both(&output));
     let text = stderr(&output);
-    assert!(
-        text.contains("its content is not what was written"),
-        "{text}"
-    );
+    assert!(text.contains("does not hold what was written"), "{text}");
     assert!(text.contains("--repair"), "{text}");
     assert_eq!(job.rows(), Vec::<Value>::new());
 }
@@ -503,8 +645,16 @@ fn a_phase_that_has_lost_windows_is_damage_with_a_cure() {
         assert!(text.contains("exit 0: the job is damaged: "), "{text}");
         let (_, json) = said(&["status", "out", "--json"]);
         assert!(json.contains("\"lost_windows\": 3"), "{json}");
-        let output = job.run(&["--verify"]);
-        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        let (_, text) = said(&["status", "out"]);
+        assert!(text.contains("\ntest: damaged, 24 of 24 rows"), "{text}");
+        for args in [&["--verify"][..], &[]] {
+            let output = job.run(args);
+            assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+            let text = stderr(&output);
+            assert!(text.contains(&gone), "{text}");
+            assert!(text.contains("`glm-batch verify out --repair`"), "{text}");
+        }
+        assert!(!manifest.exists());
 
         let (code, text) = said(&["verify", "out", "--repair"]);
         assert_eq!(code, Some(75), "{text}");

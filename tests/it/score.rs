@@ -296,6 +296,15 @@ fn what_belongs_to_another_task_is_refused() {
         &over(&rows, columns, ""),
         &["--set", "score.method=whole-text"],
     );
+    let whole = "[score]\nmethod = \"whole-text\"\n";
+    for idle in [
+        "score.ending=false",
+        "score.max_target_tokens=9",
+        "score.target_overflow=cut",
+    ] {
+        let job = over(&rows, "columns = { prompt = \"q\" }", whole);
+        refuse(&job, &["--set", idle]);
+    }
     refuse(
         &over(&rows, columns, ""),
         &["--set", "score.method=letters"],

@@ -613,7 +613,7 @@ fn damage_that_sizes_do_not_show_is_found_where_it_is_asked_for() {
     assert_eq!(refused.status.code(), Some(2), "{}", both(&refused));
     let error = stderr(&refused);
     assert!(
-        error.contains("part-000001.jsonl`: its content is not"),
+        error.contains("part-000001.jsonl`: does not hold what was written"),
         "{error}"
     );
     assert!(

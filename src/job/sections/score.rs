@@ -41,6 +41,15 @@ impl Default for ScoreSpec {
     }
 }
 
+impl ScoreSpec {
+    /// Keys that are of no use where the prompt itself is scored.
+    pub(crate) const TARGET_KEYS: [&str; 3] = [
+        "score.ending",
+        "score.max_target_tokens",
+        "score.target_overflow",
+    ];
+}
+
 /// What is scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

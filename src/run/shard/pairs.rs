@@ -68,9 +68,10 @@ impl Worker<'_> {
             checkpoint::commit_window(&prepared.folder, lock, manifest, &commit)?;
             self.counts.write_seconds += started.elapsed().as_secs_f64();
             self.count_pairs(&paired);
+            let left_out = manifest.totals().left_out.total() + self.elsewhere.left_out;
             self.observer.progress(&Progress {
-                rows_done: manifest.totals().rows + self.elsewhere.committed,
-                rows_total: total,
+                rows_done: manifest.totals().rows + self.elsewhere.committed - left_out,
+                rows_total: total - left_out,
                 rows_now: self.counts.rows_now,
                 failed: self.counts.failed_now,
                 ..Progress::default()

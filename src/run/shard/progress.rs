@@ -38,6 +38,7 @@ impl ShardWork<'_, '_> {
         let committed = self.manifest.totals().rows + worker.elsewhere.committed;
         let left_out = self.open.values().map(|fed| fed.sifting.left_out.total());
         let left_out: u64 = left_out.sum();
+        let left_out_before = self.manifest.totals().left_out.total() + worker.elsewhere.left_out;
         let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();
         let done: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
         let running = self.devices.running();
@@ -52,8 +53,8 @@ impl ShardWork<'_, '_> {
                 .saturating_sub(committed + left_out + open as u64),
         });
         let progress = Progress {
-            rows_done: committed + left_out + done as u64,
-            rows_total: self.rows_total,
+            rows_done: committed - left_out_before + done as u64,
+            rows_total: self.rows_total - left_out_before - left_out,
             rows_now: worker.counts.rows_now,
             tokens,
             tokens_per_second: if seconds > 0.0 {

@@ -71,8 +71,8 @@ pub(crate) fn bench(
         )));
     };
     let is_cpu = device.is_cpu();
-    let precision = options.dtype.resolve(is_cpu);
-    model::inspect(folder, &config, FurtherLayers::Refused)?;
+    let inspection = model::inspect(folder, &config, FurtherLayers::Refused)?;
+    let precision = inspection.precision(options.dtype, is_cpu)?;
     let started = Instant::now();
     let opened = device.open()?;
     let mut glm = Glm::load(folder, &opened, precision)?;

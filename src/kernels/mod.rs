@@ -21,10 +21,13 @@ mod softmax;
 mod storage;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
+pub(crate) use int8::CODES_VERSION;
+pub(crate) use int8::stored::{StoredCodes, StoredShape};
 pub use math::gelu;
 pub(crate) use math::softmax_weights;
 pub use norm::layer_norm;
 pub(crate) use norm::row_products;
+pub(crate) use packed::coded::{CodesError, CodesSource};
 pub use packed::{Epilogue, PackedLinear};
 pub(crate) use pages::Pages;
 pub(crate) use softmax::{

@@ -1,4 +1,4 @@
-//! What the machine or its GPU could do at best: memory, products, and a model's own products.
+//! What the machine or its GPU could do at best: memory, multiplying instructions, products, and a model's own products.
 //!
 //! The limits are measured, not looked up. All figures are the best of some tries, because other work on
 //! the machine only slows them.
@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
+use crate::kernels::peaks::{self, Multiply};
 use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
-use crate::measure::batch_size;
+use crate::measure::{batch_size, machine};
 use crate::model::Glm;
 
 use super::report::ProductPeak;
 
-/// Bytes that are read to measure memory; more than caches hold.
-const READ_BYTES: usize = 256 << 20;
+/// Bytes that are read to measure memory: more than the caches hold that a virtual machine may share with others.
+const READ_BYTES: usize = 1 << 30;
+
+/// Bytes that are read where so many would be a large part of the memory.
+const FEWER_READ_BYTES: usize = READ_BYTES / 4;
 
 /// Bytes that one task reads.
 const READ_TASK: usize = 1 << 20;
@@ -31,16 +35,52 @@ const DEVICE_PRODUCT: usize = 4096;
 /// How long each limit is measured.
 const LIMIT_TIME: Duration = Duration::from_millis(400);
 
-/// The machine's best rate of products with weights in each storage; those are left out for which memory
-/// is short.
+/// How long one measurement of an instruction takes: long beside waking all threads, and short enough that other
+/// programs leave some of them alone.
+const ROUNDS_TIME: Duration = Duration::from_millis(5);
+
+/// The machine's best rate of products with weights in each storage, beside the instruction that it multiplies with;
+/// those are left out for which memory is short.
 pub(super) fn product_peaks() -> Vec<ProductPeak> {
+    let rate = |multiply: Option<Multiply>| {
+        multiply.map(|multiply| (multiply.name, multiply_rate(&multiply)))
+    };
+    let floats = rate(Multiply::f32());
+    let bf16 = rate(Multiply::bf16()).or(floats);
+    let codes = rate(Multiply::int8());
     let peak = |storage: Storage| {
+        let best = match storage {
+            Storage::F32 | Storage::F16 | Storage::Bf16 => floats,
+            Storage::Bf16Operands => bf16,
+            Storage::Q8 => codes,
+        };
         Some(ProductPeak {
             storage: storage.name().to_owned(),
             operations_per_second: batch_size::peak_rate(storage)?,
+            instruction: best.map(|(name, _)| name.to_owned()),
+            instruction_per_second: best.map(|(_, rate)| rate),
         })
     };
     Storage::ALL.into_iter().filter_map(peak).collect()
+}
+
+/// Operations a second of an instruction on all threads of the run together.
+fn multiply_rate(multiply: &Multiply) -> f64 {
+    let on_all = |rounds: u64| {
+        rayon::broadcast(|_| multiply.run(rounds));
+    };
+    let mut rounds = 1 << 10;
+    loop {
+        let started = Instant::now();
+        on_all(rounds);
+        if started.elapsed() >= ROUNDS_TIME {
+            break;
+        }
+        rounds *= 2;
+    }
+    let seconds = best(|| on_all(rounds));
+    let threads = rayon::current_num_threads() as u64;
+    (threads * rounds * multiply.operations) as f64 / seconds
 }
 
 /// The best rate of products on a GPU in each precision that it takes.
@@ -49,6 +89,8 @@ pub(super) fn device_product_peaks(device: &Device) -> Vec<ProductPeak> {
         Some(ProductPeak {
             storage: storage.name().to_owned(),
             operations_per_second: device_product_rate(device, dtype, DEVICE_PRODUCT).ok()?,
+            instruction: None,
+            instruction_per_second: None,
         })
     };
     let kinds = [
@@ -103,20 +145,33 @@ pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
 
 /// Bytes a second that all threads together read from memory; `None` where too little is left.
 pub(super) fn read_rate() -> Option<f64> {
-    let mut bytes = Pages::<u64>::zeroed(READ_BYTES / size_of::<u64>()).ok()?;
-    bytes.fill(1);
+    let memory = machine::memory(0);
+    let free_bytes = memory
+        .cgroup_bytes
+        .unwrap_or(u64::MAX)
+        .min(memory.free_bytes);
+    let is_little = free_bytes < 4 * READ_BYTES as u64;
+    let bytes = if is_little {
+        FEWER_READ_BYTES
+    } else {
+        READ_BYTES
+    };
+    let mut numbers = Pages::<u64>::zeroed(bytes / size_of::<u64>()).ok()?;
+    let task = READ_TASK / size_of::<u64>();
+    numbers.par_chunks_mut(task).for_each(|part| part.fill(1));
     let seconds = best(|| {
-        let sum = |part: &[u64]| {
-            part.iter()
-                .fold(0_u64, |sum, &value| sum.wrapping_add(value))
+        let read = |part: &[u64]| {
+            let mut sum = 0;
+            peaks::read(part, &mut sum);
+            sum
         };
-        let sum: u64 = bytes
-            .par_chunks(READ_TASK / size_of::<u64>())
-            .map(sum)
-            .sum();
+        let sum: u64 = numbers
+            .par_chunks(task)
+            .map(read)
+            .reduce(|| 0, |a, b| a ^ b);
         std::hint::black_box(sum);
     });
-    Some(READ_BYTES as f64 / seconds)
+    Some(bytes as f64 / seconds)
 }
 
 /// Seconds of the fastest of the calls that fit into [`LIMIT_TIME`].
@@ -144,6 +199,17 @@ fn try_best<E>(mut call: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_product_is_faster_than_its_instruction() {
+        for peak in product_peaks() {
+            let Some(instruction) = peak.instruction_per_second else {
+                continue;
+            };
+            // Other work on the machine may slow one of them alone.
+            assert!(peak.operations_per_second < 1.5 * instruction, "{peak:?}");
+        }
+    }
 
     #[test]
     fn the_limits_of_a_device_are_measured_by_its_tensors() {

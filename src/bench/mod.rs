@@ -109,6 +109,8 @@ pub(crate) fn bench(
         load_seconds,
         weight_bytes,
         operations_per_token: 2 * config.matrix_weights() as u64,
+        operations_per_context_token: 2
+            * (config.matrix_weights() - config.vocab_size * config.hidden_size) as u64,
         read_bytes_per_second: read_rate,
         product_peaks,
         context,

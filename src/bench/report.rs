@@ -27,6 +27,9 @@ pub(crate) struct BenchReport {
     pub weight_bytes: u64,
     /// Operations of one token in the products, logits included.
     pub operations_per_token: u64,
+    /// Operations of one token of a context, which needs no logits.
+    #[serde(default)]
+    pub operations_per_context_token: u64,
     /// Bytes a second that memory gives; absent where there was too little to measure it.
     pub read_bytes_per_second: Option<f64>,
     /// The best rate of products by what the weights are stored as.
@@ -48,6 +51,12 @@ pub(crate) struct ProductPeak {
     pub storage: String,
     /// Operations a second.
     pub operations_per_second: f64,
+    /// The instruction that multiplies; absent on a device, and for a processor that this program knows none of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+    /// Operations a second of that instruction alone, on registers, all threads together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction_per_second: Option<f64>,
 }
 
 impl fmt::Display for BenchReport {
@@ -71,23 +80,35 @@ impl fmt::Display for BenchReport {
             writeln!(f, "  memory is read at {:.1} GB/s", rate / 1e9)?;
         }
         if !self.product_peaks.is_empty() {
-            writeln!(f, "  products reach {} GFLOP/s", self.peaks())?;
+            writeln!(f, "  products at best; G operations a second:\n")?;
+            let heading = [
+                "weights",
+                "products",
+                "instruction alone",
+                "share",
+                "instruction",
+            ];
+            let mut lines = vec![heading.map(str::to_owned).to_vec()];
+            lines.extend(self.product_peaks.iter().map(peak));
+            f.write_str(&table(&lines, usize::MAX))?;
         }
         writeln!(
             f,
-            "  contexts of {}; tokens a second:\n",
+            "\n  contexts of {}; tokens a second, and their share of the limits:\n",
             counted(self.context as u64, "token")
         )?;
         let heading = [
             "rows",
             "prefill",
+            "of multiplying",
             "decode",
+            "of multiplying",
+            "of reading",
             "products alone",
-            "reading alone",
-            "share",
+            "of products",
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
-        lines.extend(self.batches.iter().map(row));
+        lines.extend(self.batches.iter().map(|batch| self.row(batch)));
         f.write_str(&table(&lines, usize::MAX))?;
         if self.readings.is_empty() {
             return Ok(());
@@ -104,13 +125,56 @@ impl fmt::Display for BenchReport {
 }
 
 impl BenchReport {
-    fn peaks(&self) -> String {
-        let peaks = self.product_peaks.iter().map(|peak| {
-            let rate = peak.operations_per_second / 1e9;
-            format!("{rate:.1} ({})", peak.storage)
-        });
-        peaks.collect::<Vec<_>>().join(", ")
+    /// Operations a second that nothing can pass in the precision of the weights: those of the instruction, or on a
+    /// device of the best product.
+    fn limit(&self) -> Option<f64> {
+        let of_precision = |peak: &&ProductPeak| peak.storage == self.dtype.name();
+        let peak = self.product_peaks.iter().find(of_precision)?;
+        match self.device {
+            DeviceKind::Cpu => peak.instruction_per_second,
+            _ => Some(peak.operations_per_second),
+        }
     }
+
+    fn row(&self, batch: &BatchSpeed) -> Vec<String> {
+        let limit = self.limit();
+        let of_multiplying =
+            |rate: f64, operations: u64| share(limit.map(|limit| rate * operations as f64 / limit));
+        let share_of = |limit: Option<f64>| share(limit.map(|limit| batch.decode / limit));
+        vec![
+            batch.rows.to_string(),
+            format!("{:.1}", batch.prefill),
+            of_multiplying(batch.prefill, self.operations_per_context_token),
+            format!("{:.1}", batch.decode),
+            of_multiplying(batch.decode, self.operations_per_token),
+            share_of(batch.reading),
+            batch
+                .products
+                .map_or_else(none, |rate| format!("{rate:.1}")),
+            share_of(batch.products),
+        ]
+    }
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+fn share(share: Option<f64>) -> String {
+    share.map_or_else(none, |share| format!("{:.0}%", share * 100.0))
+}
+
+/// A storage: our products, and what its instruction could do.
+fn peak(peak: &ProductPeak) -> Vec<String> {
+    let giga = |rate: f64| format!("{:.1}", rate / 1e9);
+    let ours = peak.operations_per_second;
+    vec![
+        peak.storage.clone(),
+        giga(ours),
+        peak.instruction_per_second.map_or_else(none, giga),
+        share(peak.instruction_per_second.map(|alone| ours / alone)),
+        peak.instruction.clone().unwrap_or_else(none),
+    ]
 }
 
 fn reading(speed: &ReadingSpeed) -> Vec<String> {
@@ -125,22 +189,5 @@ fn reading(speed: &ReadingSpeed) -> Vec<String> {
         format!("{:.1}", speed.prefill),
         format!("{:.1}", speed.read),
         format!("{:.0}%", speed.read / speed.prefill * 100.0),
-    ]
-}
-
-fn row(batch: &BatchSpeed) -> Vec<String> {
-    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-    let limits = [batch.products, batch.reading].into_iter().flatten();
-    let limit = limits.reduce(f64::min);
-    vec![
-        batch.rows.to_string(),
-        rate(Some(batch.prefill)),
-        rate(Some(batch.decode)),
-        rate(batch.products),
-        rate(batch.reading),
-        limit.map_or_else(
-            || "-".to_owned(),
-            |limit| format!("{:.0}%", batch.decode / limit * 100.0),
-        ),
     ]
 }

@@ -14,6 +14,7 @@ mod math;
 mod norm;
 mod packed;
 mod pages;
+pub(crate) mod peaks;
 mod registers;
 mod scratch;
 mod simd;

@@ -180,7 +180,10 @@ mod tests {
                 width_in: k,
             };
             assert_eq!(stored.codes.len(), shape.codes().iter().product::<usize>());
-            assert_eq!(stored.scales.len(), shape.scales().iter().product::<usize>());
+            assert_eq!(
+                stored.scales.len(),
+                shape.scales().iter().product::<usize>()
+            );
             assert_eq!(stored.sums.len(), stored.scales.len());
             for dot in [Dot::Portable, Dot::Shifted, Dot::of_machine()] {
                 let (codes, scales) = dot.sizes(k, outputs);

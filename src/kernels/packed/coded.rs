@@ -129,8 +129,7 @@ mod tests {
             let fill = |start: usize, out: &mut [f32]| {
                 out.copy_from_slice(&weights[start..start + out.len()]);
             };
-            let packed =
-                PackedLinear::pack(width_out, width_in, Storage::Q8, None, &fill).unwrap();
+            let packed = PackedLinear::pack(width_out, width_in, Storage::Q8, None, &fill).unwrap();
             let shape = StoredShape {
                 width_out,
                 width_in,

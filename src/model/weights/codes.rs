@@ -250,3 +250,41 @@ impl WeightStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_8_bits_on_the_cpu_and_nothing_else() {
+        let of = |is_coded, choice, is_cpu| {
+            let found = precision(Path::new("m"), is_coded, choice, is_cpu);
+            found.map_err(|error| error.to_string())
+        };
+        let (auto, f16, q8) = (
+            PrecisionChoice::Auto,
+            PrecisionChoice::F16,
+            PrecisionChoice::Q8,
+        );
+        for (is_coded, choice, is_cpu, want) in [
+            (true, auto, true, Precision::Q8),
+            (true, q8, true, Precision::Q8),
+            (false, auto, true, Precision::F32),
+            (false, auto, false, Precision::F16),
+            (false, q8, true, Precision::Q8),
+        ] {
+            assert_eq!(of(is_coded, choice, is_cpu), Ok(want));
+        }
+        let refused = |is_coded, choice, is_cpu| of(is_coded, choice, is_cpu).unwrap_err();
+        let needs_cpu =
+            "`m` holds 8-bit codes, which need the CPU\nhint: set `model.device = \"cpu\"`";
+        assert!(refused(true, auto, false).starts_with(needs_cpu));
+        assert!(refused(true, f16, false).starts_with(needs_cpu));
+        assert!(refused(false, q8, false).starts_with("8-bit weights need the CPU"));
+        let other = refused(true, f16, true);
+        assert!(
+            other.contains("not computed with as f16\nhint: set `model.dtype` to `auto` or `q8`"),
+            "{other}"
+        );
+    }
+}

@@ -154,7 +154,8 @@ fn write_weights(
     for (plain, name, shape) in store.floats() {
         let start = end;
         end += shape.iter().product::<usize>() * float.dtype().size_in_bytes();
-        let entry = json!({"dtype": float_name(float), "shape": shape, "data_offsets": [start, end]});
+        let entry =
+            json!({"dtype": float_name(float), "shape": shape, "data_offsets": [start, end]});
         let name = match names {
             Names::Stored => name.to_owned(),
             Names::Wrapped => wrapped(plain, name),
@@ -190,7 +191,11 @@ pub(super) fn write_header(header: &Value, out: &mut impl Write) -> io::Result<(
     out.write_all(header.as_bytes())
 }
 
-pub(super) fn write_values(values: &[f32], float: FloatType, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write_values(
+    values: &[f32],
+    float: FloatType,
+    out: &mut impl Write,
+) -> io::Result<()> {
     match float {
         FloatType::F32 => values
             .iter()

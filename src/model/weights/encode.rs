@@ -84,50 +84,57 @@ pub(super) fn write_codes(
         Content::Scales | Content::Sums | Content::Floats(FloatType::F32) => 1,
         Content::Floats(_) => 2,
     });
+    write_header(&header(&planned), out)?;
+    let mut of_blocks: BTreeMap<&str, StoredCodes> = BTreeMap::new();
+    for Planned { part, content, .. } in &planned {
+        let name = part.name.as_str();
+        match *content {
+            Content::Codes(shape) => {
+                of_blocks.insert(name, write_matrix(store, name, shape, out)?);
+            }
+            Content::Scales => {
+                write_values(&encoded(&of_blocks, name).scales, FloatType::F32, out)?
+            }
+            Content::Sums => {
+                for sum in &encoded(&of_blocks, name).sums {
+                    out.write_all(&sum.to_le_bytes())?;
+                }
+            }
+            Content::Floats(float) => {
+                let values = store.values(name).map_err(io::Error::other)?;
+                write_values(&values, float, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the start of the file says.
+fn header(planned: &[Planned<'_>]) -> Value {
     let mut header = Map::new();
     header.insert(
         "__metadata__".to_owned(),
         json!({"format": "pt", VERSION_KEY: CODES_VERSION.to_string()}),
     );
     let mut end = 0;
-    for Planned {
-        name,
-        shape,
-        content,
-        ..
-    } in &planned
-    {
+    for tensor in planned {
         let start = end;
-        end += shape.iter().product::<usize>() * content.width();
-        let entry =
-            json!({"dtype": content.kind(), "shape": shape, "data_offsets": [start, end]});
-        header.insert(name.clone(), entry);
+        end += tensor.shape.iter().product::<usize>() * tensor.content.width();
+        let entry = json!({
+            "dtype": tensor.content.kind(),
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        });
+        header.insert(tensor.name.clone(), entry);
     }
-    write_header(&Value::Object(header), out)?;
-    let mut of_blocks: BTreeMap<&str, StoredCodes> = BTreeMap::new();
-    for Planned { part, content, .. } in &planned {
-        let name = part.name.as_str();
-        let kept = of_blocks.get(name);
-        match (*content, kept) {
-            (Content::Codes(shape), _) => {
-                of_blocks.insert(name, write_matrix(store, name, shape, out)?);
-            }
-            (Content::Floats(float), _) => {
-                let values = store.values(name).map_err(io::Error::other)?;
-                write_values(&values, float, out)?;
-            }
-            (Content::Scales, Some(kept)) => write_values(&kept.scales, FloatType::F32, out)?,
-            (Content::Sums, Some(kept)) => {
-                for sum in &kept.sums {
-                    out.write_all(&sum.to_le_bytes())?;
-                }
-            }
-            (Content::Scales | Content::Sums, None) => {
-                unreachable!("codes come before what is kept of them")
-            }
-        }
-    }
-    Ok(())
+    Value::Object(header)
+}
+
+/// What is kept of a matrix whose codes were written.
+fn encoded<'a>(of_blocks: &'a BTreeMap<&str, StoredCodes>, name: &str) -> &'a StoredCodes {
+    of_blocks
+        .get(name)
+        .expect("codes come before what else there is of a matrix")
 }
 
 /// What a part becomes.
@@ -139,8 +146,8 @@ fn plan<'a>(
     let mut all = Vec::new();
     if part.role != Role::Matrix {
         let stored = store.stored(&part.name);
-        let float = match part.role {
-            Role::Words | Role::Table => narrowest(&store.values(&part.name)?, stored),
+        let float = match (part.role, stored) {
+            (Role::Words | Role::Table, FloatType::F32) => narrowest(&store.values(&part.name)?),
             _ => stored,
         };
         all.push(Planned {
@@ -179,15 +186,13 @@ fn matrix_shape(part: &Part) -> Option<StoredShape> {
 }
 
 /// The narrowest type that holds a table's values exactly.
-fn narrowest(values: &[f32], stored: FloatType) -> FloatType {
+fn narrowest(values: &[f32]) -> FloatType {
     let are_same = |narrow: fn(f32) -> f32| {
         values
             .par_iter()
             .all(|&value| narrow(value).to_bits() == value.to_bits())
     };
-    if stored != FloatType::F32 {
-        stored
-    } else if are_same(|value| f16::from_f32(value).to_f32()) {
+    if are_same(|value| f16::from_f32(value).to_f32()) {
         FloatType::F16
     } else if are_same(|value| bf16::from_f32(value).to_f32()) {
         FloatType::Bf16
@@ -227,4 +232,25 @@ fn write_matrix(
         }
     }
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_of_a_table_is_rounded() {
+        for (values, want) in [
+            (
+                &[0.5, -0.0, 65_504.0, 2.0_f32.powi(-24)][..],
+                FloatType::F16,
+            ),
+            (&[1.0, 2.0_f32.powi(100)], FloatType::Bf16),
+            (&[1.0, 2.0_f32.powi(-25)], FloatType::Bf16),
+            (&[1.0, 0.1], FloatType::F32),
+            (&[65_504.0, 2.0_f32.powi(100)], FloatType::F32),
+        ] {
+            assert_eq!(narrowest(values), want, "{values:?}");
+        }
+    }
 }

@@ -71,7 +71,10 @@ impl MappedFile {
     /// Gives back the pages of these bytes; who looks at them again gets them again.
     #[cfg_attr(
         unix,
-        expect(unsafe_code, reason = "the advice would lose what was written to a map")
+        expect(
+            unsafe_code,
+            reason = "the advice would lose what was written to a map"
+        )
     )]
     pub(super) fn forget(&self, bytes: Range<usize>) {
         #[cfg(unix)]

@@ -202,8 +202,8 @@ impl WeightStore {
 
     /// Whether two tensors have the same kind, shape and bytes.
     fn are_equal(&self, first: &Stored, second: &Stored) -> bool {
-        let are_alike = first.tensor.kind == second.tensor.kind
-            && first.tensor.shape == second.tensor.shape;
+        let are_alike =
+            first.tensor.kind == second.tensor.kind && first.tensor.shape == second.tensor.shape;
         if !are_alike {
             return false;
         }

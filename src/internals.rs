@@ -59,7 +59,7 @@ pub mod job {
 
 pub mod kernels {
     pub use crate::kernels::{
-        ARITHMETIC, Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend,
+        ARITHMETIC, CODES_VERSION, Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend,
         attend_block, gelu, layer_norm,
     };
 }

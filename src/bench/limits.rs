@@ -14,7 +14,7 @@ use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
 use crate::measure::{batch_size, machine};
 use crate::model::Glm;
 
-use super::report::ProductPeak;
+use super::report::{Instruction, ProductPeak};
 
 /// Bytes that are read to measure memory: more than the caches hold that a virtual machine may share with others.
 const READ_BYTES: usize = 1 << 30;
@@ -35,30 +35,44 @@ const DEVICE_PRODUCT: usize = 4096;
 /// How long each limit is measured.
 const LIMIT_TIME: Duration = Duration::from_millis(400);
 
+/// What is multiplied in f32: bf16 too, where its instruction is slower than widening.
+const FLOATS: [Storage; 4] = [
+    Storage::F32,
+    Storage::F16,
+    Storage::Bf16,
+    Storage::Bf16Operands,
+];
+
 /// How long one measurement of an instruction takes: long beside waking all threads, and short enough that other
 /// programs leave some of them alone.
 const ROUNDS_TIME: Duration = Duration::from_millis(5);
 
-/// The machine's best rate of products with weights in each storage, beside the instruction that it multiplies with;
-/// those are left out for which memory is short.
-pub(super) fn product_peaks() -> Vec<ProductPeak> {
-    let rate = |multiply: Option<Multiply>| {
-        multiply.map(|multiply| (multiply.name, multiply_rate(&multiply)))
+/// The rates of the instructions that multiply, on all threads together.
+pub(super) fn instructions() -> Vec<Instruction> {
+    let all = [
+        (Multiply::f32(), &FLOATS[..]),
+        (Multiply::bf16(), &[Storage::Bf16Operands]),
+        (Multiply::int8(), &[Storage::Q8]),
+    ];
+    let measured = |(multiply, storages): (Option<Multiply>, &[Storage])| {
+        let multiply = multiply?;
+        let storages = storages.iter().map(|storage| storage.name().to_owned());
+        Some(Instruction {
+            name: multiply.name.to_owned(),
+            operations_per_second: multiply_rate(&multiply),
+            storages: storages.collect(),
+        })
     };
-    let floats = rate(Multiply::f32());
-    let bf16 = rate(Multiply::bf16()).or(floats);
-    let codes = rate(Multiply::int8());
+    all.into_iter().filter_map(measured).collect()
+}
+
+/// The machine's best rate of products with weights in each storage; those are left out for which memory
+/// is short.
+pub(super) fn product_peaks() -> Vec<ProductPeak> {
     let peak = |storage: Storage| {
-        let best = match storage {
-            Storage::F32 | Storage::F16 | Storage::Bf16 => floats,
-            Storage::Bf16Operands => bf16,
-            Storage::Q8 => codes,
-        };
         Some(ProductPeak {
             storage: storage.name().to_owned(),
             operations_per_second: batch_size::peak_rate(storage)?,
-            instruction: best.map(|(name, _)| name.to_owned()),
-            instruction_per_second: best.map(|(_, rate)| rate),
         })
     };
     Storage::ALL.into_iter().filter_map(peak).collect()
@@ -89,8 +103,6 @@ pub(super) fn device_product_peaks(device: &Device) -> Vec<ProductPeak> {
         Some(ProductPeak {
             storage: storage.name().to_owned(),
             operations_per_second: device_product_rate(device, dtype, DEVICE_PRODUCT).ok()?,
-            instruction: None,
-            instruction_per_second: None,
         })
     };
     let kinds = [
@@ -160,16 +172,7 @@ pub(super) fn read_rate() -> Option<f64> {
     let task = READ_TASK / size_of::<u64>();
     numbers.par_chunks_mut(task).for_each(|part| part.fill(1));
     let seconds = best(|| {
-        let read = |part: &[u64]| {
-            let mut sum = 0;
-            peaks::read(part, &mut sum);
-            sum
-        };
-        let sum: u64 = numbers
-            .par_chunks(task)
-            .map(read)
-            .reduce(|| 0, |a, b| a ^ b);
-        std::hint::black_box(sum);
+        numbers.par_chunks(task).for_each(peaks::read);
     });
     Some(bytes as f64 / seconds)
 }
@@ -201,14 +204,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_product_is_faster_than_its_instruction() {
-        for peak in product_peaks() {
-            let Some(instruction) = peak.instruction_per_second else {
-                continue;
-            };
-            // Other work on the machine may slow one of them alone.
-            assert!(peak.operations_per_second < 1.5 * instruction, "{peak:?}");
+    fn every_storage_has_an_instruction_that_is_measured() {
+        let instructions = instructions();
+        let named: Vec<&str> = instructions
+            .iter()
+            .flat_map(|instruction| &instruction.storages)
+            .map(String::as_str)
+            .collect();
+        for instruction in &instructions {
+            assert!((1e8..1e15).contains(&instruction.operations_per_second));
         }
+        let is_there = |storage: Storage| named.contains(&storage.name());
+        assert!(named.is_empty() || Storage::ALL.into_iter().all(is_there));
     }
 
     #[test]

@@ -78,11 +78,12 @@ pub(crate) fn bench(
     let mut glm = Glm::load(folder, &opened, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let weight_bytes = glm.footprint().step_bytes;
-    let (read_rate, product_peaks) = if is_cpu {
-        (limits::read_rate(), limits::product_peaks())
+    let (read_rate, instructions, product_peaks) = if is_cpu {
+        let (rate, instructions) = (limits::read_rate(), limits::instructions());
+        (rate, instructions, limits::product_peaks())
     } else {
         let peaks = limits::device_product_peaks(&opened);
-        (limits::device_read_rate(&opened), peaks)
+        (limits::device_read_rate(&opened), Vec::new(), peaks)
     };
     let mut batches = Vec::new();
     let rows_in_flight = match &options.batches[..] {
@@ -112,6 +113,7 @@ pub(crate) fn bench(
         operations_per_context_token: 2
             * (config.matrix_weights() - config.vocab_size * config.hidden_size) as u64,
         read_bytes_per_second: read_rate,
+        instructions,
         product_peaks,
         context,
         batches,

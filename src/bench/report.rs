@@ -32,6 +32,9 @@ pub(crate) struct BenchReport {
     pub operations_per_context_token: u64,
     /// Bytes a second that memory gives; absent where there was too little to measure it.
     pub read_bytes_per_second: Option<f64>,
+    /// The instructions that multiply; none on a device, and for a processor that this program knows none of.
+    #[serde(default)]
+    pub instructions: Vec<Instruction>,
     /// The best rate of products by what the weights are stored as.
     #[serde(default)]
     pub product_peaks: Vec<ProductPeak>,
@@ -51,12 +54,17 @@ pub(crate) struct ProductPeak {
     pub storage: String,
     /// Operations a second.
     pub operations_per_second: f64,
-    /// The instruction that multiplies; absent on a device, and for a processor that this program knows none of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instruction: Option<String>,
-    /// Operations a second of that instruction alone, on registers, all threads together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instruction_per_second: Option<f64>,
+}
+
+/// An instruction that multiplies, or a few that do so together: on registers alone, all threads together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Instruction {
+    /// Its name.
+    pub name: String,
+    /// Operations a second.
+    pub operations_per_second: f64,
+    /// What weights are stored as whose products it can do.
+    pub storages: Vec<String>,
 }
 
 impl fmt::Display for BenchReport {
@@ -79,17 +87,19 @@ impl fmt::Display for BenchReport {
         if let Some(rate) = self.read_bytes_per_second {
             writeln!(f, "  memory is read at {:.1} GB/s", rate / 1e9)?;
         }
+        for instruction in &self.instructions {
+            let rate = giga(instruction.operations_per_second);
+            let Instruction { name, .. } = instruction;
+            writeln!(f, "  {name}: {rate} G operations a second at most")?;
+        }
         if !self.product_peaks.is_empty() {
-            writeln!(f, "  products at best; G operations a second:\n")?;
-            let heading = [
-                "weights",
-                "products",
-                "instruction alone",
-                "share",
-                "instruction",
-            ];
+            writeln!(
+                f,
+                "\n  products at best, G operations a second, and their share of the fastest instruction:\n"
+            )?;
+            let heading = ["weights", "products", "share"];
             let mut lines = vec![heading.map(str::to_owned).to_vec()];
-            lines.extend(self.product_peaks.iter().map(peak));
+            lines.extend(self.product_peaks.iter().map(|peak| self.peak(peak)));
             f.write_str(&table(&lines, usize::MAX))?;
         }
         writeln!(
@@ -125,15 +135,37 @@ impl fmt::Display for BenchReport {
 }
 
 impl BenchReport {
+    /// Operations a second of the fastest instruction for weights that are stored so.
+    fn instruction(&self, storage: &str) -> Option<f64> {
+        let can =
+            |instruction: &&Instruction| instruction.storages.iter().any(|one| one == storage);
+        let rates = self.instructions.iter().filter(can);
+        rates
+            .map(|instruction| instruction.operations_per_second)
+            .reduce(f64::max)
+    }
+
     /// Operations a second that nothing can pass in the precision of the weights: those of the instruction, or on a
     /// device of the best product.
     fn limit(&self) -> Option<f64> {
-        let of_precision = |peak: &&ProductPeak| peak.storage == self.dtype.name();
-        let peak = self.product_peaks.iter().find(of_precision)?;
-        match self.device {
-            DeviceKind::Cpu => peak.instruction_per_second,
-            _ => Some(peak.operations_per_second),
+        let storage = self.dtype.name();
+        if self.device == DeviceKind::Cpu {
+            return self.instruction(storage);
         }
+        let peak = self
+            .product_peaks
+            .iter()
+            .find(|peak| peak.storage == storage);
+        peak.map(|peak| peak.operations_per_second)
+    }
+
+    fn peak(&self, peak: &ProductPeak) -> Vec<String> {
+        let limit = self.instruction(&peak.storage);
+        vec![
+            peak.storage.clone(),
+            giga(peak.operations_per_second),
+            share(limit.map(|limit| peak.operations_per_second / limit)),
+        ]
     }
 
     fn row(&self, batch: &BatchSpeed) -> Vec<String> {
@@ -164,17 +196,8 @@ fn share(share: Option<f64>) -> String {
     share.map_or_else(none, |share| format!("{:.0}%", share * 100.0))
 }
 
-/// A storage: our products, and what its instruction could do.
-fn peak(peak: &ProductPeak) -> Vec<String> {
-    let giga = |rate: f64| format!("{:.1}", rate / 1e9);
-    let ours = peak.operations_per_second;
-    vec![
-        peak.storage.clone(),
-        giga(ours),
-        peak.instruction_per_second.map_or_else(none, giga),
-        share(peak.instruction_per_second.map(|alone| ours / alone)),
-        peak.instruction.clone().unwrap_or_else(none),
-    ]
+fn giga(rate: f64) -> String {
+    format!("{:.1}", rate / 1e9)
 }
 
 fn reading(speed: &ReadingSpeed) -> Vec<String> {

@@ -22,7 +22,7 @@ pub(super) mod stored;
 
 /// Version of the codes that a weight comes to: of their values, their scales and their blocks. A model's folder names
 /// the one that it was written with, and a program that would write other codes refuses it.
-pub(crate) const CODES_VERSION: u32 = 1;
+pub const CODES_VERSION: u32 = 1;
 
 /// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
 const BLOCK: usize = 256;

@@ -22,7 +22,7 @@ mod softmax;
 mod storage;
 
 pub use attention::{HeadCache, QUERIES, QueryBlock, attend, attend_block};
-pub(crate) use int8::CODES_VERSION;
+pub use int8::CODES_VERSION;
 pub(crate) use int8::stored::{StoredCodes, StoredShape};
 pub use math::gelu;
 pub(crate) use math::softmax_weights;

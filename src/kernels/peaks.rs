@@ -11,7 +11,8 @@
     )
 )]
 
-use super::simd::multiversion;
+/// Numbers that are read in one round.
+const READ_BLOCK: usize = 64;
 
 /// An instruction, or a short row of them, that multiplies and adds.
 #[derive(Clone, Copy, Debug)]
@@ -47,32 +48,23 @@ impl Multiply {
     }
 }
 
-/// Reads all numbers; the result holds something of each.
-#[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "bodies must be compiled into the version of each instruction set"
-)]
-fn read_body(numbers: &[u64], sum: &mut u64) {
-    // As many sums as keep several loads under way at once.
-    let mut sums = [0_u64; 32];
-    let (chunks, rest) = numbers.as_chunks::<32>();
-    for chunk in chunks {
-        for (sum, number) in sums.iter_mut().zip(chunk) {
-            *sum ^= number;
-        }
+/// Reads all numbers, as fast as this thread can.
+pub(crate) fn read(numbers: &[u64]) {
+    let (blocks, rest) = numbers.as_chunks::<READ_BLOCK>();
+    if !machine::read(blocks) {
+        let of_block = |all: u64, block: &[u64; READ_BLOCK]| block.iter().fold(all, |a, b| a ^ b);
+        std::hint::black_box(blocks.iter().fold(0, of_block));
     }
-    *sum = sums.iter().chain(rest).fold(0, |all, one| all ^ one);
-}
-
-multiversion! {
-    /// Reads all numbers into something of each.
-    pub(crate) fn read(numbers: &[u64], sum: &mut u64) = read_body
+    std::hint::black_box(rest.iter().fold(0, |a, b| a ^ b));
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod machine {
-    use super::Multiply;
+    use super::{Multiply, READ_BLOCK};
+
+    pub(super) fn read(_: &[[u64; READ_BLOCK]]) -> bool {
+        false
+    }
 
     pub(super) fn f32() -> Option<Multiply> {
         None
@@ -92,7 +84,74 @@ mod machine {
     use std::arch::asm;
 
     use super::super::registers::{Avx2, Avx512, Avx512Bf16, Avx512Vnni};
-    use super::Multiply;
+    use super::{Multiply, READ_BLOCK};
+
+    /// Reads all blocks; false where the machine lacks the instructions.
+    pub(super) fn read(blocks: &[[u64; READ_BLOCK]]) -> bool {
+        if blocks.is_empty() {
+            return true;
+        }
+        if Avx512::of_machine().is_some() {
+            // SAFETY: AVX-512F was detected just above, and there is a block.
+            unsafe { read_512(blocks) };
+            return true;
+        }
+        let is_there = Avx2::of_machine().is_some();
+        if is_there {
+            // SAFETY: AVX2 was detected just above, and there is a block.
+            unsafe { read_256(blocks) };
+        }
+        is_there
+    }
+
+    /// A function that reads blocks with eight loads a turn, and takes so many turns for a block.
+    macro_rules! reads {
+        ($name:ident, $features:literal, $turns:literal, $width:literal, $($load:literal)*) => {
+            /// # Safety
+            ///
+            /// There must be a block.
+            #[target_feature(enable = $features)]
+            unsafe fn $name(blocks: &[[u64; READ_BLOCK]]) {
+                // SAFETY: all turns together read the bytes of the blocks and no more; the registers are named.
+                unsafe {
+                    asm!(
+                        "2:",
+                        $($load,)*
+                        concat!("add {at}, 8 * ", $width),
+                        "dec {turns}",
+                        "jnz 2b",
+                        "vzeroupper",
+                        at = inout(reg) blocks.as_ptr() => _,
+                        turns = inout(reg) $turns * blocks.len() => _,
+                        out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                        out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                        options(readonly, nostack),
+                    );
+                }
+            }
+        };
+    }
+
+    reads!(read_256, "avx2", 2, "32",
+        "vpxor ymm0, ymm0, [{at}]"
+        "vpxor ymm1, ymm1, [{at} + 32]"
+        "vpxor ymm2, ymm2, [{at} + 64]"
+        "vpxor ymm3, ymm3, [{at} + 96]"
+        "vpxor ymm4, ymm4, [{at} + 128]"
+        "vpxor ymm5, ymm5, [{at} + 160]"
+        "vpxor ymm6, ymm6, [{at} + 192]"
+        "vpxor ymm7, ymm7, [{at} + 224]"
+    );
+    reads!(read_512, "avx512f", 1, "64",
+        "vpxord zmm0, zmm0, [{at}]"
+        "vpxord zmm1, zmm1, [{at} + 64]"
+        "vpxord zmm2, zmm2, [{at} + 128]"
+        "vpxord zmm3, zmm3, [{at} + 192]"
+        "vpxord zmm4, zmm4, [{at} + 256]"
+        "vpxord zmm5, zmm5, [{at} + 320]"
+        "vpxord zmm6, zmm6, [{at} + 384]"
+        "vpxord zmm7, zmm7, [{at} + 448]"
+    );
 
     /// Sums that a round adds to: more than the instructions of any processor wait for one another.
     const SUMS: u64 = 12;
@@ -225,13 +284,12 @@ mod tests {
         }
     }
 
+    /// A byte more than there are would be a fault at the end of a page.
     #[test]
-    fn every_number_is_read() {
-        for count in [0, 1, 31, 32, 1000] {
-            let numbers: Vec<u64> = (0..count).map(|at| 1 << (at % 64)).collect();
-            let mut sum = 7;
-            read(&numbers, &mut sum);
-            assert_eq!(sum, numbers.iter().fold(0, |all, one| all ^ one));
+    fn no_number_beyond_the_last_is_read() {
+        let pages = crate::kernels::Pages::<u64>::zeroed(4096).unwrap();
+        for count in [0, 1, 63, 64, 65, 1000, 4096] {
+            read(&pages[4096 - count..]);
         }
     }
 }

@@ -163,11 +163,33 @@ impl Dot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::noise;
+    use crate::kernels::{CODES_VERSION, noise};
 
     #[test]
     fn a_file_has_the_layout_of_the_narrowest_instructions() {
         assert!(Dot::Portable.takes_stored());
+    }
+
+    /// A folder of codes must hold what this program would make of the floats: where this fails, raise
+    /// [`CODES_VERSION`](crate::kernels::CODES_VERSION) and take the new hash.
+    #[test]
+    fn codes_of_one_version_are_the_same() {
+        let mut weights = noise(100 * 700, 3);
+        weights[..256].fill(1e-38);
+        weights[256..512]
+            .iter_mut()
+            .for_each(|weight| *weight *= 1e30);
+        let stored = StoredCodes::encode(700, &weights);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(bytemuck::cast_slice(&stored.codes));
+        for scale in &stored.scales {
+            hasher.update(&scale.to_le_bytes());
+        }
+        for sum in &stored.sums {
+            hasher.update(&sum.to_le_bytes());
+        }
+        let hash = hasher.finalize().to_hex();
+        assert_eq!((CODES_VERSION, &hash[..16]), (1, "0000000000000000"));
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) fn write_codes(
                 of_blocks.insert(name, write_matrix(store, name, shape, out)?);
             }
             Content::Scales => {
-                write_values(&encoded(&of_blocks, name).scales, FloatType::F32, out)?
+                write_values(&encoded(&of_blocks, name).scales, FloatType::F32, out)?;
             }
             Content::Sums => {
                 for sum in &encoded(&of_blocks, name).sums {

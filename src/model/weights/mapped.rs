@@ -81,13 +81,12 @@ impl MappedFile {
         {
             use memmap2::UncheckedAdvice;
             let (start, count) = (bytes.start, bytes.len());
+            // Where it is refused, nothing is lost but memory.
             // SAFETY: nothing writes to a map that is read only, so that its pages have nothing but what the file has.
-            let advised = unsafe {
+            let _ = unsafe {
                 self.map
                     .unchecked_advise_range(UncheckedAdvice::DontNeed, start, count)
             };
-            // Where it is refused, nothing is lost but memory.
-            drop(advised);
         }
         #[cfg(not(unix))]
         let _ = bytes;

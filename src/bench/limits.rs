@@ -1,4 +1,4 @@
-//! What the machine or its GPU could do at best: memory, products, and a model's own products.
+//! What the machine or its GPU could do at best: memory, multiplying instructions, products, and a model's own products.
 //!
 //! The limits are measured, not looked up. All figures are the best of some tries, because other work on
 //! the machine only slows them.
@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
+use crate::kernels::peaks::{self, Multiply};
 use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
-use crate::measure::batch_size;
+use crate::measure::{batch_size, machine};
 use crate::model::Glm;
 
-use super::report::ProductPeak;
+use super::report::{Instruction, ProductPeak};
 
-/// Bytes that are read to measure memory; more than caches hold.
-const READ_BYTES: usize = 256 << 20;
+/// Bytes that are read to measure memory: more than the caches hold that a virtual machine may share with others.
+const READ_BYTES: usize = 1 << 30;
+
+/// Bytes that are read where so many would be a large part of the memory.
+const FEWER_READ_BYTES: usize = READ_BYTES / 4;
 
 /// Bytes that one task reads.
 const READ_TASK: usize = 1 << 20;
@@ -31,6 +35,37 @@ const DEVICE_PRODUCT: usize = 4096;
 /// How long each limit is measured.
 const LIMIT_TIME: Duration = Duration::from_millis(400);
 
+/// What is multiplied in f32: bf16 too, where its instruction is slower than widening.
+const FLOATS: [Storage; 4] = [
+    Storage::F32,
+    Storage::F16,
+    Storage::Bf16,
+    Storage::Bf16Operands,
+];
+
+/// How long one measurement of an instruction takes: long beside waking all threads, and short enough that other
+/// programs leave some of them alone.
+const ROUNDS_TIME: Duration = Duration::from_millis(5);
+
+/// The rates of the instructions that multiply, on all threads together.
+pub(super) fn instructions() -> Vec<Instruction> {
+    let all = [
+        (Multiply::f32(), &FLOATS[..]),
+        (Multiply::bf16(), &[Storage::Bf16Operands]),
+        (Multiply::int8(), &[Storage::Q8]),
+    ];
+    let measured = |(multiply, storages): (Option<Multiply>, &[Storage])| {
+        let multiply = multiply?;
+        let storages = storages.iter().map(|storage| storage.name().to_owned());
+        Some(Instruction {
+            name: multiply.name.to_owned(),
+            operations_per_second: multiply_rate(&multiply),
+            storages: storages.collect(),
+        })
+    };
+    all.into_iter().filter_map(measured).collect()
+}
+
 /// The machine's best rate of products with weights in each storage; those are left out for which memory
 /// is short.
 pub(super) fn product_peaks() -> Vec<ProductPeak> {
@@ -41,6 +76,25 @@ pub(super) fn product_peaks() -> Vec<ProductPeak> {
         })
     };
     Storage::ALL.into_iter().filter_map(peak).collect()
+}
+
+/// Operations a second of an instruction on all threads of the run together.
+fn multiply_rate(multiply: &Multiply) -> f64 {
+    let on_all = |rounds: u64| {
+        rayon::broadcast(|_| multiply.run(rounds));
+    };
+    let mut rounds = 1 << 10;
+    loop {
+        let started = Instant::now();
+        on_all(rounds);
+        if started.elapsed() >= ROUNDS_TIME {
+            break;
+        }
+        rounds *= 2;
+    }
+    let seconds = best(|| on_all(rounds));
+    let threads = rayon::current_num_threads() as u64;
+    (threads * rounds * multiply.operations) as f64 / seconds
 }
 
 /// The best rate of products on a GPU in each precision that it takes.
@@ -103,20 +157,24 @@ pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
 
 /// Bytes a second that all threads together read from memory; `None` where too little is left.
 pub(super) fn read_rate() -> Option<f64> {
-    let mut bytes = Pages::<u64>::zeroed(READ_BYTES / size_of::<u64>()).ok()?;
-    bytes.fill(1);
+    let memory = machine::memory(0);
+    let free_bytes = memory
+        .cgroup_bytes
+        .unwrap_or(u64::MAX)
+        .min(memory.free_bytes);
+    let is_little = free_bytes < 4 * READ_BYTES as u64;
+    let bytes = if is_little {
+        FEWER_READ_BYTES
+    } else {
+        READ_BYTES
+    };
+    let mut numbers = Pages::<u64>::zeroed(bytes / size_of::<u64>()).ok()?;
+    let task = READ_TASK / size_of::<u64>();
+    numbers.par_chunks_mut(task).for_each(|part| part.fill(1));
     let seconds = best(|| {
-        let sum = |part: &[u64]| {
-            part.iter()
-                .fold(0_u64, |sum, &value| sum.wrapping_add(value))
-        };
-        let sum: u64 = bytes
-            .par_chunks(READ_TASK / size_of::<u64>())
-            .map(sum)
-            .sum();
-        std::hint::black_box(sum);
+        numbers.par_chunks(task).for_each(peaks::read);
     });
-    Some(READ_BYTES as f64 / seconds)
+    Some(bytes as f64 / seconds)
 }
 
 /// Seconds of the fastest of the calls that fit into [`LIMIT_TIME`].
@@ -144,6 +202,21 @@ fn try_best<E>(mut call: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_storage_has_an_instruction_that_is_measured() {
+        let instructions = instructions();
+        let named: Vec<&str> = instructions
+            .iter()
+            .flat_map(|instruction| &instruction.storages)
+            .map(String::as_str)
+            .collect();
+        for instruction in &instructions {
+            assert!((1e8..1e15).contains(&instruction.operations_per_second));
+        }
+        let is_there = |storage: Storage| named.contains(&storage.name());
+        assert!(named.is_empty() || Storage::ALL.into_iter().all(is_there));
+    }
 
     #[test]
     fn the_limits_of_a_device_are_measured_by_its_tensors() {

@@ -71,18 +71,19 @@ pub(crate) fn bench(
         )));
     };
     let is_cpu = device.is_cpu();
-    let precision = options.dtype.resolve(is_cpu);
-    model::inspect(folder, &config, FurtherLayers::Refused)?;
+    let inspection = model::inspect(folder, &config, FurtherLayers::Refused)?;
+    let precision = inspection.precision(options.dtype, is_cpu)?;
     let started = Instant::now();
     let opened = device.open()?;
     let mut glm = Glm::load(folder, &opened, precision)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let weight_bytes = glm.footprint().step_bytes;
-    let (read_rate, product_peaks) = if is_cpu {
-        (limits::read_rate(), limits::product_peaks())
+    let (read_rate, instructions, product_peaks) = if is_cpu {
+        let (rate, instructions) = (limits::read_rate(), limits::instructions());
+        (rate, instructions, limits::product_peaks())
     } else {
         let peaks = limits::device_product_peaks(&opened);
-        (limits::device_read_rate(&opened), peaks)
+        (limits::device_read_rate(&opened), Vec::new(), peaks)
     };
     let mut batches = Vec::new();
     let rows_in_flight = match &options.batches[..] {
@@ -109,7 +110,10 @@ pub(crate) fn bench(
         load_seconds,
         weight_bytes,
         operations_per_token: 2 * config.matrix_weights() as u64,
+        operations_per_context_token: 2
+            * (config.matrix_weights() - config.vocab_size * config.hidden_size) as u64,
         read_bytes_per_second: read_rate,
+        instructions,
         product_peaks,
         context,
         batches,

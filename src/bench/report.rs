@@ -27,8 +27,14 @@ pub(crate) struct BenchReport {
     pub weight_bytes: u64,
     /// Operations of one token in the products, logits included.
     pub operations_per_token: u64,
+    /// Operations of one token of a context, which needs no logits.
+    #[serde(default)]
+    pub operations_per_context_token: u64,
     /// Bytes a second that memory gives; absent where there was too little to measure it.
     pub read_bytes_per_second: Option<f64>,
+    /// The instructions that multiply; none on a device, and for a processor that this program knows none of.
+    #[serde(default)]
+    pub instructions: Vec<Instruction>,
     /// The best rate of products by what the weights are stored as.
     #[serde(default)]
     pub product_peaks: Vec<ProductPeak>,
@@ -48,6 +54,17 @@ pub(crate) struct ProductPeak {
     pub storage: String,
     /// Operations a second.
     pub operations_per_second: f64,
+}
+
+/// An instruction that multiplies, or a few that do so together: on registers alone, all threads together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Instruction {
+    /// Its name.
+    pub name: String,
+    /// Operations a second.
+    pub operations_per_second: f64,
+    /// What weights are stored as whose products it can do.
+    pub storages: Vec<String>,
 }
 
 impl fmt::Display for BenchReport {
@@ -70,24 +87,38 @@ impl fmt::Display for BenchReport {
         if let Some(rate) = self.read_bytes_per_second {
             writeln!(f, "  memory is read at {:.1} GB/s", rate / 1e9)?;
         }
+        for instruction in &self.instructions {
+            let rate = giga(instruction.operations_per_second);
+            let Instruction { name, .. } = instruction;
+            writeln!(f, "  {name}: {rate} G operations a second at most")?;
+        }
         if !self.product_peaks.is_empty() {
-            writeln!(f, "  products reach {} GFLOP/s", self.peaks())?;
+            writeln!(
+                f,
+                "\n  products at best, G operations a second, and their share of the fastest instruction:\n"
+            )?;
+            let heading = ["weights", "products", "share"];
+            let mut lines = vec![heading.map(str::to_owned).to_vec()];
+            lines.extend(self.product_peaks.iter().map(|peak| self.peak(peak)));
+            f.write_str(&table(&lines, usize::MAX))?;
         }
         writeln!(
             f,
-            "  contexts of {}; tokens a second:\n",
+            "\n  contexts of {}; tokens a second, and their share of the limits:\n",
             counted(self.context as u64, "token")
         )?;
         let heading = [
             "rows",
             "prefill",
+            "of multiplying",
             "decode",
+            "of multiplying",
+            "of reading",
             "products alone",
-            "reading alone",
-            "share",
+            "of products",
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
-        lines.extend(self.batches.iter().map(row));
+        lines.extend(self.batches.iter().map(|batch| self.row(batch)));
         f.write_str(&table(&lines, usize::MAX))?;
         if self.readings.is_empty() {
             return Ok(());
@@ -104,13 +135,69 @@ impl fmt::Display for BenchReport {
 }
 
 impl BenchReport {
-    fn peaks(&self) -> String {
-        let peaks = self.product_peaks.iter().map(|peak| {
-            let rate = peak.operations_per_second / 1e9;
-            format!("{rate:.1} ({})", peak.storage)
-        });
-        peaks.collect::<Vec<_>>().join(", ")
+    /// Operations a second of the fastest instruction for weights that are stored so.
+    fn instruction(&self, storage: &str) -> Option<f64> {
+        let can =
+            |instruction: &&Instruction| instruction.storages.iter().any(|one| one == storage);
+        let rates = self.instructions.iter().filter(can);
+        rates
+            .map(|instruction| instruction.operations_per_second)
+            .reduce(f64::max)
     }
+
+    /// Operations a second that nothing can pass in the precision of the weights: those of the instruction, or on a
+    /// device of the best product.
+    fn limit(&self) -> Option<f64> {
+        let storage = self.dtype.name();
+        if self.device == DeviceKind::Cpu {
+            return self.instruction(storage);
+        }
+        let peak = self
+            .product_peaks
+            .iter()
+            .find(|peak| peak.storage == storage);
+        peak.map(|peak| peak.operations_per_second)
+    }
+
+    fn peak(&self, peak: &ProductPeak) -> Vec<String> {
+        let limit = self.instruction(&peak.storage);
+        vec![
+            peak.storage.clone(),
+            giga(peak.operations_per_second),
+            share(limit.map(|limit| peak.operations_per_second / limit)),
+        ]
+    }
+
+    fn row(&self, batch: &BatchSpeed) -> Vec<String> {
+        let limit = self.limit();
+        let of_multiplying =
+            |rate: f64, operations: u64| share(limit.map(|limit| rate * operations as f64 / limit));
+        let share_of = |limit: Option<f64>| share(limit.map(|limit| batch.decode / limit));
+        vec![
+            batch.rows.to_string(),
+            format!("{:.1}", batch.prefill),
+            of_multiplying(batch.prefill, self.operations_per_context_token),
+            format!("{:.1}", batch.decode),
+            of_multiplying(batch.decode, self.operations_per_token),
+            share_of(batch.reading),
+            batch
+                .products
+                .map_or_else(none, |rate| format!("{rate:.1}")),
+            share_of(batch.products),
+        ]
+    }
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+fn share(share: Option<f64>) -> String {
+    share.map_or_else(none, |share| format!("{:.0}%", share * 100.0))
+}
+
+fn giga(rate: f64) -> String {
+    format!("{:.1}", rate / 1e9)
 }
 
 fn reading(speed: &ReadingSpeed) -> Vec<String> {
@@ -125,22 +212,5 @@ fn reading(speed: &ReadingSpeed) -> Vec<String> {
         format!("{:.1}", speed.prefill),
         format!("{:.1}", speed.read),
         format!("{:.0}%", speed.read / speed.prefill * 100.0),
-    ]
-}
-
-fn row(batch: &BatchSpeed) -> Vec<String> {
-    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-    let limits = [batch.products, batch.reading].into_iter().flatten();
-    let limit = limits.reduce(f64::min);
-    vec![
-        batch.rows.to_string(),
-        rate(Some(batch.prefill)),
-        rate(Some(batch.decode)),
-        rate(batch.products),
-        rate(batch.reading),
-        limit.map_or_else(
-            || "-".to_owned(),
-            |limit| format!("{:.0}%", batch.decode / limit * 100.0),
-        ),
     ]
 }

@@ -10,8 +10,7 @@ use clap_complete::Shell;
 use super::deadline::When;
 use crate::device::DeviceChoice;
 use crate::job::{Phase, read_word};
-use crate::model::FloatType;
-use crate::precision::PrecisionChoice;
+use crate::precision::{Precision, PrecisionChoice};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -286,9 +285,9 @@ pub(super) struct ConvertArgs {
     pub(super) model: PathBuf,
     /// Folder to write
     pub(super) output: PathBuf,
-    /// Type of the weights to write
+    /// Type of the weights to write; `q8` writes 8-bit codes, which start faster and take less memory
     #[arg(long, value_enum)]
-    pub(super) dtype: FloatType,
+    pub(super) dtype: Precision,
     /// File that makes a reward model of the folder, as `model.overlay` in a job; it goes into the new weights
     #[arg(long, value_name = "FILE")]
     pub(super) overlay: Option<PathBuf>,
@@ -335,9 +334,9 @@ impl ValueEnum for Phase {
     }
 }
 
-impl ValueEnum for FloatType {
+impl ValueEnum for Precision {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::F32, Self::F16, Self::Bf16]
+        &[Self::F32, Self::F16, Self::Bf16, Self::Q8]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

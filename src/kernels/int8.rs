@@ -18,6 +18,12 @@ use super::int8_dot::{self, GROUP, Place, Tile};
 use super::registers::{Avx2, Avx512Vnni};
 use super::simd::multiversion;
 
+pub(super) mod stored;
+
+/// Version of the codes that a weight comes to: of their values, their scales and their blocks. A model's folder names
+/// the one that it was written with, and a program that would write other codes refuses it.
+pub const CODES_VERSION: u32 = 1;
+
 /// Values of k that share a scale. Their sum of products stays below 2^23, so it is an f32 exactly.
 const BLOCK: usize = 256;
 
@@ -83,6 +89,15 @@ impl Dot {
     /// Outputs that are computed side by side.
     fn panel(self) -> usize {
         if self.is_shifted() { 32 } else { 16 }
+    }
+
+    /// Where the sum of a block begins whose codes have this sum, so that the shift of a row's codes goes out again.
+    fn start(self, sum: i32) -> f32 {
+        if self.is_shifted() {
+            (-128 * sum) as f32
+        } else {
+            0.0
+        }
     }
 
     /// Most rows of a tile.
@@ -206,10 +221,7 @@ pub(super) fn encode_weights(
                 let start = ((first + step) * panel + lane) * GROUP;
                 codes[start..start + encoded.len()].copy_from_slice(encoded);
             }
-            if dot.is_shifted() {
-                let sum: i32 = encoded.iter().map(|&code| i32::from(code)).sum();
-                scales[at + panel] = (-128 * sum) as f32;
-            }
+            scales[at + panel] = dot.start(encoded.iter().map(|&code| i32::from(code)).sum());
         }
     }
 }

@@ -19,6 +19,8 @@ use super::registers::Weight;
 use super::scratch::{Scratch, take};
 use super::storage::Storage;
 
+pub(super) mod coded;
+
 /// Outputs that one task computes; a multiple of every panel.
 const TASK_OUTPUTS: usize = 64;
 /// Most rows that one task computes: their tiles of one block stay in the second cache.

@@ -27,6 +27,16 @@ impl FloatType {
     }
 }
 
+impl From<FloatType> for Precision {
+    fn from(float: FloatType) -> Self {
+        match float {
+            FloatType::F32 => Self::F32,
+            FloatType::F16 => Self::F16,
+            FloatType::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl Precision {
     /// Refuses a device that cannot compute in it.
     ///

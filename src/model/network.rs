@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::PackedLinear;
+use crate::kernels::{PackedLinear, StoredShape};
 
 use super::attend::Attend;
 use super::block::Block;
@@ -76,6 +76,7 @@ impl Network {
         backend: Backend,
     ) -> Result<(Self, Option<ValueHead>), ModelError> {
         let store = WeightStore::open(source.folder, &source.files()?, precision.float())?;
+        store.check_precision(precision)?;
         source.check_head(&store)?;
         // A head beside the weights of a GLM is left out, as it always was; a reward model's weights never loaded.
         if store.is_wrapped() {
@@ -285,6 +286,13 @@ impl Loader<'_> {
         width: usize,
         bias: Option<Vec<f32>>,
     ) -> Result<PackedLinear, ModelError> {
+        if self.store.is_coded() {
+            let shape = StoredShape {
+                width_out: out,
+                width_in: width,
+            };
+            return self.store.read_codes(name, shape, bias);
+        }
         let weight = self.store.weight(name);
         let fill = |start: usize, values: &mut [f32]| self.store.fill(name, &weight, start, values);
         let storage = self.form.product(self.store.stored(name));

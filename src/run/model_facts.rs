@@ -53,9 +53,8 @@ impl ModelFacts {
         let lengths = Lengths::of_job(spec, config.max_sequence_length as u32)?;
         let devices = model::find_devices(&spec.model.device)?;
         let is_cpu = devices.iter().all(|device| device.is_cpu());
-        let precision = spec.model.dtype.resolve(is_cpu);
-        precision.check(is_cpu)?;
         let inspection = inspect(&source(spec), &config, rules)?;
+        let precision = inspection.precision(spec.model.dtype, is_cpu)?;
         Ok(Self {
             footprint: inspection.footprint(precision, Backend::on(is_cpu)),
             device_label: devices

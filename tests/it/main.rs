@@ -20,6 +20,7 @@ mod choices;
 mod choose;
 mod chosen_rows;
 mod cli;
+mod codes;
 mod damaged_parts;
 mod deadline;
 mod demo_data;

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use serde_json::Value;
 
 use crate::download;
 use crate::stop::StopFlag;
 
 use super::super::ModelError;
+use super::mapped::MappedFile;
 use super::source::ModelSource;
 
 /// Names under which weights are published, with the index of their sharded form; first found wins.
@@ -174,23 +174,6 @@ fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, ModelError>
     Ok(file)
 }
 
-/// Maps a file into memory.
-///
-/// # Errors
-///
-/// [`ModelError::File`] where it is something else, [`ModelError::Io`] where it cannot be read.
-#[expect(
-    unsafe_code,
-    reason = "memory maps are unsafe because another process may change the file"
-)]
-pub(super) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
-    let file = download::open(path).map_err(ModelError::unusable(path))?;
-    // SAFETY: the map is read only, every access is bounds-checked against its length, and any bytes
-    // are valid numbers. A file that another process truncates while it is mapped ends this one with
-    // a bus error; weights are not written while a job runs.
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
-}
-
 /// [`source_fingerprint`] of a GLM without a value head.
 ///
 /// # Errors
@@ -217,11 +200,14 @@ pub fn source_fingerprint(
     let mut all = blake3::Hasher::new();
     for path in source.files()?.deciding(source.folder, by) {
         let mut hasher = blake3::Hasher::new();
-        for block in map_file(&path)?.chunks(HASH_BYTES) {
+        let file = MappedFile::open(&path)?;
+        for (number, block) in file.chunks(HASH_BYTES).enumerate() {
             if stop.is_requested() {
                 return Err(ModelError::Interrupted);
             }
             hasher.update_rayon(block);
+            let start = number * HASH_BYTES;
+            file.forget(start..start + block.len());
         }
         all.update(hasher.finalize().as_bytes());
     }

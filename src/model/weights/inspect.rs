@@ -1,12 +1,14 @@
 //! A model folder to what can be said of it before its weights are loaded.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::{FloatType, GlmConfig, ModelError};
+use super::codes;
 use super::files::WeightFiles;
 use super::parts::Part;
 use super::source::ModelSource;
 use super::store::WeightStore;
+use crate::precision::{Precision, PrecisionChoice};
 
 /// Tensors that a warning names; the others are counted.
 const MOST_NAMED: usize = 5;
@@ -20,8 +22,28 @@ pub struct Inspection {
     pub warnings: Vec<String>,
     /// A tensor of which the first version of this program took a copy that the index does not name.
     pub read_otherwise_before: Option<String>,
+    /// The folder.
+    folder: PathBuf,
+    /// Whether its matrices are 8-bit codes.
+    is_coded: bool,
     /// The tensors that are loaded, each with what it is stored as.
     pub(in crate::model) parts: Vec<(Part, FloatType)>,
+}
+
+impl Inspection {
+    /// The precision that a choice comes to for these weights, on the CPU or on a GPU.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Unsupported`] for 8-bit weights anywhere but on the CPU, and for a folder of 8-bit codes in any other
+    /// precision.
+    pub fn precision(
+        &self,
+        choice: PrecisionChoice,
+        is_cpu: bool,
+    ) -> Result<Precision, ModelError> {
+        codes::precision(&self.folder, self.is_coded, choice, is_cpu)
+    }
 }
 
 /// What is done about layers that a configuration leaves out, and about a value head that no task of the model reads.
@@ -74,6 +96,8 @@ pub fn inspect_source(
         warnings: unread.into_iter().collect(),
         read_otherwise_before: store.read_otherwise_before().map(str::to_owned),
         files,
+        folder: source.folder.to_owned(),
+        is_coded: store.is_coded(),
         parts: store.with_types(expected),
     })
 }

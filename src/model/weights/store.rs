@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use memmap2::Mmap;
-
 use super::super::{FloatType, ModelError};
-use super::files::{ShardIndex, WeightFiles, map_file};
+use super::codes::{self, Needed};
+use super::files::{ShardIndex, WeightFiles};
+use super::mapped::MappedFile;
 use super::parts::{Part, VALUE_HEAD};
-use super::tensors::{Kind, StoredTensor, tensors};
-use super::values::{CHUNK, Weight};
+use super::tensors::{Kind, StoredTensor, header};
+
+mod reading;
 
 /// Tensors that an error names; the others are counted.
 const MOST_NAMED: usize = 20;
@@ -50,6 +51,8 @@ const LAYERS: &str = "transformer.layers.";
 pub(in crate::model) struct WeightStore {
     folder: PathBuf,
     float: FloatType,
+    /// Whether its matrices are 8-bit codes.
+    is_coded: bool,
     files: Vec<WeightFile>,
     /// By plain name.
     tensors: BTreeMap<String, Stored>,
@@ -62,7 +65,7 @@ pub(in crate::model) struct WeightStore {
 
 struct WeightFile {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
 }
 
 struct Stored {
@@ -80,6 +83,7 @@ impl WeightStore {
         let mut store = Self {
             folder: folder.to_owned(),
             float,
+            is_coded: false,
             files: Vec::new(),
             tensors: BTreeMap::new(),
             counted: BTreeSet::new(),
@@ -87,8 +91,9 @@ impl WeightStore {
             not_finite: Mutex::new(Vec::new()),
         };
         for path in &weights.files {
-            store.add(path, weights.index.as_ref())?;
+            store.is_coded |= store.add(path, weights.index.as_ref())?;
         }
+        codes::check_files(weights, store.is_coded)?;
         if let Some(index) = &weights.index {
             store.check_index(index)?;
         }
@@ -101,7 +106,9 @@ impl WeightStore {
     /// Replaces tensors by those of a file.
     fn overlay(&mut self, path: &Path) -> Result<(), ModelError> {
         let below = std::mem::take(&mut self.tensors);
-        self.add(path, None)?;
+        if self.add(path, None)? {
+            return Err(codes::in_overlay(path));
+        }
         for (plain, stored) in below {
             self.tensors.entry(plain).or_insert(stored);
         }
@@ -114,21 +121,34 @@ impl WeightStore {
         stored.map(|stored| stored.tensor.name.as_str())
     }
 
+    /// Whether its matrices are 8-bit codes.
+    pub(in crate::model) fn is_coded(&self) -> bool {
+        self.is_coded
+    }
+
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Whether the network's tensors have the names that a reward model gives them.
     pub(in crate::model) fn is_wrapped(&self) -> bool {
         let words = self.tensors.get(WORDS);
         words.is_some_and(|words| words.tensor.name.contains(WRAPPER))
     }
 
-    fn add(&mut self, path: &Path, index: Option<&ShardIndex>) -> Result<(), ModelError> {
-        let map = map_file(path)?;
-        let found = tensors(path, &map)?;
+    /// Adds the tensors of a file; true where it holds codes.
+    fn add(&mut self, path: &Path, index: Option<&ShardIndex>) -> Result<bool, ModelError> {
+        let map = MappedFile::open(path)?;
+        let header = header(path, &map)?;
+        let names = header.tensors.iter().map(|tensor| &tensor.name);
+        let is_coded = codes::are_held(path, &header.metadata, names)?;
         let file = self.files.len();
         self.files.push(WeightFile {
             path: path.to_owned(),
             map,
         });
-        for tensor in found {
+        for tensor in header.tensors {
             let plain = plain(&tensor.name).to_owned();
             let counts = index.is_none_or(|index| index.places.get(&tensor.name) == Some(&file));
             let stored = Stored { file, tensor };
@@ -143,7 +163,7 @@ impl WeightStore {
                 self.tensors.insert(plain, stored);
             }
         }
-        Ok(())
+        Ok(is_coded)
     }
 
     /// Refuses an index that names a tensor which its file does not hold.
@@ -182,9 +202,18 @@ impl WeightStore {
 
     /// Whether two tensors have the same kind, shape and bytes.
     fn are_equal(&self, first: &Stored, second: &Stored) -> bool {
-        first.tensor.kind == second.tensor.kind
-            && first.tensor.shape == second.tensor.shape
-            && self.bytes(first) == self.bytes(second)
+        let are_alike =
+            first.tensor.kind == second.tensor.kind && first.tensor.shape == second.tensor.shape;
+        if !are_alike {
+            return false;
+        }
+        let is_equal = self.bytes(first) == self.bytes(second);
+        for stored in [first, second] {
+            self.files[stored.file]
+                .map
+                .forget(stored.tensor.bytes.clone());
+        }
+        is_equal
     }
 
     fn bytes(&self, stored: &Stored) -> Cow<'_, [u8]> {
@@ -204,11 +233,12 @@ impl WeightStore {
             problems.extend(self.other_parts_of_head());
         }
         let mut is_kind_alone = problems.is_empty();
-        for Part { name, shape, .. } in expected {
-            let Some(problem) = self.problem(name, shape) else {
+        for needed in self.needed(expected) {
+            let Some(problem) = self.problem(&needed) else {
                 continue;
             };
-            let kind = self.tensors.get(name).map(|stored| &stored.tensor.kind);
+            let stored = self.tensors.get(&needed.name);
+            let kind = stored.map(|stored| &stored.tensor.kind);
             is_kind_alone &= matches!(kind, Some(Kind::Other(_)));
             problems.push(problem);
         }
@@ -235,17 +265,29 @@ impl WeightStore {
             .collect()
     }
 
+    /// The tensors that hold these parts.
+    fn needed(&self, parts: &[Part]) -> Vec<Needed> {
+        let needed = |part| codes::needed(part, self.is_coded);
+        parts.iter().flat_map(needed).collect()
+    }
+
     /// What is wrong with a tensor that should be there.
-    fn problem(&self, name: &str, shape: &[usize]) -> Option<String> {
+    fn problem(&self, needed: &Needed) -> Option<String> {
+        let Needed { name, shape, kind } = needed;
         let Some(Stored { tensor, .. }) = self.tensors.get(name) else {
             return Some(format!("`{name}`: expected {shape:?}, missing"));
         };
-        let name = &tensor.name;
-        match &tensor.kind {
-            Kind::Other(kind) => Some(format!(
+        let (name, found) = (&tensor.name, &tensor.kind);
+        match (kind, found) {
+            (Some(kind), found) if kind != found => Some(format!(
+                "`{name}`: is there as {}; {} is read",
+                found.name(),
+                kind.name()
+            )),
+            (None, Kind::Other(kind)) => Some(format!(
                 "`{name}`: is there as {kind}; F32, F16 and BF16 are read"
             )),
-            Kind::Float(_) => (tensor.shape != shape)
+            _ => (tensor.shape != *shape)
                 .then(|| format!("`{name}`: expected {shape:?}, found {:?}", tensor.shape)),
         }
     }
@@ -268,7 +310,8 @@ impl WeightStore {
 
     /// Names of the tensors that nothing reads, except those that are known not to be weights.
     pub(in crate::model) fn unread(&self, expected: &[Part]) -> Vec<String> {
-        let expected: BTreeSet<&str> = expected.iter().map(|part| part.name.as_str()).collect();
+        let expected = self.needed(expected).into_iter();
+        let expected: BTreeSet<String> = expected.map(|needed| needed.name).collect();
         let is_known = |name: &str| {
             expected.contains(name) || BUFFERS.iter().any(|buffer| name.ends_with(buffer))
         };
@@ -309,74 +352,6 @@ impl WeightStore {
         other.map(|(_, copy)| copy.tensor.name.as_str())
     }
 
-    /// A tensor that [`WeightStore::check`] has seen.
-    pub(in crate::model) fn weight(&self, name: &str) -> Weight<'_> {
-        let (stored, float) = self.found(name);
-        Weight {
-            bytes: self.bytes(stored),
-            stored: float,
-            float: self.float,
-            count: stored.tensor.shape.iter().product(),
-        }
-    }
-
-    /// A whole tensor as f32, its values checked.
-    pub(in crate::model) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let weight = self.weight(name);
-        let mut values = reserved(weight.count)?;
-        values.resize(weight.count, 0.0);
-        self.fill(name, &weight, 0, &mut values);
-        Ok(values)
-    }
-
-    /// A whole tensor, each value turned into something narrower.
-    pub(in crate::model) fn map_values<T>(
-        &self,
-        name: &str,
-        narrow: impl Fn(f32) -> T,
-    ) -> Result<Vec<T>, ModelError> {
-        let weight = self.weight(name);
-        let mut all = reserved(weight.count)?;
-        let mut values = [0.0; CHUNK];
-        for start in (0..weight.count).step_by(CHUNK) {
-            let values = &mut values[..CHUNK.min(weight.count - start)];
-            self.fill(name, &weight, start, values);
-            all.extend(values.iter().map(|&value| narrow(value)));
-        }
-        Ok(all)
-    }
-
-    /// Writes values of a tensor from number `start` on, and remembers it if one is not finite.
-    pub(in crate::model) fn fill(
-        &self,
-        name: &str,
-        weight: &Weight<'_>,
-        start: usize,
-        out: &mut [f32],
-    ) {
-        if !weight.fill(start, out) {
-            let mut tensors = lock(&self.not_finite);
-            if !tensors.iter().any(|seen| seen == name) {
-                tensors.push(name.to_owned());
-            }
-        }
-    }
-
-    /// An error if any value read so far was NaN or infinite.
-    pub(in crate::model) fn check_finite(&self) -> Result<(), ModelError> {
-        let mut tensors = lock(&self.not_finite).clone();
-        if tensors.is_empty() {
-            return Ok(());
-        }
-        tensors.sort();
-        let precision = self.float.name();
-        Err(ModelError::NotFinite {
-            folder: self.folder.clone(),
-            precision,
-            tensors,
-        })
-    }
-
     /// All tensors of floats with their names as stored and their shapes, by plain name.
     pub(in crate::model) fn floats(&self) -> impl Iterator<Item = (&str, &str, &[usize])> {
         let floats = self
@@ -392,9 +367,25 @@ impl WeightStore {
         })
     }
 
-    /// What a tensor that [`WeightStore::check`] has seen is stored as.
+    /// The name in the files of a tensor that [`WeightStore::check`] has seen.
+    pub(super) fn name_of(&self, name: &str) -> &str {
+        &self.tensor(name).tensor.name
+    }
+
+    /// The file of a tensor that [`WeightStore::check`] has seen.
+    pub(super) fn path_of(&self, name: &str) -> &Path {
+        &self.files[self.tensor(name).file].path
+    }
+
+    /// What a tensor that [`WeightStore::check`] has seen is stored as; [`FloatType::F32`] for a matrix that is there as
+    /// codes alone, whose product does not depend on what they were made from.
     pub(in crate::model) fn stored(&self, name: &str) -> FloatType {
-        self.found(name).1
+        let is_codes_alone = self.is_coded && !self.tensors.contains_key(name);
+        if is_codes_alone {
+            FloatType::F32
+        } else {
+            self.found(name).1
+        }
     }
 
     /// Tensors that [`WeightStore::check`] has seen, each with what it is stored as.
@@ -404,15 +395,6 @@ impl WeightStore {
             (part, stored)
         };
         parts.into_iter().map(with_type).collect()
-    }
-
-    fn found(&self, name: &str) -> (&Stored, FloatType) {
-        let stored = self.tensors.get(name);
-        let float = stored.and_then(|stored| match stored.tensor.kind {
-            Kind::Float(float) => Some((stored, float)),
-            Kind::Other(_) => None,
-        });
-        float.expect("`check` refuses weights without this tensor")
     }
 }
 
@@ -424,21 +406,6 @@ fn shortened(mut lines: Vec<String>) -> Vec<String> {
         lines.push(format!("and {more} more"));
     }
     lines
-}
-
-/// An empty list with room for so many values.
-fn reserved<T>(count: usize) -> Result<Vec<T>, ModelError> {
-    let mut values = Vec::new();
-    values
-        .try_reserve_exact(count)
-        .map_err(|_| ModelError::OutOfMemory)?;
-    Ok(values)
-}
-
-fn lock(names: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
-    names
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The name of a tensor in a reward model: a part of the network is wrapped, all else is called as it is stored.

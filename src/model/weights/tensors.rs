@@ -3,6 +3,7 @@
 //! Safetensors and PyTorch's zip archives come out alike, in the order of their names. Only headers are
 //! read; the values stay in the mapped file.
 
+use std::collections::HashMap;
 use std::io::Cursor;
 use std::ops::Range;
 use std::path::Path;
@@ -22,6 +23,15 @@ const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a];
 
 /// Name of the pickle in such an archive, behind a name that is the same for all of its files.
 const PICKLE: &str = "data.pkl";
+
+/// What is in a file.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// Its tensors, by name.
+    pub(super) tensors: Vec<StoredTensor>,
+    /// What it says of itself, key by key.
+    pub(super) metadata: HashMap<String, String>,
+}
 
 /// A tensor of a file.
 #[derive(Debug)]
@@ -44,6 +54,26 @@ pub(super) enum Kind {
     Float(FloatType),
     /// Others, by their name.
     Other(String),
+}
+
+impl Kind {
+    /// Whole numbers of 8 bits, with a sign.
+    pub(super) fn codes() -> Self {
+        kind(Dtype::I8)
+    }
+
+    /// Whole numbers of 32 bits, with a sign.
+    pub(super) fn sums() -> Self {
+        kind(Dtype::I32)
+    }
+
+    /// Its name in messages.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Float(float) => float.name().to_uppercase(),
+            Self::Other(name) => name.clone(),
+        }
+    }
 }
 
 impl StoredTensor {
@@ -76,12 +106,12 @@ impl StoredTensor {
     }
 }
 
-/// The tensors of a weight file, by name.
+/// The header of a weight file.
 ///
 /// # Errors
 ///
 /// [`ModelError::File`] for a file that is cut short, damaged, or of another form.
-pub(super) fn tensors(path: &Path, content: &[u8]) -> Result<Vec<StoredTensor>, ModelError> {
+pub(super) fn header(path: &Path, content: &[u8]) -> Result<Header, ModelError> {
     let is_safetensors = path
         .extension()
         .is_some_and(|ending| ending == "safetensors");
@@ -93,7 +123,7 @@ pub(super) fn tensors(path: &Path, content: &[u8]) -> Result<Vec<StoredTensor>, 
     found.map_err(|reason| ModelError::file(path, reason))
 }
 
-fn of_safetensors(content: &[u8]) -> Result<Vec<StoredTensor>, String> {
+fn of_safetensors(content: &[u8]) -> Result<Header, String> {
     let (header, metadata) = SafeTensors::read_metadata(content)
         .map_err(|error| format!("is cut short or no safetensors file: {error}\n{AGAIN}"))?;
     let start = header + size_of::<u64>();
@@ -109,7 +139,10 @@ fn of_safetensors(content: &[u8]) -> Result<Vec<StoredTensor>, String> {
         })
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    Ok(Header {
+        tensors: found,
+        metadata: metadata.metadata().clone().unwrap_or_default(),
+    })
 }
 
 fn kind(dtype: Dtype) -> Kind {
@@ -121,7 +154,7 @@ fn kind(dtype: Dtype) -> Kind {
     }
 }
 
-fn of_archive(content: &[u8]) -> Result<Vec<StoredTensor>, String> {
+fn of_archive(content: &[u8]) -> Result<Header, String> {
     if content.starts_with(OLD_MAGIC) {
         return Err(
             "is in PyTorch's old format, from before 1.6\nhint: save it again with \
@@ -150,7 +183,10 @@ fn of_archive(content: &[u8]) -> Result<Vec<StoredTensor>, String> {
         let described = archive.tensor(&name, tensor);
         described.map_err(|reason| damaged(format!("`{name}` {reason}")))
     });
-    stored.collect()
+    Ok(Header {
+        tensors: stored.collect::<Result<_, _>>()?,
+        metadata: HashMap::new(),
+    })
 }
 
 /// A zip archive of `torch.save`.

@@ -83,8 +83,7 @@ pub mod outcome {
 
 pub mod plan {
     pub use crate::plan::{
-        Budget, Load, PREFILL_TOKENS, RowLength, SlotSizes, order, padded, schedule, simulate,
-        simulate_windows,
+        Budget, Load, RowLength, SlotSizes, order, padded, schedule, simulate, simulate_windows,
     };
 }
 

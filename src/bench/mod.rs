@@ -21,7 +21,7 @@ pub(crate) use workload::{WorkloadOptions, workload, write_counts};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::measure::calibration::{self, Subject};
-use crate::model::{self, FurtherLayers, Glm, GlmConfig};
+use crate::model::{self, FurtherLayers, Glm, GlmConfig, ModelError};
 use crate::precision::PrecisionChoice;
 
 /// Rows in flight that are measured on a CPU.
@@ -86,13 +86,17 @@ pub(crate) fn bench(
         (limits::device_read_rate(&opened), Vec::new(), peaks)
     };
     let mut batches = Vec::new();
+    let mut no_room = Vec::new();
     let rows_in_flight = match &options.batches[..] {
         [] if is_cpu => CPU_ROWS.to_vec(),
         [] => DEVICE_ROWS.to_vec(),
         asked => asked.iter().map(|rows| rows.get()).collect(),
     };
     for rows in rows_in_flight {
-        let (prefill, decode) = steps::rates(&mut glm, &config, rows, context, steps)?;
+        let Some((prefill, decode)) = steps::rates(&mut glm, &config, rows, context, steps)? else {
+            no_room.push(rows);
+            continue;
+        };
         batches.push(BatchSpeed {
             rows,
             prefill,
@@ -100,6 +104,9 @@ pub(crate) fn bench(
             products: limits::product_rate(&glm, rows),
             reading: read_rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
         });
+    }
+    if batches.is_empty() {
+        return Err(ModelError::OutOfMemory.into());
     }
     let readings = readings::speeds(&mut glm, &config)?;
     let report = BenchReport {
@@ -117,6 +124,7 @@ pub(crate) fn bench(
         product_peaks,
         context,
         batches,
+        no_room,
         readings,
     };
     let subject = Subject {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::model::{Asked, Glm, GlmConfig, PrefillRow, ReadRow, Sight, TextModel};
+use crate::error::Error;
+use crate::model::{Asked, Glm, GlmConfig, ModelError, PrefillRow, ReadRow, Sight, TextModel};
 
 /// How often each shape is read, by turns with the prefill that it is compared with.
 const TIMES: usize = 3;
@@ -62,8 +62,8 @@ pub(crate) struct ReadingSpeed {
     pub read: f64,
 }
 
-/// Measures every shape that the model has room for.
-pub(super) fn speeds(glm: &mut Glm, config: &GlmConfig) -> Result<Vec<ReadingSpeed>> {
+/// Measures every shape that the model, and memory, have room for.
+pub(super) fn speeds(glm: &mut Glm, config: &GlmConfig) -> Result<Vec<ReadingSpeed>, Error> {
     let mut speeds = Vec::new();
     for shape in &SHAPES {
         let behind = shape.branches * shape.branch;
@@ -75,9 +75,14 @@ pub(super) fn speeds(glm: &mut Glm, config: &GlmConfig) -> Result<Vec<ReadingSpe
         let tokens = context + behind;
         let rows = (CALL_TOKENS / tokens).max(1);
         let (mut prefill, mut read) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..TIMES {
+        let mut once = || -> Result<(), ModelError> {
             prefill = prefill.min(prefill_seconds(glm, config, tokens, rows)?);
             read = read.min(read_seconds(glm, config, shape, context, rows)?);
+            Ok(())
+        };
+        match (0..TIMES).try_for_each(|_| once()) {
+            Err(ModelError::OutOfMemory) => continue,
+            timed => timed?,
         }
         let all = (tokens * rows) as f64;
         speeds.push(ReadingSpeed {
@@ -97,7 +102,12 @@ fn ids(config: &GlmConfig, count: usize, seed: usize) -> Vec<u32> {
     (0..count).map(id).collect()
 }
 
-fn prefill_seconds(glm: &mut Glm, config: &GlmConfig, tokens: usize, rows: usize) -> Result<f64> {
+fn prefill_seconds(
+    glm: &mut Glm,
+    config: &GlmConfig,
+    tokens: usize,
+    rows: usize,
+) -> Result<f64, ModelError> {
     let contexts: Vec<Vec<u32>> = (0..rows).map(|row| ids(config, tokens - 1, row)).collect();
     let calls: Vec<PrefillRow<'_>> = contexts
         .iter()
@@ -123,7 +133,7 @@ fn read_seconds(
     shape: &Shape,
     context: usize,
     rows: usize,
-) -> Result<f64> {
+) -> Result<f64, ModelError> {
     let contexts: Vec<Vec<u32>> = (0..rows).map(|row| ids(config, context, row)).collect();
     let branches: Vec<Vec<u32>> = (0..shape.branches)
         .map(|at| ids(config, shape.branch, at))

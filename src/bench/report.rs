@@ -42,6 +42,9 @@ pub(crate) struct BenchReport {
     pub context: usize,
     /// One entry a batch size.
     pub batches: Vec<BatchSpeed>,
+    /// Rows in flight that memory was too short for.
+    #[serde(default)]
+    pub no_room: Vec<usize>,
     /// What the tasks that read do, one entry a shape.
     #[serde(default)]
     pub readings: Vec<ReadingSpeed>,
@@ -120,6 +123,11 @@ impl fmt::Display for BenchReport {
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
         lines.extend(self.batches.iter().map(|batch| self.row(batch)));
         f.write_str(&table(&lines, usize::MAX))?;
+        if !self.no_room.is_empty() {
+            let rows = self.no_room.iter().map(|&rows| grouped(rows as u64));
+            let rows = rows.collect::<Vec<_>>().join(", ");
+            writeln!(f, "  out of memory with these rows in flight: {rows}")?;
+        }
         if self.readings.is_empty() {
             return Ok(());
         }

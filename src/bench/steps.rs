@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::error::Result;
-use crate::model::{DecodeRow, Glm, GlmConfig, PrefillRow, TextModel};
+use crate::error::Error;
+use crate::model::{DecodeRow, Glm, GlmConfig, ModelError, PrefillRow, TextModel};
 
 /// How often contexts are read.
 const PREFILLS: usize = 2;
@@ -11,14 +11,32 @@ const PREFILLS: usize = 2;
 /// Tokens of contexts that are read at once, as far as the rows have so many; the other rows copy them.
 const PREFILL_TOKENS: usize = 1024;
 
-/// Prefill and decode tokens a second; the fastest of the steps counts.
+/// Prefill and decode tokens a second; the fastest of the steps counts. `None` where memory is too short for so many
+/// rows, which leaves the model as it was.
 pub(super) fn rates(
     glm: &mut Glm,
     config: &GlmConfig,
     rows: usize,
     context: usize,
     steps: usize,
-) -> Result<(f64, f64)> {
+) -> Result<Option<(f64, f64)>, Error> {
+    let rates = timed(glm, config, rows, context, steps);
+    for slot in 0..rows {
+        glm.release(slot);
+    }
+    match rates {
+        Err(ModelError::OutOfMemory) => Ok(None),
+        rates => Ok(Some(rates?)),
+    }
+}
+
+fn timed(
+    glm: &mut Glm,
+    config: &GlmConfig,
+    rows: usize,
+    context: usize,
+    steps: usize,
+) -> Result<(f64, f64), ModelError> {
     let ids: Vec<u32> = (0..context)
         .map(|at| (at * 37 % config.vocab_size) as u32)
         .collect();
@@ -55,9 +73,6 @@ pub(super) fn rates(
         let started = Instant::now();
         glm.decode_likeliest(&rows)?;
         step_seconds = step_seconds.min(started.elapsed().as_secs_f64());
-    }
-    for slot in 0..rows {
-        glm.release(slot);
     }
     let tokens = (read * context) as f64;
     Ok((tokens / prefill_seconds, rows as f64 / step_seconds))

@@ -87,6 +87,11 @@ impl Queued {
         u64::from(context) + u64::from(reserve) * u64::from(places)
     }
 
+    /// Whether the first tokens of its samples are the likeliest ones, and nothing else is wanted of the logits.
+    pub(super) fn takes_likeliest(&self) -> bool {
+        self.rules.takes_likeliest(0)
+    }
+
     /// Whether a sample takes several slots.
     pub(super) fn has_beams(&self) -> bool {
         self.length.places > 1

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::generate::{TextCodec, Writing};
 use crate::ids::WindowId;
-use crate::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
+use crate::model::{DecodeRow, ModelError, PrefillRow, Scores, TextModel};
 use crate::plan::{Budget, GroupRow, Load, RowCost};
 
 use super::error::EngineError;
@@ -170,7 +170,7 @@ impl Engine {
     }
 
     /// Entries that were taken and wait.
-    fn waiting_entries(&self) -> impl Iterator<Item = &Queued> {
+    fn waiting_entries(&self) -> impl Iterator<Item = &Queued> + Clone {
         self.waiting.iter().map(|&id| self.entry(id))
     }
 
@@ -240,13 +240,13 @@ impl Engine {
             .map(|row| row.cost.of(row.samples.len()))
             .sum();
         let begun = Instant::now();
-        let logits = self.read(&starting);
-        let forked = logits.and_then(|logits| self.copy(&starting).map(|()| logits));
+        let scores = self.read(&starting);
+        let forked = scores.and_then(|scores| self.copy(&starting).map(|()| scores));
         self.statistics.prefill_seconds += begun.elapsed().as_secs_f64();
         match forked {
-            Ok(logits) => {
+            Ok(scores) => {
                 let scored = self.occupy(starting);
-                self.advance(&Scores::Logits(logits), &scored)
+                self.advance(&scores, &scored)
             }
             Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&starting, attempted)),
             Err(source) => Err(EngineError::Model {
@@ -274,8 +274,11 @@ impl Engine {
         rows.collect()
     }
 
-    fn read(&mut self, starting: &[Starting]) -> Result<Logits, ModelError> {
+    fn read(&mut self, starting: &[Starting]) -> Result<Scores, ModelError> {
         let sop = self.queue.codec.sop();
+        let is_greedy = starting
+            .iter()
+            .all(|row| self.entry(row.entry).takes_likeliest());
         let rows: Vec<PrefillRow<'_>> = starting
             .iter()
             .map(|row| {
@@ -291,7 +294,11 @@ impl Engine {
                 }
             })
             .collect();
-        self.model.prefill(&rows)
+        if is_greedy {
+            self.model.prefill_likeliest(&rows)
+        } else {
+            self.model.prefill(&rows).map(Scores::Logits)
+        }
     }
 
     /// Copies the cache of each row's first sample to its others. The slots of further beams are filled as the

@@ -83,8 +83,7 @@ impl Answer {
 
     /// Whether the next token is the likeliest one, and nothing else is wanted of the logits.
     pub(crate) fn takes_likeliest(&self) -> bool {
-        let rules = &self.start.rules;
-        rules.warp.is_none() && !rules.logprobs && !rules.changes_logits(self.ids().len())
+        self.start.rules.takes_likeliest(self.ids().len())
     }
 
     /// Chooses the next token from the logits after the last one.

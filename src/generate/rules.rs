@@ -87,6 +87,14 @@ impl Rules {
             }
     }
 
+    /// Whether the token after this many answer tokens is the likeliest one, and nothing else is wanted of the logits.
+    pub fn takes_likeliest(&self, answered: usize) -> bool {
+        self.warp.is_none()
+            && self.beams.is_none()
+            && !self.logprobs
+            && !self.changes_logits(answered)
+    }
+
     /// Whether [`process`] would change logits after this many answer tokens.
     pub fn changes_logits(&self, answered: usize) -> bool {
         self.choices.is_some()

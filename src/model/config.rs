@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::ModelError;
 use super::folder::check_folder;
+use super::{Backend, ModelError};
 use crate::download::{self, Unusable};
 
 /// Bytes of the largest `config.json` that is read.
@@ -116,6 +116,25 @@ impl GlmConfig {
     /// Width of an attention head.
     pub fn head_size(&self) -> usize {
         self.hidden_size / self.num_attention_heads
+    }
+
+    /// What queries are multiplied with in the weights of a backend; `None` where attention does it.
+    ///
+    /// A device has it in its weights where it is a power of two, which saves it a call a layer. In f32 and bf16 such a
+    /// product is exact. So it is in f16, but for weights that are below 2^-14 after it: those lose at most 2^-25, no more than
+    /// the rounding to f16 takes from a weight just above that.
+    pub(super) fn folded_query_scale(&self, backend: Backend) -> Option<f32> {
+        let size = self.head_size();
+        let is_exact = size.is_power_of_two() && size.ilog2().is_multiple_of(2);
+        (backend == Backend::Padded && is_exact).then(|| 1.0 / (size as f32).sqrt())
+    }
+
+    /// What attention multiplies its queries with; `None` where the weights of the backend hold it.
+    pub(super) fn query_scale(&self, backend: Backend) -> Option<f64> {
+        match self.folded_query_scale(backend) {
+            Some(_) => None,
+            None => Some(1.0 / (self.head_size() as f64).sqrt()),
+        }
     }
 
     /// Rows of the position tables.

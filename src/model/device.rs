@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::ModelError;
-use super::driver::{cuda_devices, cuda_name};
+use super::driver::{cuda_devices, cuda_name, track_no_events};
 use crate::device::{DeviceChoice, DeviceId};
 use crate::precision::{FloatType, Precision};
 
@@ -126,10 +126,12 @@ fn cuda(number: usize) -> Result<Device, String> {
     if !cfg!(feature = "cuda") {
         return Err("this program was built without the `cuda` feature\nhint: build with `--features cuda`, or set `model.device = \"cpu\"`".to_owned());
     }
-    Device::new_cuda(number).map_err(|error| {
+    let device = Device::new_cuda(number).map_err(|error| {
         let reason = reason(&error);
         format!("{reason}\nhint: `nvidia-smi` lists the devices and their driver; or set `model.device = \"cpu\"`")
-    })
+    })?;
+    track_no_events(&device);
+    Ok(device)
 }
 
 fn metal() -> Result<Device, String> {

@@ -1,6 +1,10 @@
 //! What only a GPU's driver knows: how many devices there are, their names, what is free, the pool of freed
 //! tensors.
 //!
+//! Each device is driven by one thread over one stream, so its calls have an order and need no events. The shapes that
+//! candle's kernels are given are uploaded once, while a guard of [`keep_uploads`] is held, and kept as long as the
+//! process lives: about a kilobyte for each shape of a tensor.
+//!
 //! Freed memory stays in the pool, because the driver would otherwise hand it back at every copy to the
 //! host and fetch it again for the next step; it is given back when memory runs out.
 
@@ -24,6 +28,20 @@ pub(super) fn cuda_devices() -> Result<usize, String> {
 /// Lets the driver keep what is freed, for the next step.
 pub(super) fn keep_pool(device: &Device) {
     cuda::keep_pool(device);
+}
+
+/// Lets candle track no uses of tensors by events: one thread uses the device, over one stream.
+pub(super) fn track_no_events(device: &Device) {
+    cuda::track_no_events(device);
+}
+
+/// A guard: while it is held, what this thread uploads for a device's kernels is kept and not uploaded again.
+///
+/// Uploads are told apart by their content and kept for good, so only what comes again and again may be uploaded
+/// meanwhile: the shapes of tensors, and no ids.
+#[must_use]
+pub(super) fn keep_uploads(device: &Device) -> impl Sized {
+    cuda::keep_uploads(device)
 }
 
 /// Waits for the device and gives back what it keeps but does not use.
@@ -68,6 +86,22 @@ mod cuda {
         };
     }
 
+    #[expect(unsafe_code, reason = "no safe call stops the tracking")]
+    pub(super) fn track_no_events(device: &Device) {
+        if let Device::Cuda(device) = device {
+            // SAFETY: events order the streams of a device. It has been opened just now, and its tensors are made, used and
+            // freed by one thread on its one stream.
+            unsafe { device.disable_event_tracking() };
+        }
+    }
+
+    pub(super) fn keep_uploads(device: &Device) -> impl Sized {
+        match device {
+            Device::Cuda(device) => Some(device.enable_cuda_graph_htod_cache()),
+            _ => None,
+        }
+    }
+
     #[expect(unsafe_code, reason = "no safe call trims a pool")]
     pub(super) fn trim_pool(device: &Device) {
         let Some(pool) = pool_of(device) else { return };
@@ -107,6 +141,10 @@ mod cuda {
     }
 
     pub(super) fn keep_pool(_: &Device) {}
+
+    pub(super) fn track_no_events(_: &Device) {}
+
+    pub(super) fn keep_uploads(_: &Device) -> impl Sized {}
 
     pub(super) fn trim_pool(_: &Device) {}
 }

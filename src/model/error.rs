@@ -163,8 +163,13 @@ pub enum ModelError {
     Tensor(candle_core::Error),
 }
 
-/// Marks of an allocation that failed, in the messages of CUDA, Metal and the drivers below them.
-const OUT_OF_MEMORY: [&str; 3] = ["out of memory", "out_of_memory", "outofmemory"];
+/// Marks of an allocation that failed, in the messages of CUDA, cuBLAS, Metal and the drivers below them.
+const OUT_OF_MEMORY: [&str; 4] = [
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "status_alloc_failed",
+];
 
 impl From<candle_core::Error> for ModelError {
     fn from(error: candle_core::Error) -> Self {
@@ -211,6 +216,7 @@ mod tests {
         for text in [
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "Metal error FailedToCreateResource: Out of memory",
+            "Cuda(Cublas(CublasError(CUBLAS_STATUS_ALLOC_FAILED)))",
         ] {
             let error = ModelError::from(candle_core::Error::Msg(text.to_owned()));
             assert!(matches!(error, ModelError::OutOfMemory), "{text}");

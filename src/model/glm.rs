@@ -222,6 +222,29 @@ impl Glm {
         self.cache.decode(&self.network, rows)
     }
 
+    /// Reads contexts into their slots, and what is made of the hidden states after the start tokens.
+    fn prefilled<T>(
+        &mut self,
+        rows: &[PrefillRow<'_>],
+        scored: impl Fn(&Self, &Tensor) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        self.config.check_generation()?;
+        for row in rows {
+            let last = row.ids.len().saturating_sub(1) as u32;
+            self.check_token(row.start, row.mask_position.max(last), 1)?;
+            for &id in row.ids {
+                self.check_token(id, 0, 0)?;
+            }
+        }
+        let hidden = self.cache.prefill(&self.network, rows);
+        let found = hidden.and_then(|hidden| scored(self, &hidden));
+        self.trimmed(found).inspect_err(|_| {
+            for row in rows {
+                self.cache.release(row.slot);
+            }
+        })
+    }
+
     fn no_logits(&self) -> Logits {
         Logits {
             vocab_size: self.config.vocab_size,
@@ -277,24 +300,18 @@ impl TextModel for Glm {
     }
 
     fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
-        self.config.check_generation()?;
         if rows.is_empty() {
+            self.config.check_generation()?;
             return Ok(self.no_logits());
         }
-        for row in rows {
-            let last = row.ids.len().saturating_sub(1) as u32;
-            self.check_token(row.start, row.mask_position.max(last), 1)?;
-            for &id in row.ids {
-                self.check_token(id, 0, 0)?;
-            }
+        self.prefilled(rows, Self::logits)
+    }
+
+    fn prefill_likeliest(&mut self, rows: &[PrefillRow<'_>]) -> Result<Scores, ModelError> {
+        if self.likeliest.is_none() || rows.is_empty() {
+            return self.prefill(rows).map(Scores::Logits);
         }
-        let hidden = self.cache.prefill(&self.network, rows);
-        let logits = hidden.and_then(|hidden| self.logits(&hidden));
-        self.trimmed(logits).inspect_err(|_| {
-            for row in rows {
-                self.cache.release(row.slot);
-            }
-        })
+        self.prefilled(rows, Self::scores)
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {

@@ -15,6 +15,7 @@ use crate::kernels::{PackedLinear, StoredShape};
 
 use super::attend::Attend;
 use super::block::Block;
+use super::driver::keep_uploads;
 use super::footprint::{Footprint, Form};
 use super::layers::{Embedding, HostTable, LayerNorm, Linear};
 use super::value_head::ValueHead;
@@ -64,6 +65,8 @@ pub(super) struct Network {
     final_norm: LayerNorm,
     logits: Linear,
     pub(super) footprint: Footprint,
+    /// What queries are still to be multiplied with; `None` where the weights hold it.
+    pub(super) query_scale: Option<f64>,
 }
 
 impl Network {
@@ -128,6 +131,8 @@ impl Network {
             .map(|wanted| Tensor::from_slice(wanted, wanted.len(), &self.device))
             .transpose()?;
         let mut x = self.embed(tokens)?;
+        // Below here nothing is uploaded but the shapes of tensors.
+        let _kept = keep_uploads(&self.device);
         for (number, block) in self.blocks.iter().enumerate() {
             let is_last = number + 1 == self.blocks.len();
             let wanted = wanted.as_ref().filter(|_| is_last);
@@ -192,6 +197,7 @@ impl Loader<'_> {
             final_norm: self.norm("transformer.final_layernorm")?,
             logits,
             footprint: self.footprint,
+            query_scale: self.config.query_scale(self.form.backend),
         })
     }
 
@@ -207,7 +213,7 @@ impl Loader<'_> {
         let name = |part: &str| format!("transformer.layers.{number}.{part}");
         Ok(Block {
             input_norm: self.norm(&name("input_layernorm"))?,
-            query_key_value: self.linear(&name("attention.query_key_value"), 3 * hidden, hidden)?,
+            query_key_value: self.query_key_value(&name("attention.query_key_value"))?,
             dense: self.linear(&name("attention.dense"), hidden, hidden)?,
             post_attention_norm: self.norm(&name("post_attention_layernorm"))?,
             mlp_up: self.linear(&name("mlp.dense_h_to_4h"), 4 * hidden, hidden)?,
@@ -279,6 +285,24 @@ impl Loader<'_> {
         }
     }
 
+    /// The projection of a layer, the scale of its queries in it where a device has it there.
+    fn query_key_value(&self, name: &str) -> Result<Linear, ModelError> {
+        let hidden = self.config.hidden_size;
+        let Some(scale) = self.config.folded_query_scale(self.form.backend) else {
+            return self.linear(name, 3 * hidden, hidden);
+        };
+        let scaled = |part: &str, queries: usize, shape: &[usize]| {
+            let mut values = self.store.values(&format!("{name}.{part}"))?;
+            values[..queries]
+                .iter_mut()
+                .for_each(|value| *value *= scale);
+            self.upload(values, shape)
+        };
+        let weight = scaled("weight", hidden * hidden, &[3 * hidden, hidden])?;
+        let bias = scaled("bias", hidden, &[3 * hidden])?;
+        Ok(Linear::device(weight, Some(bias)))
+    }
+
     fn pack(
         &self,
         name: &str,
@@ -313,7 +337,11 @@ impl Loader<'_> {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let values = Tensor::from_vec(self.store.values(name)?, shape, &Device::Cpu)?;
+        self.upload(self.store.values(name)?, shape)
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
         Ok(values
             .to_dtype(self.form.precision.float().dtype())?
             .to_device(self.device)?)

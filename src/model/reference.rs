@@ -201,8 +201,12 @@ impl Glm {
                 .contiguous()
         };
         let query = part(0)?.narrow(2, memory, queries)?.contiguous()?;
-        let scale = 1.0 / (size as f64).sqrt();
-        let scores = query.matmul(&(part(1)?.transpose(2, 3)? * scale)?)?;
+        let keys = part(1)?.transpose(2, 3)?;
+        let keys = match self.network.query_scale {
+            Some(scale) => (keys * scale)?,
+            None => keys,
+        };
+        let scores = query.matmul(&keys)?;
         let hide = ((1.0 - mask)? * MASKED)?;
         let scores = scores.broadcast_mul(mask)?.broadcast_add(&hide)?;
         let out = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;

@@ -21,6 +21,16 @@ pub trait TextModel {
     /// [`ModelError::OutOfMemory`] leaves every slot of `rows` empty and the model usable.
     fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError>;
 
+    /// As [`TextModel::prefill`], where nothing but the likeliest token of each row is wanted; see
+    /// [`TextModel::decode_likeliest`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TextModel::prefill`].
+    fn prefill_likeliest(&mut self, rows: &[PrefillRow<'_>]) -> Result<Scores, ModelError> {
+        self.prefill(rows).map(Scores::Logits)
+    }
+
     /// Copies the cache of slot `from` into slot `to`, so that another sample goes on from it.
     ///
     /// # Errors
@@ -184,7 +194,7 @@ pub struct DecodeRow {
     pub block_position: u32,
 }
 
-/// What a decode step found for its rows, in their order.
+/// What a call found for its rows, in their order.
 #[derive(Clone, Debug)]
 pub enum Scores {
     /// All logits.

@@ -13,11 +13,22 @@ use super::order::{RowLength, padded};
 /// Rows in flight on a GPU where the job does not say, until its steps have been timed.
 pub(super) const DEVICE_BATCH_SIZE: usize = 256;
 
-/// Padded tokens of one prefill call, unless a single row is longer.
+/// Padded tokens of one prefill call on a CPU, unless a single row is longer.
 ///
 /// Prefill is compute-bound long before this, and activations grow with it (about 128 KiB a token at
 /// the 350M size), so larger groups would cost memory and gain no time.
-pub const PREFILL_TOKENS: u64 = 4096;
+const PREFILL_TOKENS: u64 = 4096;
+
+/// The same on a GPU with much memory: there a call costs thousands of launches however few tokens it has, and 4,096
+/// tokens take it less time than these.
+const DEVICE_PREFILL_TOKENS: u64 = 16_384;
+
+/// A prefill call on a GPU takes no more than one part in this of the tokens that may be in flight, or as much as on a
+/// CPU: a token that is being read takes about as much memory as one that is kept.
+const PREFILL_PARTS: u64 = 4;
+
+/// A GPU that is busy reads more rows once one part in this of its room is free.
+const FREE_PARTS: u64 = 8;
 
 /// Padded lengths are multiples of this on a CPU, where padding is not computed.
 const CPU_BUCKET_TOKENS: u32 = 8;
@@ -243,16 +254,59 @@ impl Budget {
         fits || (load.slots == 0 && samples == 1)
     }
 
+    /// Padded tokens of one prefill call, unless a single row is longer.
+    pub fn prefill_tokens(&self) -> u64 {
+        match self.slot_sizes {
+            SlotSizes::Exact => PREFILL_TOKENS,
+            SlotSizes::Stepped => {
+                (self.max_batch_tokens / PREFILL_PARTS).clamp(PREFILL_TOKENS, DEVICE_PREFILL_TOKENS)
+            }
+        }
+    }
+
     /// The rows at the head of the queue that are read together now.
     ///
-    /// They have one bucket, fit beside `load`, and stay under [`PREFILL_TOKENS`] (a single row may exceed it). No row
+    /// They have one bucket, fit beside `load`, and stay under [`Self::prefill_tokens`] (a single row may exceed it). No row
     /// overtakes another: where the head of the queue does not fit, the group is empty, because a long row would
     /// otherwise wait for ever behind short ones. A row whose samples start only in part ends the group.
+    ///
+    /// On a GPU, where a call costs as much for one row as for many, rows wait until an eighth of the slots and of the
+    /// tokens is free, unless nothing runs or all that wait have room.
     pub fn next_group(
         &self,
-        mut load: Load,
-        waiting: impl IntoIterator<Item = RowLength>,
+        load: Load,
+        waiting: impl IntoIterator<Item = RowLength, IntoIter: Clone>,
     ) -> Vec<GroupRow> {
+        let waiting = waiting.into_iter();
+        if self.is_worth_a_call(load) || self.admits_all(load, waiting.clone()) {
+            self.fitting(load, waiting)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether there is so much room that a prefill call is worth its time, whatever it reads.
+    fn is_worth_a_call(&self, load: Load) -> bool {
+        let slots = self.max_batch_size.saturating_sub(load.slots) as u64;
+        let tokens = self.max_batch_tokens.saturating_sub(load.tokens);
+        self.slot_sizes == SlotSizes::Exact
+            || load.slots == 0
+            || (slots >= (self.max_batch_size as u64).div_ceil(FREE_PARTS)
+                && tokens >= self.max_batch_tokens.div_ceil(FREE_PARTS))
+    }
+
+    /// Whether all samples of these rows fit beside what is in flight.
+    fn admits_all(&self, mut load: Load, mut waiting: impl Iterator<Item = RowLength>) -> bool {
+        waiting.all(|row| {
+            let (samples, cost) = (row.samples.max(1) as usize, self.cost(&row));
+            let fits = self.admits(load, samples, cost);
+            load.add(cost.slots(samples), cost.of(samples));
+            fits
+        })
+    }
+
+    /// The longest run of rows at the head of the queue that may be read together.
+    fn fitting(&self, mut load: Load, waiting: impl Iterator<Item = RowLength>) -> Vec<GroupRow> {
         let mut group = Vec::new();
         let mut bucket = None;
         let mut prefill_tokens = 0;
@@ -260,7 +314,7 @@ impl Budget {
             let width = padded(row.context, self.bucket_tokens);
             prefill_tokens += u64::from(width);
             let other_bucket = bucket.is_some_and(|first| first != width);
-            if other_bucket || (bucket.is_some() && prefill_tokens > PREFILL_TOKENS) {
+            if other_bucket || (bucket.is_some() && prefill_tokens > self.prefill_tokens()) {
                 break;
             }
             let cost = self.cost(&row);
@@ -280,7 +334,7 @@ impl Budget {
 
     /// How many rows at the head of the queue are read together now, each in one pass without a slot.
     ///
-    /// Their texts, padded to the widest, which is the first row's, stay under [`PREFILL_TOKENS`] and under the budget; a single row may pass
+    /// Their texts, padded to the widest, which is the first row's, stay under 4,096 tokens and under the budget; a single row may pass
     /// both.
     pub fn next_readings(&self, waiting: impl IntoIterator<Item = RowLength>) -> usize {
         let most = self.max_batch_tokens.min(PREFILL_TOKENS);

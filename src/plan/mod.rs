@@ -8,7 +8,7 @@ mod budget;
 mod order;
 mod simulate;
 
-pub use budget::{Budget, GroupRow, Load, PREFILL_TOKENS, RowCost, SlotSizes};
+pub use budget::{Budget, GroupRow, Load, RowCost, SlotSizes};
 pub(crate) use budget::{Memory, cpu_budget, device_budget};
 pub use order::{RowLength, order, padded};
 pub use simulate::{

@@ -334,6 +334,31 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_reads_in_groups_and_the_plan_says_so() {
+        let budget = |slot_sizes| Budget {
+            max_batch_size: 16,
+            max_batch_tokens: 1 << 20,
+            bucket_tokens: 32,
+            slot_sizes,
+        };
+        // Answers of 1 to 96 tokens, so that slots come free one by one.
+        let lengths: Vec<(u32, u32)> = (0..96).map(|i| (8, i * 7 % 96 + 1)).collect();
+        let calls = |slot_sizes| {
+            let groups = schedule(&rows(&lengths), &budget(slot_sizes));
+            let read: usize = groups.iter().map(|group| group.rows.len()).sum();
+            assert_eq!(read, lengths.len());
+            groups.len()
+        };
+        let (one_by_one, in_groups) = (calls(SlotSizes::Exact), calls(SlotSizes::Stepped));
+        assert!(
+            in_groups * 3 < one_by_one * 2,
+            "{in_groups} calls, {one_by_one} one by one"
+        );
+        let statistics = simulate(&rows(&lengths), &budget(SlotSizes::Stepped));
+        assert_eq!(statistics.prefill_batches, in_groups as u64);
+    }
+
+    #[test]
     fn nothing_to_do_is_no_step() {
         let budget = Budget {
             max_batch_size: 2,

@@ -249,12 +249,24 @@ fn a_panic_is_passed_on() {
 /// Says which token is the likeliest instead of giving logits.
 struct Chooser(FakeModel);
 
+fn likeliest(logits: &Logits) -> Scores {
+    let first = |row: &[f32]| {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter().position(|&logit| logit == top).unwrap() as u32
+    };
+    let rows = 0..logits.values.len() / logits.vocab_size;
+    Scores::Likeliest(rows.map(|row| first(logits.row(row))).collect())
+}
+
 impl TextModel for Chooser {
     fn vocab_size(&self) -> usize {
         self.0.vocab_size()
     }
-    fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
-        self.0.prefill(rows)
+    fn prefill(&mut self, _: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
+        panic!("the logits of greedy rows are not needed");
+    }
+    fn prefill_likeliest(&mut self, rows: &[PrefillRow<'_>]) -> Result<Scores, ModelError> {
+        self.0.prefill(rows).map(|logits| likeliest(&logits))
     }
     fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
         self.0.fork(from, to)
@@ -263,15 +275,7 @@ impl TextModel for Chooser {
         panic!("the logits of greedy rows are not needed");
     }
     fn decode_likeliest(&mut self, rows: &[DecodeRow]) -> Result<Scores, ModelError> {
-        let logits = self.0.decode(rows)?;
-        let first = |row: &[f32]| {
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            row.iter().position(|&logit| logit == top).unwrap() as u32
-        };
-        let rows = 0..rows.len();
-        Ok(Scores::Likeliest(
-            rows.map(|row| first(logits.row(row))).collect(),
-        ))
+        self.0.decode(rows).map(|logits| likeliest(&logits))
     }
     fn release(&mut self, slot: usize) {
         self.0.release(slot);

@@ -10,7 +10,7 @@ use glm_batch::internals::ids::{RowId, WindowId};
 use glm_batch::internals::job::{EarlyStopping, GenerationSpec};
 use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, TextModel};
 use glm_batch::internals::outcome::{BadRow, Completion, FinishReason, Outcome, RowResult, Stage};
-use glm_batch::internals::plan::{Budget, SlotSizes, padded};
+use glm_batch::internals::plan::{Budget, RowLength, SlotSizes, padded, simulate};
 use glm_batch::internals::tokenize::Encoded;
 use proptest::prelude::*;
 
@@ -394,6 +394,51 @@ pub(crate) fn requests() -> impl Strategy<Value = Vec<Request>> {
     })
 }
 
+/// Rows whose answers are as long as they may be: what runs is what was planned.
+#[test]
+fn an_engine_reads_and_steps_as_often_as_the_plan_says() {
+    let rows: Vec<Request> = (0..200)
+        .map(|row| {
+            let most = (row * 7 % 60 + 1) as u32;
+            let settings = Arc::new(GenerationSpec {
+                min_new_tokens: most,
+                ..GenerationSpec::default()
+            });
+            request(row, 5 + row as usize % 40, most, &settings)
+        })
+        .collect();
+    let lengths: Vec<RowLength> = rows.iter().map(|row| row.work.length(0)).collect();
+    let calls = |slot_sizes, tokens| {
+        let budget = Budget {
+            max_batch_size: 32,
+            max_batch_tokens: tokens,
+            bucket_tokens: 32,
+            slot_sizes,
+        };
+        let planned = simulate(&lengths, &budget);
+        let mut engine = engine(FakeModel::default(), budget);
+        engine.submit(WindowId(0), rows.clone());
+        assert_eq!(finish(&mut engine).len(), rows.len());
+        let ran = engine.statistics();
+        assert_eq!(
+            (ran.prefill_batches, ran.decode_steps, ran.peak_slots),
+            (
+                planned.prefill_batches,
+                planned.decode_steps,
+                planned.peak_slots
+            ),
+        );
+        ran.prefill_batches
+    };
+    for tokens in [100_000, 1500] {
+        let (one_by_one, in_groups) = (
+            calls(SlotSizes::Exact, tokens),
+            calls(SlotSizes::Stepped, tokens),
+        );
+        assert!(in_groups < one_by_one, "{in_groups} of {one_by_one} calls");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -413,6 +458,9 @@ proptest! {
         let by = order.index(turned.len());
         turned.rotate_left(by);
         let short = FakeModel { memory: Some(memory), ..FakeModel::default() };
+        // A GPU starts rows in groups.
+        let in_groups = Budget { slot_sizes: SlotSizes::Stepped, ..budget };
+        prop_assert_eq!(&run(FakeModel::default(), in_groups, turned.clone()), &expected);
         prop_assert_eq!(&run(FakeModel::default(), budget, turned.clone()), &expected);
         prop_assert_eq!(&run(short, budget, turned), &expected);
     }

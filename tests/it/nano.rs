@@ -22,18 +22,29 @@ pub(crate) struct Ids {
     pub(crate) masks: [u32; 3],
 }
 
+/// The checkout: where cargo runs a test, else the current folder, else where the test was built, which may have been
+/// another machine.
+fn root() -> PathBuf {
+    let by_cargo = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = std::env::current_dir().ok();
+    let mut places = by_cargo.into_iter().chain(here);
+    let found = places.find(|place| place.join("tests/fixtures/nano").is_dir());
+    found.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")))
+}
+
 /// The committed model.
 pub(crate) fn committed() -> Nano {
-    Nano::open(Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/nano"
-    )))
+    Nano::open(&root().join("tests/fixtures/nano"))
 }
 
 /// A folder of the full fixtures, or a note that it is not there.
+///
+/// They are beside the checkout, or where `GLM_BATCH_TEST_FIXTURES` says.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/fixtures"));
-    let folder = root.join(path);
+    let asked = std::env::var_os("GLM_BATCH_TEST_FIXTURES").map(PathBuf::from);
+    let folder = asked
+        .unwrap_or_else(|| root().join("../shared/fixtures"))
+        .join(path);
     if folder.exists() {
         return Some(folder);
     }
@@ -129,6 +140,13 @@ pub(crate) fn argmax(row: &[f32]) -> u32 {
     best as u32
 }
 
+fn chosen(scores: &Scores, row: usize) -> u32 {
+    match scores {
+        Scores::Logits(logits) => argmax(logits.row(row)),
+        Scores::Likeliest(tokens) => tokens[row],
+    }
+}
+
 /// log softmax of one id, in f64.
 pub(crate) fn log_probability(row: &[f32], id: u32) -> f64 {
     let highest = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
@@ -149,9 +167,10 @@ pub(crate) fn greedy(
         .enumerate()
         .map(|(slot, prompt)| ids.prefill(slot, prompt, new))
         .collect();
-    let logits = model.prefill(&rows)?;
+    // A device chooses by itself, the CPU gives its logits.
+    let scores = model.prefill_likeliest(&rows)?;
     let mut answers: Vec<Vec<u32>> = (0..rows.len())
-        .map(|row| vec![argmax(logits.row(row))])
+        .map(|row| vec![chosen(&scores, row)])
         .collect();
     loop {
         let running =
@@ -171,13 +190,9 @@ pub(crate) fn greedy(
                 block_position: answers[slot].len() as u32 + 1,
             })
             .collect();
-        // A device chooses by itself, the CPU gives its logits.
         let scores = model.decode_likeliest(&step)?;
         for (row, slot) in slots.into_iter().enumerate() {
-            answers[slot].push(match &scores {
-                Scores::Logits(logits) => argmax(logits.row(row)),
-                Scores::Likeliest(tokens) => tokens[row],
-            });
+            answers[slot].push(chosen(&scores, row));
         }
     }
     for slot in 0..rows.len() {

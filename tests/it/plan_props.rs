@@ -82,7 +82,7 @@ proptest! {
                 prop_assert_eq!(padded(rows[*index].context, budget.bucket_tokens), group.bucket);
             }
             let tokens = group.rows.len() as u64 * u64::from(group.bucket);
-            prop_assert!(tokens <= glm_batch::internals::plan::PREFILL_TOKENS || group.rows.len() == 1);
+            prop_assert!(tokens <= budget.prefill_tokens() || group.rows.len() == 1);
         }
     }
 
@@ -90,10 +90,14 @@ proptest! {
     fn what_fits_is_never_left_waiting(rows in rows(600), budget in budget(), slots in 0..4_usize) {
         let load = Load { slots, tokens: slots as u64 * 100 };
         let group = budget.next_group(load, rows.iter().copied());
+        // A GPU that is busy may wait for more room.
+        let may_wait = budget.slot_sizes == SlotSizes::Stepped && slots > 0;
         if let Some(first) = rows.first() {
             let cost = budget.cost(first);
             let at_once = budget.samples_at_once(first.samples, cost);
-            prop_assert_eq!(!group.is_empty(), budget.admits(load, at_once, cost));
+            let fits = budget.admits(load, at_once, cost);
+            prop_assert!(group.is_empty() || fits);
+            prop_assert!(!group.is_empty() || !fits || may_wait);
         } else {
             prop_assert!(group.is_empty());
         }

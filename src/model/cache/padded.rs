@@ -10,6 +10,8 @@
 //! The masks are those of the CPU's cache, `ragged`, and so of the reference. Padding lies behind a slot's tokens,
 //! as in a batch that the reference pads on the right.
 
+mod attention;
+mod prefill;
 mod read;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,8 @@ use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::pool::{Layout, Pool};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
+
+use attention::{mask, split, weigh};
 
 pub(super) use read::bytes_of as bytes_of_reading;
 
@@ -47,22 +51,6 @@ struct Held {
     place: usize,
     length: usize,
     capacity: usize,
-}
-
-/// Rows of a prefill that are neighbours both in the call and in a pool.
-struct Run {
-    columns: usize,
-    first_place: usize,
-    first_row: usize,
-    rows: usize,
-}
-
-/// A prefill: all rows padded to one length.
-struct PrefillCall<'a> {
-    cache: &'a PaddedCache,
-    runs: Vec<Run>,
-    rows: usize,
-    mask: Tensor,
 }
 
 /// A decode step over all places of the pools that have rows in it.
@@ -158,7 +146,7 @@ impl PaddedCache {
     ) -> Result<Tensor, ModelError> {
         self.release_all(rows);
         self.make_room(rows)?;
-        let hidden = self.read_contexts(network, rows);
+        let hidden = prefill::read_contexts(self, network, rows);
         if hidden.is_err() {
             self.release_all(rows);
         }
@@ -200,65 +188,6 @@ impl PaddedCache {
             }
         }
         Ok(())
-    }
-
-    /// Runs contexts and start tokens through the network; the rows have their places.
-    fn read_contexts(
-        &self,
-        network: &Network,
-        rows: &[PrefillRow<'_>],
-    ) -> Result<Tensor, ModelError> {
-        let device = &self.layout.device;
-        let longest = rows.iter().map(|row| row.ids.len() + 1).max().unwrap_or(0);
-        let length = longest.next_multiple_of(LENGTH_STEP);
-        let mut tokens = Tokens::default();
-        // The last column that each token sees: the context for the context, itself for the start token.
-        let mut bounds = Vec::with_capacity(rows.len() * length);
-        for row in rows {
-            let context = row.ids.len();
-            for at in 0..length {
-                match row.ids.get(at) {
-                    Some(&id) => tokens.push(id, at as u32, 0),
-                    None if at == context => tokens.push(row.start, row.mask_position, 1),
-                    None => tokens.push(row.start, 0, 0),
-                }
-                bounds.push(if at < context { context - 1 } else { context } as u32);
-            }
-        }
-        let bounds = Tensor::from_vec(bounds, (rows.len(), 1, length, 1), device)?;
-        let mut call = PrefillCall {
-            cache: self,
-            runs: self.runs(rows)?,
-            rows: rows.len(),
-            mask: mask(&bounds, length)?,
-        };
-        let last: Vec<u32> = rows
-            .iter()
-            .enumerate()
-            .map(|(i, row)| (i * length + row.ids.len()) as u32)
-            .collect();
-        Ok(network.forward(&tokens, Some(&last), &mut call)?)
-    }
-
-    fn runs(&self, rows: &[PrefillRow<'_>]) -> Result<Vec<Run>, ModelError> {
-        let mut runs: Vec<Run> = Vec::new();
-        for (number, row) in rows.iter().enumerate() {
-            let held = self.held(row.slot)?;
-            match runs.last_mut() {
-                Some(run)
-                    if run.columns == held.columns && run.first_place + run.rows == held.place =>
-                {
-                    run.rows += 1;
-                }
-                _ => runs.push(Run {
-                    columns: held.columns,
-                    first_place: held.place,
-                    first_row: number,
-                    rows: 1,
-                }),
-            }
-        }
-        Ok(runs)
     }
 
     fn try_decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
@@ -401,19 +330,6 @@ impl Cache for PaddedCache {
     }
 }
 
-impl Attend for PrefillCall<'_> {
-    fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
-        let layout = &self.cache.layout;
-        let [query, keys, values] = split(layout, projected, self.rows)?;
-        for run in &self.runs {
-            let rows = |new: &Tensor| new.narrow(0, run.first_row, run.rows);
-            let pool = &self.cache.pools[&run.columns];
-            pool.write(layer, run.first_place, &rows(&keys)?, &rows(&values)?)?;
-        }
-        weigh(layout, &query, &keys, &values, &self.mask)
-    }
-}
-
 impl Attend for DecodeCall<'_> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let [query, keys, values] = split(self.layout, projected, projected.dim(0)?)?;
@@ -436,55 +352,6 @@ impl Attend for DecodeCall<'_> {
         }
         Tensor::cat(&out, 0)
     }
-}
-
-/// What is added to the scores: 0 up to the last column that a query sees, [`MASKED`] after it.
-///
-/// # Shapes
-///
-/// Last columns (.., 1), u32, to (.., columns), f32.
-fn mask(last: &Tensor, columns: usize) -> TensorResult<Tensor> {
-    let at = Tensor::arange(0, columns as u32, last.device())?;
-    let masked = f64::from(MASKED);
-    last.broadcast_ge(&at)?
-        .to_dtype(DType::F32)?
-        .affine(-masked, masked)
-}
-
-/// (rows x tokens, 3 hidden) to queries, keys and values, each (rows, heads, tokens, head size).
-fn split(layout: &Layout, projected: &Tensor, rows: usize) -> TensorResult<[Tensor; 3]> {
-    let tokens = projected.dim(0)? / rows.max(1);
-    let parts = projected.reshape((rows, tokens, 3, layout.heads, layout.head_size))?;
-    let part = |number| {
-        parts
-            .narrow(2, number, 1)?
-            .squeeze(2)?
-            .transpose(1, 2)?
-            .contiguous()
-    };
-    // Keys and values are rounded here once, as they will be cached.
-    let cached = |number| part(number)?.to_dtype(layout.dtype);
-    Ok([part(0)?, cached(1)?, cached(2)?])
-}
-
-/// Attention of queries (rows, heads, tokens, head size): (rows x tokens, hidden).
-fn weigh(
-    layout: &Layout,
-    query: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    mask: &Tensor,
-) -> TensorResult<Tensor> {
-    let computed = query.dtype();
-    let (keys, values) = (keys.to_dtype(computed)?, values.to_dtype(computed)?);
-    let scale = 1.0 / (layout.head_size as f64).sqrt();
-    let scores = (query * scale)?
-        .matmul(&keys.transpose(2, 3)?)?
-        .to_dtype(DType::F32)?;
-    let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(mask)?)?;
-    let out = weights.to_dtype(computed)?.matmul(&values)?;
-    let (rows, heads, tokens, size) = out.dims4()?;
-    out.transpose(1, 2)?.reshape((rows * tokens, heads * size))
 }
 
 #[cfg(test)]

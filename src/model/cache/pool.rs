@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
-use super::super::GlmConfig;
+use super::super::{Backend, GlmConfig};
 
 /// What all pools of a cache have in common.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(super) struct Layout {
     pub(super) layers: usize,
     pub(super) heads: usize,
     pub(super) head_size: usize,
+    /// What queries are multiplied with; `None` where the weights hold it.
+    pub(super) query_scale: Option<f64>,
     pub(super) dtype: DType,
     pub(super) device: Device,
 }
@@ -23,6 +25,7 @@ impl Layout {
             layers: config.num_layers,
             heads: config.num_attention_heads,
             head_size: config.head_size(),
+            query_scale: config.query_scale(Backend::Padded),
             dtype,
             device: device.clone(),
         }
@@ -46,6 +49,16 @@ pub(super) struct Pool {
     room: usize,
     /// The slot in each place.
     places: Vec<Option<usize>>,
+}
+
+/// Where the rows of a prefill go in a pool.
+pub(super) struct Target {
+    /// Tokens of each row that a place has room for.
+    kept: usize,
+    /// The place of each number of the rows, (rows, heads, columns and the dump, head size).
+    places: Tensor,
+    /// Zeros for the columns behind the tokens, (rows, heads, these columns, head size).
+    behind: Tensor,
 }
 
 impl Pool {
@@ -130,30 +143,57 @@ impl Pool {
         Ok(())
     }
 
-    /// Writes the first keys and values of a run of rows to a run of places, in one layer.
+    /// Where the first keys and values of rows go that are given as many tokens: made once for all layers.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub(super) fn target(
+        &self,
+        layout: &Layout,
+        places: &[u32],
+        tokens: usize,
+    ) -> TensorResult<Target> {
+        let Layout {
+            heads,
+            head_size,
+            dtype,
+            device,
+            ..
+        } = layout;
+        let (rows, columns) = (places.len(), self.columns + 1);
+        let kept = tokens.min(self.columns);
+        Ok(Target {
+            kept,
+            places: Tensor::from_slice(places, (rows, 1, 1, 1), device)?
+                .broadcast_as((rows, *heads, columns, *head_size))?
+                .contiguous()?,
+            behind: Tensor::zeros((rows, *heads, columns - kept, *head_size), *dtype, device)?,
+        })
+    }
+
+    /// Writes the first keys and values of rows to their places, in one layer: one scatter for all rows.
     ///
     /// Tokens beyond the width of a place are padding, and dropped; columns behind them become zero, so that
     /// nothing is left of the row before, which may have been a NaN.
     ///
     /// # Shapes
     ///
-    /// (rows, heads, tokens, head size).
+    /// (rows, heads, tokens, head size), contiguous.
     pub(super) fn write(
         &self,
         layer: usize,
-        first_place: usize,
+        target: &Target,
         keys: &Tensor,
         values: &Tensor,
     ) -> TensorResult<()> {
         let layer = &self.layers[layer];
         for (cached, new) in [(&layer.keys, keys), (&layer.values, values)] {
-            let (rows, _, tokens, _) = new.dims4()?;
-            let new = match self.columns.checked_sub(tokens) {
-                Some(missing) => new.pad_with_zeros(2, 0, missing)?,
-                None => new.narrow(2, 0, self.columns)?,
-            };
-            let places = cached.narrow(0, first_place, rows)?;
-            places.slice_set(&new.contiguous()?, 2, 0)?;
+            let kept = new.narrow(2, 0, target.kept)?;
+            let rows = Tensor::cat(&[&kept, &target.behind], 2)?;
+            // Along the places a device has a thread for each number of a place; along the tokens it would have but one
+            // for each number of a head.
+            cached.scatter_set(&target.places, &rows, 0)?;
         }
         Ok(())
     }
@@ -246,21 +286,23 @@ pub(super) mod tests {
             layers: 2,
             heads: 1,
             head_size: 2,
+            query_scale: None,
             dtype: DType::F32,
             device: Device::Cpu,
         }
     }
 
     /// Writes rows of one number each.
-    fn write(pool: &Pool, first_place: usize, numbers: &[f32], tokens: usize) {
+    fn write(pool: &Pool, places: &[u32], numbers: &[f32], tokens: usize) {
         let values: Vec<f32> = numbers
             .iter()
             .flat_map(|&number| std::iter::repeat_n(number, 2 * tokens))
             .collect();
         let shape = (numbers.len(), 1, tokens, 2);
         let new = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        let target = pool.target(&layout(), places, tokens).unwrap();
         for layer in 0..2 {
-            pool.write(layer, first_place, &new, &new).unwrap();
+            pool.write(layer, &target, &new, &new).unwrap();
         }
     }
 
@@ -286,11 +328,11 @@ pub(super) mod tests {
         let mut pool = Pool::new(COLUMNS);
         let layout = layout();
         assert_eq!(pool.take(&layout, &[7]).unwrap(), [0]);
-        write(&pool, 0, &[f32::NAN], 6);
+        write(&pool, &[0], &[f32::NAN], 6);
         assert!(read(&pool, 0).iter().all(|number| number.is_nan()));
         pool.release(0);
         assert_eq!(pool.take(&layout, &[3]).unwrap(), [0], "no new place");
-        write(&pool, 0, &[1.0], 2);
+        write(&pool, &[0], &[1.0], 2);
         assert_eq!(read(&pool, 0), [1.0, 1.0, 0.0, 0.0]);
     }
 
@@ -299,11 +341,12 @@ pub(super) mod tests {
         let mut pool = Pool::new(COLUMNS);
         let layout = layout();
         assert_eq!(pool.take(&layout, &[0, 1, 2]).unwrap(), [0, 1, 2]);
-        write(&pool, 0, &[10.0, 11.0, 12.0], COLUMNS);
+        write(&pool, &[0, 1, 2], &[10.0, 11.0, 12.0], COLUMNS);
         pool.release(1);
         assert_eq!(pool.take(&layout, &[3, 4, 5]).unwrap(), [1, 3, 4]);
-        write(&pool, 1, &[13.0], COLUMNS);
-        write(&pool, 3, &[14.0, 15.0], COLUMNS);
+        write(&pool, &[1, 3, 4], &[13.0, 14.0, 15.0], COLUMNS);
+        let held: Vec<f32> = (0..5).map(|place| read(&pool, place)[0]).collect();
+        assert_eq!(held, [10.0, 13.0, 12.0, 14.0, 15.0]);
         assert_eq!((pool.len(), pool.used(), pool.is_sparse()), (5, 5, false));
         assert_eq!(pool.take(&layout, &[6]).unwrap(), [5]);
         assert_eq!((pool.len(), pool.room), (6, 6));

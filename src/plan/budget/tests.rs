@@ -187,6 +187,62 @@ fn a_prefill_call_is_bounded() {
 }
 
 #[test]
+fn a_prefill_call_on_a_gpu_grows_with_its_memory() {
+    let of = |tokens| {
+        let budget = Budget {
+            max_batch_tokens: tokens,
+            slot_sizes: SlotSizes::Stepped,
+            ..BUDGET
+        };
+        budget.prefill_tokens()
+    };
+    assert_eq!(
+        [0, 16_384, 40_000, 65_536, u64::MAX].map(of),
+        [4096, 4096, 10_000, 16_384, 16_384]
+    );
+}
+
+/// Rows of 32 tokens each on a GPU with 16 slots, or as many as so many tokens are.
+fn started_on_a_gpu(tokens: u64, running: usize, waiting: usize) -> usize {
+    let budget = Budget {
+        max_batch_size: 16,
+        max_batch_tokens: tokens,
+        bucket_tokens: 32,
+        slot_sizes: SlotSizes::Stepped,
+    };
+    let load = Load {
+        slots: running,
+        tokens: running as u64 * 32,
+    };
+    budget.next_group(load, vec![row(8, 10, 1); waiting]).len()
+}
+
+#[test]
+fn a_gpu_that_is_busy_reads_rows_in_groups() {
+    let started = |running, waiting| started_on_a_gpu(1 << 20, running, waiting);
+    assert_eq!(started(0, 40), 16, "nothing runs");
+    assert_eq!(started(15, 40), 0, "one slot of sixteen is free");
+    assert_eq!(started(14, 40), 2, "an eighth of the slots is free");
+    assert_eq!(started(15, 1), 1, "all that wait have room");
+    assert_eq!(started(15, 2), 0);
+    assert_eq!(started(16, 1), 0, "there is no room");
+    assert_eq!(started(15, 0), 0);
+}
+
+#[test]
+fn memory_may_be_what_a_gpu_is_short_of() {
+    // 8.5 rows of tokens: an eighth of them is more than one row.
+    let started = |running, waiting| started_on_a_gpu(8 * 32 + 16, running, waiting);
+    assert_eq!(started(0, 40), 8);
+    assert_eq!(started(8, 40), 0);
+    assert_eq!(started(7, 40), 1, "an eighth of the tokens is free");
+    let started = |running, waiting| started_on_a_gpu(15 * 32, running, waiting);
+    assert_eq!(started(14, 40), 0);
+    assert_eq!(started(13, 40), 2);
+    assert_eq!(started(14, 1), 1);
+}
+
+#[test]
 fn rows_that_need_no_slot_are_read_up_to_the_limits() {
     let queue = |lengths: &[u32]| {
         let rows: Vec<RowLength> = lengths.iter().map(|&length| row(length, 0, 1)).collect();

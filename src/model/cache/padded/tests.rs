@@ -1,4 +1,4 @@
-//! What a failed allocation may and may not alter.
+//! What the other rows of a call, and a failed allocation, may and may not alter.
 
 use std::path::Path;
 
@@ -84,13 +84,13 @@ impl Story {
 }
 
 /// The same up to the order of sums, which candle takes from the number of rows.
-fn assert_near(got: &[Vec<Vec<f32>>], want: &[Vec<Vec<f32>>], failing: usize) {
+fn assert_near(got: &[Vec<Vec<f32>>], want: &[Vec<Vec<f32>>], number: usize) {
     let rows = |calls: &[Vec<Vec<f32>>]| calls.iter().map(Vec::len).collect::<Vec<_>>();
-    assert_eq!(rows(got), rows(want), "allocation {failing} failed");
+    assert_eq!(rows(got), rows(want), "number {number}");
     let numbers = |calls: &[Vec<Vec<f32>>]| calls.concat().concat();
     let pairs = numbers(got).into_iter().zip(numbers(want));
     let distance = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(distance < 1e-4, "allocation {failing} failed: {distance}");
+    assert!(distance < 1e-4, "number {number}: {distance}");
 }
 
 #[test]
@@ -100,11 +100,58 @@ fn one_failed_allocation_alters_nothing() {
     story.tell().unwrap();
     let (expected, count) = (std::mem::take(&mut story.seen), allocations());
     assert!(count > 20, "{count}");
+    // The number that is told where something differs is that of the allocation which failed.
     for failing in 0..count {
         let mut story = Story::new();
         fail_allocations(failing..failing + 1);
         story.tell().unwrap();
         assert_near(&story.seen, &expected, failing);
+    }
+}
+
+/// Rows of one call whose places lie apart, in pools that take turns, are what each is alone.
+#[test]
+fn one_scatter_writes_rows_of_several_pools_to_places_that_lie_apart() {
+    fail_allocations(0..0);
+    let long: Vec<u32> = (4..60).collect();
+    let rows: [(usize, &[u32], usize); 6] = [
+        (1, &[5, 6, 7], 30),
+        (6, &long, 90),
+        (3, &[8], 30),
+        (7, &[9, 9, 4, 5], 60),
+        (5, &[4; 25], 30),
+        (8, &long[..40], 90),
+    ];
+    let mut together = Story::new();
+    let first: Vec<(usize, &[u32], usize)> = (0..6).map(|slot| (slot, &[6, 6][..], 30)).collect();
+    together.prefill(&first).unwrap();
+    for slot in [5, 3, 1] {
+        together.cache.release(slot);
+    }
+    together.seen.clear();
+    together.prefill(&rows).unwrap();
+    let held = |slot: usize| together.cache.held(slot).unwrap();
+    assert_eq!([1, 3, 5].map(|slot| held(slot).place), [1, 3, 5]);
+    assert_eq!([6, 7, 8].map(|slot| held(slot).columns), [96, 64, 96]);
+    let slots: Vec<usize> = rows.iter().map(|row| row.0).collect();
+    together.decode(&slots).unwrap();
+    together.decode(&[0, 2, 4]).unwrap();
+    for (number, row) in rows.into_iter().enumerate() {
+        let mut alone = Story::new();
+        alone.prefill(&[row]).unwrap();
+        alone.decode(&[row.0]).unwrap();
+        let got: Vec<_> = together.seen[..2]
+            .iter()
+            .map(|call| vec![call[number].clone()])
+            .collect();
+        assert_near(&got, &alone.seen, number);
+    }
+    let mut alone = Story::new();
+    alone.prefill(&first[..1]).unwrap();
+    alone.decode(&[0]).unwrap();
+    for of_neighbour in &together.seen[2] {
+        let got = [alone.seen[0].clone(), vec![of_neighbour.clone()]];
+        assert_near(&got, &alone.seen, 0);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::measure::calibration::{self, Subject};
 use crate::model::{self, FurtherLayers, Glm, GlmConfig, ModelError};
-use crate::precision::PrecisionChoice;
+use crate::precision::{CacheChoice, PrecisionChoice};
 
 /// Rows in flight that are measured on a CPU.
 const CPU_ROWS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];
@@ -37,6 +37,8 @@ pub(crate) struct BenchOptions {
     pub device: DeviceChoice,
     /// Precision of the weights.
     pub dtype: PrecisionChoice,
+    /// What keys and values are cached as.
+    pub cache_dtype: CacheChoice,
     /// Rows in flight, one measurement each; where there are none, 1 to 128 on a CPU and 1 to 1,024 on a GPU.
     pub batches: Vec<NonZeroUsize>,
     /// Tokens of each row's context.
@@ -75,7 +77,9 @@ pub(crate) fn bench(
     let precision = inspection.precision(options.dtype, is_cpu)?;
     let started = Instant::now();
     let opened = device.open()?;
-    let mut glm = Glm::load(folder, &opened, precision)?;
+    let cache = options.cache_dtype.resolve(is_cpu, precision);
+    let mut glm = Glm::load(folder, &opened, precision)?.cached_as(cache);
+    let row_bytes = (context + 2) * config.cached_numbers_per_token() * cache.bytes();
     let load_seconds = started.elapsed().as_secs_f64();
     let weight_bytes = glm.footprint().step_bytes;
     let (read_rate, instructions, product_peaks) = if is_cpu {
@@ -103,6 +107,7 @@ pub(crate) fn bench(
             decode,
             products: limits::product_rate(&glm, rows),
             reading: read_rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
+            cache: read_rate.map(|rate| rate / row_bytes as f64),
         });
     }
     if batches.is_empty() {
@@ -113,6 +118,7 @@ pub(crate) fn bench(
         model: folder.display().to_string(),
         device: device.kind(),
         dtype: precision,
+        cache_dtype: cache,
         threads: rayon::current_num_threads(),
         load_seconds,
         weight_bytes,
@@ -132,6 +138,7 @@ pub(crate) fn bench(
         weight_bytes,
         device: &device.label(),
         dtype: precision,
+        cache_dtype: cache,
     };
     let kept = calibration::keep(&subject, &report.batches, &report);
     Ok((report, kept))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::readings::ReadingSpeed;
 use crate::device::DeviceKind;
 use crate::measure::BatchSpeed;
-use crate::precision::Precision;
+use crate::precision::{FloatType, Precision};
 use crate::report::{counted, grouped, on_one_line, table};
 
 /// What was measured.
@@ -19,6 +19,8 @@ pub(crate) struct BenchReport {
     pub device: DeviceKind,
     /// Precision of the weights.
     pub dtype: Precision,
+    /// What keys and values are cached as.
+    pub cache_dtype: FloatType,
     /// Threads that compute.
     pub threads: usize,
     /// Seconds from the folder to a model that is ready.
@@ -74,10 +76,11 @@ impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: {}, {}, {} threads, ready in {:.2} s",
+            "{}: {}, {}, cache in {}, {} threads, ready in {:.2} s",
             on_one_line(&self.model),
             self.device,
             self.dtype,
+            self.cache_dtype.name(),
             self.threads,
             self.load_seconds
         )?;
@@ -119,6 +122,8 @@ impl fmt::Display for BenchReport {
             "of reading",
             "products alone",
             "of products",
+            "cache alone",
+            "of both",
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
         lines.extend(self.batches.iter().map(|batch| self.row(batch)));
@@ -181,6 +186,9 @@ impl BenchReport {
         let of_multiplying =
             |rate: f64, operations: u64| share(limit.map(|limit| rate * operations as f64 / limit));
         let share_of = |limit: Option<f64>| share(limit.map(|limit| batch.decode / limit));
+        let alone = |rate: Option<f64>| rate.map_or_else(none, |rate| format!("{rate:.1}"));
+        let both = batch.products.zip(batch.cache);
+        let both = both.map(|(products, cache)| 1.0 / (1.0 / products + 1.0 / cache));
         vec![
             batch.rows.to_string(),
             format!("{:.1}", batch.prefill),
@@ -188,10 +196,10 @@ impl BenchReport {
             format!("{:.1}", batch.decode),
             of_multiplying(batch.decode, self.operations_per_token),
             share_of(batch.reading),
-            batch
-                .products
-                .map_or_else(none, |rate| format!("{rate:.1}")),
+            alone(batch.products),
             share_of(batch.products),
+            alone(batch.cache),
+            share_of(both),
         ]
     }
 }

@@ -8,7 +8,7 @@ use crate::model::{DecodeRow, Glm, GlmConfig, ModelError, PrefillRow, TextModel}
 /// How often contexts are read.
 const PREFILLS: usize = 2;
 
-/// Tokens of contexts that are read at once, as far as the rows have so many; the other rows copy them.
+/// Tokens of contexts that are read at once, as far as the rows have so many.
 const PREFILL_TOKENS: usize = 1024;
 
 /// Prefill and decode tokens a second; the fastest of the steps counts. `None` where memory is too short for so many
@@ -42,7 +42,7 @@ fn timed(
         .collect();
     let mask_position = context as u32 - 1;
     let read = rows.min(PREFILL_TOKENS.div_ceil(context));
-    let contexts: Vec<PrefillRow<'_>> = (0..read)
+    let contexts: Vec<PrefillRow<'_>> = (0..rows)
         .map(|slot| PrefillRow {
             slot,
             ids: &ids,
@@ -54,11 +54,12 @@ fn timed(
     let mut prefill_seconds = f64::INFINITY;
     for _ in 0..PREFILLS {
         let started = Instant::now();
-        glm.prefill(&contexts)?;
+        glm.prefill(&contexts[..read])?;
         prefill_seconds = prefill_seconds.min(started.elapsed().as_secs_f64());
     }
-    for slot in read..rows {
-        glm.fork(slot % read, slot)?;
+    // Each row has a context of its own, because keys and values that rows share are read but once.
+    for contexts in contexts[read..].chunks(read) {
+        glm.prefill(contexts)?;
     }
     let mut step_seconds = f64::INFINITY;
     for step in 0..steps {

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use super::deadline::When;
 use crate::device::DeviceChoice;
 use crate::job::{Phase, read_word};
-use crate::precision::{Precision, PrecisionChoice};
+use crate::precision::{CacheChoice, Precision, PrecisionChoice};
 
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
@@ -303,6 +303,9 @@ pub(super) struct BenchArgs {
     /// Precision of the weights, as `model.dtype` in a job
     #[arg(long, value_parser = read_word::<PrecisionChoice>, default_value = "auto")]
     pub(super) dtype: PrecisionChoice,
+    /// What keys and values are cached as, as `model.cache_dtype` in a job
+    #[arg(long, value_parser = read_word::<CacheChoice>, default_value = "auto")]
+    pub(super) cache_dtype: CacheChoice,
     /// Rows in flight, one measurement each [default: seven numbers from 1 to 128, on a GPU to 1024]
     #[arg(long, value_delimiter = ',', value_name = "ROWS", value_parser = rows)]
     pub(super) batch: Vec<NonZeroUsize>,

@@ -23,6 +23,7 @@ fn steps(args: &BenchArgs) -> CliResult<Exit> {
     let options = BenchOptions {
         device: args.device.clone(),
         dtype: args.dtype,
+        cache_dtype: args.cache_dtype,
         batches: args.batch.clone(),
         context: args.context,
         steps: args.steps,
@@ -50,6 +51,7 @@ fn workload(args: &BenchArgs, file: &Path) -> CliResult<Exit> {
         file: file.to_path_buf(),
         device: args.device.clone(),
         dtype: args.dtype,
+        cache_dtype: args.cache_dtype,
     };
     let stop = StopFlag::default();
     // A workload is measured whole or not at all: nothing of it is worth a grace.

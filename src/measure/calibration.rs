@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsio;
 use crate::model::GlmConfig;
-use crate::precision::Precision;
+use crate::precision::{FloatType, Precision};
 
 use super::machine;
 
@@ -24,6 +24,9 @@ pub(crate) struct BatchSpeed {
     pub products: Option<f64>,
     /// Answer tokens a second if nothing but reading the weights took time; absent as its rate.
     pub reading: Option<f64>,
+    /// The same for reading keys and values.
+    #[serde(default)]
+    pub cache: Option<f64>,
 }
 
 /// What is read of a benchmark's report.
@@ -50,13 +53,15 @@ pub(crate) struct Subject<'a> {
     pub(crate) device: &'a str,
     /// Precision of the weights.
     pub(crate) dtype: Precision,
+    /// What keys and values are cached as.
+    pub(crate) cache_dtype: FloatType,
 }
 
 impl Subject<'_> {
     /// Where its measurements are kept; `None` for a user without a home.
     fn file(&self, cache: Option<&Path>) -> Option<PathBuf> {
         let text = format!(
-            "{} {} {} {} {} {} {} {} {}",
+            "{} {} {} {} {} {} {} {} {} {}",
             self.config.num_layers,
             self.config.hidden_size,
             self.config.num_attention_heads,
@@ -64,6 +69,7 @@ impl Subject<'_> {
             self.weight_bytes,
             self.device,
             self.dtype,
+            self.cache_dtype.name(),
             rayon::current_num_threads(),
             machine::cpu_kind(),
         );
@@ -182,6 +188,7 @@ mod tests {
             decode,
             products: None,
             reading: None,
+            cache: None,
         }
     }
 
@@ -227,6 +234,7 @@ mod tests {
             weight_bytes: 10,
             device: "cpu",
             dtype: Precision::F32,
+            cache_dtype: FloatType::F32,
         };
         let batches = [speed(8, 5.0, 6.0)];
         let report = serde_json::json!({ "model": "m", "batches": batches });

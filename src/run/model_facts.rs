@@ -156,6 +156,7 @@ impl ModelFacts {
             weight_bytes: self.footprint.step_bytes,
             device: &self.device_label,
             dtype: self.precision,
+            cache_dtype: self.cache,
         })
     }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::fsio;
 use crate::job::{self, JobSpec};
 use crate::model::GlmConfig;
-use crate::precision::PrecisionChoice;
+use crate::precision::{CacheChoice, PrecisionChoice};
 use crate::report::Observer;
 use crate::run::{RunEnd, RunOptions, run};
 use crate::sink::{self, ResultRow};
@@ -53,6 +53,8 @@ pub(crate) struct WorkloadOptions {
     pub device: DeviceChoice,
     /// Precision of the weights.
     pub dtype: PrecisionChoice,
+    /// What keys and values are cached as.
+    pub cache_dtype: CacheChoice,
 }
 
 /// Answers every row of a workload with exactly as many tokens as it asks for, and says how long it took.
@@ -126,6 +128,7 @@ fn job(options: &WorkloadOptions, folder: &Path, positions: usize) -> Result<Job
         .map_err(|cause| fsio::FsError::new("find", &options.model, cause))?;
     spec.model.device = options.device.clone();
     spec.model.dtype = options.dtype;
+    spec.model.cache_dtype = options.cache_dtype;
     // The longest context and the longest answer, which count their positions apart.
     spec.prompt.max_length = Some(2 * positions as u32 + 1);
     Ok(spec)

@@ -18,9 +18,8 @@ const KEPT_JOB: &str = "job.toml";
 const CARD_FILE: &str = "README.md";
 const FOLDERS: [&str; 6] = ["journal", "parts", "failed", "manifest", "report", "locks"];
 
-/// What to do about a phase without its record.
-pub(super) const PHASE_CURE: &str =
-    "`glm-batch verify` with `--repair` writes it again from `job.json` of the whole job";
+/// What to do about a phase whose record is gone or damaged.
+pub(super) const PHASE_CURE: &str = "`glm-batch verify` with `--repair` mends the phase, or takes out what was made of it; then run the job again";
 
 /// How often folders are made that another process takes away meanwhile.
 const MAKES: usize = 10;
@@ -80,11 +79,6 @@ impl OutputFolder {
             return Ok(folder);
         }
         Err(match folder.first_work()? {
-            Some(_) if folder.is_phase() => CheckpointError::Damaged {
-                path: folder.job_file(),
-                reason: "it is gone".to_owned(),
-                cure: PHASE_CURE,
-            },
             Some(path) => CheckpointError::NoRecord { path },
             None => CheckpointError::NoJob {
                 path: root.to_path_buf(),

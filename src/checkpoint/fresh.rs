@@ -36,14 +36,18 @@ impl Fresh {
     /// Removes those that a refused job has left empty. It is a courtesy: what cannot be removed stays.
     pub(crate) fn take_back(self) {
         let folder = &self.folder;
-        let has_content = folder.job_file().exists() || folder.standard_input().exists();
-        if self.absent.is_empty() || has_content || !folder.is_untouched() {
+        let is_empty = || {
+            let has_content = folder.job_file().exists() || folder.standard_input().exists();
+            !has_content && folder.is_untouched()
+        };
+        if self.absent.is_empty() || !is_empty() {
             return;
         }
         let Ok(Some(lock)) = JobLock::try_acquire(folder) else {
             return;
         };
-        if !lock.is_held() {
+        // Another run may have set up a job until then.
+        if !lock.is_held() || !is_empty() {
             return;
         }
         // The lock goes last: whoever gets it makes the other folders again, so none of them may go after that.

@@ -217,10 +217,19 @@ impl StoredJob {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NoJob`]; those of [`StoredJob::load`].
+    /// [`CheckpointError::NoJob`], or [`CheckpointError::Damaged`] for a phase; those of [`StoredJob::load`].
     pub fn existing(folder: &OutputFolder) -> Result<Self, CheckpointError> {
-        Self::load(folder)?.ok_or_else(|| CheckpointError::NoJob {
-            path: folder.root().to_path_buf(),
+        Self::load(folder)?.ok_or_else(|| {
+            if folder.is_phase() {
+                return CheckpointError::Damaged {
+                    path: folder.job_file(),
+                    reason: "it is gone".to_owned(),
+                    cure: PHASE_CURE,
+                };
+            }
+            CheckpointError::NoJob {
+                path: folder.root().to_path_buf(),
+            }
         })
     }
 }

@@ -12,7 +12,9 @@ use super::args::ShowArgs;
 use super::error::CliResult;
 use super::exit::Exit;
 use super::job::output_of;
-use crate::checkpoint::{self, CheckpointError, CommittedWindow, JobRecord, OutputFolder};
+use crate::checkpoint::{
+    self, CheckpointError, CommittedWindow, JobRecord, OutputFolder, StoredJob,
+};
 use crate::error::Error;
 use crate::ids::{RowId, WindowId};
 use crate::input::{self, Filter, WrongFilter};
@@ -107,7 +109,10 @@ fn of_phase(folder: &OutputFolder, phase: Phase) -> Result<OutputFolder, Error> 
         )));
     }
     let of_phase = folder.phase(phase);
-    if of_phase.job_file().is_file() {
+    let is_made_of = || checkpoint::committed_windows(folder).map(|windows| !windows.is_empty());
+    if of_phase.job_file().is_file() || of_phase.first_work()?.is_some() || is_made_of()? {
+        // Without its record it is damaged.
+        StoredJob::existing(&of_phase)?;
         return Ok(of_phase);
     }
     Err(Error::Usage(format!(

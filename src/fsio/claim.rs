@@ -203,7 +203,7 @@ fn hidden(path: &Path, number: &str) -> PathBuf {
 
 /// Whether an open file is the one at a path.
 #[cfg(unix)]
-pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Ok(open), Ok(there)) = (file.metadata(), path.symlink_metadata()) else {
         return false;
@@ -212,7 +212,7 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 }
 
 #[cfg(not(unix))]
-pub(crate) fn is_at(_file: &File, _path: &Path) -> bool {
+fn is_at(_file: &File, _path: &Path) -> bool {
     true
 }
 

@@ -29,7 +29,7 @@ mod write;
 
 pub use append::append_synced;
 pub(crate) use append::{open_append, open_lock, truncate_synced};
-pub(crate) use claim::{claim, is_at, knows_no_locks, wait_for_claim};
+pub(crate) use claim::{claim, knows_no_locks, wait_for_claim};
 pub use error::FsError;
 pub(crate) use error::is_full;
 pub(crate) use folders::{

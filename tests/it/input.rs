@@ -377,7 +377,7 @@ fn conversations_are_kept_where_they_are_asked_for() {
         let rows = source.read_window(&index.windows[0]).unwrap().rows;
         let prompts = rows.into_iter().map(|row| row.outcome.unwrap());
         let turns = prompts.map(|prompt| {
-            assert_eq!(prompt.text, "你好");
+            assert_eq!(prompt.text, "问：你好\n答：");
             prompt.turns.len()
         });
         turns.collect::<Vec<_>>()

@@ -326,7 +326,7 @@ fn the_record_of_a_phase_can_be_written_again() {
             assert!(stderr(&output).contains(&reason), "{}", both(&output));
             let (code, text) = said(&["show", "out", "--phase", phase]);
             assert_eq!(code, Some(2), "{text}");
-            assert!(text.contains("`--repair` writes it again"), "{text}");
+            assert!(text.contains("`--repair` mends the phase"), "{text}");
 
             let (code, text) = said(&["verify", "out", "--repair"]);
             assert_eq!(code, Some(0), "{text}");
@@ -391,12 +391,15 @@ fn a_phase_that_is_gone_as_a_whole_is_damage_with_a_cure() {
             );
             for text in [&verified, &both(&output)] {
                 assert!(text.contains(&lost), "{text}");
-                assert!(text.contains("`glm-batch verify out --repair`"), "{text}");
+                assert!(text.contains("out --repair`"), "{text}");
             }
             let of_phase = format!("phase {phase}: damaged, 0 of ");
             assert!(status.contains(&of_phase), "{status}");
         }
         assert!(!job.path("out").join(gone).exists(), "{gone}");
+        let (code, text) = said(&["show", "out", "--phase", phases[0]]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains("`--repair` mends the phase"), "{text}");
         let (code, text) = said(&["verify", "out", "--repair"]);
         assert_eq!(code, Some(75), "{text}");
         job.run_ok(&[]);
@@ -652,7 +655,7 @@ fn a_phase_that_has_lost_windows_is_damage_with_a_cure() {
             assert_eq!(output.status.code(), Some(2), "{}", both(&output));
             let text = stderr(&output);
             assert!(text.contains(&gone), "{text}");
-            assert!(text.contains("`glm-batch verify out --repair`"), "{text}");
+            assert!(text.contains("out --repair`"), "{text}");
         }
         assert!(!manifest.exists());
 

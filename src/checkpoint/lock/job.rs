@@ -1,11 +1,9 @@
 //! One process that sets the job up.
 
 use std::fs::File;
-use std::io::ErrorKind;
 
-use super::{FileLock, LockOptions, try_lock};
+use super::{FileLock, LockOptions, TRIES, try_lock};
 use crate::checkpoint::{CheckpointError, OutputFolder};
-use crate::fsio;
 
 /// The right to set the job up: first pass and `job.json`. Given back when dropped. Where the file system knows
 /// no locks every process has it: `job.json` is made once all the same.
@@ -42,22 +40,20 @@ impl JobLock {
         folder: &OutputFolder,
         options: &LockOptions,
     ) -> Result<Self, CheckpointError> {
-        loop {
-            let lock = match Self::acquire(folder, options) {
-                Ok(lock) => lock,
-                Err(CheckpointError::Fs(error)) if error.cause.kind() == ErrorKind::NotFound => {
+        for _ in 0..TRIES {
+            match Self::acquire(folder, options) {
+                Ok(lock) => {
                     OutputFolder::open(folder.root())?;
-                    continue;
+                    return Ok(lock);
+                }
+                // The folder of the locks was taken away before the lock was there.
+                Err(CheckpointError::Locked { shard: None, .. }) => {
+                    OutputFolder::open(folder.root())?;
                 }
                 Err(error) => return Err(error),
-            };
-            // Otherwise the name is another file by now, which somebody else may lock.
-            let file = lock.file.as_ref();
-            if file.is_none_or(|file| fsio::is_at(file, &folder.job_lock())) {
-                OutputFolder::open(folder.root())?;
-                return Ok(lock);
             }
         }
+        Self::acquire(folder, options)
     }
 
     /// Takes the lock if it is free.

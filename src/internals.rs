@@ -59,8 +59,8 @@ pub mod job {
 
 pub mod kernels {
     pub use crate::kernels::{
-        ARITHMETIC, CODES_VERSION, Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend,
-        attend_block, gelu, layer_norm,
+        ARITHMETIC, CODES_VERSION, Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage,
+        attend, attend_block, gelu, layer_norm,
     };
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// `f16` on a GPU, `f32` on the CPU.
+    /// `f16` on a GPU, `f32` on the CPU; `q8` for weights that are 8-bit codes.
     #[default]
     Auto,
     /// 32-bit floats.

@@ -1,7 +1,7 @@
 //! What the processor could do at best: its multiplying instructions on registers alone, and reading from end to end.
 //!
-//! No product can be faster than these. Nothing is computed that means anything: the time of these instructions does not depend
-//! on their numbers, which are all zero.
+//! No product can be faster than these. The numbers are all zero: the time of these instructions does not depend on
+//! them.
 
 #![cfg_attr(
     target_arch = "x86_64",
@@ -156,7 +156,7 @@ mod machine {
     /// Sums that a round adds to: more than the instructions of any processor wait for one another.
     const SUMS: u64 = 12;
 
-    /// The given text once for each sum: `$before`, its number, `$between`, its number again where there is one, `$after`.
+    /// One text for each sum: its number behind `$before`, and where there is a `$between`, behind that too.
     macro_rules! for_each_sum {
         ($before:literal, $after:literal) => {
             for_each_sum!(@ $before, $after; 0 1 2 3 4 5 6 7 8 9 10 11)

@@ -245,7 +245,7 @@ fn keep(_: &str, _: &mut Vec<u8>) -> bool {
 }
 
 #[test]
-fn what_is_no_sound_folder_of_codes_is_refused() {
+fn a_folder_of_codes_that_is_not_sound_is_refused() {
     let mut texts = Vec::new();
     let version = CODES_VERSION.to_string();
     let sound = Spoiled::new();
@@ -331,7 +331,7 @@ fn codes_are_not_converted_and_take_no_overlay() {
 }
 
 #[test]
-fn a_value_that_is_no_number_is_named_and_not_encoded() {
+fn nan_is_named_and_not_encoded() {
     let from = TempDir::new().unwrap();
     for (name, _) in files(&demo_model()) {
         std::fs::copy(demo_model().join(&name), from.path().join(&name)).unwrap();

@@ -25,7 +25,7 @@ pub struct ModelSpec {
     #[serde(default)]
     pub device: DeviceChoice,
     /// Precision of the weights; `auto` is `f16` on a GPU and `f32` on the CPU, which gives the
-    /// reference's answers exactly.
+    /// reference's answers exactly, and `q8` for a folder of 8-bit codes.
     #[serde(default)]
     pub dtype: PrecisionChoice,
     /// What keys and values are cached as; `auto` is `f32` on the CPU and the model's own floats on a GPU. 16 bits

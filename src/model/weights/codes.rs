@@ -185,7 +185,7 @@ pub(super) fn check(folder: &Path, precision: Precision) -> Result<(), ModelErro
         return Ok(());
     }
     Err(ModelError::Unsupported(format!(
-        "`{}` holds 8-bit codes, which are not computed with as {precision}\nhint: set `model.dtype` to `auto` or `q8`, or give the \
+        "`{}` holds 8-bit codes, which cannot be used as {precision}\nhint: set `model.dtype` to `auto` or `q8`, or give the \
          folder of floats that it was made from",
         folder.display()
     )))
@@ -283,7 +283,7 @@ mod tests {
         assert!(refused(false, q8, false).starts_with("8-bit weights need the CPU"));
         let other = refused(true, f16, true);
         assert!(
-            other.contains("not computed with as f16\nhint: set `model.dtype` to `auto` or `q8`"),
+            other.contains("cannot be used as f16\nhint: set `model.dtype` to `auto` or `q8`"),
             "{other}"
         );
     }

@@ -68,7 +68,7 @@ impl MappedFile {
         }
     }
 
-    /// Gives back the pages of these bytes; who looks at them again gets them again.
+    /// Gives back the pages of these bytes; a later look at them reads them again.
     #[cfg_attr(
         unix,
         expect(
@@ -82,7 +82,7 @@ impl MappedFile {
             use memmap2::UncheckedAdvice;
             let (start, count) = (bytes.start, bytes.len());
             // Where it is refused, nothing is lost but memory.
-            // SAFETY: nothing writes to a map that is read only, so that its pages have nothing but what the file has.
+            // SAFETY: the map is read only, so that its pages hold the file's bytes and nothing else.
             let _ = unsafe {
                 self.map
                     .unchecked_advise_range(UncheckedAdvice::DontNeed, start, count)

@@ -21,7 +21,7 @@ pub(crate) use workload::{WorkloadOptions, workload, write_counts};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::measure::calibration::{self, Subject};
-use crate::model::{self, FurtherLayers, Glm, GlmConfig, ModelError};
+use crate::model::{self, FurtherLayers, Glm, GlmConfig};
 use crate::precision::{CacheChoice, PrecisionChoice};
 
 /// Rows in flight that are measured on a CPU.
@@ -110,8 +110,10 @@ pub(crate) fn bench(
             cache: read_rate.map(|rate| rate / row_bytes as f64),
         });
     }
-    if batches.is_empty() {
-        return Err(ModelError::OutOfMemory.into());
+    if let (true, Some(fewest)) = (batches.is_empty(), no_room.iter().min()) {
+        return Err(Error::Usage(format!(
+            "out of memory with {fewest} rows in flight\nhint: fewer rows (`--batch 1`) or a shorter `--context` may fit"
+        )));
     }
     let readings = readings::speeds(&mut glm, &config)?;
     let report = BenchReport {

@@ -28,7 +28,7 @@
 )]
 
 use super::math::exp;
-use super::registers::{Any, Registers, Weight};
+use super::registers::{Any, Float, Registers};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
 use super::simd::{LANES, lane_sum};
@@ -84,7 +84,7 @@ pub struct QueryBlock<'a> {
 /// Softmax of the scaled scores of each query against the keys of all pieces, times the values.
 ///
 /// `scores` is scratch space.
-pub fn attend<W: Weight>(
+pub fn attend<W: Float>(
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
@@ -103,14 +103,14 @@ pub fn attend<W: Weight>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn avx512<W: Weight>(
+fn avx512<W: Float>(
     proof: Avx512,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     #[target_feature(enable = "avx512f,fma,f16c")]
-    fn version<W: Weight>(
+    fn version<W: Float>(
         proof: Avx512,
         block: &mut QueryBlock<'_>,
         seen: &[HeadCache<'_, W>],
@@ -124,14 +124,14 @@ fn avx512<W: Weight>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn avx2<W: Weight>(
+fn avx2<W: Float>(
     proof: Avx2,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn version<W: Weight>(
+    fn version<W: Float>(
         proof: Avx2,
         block: &mut QueryBlock<'_>,
         seen: &[HeadCache<'_, W>],
@@ -148,7 +148,7 @@ trait Sums<W>: Registers<W, PANEL, Row = f32> {}
 impl<W, R: Registers<W, PANEL, Row = f32>> Sums<W> for R {}
 
 #[inline(always)]
-fn attend_body<W: Weight, R: Sums<W>>(
+fn attend_body<W: Float, R: Sums<W>>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -162,7 +162,7 @@ fn attend_body<W: Weight, R: Sums<W>>(
 }
 
 #[inline(always)]
-fn attend_queries<W: Weight, R: Sums<W>, const COUNT: usize>(
+fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -203,7 +203,7 @@ impl<W> HeadCache<'_, W> {
 
 /// The scores of the block's queries, query by query and panel by panel; behind a piece's last key they mean nothing.
 #[inline(always)]
-fn score<W: Weight, R: Sums<W>, const COUNT: usize>(
+fn score<W: Float, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -239,7 +239,7 @@ struct PanelsOf<'a, W> {
 
 /// Scores some panels, and says how many.
 #[inline(always)]
-fn score_panels<W: Weight, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
+fn score_panels<W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     part: PanelsOf<'_, W>,
@@ -319,7 +319,7 @@ fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f3
 ///
 /// `weights` is (queries, panels of all pieces, [`PANEL`]).
 #[inline(always)]
-fn weigh<W: Weight, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
+fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -360,7 +360,7 @@ fn weigh<W: Weight, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
 
 /// A group of columns; columns that a value does not have are zeros.
 #[inline(always)]
-fn columns<W: Weight>(value: &[W], group: usize) -> [W; PANEL] {
+fn columns<W: Float>(value: &[W], group: usize) -> [W; PANEL] {
     let columns = &value[group * PANEL..];
     if let Some(whole) = columns.first_chunk() {
         return *whole;
@@ -372,7 +372,7 @@ fn columns<W: Weight>(value: &[W], group: usize) -> [W; PANEL] {
 
 /// Rounds keys or values to what they are cached as. What the type cannot hold becomes NaN, because an infinite key may
 /// have no weight, and would be lost.
-pub(crate) fn round<W: Weight>(values: &[f32], out: &mut [W]) {
+pub(crate) fn round<W: Float>(values: &[f32], out: &mut [W]) {
     W::narrow_all(values, out);
     for number in out {
         if !number.widen().is_finite() {
@@ -407,7 +407,7 @@ mod tests {
         tokens: usize,
     }
 
-    impl<W: Weight> Head<W> {
+    impl<W: Float> Head<W> {
         /// Panels are filled up with NaN, which must not reach anything.
         fn new(size: usize, keys: &[f32], values: &[f32]) -> Self {
             let tokens = keys.len() / size;
@@ -438,7 +438,7 @@ mod tests {
     }
 
     /// Versions that this machine can run.
-    fn versions<W: Weight>() -> Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> {
+    fn versions<W: Float>() -> Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> {
         let mut versions: Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> =
             vec![|block, seen, scores| attend_body(Any, block, seen, scores)];
         #[cfg(target_arch = "x86_64")]
@@ -458,7 +458,7 @@ mod tests {
     }
 
     /// What one query gathers, with each sum in the order of the module's documentation.
-    fn documented<W: Weight>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
+    fn documented<W: Float>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
         let size = query.len();
         let scale = 1.0 / (size as f32).sqrt();
         let key = |piece: &HeadCache<'_, W>, at: usize, number: usize| {
@@ -496,7 +496,7 @@ mod tests {
         out.iter().map(|out| out * inverse).collect()
     }
 
-    fn every_version_gives_the_documented_sums<W: Weight>() {
+    fn every_version_gives_the_documented_sums<W: Float>() {
         for (context, own, size) in [
             (1, 0, 16),
             (5, 1, 64),

@@ -14,7 +14,7 @@ use std::iter::StepBy;
 use std::ops::Range;
 use std::slice::IterMut;
 
-use super::registers::{Any, Registers, Weight, prefetch};
+use super::registers::{Any, Float, Registers, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
 
@@ -125,7 +125,7 @@ pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<u
 /// # Shapes
 ///
 /// `weights` is (outputs, k), row-major; `packed` is (panels, k, outputs of a panel), all zeros at first.
-pub(super) fn pack_weights<W: Weight>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
+pub(super) fn pack_weights<W: Float>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
     fill_panels(
         layout.panel(),
         weights.len() / k,
@@ -161,7 +161,7 @@ pub(super) fn fill_panels<T>(
 /// `weights` comes from [`pack_weights`] and begins with the task's first panel; what follows its last one is only
 /// asked for, as the memory that is read next. `tiles` comes from [`pack_rows`]; `out` has a slice for each row, as
 /// wide as the task's outputs.
-pub(super) fn multiply<W: Weight>(
+pub(super) fn multiply<W: Float>(
     layout: Layout,
     k: usize,
     weights: &[W],
@@ -177,9 +177,9 @@ pub(super) fn multiply<W: Weight>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn version<W: Weight>(
+    fn version<W: Float>(
         avx2: Avx2,
         k: usize,
         weights: &[W],
@@ -194,15 +194,15 @@ fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f3
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn narrow<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
     panels::<W, _, 6, 16>(Any, k, weights, tiles, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-    fn version<W: Weight>(
+    fn version<W: Float>(
         avx512: Avx512,
         k: usize,
         weights: &[W],
@@ -219,24 +219,24 @@ fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn wide<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
     wide_elsewhere(k, weights, tiles, out);
 }
 
 /// The wide layout where registers do not suit it: only tests have it there.
 #[cfg(test)]
-fn wide_elsewhere<W: Weight>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn wide_elsewhere<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
     panels::<W, _, 8, 32>(Any, k, weights, tiles, out);
 }
 
 #[cfg(not(test))]
-fn wide_elsewhere<W: Weight>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]]) {
+fn wide_elsewhere<W: Float>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]]) {
     unreachable!("the wide layout is chosen for AVX-512 alone");
 }
 
 /// The body of [`multiply`]: `TILE` rows and `PANEL` outputs at a time.
 #[inline(always)]
-fn panels<W: Weight, R, const TILE: usize, const PANEL: usize>(
+fn panels<W: Float, R, const TILE: usize, const PANEL: usize>(
     registers: R,
     k: usize,
     weights: &[W],
@@ -330,7 +330,7 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
 /// Keeps a block of the rows in the caches and widens one of the weights for all of them, which suits many
 /// rows.
 #[inline(always)]
-fn block_by_block<W: Weight, R, const TILE: usize, const PANEL: usize>(
+fn block_by_block<W: Float, R, const TILE: usize, const PANEL: usize>(
     registers: R,
     k: usize,
     weights: &[[W; PANEL]],
@@ -499,7 +499,7 @@ mod tests {
         sums.reduce(|all, sum| all + sum).unwrap()
     }
 
-    fn check<W: Weight>(layout: Layout, k: usize, outputs: usize) {
+    fn check<W: Float>(layout: Layout, k: usize, outputs: usize) {
         // Without its instructions a fused multiply-add is a slow call.
         let most = if layout == Layout::Plain { 20 } else { 130 };
         let round = |value: &f32| W::narrow(*value).widen();

@@ -32,7 +32,7 @@ pub(crate) use norm::row_products;
 pub(crate) use packed::coded::{CodesError, CodesSource};
 pub use packed::{Epilogue, PackedLinear};
 pub(crate) use pages::Pages;
-pub(crate) use registers::Weight;
+pub(crate) use registers::Float;
 pub(crate) use softmax::{
     Broken, LogSoftmax, WEIGHT_ERROR, WEIGHTS_AT_ONCE, first_of, largest, relative_doubt,
     sum_of_weights,

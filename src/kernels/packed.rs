@@ -15,7 +15,7 @@ use super::floats::{Layout, multiply, pack_rows, pack_weights};
 use super::int8::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
 use super::math::gelu;
 use super::pages::Pages;
-use super::registers::Weight;
+use super::registers::Float;
 use super::scratch::{Scratch, take};
 use super::storage::Storage;
 
@@ -182,7 +182,7 @@ impl PackedLinear {
         SCRATCH.set(scratch);
     }
 
-    fn floats<W: Weight>(
+    fn floats<W: Float>(
         &self,
         weights: &Floats<W>,
         x: &[f32],
@@ -323,7 +323,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn floats<W: Weight>(&self) -> io::Result<Floats<W>> {
+    fn floats<W: Float>(&self) -> io::Result<Floats<W>> {
         let (layout, k) = (Layout::of_machine(), self.width_in);
         let outputs = self.width_out.next_multiple_of(layout.panel());
         let mut values = Pages::zeroed(outputs * k)?;

@@ -23,8 +23,8 @@ use bytemuck::must_cast;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// A number that weights are stored as; every one of them is an f32 exactly.
-pub trait Weight: Pod + Send + Sync {
+/// A number that weights, keys and values are stored as; every one of them is an f32 exactly.
+pub trait Float: Pod + Send + Sync {
     /// Whether widening is work.
     const IS_NARROW: bool;
 
@@ -53,7 +53,7 @@ const CACHE_LINE: usize = 64;
 /// Two bf16 that are neighbours in k, the even one first.
 pub(super) type Pair = [bf16; 2];
 
-impl Weight for f32 {
+impl Float for f32 {
     const IS_NARROW: bool = false;
 
     #[inline(always)]
@@ -82,7 +82,7 @@ impl Weight for f32 {
     }
 }
 
-impl Weight for bf16 {
+impl Float for bf16 {
     const IS_NARROW: bool = true;
 
     #[inline(always)]
@@ -121,7 +121,7 @@ impl Weight for bf16 {
     }
 }
 
-impl Weight for f16 {
+impl Float for f16 {
     const IS_NARROW: bool = true;
 
     /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite number, subnormal
@@ -214,7 +214,7 @@ pub(super) fn prefetch<T>(values: &[T]) {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Any;
 
-impl<W: Weight, const PANEL: usize> Registers<W, PANEL> for Any {
+impl<W: Float, const PANEL: usize> Registers<W, PANEL> for Any {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = [f32; PANEL];
@@ -299,7 +299,7 @@ impl Avx2 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<W: Weight> Registers<W, 16> for Avx2 {
+impl<W: Float> Registers<W, 16> for Avx2 {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = [__m256; 2];
@@ -351,7 +351,7 @@ impl Avx512 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<W: Weight> Registers<W, 16> for Avx512 {
+impl<W: Float> Registers<W, 16> for Avx512 {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = __m512;
@@ -381,7 +381,7 @@ impl<W: Weight> Registers<W, 16> for Avx512 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<W: Weight> Registers<W, 32> for Avx512 {
+impl<W: Float> Registers<W, 32> for Avx512 {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = [__m512; 2];
@@ -496,9 +496,9 @@ mod tests {
         };
         for bits in 0..=u16::MAX {
             let half = f16::from_bits(bits);
-            assert!(is_same(Weight::widen(half), half.to_f32()), "{half:?}");
+            assert!(is_same(Float::widen(half), half.to_f32()), "{half:?}");
             let half = bf16::from_bits(bits);
-            assert!(is_same(Weight::widen(half), half.to_f32()), "{half:?}");
+            assert!(is_same(Float::widen(half), half.to_f32()), "{half:?}");
         }
     }
 }

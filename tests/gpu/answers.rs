@@ -1,5 +1,7 @@
 //! Answers of the reference, alone and in batches, in each precision that a device takes.
 
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
 use glm_batch::internals::model::{DecodeRow, Glm, Precision, PrefillRow, Scores, TextModel};
 
@@ -31,10 +33,13 @@ fn logits_are_near_the_reference() {
     }
 }
 
-/// The prompts and the answers of the nano model, each set in a call of its own.
-fn nano_sets(nano: &Nano) -> Vec<(Vec<Vec<u32>>, Vec<Vec<u32>>)> {
+/// Prompts that run together, and their answers.
+type Set = (Vec<Vec<u32>>, Vec<Vec<u32>>);
+
+/// The prompts of the nano model, alone and together, and the reference's answers.
+fn nano_sets(nano: &Nano) -> Vec<Set> {
     let single = nano.cases("greedy_single");
-    let mut sets: Vec<(Vec<Vec<u32>>, Vec<Vec<u32>>)> = single
+    let mut sets: Vec<Set> = single
         .iter()
         .map(|case| (vec![list(&case["prompt"])], vec![list(&case["generated"])]))
         .collect();
@@ -75,13 +80,7 @@ fn nano_answers_are_the_references_alone_and_in_a_batch() {
 }
 
 /// How many answers are the reference's with so many rows at once.
-fn count(
-    gpu: &Gpu,
-    precision: Precision,
-    rows: usize,
-    cases: &[Case],
-    folder: &std::path::Path,
-) -> usize {
+fn count(gpu: &Gpu, precision: Precision, rows: usize, cases: &[Case], folder: &Path) -> usize {
     let model = Glm::load(folder, &gpu.device, precision).unwrap();
     let (answers, _) = run(model, CHINESE, prompts(cases), Limits::rows(rows));
     let same = equal(&answers, cases);

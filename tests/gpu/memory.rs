@@ -6,11 +6,11 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use glm_batch::internals::model::{DecodeRow, Glm, ModelError, Precision, Scores, TextModel};
 
-use crate::nano::{Ids, committed, greedy, list};
-use crate::support::{Case, Gpu, Limits, ROOM, gpu, prompts, run};
+use crate::nano::{committed, greedy, list};
+use crate::support::{CHINESE, Case, Gpu, Limits, ROOM, equal, gpu, prompts, run, trained};
 
 /// Bytes of the device that are left to the engine which runs out of them.
-const LEFT: usize = 48 << 20;
+const LEFT: usize = 256 << 20;
 
 /// Bytes of an emulated device that may be filled.
 const MOST_EMULATED: usize = 4 << 30;
@@ -46,72 +46,45 @@ fn ballast(gpu: &Gpu, left: usize) -> Tensor {
     Tensor::zeros(free - left, DType::U8, &gpu.device).unwrap()
 }
 
-/// Prompts of the nano model whose answers end by themselves.
-fn ended(ids: Ids) -> Vec<Case> {
-    let nano = committed();
-    let cases = nano.cases("greedy_single").iter().map(|case| Case {
-        prompt: list(&case["prompt"]),
-        answer: list(&case["generated"]),
-    });
-    cases
-        .filter(|case| case.answer.last() == Some(&ids.end))
-        .collect()
-}
-
 /// An engine whose rows have no room together runs fewer of them at once, and gives the same answers.
 #[test]
 fn an_engine_that_runs_out_of_memory_answers_all_the_same() {
     let Some(gpu) = gpu() else { return };
-    let nano = committed();
-    let ids = nano.ids();
-    let cases = ended(ids);
-    assert!(!cases.is_empty());
-    // Identical rows are computed once, so each has another beginning.
-    let rows: Vec<Vec<u32>> = (0..48)
-        .map(|row| {
-            let mut prompt = cases[row % cases.len()].prompt.clone();
-            prompt.insert(0, 10 + row as u32);
-            prompt
-        })
-        .collect();
-    let load = || Glm::load(&nano.folder, &gpu.device, Precision::F16).unwrap();
-    let rows_of = || rows.iter().map(Vec::as_slice);
-    let plain = Limits {
-        rows: 64,
-        tokens: ROOM,
-        most: 24,
+    let Some((folder, cases)) = trained() else {
+        return;
     };
-    let (expected, counted) = run(load(), ids, rows_of(), plain);
-    assert_eq!(counted.oom_retries, 0);
+    let cases: Vec<Case> = cases.into_iter().step_by(11).collect();
+    assert!(
+        cases
+            .iter()
+            .all(|case| case.answer.last() == Some(&CHINESE.end))
+    );
+    let load = || Glm::load(&folder, &gpu.device, Precision::F32).unwrap();
     let model = load();
     let held = ballast(&gpu, LEFT);
-    // Slots of 8,192 tokens, of which 48 take more than is left.
+    // Slots of 2,048 tokens: all of them together take three times what is left.
     let wide = Limits {
         tokens: 1 << 40,
-        most: 6200,
-        ..plain
+        most: 1800,
+        ..Limits::rows(cases.len())
     };
-    let rows_that_end = |answers: &[Result<Vec<u32>, String>]| {
-        let ended = answers.iter().enumerate();
-        let ended = ended.filter(|(_, answer)| answer.as_ref().unwrap().len() < 24);
-        ended.map(|(row, _)| row).collect::<Vec<_>>()
-    };
-    let short = rows_that_end(&expected);
-    assert!(short.len() > 8, "{short:?}");
-    let some = || short.iter().map(|&row| rows[row].as_slice());
-    let (answers, counted) = run(model, ids, some(), wide);
+    let (answers, counted) = run(model, CHINESE, prompts(&cases), wide);
     eprintln!(
         "out of memory {} times; {} of {} rows at once at most",
         counted.oom_retries,
         counted.peak_slots,
-        short.len()
+        cases.len()
     );
-    assert!(counted.oom_retries > 0);
-    for (&row, answer) in short.iter().zip(&answers) {
-        assert_eq!(*answer, expected[row], "row {row}");
-    }
+    assert!(counted.oom_retries > 0 && counted.peak_slots < cases.len());
+    assert_eq!(equal(&answers, &cases), cases.len());
     drop(held);
-    assert_eq!(run(load(), ids, rows_of(), plain).0, expected);
+    // The memory is there again.
+    let (answers, counted) = run(load(), CHINESE, prompts(&cases), Limits::rows(cases.len()));
+    assert_eq!(
+        (equal(&answers, &cases), counted.oom_retries),
+        (cases.len(), 0)
+    );
+    assert_eq!(counted.peak_slots, cases.len());
 }
 
 /// A folder with the nano model, in which position 40 makes f16 overflow and nothing else does.

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::{HeadCache, QUERIES, QueryBlock, Weight, attend};
+use crate::kernels::{Float, HeadCache, QUERIES, QueryBlock, attend};
 
 use super::super::GlmConfig;
 
@@ -74,7 +74,7 @@ pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> 
 
 impl<S> LayerQueries<'_, S> {
     /// What the queries gather: (tokens, hidden).
-    pub(super) fn attend<'c, W: Weight>(&self) -> Vec<f32>
+    pub(super) fn attend<'c, W: Float>(&self) -> Vec<f32>
     where
         S: Fn(usize, usize) -> [HeadCache<'c, W>; 2] + Sync,
     {

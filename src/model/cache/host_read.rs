@@ -7,7 +7,7 @@
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::{HeadCache, PANEL, Weight, round, write_key};
+use crate::kernels::{Float, HeadCache, PANEL, round, write_key};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -76,7 +76,7 @@ pub(super) fn places_of(row: &ReadRow<'_>) -> usize {
 }
 
 /// Hidden states before the final norm at the wanted places, row by row: (wanted, hidden).
-pub(super) fn read<W: Weight>(
+pub(super) fn read<W: Float>(
     shape: Shape,
     network: &Network,
     rows: &[Reading<'_>],
@@ -148,7 +148,7 @@ impl Places {
     }
 }
 
-impl<W: Weight> ReadCall<W> {
+impl<W: Float> ReadCall<W> {
     /// Numbers of one head's keys, or of its values.
     fn values_per_head(&self) -> usize {
         self.cached.len() / 2 / self.shape.heads
@@ -194,7 +194,7 @@ impl<W: Weight> ReadCall<W> {
     }
 }
 
-impl<W: Weight> Attend for ReadCall<W> {
+impl<W: Float> Attend for ReadCall<W> {
     fn attend(&mut self, _layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
             self.write(projected);

@@ -12,7 +12,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use crate::kernels::{Weight, round};
+use crate::kernels::{Float, round};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -67,7 +67,7 @@ struct RaggedCall<'a, W> {
     blocks: Vec<usize>,
 }
 
-impl<W: Weight> RaggedCache<W> {
+impl<W: Float> RaggedCache<W> {
     pub(in crate::model) fn new(config: &GlmConfig) -> Self {
         Self {
             shape: Shape::of(config),
@@ -204,7 +204,7 @@ fn rows_of_part(rows: impl Iterator<Item = (usize, usize)>) -> usize {
     rows.take_while(fits).count().max(1)
 }
 
-impl<W: Weight> Cache for RaggedCache<W> {
+impl<W: Float> Cache for RaggedCache<W> {
     fn prefill(
         &mut self,
         network: &Network,
@@ -310,7 +310,7 @@ impl Place {
     }
 }
 
-impl<W: Weight> RaggedCall<'_, W> {
+impl<W: Float> RaggedCall<'_, W> {
     fn write(&mut self, layer: usize, projected: &[f32]) {
         let hidden = self.cache.shape.hidden();
         let mut rounded = vec![W::zeroed(); 2 * hidden];
@@ -342,7 +342,7 @@ impl<W: Weight> RaggedCall<'_, W> {
     }
 }
 
-impl<W: Weight> Attend for RaggedCall<'_, W> {
+impl<W: Float> Attend for RaggedCall<'_, W> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
             self.write(layer, projected);

@@ -3,7 +3,7 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use crate::kernels::{HeadCache, PANEL, Pages, Weight, write_key};
+use crate::kernels::{Float, HeadCache, PANEL, Pages, write_key};
 
 use super::super::ModelError;
 use super::host_attention::Shape;
@@ -43,7 +43,7 @@ struct Pool<W> {
     peak: usize,
 }
 
-impl<W: Weight> Segments<W> {
+impl<W: Float> Segments<W> {
     pub(super) fn new(shape: Shape) -> Self {
         Self {
             shape,
@@ -173,7 +173,7 @@ impl<W> Segment<W> {
     }
 }
 
-impl<W: Weight> Pool<W> {
+impl<W: Float> Pool<W> {
     fn new() -> Self {
         Self {
             free: Vec::new(),

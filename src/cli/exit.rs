@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use super::error::{CliError, CliResult};
+use super::signals::wait_for_words;
 use crate::error::Error;
 use crate::report::{counted, erase_live, grouped, say, shell_word};
 use crate::run::RunEnd;
@@ -140,6 +141,7 @@ impl Exit {
 
 /// Prints how a command ended and gives its exit code.
 pub(super) fn report(ended: CliResult<Exit>) -> ExitCode {
+    wait_for_words();
     // An error may have ended the run in the middle of its work.
     erase_live();
     match ended {

@@ -4,10 +4,10 @@
 //! that is ignored when the program starts stays ignored, as `nohup` wants it.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -25,6 +25,22 @@ const INTERRUPTED: i32 = 75;
 /// How long after the grace the run may take to write what is done. What takes longer, such as a template that
 /// never ends, is left where it is.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How long the end of the program waits for the words that a signal has, so that they come before its last line.
+const LONGEST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long it sleeps between two looks.
+const WORDS_LOOK: Duration = Duration::from_millis(1);
+
+/// The signal that asked the program to end.
+static ASKED: LazyLock<Asked> = LazyLock::new(Asked::default);
+
+/// Whether a signal has come, and whether its words are on standard error.
+#[derive(Default)]
+struct Asked {
+    came: Arc<AtomicBool>,
+    is_said: AtomicBool,
+}
 
 /// How long a thread sleeps that waits for a deadline.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -56,6 +72,7 @@ pub(super) fn stop_on_signals(stop: &StopFlag, ending: Ending) -> std::io::Resul
         if signal != SIGXCPU {
             exit_at_the_third(signal, &came)?;
         }
+        flag::register(signal, Arc::clone(&ASKED.came))?;
         flag::register(signal, stop.shared())?;
     }
     let mut signals = Signals::new(&heard)?;
@@ -71,6 +88,7 @@ pub(super) fn stop_on_signals(stop: &StopFlag, ending: Ending) -> std::io::Resul
             } else if !is_asked {
                 is_asked = true;
                 say(&first_words(signal, ending));
+                ASKED.is_said.store(true, Ordering::SeqCst);
                 // Where no thread can be had, a second signal still ends the process.
                 let _ = exit_after(ending.grace() + LAST_WORDS);
             } else if signal != SIGXCPU {
@@ -85,6 +103,17 @@ pub(super) fn stop_on_signals(stop: &StopFlag, ending: Ending) -> std::io::Resul
         .name("signals".to_owned())
         .spawn(listen)
         .map(drop)
+}
+
+/// Waits until the words of a signal that has come are written, for a moment at most: they come from another thread.
+pub(super) fn wait_for_words() {
+    let from = Instant::now();
+    while ASKED.came.load(Ordering::SeqCst)
+        && !ASKED.is_said.load(Ordering::SeqCst)
+        && from.elapsed() < LONGEST_WORDS
+    {
+        thread::sleep(WORDS_LOOK);
+    }
 }
 
 /// Stops the process, as Ctrl-Z asks, with the line of progress off the terminal meanwhile.

@@ -153,10 +153,10 @@ fn a_plan_counts_half_the_memory_for_sixteen_bits() {
     let job = Job::new(&demo_questions(), SHORT);
     let cache_bytes = |cache: &str| {
         let set = format!("model.cache_dtype=\"{cache}\"");
-        let output = job
-            .command(&["plan", "job.toml", "--json", "--set", &set])
-            .output();
-        let output = output.unwrap();
+        // Memory decides how many rows run at once, so that number is given.
+        let rows = "batch.max_batch_size=4";
+        let args = ["plan", "job.toml", "--json", "--set", &set, "--set", rows];
+        let output = job.command(&args).output().unwrap();
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
         plan["cache_bytes"].as_u64().unwrap()
     };

@@ -126,6 +126,7 @@ proptest! {
         let both = simulate_windows([first, second], &budget);
         let apart = simulate(first, &budget).decode_steps + simulate(second, &budget).decode_steps;
         prop_assert_eq!(both.rows as usize, rows.len());
-        prop_assert!(both.decode_steps <= apart);
+        // A GPU starts rows in groups, and may wait for one where a window by itself would not.
+        prop_assert!(both.decode_steps <= apart || budget.slot_sizes == SlotSizes::Stepped);
     }
 }

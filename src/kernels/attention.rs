@@ -319,6 +319,10 @@ fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f3
 ///
 /// `weights` is (queries, panels of all pieces, [`PANEL`]).
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "sums stay in registers where they are indexed by two numbers"
+)]
 fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
@@ -437,9 +441,11 @@ mod tests {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    /// Versions that this machine can run.
-    fn versions<W: Float>() -> Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> {
-        let mut versions: Vec<fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>)> =
+    type Version<W> = fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>);
+
+    /// Those that this machine can run.
+    fn versions<W: Float>() -> Vec<Version<W>> {
+        let mut versions: Vec<Version<W>> =
             vec![|block, seen, scores| attend_body(Any, block, seen, scores)];
         #[cfg(target_arch = "x86_64")]
         {

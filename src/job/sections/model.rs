@@ -36,6 +36,10 @@ pub struct ModelSpec {
 }
 
 /// Left out of `job.json` then, as by versions that did not know it.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_auto(choice: &CacheChoice) -> bool {
     *choice == CacheChoice::Auto
 }

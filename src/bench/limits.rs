@@ -83,13 +83,14 @@ fn multiply_rate(multiply: &Multiply) -> f64 {
     let on_all = |rounds: u64| {
         rayon::broadcast(|_| multiply.run(rounds));
     };
-    let mut rounds = 1 << 10;
-    loop {
+    let timed = |rounds: u64| {
         let started = Instant::now();
         on_all(rounds);
-        if started.elapsed() >= ROUNDS_TIME {
-            break;
-        }
+        started.elapsed()
+    };
+    let mut rounds = 1 << 10;
+    // Of three, because a moment that another program took would make few rounds look long.
+    while (0..3).map(|_| timed(rounds)).min() < Some(ROUNDS_TIME) {
         rounds *= 2;
     }
     let seconds = best(|| on_all(rounds));

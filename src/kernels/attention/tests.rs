@@ -1,0 +1,228 @@
+use half::{bf16, f16};
+
+use super::*;
+use crate::kernels::noise;
+
+/// Keys and values of one head.
+struct Head<W> {
+    keys: Vec<W>,
+    values: Vec<W>,
+    tokens: usize,
+}
+
+impl<W: Float> Head<W> {
+    /// Panels are filled up with NaN, which must not reach anything.
+    fn new(size: usize, keys: &[f32], values: &[f32]) -> Self {
+        let tokens = keys.len() / size;
+        let room = tokens.next_multiple_of(PANEL) * size;
+        let mut head = Self {
+            keys: vec![W::narrow(f32::NAN); room],
+            values: values.iter().map(|&value| W::narrow(value)).collect(),
+            tokens,
+        };
+        for (at, key) in keys.chunks_exact(size).enumerate() {
+            let key: Vec<W> = key.iter().map(|&value| W::narrow(value)).collect();
+            write_key(&mut head.keys, at, &key);
+        }
+        head
+    }
+
+    fn seen(&self) -> HeadCache<'_, W> {
+        HeadCache {
+            keys: &self.keys,
+            values: &self.values,
+            tokens: self.tokens,
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+type Version<W> = fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>);
+
+/// Those that this machine can run.
+fn versions<W: Float>() -> Vec<Version<W>> {
+    let mut versions: Vec<Version<W>> =
+        vec![|block, seen, scores| attend_body(Any, block, seen, scores)];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if Avx2::of_machine().is_some() {
+            versions.push(|block, seen, scores| {
+                avx2(Avx2::of_machine().unwrap(), block, seen, scores);
+            });
+        }
+        if Avx512::of_machine().is_some() {
+            versions.push(|block, seen, scores| {
+                avx512(Avx512::of_machine().unwrap(), block, seen, scores);
+            });
+        }
+    }
+    versions
+}
+
+/// What one query gathers, with each sum in the order of the module's documentation.
+fn documented<W: Float>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
+    let size = query.len();
+    let scale = 1.0 / (size as f32).sqrt();
+    let key = |piece: &HeadCache<'_, W>, at: usize, number: usize| {
+        piece.keys[(at / PANEL * size + number) * PANEL + at % PANEL].widen()
+    };
+    let mut all = Vec::new();
+    for piece in seen {
+        for at in 0..piece.tokens {
+            let terms = query.iter().enumerate();
+            let sum = terms.fold(0.0, |sum, (number, &x)| {
+                x.mul_add(key(piece, at, number), sum)
+            });
+            all.push((sum * scale, at % PANEL));
+        }
+    }
+    let top = all
+        .iter()
+        .map(|all| all.0)
+        .fold(f32::NEG_INFINITY, f32::max);
+    let mut lanes = [0.0; PANEL];
+    for (score, lane) in &mut all {
+        *score = exp(*score - top);
+        lanes[*lane] += *score;
+    }
+    let inverse = 1.0 / lane_sum(&lanes);
+    let mut out = vec![0.0; size];
+    let mut weights = all.iter();
+    for piece in seen {
+        for (value, weight) in piece.values.chunks_exact(size).zip(&mut weights) {
+            for (out, value) in out.iter_mut().zip(value) {
+                *out = weight.0.mul_add(value.widen(), *out);
+            }
+        }
+    }
+    out.iter().map(|out| out * inverse).collect()
+}
+
+fn every_version_gives_the_documented_sums<W: Float>() {
+    for (context, own, size) in [
+        (1, 0, 16),
+        (5, 1, 64),
+        (16, 17, 24),
+        (33, 2, 64),
+        (130, 40, 5),
+        (200, 16, 128),
+    ] {
+        let (query_stride, out_stride) = (3 * size + 7, 2 * size + 3);
+        let queries = noise(QUERIES * query_stride, 1);
+        let numbers = [context * size, context * size, own * size, own * size];
+        let [keys, values, own_keys, own_values] =
+            [0, 1, 2, 3].map(|n| noise(numbers[n], n as u32 + 2));
+        let context = Head::<W>::new(size, &keys, &values);
+        let own = Head::<W>::new(size, &own_keys, &own_values);
+        let seen = [context.seen(), own.seen()];
+        for version in versions::<W>() {
+            let mut out = vec![9.0; QUERIES * out_stride];
+            let mut block = QueryBlock {
+                count: QUERIES,
+                queries: &queries,
+                query_stride,
+                out: &mut out,
+                out_stride,
+                size,
+            };
+            version(&mut block, &seen, &mut vec![f32::NAN; 3]);
+            for query in 0..QUERIES {
+                let queries = &queries[query * query_stride..];
+                let mut alone = vec![0.0; size];
+                let mut block = QueryBlock {
+                    count: 1,
+                    queries,
+                    query_stride: 0,
+                    out: &mut alone,
+                    out_stride: 0,
+                    size,
+                };
+                version(&mut block, &seen, &mut Vec::new());
+                let want = documented(&queries[..size], &seen);
+                assert_eq!(bits(&alone), bits(&want), "{size} {query}");
+                let together = &out[query * out_stride..][..size];
+                assert_eq!(bits(together), bits(&want), "{size} {query}");
+                assert_eq!(out[query * out_stride + size], 9.0, "nothing beside it");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_version_gives_the_documented_sums_in_each_type() {
+    every_version_gives_the_documented_sums::<f32>();
+    every_version_gives_the_documented_sums::<f16>();
+    every_version_gives_the_documented_sums::<bf16>();
+}
+
+#[test]
+fn agrees_with_the_formula_in_f64() {
+    for (length, size) in [(1, 16), (2, 16), (7, 24), (33, 64), (130, 5)] {
+        let query = noise(size, 1);
+        let keys = noise(length * size, 2);
+        let values = noise(length * size, 3);
+        let mut out = vec![9.0; size];
+        let mut block = QueryBlock {
+            count: 1,
+            queries: &query,
+            query_stride: 0,
+            out: &mut out,
+            out_stride: 0,
+            size,
+        };
+        let head = Head::<f32>::new(size, &keys, &values);
+        attend(&mut block, &[head.seen()], &mut Vec::new());
+
+        let scores: Vec<f64> = keys
+            .chunks_exact(size)
+            .map(|key| {
+                let product: f64 = key
+                    .iter()
+                    .zip(&query)
+                    .map(|(&k, &q)| f64::from(k) * f64::from(q))
+                    .sum();
+                (product / (size as f64).sqrt()).exp()
+            })
+            .collect();
+        let total: f64 = scores.iter().sum();
+        for (i, &got) in out.iter().enumerate() {
+            let want: f64 = scores
+                .iter()
+                .enumerate()
+                .map(|(j, p)| p / total * f64::from(values[j * size + i]))
+                .sum();
+            assert!((f64::from(got) - want).abs() < 1e-6, "{length} {size} {i}");
+        }
+    }
+}
+
+#[test]
+fn a_key_or_value_that_is_no_number_is_not_lost() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for is_key in [true, false] {
+            let (size, tokens) = (64, 20);
+            let query = noise(size, 1);
+            let mut parts = [noise(tokens * size, 2), noise(tokens * size, 3)];
+            parts[usize::from(!is_key)][17 * size + 5] = bad;
+            let head = Head::<f16>::new(size, &parts[0], &parts[1]);
+            for version in versions::<f16>() {
+                let mut out = vec![0.0; size];
+                let mut block = QueryBlock {
+                    count: 1,
+                    queries: &query,
+                    query_stride: 0,
+                    out: &mut out,
+                    out_stride: 0,
+                    size,
+                };
+                version(&mut block, &[head.seen()], &mut Vec::new());
+                let is_lost = out.iter().all(|value| value.is_finite());
+                // A key of minus infinity gets the score of minus infinity or infinity: the caller stores none.
+                assert!(!is_lost || (is_key && bad.is_infinite()), "{bad} {is_key}");
+            }
+        }
+    }
+}

@@ -50,7 +50,7 @@ impl Fresh {
         if !lock.is_held() || !is_empty() {
             return;
         }
-        // The lock goes last: whoever gets it makes the other folders again, so none of them may go after that.
+        // The lock goes last. The next process to hold it makes the other folders again, and they must stay then.
         let locks = folder.locks();
         let above = |path: &&PathBuf| locks.starts_with(path);
         let (above, beside): (Vec<_>, Vec<_>) = self.absent.iter().rev().partition(above);

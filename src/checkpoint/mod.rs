@@ -20,6 +20,7 @@ mod manifest;
 mod owner;
 mod record;
 mod repair;
+mod resolved;
 mod restart;
 mod seal;
 mod status;
@@ -40,11 +41,13 @@ pub(crate) use lock::JobLock;
 pub use lock::{LockOptions, LockTiming, ShardLock};
 pub use manifest::{CommittedWindow, FileEntry, Manifest, committed_windows};
 pub use owner::{Owner, Work};
+pub(crate) use record::has_record;
 pub use record::{
-    Comparison, JobFingerprint, JobRecord, RECORD_VERSION, Resolved, StoredJob, record_version,
+    Comparison, JobFingerprint, JobRecord, RECORD_VERSION, StoredJob, record_version,
 };
-pub(crate) use record::{ModelFile, has_record};
 pub use repair::{RepairReport, repair};
+pub(crate) use resolved::ModelFile;
+pub use resolved::Resolved;
 pub use restart::{discard, restart};
 pub use status::{JobState, OwnerState, OwnerStatus, Pace, ShardStatus, Status, status};
 pub(crate) use steps::{check_phases, load_again};

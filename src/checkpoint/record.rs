@@ -4,7 +4,7 @@
 //! result, so that a job that would give other results is refused with the difference.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ use crate::fsio;
 use crate::input::{InputFile, InputIndex, Selection};
 use crate::job::{JobSpec, Rules, Task};
 use crate::numbers::counted;
-use crate::precision::{CacheChoice, FloatType, Precision};
 
 use super::folder::PHASE_CURE;
+use super::resolved::Resolved;
 use super::{CheckpointError, OutputFolder, seal};
 
 const CURE: &str = "start anew with `glm-batch run --restart`";
@@ -77,61 +77,6 @@ pub struct JobRecord {
     pub reward: Option<Resolved>,
     /// The input as the first pass saw it.
     pub input: InputIndex,
-}
-
-/// What `auto` and the model folder came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resolved {
-    /// Precision.
-    pub dtype: Precision,
-    /// What keys and values are cached as; `None` where the job leaves it to the device.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_dtype: Option<FloatType>,
-    /// Kind of device.
-    pub device: DeviceKind,
-    /// Kind of CPU: instruction set and cache sizes.
-    pub cpu: String,
-    /// Context plus answer, tokens.
-    pub max_length: u32,
-    /// Fingerprint of the tokenizer.
-    pub tokenizer: String,
-    /// Fingerprint of the weights.
-    pub weights: String,
-    /// Files of the model; while they agree, the fingerprints are not computed again.
-    pub model_files: Vec<ModelFile>,
-}
-
-impl Resolved {
-    /// What keys and values are cached as.
-    fn cache_dtype(&self) -> FloatType {
-        let is_cpu = self.device == DeviceKind::Cpu;
-        let auto = CacheChoice::Auto.resolve(is_cpu, self.dtype);
-        self.cache_dtype.unwrap_or(auto)
-    }
-}
-
-/// A file of the model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelFile {
-    /// Absolute path.
-    pub path: PathBuf,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// Modification time, nanoseconds since the epoch.
-    pub modified_ns: u64,
-    /// Number of the file in its file system; a `job.json` of an earlier version has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inode: Option<u64>,
-}
-
-impl ModelFile {
-    /// Whether it is the same file, untouched, as far as a look tells.
-    #[must_use]
-    pub fn is(&self, known: &Self) -> bool {
-        let place = |file: &Self| (file.path.clone(), file.bytes, file.modified_ns);
-        let is_other = |(now, first)| now != first;
-        place(self) == place(known) && !self.inode.zip(known.inode).is_some_and(is_other)
-    }
 }
 
 /// What a later run has otherwise than the first.

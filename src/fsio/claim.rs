@@ -122,8 +122,8 @@ fn is_denied(cause: &io::Error) -> bool {
     cause.kind() == io::ErrorKind::PermissionDenied
 }
 
-/// A claim where the hidden file is another user's, which this one may not write: where no process of that user has it
-/// any more, it was left by a kill, and keeps nobody from the name.
+/// A claim where the hidden file belongs to another user, and this one may not write it. If no process holds that file
+/// any more, a kill has left it there, and the name is free.
 fn beside_a_stranger(path: &Path, theirs: &Path) -> Result<Option<Claim>, FsError> {
     let is_written = File::open(theirs).is_ok_and(|file| matches!(try_lock(&file), Ok(None)));
     if is_written {

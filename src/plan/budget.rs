@@ -285,7 +285,7 @@ impl Budget {
         }
     }
 
-    /// Whether there is so much room that a prefill call is worth its time, whatever it reads.
+    /// Whether enough slots and tokens are free for a prefill call to be worth its time.
     fn is_worth_a_call(&self, load: Load) -> bool {
         let slots = self.max_batch_size.saturating_sub(load.slots) as u64;
         let tokens = self.max_batch_tokens.saturating_sub(load.tokens);

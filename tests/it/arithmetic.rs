@@ -2,9 +2,9 @@
 
 use candle_core::Device;
 use glm_batch::internals::kernels::ARITHMETIC;
-use glm_batch::internals::model::{DecodeRow, Glm, Precision, TextModel};
+use glm_batch::internals::model::{Glm, Precision};
 
-use crate::nano::{Nano, committed, list};
+use crate::nano::{Nano, committed};
 
 /// The version that these bits belong to.
 const VERSION: &str = "4";
@@ -35,33 +35,9 @@ const STEPS: u32 = 6;
 /// A hash over the logits of some contexts, read together, and of the steps that follow.
 fn bits(nano: &Nano, precision: Precision) -> String {
     let mut model = Glm::load(&nano.folder, &Device::Cpu, precision).unwrap();
-    let cases = nano.cases("greedy_single");
-    let prompts: Vec<Vec<u32>> = cases.iter().map(|case| list(&case["prompt"])).collect();
-    let ids = nano.ids();
-    let rows: Vec<_> = prompts
-        .iter()
-        .enumerate()
-        .map(|(slot, prompt)| ids.prefill(slot, prompt, STEPS as usize + 1))
-        .collect();
     let mut hasher = blake3::Hasher::new();
-    let mut add = |values: &[f32]| {
-        for value in values {
-            hasher.update(&value.to_bits().to_le_bytes());
-        }
-    };
-    add(&model.prefill(&rows).unwrap().values);
-    for step in 0..STEPS {
-        let rows: Vec<DecodeRow> = rows
-            .iter()
-            .map(|row| DecodeRow {
-                slot: row.slot,
-                // Any token will do, so long as no rounding chooses it.
-                id: (row.slot as u32 * 31 + step * 7) % 500,
-                mask_position: row.mask_position,
-                block_position: step + 2,
-            })
-            .collect();
-        add(&model.decode(&rows).unwrap().values);
+    for logit in nano.logits(&mut model, STEPS) {
+        hasher.update(&logit.to_bits().to_le_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use glm_batch::internals::model::{Backend, DecodeRow, FloatType, Glm, Precision, TextModel};
+use glm_batch::internals::model::{Backend, FloatType, Glm, Precision};
 use serde_json::Value;
 
-use crate::nano::{Nano, committed, list};
+use crate::nano::{Nano, committed};
 use crate::support::{Job, both, demo_questions, stderr};
 
 /// Steps behind the contexts.
@@ -15,32 +15,6 @@ const STEPS: u32 = 4;
 
 /// Generates few tokens, so that a run is short.
 const SHORT: &str = "[generation]\nmax_new_tokens = 4";
-
-/// Logits of some contexts and of the steps that follow.
-fn logits(model: &mut Glm, nano: &Nano) -> Vec<f32> {
-    let cases = nano.cases("greedy_single");
-    let prompts: Vec<Vec<u32>> = cases.iter().map(|case| list(&case["prompt"])).collect();
-    let ids = nano.ids();
-    let rows: Vec<_> = prompts
-        .iter()
-        .enumerate()
-        .map(|(slot, prompt)| ids.prefill(slot, prompt, STEPS as usize + 1))
-        .collect();
-    let mut all = model.prefill(&rows).unwrap().values;
-    for step in 0..STEPS {
-        let rows: Vec<DecodeRow> = rows
-            .iter()
-            .map(|row| DecodeRow {
-                slot: row.slot,
-                id: (row.slot as u32 * 31 + step * 7) % 500,
-                mask_position: row.mask_position,
-                block_position: step + 2,
-            })
-            .collect();
-        all.extend(model.decode(&rows).unwrap().values);
-    }
-    all
-}
 
 fn load(nano: &Nano, backend: Backend, cache: FloatType) -> Glm {
     let model = Glm::load_with(&nano.folder, &Device::Cpu, Precision::F32, backend).unwrap();
@@ -56,7 +30,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn sixteen_bits_are_near_and_both_backends_round_alike() {
     let nano = committed();
-    let of = |backend, cache| logits(&mut load(&nano, backend, cache), &nano);
+    let of = |backend, cache| nano.logits(&mut load(&nano, backend, cache), STEPS);
     let exact = of(Backend::Packed, FloatType::F32);
     // Logits reach 20 here; f16 keeps 11 bits of a cached number, bf16 8.
     for (cache, tolerance) in [(FloatType::F16, 0.06), (FloatType::Bf16, 0.5)] {
@@ -108,7 +82,7 @@ fn what_the_type_cannot_hold_is_not_lost() {
         (FloatType::Bf16, true),
         (FloatType::F16, false),
     ] {
-        let found = logits(&mut load(&nano, Backend::Packed, cache), &nano);
+        let found = nano.logits(&mut load(&nano, Backend::Packed, cache), STEPS);
         let is_finite = found.iter().all(|logit| logit.is_finite());
         assert_eq!(is_finite, is_held, "{cache:?}");
     }

@@ -82,6 +82,33 @@ impl Nano {
         self.goldens[key].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// Logits of some contexts, read together, and of so many steps that follow.
+    pub(crate) fn logits(&self, model: &mut impl TextModel, steps: u32) -> Vec<f32> {
+        let cases = self.cases("greedy_single");
+        let prompts: Vec<Vec<u32>> = cases.iter().map(|case| list(&case["prompt"])).collect();
+        let ids = self.ids();
+        let rows: Vec<_> = prompts
+            .iter()
+            .enumerate()
+            .map(|(slot, prompt)| ids.prefill(slot, prompt, steps as usize + 1))
+            .collect();
+        let mut all = model.prefill(&rows).unwrap().values;
+        for step in 0..steps {
+            let rows: Vec<DecodeRow> = rows
+                .iter()
+                .map(|row| DecodeRow {
+                    slot: row.slot,
+                    // Any token will do, so long as no rounding chooses it.
+                    id: (row.slot as u32 * 31 + step * 7) % 500,
+                    mask_position: row.mask_position,
+                    block_position: step + 2,
+                })
+                .collect();
+            all.extend(model.decode(&rows).unwrap().values);
+        }
+        all
+    }
+
     pub(crate) fn ids(&self) -> Ids {
         let id = |name: &str| self.goldens["special_ids"][name].as_u64().unwrap() as u32;
         Ids {

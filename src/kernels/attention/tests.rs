@@ -36,6 +36,19 @@ impl<W: Float> Head<W> {
     }
 }
 
+/// One query, with its result.
+fn alone<'a>(queries: &'a [f32], out: &'a mut [f32]) -> QueryBlock<'a> {
+    let size = out.len();
+    QueryBlock {
+        count: 1,
+        queries,
+        query_stride: 0,
+        out,
+        out_stride: 0,
+        size,
+    }
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
@@ -131,18 +144,11 @@ fn every_version_gives_the_documented_sums<W: Float>() {
             version(&mut block, &seen, &mut vec![f32::NAN; 3]);
             for query in 0..QUERIES {
                 let queries = &queries[query * query_stride..];
-                let mut alone = vec![0.0; size];
-                let mut block = QueryBlock {
-                    count: 1,
-                    queries,
-                    query_stride: 0,
-                    out: &mut alone,
-                    out_stride: 0,
-                    size,
-                };
+                let mut one = vec![0.0; size];
+                let mut block = alone(queries, &mut one);
                 version(&mut block, &seen, &mut Vec::new());
                 let want = documented(&queries[..size], &seen);
-                assert_eq!(bits(&alone), bits(&want), "{size} {query}");
+                assert_eq!(bits(&one), bits(&want), "{size} {query}");
                 let together = &out[query * out_stride..][..size];
                 assert_eq!(bits(together), bits(&want), "{size} {query}");
                 assert_eq!(out[query * out_stride + size], 9.0, "nothing beside it");
@@ -165,14 +171,7 @@ fn agrees_with_the_formula_in_f64() {
         let keys = noise(length * size, 2);
         let values = noise(length * size, 3);
         let mut out = vec![9.0; size];
-        let mut block = QueryBlock {
-            count: 1,
-            queries: &query,
-            query_stride: 0,
-            out: &mut out,
-            out_stride: 0,
-            size,
-        };
+        let mut block = alone(&query, &mut out);
         let head = Head::<f32>::new(size, &keys, &values);
         attend(&mut block, &[head.seen()], &mut Vec::new());
 
@@ -210,14 +209,7 @@ fn a_key_or_value_that_is_no_number_is_not_lost() {
             let head = Head::<f16>::new(size, &parts[0], &parts[1]);
             for version in versions::<f16>() {
                 let mut out = vec![0.0; size];
-                let mut block = QueryBlock {
-                    count: 1,
-                    queries: &query,
-                    query_stride: 0,
-                    out: &mut out,
-                    out_stride: 0,
-                    size,
-                };
+                let mut block = alone(&query, &mut out);
                 version(&mut block, &[head.seen()], &mut Vec::new());
                 let is_lost = out.iter().all(|value| value.is_finite());
                 // A key of minus infinity gets the score of minus infinity or infinity: the caller stores none.

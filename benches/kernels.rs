@@ -56,6 +56,7 @@ fn attention(criterion: &mut Criterion) {
             keys: &keys,
             values: &cached,
             tokens: length,
+            next_keys: &[],
         };
         for (name, count) in [("one", 1), ("block", QUERIES)] {
             group.throughput(Throughput::Elements((count * length) as u64));

@@ -15,6 +15,10 @@
 //!
 //! Numbers may be cached in 16 bits. They are rounded once, when they are stored; sums are f32.
 //!
+//! Widening them leaves the machine time to read, so that a query alone asks for 16-bit numbers before it needs them:
+//! for values beside the scores, for the next head's keys beside the values. Numbers in f32 come as fast as memory
+//! gives them; asking for them only costs instructions.
+//!
 //! # Source
 //!
 //! `SelfAttention.forward` of `modeling_glm.py`: softmax of the scores over the square root of the head's width. The
@@ -28,7 +32,7 @@
 )]
 
 use super::math::exp;
-use super::registers::{Any, Float, Registers};
+use super::registers::{Any, Float, Registers, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
 use super::simd::{LANES, lane_sum};
@@ -58,6 +62,8 @@ pub struct HeadCache<'a, W> {
     pub values: &'a [W],
     /// What the query may see of the piece.
     pub tokens: usize,
+    /// The keys of the head that is read next, as many; empty where there are none.
+    pub next_keys: &'a [W],
 }
 
 /// Queries, one a token, and where their results go.
@@ -216,6 +222,7 @@ fn score<W: Float, R: Sums<W>, const COUNT: usize>(
         while at < piece.panels() {
             let part = PanelsOf {
                 keys: &keys[at * block.size..],
+                values: piece.values.get(at * PANEL * block.size..),
                 first: first + at,
             };
             // The sums of several queries are enough to keep the machine busy.
@@ -230,10 +237,11 @@ fn score<W: Float, R: Sums<W>, const COUNT: usize>(
     }
 }
 
-/// Panels of keys, and the number of the first in each query's scores.
+/// Panels of keys, the values that belong to them, and the number of the first in each query's scores.
 #[derive(Clone, Copy)]
 struct PanelsOf<'a, W> {
     keys: &'a [[W; PANEL]],
+    values: Option<&'a [W]>,
     first: usize,
 }
 
@@ -256,6 +264,11 @@ fn score_panels<W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     }
     let mut sums = [[registers.zero(); PANELS]; COUNT];
     for at in 0..size {
+        if reads_ahead::<W, COUNT>()
+            && let Some(values) = part.values
+        {
+            ask_for(values, at * PANELS * PANEL, PANELS * PANEL);
+        }
         for panel in 0..PANELS {
             let factors = registers.load(&keys[panel][at]);
             for query in 0..COUNT {
@@ -342,6 +355,9 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
         }
         for key in 0..piece.tokens {
             let value = &piece.values[key * block.size + start..][..width];
+            if reads_ahead::<W, COUNT>() {
+                ask_for(piece.next_keys, key * block.size + start, width);
+            }
             for group in 0..GROUPS {
                 let factors = registers.load(&columns(value, group));
                 for query in 0..COUNT {
@@ -359,6 +375,20 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
                 *out = sum * inverses[query];
             }
         }
+    }
+}
+
+/// Whether numbers are asked for before they are needed.
+#[inline(always)]
+const fn reads_ahead<W: Float, const COUNT: usize>() -> bool {
+    COUNT == 1 && W::IS_NARROW
+}
+
+/// Asks for so many numbers, where they are.
+#[inline(always)]
+fn ask_for<W>(numbers: &[W], first: usize, count: usize) {
+    if let Some(numbers) = numbers.get(first..first + count) {
+        prefetch(numbers);
     }
 }
 

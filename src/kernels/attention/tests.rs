@@ -32,6 +32,8 @@ impl<W: Float> Head<W> {
             keys: &self.keys,
             values: &self.values,
             tokens: self.tokens,
+            // What is asked for decides no bit.
+            next_keys: &self.values,
         }
     }
 }

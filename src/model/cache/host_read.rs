@@ -190,6 +190,7 @@ impl<W: Float> ReadCall<W> {
             keys: part(0),
             values: part(1),
             tokens: run.tokens,
+            next_keys: &[],
         }
     }
 }

@@ -137,14 +137,20 @@ impl<W: Float> Segments<W> {
         tokens: usize,
     ) -> HeadCache<'_, W> {
         let segment = self.segment(id);
-        let part = |part: usize| {
+        let part = |part: usize, head: usize| {
             let start = segment.start(self.shape, layer, part, head);
             &segment.values[start..start + segment.capacity * self.shape.head_size]
         };
+        let next = head + 1;
         HeadCache {
-            keys: part(0),
-            values: part(1),
+            keys: part(0, head),
+            values: part(1, head),
             tokens,
+            next_keys: if next < self.shape.heads {
+                part(0, next)
+            } else {
+                &[]
+            },
         }
     }
 

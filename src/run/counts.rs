@@ -20,6 +20,9 @@ use crate::tokenize::GlmTokenizer;
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
 
+/// Rows of a window that are counted before they are added up: the sums of a row have a name each.
+const ROWS_AT_ONCE: usize = 256;
+
 /// What a job counts of its prompts.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
@@ -137,35 +140,40 @@ pub(super) fn of_window(
         metrics::begin(&mut totals.sums);
     }
     let shows = window.id.0 < spec.shards;
-    // Metrics look at pairs of tokens: rows are counted in parallel, and added up in their order.
-    let counted = window.rows.par_iter().enumerate().map(|(place, row)| {
-        let outcome = outcomes.get(&row.row)?;
-        let reference = row.reference.as_ref().filter(|_| compares);
-        let is_shown = shows && is_set(&sifting.may_show, place);
-        let counted = CountedRow::new(task, tokenizer, row, reference, outcome, is_shown);
-        Some((outcome, counted))
-    });
-    let counted: Vec<_> = counted.collect();
     let mut examples = Vec::new();
-    for (place, row) in window.rows.iter().enumerate() {
-        let Some((outcome, counted)) = &counted[place] else {
-            continue;
-        };
-        totals.rows += 1;
-        totals.broken += u64::from(!row.is_record);
-        count(&mut totals, outcome);
-        if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
-            totals.several_masks += u64::from(noted.has_several_masks);
-            totals.equal_choices += u64::from(noted.has_equal_choices);
-            totals.shots_dropped += u64::from(noted.drops_shots);
+    // Metrics look at pairs of tokens: rows are counted in parallel, and added up in their order.
+    for first in (0..window.rows.len()).step_by(ROWS_AT_ONCE) {
+        let behind = window.rows.len().min(first + ROWS_AT_ONCE);
+        let counted = (first..behind).into_par_iter().map(|place| {
+            let row = &window.rows[place];
+            let outcome = outcomes.get(&row.row)?;
+            let reference = row.reference.as_ref().filter(|_| compares);
+            let is_shown = shows && is_set(&sifting.may_show, place);
+            let counted = CountedRow::new(task, tokenizer, row, reference, outcome, is_shown);
+            Some((outcome, counted))
+        });
+        let counted: Vec<_> = counted.collect();
+        for (place, counted) in (first..).zip(counted) {
+            let Some((outcome, counted)) = counted else {
+                continue;
+            };
+            let row = &window.rows[place];
+            totals.rows += 1;
+            totals.broken += u64::from(!row.is_record);
+            count(&mut totals, outcome);
+            if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
+                totals.several_masks += u64::from(noted.has_several_masks);
+                totals.equal_choices += u64::from(noted.has_equal_choices);
+                totals.shots_dropped += u64::from(noted.drops_shots);
+            }
+            totals.referenced += counted.totals.referenced;
+            totals.exact += counted.totals.exact;
+            totals.sums += &counted.totals.sums;
+            if spec.report.by.is_some() {
+                totals.add_to_group(row.group.as_deref().unwrap_or_default(), &counted.totals);
+            }
+            examples.extend(counted.example);
         }
-        totals.referenced += counted.totals.referenced;
-        totals.exact += counted.totals.exact;
-        totals.sums += &counted.totals.sums;
-        if spec.report.by.is_some() {
-            totals.add_to_group(row.group.as_deref().unwrap_or_default(), &counted.totals);
-        }
-        examples.extend(counted.example.clone());
     }
     (totals, examples)
 }

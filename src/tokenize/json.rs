@@ -14,6 +14,10 @@ use super::special::SpecialToken;
 /// A character that no vocabulary holds: the last of the private use planes.
 const UNKNOWN_CHARACTER: &str = "\u{10fffd}";
 
+/// Words whose ids a thread remembers. Each thread has a memory of its own, which keeps the first words that it meets; a
+/// text without spaces is one word, and comes once.
+const CACHED_WORDS: usize = 2048;
+
 /// A tokenizer of the `tokenizers` crate.
 #[derive(Debug)]
 pub(super) struct JsonTokenizer {
@@ -48,6 +52,9 @@ impl JsonTokenizer {
                 reason,
             });
         }
+        let mut model = tokenizer.get_model().clone();
+        model.resize_cache(CACHED_WORDS);
+        tokenizer.with_model(model);
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)

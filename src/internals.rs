@@ -18,8 +18,8 @@ pub mod device {
 
 pub mod engine {
     pub use crate::engine::{
-        Devices, Engine, EngineError, EngineStatistics, Finished, Found, Generation, LoadModel,
-        Reading, Request, Want, Work,
+        Devices, Engine, EngineError, EngineStatistics, Finished, Found, Generation, Learned,
+        LoadModel, Reading, Request, Tuning, Want, Work,
     };
 }
 

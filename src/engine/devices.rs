@@ -23,6 +23,7 @@ use super::queue::{Phase, Queue};
 use super::request::{Finished, Request};
 use super::scheduler::Engine;
 use super::statistics::EngineStatistics;
+use super::tuning::Tuning;
 
 /// How long a model that is being loaded is waited for before its thread is looked at.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -81,11 +82,25 @@ impl Devices {
         models: Vec<LoadModel>,
         stop: &StopFlag,
     ) -> Result<Option<Self>, ModelError> {
+        let untuned = models.into_iter().map(|load| (load, None)).collect();
+        Self::start_tuned(codec, untuned, stop)
+    }
+
+    /// As [`Self::start`]; where a model has a search for the rows that are enough, these count instead of its budget's.
+    ///
+    /// # Errors
+    ///
+    /// The first model that cannot be loaded.
+    pub(crate) fn start_tuned(
+        codec: Arc<dyn TextCodec>,
+        models: Vec<(LoadModel, Option<Tuning>)>,
+        stop: &StopFlag,
+    ) -> Result<Option<Self>, ModelError> {
         let queue = Arc::new(Queue::new(codec));
         let (sender, reports) = unbounded();
         let members: Vec<Member> = models
             .into_iter()
-            .map(|load| Member::start(load, Arc::clone(&queue), sender.clone()))
+            .map(|(load, tuning)| Member::start(load, tuning, Arc::clone(&queue), sender.clone()))
             .collect();
         let mut devices = Self {
             queue,
@@ -267,7 +282,12 @@ impl Drop for Devices {
 }
 
 impl Member {
-    fn start(load: LoadModel, queue: Arc<Queue>, reports: Sender<Report>) -> Self {
+    fn start(
+        load: LoadModel,
+        tuning: Option<Tuning>,
+        queue: Arc<Queue>,
+        reports: Sender<Report>,
+    ) -> Self {
         let view = Arc::new(Mutex::new(View {
             budget: NOTHING,
             running: 0,
@@ -276,9 +296,10 @@ impl Member {
         let seen = Arc::clone(&view);
         let thread = std::thread::spawn(move || {
             let loaded = load().map(|(model, budget)| Engine::of_queue(model, queue, budget));
-            let engine = match loaded {
-                Ok(engine) => engine,
-                Err(error) => return tell(&reports, Report::Loaded(Err(error))),
+            let engine = match (loaded, tuning) {
+                (Ok(engine), Some(tuning)) => engine.tuned_by(tuning),
+                (Ok(engine), None) => engine,
+                (Err(error), _) => return tell(&reports, Report::Loaded(Err(error))),
             };
             show(&engine, &seen);
             tell(&reports, Report::Loaded(Ok(())));

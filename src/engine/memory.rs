@@ -8,6 +8,7 @@ impl Engine {
     ///
     /// `starting` is what could not start, of `attempted` tokens; none where decoding ran out.
     pub(super) fn out_of_memory(&mut self, starting: &[Starting], attempted: u64) -> Vec<Finished> {
+        self.stop_trying_rows();
         let started: usize = starting.iter().map(|row| row.samples.len()).sum();
         if self.running.len() + started <= 1 {
             let running = self.running.values().next().map(|running| running.entry);
@@ -29,6 +30,7 @@ impl Engine {
     /// As [`Self::out_of_memory`], where memory ran out for the copies that the beams of a running sample need. Its
     /// slots are not those that it goes on with, so it begins anew in any case.
     pub(super) fn out_of_memory_for_beams(&mut self, first_slot: usize) -> Vec<Finished> {
+        self.stop_trying_rows();
         if self.running.len() > 1 {
             let attempted = self.load.tokens;
             self.put_back(first_slot);

@@ -6,12 +6,14 @@
 //!
 //! ```text
 //! request -> queue -> scheduler -> slots of the model             answers, token by token
-//!            queued    advance: tokens chosen, beams' caches copied
+//!            queued    decode: one step, in one call or two; tuning: how many rows are in flight
+//!                      advance: tokens chosen, beams' caches copied
 //!                      memory: what happens where it runs out
 //!                   -> reading   -> one pass, no slot              texts that are judged
 //! ```
 
 mod advance;
+mod decode;
 mod devices;
 mod error;
 mod memory;
@@ -21,9 +23,12 @@ mod reading;
 mod request;
 mod scheduler;
 mod statistics;
+mod tuning;
 
 pub use devices::{Devices, LoadModel};
 pub use error::EngineError;
 pub use request::{Finished, Found, Generation, Reading, Request, Want, Work};
 pub use scheduler::Engine;
 pub use statistics::EngineStatistics;
+pub(crate) use tuning::most_rows;
+pub use tuning::{Learned, Tuning};

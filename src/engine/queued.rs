@@ -106,6 +106,11 @@ impl Queued {
         }
     }
 
+    /// Slots that its samples without a slot take.
+    pub(super) fn pending_slots(&self) -> usize {
+        self.pending.len() * self.length.places.max(1) as usize
+    }
+
     /// One sample as it begins.
     pub(super) fn writing(&self, sample: u32, sop: u32) -> Writing {
         let RowLength {

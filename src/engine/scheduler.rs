@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::generate::{TextCodec, Writing};
 use crate::ids::WindowId;
-use crate::model::{DecodeRow, ModelError, PrefillRow, Scores, TextModel};
+use crate::model::{ModelError, PrefillRow, Scores, TextModel};
 use crate::plan::{Budget, GroupRow, Load, RowCost};
 
 use super::error::EngineError;
@@ -22,6 +22,7 @@ use super::queue::{Phase, Queue};
 use super::queued::Queued;
 use super::request::{Finished, Request};
 use super::statistics::EngineStatistics;
+use super::tuning::Tuning;
 
 /// Why the entry that a slot or `waiting` names is there.
 pub(super) const KEPT: &str = "an entry is kept until its rows have ended";
@@ -45,6 +46,8 @@ pub struct Engine {
     next_entry: u64,
     next_admission: u64,
     pub(super) statistics: EngineStatistics,
+    /// The search for the rows that are enough; none where the job has said how many.
+    pub(super) tuning: Option<Tuning>,
 }
 
 /// A sample that is being written.
@@ -116,7 +119,18 @@ impl Engine {
             next_entry: 0,
             next_admission: 0,
             statistics: EngineStatistics::default(),
+            tuning: None,
         }
+    }
+
+    /// The same engine, which begins with the rows of a search and lets its steps find out how many are enough. The device
+    /// must give the same bits for a row whatever runs beside it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn tuned_by(mut self, tuning: Tuning) -> Self {
+        self.budget.max_batch_size = tuning.search.limit();
+        self.tuning = Some(tuning);
+        self
     }
 
     /// Queues a window's rows behind what waits, in the order of [`crate::plan::order`].
@@ -136,6 +150,7 @@ impl Engine {
     ///
     /// [`EngineError::Model`] where the model fails otherwise than for want of memory.
     pub fn step(&mut self) -> Result<Vec<Finished>, EngineError> {
+        self.try_more_rows();
         let group = self.next_group();
         let finished = if !group.is_empty() {
             self.prefill(&group)?
@@ -170,7 +185,7 @@ impl Engine {
     }
 
     /// Entries that were taken and wait.
-    fn waiting_entries(&self) -> impl Iterator<Item = &Queued> + Clone {
+    pub(super) fn waiting_entries(&self) -> impl Iterator<Item = &Queued> + Clone {
         self.waiting.iter().map(|&id| self.entry(id))
     }
 
@@ -201,7 +216,7 @@ impl Engine {
         rows
     }
 
-    /// The budget now: lower than at the start where memory ran out.
+    /// The budget now: lower than at the start where memory ran out, with more rows where more were found to be faster.
     pub fn budget(&self) -> Budget {
         self.budget
     }
@@ -365,42 +380,6 @@ impl Engine {
         self.statistics.peak_slots = self.statistics.peak_slots.max(self.load.slots);
         self.statistics.peak_tokens = self.statistics.peak_tokens.max(self.load.tokens);
         scored
-    }
-
-    fn decode(&mut self) -> Result<Vec<Finished>, EngineError> {
-        let mut rows: Vec<DecodeRow> = Vec::with_capacity(self.load.slots);
-        let mut scored = Vec::with_capacity(self.running.len());
-        for (&first_slot, running) in &self.running {
-            let first_row = rows.len();
-            rows.extend(running.writing.decode_rows(&running.slots));
-            scored.push(Scored {
-                first_slot,
-                first_row,
-                rows: rows.len() - first_row,
-            });
-        }
-        let mut running = self.running.values();
-        let is_greedy = running.all(|running| running.writing.takes_likeliest());
-        let begun = Instant::now();
-        let scores = if is_greedy {
-            self.model.decode_likeliest(&rows)
-        } else {
-            self.model.decode(&rows).map(Scores::Logits)
-        };
-        self.statistics.decode_seconds += begun.elapsed().as_secs_f64();
-        match scores {
-            Ok(scores) => {
-                self.statistics.decode_steps += 1;
-                self.statistics.slot_steps += self.statistics.peak_slots as u64;
-                self.statistics.idle_slot_steps += (self.statistics.peak_slots - rows.len()) as u64;
-                self.advance(&scores, &scored)
-            }
-            Err(error) if is_out_of_memory(&error) => Ok(self.out_of_memory(&[], 0)),
-            Err(source) => Err(EngineError::Model {
-                doing: "decoding",
-                source,
-            }),
-        }
     }
 
     /// Empties the slots of a running sample.

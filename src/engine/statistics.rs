@@ -35,7 +35,8 @@ pub struct EngineStatistics {
     pub decode_seconds: f64,
     /// Time in choosing tokens and looking for stop strings.
     pub sampling_seconds: f64,
-    /// The most slots used so far, summed over decode steps: all slots that could have been in use.
+    /// The most slots used so far, or as many as may be in use where a trial of more has ended, summed over decode steps: all
+    /// slots that could have been in use.
     pub slot_steps: u64,
     /// Those of them that were empty.
     pub idle_slot_steps: u64,
@@ -106,6 +107,11 @@ impl EngineStatistics {
     /// Padding as a share of all prefilled tokens.
     pub fn padding_share(&self) -> f64 {
         share(self.padded_tokens, self.padded_tokens + self.prompt_tokens)
+    }
+
+    /// Slots in use at a decode step of one engine, on average.
+    pub fn slots_in_use(&self) -> f64 {
+        share(self.slot_steps - self.idle_slot_steps, self.decode_steps)
     }
 
     /// Empty slots as a share of all slots, over all decode steps.

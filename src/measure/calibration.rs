@@ -1,4 +1,4 @@
-//! What `bench` measured, kept for the estimates of `plan` and beside the times of a run.
+//! What `bench` measured, or a job's own steps have shown, kept for the estimates of `plan` and beside the times of a run.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,10 @@ use crate::fsio;
 use crate::model::GlmConfig;
 use crate::precision::{FloatType, Precision};
 
-use super::machine;
+use super::{kept_rows, machine};
+
+/// What the names of the files of `bench` begin with.
+const KIND: &str = "bench";
 
 /// Speed of one batch size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,8 +61,8 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// Where its measurements are kept; `None` for a user without a home.
-    fn file(&self, cache: Option<&Path>) -> Option<PathBuf> {
+    /// Where its measurements of one kind are kept; `None` for a user without a home.
+    pub(super) fn file(&self, cache: Option<&Path>, kind: &str) -> Option<PathBuf> {
         let text = format!(
             "{} {} {} {} {} {} {} {} {} {}",
             self.config.num_layers,
@@ -74,12 +77,12 @@ impl Subject<'_> {
             machine::cpu_kind(),
         );
         let name = blake3::hash(text.as_bytes()).to_hex();
-        Some(cache?.join(format!("bench-{}.json", &name[..16])))
+        Some(cache?.join(format!("{kind}-{}.json", &name[..16])))
     }
 }
 
 /// The folder for what can be measured again.
-fn cache_folder() -> Option<PathBuf> {
+pub(super) fn cache_folder() -> Option<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let of_home = || Some(std::env::home_dir()?.join(".cache"));
     let folder = named.filter(|path| path.is_absolute()).or_else(of_home)?;
@@ -96,7 +99,7 @@ pub(crate) fn keep(
     keep_in(cache_folder().as_deref(), subject, batches, report)
 }
 
-fn keep_in(
+pub(super) fn keep_in(
     cache: Option<&Path>,
     subject: &Subject<'_>,
     batches: &[BatchSpeed],
@@ -104,7 +107,7 @@ fn keep_in(
 ) -> Option<PathBuf> {
     // What cannot be used later is not kept.
     Calibration::new(batches)?;
-    let file = subject.file(cache)?;
+    let file = subject.file(cache, KIND)?;
     fsio::create_dir_all(file.parent()?).ok()?;
     fsio::write_atomic(&file, |out| {
         serde_json::to_writer_pretty(&mut *out, report)?;
@@ -120,13 +123,26 @@ impl Calibration {
         Self::load_from(cache_folder().as_deref(), subject)
     }
 
-    fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<Self> {
-        let bytes = std::fs::read(subject.file(cache)?).ok()?;
+    pub(super) fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<Self> {
+        Self::read(&subject.file(cache, KIND)?)
+    }
+
+    /// What a job's own steps have shown of such a model; `None` where no job has kept it.
+    pub(crate) fn of_jobs(subject: &Subject<'_>) -> Option<Self> {
+        Self::of_jobs_from(cache_folder().as_deref(), subject)
+    }
+
+    pub(super) fn of_jobs_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<Self> {
+        Self::read(&subject.file(cache, kept_rows::KIND)?)
+    }
+
+    fn read(file: &Path) -> Option<Self> {
+        let bytes = std::fs::read(file).ok()?;
         let report: Kept = serde_json::from_slice(&bytes).ok()?;
         Self::new(&report.batches)
     }
 
-    fn new(batches: &[BatchSpeed]) -> Option<Self> {
+    pub(super) fn new(batches: &[BatchSpeed]) -> Option<Self> {
         let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
         if batches
             .iter()
@@ -141,6 +157,11 @@ impl Calibration {
             .collect();
         decode.sort_unstable_by_key(|&(rows, _)| rows);
         Some(Self { prefill, decode })
+    }
+
+    /// Answer tokens a second by rows in flight, fewest rows first.
+    pub(super) fn decode(&self) -> &[(usize, f64)] {
+        &self.decode
     }
 
     /// Seconds of prefill and decode for so many tokens with so many rows in flight; `None` where

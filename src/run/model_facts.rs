@@ -9,7 +9,6 @@ use crate::device::{DeviceId, DeviceKind};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::job::{JobSpec, Lengths, Rules};
-use crate::measure::batch_size::ProductCurve;
 use crate::measure::calibration::{Calibration, Subject};
 use crate::measure::{self, machine};
 use crate::model::{
@@ -149,23 +148,25 @@ impl ModelFacts {
         self.config.cached_numbers_per_token() * self.cache.bytes()
     }
 
-    /// What `bench` measured for such a model here, if it has run.
-    pub(super) fn calibration(&self) -> Option<Calibration> {
-        Calibration::load(&Subject {
+    /// What decides the speed of the model here.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
             config: &self.config,
             weight_bytes: self.footprint.step_bytes,
             device: &self.device_label,
             dtype: self.precision,
             cache_dtype: self.cache,
-        })
+        }
     }
 
-    /// How fast products of this model are here; `None` on a GPU, and where memory is short.
-    pub(super) fn product_curve(&self) -> Option<ProductCurve> {
-        if !self.is_cpu() {
-            return None;
-        }
-        ProductCurve::measure(self.config.hidden_size, self.footprint.storage)
+    /// What `bench` measured for such a model here, if it has run.
+    pub(super) fn calibration(&self) -> Option<Calibration> {
+        Calibration::load(&self.subject())
+    }
+
+    /// The speeds that an earlier job had with such a model here, if it has kept them.
+    pub(super) fn speeds_of_jobs(&self) -> Option<Calibration> {
+        Calibration::of_jobs(&self.subject())
     }
 
     /// What the first device may still take, with `claimed_bytes` set aside; `None` where it does not tell.

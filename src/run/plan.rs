@@ -4,18 +4,20 @@ use serde::Serialize;
 
 use super::earlier;
 use super::feed::{EncodedWindow, RowEncoder};
-use super::load::budget;
+use super::load::{OpenRows, budget};
 use super::model_facts::ModelFacts;
 use super::read::{ReadInput, Reading, place_text};
 use super::texts;
 use crate::checkpoint::{self, JobRecord, OutputFolder};
 use crate::device::DeviceKind;
+use crate::engine::most_rows;
 use crate::error::{Error, Result};
 use crate::input::DuplicateIds;
 use crate::job::{self, JobSpec, Rules};
+use crate::measure::calibration::Calibration;
 use crate::model::{Backend, ReadingSize};
 use crate::outcome::LeftOutRows;
-use crate::plan::{PlanStatistics, RowLength, simulate_windows};
+use crate::plan::{Budget, PlanStatistics, RowLength, simulate_windows};
 use crate::precision::Precision;
 use crate::report::{counted, grouped};
 use crate::stop::StopFlag;
@@ -25,7 +27,6 @@ mod phases;
 mod text;
 
 pub use phases::PhasePlan;
-use phases::Speed;
 
 /// Bad rows that are shown by name.
 const SHOWN_BAD_ROWS: usize = 5;
@@ -74,17 +75,20 @@ pub struct PlanReport {
     pub cache_bytes: u64,
     /// Bytes that reading texts takes at most, where rows are read in one pass each.
     pub reading_bytes: u64,
-    /// Rows in flight at most.
+    /// Rows in flight at most; where a run finds out how many are enough, those that it begins with, which the statistics
+    /// are made with.
     pub max_batch_size: usize,
+    /// The most rows that such a run may come to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_batch_size: Option<usize>,
     /// Padded context and reserved answers in flight at most, tokens.
     pub max_batch_tokens: u64,
     /// Floating-point operations of the products, where every answer is as long as it may be.
     pub operations: f64,
-    /// Operations a second that products reach on this machine, measured just now; absent on a GPU.
-    pub operations_per_second: Option<f64>,
     /// Whether `bench` has measured such a model here, so that the estimate is made from its figures.
     pub calibrated: bool,
-    /// Seconds of the whole job if every answer is as long as it may be.
+    /// Seconds of the whole job if every answer is as long as it may be: by what `bench` has measured, or else by the speed
+    /// of an earlier job with such a model here; absent where there is neither.
     pub estimated_seconds: Option<f64>,
     /// Lengths, buckets, batches.
     pub statistics: PlanStatistics,
@@ -126,14 +130,25 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
     notes.extend(rows.end_note(spec, read.index.rows));
     let weight_bytes = model.footprint.loaded_bytes;
     let cache_bytes_per_token = model.cache_bytes_per_token();
-    let curve = model.product_curve();
     let memory = model.memory(weight_bytes)?;
-    let budget = budget(&spec.batch, &model, curve.as_ref(), memory.as_ref());
-    let statistics = simulate_windows(rows.lengths.iter().map(Vec::as_slice), &budget);
+    let open = OpenRows::of(spec, &model);
+    let budget = budget(&spec.batch, &model, open, memory.as_ref());
+    let statistics = rows.simulate(&budget);
+    let most = most_batch_size(spec, &model, open, &rows);
+    let peak_tokens = match most {
+        // More rows in flight take more of the cache.
+        Some(max_batch_size) => {
+            rows.simulate(&Budget {
+                max_batch_size,
+                ..budget
+            })
+            .peak_tokens
+        }
+        None => statistics.peak_tokens,
+    };
     let tokens = statistics.prompt_tokens + statistics.reserved_tokens;
     let operations = 2.0 * model.config.matrix_weights() as f64 * tokens as f64;
-    let rate = curve.map(|curve| curve.best());
-    let foretold = model.calibration().and_then(|calibration| {
+    let seconds = |calibration: Calibration| {
         calibration.seconds(
             statistics.prompt_tokens,
             statistics.reserved_tokens,
@@ -142,15 +157,12 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
                 _ => (statistics.slot_use * statistics.peak_slots as f64).round() as usize,
             },
         )
-    });
-    let estimated_seconds = foretold
-        .or(rate.map(|rate| operations / rate))
-        .map(|seconds| seconds / model.devices.len() as f64);
-    let speed = Speed {
-        samples_seconds: estimated_seconds,
-        operations_per_second: rate,
     };
-    let phases = phases::phases(spec, &model, &rows, &statistics, speed)?;
+    let by_bench = model.calibration().and_then(seconds);
+    let estimated_seconds = by_bench
+        .or_else(|| model.speeds_of_jobs().and_then(seconds))
+        .map(|seconds| seconds / model.devices.len() as f64);
+    let phases = phases::phases(spec, &model, &rows, &statistics, estimated_seconds)?;
     Ok(PlanReport {
         phases,
         job: spec.name.clone(),
@@ -174,17 +186,33 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         // What is read in one pass leaves nothing in the cache.
         cache_bytes: match statistics.reserved_tokens {
             0 => 0,
-            _ => statistics.peak_tokens * cache_bytes_per_token as u64,
+            _ => peak_tokens * cache_bytes_per_token as u64,
         },
         reading_bytes: reading_bytes(spec, &model, &statistics),
         max_batch_size: budget.max_batch_size,
+        most_batch_size: most,
         max_batch_tokens: budget.max_batch_tokens,
         operations,
-        operations_per_second: rate,
-        calibrated: foretold.is_some(),
+        calibrated: by_bench.is_some(),
         estimated_seconds,
         statistics,
     })
+}
+
+/// The most rows that a run may come to which finds out how many are enough; `None` for all others.
+fn most_batch_size(
+    spec: &JobSpec,
+    model: &ModelFacts,
+    open: OpenRows,
+    rows: &Rows,
+) -> Option<usize> {
+    let OpenRows::First(first) = open else {
+        return None;
+    };
+    let slots = |row: &RowLength| u64::from(row.samples.max(1)) * u64::from(row.places.max(1));
+    let all = rows.lengths.iter().flatten().map(slots).sum();
+    let is_open = model.is_cpu() && spec.batch.max_batch_size.is_none();
+    Some(most_rows(first, all)).filter(|&most| is_open && most > first)
 }
 
 /// What reading texts takes beside the weights; 0 for a job that generates.
@@ -283,6 +311,10 @@ impl Rows {
         }
         rows.left_out.limit += read.index.rows_behind();
         Ok(rows)
+    }
+
+    fn simulate(&self, budget: &Budget) -> PlanStatistics {
+        simulate_windows(self.lengths.iter().map(Vec::as_slice), budget)
     }
 
     /// How a run would end for its bad rows.

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
 use crate::device::DeviceId;
-use crate::engine::{Devices, EngineStatistics, Finished, LoadModel};
+use crate::engine::{Devices, EngineStatistics, Finished, LoadModel, Tuning};
 use crate::error::{Error, Result};
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
@@ -24,7 +24,7 @@ use crate::tokenize::GlmTokenizer;
 use super::counts::{self, Counts};
 use super::deadline::Ending;
 use super::feed::{self, FedWindow};
-use super::load::load_model;
+use super::load::{OpenRows, load_model};
 use super::model_facts::{self, ModelFacts};
 use super::options::{RunEnd, RunOptions};
 use super::prepare::Prepared;
@@ -188,14 +188,17 @@ impl<'a> Worker<'a> {
     /// Loads the model on each device; `None` where that was interrupted.
     fn start_devices(&mut self, facts: &Arc<ModelFacts>) -> Result<Option<Devices>> {
         let started = Instant::now();
-        let load = |&device: &DeviceId| -> LoadModel {
+        let open = OpenRows::of(self.spec, facts);
+        let load = |&device: &DeviceId| -> (LoadModel, Option<Tuning>) {
+            let search = open.search(&self.spec.batch, facts);
             let (facts, spec) = (Arc::clone(facts), self.spec.clone());
-            Box::new(move || load_model(&spec, device, &facts))
+            let load = move || load_model(&spec, device, &facts, open);
+            (Box::new(load), search)
         };
         let models = facts.devices.iter().map(load).collect();
         let stop = &self.stop;
         let codec = texts::codec(&facts.tokenizer, self.prepared.record.rules.text);
-        let devices = Devices::start(codec, models, stop)?;
+        let devices = Devices::start_tuned(codec, models, stop)?;
         if devices.is_some() {
             // Answers must come from the weights that the record names.
             model_facts::check_unchanged(&self.prepared.record.resolved)?;

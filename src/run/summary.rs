@@ -166,13 +166,12 @@ fn foretold_seconds(prepared: &Prepared, engine: &EngineStatistics) -> Option<f6
     let model = prepared.model.as_ref()?;
     let calibration = model.calibration()?;
     let devices = model.devices.len() as f64;
-    let rows = (1.0 - engine.idle_share()) * engine.peak_slots as f64 / devices;
     let seconds = calibration.seconds(
         engine.prompt_tokens,
         engine.completion_tokens,
         match engine.completion_tokens {
             0 => 1,
-            _ => rows.round() as usize,
+            _ => engine.slots_in_use().round() as usize,
         },
     )?;
     Some(seconds / devices)

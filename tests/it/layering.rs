@@ -65,7 +65,7 @@ const STEPS: &[(&str, &[&[&str]])] = &[
     (
         "engine",
         &[
-            &["error", "request", "statistics"],
+            &["error", "request", "statistics", "tuning"],
             &["queued"],
             &["queue"],
             &["scheduler"],

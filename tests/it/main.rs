@@ -74,6 +74,7 @@ mod resume;
 mod reward;
 mod reward_convert;
 mod reward_folders;
+mod rows_in_flight;
 mod said;
 mod sampling_golden;
 mod score;

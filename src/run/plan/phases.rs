@@ -30,7 +30,7 @@ pub struct PhasePlan {
     pub weight_bytes: u64,
     /// Floating-point operations of the products, if every answer is as long as it may be.
     pub operations: f64,
-    /// Seconds of the phase, by what `bench` measured or by the speed of products; absent where neither is known.
+    /// Seconds of the phase, by what `bench` measured or by the speed of an earlier job; absent where neither is known.
     pub estimated_seconds: Option<f64>,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn phases(
     model: &ModelFacts,
     rows: &Rows,
     statistics: &PlanStatistics,
-    speed: Speed,
+    samples_seconds: Option<f64>,
 ) -> Result<Vec<PhasePlan>> {
     let lengths = || rows.lengths.iter().flatten();
     let answers = lengths().map(|row| row.samples as u64).sum::<u64>();
@@ -55,8 +55,8 @@ pub(super) fn phases(
             weight_bytes: facts.footprint.loaded_bytes,
             operations,
             estimated_seconds: match phase {
-                Phase::Samples => speed.samples_seconds,
-                Phase::Rewards => reading_seconds(facts, tokens, speed.operations_per_second),
+                Phase::Samples => samples_seconds,
+                Phase::Rewards => reading_seconds(facts, tokens),
             },
         }
     };
@@ -74,24 +74,14 @@ pub(super) fn phases(
     Ok(plans)
 }
 
-/// What is known of the speed.
-#[derive(Clone, Copy)]
-pub(super) struct Speed {
-    /// Seconds of the samples.
-    pub(super) samples_seconds: Option<f64>,
-    /// Operations a second that products reach.
-    pub(super) operations_per_second: Option<f64>,
-}
-
 fn operations(facts: &ModelFacts, tokens: u64) -> f64 {
     2.0 * facts.config.matrix_weights() as f64 * tokens as f64
 }
 
-/// Seconds in which a model reads so many tokens: by what `bench` measured, else by the speed of products.
-fn reading_seconds(facts: &ModelFacts, tokens: u64, rate: Option<f64>) -> Option<f64> {
-    let calibration = facts.calibration();
-    let foretold = calibration.and_then(|calibration| calibration.seconds(tokens, 0, 1));
-    let seconds = foretold.or_else(|| rate.map(|rate| operations(facts, tokens) / rate));
+/// Seconds in which a model reads so many tokens, by what `bench` measured or by the speed of an earlier job.
+fn reading_seconds(facts: &ModelFacts, tokens: u64) -> Option<f64> {
+    let calibration = facts.calibration().or_else(|| facts.speeds_of_jobs());
+    let seconds = calibration.and_then(|calibration| calibration.seconds(tokens, 0, 1));
     seconds.map(|seconds| seconds / facts.devices.len() as f64)
 }
 

@@ -52,6 +52,7 @@ impl fmt::Display for PlanReport {
             counted(plan.peak_slots as u64, "row"),
             plan.slot_use * 100.0
         )?;
+        self.write_rows(f)?;
         writeln!(
             f,
             "  memory      weights {} MiB ({} on {}), cache {} MiB at its fullest",
@@ -108,20 +109,7 @@ impl PlanReport {
             grouped(self.reading_bytes.div_ceil(1 << 20)),
         )?;
         write!(f, "  work        {:.2} TFLOP", self.operations / 1e12)?;
-        match (self.estimated_seconds, self.operations_per_second) {
-            (Some(seconds), _) if self.calibrated => writeln!(
-                f,
-                "\n  time        {}, at the speed that `bench` measured here",
-                about(seconds)
-            )?,
-            (Some(seconds), Some(rate)) => writeln!(
-                f,
-                "\n  time        {}, at the {:.0} GFLOP/s measured now",
-                about(seconds),
-                rate / 1e9
-            )?,
-            _ => writeln!(f)?,
-        }
+        writeln!(f, "\n  time        {}", self.time(""))?;
         writeln!(f, "\n  tokens and rows")?;
         f.write_str(&self.histogram())
     }
@@ -188,19 +176,39 @@ impl PlanReport {
             "  work        {:.2} TFLOP if every answer is as long as it may be",
             self.operations / 1e12
         )?;
-        match (self.estimated_seconds, self.operations_per_second) {
-            (Some(seconds), _) if self.calibrated => writeln!(
-                f,
-                "\n  time        {}, if every answer has its full length, at the speed that `bench` measured here",
-                about(seconds)
-            ),
-            (Some(seconds), Some(rate)) => writeln!(
-                f,
-                "\n  time        {}, if every answer has its full length, at the {:.0} GFLOP/s measured now",
+        writeln!(
+            f,
+            "\n  time        {}",
+            self.time(", if every answer has its full length")
+        )
+    }
+
+    /// The time that the job takes, and where the speed is from.
+    fn time(&self, condition: &str) -> String {
+        match self.estimated_seconds {
+            Some(seconds) => format!(
+                "{}{condition}, at the speed that {} here",
                 about(seconds),
-                rate / 1e9
+                if self.calibrated {
+                    "`bench` measured"
+                } else {
+                    "an earlier job had"
+                }
             ),
-            _ => writeln!(f),
+            None => "not known before `glm-batch bench` has measured the model here".to_owned(),
+        }
+    }
+
+    /// How many rows are in flight, where a run finds that out.
+    fn write_rows(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.most_batch_size {
+            Some(most) => writeln!(
+                f,
+                "              a run begins with {} in flight and tries up to {} as it goes; the steps are those of {0}",
+                counted(self.max_batch_size as u64, "row"),
+                grouped(most as u64),
+            ),
+            None => Ok(()),
         }
     }
 

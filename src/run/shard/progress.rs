@@ -65,7 +65,8 @@ impl ShardWork<'_, '_> {
             padding_share: statistics.padding_share(),
             slots_used: running,
             slots: if worker.spec.task.generates() {
-                self.devices.budget().max_batch_size
+                // More run on for a while where a trial of more has ended.
+                self.devices.budget().max_batch_size.max(running)
             } else {
                 0
             },

@@ -1,0 +1,214 @@
+//! The rows in flight that are enough for a model here: what a job's own steps have shown, kept for the jobs after it,
+//! or what `bench` measured.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsio;
+
+use super::batch_size::{FIRST_ROWS, MOST_ROWS, fewest};
+use super::calibration::{BatchSpeed, Calibration, Subject, cache_folder};
+
+/// What the names of these files begin with.
+pub(super) const KIND: &str = "rows";
+
+/// The file of a job.
+#[derive(Serialize, Deserialize)]
+struct KeptRows {
+    /// Rows in flight.
+    rows: usize,
+    /// How fast it was with these and with the others that were tried, as in the files of `bench`.
+    batches: Vec<BatchSpeed>,
+}
+
+/// Keeps what a job has found. Returns its file, or `None` where nothing could be written.
+pub(crate) fn keep(
+    subject: &Subject<'_>,
+    rows: usize,
+    batches: Vec<BatchSpeed>,
+) -> Option<PathBuf> {
+    keep_in(cache_folder().as_deref(), subject, rows, batches)
+}
+
+fn keep_in(
+    cache: Option<&Path>,
+    subject: &Subject<'_>,
+    rows: usize,
+    batches: Vec<BatchSpeed>,
+) -> Option<PathBuf> {
+    // What cannot be used later is not kept.
+    Calibration::new(&batches)?;
+    let file = subject.file(cache, KIND).filter(|_| is_choice(rows))?;
+    fsio::create_dir_all(file.parent()?).ok()?;
+    fsio::write_atomic(&file, |out| {
+        serde_json::to_writer_pretty(&mut *out, &KeptRows { rows, batches })?;
+        out.write_all(b"\n")
+    })
+    .ok()?;
+    Some(file)
+}
+
+/// The rows that are enough, where a job has found them or `bench` has measured several numbers; `None` where neither
+/// has, or what was kept cannot be used.
+pub(crate) fn load(subject: &Subject<'_>) -> Option<usize> {
+    load_from(cache_folder().as_deref(), subject)
+}
+
+fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<usize> {
+    let by_job = || {
+        let bytes = std::fs::read(subject.file(cache, KIND)?).ok()?;
+        let kept: KeptRows = serde_json::from_slice(&bytes).ok()?;
+        Some(kept.rows).filter(|&rows| is_choice(rows))
+    };
+    by_job().or_else(|| by_bench(&Calibration::load_from(cache, subject)?))
+}
+
+/// Of the numbers that a job would try, the one that is enough by the speeds of `bench`.
+fn by_bench(measured: &Calibration) -> Option<usize> {
+    let choices = measured
+        .decode()
+        .iter()
+        .filter(|(rows, _)| is_choice(*rows));
+    let choices: Vec<(usize, f64)> = choices.copied().collect();
+    // One number says nothing of the others.
+    fewest(&choices).filter(|_| choices.len() > 1)
+}
+
+/// Whether a job could have found this number: the first one, doubled as often as it is allowed to be.
+fn is_choice(rows: usize) -> bool {
+    (FIRST_ROWS..=MOST_ROWS).contains(&rows)
+        && (rows / FIRST_ROWS).is_power_of_two()
+        && rows.is_multiple_of(FIRST_ROWS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::calibration;
+    use crate::model::GlmConfig;
+    use crate::precision::{FloatType, Precision};
+
+    fn speed(rows: usize, decode: f64) -> BatchSpeed {
+        BatchSpeed {
+            rows,
+            prefill: 500.0,
+            decode,
+            products: None,
+            reading: None,
+            cache: None,
+        }
+    }
+
+    fn config() -> GlmConfig {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model"));
+        GlmConfig::load(folder).unwrap()
+    }
+
+    fn subject(config: &GlmConfig) -> Subject<'_> {
+        Subject {
+            config,
+            weight_bytes: 10,
+            device: "cpu",
+            dtype: Precision::F32,
+            cache_dtype: FloatType::F32,
+        }
+    }
+
+    #[test]
+    fn what_a_job_keeps_is_found_for_the_same_model_alone() {
+        let (cache, config) = (tempfile::tempdir().unwrap(), config());
+        let (cache, subject) = (Some(cache.path()), subject(&config));
+        assert_eq!(load_from(cache, &subject), None);
+        let speeds = || vec![speed(32, 100.0), speed(64, 130.0)];
+        keep_in(cache, &subject, 64, speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(64));
+        let other = Subject {
+            cache_dtype: FloatType::F16,
+            ..subject
+        };
+        assert_eq!(load_from(cache, &other), None);
+        keep_in(cache, &subject, 32, speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(32), "the last one counts");
+        let speeds_of_jobs = Calibration::of_jobs_from(cache, &subject);
+        assert_eq!(speeds_of_jobs, Calibration::new(&speeds()));
+        assert_eq!(Calibration::load_from(cache, &subject), None, "by `bench`");
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_or_out_of_range_is_as_none() {
+        let (cache, config) = (tempfile::tempdir().unwrap(), config());
+        let (cache, subject) = (Some(cache.path()), subject(&config));
+        let file = keep_in(cache, &subject, 64, vec![speed(64, 1.0)]).unwrap();
+        for text in [
+            "",
+            "{\"rows\": 64",
+            "{\"rows\": -64, \"batches\": []}",
+            "{\"rows\": 65, \"batches\": []}",
+            "{\"rows\": 96, \"batches\": []}",
+            "{\"rows\": 16, \"batches\": []}",
+            "{\"rows\": 0, \"batches\": []}",
+            "{\"rows\": 512, \"batches\": []}",
+            "{\"rows\": 1e30, \"batches\": []}",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(load_from(cache, &subject), None, "{text}");
+        }
+        std::fs::write(&file, "{\"rows\": 128, \"batches\": []}").unwrap();
+        assert_eq!(load_from(cache, &subject), Some(128));
+    }
+
+    #[test]
+    fn what_cannot_be_written_or_used_is_not_kept() {
+        let config = config();
+        let subject = subject(&config);
+        assert_eq!(keep_in(None, &subject, 64, vec![speed(64, 1.0)]), None);
+        let cache = tempfile::tempdir().unwrap();
+        assert_eq!(
+            keep_in(Some(cache.path()), &subject, 48, vec![speed(64, 1.0)]),
+            None
+        );
+        assert_eq!(
+            keep_in(Some(cache.path()), &subject, 64, vec![speed(64, f64::NAN)]),
+            None
+        );
+        let file = cache.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let below_a_file = file.join("cache");
+        assert_eq!(
+            keep_in(Some(&below_a_file), &subject, 64, vec![speed(64, 1.0)]),
+            None
+        );
+    }
+
+    #[test]
+    fn without_a_job_the_speeds_of_bench_decide() {
+        let (cache, config) = (tempfile::tempdir().unwrap(), config());
+        let (cache, subject) = (Some(cache.path()), subject(&config));
+        let measured = |speeds: &[(usize, f64)]| {
+            let batches: Vec<BatchSpeed> = speeds
+                .iter()
+                .map(|&(rows, decode)| speed(rows, decode))
+                .collect();
+            let report = serde_json::json!({ "batches": batches });
+            calibration::keep_in(cache, &subject, &batches, &report).unwrap();
+            load_from(cache, &subject)
+        };
+        assert_eq!(
+            measured(&[(1, 900.0), (32, 100.0), (64, 140.0), (128, 145.0)]),
+            Some(64)
+        );
+        assert_eq!(
+            measured(&[(32, 100.0), (100, 300.0), (64, 101.0)]),
+            Some(32)
+        );
+        assert_eq!(measured(&[(1, 20.0), (32, 100.0)]), None, "one of them");
+        keep_in(cache, &subject, 128, vec![speed(64, 1.0)]).unwrap();
+        assert_eq!(
+            measured(&[(32, 100.0), (64, 140.0)]),
+            Some(128),
+            "the job's counts"
+        );
+    }
+}

@@ -27,8 +27,12 @@ const DEVICE_PREFILL_TOKENS: u64 = 16_384;
 /// CPU: a token that is being read takes about as much memory as one that is kept.
 const PREFILL_PARTS: u64 = 4;
 
-/// A GPU that is busy reads more rows once one part in this of its room is free.
-const FREE_PARTS: u64 = 8;
+/// A GPU that is busy reads more rows once one part in this of its slots, and of its tokens, is free.
+const DEVICE_FREE_PARTS: usize = 8;
+
+/// The same on a CPU, where tokens do not count, because what is short of memory there has few rows in flight. A few
+/// contexts together are read faster, for each token, than one alone; many are no faster than a few.
+const CPU_FREE_PARTS: usize = 16;
 
 /// Padded lengths are multiples of this on a CPU, where padding is not computed.
 const CPU_BUCKET_TOKENS: u32 = 8;
@@ -270,8 +274,9 @@ impl Budget {
     /// overtakes another: where the head of the queue does not fit, the group is empty, because a long row would
     /// otherwise wait for ever behind short ones. A row whose samples start only in part ends the group.
     ///
-    /// On a GPU, where a call costs as much for one row as for many, rows wait until an eighth of the slots and of the
-    /// tokens is free, unless nothing runs or all that wait have room.
+    /// Where something runs, rows wait until they make a call worth its time, unless all that wait have room: on a GPU, where a
+    /// call costs as much for one row as for many, until an eighth of the slots and of the tokens is free, on a CPU until a
+    /// sixteenth of the slots is.
     pub fn next_group(
         &self,
         load: Load,
@@ -287,12 +292,16 @@ impl Budget {
 
     /// Whether enough slots and tokens are free for a prefill call to be worth its time.
     fn is_worth_a_call(&self, load: Load) -> bool {
-        let slots = self.max_batch_size.saturating_sub(load.slots) as u64;
-        let tokens = self.max_batch_tokens.saturating_sub(load.tokens);
-        self.slot_sizes == SlotSizes::Exact
-            || load.slots == 0
-            || (slots >= (self.max_batch_size as u64).div_ceil(FREE_PARTS)
-                && tokens >= self.max_batch_tokens.div_ceil(FREE_PARTS))
+        let (parts, has_tokens) = match self.slot_sizes {
+            SlotSizes::Exact => (CPU_FREE_PARTS, true),
+            SlotSizes::Stepped => {
+                let tokens = self.max_batch_tokens.saturating_sub(load.tokens);
+                let enough = self.max_batch_tokens.div_ceil(DEVICE_FREE_PARTS as u64);
+                (DEVICE_FREE_PARTS, tokens >= enough)
+            }
+        };
+        let slots = self.max_batch_size.saturating_sub(load.slots);
+        load.slots == 0 || (slots >= self.max_batch_size.div_ceil(parts) && has_tokens)
     }
 
     /// Whether all samples of these rows fit beside what is in flight.

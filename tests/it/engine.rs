@@ -442,11 +442,11 @@ fn an_engine_reads_and_steps_as_often_as_the_plan_says() {
         ran.prefill_batches
     };
     for tokens in [100_000, 1500] {
-        let (one_by_one, in_groups) = (
+        let (on_a_cpu, on_a_gpu) = (
             calls(SlotSizes::Exact, tokens),
             calls(SlotSizes::Stepped, tokens),
         );
-        assert!(in_groups < one_by_one, "{in_groups} of {one_by_one} calls");
+        assert!(on_a_gpu < on_a_cpu, "{on_a_gpu} of {on_a_cpu} calls");
     }
 }
 
@@ -469,7 +469,7 @@ proptest! {
         let by = order.index(turned.len());
         turned.rotate_left(by);
         let short = FakeModel { memory: Some(memory), ..FakeModel::default() };
-        // A GPU starts rows in groups.
+        // A GPU starts rows in larger groups.
         let in_groups = Budget { slot_sizes: SlotSizes::Stepped, ..budget };
         prop_assert_eq!(&run(FakeModel::default(), in_groups, turned.clone()), &expected);
         prop_assert_eq!(&run(FakeModel::default(), budget, turned.clone()), &expected);

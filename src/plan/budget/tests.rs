@@ -230,6 +230,34 @@ fn a_gpu_that_is_busy_reads_rows_in_groups() {
 }
 
 #[test]
+fn a_cpu_that_is_busy_reads_a_few_rows_together() {
+    let started = |slots: usize, tokens: u64, running: usize, waiting: usize| {
+        let budget = Budget {
+            max_batch_size: slots,
+            max_batch_tokens: tokens,
+            ..BUDGET
+        };
+        let load = Load {
+            slots: running,
+            tokens: running as u64 * 18,
+        };
+        budget.next_group(load, vec![row(8, 10, 1); waiting]).len()
+    };
+    let wide = |slots, running, waiting| started(slots, 1 << 20, running, waiting);
+    assert_eq!(wide(64, 0, 100), 64, "nothing runs");
+    assert_eq!(wide(64, 61, 100), 0, "three slots of 64 are free");
+    assert_eq!(wide(64, 60, 100), 4, "a sixteenth of the slots is free");
+    assert_eq!(wide(64, 61, 3), 3, "all that wait have room");
+    assert_eq!(wide(64, 61, 4), 0);
+    assert_eq!(wide(16, 15, 100), 1, "few slots are filled one by one");
+    assert_eq!(wide(17, 16, 100), 0);
+    assert_eq!(wide(64, 70, 100), 0, "a trial of more rows has ended");
+    // 40 rows are what the tokens allow: rows do not wait for slots that they cannot have.
+    assert_eq!(started(64, 40 * 18, 39, 100), 1);
+    assert_eq!(started(64, 40 * 18, 40, 100), 0);
+}
+
+#[test]
 fn memory_may_be_what_a_gpu_is_short_of() {
     // 8.5 rows of tokens: an eighth of them is more than one row.
     let started = |running, waiting| started_on_a_gpu(8 * 32 + 16, running, waiting);

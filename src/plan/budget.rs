@@ -270,8 +270,8 @@ impl Budget {
 
     /// The rows at the head of the queue that are read together now.
     ///
-    /// They have one bucket, fit beside `load`, and stay under [`Self::prefill_tokens`] (a single row may exceed it). No row
-    /// overtakes another: where the head of the queue does not fit, the group is empty, because a long row would
+    /// They fit beside `load` and stay under [`Self::prefill_tokens`] (a single row may exceed it); on a GPU, which computes the
+    /// padding, they have one bucket. No row overtakes another: where the head of the queue does not fit, the group is empty, because a long row would
     /// otherwise wait for ever behind short ones. A row whose samples start only in part ends the group.
     ///
     /// Where something runs, rows wait until they make a call worth its time, unless all that wait have room: on a GPU, where a
@@ -322,8 +322,9 @@ impl Budget {
         for row in waiting {
             let width = padded(row.context, self.bucket_tokens);
             prefill_tokens += u64::from(width);
-            let other_bucket = bucket.is_some_and(|first| first != width);
-            if other_bucket || (bucket.is_some() && prefill_tokens > self.prefill_tokens()) {
+            let is_padded = self.slot_sizes == SlotSizes::Stepped;
+            let is_other = is_padded && bucket.is_some_and(|first| first != width);
+            if is_other || (bucket.is_some() && prefill_tokens > self.prefill_tokens()) {
                 break;
             }
             let cost = self.cost(&row);

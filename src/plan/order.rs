@@ -1,7 +1,7 @@
 //! Rows of a window to the order in which they are taken: longest padded context first.
 //!
 //! Invariant: the order is a permutation, and rows of one bucket are neighbours, so that a prefill
-//! group is always a run of the order.
+//! group, which a GPU keeps to one bucket, is always a run of the order.
 
 use std::cmp::Reverse;
 

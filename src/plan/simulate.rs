@@ -14,7 +14,7 @@ use super::order::{RowLength, order, padded};
 /// Rows read in one prefill call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefillGroup {
-    /// Padded context of every row.
+    /// Padded context of the longest row; on a GPU that of every row.
     pub bucket: u32,
     /// Each row's [`RowLength::index`] and the samples of it that start.
     pub rows: Vec<(usize, usize)>,
@@ -246,13 +246,17 @@ fn start_group(
     (budget, step): (&Budget, u64),
 ) -> Option<PrefillGroup> {
     let group = budget.next_group(*load, waiting.iter().copied());
-    let first = waiting.front().filter(|_| !group.is_empty())?;
-    let bucket = padded(first.context, budget.bucket_tokens);
+    if group.is_empty() {
+        return None;
+    }
+    let mut bucket = 0;
     let mut rows = Vec::with_capacity(group.len());
     for started in group {
         let row = waiting.front_mut()?;
         rows.push((row.index, started.samples));
-        statistics.padding_tokens += u64::from(bucket - row.context);
+        let width = padded(row.context, budget.bucket_tokens);
+        bucket = bucket.max(width);
+        statistics.padding_tokens += u64::from(width - row.context);
         // The first answer token comes with the prefill.
         let end = step + answer_tokens(row).saturating_sub(1);
         let tokens = started.cost.of(started.samples);
@@ -314,8 +318,8 @@ mod tests {
             ),
             (3, 26, 12)
         );
-        // 12 (10 answer tokens) starts alone in its bucket, 8 joins, 6 (5 answer tokens) follows both.
-        assert_eq!(statistics.prefill_batches, 3);
+        // 12 and 8 (10 answer tokens each) are read together, 6 (5 answer tokens) follows both.
+        assert_eq!(statistics.prefill_batches, 2);
         assert_eq!(statistics.padding_tokens, 4 + 2);
         assert_eq!(statistics.decode_steps, 9 + 4);
         assert_eq!(

@@ -530,35 +530,45 @@ fn a_freed_slot_is_taken_before_the_next_decode() {
 }
 
 #[test]
-fn a_prefill_group_is_of_one_bucket() {
-    let model = FakeModel::default();
-    let log = Arc::clone(&model.log);
+fn a_prefill_group_is_of_one_bucket_only_on_a_gpu() {
     let settings = Arc::new(greedy());
     let lengths = [3, 20, 9, 17, 30, 4, 12, 8, 1];
-    let rows = lengths
+    let rows: Vec<Request> = lengths
         .iter()
         .zip(0..)
-        .map(|(&length, row)| request(row, length, 5, &settings));
-    let budget = Budget {
-        max_batch_size: 9,
-        ..BUDGET
+        .map(|(&length, row)| request(row, length, 5, &settings))
+        .collect();
+    let prefills = |slot_sizes| {
+        let model = FakeModel::default();
+        let log = Arc::clone(&model.log);
+        let budget = Budget {
+            max_batch_size: 9,
+            slot_sizes,
+            ..BUDGET
+        };
+        let mut engine = engine(model, budget);
+        engine.submit(WindowId(0), rows.clone());
+        finish(&mut engine);
+        let prefills = log.lock().unwrap().prefills.clone();
+        let statistics = engine.statistics();
+        let tokens: usize = lengths.iter().sum();
+        let padding: u32 = lengths
+            .iter()
+            .map(|&length| padded(length as u32, 8) - length as u32)
+            .sum();
+        assert_eq!(statistics.prompt_tokens, tokens as u64);
+        assert_eq!(statistics.padded_tokens, u64::from(padding));
+        assert_eq!(statistics.prefill_batches, prefills.len() as u64);
+        prefills
     };
-    let mut engine = engine(model, budget);
-    engine.submit(WindowId(0), rows.collect());
-    finish(&mut engine);
     assert_eq!(
-        log.lock().unwrap().prefills,
+        prefills(SlotSizes::Stepped),
         [vec![30], vec![20, 17], vec![12, 9], vec![8, 4, 3, 1]]
     );
-    let statistics = engine.statistics();
-    let tokens: usize = lengths.iter().sum();
-    let padding: u32 = lengths
-        .iter()
-        .map(|&length| padded(length as u32, 8) - length as u32)
-        .sum();
-    assert_eq!(statistics.prompt_tokens, tokens as u64);
-    assert_eq!(statistics.padded_tokens, u64::from(padding));
-    assert_eq!(statistics.prefill_batches, 4);
+    assert_eq!(
+        prefills(SlotSizes::Exact),
+        [[30, 20, 17, 12, 9, 8, 4, 3, 1]]
+    );
 }
 
 #[test]

@@ -81,12 +81,14 @@ proptest! {
     }
 
     #[test]
-    fn a_group_is_of_one_bucket_and_bounded(rows in rows(6000), budget in budget()) {
+    fn a_group_is_bounded_and_on_a_gpu_of_one_bucket(rows in rows(6000), budget in budget()) {
         for group in schedule(&rows, &budget) {
-            for (index, _) in &group.rows {
-                prop_assert_eq!(padded(rows[*index].context, budget.bucket_tokens), group.bucket);
-            }
-            let tokens = group.rows.len() as u64 * u64::from(group.bucket);
+            let width = |index: usize| padded(rows[index].context, budget.bucket_tokens);
+            let widths: Vec<u32> = group.rows.iter().map(|&(index, _)| width(index)).collect();
+            prop_assert_eq!(widths.iter().max(), Some(&group.bucket));
+            let is_one = widths.iter().all(|&width| width == group.bucket);
+            prop_assert!(is_one || budget.slot_sizes == SlotSizes::Exact, "{:?}", widths);
+            let tokens: u64 = widths.iter().copied().map(u64::from).sum();
             prop_assert!(tokens <= budget.prefill_tokens() || group.rows.len() == 1);
         }
     }

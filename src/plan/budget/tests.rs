@@ -95,9 +95,14 @@ fn slots_on_a_gpu_are_of_few_sizes_and_none_is_half_too_large() {
 }
 
 #[test]
-fn a_group_is_of_one_bucket_and_under_the_budget() {
+fn a_group_is_under_the_budget_and_on_a_gpu_of_one_bucket() {
     let queue = [row(15, 10, 1), row(9, 10, 1), row(8, 10, 1)];
-    assert_eq!(BUDGET.next_group(Load::default(), queue).len(), 2);
+    assert_eq!(BUDGET.next_group(Load::default(), queue).len(), 3);
+    let on_a_gpu = Budget {
+        slot_sizes: SlotSizes::Stepped,
+        ..BUDGET
+    };
+    assert_eq!(on_a_gpu.next_group(Load::default(), queue).len(), 2);
     let load = Load {
         slots: 1,
         tokens: 60,

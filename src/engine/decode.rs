@@ -162,16 +162,17 @@ impl Engine {
     }
 
     fn learn(&mut self, step: TimedStep) {
-        let Some((rows, decode)) = self.search(|search| search.timed(step)).flatten() else {
+        let Some(found) = self.search(|search| search.timed(step)).flatten() else {
             return;
         };
         let learned = Learned {
-            rows,
-            decode,
+            rows: found.rows,
+            is_enough: found.is_enough,
+            decode: found.decode,
             prefill: self.statistics.prompt_tokens as f64 / self.statistics.prefill_seconds,
         };
         if let Some(tuning) = &mut self.tuning {
-            tuning.keep(&learned);
+            (tuning.keep)(&learned);
         }
     }
 }

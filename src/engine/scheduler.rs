@@ -143,7 +143,7 @@ impl Engine {
         self.statistics.shared_rows += shared as u64;
     }
 
-    /// Reads the next rows into free slots where any fit, else decodes one token in every slot; where no slot is in
+    /// Reads the next rows into free slots where that is worth a call, else decodes one token in every slot; where no slot is in
     /// use, reads a group of rows that need none.
     ///
     /// # Errors

@@ -23,14 +23,16 @@ const PAIRS: usize = 8;
 /// contexts are read a few at a time.
 const EMPTY_PARTS: usize = 8;
 
-/// What is done with the number that was found.
-pub(crate) type Keep = Box<dyn FnOnce(&Learned) + Send>;
+/// What is done with a number that was found.
+pub(crate) type Keep = Box<dyn FnMut(&Learned) + Send>;
 
 /// What a job's steps have shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Learned {
-    /// Rows in flight that are enough.
+    /// Rows in flight that are faster than fewer.
     pub rows: usize,
+    /// Whether more are no faster; else they are still to be tried.
+    pub is_enough: bool,
     /// Answer tokens a second by rows in flight, for all numbers that were tried, fewest rows first.
     pub decode: Vec<(usize, f64)>,
     /// Context tokens a second so far.
@@ -40,24 +42,28 @@ pub struct Learned {
 /// The rows in flight of one engine.
 pub struct Tuning {
     pub(super) search: Search,
-    keep: Option<Keep>,
+    pub(super) keep: Keep,
 }
 
 impl Tuning {
-    /// Begins with so many rows; `keep` is called once a number has been settled on.
-    pub fn new(rows: usize, keep: impl FnOnce(&Learned) + Send + 'static) -> Self {
+    /// Begins with so many rows; `keep` is called for each number that is found, until one is enough.
+    pub fn new(rows: usize, keep: impl FnMut(&Learned) + Send + 'static) -> Self {
         Self {
             search: Search::new(rows),
-            keep: Some(Box::new(keep)),
+            keep: Box::new(keep),
         }
     }
+}
 
-    /// Hands over what was found; only the first call does.
-    pub(super) fn keep(&mut self, learned: &Learned) {
-        if let Some(keep) = self.keep.take() {
-            keep(learned);
-        }
-    }
+/// What a trial has shown.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    /// See [`Learned::rows`].
+    pub(super) rows: usize,
+    /// See [`Learned::is_enough`].
+    pub(super) is_enough: bool,
+    /// See [`Learned::decode`].
+    pub(super) decode: Vec<(usize, f64)>,
 }
 
 /// A decode step as the search sees it.
@@ -128,7 +134,8 @@ impl Search {
     /// would fill all slots of the trial, so that it does not end for want of rows. `None` where nothing is to be
     /// tried now.
     pub(super) fn wanted(&self, slots: usize) -> Option<usize> {
-        let is_open = matches!(self.stage, Stage::Settled) && is_full(slots, self.rows);
+        let may_grow = matches!(self.stage, Stage::Settled) && self.rows < MOST_ROWS;
+        let is_open = may_grow && is_full(slots, self.rows);
         is_open.then_some(2 * self.rows)
     }
 
@@ -145,8 +152,8 @@ impl Search {
         }
     }
 
-    /// Takes a step. Returns the number of rows once it is found, and the speeds that showed it.
-    pub(super) fn timed(&mut self, step: TimedStep) -> Option<(usize, Vec<(usize, f64)>)> {
+    /// Takes a step. Returns what the trial has shown, if this was its last one.
+    pub(super) fn timed(&mut self, step: TimedStep) -> Option<Finding> {
         let limit = self.limit();
         let Stage::Trying(trial) = &mut self.stage else {
             return None;
@@ -162,7 +169,11 @@ impl Search {
         }
         let trial = mem::take(trial);
         self.decide(&trial);
-        matches!(self.stage, Stage::Ended).then(|| (self.rows, mem::take(&mut self.decode)))
+        Some(Finding {
+            rows: self.rows,
+            is_enough: matches!(self.stage, Stage::Ended),
+            decode: self.decode.clone(),
+        })
     }
 
     fn decide(&mut self, trial: &Trial) {
@@ -248,9 +259,14 @@ mod tests {
     use super::*;
 
     /// What a search comes to where `wait` slots are always wanted by rows that wait, and a call takes as long as `call` says
-    /// of its rows and the number of the step; `None` where it has not ended after many steps.
-    fn found(first: usize, wait: usize, call: impl Fn(usize, usize) -> f64) -> Option<usize> {
+    /// of its rows and the number of the step, and whether it is enough; `None` where nothing is found after many steps.
+    fn found(
+        first: usize,
+        wait: usize,
+        call: impl Fn(usize, usize) -> f64,
+    ) -> Option<(usize, bool)> {
         let mut search = Search::new(first);
+        let mut last = None;
         for step in 0..1000 {
             let slots = search.limit();
             if search.wanted(slots).is_some_and(|wanted| wanted <= wait) {
@@ -269,14 +285,15 @@ mod tests {
                 is_split,
                 seconds,
             });
-            if let Some((rows, decode)) = timed {
+            if let Some(found) = timed {
+                let (rows, decode) = (found.rows, &found.decode);
                 assert_eq!(rows, search.limit());
                 assert!(decode.is_sorted_by(|a, b| a.0 < b.0), "{decode:?}");
                 assert!(decode.iter().any(|&(tried, _)| tried == rows));
-                return Some(rows);
+                last = Some((rows, found.is_enough));
             }
         }
-        None
+        last
     }
 
     /// A call that has a cost of its own beside that of its rows.
@@ -288,10 +305,14 @@ mod tests {
     fn the_fewest_rows_that_are_nearly_as_fast_as_any_are_found() {
         // Twice the rows win a twentieth where the cost is over a ninth of the rows.
         for (cost, rows) in [(0.0, 32), (3.0, 32), (5.0, 64), (10.0, 128), (20.0, 256)] {
-            assert_eq!(found(32, usize::MAX, fixed(cost)), Some(rows), "{cost}");
+            assert_eq!(
+                found(32, usize::MAX, fixed(cost)),
+                Some((rows, true)),
+                "{cost}"
+            );
         }
         let slower_together = |rows: usize, _| (rows * rows) as f64;
-        assert_eq!(found(32, usize::MAX, slower_together), Some(32));
+        assert_eq!(found(32, usize::MAX, slower_together), Some((32, true)));
     }
 
     #[test]
@@ -302,7 +323,11 @@ mod tests {
                     let times = if step % 7 == slow { 5.0 } else { 1.0 };
                     times * fixed(cost)(rows, step)
                 };
-                assert_eq!(found(32, usize::MAX, noisy), Some(rows), "{cost}, {slow}");
+                assert_eq!(
+                    found(32, usize::MAX, noisy),
+                    Some((rows, true)),
+                    "{cost}, {slow}"
+                );
             }
         }
     }
@@ -312,7 +337,7 @@ mod tests {
         for (cost, rows) in [(0.0, 32), (5.0, 64), (10.0, 128)] {
             let growing =
                 |rows: usize, step: usize| (1.0 + step as f64 / 20.0) * fixed(cost)(rows, step);
-            assert_eq!(found(32, usize::MAX, growing), Some(rows), "{cost}");
+            assert_eq!(found(32, usize::MAX, growing), Some((rows, true)), "{cost}");
         }
     }
 
@@ -327,8 +352,12 @@ mod tests {
             seconds: if is_split { 0.64 } else { 0.63 },
         };
         let found = (0..2 * PAIRS).find_map(|_| search.timed(step(search.is_split(64))));
-        let (rows, decode) = found.unwrap();
-        assert_eq!((rows, decode.len()), (32, 2));
+        let Finding {
+            rows,
+            is_enough,
+            decode,
+        } = found.unwrap();
+        assert_eq!((rows, is_enough, decode.len()), (32, true, 2));
         for ((rows, rate), (expected, by_steps)) in decode.into_iter().zip([(32, 0.64), (64, 0.63)])
         {
             assert_eq!(rows, expected);
@@ -344,8 +373,15 @@ mod tests {
         assert_eq!(search.wanted(27), None, "slots are empty");
         assert_eq!(found(32, 63, fixed(100.0)), None);
         // 64 rows win, and too few wait to try 128.
-        assert_eq!(found(32, 127, fixed(100.0)), None);
-        assert_eq!(found(32, 512, fixed(100.0)), Some(256));
+        assert_eq!(found(32, 127, fixed(100.0)), Some((64, false)));
+        assert_eq!(found(64, 127, fixed(100.0)), None, "64 are not tried again");
+        assert_eq!(found(64, 255, fixed(100.0)), Some((128, false)));
+        assert_eq!(found(32, 512, fixed(100.0)), Some((256, true)));
+        assert_eq!(
+            found(256, usize::MAX, fixed(1e6)),
+            None,
+            "more are not tried"
+        );
     }
 
     #[test]

@@ -19,31 +19,51 @@ pub(super) const KIND: &str = "rows";
 struct KeptRows {
     /// Rows in flight.
     rows: usize,
+    /// Whether more are no faster; else no job has tried them yet.
+    is_enough: bool,
     /// How fast it was with these and with the others that were tried, as in the files of `bench`.
     batches: Vec<BatchSpeed>,
+}
+
+/// A number of rows in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FoundRows {
+    /// More are no faster.
+    Enough(usize),
+    /// Fewer are slower, and more have not been tried.
+    OrMore(usize),
 }
 
 /// Keeps what a job has found. Returns its file, or `None` where nothing could be written.
 pub(crate) fn keep(
     subject: &Subject<'_>,
-    rows: usize,
+    found: FoundRows,
     batches: Vec<BatchSpeed>,
 ) -> Option<PathBuf> {
-    keep_in(cache_folder().as_deref(), subject, rows, batches)
+    keep_in(cache_folder().as_deref(), subject, found, batches)
 }
 
 fn keep_in(
     cache: Option<&Path>,
     subject: &Subject<'_>,
-    rows: usize,
+    found: FoundRows,
     batches: Vec<BatchSpeed>,
 ) -> Option<PathBuf> {
+    let (rows, is_enough) = match found {
+        FoundRows::Enough(rows) => (rows, true),
+        FoundRows::OrMore(rows) => (rows, false),
+    };
     // What cannot be used later is not kept.
     Calibration::new(&batches)?;
     let file = subject.file(cache, KIND).filter(|_| is_choice(rows))?;
     fsio::create_dir_all(file.parent()?).ok()?;
+    let kept = KeptRows {
+        rows,
+        is_enough,
+        batches,
+    };
     fsio::write_atomic(&file, |out| {
-        serde_json::to_writer_pretty(&mut *out, &KeptRows { rows, batches })?;
+        serde_json::to_writer_pretty(&mut *out, &kept)?;
         out.write_all(b"\n")
     })
     .ok()?;
@@ -52,17 +72,23 @@ fn keep_in(
 
 /// The rows that are enough, where a job has found them or `bench` has measured several numbers; `None` where neither
 /// has, or what was kept cannot be used.
-pub(crate) fn load(subject: &Subject<'_>) -> Option<usize> {
+pub(crate) fn load(subject: &Subject<'_>) -> Option<FoundRows> {
     load_from(cache_folder().as_deref(), subject)
 }
 
-fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<usize> {
+fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<FoundRows> {
     let by_job = || {
         let bytes = std::fs::read(subject.file(cache, KIND)?).ok()?;
         let kept: KeptRows = serde_json::from_slice(&bytes).ok()?;
-        Some(kept.rows).filter(|&rows| is_choice(rows))
+        let rows = Some(kept.rows).filter(|&rows| is_choice(rows))?;
+        Some(if kept.is_enough || rows == MOST_ROWS {
+            FoundRows::Enough(rows)
+        } else {
+            FoundRows::OrMore(rows)
+        })
     };
-    by_job().or_else(|| by_bench(&Calibration::load_from(cache, subject)?))
+    let by_bench = || by_bench(&Calibration::load_from(cache, subject)?).map(FoundRows::Enough);
+    by_job().or_else(by_bench)
 }
 
 /// Of the numbers that a job would try, the one that is enough by the speeds of `bench`.
@@ -85,6 +111,7 @@ fn is_choice(rows: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::FoundRows::{Enough, OrMore};
     use super::*;
     use crate::measure::calibration;
     use crate::model::GlmConfig;
@@ -122,15 +149,23 @@ mod tests {
         let (cache, subject) = (Some(cache.path()), subject(&config));
         assert_eq!(load_from(cache, &subject), None);
         let speeds = || vec![speed(32, 100.0), speed(64, 130.0)];
-        keep_in(cache, &subject, 64, speeds()).unwrap();
-        assert_eq!(load_from(cache, &subject), Some(64));
+        keep_in(cache, &subject, Enough(64), speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(Enough(64)));
         let other = Subject {
             cache_dtype: FloatType::F16,
             ..subject
         };
         assert_eq!(load_from(cache, &other), None);
-        keep_in(cache, &subject, 32, speeds()).unwrap();
-        assert_eq!(load_from(cache, &subject), Some(32), "the last one counts");
+        keep_in(cache, &subject, Enough(32), speeds()).unwrap();
+        assert_eq!(
+            load_from(cache, &subject),
+            Some(Enough(32)),
+            "the last one counts"
+        );
+        keep_in(cache, &subject, OrMore(64), speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(OrMore(64)));
+        keep_in(cache, &subject, OrMore(256), speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(Enough(256)), "the most");
         let speeds_of_jobs = Calibration::of_jobs_from(cache, &subject);
         assert_eq!(speeds_of_jobs, Calibration::new(&speeds()));
         assert_eq!(Calibration::load_from(cache, &subject), None, "by `bench`");
@@ -140,44 +175,66 @@ mod tests {
     fn a_file_that_is_damaged_or_out_of_range_is_as_none() {
         let (cache, config) = (tempfile::tempdir().unwrap(), config());
         let (cache, subject) = (Some(cache.path()), subject(&config));
-        let file = keep_in(cache, &subject, 64, vec![speed(64, 1.0)]).unwrap();
+        let file = keep_in(cache, &subject, Enough(64), vec![speed(64, 1.0)]).unwrap();
         for text in [
             "",
-            "{\"rows\": 64",
-            "{\"rows\": -64, \"batches\": []}",
-            "{\"rows\": 65, \"batches\": []}",
-            "{\"rows\": 96, \"batches\": []}",
-            "{\"rows\": 16, \"batches\": []}",
-            "{\"rows\": 0, \"batches\": []}",
-            "{\"rows\": 512, \"batches\": []}",
-            "{\"rows\": 1e30, \"batches\": []}",
+            "{\"rows\": 64, \"is_enough\": true",
+            "{\"rows\": -64, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 65, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 96, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 16, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 0, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 512, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 1e30, \"is_enough\": true, \"batches\": []}",
         ] {
             std::fs::write(&file, text).unwrap();
             assert_eq!(load_from(cache, &subject), None, "{text}");
         }
-        std::fs::write(&file, "{\"rows\": 128, \"batches\": []}").unwrap();
-        assert_eq!(load_from(cache, &subject), Some(128));
+        std::fs::write(
+            &file,
+            "{\"rows\": 128, \"is_enough\": true, \"batches\": []}",
+        )
+        .unwrap();
+        assert_eq!(load_from(cache, &subject), Some(Enough(128)));
     }
 
     #[test]
     fn what_cannot_be_written_or_used_is_not_kept() {
         let config = config();
         let subject = subject(&config);
-        assert_eq!(keep_in(None, &subject, 64, vec![speed(64, 1.0)]), None);
+        assert_eq!(
+            keep_in(None, &subject, Enough(64), vec![speed(64, 1.0)]),
+            None
+        );
         let cache = tempfile::tempdir().unwrap();
         assert_eq!(
-            keep_in(Some(cache.path()), &subject, 48, vec![speed(64, 1.0)]),
+            keep_in(
+                Some(cache.path()),
+                &subject,
+                Enough(48),
+                vec![speed(64, 1.0)]
+            ),
             None
         );
         assert_eq!(
-            keep_in(Some(cache.path()), &subject, 64, vec![speed(64, f64::NAN)]),
+            keep_in(
+                Some(cache.path()),
+                &subject,
+                Enough(64),
+                vec![speed(64, f64::NAN)]
+            ),
             None
         );
         let file = cache.path().join("file");
         std::fs::write(&file, "").unwrap();
         let below_a_file = file.join("cache");
         assert_eq!(
-            keep_in(Some(&below_a_file), &subject, 64, vec![speed(64, 1.0)]),
+            keep_in(
+                Some(&below_a_file),
+                &subject,
+                Enough(64),
+                vec![speed(64, 1.0)]
+            ),
             None
         );
     }
@@ -197,17 +254,17 @@ mod tests {
         };
         assert_eq!(
             measured(&[(1, 900.0), (32, 100.0), (64, 140.0), (128, 145.0)]),
-            Some(64)
+            Some(Enough(64))
         );
         assert_eq!(
             measured(&[(32, 100.0), (100, 300.0), (64, 101.0)]),
-            Some(32)
+            Some(Enough(32))
         );
         assert_eq!(measured(&[(1, 20.0), (32, 100.0)]), None, "one of them");
-        keep_in(cache, &subject, 128, vec![speed(64, 1.0)]).unwrap();
+        keep_in(cache, &subject, Enough(128), vec![speed(64, 1.0)]).unwrap();
         assert_eq!(
             measured(&[(32, 100.0), (64, 140.0)]),
-            Some(128),
+            Some(Enough(128)),
             "the job's counts"
         );
     }

@@ -152,8 +152,8 @@ pub struct GroupRow {
 
 /// The budget on a CPU: the job's numbers, and what memory and products allow where it says `auto`.
 ///
-/// `cache_bytes_per_token` is what one cached token takes in all layers, `batch_size` the rows beyond which
-/// products gain nothing.
+/// `cache_bytes_per_token` is what one cached token takes in all layers, `batch_size` the rows in flight
+/// where the job leaves them open.
 pub(crate) fn cpu_budget(
     batch: &BatchSpec,
     batch_size: usize,

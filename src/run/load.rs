@@ -6,7 +6,8 @@ use crate::device::DeviceId;
 use crate::engine::{Learned, Tuning};
 use crate::job::{BatchSpec, JobSpec};
 use crate::measure::batch_size::{FIRST_ROWS, READING_ROWS};
-use crate::measure::{BatchSpeed, device, kept_rows, machine};
+use crate::measure::kept_rows::{self, FoundRows};
+use crate::measure::{BatchSpeed, device, machine};
 use crate::model::{Backend, Glm, ModelError, TextModel};
 use crate::plan::{self, Budget, Memory};
 
@@ -15,7 +16,7 @@ use super::model_facts::{self, ModelFacts};
 /// Rows in flight where the job leaves them open, on a CPU; a GPU times its own steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OpenRows {
-    /// So many, and what runs finds out whether more are faster.
+    /// So many, and the job's steps find out whether more are faster.
     First(usize),
     /// So many: an earlier job or `bench` has found them, or nothing is generated.
     Enough(usize),
@@ -27,7 +28,11 @@ impl OpenRows {
         if !spec.task.generates() {
             return Self::Enough(READING_ROWS);
         }
-        kept_rows::load(&facts.subject()).map_or(Self::First(FIRST_ROWS), Self::Enough)
+        match kept_rows::load(&facts.subject()) {
+            Some(FoundRows::Enough(rows)) => Self::Enough(rows),
+            Some(FoundRows::OrMore(rows)) => Self::First(rows),
+            None => Self::First(FIRST_ROWS),
+        }
     }
 
     pub(super) fn count(self) -> usize {
@@ -59,7 +64,12 @@ fn keep(facts: &ModelFacts, learned: &Learned) {
         cache: None,
     };
     let speeds = learned.decode.iter().map(speed).collect();
-    kept_rows::keep(&facts.subject(), learned.rows, speeds);
+    let found = if learned.is_enough {
+        FoundRows::Enough(learned.rows)
+    } else {
+        FoundRows::OrMore(learned.rows)
+    };
+    kept_rows::keep(&facts.subject(), found, speeds);
 }
 
 /// Loads the weights; what may be in flight follows from the memory that is left then.

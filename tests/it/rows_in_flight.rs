@@ -98,6 +98,7 @@ fn a_number_is_kept_once_it_is_found() {
         panic!("{kept:?}")
     };
     assert!([128, 256].contains(&learned.rows), "{learned:?}");
+    assert!(learned.is_enough, "256 are the most");
     assert_eq!(engine.budget().max_batch_size, learned.rows);
     let tried: Vec<usize> = learned.decode.iter().map(|&(rows, _)| rows).collect();
     assert_eq!(tried, [128, 256]);
@@ -177,7 +178,7 @@ fn memory_may_run_out_at_any_call_of_a_trial() {
         assert_eq!(finish(&mut engine), expected, "{call}");
         assert_eq!(engine.statistics().oom_retries, 1, "{call}");
         let limit = engine.budget().max_batch_size;
-        let kept = kept.lock().unwrap().first().map(|learned| learned.rows);
+        let kept = kept.lock().unwrap().last().map(|learned| learned.rows);
         assert!(kept.is_none_or(|rows| rows == limit), "{call}");
     }
 }
@@ -282,12 +283,12 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     );
 
     let file = rows_file(&job);
-    let kept = |rows: u32| {
+    let kept = |rows: u32, is_enough: bool| {
         format!(
-            "{{\"rows\": {rows}, \"batches\": [{{\"rows\": 64, \"prefill\": 9000.0, \"decode\": 5000.0}}]}}"
+            "{{\"rows\": {rows}, \"is_enough\": {is_enough}, \"batches\": [{{\"rows\": 64, \"prefill\": 9000.0, \"decode\": 5000.0}}]}}"
         )
     };
-    std::fs::write(&file, kept(64)).unwrap();
+    std::fs::write(&file, kept(64, true)).unwrap();
     let (known, text) = plan(&job, &[]);
     assert_eq!(known["max_batch_size"], 64);
     assert!(known.get("most_batch_size").is_none(), "{known}");
@@ -296,7 +297,7 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     assert_eq!(peak_slots(&job), 64);
     assert_eq!(
         std::fs::read_to_string(&file).unwrap(),
-        kept(64),
+        kept(64, true),
         "it is not tried again"
     );
 
@@ -322,7 +323,17 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
         "{text}"
     );
 
-    std::fs::write(&file, kept(65)).unwrap();
+    // What an earlier job has found without trying more goes on from there.
+    std::fs::write(&file, kept(64, false)).unwrap();
+    let (open, text) = plan(&job, &[]);
+    assert_eq!(open["max_batch_size"], 64);
+    assert_eq!(open["most_batch_size"], 128);
+    assert!(
+        text.contains("a run begins with 64 rows in flight"),
+        "{text}"
+    );
+
+    std::fs::write(&file, kept(65, true)).unwrap();
     assert_eq!(plan(&job, &[]).0["max_batch_size"], 32);
 }
 

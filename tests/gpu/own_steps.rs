@@ -1,0 +1,106 @@
+//! Steps by this program's kernels in a whole model: beside candle's operations, in each type of cache, and with a fault.
+
+use candle_core::Device;
+use glm_batch::internals::model::fused::{Kernels, Ops};
+use glm_batch::internals::model::{
+    DecodeRow, FloatType, Glm, Precision, PrefillRow, TextModel, step_counts, with_ops,
+};
+
+use crate::faulty_ops::{FAULTS, Fault, Faulty};
+use crate::support::{CHINESE, Case, Gpu, Limits, equal, gpu, prompts, run, trained};
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
+
+fn kernels(gpu: &Gpu, precision: Precision) -> Box<dyn Ops> {
+    let Device::Cuda(device) = &gpu.device else {
+        panic!("a GPU is a CUDA device");
+    };
+    Box::new(Kernels::load(device, precision.float().dtype()).unwrap())
+}
+
+/// The logits of steps that follow some questions, whose rows have several widths.
+fn logits(model: &mut Glm, cases: &[Case], steps: u32) -> Vec<Vec<f32>> {
+    let contexts: Vec<PrefillRow<'_>> = cases
+        .iter()
+        .enumerate()
+        .map(|(slot, case)| CHINESE.prefill(slot, &case.prompt, 24 + slot * 5))
+        .collect();
+    model.prefill(&contexts).unwrap();
+    (0..steps)
+        .map(|step| {
+            let row = |(context, case): (&PrefillRow<'_>, &Case)| DecodeRow {
+                slot: context.slot,
+                id: case.answer[step as usize % case.answer.len()],
+                mask_position: context.mask_position,
+                block_position: step + 2,
+            };
+            let rows: Vec<DecodeRow> = contexts.iter().zip(cases).map(row).collect();
+            model.decode(&rows).unwrap().values
+        })
+        .collect()
+}
+
+/// The largest difference of two logits of a step, as a share of the largest logit.
+fn share(a: &[f32], b: &[f32]) -> f32 {
+    let largest = b.iter().fold(0.0_f32, |top, logit| top.max(logit.abs()));
+    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    off.fold(0.0, f32::max) / largest
+}
+
+/// The same with the kernels and without, whatever the types of weights and cache: what is told is what rounding comes to.
+#[test]
+fn logits_are_those_of_candle_but_for_rounding() {
+    let Some(gpu) = gpu() else { return };
+    let Some((folder, cases)) = trained() else {
+        return;
+    };
+    let cases: Vec<Case> = cases.into_iter().step_by(40).collect();
+    for precision in PRECISIONS {
+        for cached in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
+            let load = || Glm::load(&folder, &gpu.device, precision).unwrap().cached_as(cached);
+            let mut own = load();
+            let counts = step_counts(&own).unwrap();
+            let with = logits(&mut own, &cases, 10);
+            assert_eq!(counts.now(), [7, 3, 0], "{precision:?}, {cached:?}");
+            assert_eq!(own.take_note(), None);
+            let fault = Fault::Launch;
+            let ops = kernels(&gpu, precision);
+            let mut without = with_ops(load(), Box::new(Faulty { ops, fault })).cached_as(cached);
+            let without = logits(&mut without, &cases, 10);
+            let most = with.iter().zip(&without).map(|(a, b)| share(a, b));
+            let most = most.fold(0.0, f32::max);
+            eprintln!("{precision:?}, {cached:?} cached: {most:.1e} of the largest logit");
+            let bound = match precision {
+                Precision::F16 => 0.01,
+                Precision::Bf16 => 0.05,
+                _ => 1e-4,
+            };
+            assert!(most < bound, "{precision:?}, {cached:?}: {most}");
+        }
+    }
+}
+
+#[test]
+fn a_faulty_kernel_is_told_of_and_alters_no_answer() {
+    let Some(gpu) = gpu() else { return };
+    let Some((folder, cases)) = trained() else {
+        return;
+    };
+    let cases: Vec<Case> = cases.into_iter().step_by(25).collect();
+    for (number, (fault, words)) in FAULTS.into_iter().enumerate() {
+        let precision = PRECISIONS[number % 3];
+        let ops = kernels(&gpu, precision);
+        let model = Glm::load(&folder, &gpu.device, precision).unwrap();
+        let mut model = with_ops(model, Box::new(Faulty { ops, fault }));
+        let counts = step_counts(&model).unwrap();
+        if fault != Fault::Choice {
+            logits(&mut model, &cases, 2);
+            let note = model.take_note().unwrap();
+            assert!(note.contains(words), "{fault:?}: {note}");
+        }
+        let (answers, _) = run(model, CHINESE, prompts(&cases), Limits::rows(8));
+        assert_eq!(equal(&answers, &cases), cases.len(), "{fault:?}");
+        let [own, both, neither] = counts.now();
+        assert!(own == 0 && both <= 1 && neither > 10, "{fault:?}: {:?}", counts.now());
+    }
+}

@@ -83,12 +83,14 @@ impl Ops for Faulty {
         self.ops.bias_gelu(product, bias)
     }
 
-    fn likeliest(&self, logits: &Tensor) -> Result<Option<Vec<u32>>> {
-        let mut found = self.ops.likeliest(logits)?;
-        if let (Fault::Choice, Some(last)) = (self.fault, found.as_mut().and_then(|f| f.last_mut()))
-        {
-            *last += 1;
+    fn likeliest(&self, logits: &Tensor) -> Result<Tensor> {
+        let found = self.ops.likeliest(logits)?;
+        if self.fault != Fault::Choice {
+            return Ok(found);
         }
+        let last = found.dim(0)? - 1;
+        let row = found.narrow(0, last, 1)?.force_contiguous()?;
+        found.slice_set(&(row - 1.0)?, 0, last)?;
         Ok(found)
     }
 }

@@ -142,7 +142,9 @@ fn steps_are_watched_again_for_other_numbers_of_rows() {
             mask_position: nano.ids().mask_position(&prompt),
             block_position: position,
         };
-        model.decode(&(0..rows).map(row).collect::<Vec<_>>()).unwrap();
+        model
+            .decode(&(0..rows).map(row).collect::<Vec<_>>())
+            .unwrap();
         counts.now()
     };
     for position in 2..7 {
@@ -188,10 +190,31 @@ fn a_step_names_nothing_that_is_not_there() {
         (vec![row(0, 3, 0)], "place 3 in pool 0"),
         (vec![row(1, 2, 0)], "place 2 in pool 1"),
         (vec![row(0, 0, 5)], "column 5 of place 0"),
-        (vec![row(0, 1, 0), row(1, 1, 0), row(0, 1, 2)], "the same place"),
-        (vec![StepRow { id: 10, ..row(0, 0, 0) }], "token 10"),
-        (vec![StepRow { position: 8, ..row(0, 0, 0) }], "(8, 7)"),
-        (vec![StepRow { block_position: 8, ..row(0, 0, 0) }], "(7, 8)"),
+        (
+            vec![row(0, 1, 0), row(1, 1, 0), row(0, 1, 2)],
+            "the same place",
+        ),
+        (
+            vec![StepRow {
+                id: 10,
+                ..row(0, 0, 0)
+            }],
+            "token 10",
+        ),
+        (
+            vec![StepRow {
+                position: 8,
+                ..row(0, 0, 0)
+            }],
+            "(8, 7)",
+        ),
+        (
+            vec![StepRow {
+                block_position: 8,
+                ..row(0, 0, 0)
+            }],
+            "(7, 8)",
+        ),
     ] {
         let error = step(rows).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");

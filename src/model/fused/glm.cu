@@ -18,9 +18,6 @@ constexpr int ATTENDING = 128;
 // The most numbers of a row that one thread of a norm holds.
 constexpr int HELD = 8;
 
-// What `likeliest` says of a row with a logit that is not finite.
-constexpr uint32_t NOT_FINITE = 0xffffffffu;
-
 // What the host tells of each row of a step.
 struct Row {
   uint32_t id, position, block_position;
@@ -268,8 +265,9 @@ __device__ __forceinline__ unsigned long long ranked(float v, uint32_t id) {
   return (unsigned long long)rank << 32 | (0xffffffffu - id);
 }
 
-// The lowest id of the largest logit of each row. One block a row.
-template <typename T> __device__ __forceinline__ void likeliest(const T *logits, uint32_t *found, int width) {
+// For each row the width less the lowest id of the largest logit, and 0, or NaN where some logit is not finite. One block a
+// row.
+template <typename T> __device__ __forceinline__ void likeliest(const T *logits, float *found, int width) {
   __shared__ unsigned long long best_of[32];
   logits += (size_t)blockIdx.x * width;
   unsigned long long best = 0;
@@ -286,7 +284,9 @@ template <typename T> __device__ __forceinline__ void likeliest(const T *logits,
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (int warp = 1; warp < (int)blockDim.x / 32; warp++) best = best_of[warp] > best ? best_of[warp] : best;
-  found[blockIdx.x] = best == ~0ull ? NOT_FINITE : 0xffffffffu - (uint32_t)best;
+  const uint32_t id = 0xffffffffu - (uint32_t)best;
+  found[2 * blockIdx.x] = (float)(width - (int)id);
+  found[2 * blockIdx.x + 1] = best == ~0ull ? NAN : 0.0f;
 }
 
 } // namespace glm
@@ -317,7 +317,7 @@ template <typename T> __device__ __forceinline__ void likeliest(const T *logits,
     glm::bias_gelu(product, bias, width, packs);                                                                             \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(1024)                                                                         \
-      glm_likeliest_##NAME(const T *logits, uint32_t *found, int width) {                                                    \
+      glm_likeliest_##NAME(const T *logits, float *found, int width) {                                                       \
     glm::likeliest(logits, found, width);                                                                                    \
   }
 

@@ -358,12 +358,12 @@ impl Ops for Kernels {
         )
     }
 
-    fn likeliest(&self, logits: &Tensor) -> TensorResult<Option<Vec<u32>>> {
+    fn likeliest(&self, logits: &Tensor) -> TensorResult<Tensor> {
         let (count, width) = logits.dims2()?;
-        let found = self.room((1, count), DType::U32, logits.device())?;
+        let found = self.room((count, 2), DType::F32, logits.device())?;
         let arguments = [
             self.address(logits, self.dtype, &[count, width])?,
-            self.address(&found, DType::U32, &[1, count])?,
+            self.address(&found, DType::F32, &[count, 2])?,
             int(width)?,
         ];
         launch(
@@ -373,8 +373,6 @@ impl Ops for Kernels {
             SEARCHING,
             &arguments,
         )?;
-        let found = found.flatten_all()?.to_vec1()?;
-        let is_finite = found.iter().all(|&id| id != u32::MAX);
-        Ok(is_finite.then_some(found))
+        Ok(found)
     }
 }

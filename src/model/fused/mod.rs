@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
 use super::GlmConfig;
+use super::likeliest::ids;
 use super::network::Network;
 
 #[cfg(feature = "cuda")]
@@ -104,9 +105,9 @@ impl fmt::Debug for Fused {
 fn fits(config: &GlmConfig) -> bool {
     config.head_size() == HEAD
         && config.hidden_size <= WIDEST
-        // A launch counts heads and logits in numbers of these sizes.
+        // A launch counts heads in 16 bits, and tokens are counted in f32.
         && config.num_attention_heads <= usize::from(u16::MAX)
-        && i32::try_from(config.vocab_size).is_ok()
+        && config.vocab_size <= 1 << f32::MANTISSA_DIGITS
 }
 
 impl Fused {
@@ -204,7 +205,7 @@ impl Fused {
         logits: &Tensor,
         by_tensors: impl Fn() -> TensorResult<Option<Vec<u32>>>,
     ) -> TensorResult<Option<Vec<u32>>> {
-        let rows = logits.dim(0)?;
+        let (rows, vocabulary) = logits.dims2()?;
         let turn = {
             let state = self.state();
             Turn::of(state.given_up, &state.choices, rows)
@@ -212,7 +213,7 @@ impl Fused {
         if turn == Turn::Neither {
             return by_tensors();
         }
-        let own = self.ops.likeliest(logits)?;
+        let own = ids(&self.ops.likeliest(logits)?, vocabulary)?;
         if turn == Turn::Own {
             return Ok(own);
         }

@@ -97,10 +97,11 @@ pub trait Ops: Send + Sync {
     /// (rows, width) and (width), `T`; width is a multiple of 8.
     fn bias_gelu(&self, product: &Tensor, bias: &Tensor) -> TensorResult<()>;
 
-    /// The lowest id of the largest logit of each row; `None` where some logit is not finite.
+    /// The vocabulary less the lowest id of the largest logit of each row; and a number that is finite where all logits of
+    /// the row are.
     ///
     /// # Shapes
     ///
-    /// (rows, vocabulary), `T`.
-    fn likeliest(&self, logits: &Tensor) -> TensorResult<Option<Vec<u32>>>;
+    /// (rows, vocabulary), `T`, to (rows, 2), f32.
+    fn likeliest(&self, logits: &Tensor) -> TensorResult<Tensor>;
 }

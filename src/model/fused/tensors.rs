@@ -91,30 +91,23 @@ impl Ops for ByTensors {
         product.slice_set(&sum.gelu_erf()?.to_dtype(product.dtype())?, 0, 0)
     }
 
-    fn likeliest(&self, logits: &Tensor) -> TensorResult<Option<Vec<u32>>> {
+    fn likeliest(&self, logits: &Tensor) -> TensorResult<Tensor> {
+        let (rows, vocabulary) = logits.dims2()?;
         let logits = logits.to_dtype(DType::F32)?;
-        let finite = logits.sum_keepdim(D::Minus1)?;
-        let rows: Vec<Vec<f32>> = logits.to_vec2()?;
-        if !finite
-            .flatten_all()?
-            .to_vec1()?
-            .iter()
-            .all(|sum: &f32| sum.is_finite())
-        {
-            return Ok(None);
-        }
-        let lowest = |row: &Vec<f32>| {
+        let sums = logits.sum_keepdim(D::Minus1)?;
+        let from_end = logits.to_vec2::<f32>()?.into_iter().map(|row| {
             let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            row.iter()
-                .position(|&logit| logit == top)
-                .map(|id| id as u32)
-        };
-        Ok(rows.iter().map(lowest).collect())
+            let first = row.iter().position(|&logit| logit == top);
+            (vocabulary - first.unwrap_or_default()) as f32
+        });
+        let from_end = Tensor::from_vec(from_end.collect(), (rows, 1), logits.device())?;
+        Tensor::cat(&[from_end, sums], D::Minus1)
     }
 }
 
+/// The norm with the variance around the mean.
 fn write_norm(sum: &Tensor, norm: Norm<'_>, x: &Tensor, out: &Tensor) -> TensorResult<()> {
     x.slice_set(sum, 0, 0)?;
-    let normed = candle_nn::ops::layer_norm(sum, norm.scale, norm.shift, norm.epsilon)?;
+    let normed = candle_nn::ops::layer_norm_slow(sum, norm.scale, norm.shift, norm.epsilon)?;
     out.slice_set(&normed.to_dtype(out.dtype())?, 0, 0)
 }

@@ -25,14 +25,13 @@ pub(super) fn decode(
         Turn::Neither => None,
         Turn::Own | Turn::Both => tried(cache, fused, network, rows)?,
     };
-    let hidden = match (turn, own) {
-        (Turn::Own, Some(own)) => own,
-        (_, own) => {
+    let (hidden, turn) = match (turn, own) {
+        (Turn::Own, Some(own)) => (own, Turn::Own),
+        (_, None) => (cache.by_tensors(network, plan)?, Turn::Neither),
+        (_, Some(own)) => {
             let theirs = cache.by_tensors(network, plan)?;
-            if let Some(own) = own {
-                fused.judge(network, &own, &theirs)?;
-            }
-            theirs
+            fused.judge(network, &own, &theirs)?;
+            (theirs, Turn::Both)
         }
     };
     fused.count(turn, rows.len());

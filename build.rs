@@ -29,8 +29,8 @@ mod cuda {
             .arg("-O3")
             .build_ptx();
         if let Err(error) = compiled {
+            // Cargo fails the build for it.
             println!("cargo::error=`{KERNELS}` was not compiled: {error}");
-            std::process::exit(1);
         }
     }
 }

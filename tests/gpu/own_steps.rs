@@ -96,29 +96,32 @@ fn a_named_model_has_the_same_logits_both_ways() {
     };
     let folder = Path::new(&folder);
     for precision in PRECISIONS {
-        let mut models = [None, Some(Fault::Launch)].map(|fault| {
-            let model = Glm::load(folder, &gpu.device, precision).unwrap();
-            let Some(fault) = fault else { return model };
-            let ops = kernels(&gpu, precision);
-            with_ops(model, Box::new(Faulty { ops, fault }))
-        });
-        let vocabulary = models[0].config().vocab_size;
+        let load = || Glm::load(folder, &gpu.device, precision).unwrap();
+        let mut own = load();
+        let vocabulary = own.config().vocab_size;
         let id = |at: usize| (at * 7919 % vocabulary) as u32;
-        let cases: Vec<Case> = (0..3)
-            .map(|row| Case {
-                prompt: (0..5 + 6 * row)
-                    .map(|at| id(at + 100 * row + 1))
-                    .chain([CHINESE.masks[0]])
-                    .collect(),
-                answer: (0..8).map(|at| id(at + 31 * row)).collect(),
-            })
-            .collect();
-        let [with, without] = models.each_mut().map(|model| logits(model, &cases, 6));
+        let case = |row: usize| Case {
+            prompt: (0..5 + 6 * row)
+                .map(|at| id(at + 100 * row + 1))
+                .chain([CHINESE.masks[0]])
+                .collect(),
+            answer: (0..8).map(|at| id(at + 31 * row)).collect(),
+        };
+        let cases: Vec<Case> = (0..3).map(case).collect();
+        let with = logits(&mut own, &cases, 6);
+        assert_eq!(own.take_note(), None);
+        assert_eq!(step_counts(&own).unwrap().now(), [3, 3, 0]);
+        // Two models may be more than the device holds.
+        drop(own);
+        let (ops, fault) = (kernels(&gpu, precision), Fault::Launch);
+        let without = logits(
+            &mut with_ops(load(), Box::new(Faulty { ops, fault })),
+            &cases,
+            6,
+        );
         let most = with.iter().zip(&without).map(|(a, b)| share(a, b));
         let most = most.fold(0.0, f32::max);
         eprintln!("{precision:?}: {most:.1e} of the largest logit");
-        assert_eq!(models[0].take_note(), None);
-        assert_eq!(step_counts(&models[0]).unwrap().now(), [3, 3, 0]);
     }
 }
 

@@ -13,6 +13,7 @@ use half::{bf16, f16};
 use std::fmt;
 use std::sync::Arc;
 
+use super::step::ADDRESSES_WORDS;
 use super::{HEAD, Norm, Ops, Step, Tables, Uploaded, WIDEST};
 
 /// What nvcc made of `glm.cu`.
@@ -33,8 +34,8 @@ const ACTIVATING: u32 = 256;
 /// Bytes that one access takes; all addresses are multiples of it.
 const PACK_BYTES: usize = 16;
 
-/// Bytes of a pool's addresses.
-const ADDRESSES_BYTES: usize = 16;
+/// Bytes of a pool's addresses in a layer.
+const ADDRESSES_BYTES: usize = 4 * ADDRESSES_WORDS;
 
 /// Types that a cache may have.
 const TYPES: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
@@ -135,22 +136,25 @@ impl Kernels {
         let Some(words) = &uploaded.words else {
             bail!("a step was not uploaded")
         };
+        if words.dims() != [step.word_count()] {
+            bail!("another step was uploaded")
+        }
         let begin = self.begin(words)?;
         let layer_bytes = step.pools(0).len() * ADDRESSES_BYTES;
         let rows = begin + (step.layers() * layer_bytes) as u64;
         Ok([Address(begin + (layer * layer_bytes) as u64), Address(rows)])
     }
+}
 
-    /// Rows and their width, which a block can hold.
-    fn normed(&self, x: &Tensor) -> TensorResult<(usize, usize, u32)> {
-        let (rows, width) = x.dims2()?;
-        if width > WIDEST {
-            bail!("a norm of {width} numbers, and a kernel takes {WIDEST}")
-        }
-        // Four numbers a thread, or more where that would be more threads than a block has.
-        let threads = width.div_ceil(4).next_multiple_of(32).min(1024);
-        Ok((rows, width, threads as u32))
+/// Rows, their width, which a block can hold, and its threads.
+fn normed(x: &Tensor) -> TensorResult<(usize, usize, u32)> {
+    let (rows, width) = x.dims2()?;
+    if width > WIDEST {
+        bail!("a norm of {width} numbers, and a kernel takes {WIDEST}")
     }
+    // Four numbers a thread, or more where that would be more threads than a block has.
+    let threads = width.div_ceil(4).next_multiple_of(32).min(1024);
+    Ok((rows, width, threads as u32))
 }
 
 fn name(dtype: DType) -> TensorResult<&'static str> {
@@ -234,7 +238,7 @@ impl Ops for Kernels {
         x: &Tensor,
         out: &Tensor,
     ) -> TensorResult<()> {
-        let (count, width, threads) = self.normed(x)?;
+        let (count, width, threads) = normed(x)?;
         if count != rows.0.rows().len() {
             bail!("{count} rows for a step of {}", rows.0.rows().len())
         }
@@ -275,7 +279,7 @@ impl Ops for Kernels {
         norm: Norm<'_>,
         out: &Tensor,
     ) -> TensorResult<()> {
-        let (count, width, threads) = self.normed(x)?;
+        let (count, width, threads) = normed(x)?;
         let arguments = [
             self.address(x, DType::F32, &[count, width])?,
             self.address(product, self.dtype, &[count, width])?,

@@ -106,7 +106,7 @@ fn fits(config: &GlmConfig) -> bool {
     config.head_size() == HEAD
         && config.hidden_size <= WIDEST
         // A launch counts heads in 16 bits, and tokens are counted in f32.
-        && config.num_attention_heads <= usize::from(u16::MAX)
+        && u16::try_from(config.num_attention_heads).is_ok()
         && config.vocab_size <= 1 << f32::MANTISSA_DIGITS
 }
 

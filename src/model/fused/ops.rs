@@ -35,16 +35,21 @@ pub struct Norm<'a> {
 
 /// The kernels of a step.
 ///
-/// `T` is the type of the model. `x` is (rows, hidden), f32: what the layers add up. Sums, norms and softmax are f32.
-///
-/// # Errors
-///
-/// Those of candle and of the driver, and for tensors of another shape or type than is said here.
+/// `T` is the type of the model. `x` is (rows, hidden), f32: what the layers add up. Sums, norms and softmax are f32. Errors
+/// are those of candle and of the driver, and tensors of another shape or type than is said here.
 pub trait Ops: Send + Sync {
     /// A tensor that a kernel will write as a whole.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn room(&self, shape: (usize, usize), dtype: DType, device: &Device) -> TensorResult<Tensor>;
 
     /// Brings a step's rows, and where their keys and values are, to the device.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn upload(&self, step: &Step, device: &Device) -> TensorResult<Uploaded>;
 
     /// `x` = the embeddings of each row; `out` = its norm.
@@ -52,6 +57,10 @@ pub trait Ops: Send + Sync {
     /// # Shapes
     ///
     /// `out` is (rows, hidden), `T`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn embed_norm(
         &self,
         rows: (&Step, &Uploaded),
@@ -66,6 +75,10 @@ pub trait Ops: Send + Sync {
     /// # Shapes
     ///
     /// `product` and `out` are (rows, hidden), `bias` is (hidden), all `T`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn add_norm(
         &self,
         x: &Tensor,
@@ -81,6 +94,10 @@ pub trait Ops: Send + Sync {
     ///
     /// `projected` is (rows, 3 hidden), queries then keys then values, `bias` is (3 hidden), `out` is (rows, hidden), all
     /// `T`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn attend(
         &self,
         rows: (&Step, &Uploaded),
@@ -95,6 +112,10 @@ pub trait Ops: Send + Sync {
     /// # Shapes
     ///
     /// (rows, width) and (width), `T`; width is a multiple of 8.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn bias_gelu(&self, product: &Tensor, bias: &Tensor) -> TensorResult<()>;
 
     /// The vocabulary less the lowest id of the largest logit of each row; and a number that is finite where all logits of
@@ -103,5 +124,9 @@ pub trait Ops: Send + Sync {
     /// # Shapes
     ///
     /// (rows, vocabulary), `T`, to (rows, 2), f32.
+    ///
+    /// # Errors
+    ///
+    /// See [`Ops`].
     fn likeliest(&self, logits: &Tensor) -> TensorResult<Tensor>;
 }

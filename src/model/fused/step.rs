@@ -2,10 +2,13 @@
 //!
 //! Invariant: a [`Step`] names no place, column, token or position that is not there, because a kernel checks nothing.
 
-use candle_core::{Result as TensorResult, Tensor, bail};
+use candle_core::{DType, Result as TensorResult, Tensor, bail};
 
 /// Words of a row.
 const ROW_WORDS: usize = 8;
+
+/// Words of the addresses of keys and values.
+pub(super) const ADDRESSES_WORDS: usize = 4;
 
 /// A token to compute.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +49,20 @@ pub struct Step {
     rows: Vec<StepRow>,
     /// Keys and values of each pool, layer by layer, (places, heads, columns, head size).
     layers: Vec<Vec<(Tensor, Tensor)>>,
-    heads: usize,
-    factor: f32,
+    shapes: Vec<PoolShape>,
     sizes: Sizes,
-    /// Columns of a place in each pool.
-    columns: Vec<usize>,
+    factor: f32,
+}
+
+/// What the keys and values of a pool have in common in all layers.
+#[derive(Clone, Copy, Debug)]
+struct PoolShape {
+    /// Places that are there in each layer: one may have more room than another where memory ran out in between.
+    places: usize,
+    heads: usize,
+    columns: usize,
+    size: usize,
+    dtype: DType,
 }
 
 impl Step {
@@ -66,55 +78,22 @@ impl Step {
         sizes: Sizes,
         factor: f32,
     ) -> TensorResult<Self> {
-        let Some(((first, _), dims)) = layers.first().and_then(|pools| {
-            let first = pools.first()?;
-            let dims = pools.iter().map(|(keys, _)| keys.dims4());
-            Some((first, dims.collect::<TensorResult<Vec<_>>>()))
-        }) else {
-            bail!("a step needs a layer and a pool")
-        };
-        let (dims, dtype) = (dims?, first.dtype());
-        let (_, heads, _, size) = dims[0];
-        for (number, pools) in layers.iter().enumerate() {
-            for (keys, values) in pools {
-                if !keys.is_contiguous() || !values.is_contiguous() || keys.dims() != values.dims()
-                {
-                    bail!("keys and values of layer {number} do not lie side by side")
-                }
-                if keys.dtype() != dtype || values.dtype() != dtype {
-                    bail!("keys and values of layer {number} have several types")
-                }
-            }
-            let of_layer = pools.iter().map(|(keys, _)| keys.dims4());
-            // A layer may have more room than another where memory ran out in between, and no row is there.
-            let is_same = |(a, b): (TensorResult<_>, &(usize, usize, usize, usize))| {
-                a.is_ok_and(|a: (usize, usize, usize, usize)| (a.1, a.2, a.3) == (b.1, b.2, b.3))
-            };
-            if pools.len() != dims.len() || !of_layer.zip(&dims).all(is_same) {
-                bail!("the pools of layer {number} differ from those of the first")
-            }
+        let shapes = pool_shapes(&layers)?;
+        let mut taken = Vec::with_capacity(rows.len());
+        for (number, row) in rows.iter().enumerate() {
+            check_row(number, row, sizes, &shapes)?;
+            taken.push((row.place.pool, row.place.place));
         }
-        if dims.iter().any(|&(_, h, _, s)| (h, s) != (heads, size)) {
-            bail!("the pools of a layer have heads of several shapes")
+        taken.sort_unstable();
+        if taken.windows(2).any(|pair| pair[0] == pair[1]) {
+            bail!("two rows of a step have the same place")
         }
-        let places: Vec<usize> = (0..dims.len())
-            .map(|pool| {
-                let of_layer = |pools: &Vec<(Tensor, Tensor)>| {
-                    let (keys, values) = &pools[pool];
-                    keys.dims()[0].min(values.dims()[0])
-                };
-                layers.iter().map(of_layer).min().unwrap_or_default()
-            })
-            .collect();
-        let columns: Vec<usize> = dims.iter().map(|&(_, _, columns, _)| columns).collect();
-        check_rows(&rows, sizes, &places, &columns, heads)?;
         Ok(Self {
             rows,
             layers,
-            heads,
-            factor,
+            shapes,
             sizes,
-            columns,
+            factor,
         })
     }
 
@@ -135,7 +114,7 @@ impl Step {
 
     /// Heads of a layer.
     pub fn heads(&self) -> usize {
-        self.heads
+        self.shapes[0].heads
     }
 
     /// How many tokens and positions there are.
@@ -146,6 +125,12 @@ impl Step {
     /// What queries are multiplied with.
     pub fn factor(&self) -> f32 {
         self.factor
+    }
+
+    /// How many words [`Step::words`] has.
+    pub fn word_count(&self) -> usize {
+        let pools = self.layers.len() * self.shapes.len();
+        pools * ADDRESSES_WORDS + self.rows.len() * ROW_WORDS
     }
 
     /// The words that the kernels read, behind the addresses of the pools: those of keys and values of each pool, layer by
@@ -162,24 +147,17 @@ impl Step {
                 place,
                 length,
             } = row.place;
-            let columns = self.columns[pool];
-            let first = place * self.heads * columns;
-            let StepRow {
-                id,
-                position,
-                block_position,
-                ..
-            } = *row;
-            let numbers = [pool, first, columns, length, 0].map(|number| number as u32);
+            let PoolShape { heads, columns, .. } = self.shapes[pool];
+            let first = place * heads * columns;
             let words: [u32; ROW_WORDS] = [
-                id,
-                position,
-                block_position,
-                numbers[0],
-                numbers[1],
-                numbers[2],
-                numbers[3],
-                numbers[4],
+                row.id,
+                row.position,
+                row.block_position,
+                pool as u32,
+                first as u32,
+                columns as u32,
+                length as u32,
+                0,
             ];
             words
         });
@@ -187,44 +165,91 @@ impl Step {
     }
 }
 
-fn check_rows(
-    rows: &[StepRow],
-    sizes: Sizes,
-    places: &[usize],
-    columns: &[usize],
-    heads: usize,
-) -> TensorResult<()> {
-    let mut taken: Vec<(usize, usize)> = Vec::with_capacity(rows.len());
-    for (number, row) in rows.iter().enumerate() {
-        let Place {
-            pool,
-            place,
-            length,
-        } = row.place;
-        if row.id as usize >= sizes.vocabulary
-            || row.position.max(row.block_position) as usize >= sizes.positions
-        {
-            bail!(
-                "row {number} has token {} at ({}, {}), which the tables do not have",
-                row.id,
-                row.position,
-                row.block_position
-            )
-        }
-        if pool >= columns.len() || place >= places[pool] || length >= columns[pool] {
-            bail!(
-                "row {number} is at column {length} of place {place} in pool {pool}, which is not there"
-            )
-        }
-        // Columns are counted in 32 bits over a whole pool.
-        if u32::try_from(places[pool] * heads * columns[pool]).is_err() {
-            bail!("pool {pool} has more columns than a kernel counts")
-        }
-        taken.push((pool, place));
+/// The shapes of the pools, which are the same in each layer; at least one.
+fn pool_shapes(layers: &[Vec<(Tensor, Tensor)>]) -> TensorResult<Vec<PoolShape>> {
+    let shapes_of = |pools: &Vec<(Tensor, Tensor)>| {
+        let shapes = pools.iter().map(|(keys, values)| {
+            let (keys, values) = (PoolShape::of(keys)?, PoolShape::of(values)?);
+            keys.with(values)
+        });
+        shapes.collect::<TensorResult<Vec<PoolShape>>>()
+    };
+    let mut all: Option<Vec<PoolShape>> = None;
+    for pools in layers {
+        let here = shapes_of(pools)?;
+        all = Some(match all {
+            None => here,
+            Some(known) if known.len() == here.len() => {
+                let pairs = known.into_iter().zip(here);
+                pairs
+                    .map(|(known, here)| known.with(here))
+                    .collect::<TensorResult<_>>()?
+            }
+            Some(_) => bail!("layers have other numbers of pools"),
+        });
     }
-    taken.sort_unstable();
-    if taken.windows(2).any(|pair| pair[0] == pair[1]) {
-        bail!("two rows of a step have the same place")
+    let all = all.unwrap_or_default();
+    let of_head = |shape: &PoolShape| (shape.heads, shape.size, shape.dtype);
+    match all.first() {
+        None => bail!("a step needs a layer and a pool"),
+        Some(first) if all.iter().any(|shape| of_head(shape) != of_head(first)) => {
+            bail!("the pools of a step have other heads")
+        }
+        Some(_) => Ok(all),
+    }
+}
+
+impl PoolShape {
+    fn of(tensor: &Tensor) -> TensorResult<Self> {
+        if !tensor.is_contiguous() {
+            bail!("keys and values of a pool must be contiguous")
+        }
+        let (places, heads, columns, size) = tensor.dims4()?;
+        Ok(Self {
+            places,
+            heads,
+            columns,
+            size,
+            dtype: tensor.dtype(),
+        })
+    }
+
+    /// What this shape and another one have in common.
+    fn with(self, other: Self) -> TensorResult<Self> {
+        let of_place = |shape: &Self| (shape.heads, shape.columns, shape.size, shape.dtype);
+        if of_place(&self) != of_place(&other) {
+            bail!("keys and values of a pool have several shapes: {self:?} and {other:?}")
+        }
+        let places = self.places.min(other.places);
+        Ok(Self { places, ..self })
+    }
+}
+
+fn check_row(number: usize, row: &StepRow, sizes: Sizes, shapes: &[PoolShape]) -> TensorResult<()> {
+    let Place {
+        pool,
+        place,
+        length,
+    } = row.place;
+    if row.id as usize >= sizes.vocabulary
+        || row.position.max(row.block_position) as usize >= sizes.positions
+    {
+        bail!(
+            "row {number} has token {} at ({}, {}), which the tables do not have",
+            row.id,
+            row.position,
+            row.block_position
+        )
+    }
+    let is_there = |shape: &&PoolShape| place < shape.places && length < shape.columns;
+    let Some(shape) = shapes.get(pool).filter(is_there) else {
+        bail!(
+            "row {number} is at column {length} of place {place} in pool {pool}, which is not there"
+        )
+    };
+    // Columns are counted in 32 bits over a whole pool.
+    if u32::try_from(shape.places * shape.heads * shape.columns).is_err() {
+        bail!("pool {pool} has more columns than a kernel counts")
     }
     Ok(())
 }

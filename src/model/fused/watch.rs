@@ -104,7 +104,8 @@ pub(super) fn difference(
         let off = pairs.fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
         if off > bound * largest {
             return Some(format!(
-                "give logits that differ from candle's by {off} where the largest is {largest}, and rounding explains {:.1}%",
+                "give logits that differ from candle's by {:.1}% of the largest one, and rounding explains {:.1}%",
+                100.0 * off / largest,
                 100.0 * bound
             ));
         }

@@ -5,10 +5,11 @@ use std::path::Path;
 use candle_core::Device;
 use glm_batch::internals::model::fused::{Kernels, Ops};
 use glm_batch::internals::model::{
-    DecodeRow, FloatType, Glm, Precision, PrefillRow, TextModel, step_counts, with_ops,
+    DecodeRow, FloatType, Glm, Precision, PrefillRow, Scores, TextModel, step_counts, with_ops,
 };
 
 use crate::faulty_ops::{FAULTS, Fault, Faulty};
+use crate::memory::broken_at_a_position;
 use crate::support::{CHINESE, Case, Gpu, Limits, equal, gpu, prompts, run, trained};
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
@@ -140,6 +141,65 @@ fn a_named_model_has_the_same_logits_both_ways() {
         let most = with.iter().zip(&without).map(|(a, b)| share(a, b));
         let most = most.fold(0.0, f32::max);
         eprintln!("{precision:?}: {most:.1e} of the largest logit");
+    }
+}
+
+/// A row that is not finite leaves those beside it as they are, and is no fault of the kernels.
+#[test]
+fn a_row_that_is_not_finite_leaves_the_others_alone() {
+    const ROWS: usize = 5;
+    const BROKEN: usize = 3;
+    let Some(gpu) = gpu() else { return };
+    let Some((folder, cases)) = trained() else {
+        return;
+    };
+    let broken = tempfile::tempdir().unwrap();
+    broken_at_a_position(&folder, broken.path());
+    let load = || Glm::load(broken.path(), &gpu.device, Precision::F16).unwrap();
+    let contexts: Vec<PrefillRow<'_>> = (0..ROWS)
+        .map(|slot| CHINESE.prefill(slot, &cases[slot * 30].prompt, 24))
+        .collect();
+    let steps = |model: &mut Glm| -> Vec<Vec<f32>> {
+        model.prefill(&contexts).unwrap();
+        let step = |step: usize| {
+            let row = |context: &PrefillRow<'_>| DecodeRow {
+                slot: context.slot,
+                id: cases[context.slot].answer[0],
+                // The position that overflows: at first in a step that is computed both ways, then in one that is not.
+                mask_position: match (context.slot, step) {
+                    (BROKEN, 2 | 5) => 40,
+                    _ => context.mask_position,
+                },
+                block_position: step as u32 + 2,
+            };
+            let rows: Vec<DecodeRow> = contexts.iter().map(row).collect();
+            match model.decode_likeliest(&rows).unwrap() {
+                Scores::Logits(logits) => logits.values,
+                Scores::Likeliest(_) => Vec::new(),
+            }
+        };
+        (0..7).map(step).collect()
+    };
+    let mut own = load();
+    let with = steps(&mut own);
+    assert_eq!(step_counts(&own).unwrap().now(), [4, 3, 0]);
+    assert_eq!(own.take_note(), None);
+    let (ops, fault) = (kernels(&gpu, Precision::F16), Fault::Launch);
+    let without = steps(&mut with_ops(load(), Box::new(Faulty { ops, fault })));
+    for (number, (with, without)) in with.iter().zip(&without).enumerate() {
+        // Its keys and values stay, so it is broken from then on; the device chooses before that.
+        assert_eq!(
+            (with.is_empty(), without.is_empty()),
+            (number < 2, number < 2)
+        );
+        let width = own.config().vocab_size;
+        let rows = with.chunks(width).zip(without.chunks(width));
+        for (slot, (with, without)) in rows.enumerate() {
+            let is_finite = |row: &[f32]| row.iter().all(|logit| logit.is_finite());
+            assert_eq!(is_finite(with), slot != BROKEN, "step {number}, row {slot}");
+            assert_eq!(is_finite(without), slot != BROKEN);
+            assert!(slot == BROKEN || share(with, without) < 0.01);
+        }
     }
 }
 

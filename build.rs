@@ -2,7 +2,7 @@
 //!
 //! `cudaforge`, which candle compiles its kernels with, finds nvcc and the GPU's kind: `CUDA_COMPUTE_CAP`, or else what
 //! `nvidia-smi` says. So all kernels of a program are for the same GPUs. PTX for 80 runs on every newer one; for 90 and above
-//! cudaforge asks for what that kind alone has (`sm_90a`), and such a program runs on no other.
+//! cudaforge asks for what that kind alone has (`sm_90a`), and such a program runs on that kind alone.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

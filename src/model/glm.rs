@@ -279,9 +279,9 @@ impl Glm {
     }
 }
 
-/// A model whose decode steps are computed by other kernels, which nobody has watched yet; its slots are empty. For tests.
+/// A model whose decode steps are computed by other kernels, which were not watched yet; its slots are empty. For tests.
 ///
-/// Only a model of the padded backend has such steps.
+/// The model must be one of the padded backend.
 pub fn with_ops(glm: Glm, ops: Box<dyn Ops>) -> Glm {
     let fused = Arc::new(Fused::new(ops));
     let dtype = glm

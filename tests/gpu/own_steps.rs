@@ -144,7 +144,7 @@ fn a_named_model_has_the_same_logits_both_ways() {
     }
 }
 
-/// A row that is not finite leaves those beside it as they are, and is no fault of the kernels.
+/// A row that is not finite leaves those beside it as they are, and does not count as a fault of the kernels.
 #[test]
 fn a_row_that_is_not_finite_leaves_the_others_alone() {
     const ROWS: usize = 5;

@@ -232,7 +232,7 @@ fn a_step_names_nothing_that_is_not_there() {
     for layers in [mixed, wider, fewer, strided, Vec::new()] {
         assert!(Step::new(vec![row(0, 0, 0)], layers, sizes, 1.0).is_err());
     }
-    // Room that one layer alone has is no place.
+    // Room that one layer alone has does not count.
     let mut uneven = layers();
     uneven[0][0] = pool(4, 5, DType::F32);
     assert!(Step::new(vec![row(0, 3, 0)], uneven.clone(), sizes, 1.0).is_err());

@@ -340,7 +340,7 @@ impl Ops for Kernels {
         let (count, width) = product.dims2()?;
         let size = PACK_BYTES / self.dtype.size_in_bytes();
         if !width.is_multiple_of(size) {
-            bail!("rows of {width} numbers are no whole packs")
+            bail!("rows of {width} numbers do not fill whole packs")
         }
         let packs = count * width / size;
         let Ok(counted) = u32::try_from(packs) else {

@@ -14,7 +14,7 @@
 //!
 //! # Source
 //!
-//! The same as for the layers that these kernels stand in for: `block.rs`, `layers/`, `cache/padded.rs`.
+//! The same as for the layers that these kernels compute: `block.rs`, `layers/`, `cache/padded.rs`.
 
 mod network;
 mod ops;
@@ -127,7 +127,7 @@ impl Fused {
         })
     }
 
-    /// Kernels that nobody has watched yet.
+    /// Kernels that were not watched yet.
     pub(super) fn new(ops: Box<dyn Ops>) -> Self {
         Self {
             ops,
@@ -299,7 +299,7 @@ mod tests {
         ] {
             assert_eq!(fits(&sized(hidden, heads)), expected, "{hidden}, {heads}");
         }
-        // No kernels are needed where the device is no GPU of theirs.
+        // The kernels run on a CUDA device alone.
         assert!(Fused::load(&sized(256, 4), &Device::Cpu, DType::F16).is_none());
     }
 

@@ -1,4 +1,4 @@
-//! A decode step by the kernels of this program: the rows that are there, and no other place of their pools.
+//! A decode step by the kernels of this program: the rows that are there, without the other places of their pools.
 //!
 //! Where a step is computed both ways, candle's operations come last and write the same places, so that what stays in the
 //! cache is theirs.

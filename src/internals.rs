@@ -69,9 +69,17 @@ pub mod model {
         Asked, AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput,
         ForwardOutput, FurtherLayers, Glm, GlmConfig, Head, Logits, ModelError, ModelSource,
         Positions, Precision, PrefillRow, ReadRow, ReadingSize, Scores, Sight, TextModel,
-        TokenChance, convert, convert_source, inspect_source, source_fingerprint,
-        weights_fingerprint,
+        TokenChance, convert, convert_source, inspect_source, source_fingerprint, step_counts,
+        weights_fingerprint, with_ops,
     };
+
+    pub mod fused {
+        #[cfg(feature = "cuda")]
+        pub use crate::model::fused::Kernels;
+        pub use crate::model::fused::{
+            ByTensors, Counts, HEAD, Norm, Ops, Place, Sizes, Step, StepRow, Tables, Uploaded,
+        };
+    }
 }
 
 pub mod outcome {

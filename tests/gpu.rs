@@ -14,11 +14,17 @@
 
 #[path = "gpu/answers.rs"]
 mod answers;
+#[path = "it/faulty_ops.rs"]
+mod faulty_ops;
+#[path = "gpu/kernels.rs"]
+mod kernels;
 #[path = "gpu/memory.rs"]
 mod memory;
 #[path = "it/nano.rs"]
 #[allow(dead_code, reason = "shared with the other tests")]
 mod nano;
+#[path = "gpu/own_steps.rs"]
+mod own_steps;
 #[path = "gpu/speed.rs"]
 mod speed;
 #[path = "gpu/support.rs"]

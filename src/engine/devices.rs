@@ -39,6 +39,8 @@ pub struct Devices {
     /// Rows that were submitted and neither returned nor dropped.
     rows: usize,
     shared_rows: u64,
+    /// What the models had to say since [`Devices::notes`] was called.
+    notes: Vec<String>,
     /// Why an engine is gone; told once what the others had finished is returned.
     failure: Option<Failure>,
 }
@@ -68,6 +70,7 @@ enum Report {
     Loaded(Result<(), ModelError>),
     Finished(Vec<Finished>),
     Dropped(usize),
+    Note(String),
     Failed(EngineError),
 }
 
@@ -108,6 +111,7 @@ impl Devices {
             reports,
             rows: 0,
             shared_rows: 0,
+            notes: Vec::new(),
             failure: None,
         };
         let mut loading = devices.members.len();
@@ -161,6 +165,7 @@ impl Devices {
                     finished.extend(rows);
                 }
                 Report::Dropped(rows) => self.rows -= rows,
+                Report::Note(note) => self.notes.push(note),
                 Report::Failed(error) => self.fail(Failure::Model(error)),
                 Report::Loaded(_) => {}
             }
@@ -175,6 +180,11 @@ impl Devices {
             }
         }
         Ok(finished)
+    }
+
+    /// What the models had to say to the user since the last call, a line each.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Whether no row is left.
@@ -341,6 +351,10 @@ fn work(mut engine: Engine, seen: &Mutex<View>, reports: &Sender<Report>) {
         }
         let finished = engine.step();
         show(&engine, seen);
+        // Before the rows, because nothing is received after the last of them.
+        if let Some(note) = engine.take_note() {
+            tell(reports, Report::Note(note));
+        }
         match finished {
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => tell(reports, Report::Finished(rows)),

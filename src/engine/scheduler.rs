@@ -221,6 +221,11 @@ impl Engine {
         self.budget
     }
 
+    /// What the model has to say to the user, if anything.
+    pub(super) fn take_note(&mut self) -> Option<String> {
+        self.model.take_note()
+    }
+
     /// Counts and times since the engine was made.
     pub fn statistics(&self) -> EngineStatistics {
         let token_limit = self.budget.max_batch_tokens;

@@ -1,8 +1,9 @@
 //! A loaded GLM: the network, its cache, and the calls the scheduler makes.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::kernels::PackedLinear;
@@ -11,6 +12,7 @@ use crate::precision::{CacheChoice, FloatType};
 use super::cache::{Cache, PaddedCache, RaggedCache};
 use super::driver::{keep_pool, trim_pool};
 use super::footprint::Footprint;
+use super::fused::{Counts, Fused, Ops};
 use super::likeliest::Likeliest;
 use super::network::Network;
 use super::value_head::ValueHead;
@@ -29,6 +31,8 @@ pub struct Glm {
     pub(super) value_head: Option<ValueHead>,
     /// Where the device chooses; the CPU gives its logits.
     likeliest: Option<Likeliest>,
+    /// Where this program has kernels for a step of the model.
+    fused: Option<Arc<Fused>>,
 }
 
 impl std::fmt::Debug for Glm {
@@ -108,7 +112,12 @@ impl Glm {
         let (network, value_head) = Network::load(source, &config, device, precision, backend)
             .map_err(|error| no_room(error, source.folder, &config, precision, device))?;
         let cached = CacheChoice::Auto.resolve(backend == Backend::Packed, precision);
-        let cache = cache(&config, device, backend, cached);
+        let dtype = precision.float().dtype();
+        let fused = match backend {
+            Backend::Packed => None,
+            Backend::Padded => Fused::load(&config, device, dtype).map(Arc::new),
+        };
+        let cache = cache(&config, device, backend, cached, fused.clone());
         let likeliest = match backend {
             Backend::Packed => None,
             Backend::Padded => Some(Likeliest::new(config.vocab_size, device)?),
@@ -120,6 +129,7 @@ impl Glm {
             cache,
             value_head,
             likeliest,
+            fused,
         })
     }
 
@@ -128,7 +138,13 @@ impl Glm {
     #[must_use]
     pub fn cached_as(self, float: FloatType) -> Self {
         Self {
-            cache: cache(&self.config, &self.network.device, self.backend, float),
+            cache: cache(
+                &self.config,
+                &self.network.device,
+                self.backend,
+                float,
+                self.fused.clone(),
+            ),
             ..self
         }
     }
@@ -146,6 +162,14 @@ impl Glm {
     /// The layers of a step that multiply with packed weights, in their order; none on a device.
     pub(crate) fn packed_layers(&self) -> Vec<&PackedLinear> {
         self.network.packed().collect()
+    }
+
+    /// Watches the next decode steps as it did the first ones: they are computed by this program's kernels, where it has some
+    /// for the model, and by candle's operations. For after steps that were no answer's.
+    pub(crate) fn watch_again(&self) {
+        if let Some(fused) = &self.fused {
+            fused.watch_again();
+        }
     }
 
     /// Where the network runs.
@@ -174,9 +198,8 @@ impl Glm {
         Ok(())
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Logits, ModelError> {
-        let normalized = self.network.normalize(hidden)?;
-        let values = self.network.logits(&normalized)?;
+    fn logits(&self, normalized: &Tensor) -> Result<Logits, ModelError> {
+        let values = self.network.logits(normalized)?;
         Ok(Logits {
             vocab_size: self.config.vocab_size,
             values,
@@ -184,19 +207,22 @@ impl Glm {
     }
 
     /// The likeliest tokens, or the logits where there is none.
-    fn scores(&self, hidden: &Tensor) -> Result<Scores, ModelError> {
-        let normalized = self.network.normalize(hidden)?;
-        let logits = self.network.logits_there(&normalized)?;
-        let tokens = match &self.likeliest {
-            Some(likeliest) => likeliest.of(&logits)?,
-            None => None,
+    fn scores(&self, normalized: &Tensor) -> Result<Scores, ModelError> {
+        let logits = self.network.logits_there(normalized)?;
+        let by_tensors = || match &self.likeliest {
+            Some(likeliest) => likeliest.of(&logits.to_dtype(DType::F32)?),
+            None => Ok(None),
+        };
+        let tokens = match &self.fused {
+            Some(fused) => fused.likeliest(&logits, by_tensors)?,
+            None => by_tensors()?,
         };
         if let Some(tokens) = tokens {
             return Ok(Scores::Likeliest(tokens));
         }
         Ok(Scores::Logits(Logits {
             vocab_size: self.config.vocab_size,
-            values: logits.flatten_all()?.to_vec1()?,
+            values: logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
         }))
     }
 
@@ -209,7 +235,7 @@ impl Glm {
         })
     }
 
-    /// The hidden states after one token a row; the cache keeps its length.
+    /// The normalised hidden states after one token a row; the cache keeps its length.
     fn hidden(&mut self, rows: &[DecodeRow]) -> Result<Tensor, ModelError> {
         let mut slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
         slots.sort_unstable();
@@ -237,7 +263,7 @@ impl Glm {
             }
         }
         let hidden = self.cache.prefill(&self.network, rows);
-        let found = hidden.and_then(|hidden| scored(self, &hidden));
+        let found = hidden.and_then(|hidden| scored(self, &self.network.normalize(&hidden)?));
         self.trimmed(found).inspect_err(|_| {
             for row in rows {
                 self.cache.release(row.slot);
@@ -253,18 +279,49 @@ impl Glm {
     }
 }
 
+/// A model whose decode steps are computed by other kernels, which were not watched yet; its slots are empty. For tests.
+///
+/// The model must be one of the padded backend.
+pub fn with_ops(glm: Glm, ops: Box<dyn Ops>) -> Glm {
+    let fused = Arc::new(Fused::new(ops));
+    let dtype = glm
+        .network
+        .words
+        .as_device()
+        .map_or(DType::F32, Tensor::dtype);
+    let cache = PaddedCache::new(
+        &glm.config,
+        &glm.network.device,
+        dtype,
+        Some(Arc::clone(&fused)),
+    );
+    Glm {
+        cache: Box::new(cache),
+        fused: Some(fused),
+        ..glm
+    }
+}
+
+/// How a model's decode steps were computed, where this program has kernels for it; the counts go on.
+pub fn step_counts(glm: &Glm) -> Option<Arc<Counts>> {
+    glm.fused.as_deref().map(Fused::counts)
+}
+
 /// A cache without slots.
 fn cache(
     config: &GlmConfig,
     device: &Device,
     backend: Backend,
     float: FloatType,
+    fused: Option<Arc<Fused>>,
 ) -> Box<dyn Cache> {
     match (backend, float) {
         (Backend::Packed, FloatType::F32) => Box::new(RaggedCache::<f32>::new(config)),
         (Backend::Packed, FloatType::F16) => Box::new(RaggedCache::<f16>::new(config)),
         (Backend::Packed, FloatType::Bf16) => Box::new(RaggedCache::<bf16>::new(config)),
-        (Backend::Padded, float) => Box::new(PaddedCache::new(config, device, float.dtype())),
+        (Backend::Padded, float) => {
+            Box::new(PaddedCache::new(config, device, float.dtype(), fused))
+        }
     }
 }
 
@@ -343,6 +400,10 @@ impl TextModel for Glm {
 
     fn release(&mut self, slot: usize) {
         self.cache.release(slot);
+    }
+
+    fn take_note(&mut self) -> Option<String> {
+        self.fused.as_deref().and_then(Fused::take_note)
     }
 
     fn chances(&mut self, rows: &[ReadRow<'_>]) -> Result<Vec<Vec<TokenChance>>, ModelError> {

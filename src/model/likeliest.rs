@@ -32,13 +32,23 @@ impl Likeliest {
         // A sum is finite only where all its terms are.
         let sum = logits.sum_keepdim(D::Minus1)?;
         let found = Tensor::cat(&[first.max_keepdim(D::Minus1)?, sum], D::Minus1)?;
-        let id = |row: &Vec<f32>| {
-            row[1]
-                .is_finite()
-                .then(|| vocabulary as u32 - row[0] as u32)
-        };
-        Ok(found.to_vec2::<f32>()?.iter().map(id).collect())
+        ids(&found, vocabulary)
     }
+}
+
+/// The tokens that were found on a device, from `vocabulary - id` and a number a row, which is not finite where some logit is
+/// not; `None` where there is such a row.
+///
+/// # Shapes
+///
+/// (rows, 2), f32.
+pub(super) fn ids(found: &Tensor, vocabulary: usize) -> TensorResult<Option<Vec<u32>>> {
+    let id = |row: &Vec<f32>| {
+        row[1]
+            .is_finite()
+            .then(|| vocabulary as u32 - row[0] as u32)
+    };
+    Ok(found.to_vec2::<f32>()?.iter().map(id).collect())
 }
 
 #[cfg(test)]

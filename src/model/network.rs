@@ -7,7 +7,7 @@
 //! depart where it cannot change a value: tokens that no answer asks for leave after the last attention, and no
 //! values are dropped out, because nothing is trained.
 
-use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use candle_core::{Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -59,10 +59,10 @@ impl Tokens {
 pub(super) struct Network {
     pub(super) device: Device,
     pub(super) blocks: Vec<Block>,
-    words: Embedding,
-    positions: Embedding,
-    block_positions: Option<Embedding>,
-    final_norm: LayerNorm,
+    pub(super) words: Embedding,
+    pub(super) positions: Embedding,
+    pub(super) block_positions: Option<Embedding>,
+    pub(super) final_norm: LayerNorm,
     logits: Linear,
     pub(super) footprint: Footprint,
     /// What queries are still to be multiplied with; `None` where the weights hold it.
@@ -157,9 +157,9 @@ impl Network {
         self.logits.forward_host(normalized)
     }
 
-    /// Logits of normalised (rows, hidden) where the weights are: (rows, vocabulary), f32.
+    /// Logits of normalised (rows, hidden) where the weights are: (rows, vocabulary), on a device in the type of the weights.
     pub(super) fn logits_there(&self, normalized: &Tensor) -> TensorResult<Tensor> {
-        self.logits.forward(normalized)?.to_dtype(DType::F32)
+        self.logits.forward(normalized)
     }
 }
 

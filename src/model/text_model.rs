@@ -60,6 +60,11 @@ pub trait TextModel {
     /// Frees a slot's cache.
     fn release(&mut self, slot: usize);
 
+    /// What the user should know of the calls so far, one line; each is told once.
+    fn take_note(&mut self) -> Option<String> {
+        None
+    }
+
     /// Reads contexts with what follows them, and gives the log-probabilities that each row asks for.
     ///
     /// No slot is touched, so answers may run at the same time. The result has one list a row, with one entry for each

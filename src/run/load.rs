@@ -92,6 +92,8 @@ pub(super) fn load_model(
     let mut budget = budget(batch, facts, open, memory.as_ref());
     if batch.max_batch_size.is_none() && !id.is_cpu() {
         let enough = device::batch_size(&mut model, budget.max_batch_tokens)?;
+        // Those steps were no answers.
+        model.watch_again();
         budget.max_batch_size = enough.unwrap_or(budget.max_batch_size);
     }
     Ok((Box::new(model), budget))

@@ -335,6 +335,9 @@ impl ShardWork<'_, '_> {
 
     fn step(&mut self) -> Result<()> {
         let finished = self.devices.finished(LONGEST_WAIT)?;
+        for note in self.devices.notes() {
+            self.worker.observer.note(&note);
+        }
         self.record(finished)?;
         if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
             self.sync()?;

@@ -297,3 +297,48 @@ fn plain_greedy_rows_need_no_logits() {
         assert_eq!(outcomes[&row.row], alone(row));
     }
 }
+
+/// Has something to say after its first step.
+struct Noting {
+    model: FakeModel,
+    note: Option<String>,
+    has_stepped: bool,
+}
+
+impl TextModel for Noting {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+    fn prefill(&mut self, rows: &[PrefillRow<'_>]) -> Result<Logits, ModelError> {
+        self.model.prefill(rows)
+    }
+    fn fork(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
+        self.model.fork(from, to)
+    }
+    fn decode(&mut self, rows: &[DecodeRow]) -> Result<Logits, ModelError> {
+        self.has_stepped = true;
+        self.model.decode(rows)
+    }
+    fn release(&mut self, slot: usize) {
+        self.model.release(slot);
+    }
+    fn take_note(&mut self) -> Option<String> {
+        self.note.take_if(|_| self.has_stepped)
+    }
+}
+
+#[test]
+fn what_a_model_has_to_say_is_told_once_and_before_its_last_row() {
+    let model = Noting {
+        model: FakeModel::default(),
+        note: Some("warning: a kernel is wrong".to_owned()),
+        has_stepped: false,
+    };
+    let load: LoadModel = Box::new(move || Ok((Box::new(model), BUDGET)));
+    let mut devices = start(vec![load]).unwrap();
+    assert!(devices.notes().is_empty());
+    devices.submit(WindowId(0), rows(20));
+    finish(&mut devices);
+    assert_eq!(devices.notes(), ["warning: a kernel is wrong"]);
+    assert!(devices.notes().is_empty());
+}

@@ -57,6 +57,7 @@ const STEPS: &[(&str, &[&[&str]])] = &[
             &["attend", "layers", "weights"],
             &["block", "value_head"],
             &["network"],
+            &["fused"],
             &["cache"],
             &["glm"],
             &["reading", "reference"],

@@ -11,15 +11,18 @@
 //! as in a batch that the reference pads on the right.
 
 mod attention;
+mod own;
 mod prefill;
 mod read;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
 use super::super::attend::Attend;
 use super::super::driver::trim_pool;
+use super::super::fused::Fused;
 use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::pool::{Layout, Pool};
@@ -42,6 +45,8 @@ pub(in crate::model) struct PaddedCache {
     /// Pools by the tokens that a place of theirs holds.
     pools: BTreeMap<usize, Pool>,
     slots: Vec<Option<Held>>,
+    /// What can run a decode step instead of candle's operations.
+    fused: Option<Arc<Fused>>,
 }
 
 /// Where a slot's row is.
@@ -79,11 +84,17 @@ struct DecodePlan {
 }
 
 impl PaddedCache {
-    pub(in crate::model) fn new(config: &GlmConfig, device: &Device, dtype: DType) -> Self {
+    pub(in crate::model) fn new(
+        config: &GlmConfig,
+        device: &Device,
+        dtype: DType,
+        fused: Option<Arc<Fused>>,
+    ) -> Self {
         Self {
             layout: Layout::new(config, device, dtype),
             pools: BTreeMap::new(),
             slots: Vec::new(),
+            fused,
         }
     }
 
@@ -194,8 +205,17 @@ impl PaddedCache {
         // Where room cannot be given back now, later steps are slower, and no value changes.
         _ = self.compact(Pool::is_sparse);
         let plan = DecodePlan::new(self, rows)?;
-        let mut call = self.decode_call(&plan)?;
-        Ok(network.forward(&plan.tokens, Some(&plan.wanted), &mut call)?)
+        match &self.fused {
+            Some(fused) => own::decode(self, fused, network, rows, &plan),
+            None => self.by_tensors(network, &plan),
+        }
+    }
+
+    /// The normalised hidden states after a step, by candle's operations.
+    fn by_tensors(&self, network: &Network, plan: &DecodePlan) -> Result<Tensor, ModelError> {
+        let mut call = self.decode_call(plan)?;
+        let hidden = network.forward(&plan.tokens, Some(&plan.wanted), &mut call)?;
+        Ok(network.normalize(&hidden)?)
     }
 
     fn decode_call(&self, plan: &DecodePlan) -> TensorResult<DecodeCall<'_>> {

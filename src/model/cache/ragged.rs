@@ -242,7 +242,8 @@ impl<W: Float> Cache for RaggedCache<W> {
                 tail_visible: slot.tail_length + 1,
             });
         }
-        self.run(network, &tokens, None, places)
+        let hidden = self.run(network, &tokens, None, places)?;
+        Ok(network.normalize(&hidden)?)
     }
 
     fn advance(&mut self, rows: &[DecodeRow]) {

@@ -17,7 +17,7 @@ pub(in crate::model) trait Cache: Send {
     fn prefill(&mut self, network: &Network, rows: &[PrefillRow<'_>])
     -> Result<Tensor, ModelError>;
 
-    /// Feeds one token a row; the hidden states after them, (rows, hidden).
+    /// Feeds one token a row; the hidden states after them and after the final norm, (rows, hidden).
     ///
     /// The slots' lengths stay until [`Cache::advance`], so that a step that fails later can be repeated.
     fn decode(&mut self, network: &Network, rows: &[DecodeRow]) -> Result<Tensor, ModelError>;

@@ -58,6 +58,19 @@ impl Embedding {
         })
     }
 
+    /// Rows of the table.
+    pub(in crate::model) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The table on a device; `None` on the host.
+    pub(in crate::model) fn as_device(&self) -> Option<&Tensor> {
+        match &self.table {
+            Table::Host(_) => None,
+            Table::Device(table) => Some(table),
+        }
+    }
+
     /// The rows of the given ids.
     ///
     /// # Shapes

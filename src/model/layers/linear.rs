@@ -43,6 +43,14 @@ impl Linear {
         }
     }
 
+    /// Weight and bias on a device; `None` on the CPU.
+    pub(in crate::model) fn as_device(&self) -> Option<(&Tensor, Option<&Tensor>)> {
+        match &self.0 {
+            Kind::Packed(_) => None,
+            Kind::Device { weight, bias } => Some((weight, bias.as_ref())),
+        }
+    }
+
     /// The product with bias.
     ///
     /// # Errors

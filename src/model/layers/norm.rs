@@ -36,6 +36,14 @@ impl LayerNorm {
         }
     }
 
+    /// Factors, summands and epsilon on a device; `None` on the host.
+    pub(in crate::model) fn as_device(&self) -> Option<(&Tensor, &Tensor, f32)> {
+        match &self.weights {
+            Weights::Host { .. } => None,
+            Weights::Device { scale, shift } => Some((scale, shift, self.epsilon)),
+        }
+    }
+
     /// Normalises each row.
     ///
     /// # Shapes

@@ -23,7 +23,7 @@ impl Story {
         let (network, _) =
             Network::load(&source, &config, &device, Precision::F32, backend).unwrap();
         Self {
-            cache: PaddedCache::new(&config, &device, DType::F32),
+            cache: PaddedCache::new(&config, &device, DType::F32, None),
             network,
             seen: Vec::new(),
         }

@@ -147,7 +147,8 @@ impl<'a> Worker<'a> {
                 None => return Ok(ShardEnd::Stopped(RunEnd::Interrupted)),
             },
         };
-        let (sender, receiver) = bounded(1);
+        // A window is handed over when it is wanted, and the next one is read then: one that waits takes memory.
+        let (sender, receiver) = bounded(0);
         let (stop, to_feed) = (&self.stop.clone(), &windows);
         self.counts.unfinished = Totals::default();
         let before = Before {

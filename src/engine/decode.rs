@@ -11,20 +11,30 @@ use super::request::Finished;
 use super::scheduler::{Engine, Scored, is_out_of_memory};
 use super::tuning::{Learned, Search, TimedStep};
 
-/// Two calls compare with one where neither has more than one part in this above half of the slots: a sample has
-/// all of its beams in one call.
-const UNEVEN_PARTS: usize = 8;
+/// Two calls compare with one where they differ by at most one part in this of the slots: a sample has all of its beams
+/// in one call.
+const UNEVEN_PARTS: usize = 4;
 
 impl Engine {
     /// Allows more rows in flight where enough wait to try them.
     pub(super) fn try_more_rows(&mut self) {
         let search = self.tuning.as_ref().map(|tuning| &tuning.search);
-        let Some(wanted) = search.and_then(|search| search.wanted(self.load.slots)) else {
+        let Some(wanted) = search.and_then(|search| search.wanted(self.slots_taken())) else {
             return;
         };
         let has_tokens = self.load.tokens.saturating_mul(2) <= self.budget.max_batch_tokens;
         if has_tokens && self.do_slots_wait(wanted) {
             self.search(Search::try_more);
+        }
+    }
+
+    /// Slots in use, and those that are too few for one more sample with as many beams as the widest that runs.
+    fn slots_taken(&self) -> usize {
+        let widths = self.running.values().map(|running| running.slots.len());
+        let free = self.budget.max_batch_size.saturating_sub(self.load.slots);
+        match widths.max() {
+            Some(widest) if free < widest => self.load.slots + free,
+            _ => self.load.slots,
         }
     }
 
@@ -56,7 +66,7 @@ impl Engine {
     pub(super) fn decode(&mut self) -> Result<Vec<Finished>, EngineError> {
         let mut running = self.running.values();
         let is_greedy = running.all(|running| running.writing.takes_likeliest());
-        let slots = self.load.slots;
+        let (slots, taken) = (self.load.slots, self.slots_taken());
         let calls = self.calls();
         let (mut finished, mut rows) = (Vec::new(), 0);
         let begun = Instant::now();
@@ -84,7 +94,7 @@ impl Engine {
         }
         self.count_step(slots, rows);
         self.learn(TimedStep {
-            slots,
+            slots: taken,
             rows,
             is_split: calls.len() > 1,
             seconds: begun.elapsed().as_secs_f64(),
@@ -93,17 +103,18 @@ impl Engine {
     }
 
     /// The first slots of the samples of each call.
-    fn calls(&self) -> Vec<Vec<usize>> {
+    fn calls(&mut self) -> Vec<Vec<usize>> {
         let mut first: Vec<usize> = self.running.keys().copied().collect();
         let search = self.tuning.as_ref().map(|tuning| &tuning.search);
-        let is_split = search.is_some_and(|search| search.is_split(self.load.slots));
-        match self.middle().filter(|_| is_split) {
-            Some(at) => {
-                let second = first.split_off(at);
-                vec![first, second]
-            }
-            None => vec![first],
+        if !search.is_some_and(|search| search.is_split(self.slots_taken())) {
+            return vec![first];
         }
+        let Some(middle) = self.middle() else {
+            self.search(Search::found_uneven);
+            return vec![first];
+        };
+        let second = first.split_off(middle);
+        vec![first, second]
     }
 
     /// How many samples have half of the slots; `None` where the halves would be uneven.

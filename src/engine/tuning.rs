@@ -19,6 +19,9 @@ use crate::measure::batch_size::{MOST_ROWS, fewest};
 /// Pairs of steps whose median decides.
 const PAIRS: usize = 8;
 
+/// A trial ends without a decision after so many steps whose samples have no two halves.
+const MOST_UNEVEN: usize = 2 * PAIRS;
+
 /// A step counts as one of all rows where at most one part in this of the slots is empty: slots come free, and the next
 /// contexts are read a few at a time.
 const EMPTY_PARTS: usize = 8;
@@ -69,7 +72,7 @@ pub(super) struct Finding {
 /// A decode step as the search sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimedStep {
-    /// Slots in use when it began.
+    /// Slots in use when it began, with those that are too few for one more sample.
     pub(super) slots: usize,
     /// Rows that were computed.
     pub(super) rows: usize,
@@ -105,6 +108,8 @@ struct Trial {
     /// What the first step of the pair took that is under way.
     first: Option<f64>,
     pairs: Vec<Pair>,
+    /// Steps that could not be made of two calls.
+    uneven: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -130,9 +135,8 @@ impl Search {
         }
     }
 
-    /// Slots that the rows which wait must want at least for more to be tried now, with so many in use: as many as
-    /// would fill all slots of the trial, so that it does not end for want of rows. `None` where nothing is to be
-    /// tried now.
+    /// How many slots the waiting rows must want before more are tried, with `slots` in use: as many as would fill all
+    /// slots of the trial, so that it does not end for want of rows. `None` where nothing is to be tried now.
     pub(super) fn wanted(&self, slots: usize) -> Option<usize> {
         let may_grow = matches!(self.stage, Stage::Settled) && self.rows < MOST_ROWS;
         let is_open = may_grow && is_full(slots, self.rows);
@@ -194,6 +198,16 @@ impl Search {
         } else {
             Stage::Ended
         };
+    }
+
+    /// The samples of a step that was to be made of two calls have no two halves: few of them have many beams.
+    pub(super) fn found_uneven(&mut self) {
+        if let Stage::Trying(trial) = &mut self.stage {
+            trial.uneven += 1;
+            if trial.uneven > MOST_UNEVEN {
+                self.stage = Stage::Ended;
+            }
+        }
     }
 
     /// Memory has run out: the machine has no room to try more rows.

@@ -87,19 +87,26 @@ fn load_from(cache: Option<&Path>, subject: &Subject<'_>) -> Option<FoundRows> {
             FoundRows::OrMore(rows)
         })
     };
-    let by_bench = || by_bench(&Calibration::load_from(cache, subject)?).map(FoundRows::Enough);
+    let by_bench = || by_bench(&Calibration::load_from(cache, subject)?);
     by_job().or_else(by_bench)
 }
 
-/// Of the numbers that a job would try, the one that is enough by the speeds of `bench`.
-fn by_bench(measured: &Calibration) -> Option<usize> {
+/// Of the numbers that a job would try, the one that is enough by the speeds of `bench`; more are still to be tried where
+/// that is the largest which was measured.
+fn by_bench(measured: &Calibration) -> Option<FoundRows> {
     let choices = measured
         .decode()
         .iter()
         .filter(|(rows, _)| is_choice(*rows));
     let choices: Vec<(usize, f64)> = choices.copied().collect();
     // One number says nothing of the others.
-    fewest(&choices).filter(|_| choices.len() > 1)
+    let rows = fewest(&choices).filter(|_| choices.len() > 1)?;
+    let is_largest = choices.last().is_some_and(|&(most, _)| most == rows);
+    Some(if is_largest && rows < MOST_ROWS {
+        FoundRows::OrMore(rows)
+    } else {
+        FoundRows::Enough(rows)
+    })
 }
 
 /// Whether a job could have found this number: the first one, doubled as often as it is allowed to be.
@@ -261,6 +268,9 @@ mod tests {
             Some(Enough(32))
         );
         assert_eq!(measured(&[(1, 20.0), (32, 100.0)]), None, "one of them");
+        // The largest that was measured says nothing of larger ones.
+        assert_eq!(measured(&[(32, 100.0), (64, 140.0)]), Some(OrMore(64)));
+        assert_eq!(measured(&[(64, 100.0), (256, 140.0)]), Some(Enough(256)));
         keep_in(cache, &subject, Enough(128), vec![speed(64, 1.0)]).unwrap();
         assert_eq!(
             measured(&[(32, 100.0), (64, 140.0)]),

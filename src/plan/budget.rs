@@ -30,7 +30,7 @@ const PREFILL_PARTS: u64 = 4;
 /// A GPU that is busy reads more rows once one part in this of its slots, and of its tokens, is free.
 const DEVICE_FREE_PARTS: usize = 8;
 
-/// The same on a CPU, where tokens do not count, because what is short of memory there has few rows in flight. A few
+/// The same on a CPU. Tokens do not count there: a CPU that is short of memory has few rows in flight anyway. A few
 /// contexts together are read faster, for each token, than one alone; many are no faster than a few.
 const CPU_FREE_PARTS: usize = 16;
 
@@ -271,8 +271,8 @@ impl Budget {
     /// The rows at the head of the queue that are read together now.
     ///
     /// They fit beside `load` and stay under [`Self::prefill_tokens`] (a single row may exceed it); on a GPU, which computes the
-    /// padding, they have one bucket. No row overtakes another: where the head of the queue does not fit, the group is empty, because a long row would
-    /// otherwise wait for ever behind short ones. A row whose samples start only in part ends the group.
+    /// padding, they have one bucket. No row overtakes another: where the head of the queue does not fit, the group is
+    /// empty, because a long row would otherwise wait for ever behind short ones. A row whose samples start only in part ends the group.
     ///
     /// Where something runs, rows wait until they make a call worth its time, unless all that wait have room: on a GPU, where a
     /// call costs as much for one row as for many, until an eighth of the slots and of the tokens is free, on a CPU until a

@@ -20,7 +20,8 @@ use crate::tokenize::GlmTokenizer;
 /// Rows that the first window of a shard keeps for the table, spread over it.
 const KEPT_EXAMPLES: usize = 8;
 
-/// Rows of a window that are counted before they are added up: the sums of a row have a name each.
+/// Rows of a window that are counted before they are added up: the sums of one row take much memory, because each carries
+/// its name.
 const ROWS_AT_ONCE: usize = 256;
 
 /// What a job counts of its prompts.

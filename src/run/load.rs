@@ -13,7 +13,7 @@ use crate::plan::{self, Budget, Memory};
 
 use super::model_facts::{self, ModelFacts};
 
-/// Rows in flight where the job leaves them open, on a CPU; a GPU times its own steps.
+/// Rows in flight where the job leaves them open, on a CPU; a GPU is timed when the model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OpenRows {
     /// So many, and the job's steps find out whether more are faster.

@@ -75,10 +75,10 @@ pub struct PlanReport {
     pub cache_bytes: u64,
     /// Bytes that reading texts takes at most, where rows are read in one pass each.
     pub reading_bytes: u64,
-    /// Rows in flight at most; where a run finds out how many are enough, those that it begins with, which the statistics
-    /// are made with.
+    /// Rows in flight at most; where a run finds out how many are enough, the number that it begins with; the statistics
+    /// use it.
     pub max_batch_size: usize,
-    /// The most rows that such a run may come to.
+    /// The most rows that such a run may come to; `cache_bytes` is for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most_batch_size: Option<usize>,
     /// Padded context and reserved answers in flight at most, tokens.
@@ -210,9 +210,10 @@ fn most_batch_size(
         return None;
     };
     let slots = |row: &RowLength| u64::from(row.samples.max(1)) * u64::from(row.places.max(1));
-    let all = rows.lengths.iter().flatten().map(slots).sum();
+    let all: u64 = rows.lengths.iter().flatten().map(slots).sum();
+    let of_shard = all / u64::from(spec.shards.max(1));
     let is_open = model.is_cpu() && spec.batch.max_batch_size.is_none();
-    Some(most_rows(first, all)).filter(|&most| is_open && most > first)
+    Some(most_rows(first, of_shard)).filter(|&most| is_open && most > first)
 }
 
 /// What reading texts takes beside the weights; 0 for a job that generates.

@@ -14,8 +14,8 @@ use super::special::SpecialToken;
 /// A character that no vocabulary holds: the last of the private use planes.
 const UNKNOWN_CHARACTER: &str = "\u{10fffd}";
 
-/// Words whose ids a thread remembers. Each thread has a memory of its own, which keeps the first words that it meets; a
-/// text without spaces is one word, and comes once.
+/// Words whose ids a thread remembers for a BPE model: the first ones that it meets. A text without spaces is one word, and
+/// comes once.
 const CACHED_WORDS: usize = 2048;
 
 /// A tokenizer of the `tokenizers` crate.
@@ -52,9 +52,11 @@ impl JsonTokenizer {
                 reason,
             });
         }
-        let mut model = tokenizer.get_model().clone();
-        model.resize_cache(CACHED_WORDS);
-        tokenizer.with_model(model);
+        if let ModelWrapper::BPE(model) = tokenizer.get_model() {
+            let mut model = model.clone();
+            model.resize_cache(CACHED_WORDS);
+            tokenizer.with_model(model);
+        }
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)

@@ -38,7 +38,29 @@ fn budget() -> impl Strategy<Value = Budget> {
     })
 }
 
-/// Whether rows may wait although one has room: on a GPU, and on a CPU with more than 16 slots.
+/// Whether rows may wait although one has room: while fewer than an eighth of the slots or of the tokens of a GPU, or a
+/// sixteenth of the slots of a CPU, is free, unless all rows have room.
+fn may_wait(budget: &Budget, load: Load, rows: &[RowLength]) -> bool {
+    let slots = budget.max_batch_size.saturating_sub(load.slots);
+    let tokens = budget.max_batch_tokens.saturating_sub(load.tokens);
+    let is_short = match budget.slot_sizes {
+        SlotSizes::Exact => slots < budget.max_batch_size.div_ceil(16),
+        SlotSizes::Stepped => {
+            slots < budget.max_batch_size.div_ceil(8)
+                || tokens < budget.max_batch_tokens.div_ceil(8)
+        }
+    };
+    let mut all = load;
+    let have_room = rows.iter().all(|row| {
+        let (samples, cost) = (row.samples.max(1) as usize, budget.cost(row));
+        let fits = budget.admits(all, samples, cost);
+        all.add(cost.slots(samples), cost.of(samples));
+        fits
+    });
+    load.slots > 0 && is_short && !have_room
+}
+
+/// Whether rows may start later than they have room.
 fn reads_in_groups(budget: &Budget) -> bool {
     budget.slot_sizes == SlotSizes::Stepped || budget.max_batch_size > 16
 }
@@ -97,14 +119,11 @@ proptest! {
     fn what_fits_is_never_left_waiting(rows in rows(600), budget in budget(), slots in 0..4_usize) {
         let load = Load { slots, tokens: slots as u64 * 100 };
         let group = budget.next_group(load, rows.iter().copied());
-        // What is busy may wait for more room.
-        let may_wait = reads_in_groups(&budget) && slots > 0;
         if let Some(first) = rows.first() {
             let cost = budget.cost(first);
             let at_once = budget.samples_at_once(first.samples, cost);
             let fits = budget.admits(load, at_once, cost);
-            prop_assert!(group.is_empty() || fits);
-            prop_assert!(!group.is_empty() || !fits || may_wait);
+            prop_assert_eq!(group.is_empty(), !fits || may_wait(&budget, load, &rows));
         } else {
             prop_assert!(group.is_empty());
         }

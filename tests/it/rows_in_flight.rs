@@ -108,6 +108,34 @@ fn a_number_is_kept_once_it_is_found() {
     assert_eq!(calls, engine.statistics().decode_steps + 8);
 }
 
+/// Rows of one sample with so many beams, and what a search that begins with `first` rows keeps of them.
+fn searched_by(beams: u32, first: usize) -> (Engine, Vec<Learned>) {
+    let settings = Arc::new(searched(beams, 1));
+    let rows: Vec<Request> = (0..60).map(|row| request(row, 3, 40, &settings)).collect();
+    let (mut engine, kept) = tuned(FakeModel::default(), first);
+    engine.submit(WindowId(0), rows.clone());
+    assert_eq!(finish(&mut engine), expected(&rows));
+    let kept = kept.lock().unwrap().clone();
+    (engine, kept)
+}
+
+#[test]
+fn slots_that_are_too_few_for_a_sample_do_not_keep_more_from_being_tried() {
+    // Four slots hold one sample of three beams, eight hold two.
+    let (_, kept) = searched_by(3, 4);
+    let tried: Vec<usize> = kept[0].decode.iter().map(|&(rows, _)| rows).collect();
+    assert_eq!(tried, [4, 8]);
+}
+
+#[test]
+fn a_trial_of_samples_without_two_halves_ends() {
+    // Sixteen slots hold three samples of five beams.
+    let (engine, kept) = searched_by(5, 8);
+    assert!(kept.is_empty(), "{kept:?}");
+    assert_eq!(engine.statistics().peak_slots, 15);
+    assert_eq!(engine.budget().max_batch_size, 8);
+}
+
 #[test]
 fn a_short_queue_is_run_as_it_is() {
     let rows: Vec<Request> = (0..11)
@@ -245,6 +273,14 @@ fn a_job_that_tries_more_rows_gives_the_bytes_of_one_that_does_not() {
     set.run_ok(&["--quiet", "--set", "batch.max_batch_size=7"]);
     assert_eq!(open.files("parts"), set.files("parts"));
     assert!(peak_slots(&open) > 32, "{}", peak_slots(&open));
+    let names = std::fs::read_dir(open.path("cache/glm-batch")).unwrap();
+    let kept: Vec<PathBuf> = names.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let kept: Value = serde_json::from_slice(&std::fs::read(&kept[0]).unwrap()).unwrap();
+    let rows = kept["rows"].as_u64().unwrap();
+    assert!([32, 64, 128, 256].contains(&rows), "{kept}");
+    let tried = kept["batches"].as_array().unwrap();
+    assert!(tried.iter().any(|speed| speed["rows"] == 64), "{kept}");
     assert_eq!(peak_slots(&set), 7);
     let other = set.path("cache/glm-batch");
     assert!(
@@ -264,7 +300,7 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     assert!(open["estimated_seconds"].is_null(), "{open}");
     assert!(
         text.contains("a run begins with 32 rows in flight and tries up to 128 as it goes")
-            && text.contains("time        not known before `glm-batch bench`"),
+            && text.contains("time        not known: `glm-batch bench`"),
         "{text}"
     );
     let (given, text) = plan(&job, &["batch.max_batch_size=48"]);

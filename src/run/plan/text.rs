@@ -195,7 +195,8 @@ impl PlanReport {
                     "an earlier job had"
                 }
             ),
-            None => "not known before `glm-batch bench` has measured the model here".to_owned(),
+            None => "not known: `glm-batch bench` has not measured so many rows of the model here"
+                .to_owned(),
         }
     }
 
@@ -204,7 +205,7 @@ impl PlanReport {
         match self.most_batch_size {
             Some(most) => writeln!(
                 f,
-                "              a run begins with {} in flight and tries up to {} as it goes; the steps are those of {0}",
+                "              a run begins with {} in flight and tries up to {} as it goes\n              the steps are those of {0}, the cache is that of {1}",
                 counted(self.max_batch_size as u64, "row"),
                 grouped(most as u64),
             ),

@@ -21,7 +21,7 @@ pub(crate) use workload::{WorkloadOptions, workload, write_counts};
 use crate::device::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::measure::calibration::{self, Subject};
-use crate::model::{self, FurtherLayers, Glm, GlmConfig};
+use crate::model::{self, FurtherLayers, Glm, GlmConfig, TextModel};
 use crate::precision::{CacheChoice, PrecisionChoice};
 
 /// Rows in flight that are measured on a CPU.
@@ -116,6 +116,7 @@ pub(crate) fn bench(
         )));
     }
     let readings = readings::speeds(&mut glm, &config)?;
+    let note = glm.take_note();
     let report = BenchReport {
         model: folder.display().to_string(),
         device: device.kind(),
@@ -133,6 +134,7 @@ pub(crate) fn bench(
         context,
         batches,
         no_room,
+        note,
         readings,
     };
     let subject = Subject {

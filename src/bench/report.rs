@@ -47,6 +47,9 @@ pub(crate) struct BenchReport {
     /// Rows in flight that memory was too short for.
     #[serde(default)]
     pub no_room: Vec<usize>,
+    /// What the user should know of the steps: the kernels of a GPU were given up, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// What the tasks that read do, one entry a shape.
     #[serde(default)]
     pub readings: Vec<ReadingSpeed>,
@@ -132,6 +135,9 @@ impl fmt::Display for BenchReport {
             let rows = self.no_room.iter().map(|&rows| grouped(rows as u64));
             let rows = rows.collect::<Vec<_>>().join(", ");
             writeln!(f, "  out of memory with these rows in flight: {rows}")?;
+        }
+        if let Some(note) = &self.note {
+            writeln!(f, "  {}", on_one_line(note))?;
         }
         if self.readings.is_empty() {
             return Ok(());

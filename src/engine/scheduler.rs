@@ -221,8 +221,9 @@ impl Engine {
         self.budget
     }
 
-    /// What the model has to say to the user, if anything.
-    pub(super) fn take_note(&mut self) -> Option<String> {
+    /// What the user should know of the model's calls so far, one line; each is told once. Worth a look after every step: a GPU
+    /// whose kernels were given up says so here, and answers as before.
+    pub fn take_note(&mut self) -> Option<String> {
         self.model.take_note()
     }
 

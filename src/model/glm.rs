@@ -12,7 +12,7 @@ use crate::precision::{CacheChoice, FloatType};
 use super::cache::{Cache, PaddedCache, RaggedCache};
 use super::driver::{keep_pool, trim_pool};
 use super::footprint::Footprint;
-use super::fused::{Counts, Fused, Ops};
+use super::fused::{Counts, Fused, Ops, WATCHED};
 use super::likeliest::Likeliest;
 use super::network::Network;
 use super::value_head::ValueHead;
@@ -170,6 +170,12 @@ impl Glm {
         if let Some(fused) = &self.fused {
             fused.watch_again();
         }
+    }
+
+    /// How many decode steps of a number of rows are computed both ways before this program's kernels compute them alone; none
+    /// where it has no kernels for the model.
+    pub(crate) fn watched_steps(&self) -> usize {
+        self.fused.as_ref().map_or(0, |_| WATCHED.into())
     }
 
     /// Where the network runs.

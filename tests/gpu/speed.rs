@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use glm_batch::internals::model::{
-    DecodeRow, Glm, ModelError, Precision, PrefillRow, Scores, TextModel,
+    DecodeRow, Glm, ModelError, Precision, PrefillRow, Scores, TextModel, step_counts,
 };
 
 use crate::support::gpu;
 
-/// Steps that are timed; one more comes before them.
+/// Steps that are timed.
 const STEPS: usize = 24;
+
+/// Steps that come before them: those that are computed both ways, and one more.
+const WARM_UP: usize = 4;
 
 /// Rows of a step.
 const ROWS: [usize; 6] = [1, 8, 64, 256, 512, 1024];
@@ -52,7 +55,7 @@ fn times(model: &mut Glm, rows: usize, context: usize) -> Result<(f64, f64), Mod
             ids: &ids,
             start: 0,
             mask_position: context as u32 - 1,
-            capacity: context + STEPS + 2,
+            capacity: context + WARM_UP + STEPS + 1,
         })
         .collect();
     let start = Instant::now();
@@ -60,6 +63,7 @@ fn times(model: &mut Glm, rows: usize, context: usize) -> Result<(f64, f64), Mod
         model.prefill_likeliest(call)?;
     }
     let prefill = start.elapsed().as_secs_f64();
+    let counts = step_counts(model);
     let mut step = |number: usize| {
         let row = |slot| DecodeRow {
             slot,
@@ -74,17 +78,25 @@ fn times(model: &mut Glm, rows: usize, context: usize) -> Result<(f64, f64), Mod
         assert_eq!(tokens.len(), rows.len());
         Ok::<_, ModelError>(())
     };
-    step(0)?;
+    (0..WARM_UP).try_for_each(&mut step)?;
+    let own = || counts.as_ref().map(|counts| counts.now()[0]);
+    let before = own();
     let start = Instant::now();
-    for number in 1..=STEPS {
-        step(number)?;
-    }
-    Ok((prefill, start.elapsed().as_secs_f64() / STEPS as f64))
+    (WARM_UP..WARM_UP + STEPS).try_for_each(&mut step)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let alone = own().zip(before).map(|(after, before)| after - before);
+    assert!(
+        alone.is_none_or(|steps| steps == STEPS as u64),
+        "{alone:?} of {STEPS} steps are by the kernels alone: {:?}",
+        model.take_note()
+    );
+    Ok((prefill, seconds / STEPS as f64))
 }
 
 fn told(model: &mut Glm, rate: f64, rows: usize, context: usize) {
     let config = model.config();
-    let cached = 2 * config.num_layers * config.hidden_size * rows * (context + 1 + STEPS / 2);
+    let cached =
+        2 * config.num_layers * config.hidden_size * rows * (context + WARM_UP + STEPS / 2);
     let bytes = 2 * (config.matrix_weights() + cached);
     let times = times(model, rows, context);
     for slot in 0..rows {

@@ -5,13 +5,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use glm_batch::StopFlag;
 use glm_batch::internals::engine::{Devices, EngineError, LoadModel, Request};
 use glm_batch::internals::ids::{RowId, WindowId};
 use glm_batch::internals::job::GenerationSpec;
 use glm_batch::internals::model::{DecodeRow, Logits, ModelError, PrefillRow, Scores, TextModel};
 use glm_batch::internals::outcome::Outcome;
 use glm_batch::internals::plan::Budget;
+use glm_batch::{Engine, StopFlag};
 
 use crate::engine::{BUDGET, Bytes, FakeModel, Log, alone, greedy, outcome_of, request, sampled};
 
@@ -305,6 +305,16 @@ struct Noting {
     has_stepped: bool,
 }
 
+impl Noting {
+    fn new() -> Self {
+        Self {
+            model: FakeModel::default(),
+            note: Some("warning: a kernel is wrong".to_owned()),
+            has_stepped: false,
+        }
+    }
+}
+
 impl TextModel for Noting {
     fn vocab_size(&self) -> usize {
         self.model.vocab_size()
@@ -329,16 +339,24 @@ impl TextModel for Noting {
 
 #[test]
 fn what_a_model_has_to_say_is_told_once_and_before_its_last_row() {
-    let model = Noting {
-        model: FakeModel::default(),
-        note: Some("warning: a kernel is wrong".to_owned()),
-        has_stepped: false,
-    };
-    let load: LoadModel = Box::new(move || Ok((Box::new(model), BUDGET)));
+    let load: LoadModel = Box::new(|| Ok((Box::new(Noting::new()), BUDGET)));
     let mut devices = start(vec![load]).unwrap();
     assert!(devices.notes().is_empty());
     devices.submit(WindowId(0), rows(20));
     finish(&mut devices);
     assert_eq!(devices.notes(), ["warning: a kernel is wrong"]);
     assert!(devices.notes().is_empty());
+}
+
+#[test]
+fn an_engine_tells_once_what_its_model_has_to_say() {
+    let mut engine = Engine::new(Box::new(Noting::new()), Arc::new(Bytes), BUDGET);
+    assert_eq!(engine.take_note(), None);
+    engine.submit(WindowId(0), rows(20));
+    let mut notes = Vec::new();
+    while !engine.is_idle() {
+        engine.step().unwrap();
+        notes.extend(engine.take_note());
+    }
+    assert_eq!(notes, ["warning: a kernel is wrong"]);
 }

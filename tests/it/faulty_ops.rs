@@ -12,8 +12,10 @@ pub(crate) enum Fault {
     Norm(f64),
     /// The token after the likeliest one is chosen for the last row.
     Choice,
-    /// A launch fails.
+    /// A launch of a step fails.
     Launch,
+    /// The launch that chooses the likeliest tokens fails with these words.
+    ChoiceLaunch(&'static str),
 }
 
 /// Kernels with a fault.
@@ -84,6 +86,9 @@ impl Ops for Faulty {
     }
 
     fn likeliest(&self, logits: &Tensor) -> Result<Tensor> {
+        if let Fault::ChoiceLaunch(words) = self.fault {
+            candle_core::bail!("{words}")
+        }
         let found = self.ops.likeliest(logits)?;
         if self.fault != Fault::Choice {
             return Ok(found);
@@ -96,11 +101,15 @@ impl Ops for Faulty {
 }
 
 /// The faults that must be found, each with a word of what the user is told.
-pub(crate) const FAULTS: [(Fault, &str); 6] = [
+pub(crate) const FAULTS: [(Fault, &str); 7] = [
     (Fault::Attention(1, 1.5), "rounding explains"),
     (Fault::Attention(0, 0.0), "rounding explains"),
     (Fault::Attention(0, f64::NAN), "no number"),
     (Fault::Norm(3.0), "rounding explains"),
     (Fault::Choice, "other tokens"),
     (Fault::Launch, "this launch was to fail"),
+    (
+        Fault::ChoiceLaunch("this choice was to fail"),
+        "this choice was to fail",
+    ),
 ];

@@ -91,6 +91,7 @@ fn answered(questions: &str, settings: &GenerationSpec) -> Vec<String> {
     let mut finished = Vec::new();
     while !engine.is_idle() {
         finished.extend(engine.step().unwrap());
+        assert_eq!(engine.take_note(), None);
     }
     finished.sort_by_key(|row| row.row);
     let text = |found: &Found| match found {

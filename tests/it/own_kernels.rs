@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use glm_batch::internals::model::fused::{ByTensors, Ops, Place, Sizes, Step, StepRow};
 use glm_batch::internals::model::{
-    Backend, DecodeRow, Glm, Precision, Scores, TextModel, step_counts, with_ops,
+    Backend, DecodeRow, Glm, ModelError, Precision, Scores, TextModel, step_counts, with_ops,
 };
 
 use crate::faulty_ops::{FAULTS, Fault, Faulty};
@@ -113,8 +113,8 @@ fn a_faulty_kernel_is_told_of_and_alters_no_answer() {
         assert!(note.contains(words), "{fault:?}: {note}");
         assert!(note.ends_with("; the run goes on with candle's, which are slower"));
         assert_eq!(model.take_note(), None, "{fault:?}");
-        let [own, _, neither] = counts.now();
-        assert!(own == 0 && neither >= 9, "{fault:?}: {:?}", counts.now());
+        let [own, _, candle] = counts.now();
+        assert!(own == 0 && candle >= 9, "{fault:?}: {:?}", counts.now());
     }
 }
 
@@ -123,7 +123,36 @@ fn a_difference_that_rounding_explains_is_none() {
     let ops = Box::new(ByTensors);
     let fault = Fault::Norm(1e-5);
     let mut model = by_ops(Faulty { ops, fault });
+    let counts = step_counts(&model).unwrap();
     told(&mut model);
+    // Three steps were compared.
+    assert_eq!(counts.now(), [9, 3, 0]);
+    assert_eq!(model.take_note(), None);
+}
+
+/// Then fewer rows may have room; the kernels are as good as before.
+#[test]
+fn a_choice_that_memory_is_short_for_is_no_fault_of_the_kernels() {
+    let nano = committed();
+    let prompt = list(&nano.cases("greedy_single")[0]["prompt"]);
+    let (ops, fault) = (
+        Box::new(ByTensors),
+        Fault::ChoiceLaunch("CUDA_ERROR_OUT_OF_MEMORY"),
+    );
+    let mut model = by_ops(Faulty { ops, fault });
+    let counts = step_counts(&model).unwrap();
+    model
+        .prefill(&[nano.ids().prefill(0, &prompt, 30)])
+        .unwrap();
+    let row = DecodeRow {
+        slot: 0,
+        id: 5,
+        mask_position: nano.ids().mask_position(&prompt),
+        block_position: 2,
+    };
+    let chosen = model.decode_likeliest(&[row]);
+    assert!(matches!(chosen, Err(ModelError::OutOfMemory)));
+    assert_eq!(counts.now(), [0, 1, 0]);
     assert_eq!(model.take_note(), None);
 }
 

@@ -31,16 +31,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
-use super::GlmConfig;
 use super::likeliest::ids;
 use super::network::Network;
+use super::{GlmConfig, ModelError};
 
 #[cfg(feature = "cuda")]
 pub use launch::Kernels;
 pub use ops::{Norm, Ops, Tables, Uploaded};
 pub use step::{Place, Sizes, Step, StepRow};
 pub use tensors::ByTensors;
-pub(super) use watch::Turn;
+pub(super) use watch::{Turn, WATCHED};
 use watch::{Watch, difference};
 
 /// The head size that the kernels are laid out for; every published GLM has it.
@@ -64,20 +64,20 @@ pub(super) struct Fused {
 pub struct Counts {
     own: AtomicU64,
     both: AtomicU64,
-    neither: AtomicU64,
+    candle: AtomicU64,
 }
 
 impl Counts {
     /// Steps by the kernels alone, both ways, and by candle's operations alone.
     pub fn now(&self) -> [u64; 3] {
-        [&self.own, &self.both, &self.neither].map(|count| count.load(Ordering::Relaxed))
+        [&self.own, &self.both, &self.candle].map(|count| count.load(Ordering::Relaxed))
     }
 
     fn add(&self, turn: Turn) {
         let count = match turn {
             Turn::Own => &self.own,
             Turn::Both => &self.both,
-            Turn::Neither => &self.neither,
+            Turn::Candle => &self.candle,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -195,25 +195,36 @@ impl Fused {
     }
 
     /// The likeliest token of each row; `None` where some logit is not finite. `by_tensors` finds the same with candle's
-    /// operations.
+    /// operations, which go on alone where the kernels fail otherwise than for want of memory.
     ///
     /// # Shapes
     ///
     /// `logits` is (rows, vocabulary), in the type of the model.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::OutOfMemory`] from either; [`ModelError::Tensor`] from candle's operations alone.
     pub(super) fn likeliest(
         &self,
         logits: &Tensor,
         by_tensors: impl Fn() -> TensorResult<Option<Vec<u32>>>,
-    ) -> TensorResult<Option<Vec<u32>>> {
+    ) -> Result<Option<Vec<u32>>, ModelError> {
         let (rows, vocabulary) = logits.dims2()?;
         let turn = {
             let state = self.state();
             Turn::of(state.given_up, &state.choices, rows)
         };
-        if turn == Turn::Neither {
-            return by_tensors();
+        if turn == Turn::Candle {
+            return Ok(by_tensors()?);
         }
-        let own = ids(&self.ops.likeliest(logits)?, vocabulary)?;
+        let found = self.ops.likeliest(logits);
+        let own = match found.and_then(|found| ids(&found, vocabulary)) {
+            Ok(own) => own,
+            Err(error) => {
+                self.give_up_for(error.into())?;
+                return Ok(by_tensors()?);
+            }
+        };
         if turn == Turn::Own {
             return Ok(own);
         }
@@ -225,9 +236,17 @@ impl Fused {
         Ok(theirs)
     }
 
-    /// Uses candle's operations from now on, because a step by the kernels has failed.
-    pub(super) fn give_up_for(&self, error: &candle_core::Error) {
-        self.give_up(&format!("failed ({})", first_line(error)));
+    /// Uses candle's operations from now on, because the kernels have failed.
+    ///
+    /// # Errors
+    ///
+    /// Every other error than [`ModelError::Tensor`]. Want of memory is the caller's to mend, and no fault of the kernels.
+    pub(super) fn give_up_for(&self, error: ModelError) -> Result<(), ModelError> {
+        let ModelError::Tensor(error) = error else {
+            return Err(error);
+        };
+        self.give_up(&format!("failed ({})", first_line(&error)));
+        Ok(())
     }
 
     /// Uses candle's operations from now on.
@@ -309,11 +328,11 @@ mod tests {
         assert_eq!((fused.turn(1), fused.take_note()), (Turn::Both, None));
         fused.give_up("fail");
         fused.give_up("fail again");
-        assert_eq!(fused.turn(1), Turn::Neither);
+        assert_eq!(fused.turn(1), Turn::Candle);
         let note = fused.take_note().unwrap();
         assert!(note.starts_with("warning: this program's own GPU kernels fail; "));
         assert_eq!(fused.take_note(), None);
         fused.watch_again();
-        assert_eq!(fused.turn(1), Turn::Neither);
+        assert_eq!(fused.turn(1), Turn::Candle);
     }
 }

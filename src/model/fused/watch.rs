@@ -4,7 +4,7 @@ use candle_core::DType;
 
 /// Steps that are computed both ways, for each class of numbers of rows: 1, 2 and 3, 4 to 7, and so on. A kernel that other
 /// rows or their number disturb shows it in other classes than one that works on a single row.
-const WATCHED: u8 = 3;
+pub(in crate::model) const WATCHED: u8 = 3;
 
 /// Classes of numbers of rows.
 const CLASSES: usize = usize::BITS as usize;
@@ -17,13 +17,13 @@ pub(in crate::model) enum Turn {
     /// Both ways, compared; what candle's operations give counts.
     Both,
     /// By candle's operations alone.
-    Neither,
+    Candle,
 }
 
 impl Turn {
     pub(super) fn of(given_up: bool, watch: &Watch, rows: usize) -> Self {
         if given_up {
-            Self::Neither
+            Self::Candle
         } else if watch.is_due(rows) {
             Self::Both
         } else {
@@ -125,7 +125,7 @@ mod tests {
             watch.seen(rows);
         }
         assert_eq!(Turn::of(false, &watch, 100), Turn::Own);
-        assert_eq!(Turn::of(true, &watch, 100), Turn::Neither);
+        assert_eq!(Turn::of(true, &watch, 100), Turn::Candle);
         for rows in [1, 63, 128] {
             assert_eq!(Turn::of(false, &watch, rows), Turn::Both, "{rows}");
         }

@@ -22,12 +22,12 @@ pub(super) fn decode(
 ) -> Result<Tensor, ModelError> {
     let turn = fused.turn(rows.len());
     let own = match turn {
-        Turn::Neither => None,
+        Turn::Candle => None,
         Turn::Own | Turn::Both => tried(cache, fused, network, rows)?,
     };
     let (hidden, turn) = match (turn, own) {
         (Turn::Own, Some(own)) => (own, Turn::Own),
-        (_, None) => (cache.by_tensors(network, plan)?, Turn::Neither),
+        (_, None) => (cache.by_tensors(network, plan)?, Turn::Candle),
         (_, Some(own)) => {
             let theirs = cache.by_tensors(network, plan)?;
             fused.judge(network, &own, &theirs)?;
@@ -47,11 +47,10 @@ fn tried(
 ) -> Result<Option<Tensor>, ModelError> {
     match step(cache, network, rows).and_then(|step| Ok(fused.step(network, &step)?)) {
         Ok(hidden) => Ok(Some(hidden)),
-        Err(ModelError::Tensor(error)) => {
-            fused.give_up_for(&error);
+        Err(error) => {
+            fused.give_up_for(error)?;
             Ok(None)
         }
-        Err(error) => Err(error),
     }
 }
 

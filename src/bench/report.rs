@@ -236,3 +236,26 @@ fn reading(speed: &ReadingSpeed) -> Vec<String> {
         format!("{:.0}%", speed.read / speed.prefill * 100.0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_model_has_to_say_is_printed() {
+        let text = r#"{"model": "m", "device": "cuda", "dtype": "f16", "cache_dtype": "f16", "threads": 1, "load_seconds": 1.0,
+            "weight_bytes": 1, "operations_per_token": 1, "read_bytes_per_second": null, "context": 8, "batches": []}"#;
+        let mut report: BenchReport = serde_json::from_str(text).unwrap();
+        assert!(!report.to_string().contains("warning"));
+        assert!(!serde_json::to_string(&report).unwrap().contains("note"));
+        report.note = Some("warning: a kernel\nfails".to_owned());
+        let printed = report.to_string();
+        let line = format!("\n  {}\n", on_one_line("warning: a kernel\nfails"));
+        assert!(printed.ends_with(&line), "{printed}");
+        assert!(
+            serde_json::to_string(&report)
+                .unwrap()
+                .contains(r#""note":"warning"#)
+        );
+    }
+}

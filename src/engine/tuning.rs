@@ -418,7 +418,7 @@ mod tests {
             // Too few slots are in use, and the pair is given up.
             assert_eq!(timed(55, false), (false, false));
             assert_eq!(timed(64, false), (false, false));
-            // What could not be split is no second half of the pair.
+            // A step in one call does not end a pair that waits for one in two.
             assert_eq!(timed(64, false), (true, false));
         }
         for pair in 0..PAIRS {

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use glm_batch::internals::kernels::{
+use glm_batch_kernels::{
     Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
 };
 

@@ -57,13 +57,6 @@ pub mod job {
     };
 }
 
-pub mod kernels {
-    pub use crate::kernels::{
-        ARITHMETIC, CODES_VERSION, Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage,
-        attend, gelu, layer_norm,
-    };
-}
-
 pub mod model {
     pub use crate::model::{
         Asked, AttentionMask, Backend, DecodeRow, Fingerprinted, FloatType, ForwardInput,

@@ -4,7 +4,7 @@
 //! job.toml -> job -> input -> tasks -> plan -> engine -> tasks -> sink + checkpoint -> report
 //!             JobSpec Prompt   Work    order   Found    RowResult Part, Manifest      RunReport
 //!                              |                 |
-//!                          tokenize   model (over kernels): logits -> generate: tokens
+//!                          tokenize   model (over glm-batch-kernels): logits -> generate: tokens
 //! run: a whole job     measure: what this machine can do     bench: a model's speed, over run
 //! ```
 //!
@@ -39,7 +39,6 @@ mod input;
 #[doc(hidden)]
 pub mod internals;
 mod job;
-mod kernels;
 mod measure;
 mod metrics;
 mod model;

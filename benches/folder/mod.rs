@@ -19,10 +19,10 @@ use glm_batch::internals::input::{
     resolve_files, scan,
 };
 use glm_batch::internals::job::{self, JobSpec, Rules};
-use glm_batch::internals::kernels::ARITHMETIC;
 use glm_batch::internals::outcome::{Completion, FinishReason, Outcome, RowResult, Sample};
 use glm_batch::internals::sink::new_sink;
 use glm_batch::internals::tasks::form;
+use glm_batch_kernels::ARITHMETIC;
 use serde_json::json;
 
 /// Makes `in.jsonl` and `out` in a folder; `output` is more keys of `[output]`.

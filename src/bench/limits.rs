@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::peaks::{self, Multiply};
-use crate::kernels::{Epilogue, PackedLinear, Pages, Storage};
 use crate::measure::{batch_size, machine};
 use crate::model::Glm;
+use glm_batch_kernels::peaks::{self, Multiply};
+use glm_batch_kernels::{Epilogue, PackedLinear, Pages, Storage};
 
 use super::report::{Instruction, ProductPeak};
 

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use crate::kernels::{self, Broken, LogSoftmax, first_of};
+use glm_batch_kernels::{Broken, LogSoftmax, first_of};
 
 use super::philox::Draw;
 use super::rules::{Rules, process};
@@ -75,7 +75,7 @@ pub(super) fn nothing_allowed(rules: &Rules) -> String {
 
 /// The largest logit.
 fn largest(logits: &[f32]) -> Result<f32, String> {
-    kernels::largest(logits).map_err(|broken| {
+    glm_batch_kernels::largest(logits).map_err(|broken| {
         broken_logits(match broken {
             Broken::NotNumbers => "not numbers (NaN)",
             Broken::Infinite => "infinite",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::kernels::{Epilogue, PackedLinear, Storage};
+use glm_batch_kernels::{Epilogue, PackedLinear, Storage};
 
 /// Rows in flight on a CPU that a job begins with where it leaves them open and nothing is known of the machine.
 pub(crate) const FIRST_ROWS: usize = 32;
@@ -28,8 +28,9 @@ const PEAK_ROWS: usize = 512;
 /// How long the machine's peak is timed, for each storage.
 const PEAK_TIME: Duration = Duration::from_millis(100);
 
-/// The share of the best rate that is enough: more rows would take memory and gain little.
-const ENOUGH: f64 = 0.95;
+/// The share of the best rate that is enough: more rows would take memory and gain little. Two runs that time a little
+/// differently may choose differently, and then differ in speed by this share and the error of the timing.
+const ENOUGH: f64 = 0.97;
 
 /// The fewest rows that are nearly as fast as any; `None` where nothing was timed.
 pub(crate) fn fewest(rates: &[(usize, f64)]) -> Option<usize> {
@@ -73,7 +74,7 @@ mod tests {
     fn the_batch_is_the_smallest_that_is_nearly_best() {
         let of =
             |rates: [f64; 3]| fewest(&[64, 128, 256].into_iter().zip(rates).collect::<Vec<_>>());
-        assert_eq!(of([38.5, 40.0, 39.9]), Some(64));
+        assert_eq!(of([39.0, 40.0, 39.9]), Some(64));
         assert_eq!(of([30.0, 40.0, 41.0]), Some(128));
         assert_eq!(of([30.0, 40.0, 50.0]), Some(256));
         assert_eq!(fewest(&[]), None);

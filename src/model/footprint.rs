@@ -3,7 +3,7 @@
 //! The loader asks here what each tensor becomes, so that the figures of a plan and the memory of a run cannot
 //! drift apart. A [`Footprint`] counts the weights; what attention keeps for each token comes on top.
 
-use crate::kernels::{PackedLinear, Storage};
+use glm_batch_kernels::{PackedLinear, Storage};
 
 use super::weights::{Inspection, Part, Role};
 use super::{Backend, FloatType, Precision};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use crate::kernels::PackedLinear;
 use crate::precision::{CacheChoice, FloatType};
+use glm_batch_kernels::PackedLinear;
 
 use super::cache::{Cache, PaddedCache, RaggedCache};
 use super::driver::{keep_pool, trim_pool};

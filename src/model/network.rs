@@ -11,7 +11,7 @@ use candle_core::{Device, Result as TensorResult, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::{PackedLinear, StoredShape};
+use glm_batch_kernels::{PackedLinear, StoredShape};
 
 use super::attend::Attend;
 use super::block::Block;

@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::kernels::LogSoftmax;
+use glm_batch_kernels::LogSoftmax;
 
 use super::cache::{Reading, bytes_of_reading};
 use super::text_model::no_value_head;

@@ -6,7 +6,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use crate::kernels::row_products;
+use glm_batch_kernels::row_products;
 
 /// A value head, on the host in f32 wherever the network runs.
 #[derive(Debug)]

@@ -13,12 +13,12 @@ use crate::fsio;
 use crate::ids::ShardId;
 use crate::input::{self, InputIndex, PromptSource};
 use crate::job::{JobSpec, ModelSpec, Phase, Rules};
-use crate::kernels;
 use crate::model::GlmConfig;
 use crate::report::{Observer, Silent};
 use crate::sink::{self, ResultSink};
 use crate::stop::StopFlag;
 use crate::tasks::{self, Examples};
+use glm_batch_kernels::ARITHMETIC;
 
 use super::model_facts::{ModelFacts, check_vocabulary};
 use super::options::RunOptions;
@@ -368,7 +368,7 @@ fn new_record(
         version: checkpoint::record_version(spec.task, &read.index).to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         results_format: sink::RESULTS_FORMAT,
-        arithmetic: kernels::ARITHMETIC.to_owned(),
+        arithmetic: ARITHMETIC.to_owned(),
         rules,
         spec: spec.clone(),
         trial: options.trial,

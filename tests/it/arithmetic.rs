@@ -1,8 +1,8 @@
 //! The bits of the arithmetic: hashes of the nano model's logits, which every kind of CPU gives alike.
 
 use candle_core::Device;
-use glm_batch::internals::kernels::ARITHMETIC;
 use glm_batch::internals::model::{Glm, Precision};
+use glm_batch_kernels::ARITHMETIC;
 
 use crate::nano::{Nano, committed};
 
@@ -53,7 +53,7 @@ fn new_bits_raise_the_version() {
     assert!(
         is_same && VERSION == ARITHMETIC,
         "the arithmetic gives other bits than version {VERSION} of it, or has another version: raise `ARITHMETIC` in \
-         src/kernels/mod.rs (a resumed job would otherwise mix answers of both), then write it and these hashes into this \
+         crates/kernels/src/lib.rs (a resumed job would otherwise mix answers of both), then write it and these hashes into this \
          test: {found:#?}"
     );
 }

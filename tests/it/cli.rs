@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use glm_batch::internals::kernels::Storage;
+use glm_batch_kernels::Storage;
 use serde_json::{Value, json};
 
 use crate::support::{Job, both, demo_model, demo_questions, shared, some_questions, stderr};

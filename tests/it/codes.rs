@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use glm_batch::internals::kernels::CODES_VERSION;
 use glm_batch::internals::model::{
     Backend, FurtherLayers, Glm, GlmConfig, ModelError, ModelSource, Precision, TextModel, convert,
     inspect_source,
 };
+use glm_batch_kernels::CODES_VERSION;
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tempfile::TempDir;

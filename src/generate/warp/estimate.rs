@@ -4,7 +4,7 @@
 //! the token is the one that the rule gives, in a fraction of the time. Where the errors could decide, which happens in
 //! one draw of thousands of millions, the result is `None` and the rule itself draws.
 
-use crate::kernels::{
+use glm_batch_kernels::{
     WEIGHT_ERROR, WEIGHTS_AT_ONCE, relative_doubt, softmax_weights, sum_of_weights,
 };
 

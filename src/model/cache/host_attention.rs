@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::{Float, HeadCache, QUERIES, QueryBlock, attend};
+use glm_batch_kernels::{Float, HeadCache, QUERIES, QueryBlock, attend};
 
 use super::super::GlmConfig;
 

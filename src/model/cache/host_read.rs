@@ -7,7 +7,7 @@
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::{Float, HeadCache, PANEL, round, write_key};
+use glm_batch_kernels::{Float, HeadCache, PANEL, round, write_key};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};

@@ -12,7 +12,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use crate::kernels::{Float, round};
+use glm_batch_kernels::{Float, round};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};

@@ -3,7 +3,7 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use crate::kernels::{Float, HeadCache, PANEL, Pages, write_key};
+use glm_batch_kernels::{Float, HeadCache, PANEL, Pages, write_key};
 
 use super::super::ModelError;
 use super::host_attention::Shape;

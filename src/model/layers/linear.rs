@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::kernels::{Epilogue, PackedLinear};
+use glm_batch_kernels::{Epilogue, PackedLinear};
 
 use super::host::{from_host, with_host};
 

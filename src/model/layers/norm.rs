@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::kernels::layer_norm;
+use glm_batch_kernels::layer_norm;
 
 use super::host::{from_host, with_host};
 

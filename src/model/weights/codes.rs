@@ -12,9 +12,9 @@ use super::files::WeightFiles;
 use super::parts::{Part, Role};
 use super::store::WeightStore;
 use super::tensors::Kind;
-use crate::kernels::{CODES_VERSION, CodesError, CodesSource, PackedLinear, StoredShape};
 use crate::precision::{Precision, PrecisionChoice};
 use crate::shell::shell_word;
+use glm_batch_kernels::{CODES_VERSION, CodesError, CodesSource, PackedLinear, StoredShape};
 
 /// What a file's metadata name the version of its codes by.
 pub(super) const VERSION_KEY: &str = "glm_batch_codes";

@@ -15,7 +15,7 @@ use super::codes::{self, CODES, SCALES, SUMS, VERSION_KEY};
 use super::convert::{float_name, write_header, write_values};
 use super::parts::{Part, Role};
 use super::store::{WeightStore, wrapped};
-use crate::kernels::{CODES_VERSION, StoredCodes, StoredShape};
+use glm_batch_kernels::{CODES_VERSION, StoredCodes, StoredShape};
 
 /// Outputs that one task encodes; whole panels.
 const TASK_OUTPUTS: usize = 64;

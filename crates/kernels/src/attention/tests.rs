@@ -1,7 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::kernels::noise;
+use crate::noise;
 
 /// Keys and values of one head.
 struct Head<W> {

@@ -8,26 +8,28 @@ use super::super::simd::multiversion;
 use super::{BLOCK, Dot, GROUP, blocks, encode_weights, groups};
 
 /// Outputs of a panel in a file.
-pub(in crate::kernels) const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// Codes of one group of k and of one panel.
 const STEP: usize = PANEL * GROUP;
 
 /// A weight of (out, in) values, for which a file has codes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StoredShape {
-    pub(crate) width_out: usize,
-    pub(crate) width_in: usize,
+pub struct StoredShape {
+    /// Outputs.
+    pub width_out: usize,
+    /// Inputs, along which a block has one scale.
+    pub width_in: usize,
 }
 
 impl StoredShape {
     /// Of the codes: (panels, groups of k, outputs of a panel, values of a group).
-    pub(crate) fn codes(self) -> [usize; 4] {
+    pub fn codes(self) -> [usize; 4] {
         [self.panels(), groups(self.width_in), PANEL, GROUP]
     }
 
     /// Of the scales, and of the sums: (panels, blocks of k, outputs of a panel).
-    pub(crate) fn scales(self) -> [usize; 3] {
+    pub fn scales(self) -> [usize; 3] {
         [self.panels(), blocks(self.width_in), PANEL]
     }
 
@@ -36,7 +38,7 @@ impl StoredShape {
     }
 
     /// Codes, and scales, of so many outputs in whole panels.
-    pub(in crate::kernels) fn sizes(self, outputs: usize) -> (usize, usize) {
+    pub(crate) fn sizes(self, outputs: usize) -> (usize, usize) {
         let outputs = outputs.next_multiple_of(PANEL);
         (
             outputs * groups(self.width_in) * GROUP,
@@ -47,12 +49,13 @@ impl StoredShape {
 
 /// Some panels of a weight as a file holds them.
 #[derive(Debug, Default)]
-pub(crate) struct StoredCodes {
-    pub(crate) codes: Vec<i8>,
+pub struct StoredCodes {
+    /// The codes, as [`StoredShape::codes`] orders them.
+    pub codes: Vec<i8>,
     /// What a code of each block is worth.
-    pub(crate) scales: Vec<f32>,
+    pub scales: Vec<f32>,
     /// Sums of the codes of each block.
-    pub(crate) sums: Vec<i32>,
+    pub sums: Vec<i32>,
 }
 
 impl StoredCodes {
@@ -61,7 +64,7 @@ impl StoredCodes {
     /// # Shapes
     ///
     /// `weights` is (outputs, k), row-major.
-    pub(crate) fn encode(k: usize, weights: &[f32]) -> Self {
+    pub fn encode(k: usize, weights: &[f32]) -> Self {
         // Its panels are those of a file, and hold no shift.
         let dot = Dot::Portable;
         let (codes, scales) = dot.sizes(k, weights.len() / k);
@@ -105,12 +108,12 @@ fn sum_codes_body(k: usize, codes: &[i8], sums: &mut [i32]) {
 }
 
 multiversion! {
-    pub(in crate::kernels) fn sum_codes(k: usize, codes: &[i8], sums: &mut [i32]) = sum_codes_body
+    pub(crate) fn sum_codes(k: usize, codes: &[i8], sums: &mut [i32]) = sum_codes_body
 }
 
 impl Dot {
     /// Whether its codes lie in memory as they do in a file.
-    pub(in crate::kernels) fn takes_stored(self) -> bool {
+    pub(crate) fn takes_stored(self) -> bool {
         self.panel() == PANEL
     }
 
@@ -120,7 +123,7 @@ impl Dot {
     ///
     /// `stored` is as in [`StoredShape`], `codes` as in [`Panels`](super::Panels); where the last panel is wider than
     /// what is stored, its other codes stay as they are.
-    pub(in crate::kernels) fn lay_out(self, k: usize, stored: &[i8], codes: &mut [i8]) {
+    pub(crate) fn lay_out(self, k: usize, stored: &[i8], codes: &mut [i8]) {
         let side_by_side = self.panel() / PANEL;
         let width = groups(k) * STEP;
         for (number, stored) in stored.chunks_exact(width).enumerate() {
@@ -138,13 +141,7 @@ impl Dot {
     /// # Shapes
     ///
     /// `stored` and `sums` are as in [`StoredShape`], `scales` as in [`Panels`](super::Panels).
-    pub(in crate::kernels) fn lay_out_scales(
-        self,
-        k: usize,
-        stored: &[f32],
-        sums: &[i32],
-        scales: &mut [f32],
-    ) {
+    pub(crate) fn lay_out_scales(self, k: usize, stored: &[f32], sums: &[i32], scales: &mut [f32]) {
         let wide = self.panel();
         let side_by_side = wide / PANEL;
         let of_blocks = stored.chunks_exact(PANEL).zip(sums.chunks_exact(PANEL));
@@ -163,7 +160,7 @@ impl Dot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{CODES_VERSION, noise};
+    use crate::{CODES_VERSION, noise};
 
     #[test]
     fn a_file_has_the_layout_of_the_narrowest_instructions() {
@@ -171,7 +168,7 @@ mod tests {
     }
 
     /// A folder of codes must hold what this program would make of the floats: where this fails, raise
-    /// [`CODES_VERSION`](crate::kernels::CODES_VERSION) and take the new hash.
+    /// [`CODES_VERSION`](crate::CODES_VERSION) and take the new hash.
     #[test]
     fn codes_of_one_version_are_the_same() {
         let mut weights = noise(100 * 700, 3);

@@ -10,19 +10,20 @@ use super::super::pages::Pages;
 use super::{PackedLinear, Quantized, TASK_OUTPUTS, Weights};
 
 /// A weight's codes in a file, as [`StoredShape`] describes them.
-pub(crate) struct CodesSource<'a> {
-    pub(crate) shape: StoredShape,
+pub struct CodesSource<'a> {
+    /// Shape of the weight.
+    pub shape: StoredShape,
     /// What a code of each block is worth.
-    pub(crate) scales: &'a [f32],
+    pub scales: &'a [f32],
     /// Sums of the codes of each block.
-    pub(crate) sums: &'a [i32],
+    pub sums: &'a [i32],
     /// Reads codes from number `start` on into the buffer.
-    pub(crate) read: &'a (dyn Fn(usize, &mut [i8]) -> io::Result<()> + Sync),
+    pub read: &'a (dyn Fn(usize, &mut [i8]) -> io::Result<()> + Sync),
 }
 
 /// Why a file's codes cannot be taken.
 #[derive(Debug)]
-pub(crate) enum CodesError {
+pub enum CodesError {
     /// The system has no memory left.
     NoMemory,
     /// The file cannot be read.
@@ -38,7 +39,7 @@ impl PackedLinear {
     /// # Errors
     ///
     /// [`CodesError`].
-    pub(crate) fn read_codes(
+    pub fn read_codes(
         source: &CodesSource<'_>,
         bias: Option<Vec<f32>>,
     ) -> Result<Self, CodesError> {
@@ -107,7 +108,7 @@ mod tests {
     use super::super::super::int8::stored::StoredCodes;
     use super::super::{Epilogue, Storage};
     use super::*;
-    use crate::kernels::noise;
+    use crate::noise;
 
     fn read(shape: StoredShape, stored: &StoredCodes) -> Result<PackedLinear, CodesError> {
         let source = CodesSource {

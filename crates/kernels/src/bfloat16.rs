@@ -362,7 +362,7 @@ fn product_by(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::noise;
+    use crate::noise;
 
     /// A factor as another crate rounds it.
     fn factor(value: f32) -> f32 {

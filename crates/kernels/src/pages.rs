@@ -13,7 +13,7 @@ use memmap2::MmapMut;
 const LARGE_PAGE: usize = 2 << 20;
 
 /// Numbers that are zero at first, in memory of their own.
-pub(crate) struct Pages<T> {
+pub struct Pages<T> {
     map: MmapMut,
     /// Bytes before the first number.
     start: usize,
@@ -27,7 +27,7 @@ impl<T: Pod> Pages<T> {
     /// # Errors
     ///
     /// Where the system has no memory left.
-    pub(crate) fn zeroed(count: usize) -> io::Result<Self> {
+    pub fn zeroed(count: usize) -> io::Result<Self> {
         let bytes = count * size_of::<T>();
         // What lies before the first large page is never touched, and so takes no memory.
         let margin = if bytes < LARGE_PAGE { 0 } else { LARGE_PAGE };

@@ -6,10 +6,10 @@
 use super::math::softmax_weights;
 
 /// Relative error of a weight: the exponential's, and that of an exponent of up to 700, rounded three times.
-pub(crate) const WEIGHT_ERROR: f64 = 1e-12;
+pub const WEIGHT_ERROR: f64 = 1e-12;
 
 /// Weights whose sum is known before each of them is looked at.
-pub(crate) const WEIGHTS_AT_ONCE: usize = 256;
+pub const WEIGHTS_AT_ONCE: usize = 256;
 
 /// Roundings that two sums of the same weights in two orders may differ by, each of half an epsilon of the
 /// sum; four times what theory allows.
@@ -20,7 +20,7 @@ const LANES: usize = 16;
 
 /// Why a row of logits says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub enum Broken {
     /// One is NaN.
     NotNumbers,
     /// One is positive infinity.
@@ -29,7 +29,7 @@ pub(crate) enum Broken {
 
 /// A row of logits of which several tokens' log-probabilities may be asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LogSoftmax<'a> {
+pub struct LogSoftmax<'a> {
     logits: &'a [f32],
     /// The largest logit; NaN where the row is broken.
     top: f32,
@@ -39,7 +39,7 @@ pub(crate) struct LogSoftmax<'a> {
 
 impl<'a> LogSoftmax<'a> {
     /// Looks at all logits once.
-    pub(crate) fn new(logits: &'a [f32]) -> Self {
+    pub fn new(logits: &'a [f32]) -> Self {
         let top = largest(logits).unwrap_or(f32::NAN);
         Self {
             logits,
@@ -50,7 +50,7 @@ impl<'a> LogSoftmax<'a> {
 
     /// The log-probability of a token, rounded to f32; NaN where the logits are broken, and where all of them are
     /// negative infinity.
-    pub(crate) fn at(&self, id: u32) -> f32 {
+    pub fn at(&self, id: u32) -> f32 {
         let logit = self.logits.get(id as usize).copied();
         let top = f64::from(self.top);
         let below_top = f64::from(logit.unwrap_or(f32::NEG_INFINITY)) - top;
@@ -63,7 +63,7 @@ impl<'a> LogSoftmax<'a> {
     }
 
     /// The logarithm of the sum of e^(logit - the largest), rounded to f32.
-    pub(crate) fn log_sum(&self) -> f32 {
+    pub fn log_sum(&self) -> f32 {
         let [least, most] = self.log_sum.map(|log_sum| log_sum as f32);
         if least == most {
             return least;
@@ -79,13 +79,13 @@ impl<'a> LogSoftmax<'a> {
     }
 
     /// The lowest id of the largest logit; `None` where the logits are broken or all negative infinity.
-    pub(crate) fn likeliest(&self) -> Option<u32> {
+    pub fn likeliest(&self) -> Option<u32> {
         first_of(self.logits, self.top)
     }
 }
 
 /// The lowest id of the largest logit, `top`; `None` where that is negative infinity or NaN.
-pub(crate) fn first_of(logits: &[f32], top: f32) -> Option<u32> {
+pub fn first_of(logits: &[f32], top: f32) -> Option<u32> {
     let is_top = |&logit: &f32| logit == top && logit != f32::NEG_INFINITY;
     logits.iter().position(is_top).map(|id| id as u32)
 }
@@ -95,7 +95,7 @@ pub(crate) fn first_of(logits: &[f32], top: f32) -> Option<u32> {
 /// # Errors
 ///
 /// How the logits are broken.
-pub(crate) fn largest(logits: &[f32]) -> Result<f32, Broken> {
+pub fn largest(logits: &[f32]) -> Result<f32, Broken> {
     let mut tops = [f32::NEG_INFINITY; LANES];
     let mut broken = [0_u32; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
@@ -134,12 +134,12 @@ fn log_sum(logits: &[f32], top: f32) -> [f64; 2] {
 
 /// What two sums of this many weights may differ by, one of [`softmax_weights`] in any order and one of exact
 /// exponentials in id order, as a share of them.
-pub(crate) fn relative_doubt(count: usize) -> f64 {
+pub fn relative_doubt(count: usize) -> f64 {
     2.0 * WEIGHT_ERROR + ROUNDINGS * count as f64 * f64::EPSILON
 }
 
 /// The sum of weights, in lanes.
-pub(crate) fn sum_of_weights(weights: &[f64]) -> f64 {
+pub fn sum_of_weights(weights: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = weights.as_chunks::<LANES>();
     for chunk in chunks {
@@ -153,7 +153,7 @@ pub(crate) fn sum_of_weights(weights: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::noise;
+    use crate::noise;
 
     #[test]
     fn broken_logits_give_nan_and_no_likeliest_token() {

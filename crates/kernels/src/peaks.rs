@@ -16,32 +16,32 @@ const READ_BLOCK: usize = 64;
 
 /// An instruction, or a short row of them, that multiplies and adds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Multiply {
+pub struct Multiply {
     /// What a processor's manual calls it.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Multiplications and additions of one round.
-    pub(crate) operations: u64,
+    pub operations: u64,
     run: fn(u64),
 }
 
 impl Multiply {
     /// The fastest of this machine for floats of 32 bits; `None` where this program knows none.
-    pub(crate) fn f32() -> Option<Self> {
+    pub fn f32() -> Option<Self> {
         machine::f32()
     }
 
     /// That for bf16.
-    pub(crate) fn bf16() -> Option<Self> {
+    pub fn bf16() -> Option<Self> {
         machine::bf16()
     }
 
     /// That for whole numbers of 8 bits.
-    pub(crate) fn int8() -> Option<Self> {
+    pub fn int8() -> Option<Self> {
         machine::int8()
     }
 
     /// Does so many rounds on this thread.
-    pub(crate) fn run(&self, rounds: u64) {
+    pub fn run(&self, rounds: u64) {
         if rounds > 0 {
             (self.run)(rounds);
         }
@@ -49,7 +49,7 @@ impl Multiply {
 }
 
 /// Reads all numbers, as fast as this thread can.
-pub(crate) fn read(numbers: &[u64]) {
+pub fn read(numbers: &[u64]) {
     let (blocks, rest) = numbers.as_chunks::<READ_BLOCK>();
     if !machine::read(blocks) {
         let of_block = |all: u64, block: &[u64; READ_BLOCK]| block.iter().fold(all, |a, b| a ^ b);
@@ -286,7 +286,7 @@ mod tests {
     /// A byte more than there are would be a fault at the end of a page.
     #[test]
     fn no_number_beyond_the_last_is_read() {
-        let pages = crate::kernels::Pages::<u64>::zeroed(4096).unwrap();
+        let pages = crate::Pages::<u64>::zeroed(4096).unwrap();
         for count in [0, 1, 63, 64, 65, 1000, 4096] {
             read(&pages[4096 - count..]);
         }

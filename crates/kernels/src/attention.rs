@@ -38,7 +38,7 @@ use super::registers::{Avx2, Avx512};
 use super::simd::{LANES, lane_sum};
 
 /// Keys of a panel.
-pub(crate) const PANEL: usize = 16;
+pub const PANEL: usize = 16;
 
 /// Queries of a block.
 pub const QUERIES: usize = 4;
@@ -406,7 +406,7 @@ fn columns<W: Float>(value: &[W], group: usize) -> [W; PANEL] {
 
 /// Rounds keys or values to what they are cached as. What the type cannot hold becomes NaN, because an infinite key may
 /// have no weight, and would be lost.
-pub(crate) fn round<W: Float>(values: &[f32], out: &mut [W]) {
+pub fn round<W: Float>(values: &[f32], out: &mut [W]) {
     W::narrow_all(values, out);
     for number in out {
         if !number.widen().is_finite() {
@@ -420,7 +420,7 @@ pub(crate) fn round<W: Float>(values: &[f32], out: &mut [W]) {
 /// # Shapes
 ///
 /// `keys` is as in [`HeadCache`].
-pub(crate) fn write_key<W: Copy>(keys: &mut [W], at: usize, key: &[W]) {
+pub fn write_key<W: Copy>(keys: &mut [W], at: usize, key: &[W]) {
     let panel = &mut keys[at / PANEL * PANEL * key.len()..];
     for (number, &value) in key.iter().enumerate() {
         panel[number * PANEL + at % PANEL] = value;

@@ -47,7 +47,7 @@ fn row_products_body(x: &[f32], weight: &[f32], out: &mut [f32]) {
 
 multiversion! {
     /// The scalar product of each row of `weight.len()` values with `weight`.
-    pub(crate) fn row_products(x: &[f32], weight: &[f32], out: &mut [f32]) = row_products_body
+    pub fn row_products(x: &[f32], weight: &[f32], out: &mut [f32]) = row_products_body
 }
 
 #[cfg(test)]

@@ -343,7 +343,7 @@ impl Panels<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::noise;
+    use crate::noise;
 
     /// Codes and scale of one block, computed in the plainest way.
     fn block(values: &[f32]) -> (Vec<i32>, f32) {

@@ -373,7 +373,7 @@ impl Source<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::noise;
+    use crate::noise;
 
     fn layer(
         storage: Storage,

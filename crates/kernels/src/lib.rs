@@ -3,7 +3,9 @@
 //! Everything that runs on the CPU here is row-invariant: the bits of a row depend on that row and on
 //! the weights alone, not on how many rows are computed with it nor on the number of threads. Each
 //! kernel therefore walks a row in one fixed order and threads share out rows, never sums.
-//! `model/layers` picks them where the network runs on a CPU.
+//!
+//! `glm-batch` picks them where a network runs on a CPU (`src/model/layers`). It promises nothing to other programs: any
+//! of this may change with any version.
 
 mod attention;
 mod bfloat16;
@@ -14,26 +16,23 @@ mod math;
 mod norm;
 mod packed;
 mod pages;
-pub(crate) mod peaks;
+pub mod peaks;
 mod registers;
 mod scratch;
 mod simd;
 mod softmax;
 mod storage;
 
-pub use attention::{HeadCache, QUERIES, QueryBlock, attend};
-pub(crate) use attention::{PANEL, round, write_key};
+pub use attention::{HeadCache, PANEL, QUERIES, QueryBlock, attend, round, write_key};
 pub use int8::CODES_VERSION;
-pub(crate) use int8::stored::{StoredCodes, StoredShape};
-pub use math::gelu;
-pub(crate) use math::softmax_weights;
-pub use norm::layer_norm;
-pub(crate) use norm::row_products;
-pub(crate) use packed::coded::{CodesError, CodesSource};
+pub use int8::stored::{StoredCodes, StoredShape};
+pub use math::{gelu, softmax_weights};
+pub use norm::{layer_norm, row_products};
+pub use packed::coded::{CodesError, CodesSource};
 pub use packed::{Epilogue, PackedLinear};
-pub(crate) use pages::Pages;
-pub(crate) use registers::Float;
-pub(crate) use softmax::{
+pub use pages::Pages;
+pub use registers::Float;
+pub use softmax::{
     Broken, LogSoftmax, WEIGHT_ERROR, WEIGHTS_AT_ONCE, first_of, largest, relative_doubt,
     sum_of_weights,
 };

@@ -1,7 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::kernels::noise;
+use crate::noise;
 
 /// The order of the module's documentation, one output at a time.
 fn output(x: &[f32], weights: &[f32]) -> f32 {

@@ -12,7 +12,7 @@ use crate::precision::{CacheChoice, FloatType, Precision};
 pub struct Resolved {
     /// Precision.
     pub dtype: Precision,
-    /// What keys and values are cached as; `None` where the job leaves it to the device.
+    /// What keys and values are cached as; `None` where it is what `auto` first came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_dtype: Option<FloatType>,
     /// Kind of device.
@@ -33,7 +33,7 @@ impl Resolved {
     /// What keys and values are cached as.
     pub(super) fn cache_dtype(&self) -> FloatType {
         let is_cpu = self.device == DeviceKind::Cpu;
-        let auto = CacheChoice::Auto.resolve(is_cpu, self.dtype);
+        let auto = CacheChoice::Auto.resolve_first(is_cpu, self.dtype);
         self.cache_dtype.unwrap_or(auto)
     }
 }

@@ -84,7 +84,9 @@ fn largest(logits: &[f32]) -> Result<f32, String> {
 }
 
 fn broken_logits(how: &str) -> String {
-    format!("the model's logits are {how}: its weights or the arithmetic in this dtype are broken")
+    format!(
+        "the model's logits are {how}: its weights are broken, or `model.dtype` or `model.cache_dtype` cannot hold its numbers, as `f32` can"
+    )
 }
 
 /// Log-softmax of raw logits at one id, summed in f64; NaN where [`choose`] refuses the logits.

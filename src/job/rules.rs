@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::JobSpec;
+use crate::precision::PrecisionChoice;
 
-/// Versions of the rules by which files are identified, text is compared and types are read.
+/// Versions of the rules by which files are identified, text is compared, types are read and a choice that the job leaves
+/// open is made.
 ///
 /// The first run writes them into `job.json`; every later run of the job goes by the same ones, so that a job
 /// which an earlier version of the program began is finished as it was begun.
@@ -27,6 +29,13 @@ pub struct Rules {
     /// of rows that all come after the last one that `input.limit` takes; only a job with a limit begins so. 6:
     /// `input.where` must give true or false; only a job that has it begins so.
     pub rows: u32,
+    /// What `model.cache_dtype = "auto"` comes to on a CPU. 1: f32. 2: f16 beside weights in 8 bits, else f32; only a job
+    /// whose weights may be in 8 bits begins so.
+    #[serde(
+        default = "Rules::first_cache",
+        skip_serializing_if = "Rules::is_first_cache"
+    )]
+    pub cache: u32,
 }
 
 impl Rules {
@@ -37,6 +46,7 @@ impl Rules {
         text: 2,
         types: 2,
         rows: 4,
+        cache: 1,
     };
 
     /// The rules of a job that begins now.
@@ -46,8 +56,13 @@ impl Rules {
             (None, Some(_)) => 5,
             (None, None) => Self::CURRENT.rows,
         };
+        let may_be_q8 = matches!(
+            spec.model.dtype,
+            PrecisionChoice::Auto | PrecisionChoice::Q8
+        );
         Self {
             rows,
+            cache: if may_be_q8 { 2 } else { Self::CURRENT.cache },
             ..Self::CURRENT
         }
     }
@@ -59,11 +74,21 @@ impl Rules {
         text: 1,
         types: 1,
         rows: 1,
+        cache: 1,
     };
 
     /// [`Self::FIRST`], as a default for `serde`.
     #[must_use]
     pub const fn first() -> Self {
         Self::FIRST
+    }
+
+    fn first_cache() -> u32 {
+        Self::FIRST.cache
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+    fn is_first_cache(cache: &u32) -> bool {
+        *cache == Self::FIRST.cache
     }
 }

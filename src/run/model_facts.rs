@@ -65,7 +65,10 @@ impl ModelFacts {
             lengths,
             devices,
             precision,
-            cache: spec.model.cache_dtype.resolve(is_cpu, precision),
+            cache: match rules.cache {
+                1 => spec.model.cache_dtype.resolve_first(is_cpu, precision),
+                _ => spec.model.cache_dtype.resolve(is_cpu, precision),
+            },
             inspection,
         })
     }
@@ -104,9 +107,12 @@ impl ModelFacts {
             Some(known) => known.weights.clone(),
             None => model::source_fingerprint(&source(spec), by, stop)?,
         };
+        let is_cpu = self.device_kind() == DeviceKind::Cpu;
+        let first_auto = CacheChoice::Auto.resolve_first(is_cpu, self.precision);
+        let is_told = spec.model.cache_dtype != CacheChoice::Auto || self.cache != first_auto;
         Ok(Resolved {
             dtype: self.precision,
-            cache_dtype: (spec.model.cache_dtype != CacheChoice::Auto).then_some(self.cache),
+            cache_dtype: is_told.then_some(self.cache),
             device: self.device_kind(),
             cpu: machine::cpu_kind(),
             max_length: self.lengths.max_length,

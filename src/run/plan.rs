@@ -103,7 +103,7 @@ pub struct PlanReport {
 ///
 /// What [`run`](super::run) would refuse in the job file, the input, the result columns or the model's folder.
 pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
-    let model = ModelFacts::load(spec, Rules::CURRENT)?;
+    let model = ModelFacts::load(spec, Rules::of_new(spec))?;
     if spec.input.path == ["-"] {
         return Err(Error::Usage(
             "`plan` cannot read standard input: it would be gone for `run`\nhint: write the rows to a file and name it in `input.path`".to_owned(),

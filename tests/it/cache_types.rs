@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use glm_batch::internals::job::Rules;
 use glm_batch::internals::model::{Backend, FloatType, Glm, Precision};
 use serde_json::Value;
 
 use crate::nano::{Nano, committed};
-use crate::support::{Job, both, demo_questions, stderr};
+use crate::support::{Job, begin_otherwise, both, demo_questions, some_questions, stderr};
 
 /// Steps behind the contexts.
 const STEPS: u32 = 4;
@@ -120,6 +121,33 @@ fn a_resume_keeps_what_the_first_run_cached_as() {
     std::fs::remove_dir_all(job.path("out/manifest")).unwrap();
     let changed = job.run(&[]);
     assert_eq!(changed.status.code(), Some(2), "{}", both(&changed));
+}
+
+#[test]
+fn eight_bits_are_cached_in_sixteen_but_for_jobs_that_began_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let questions = some_questions(folder.path(), 40);
+    let sets = ["model.dtype=\"q8\"", "shards=2", "generation.logprobs=true"];
+    let q8: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let answers = |cache: &str| {
+        let job = Job::new(&questions, SHORT);
+        let cache = format!("model.cache_dtype=\"{cache}\"");
+        job.run_ok(&[&q8[..], &["--set", &cache]].concat());
+        (record(&job)["resolved"]["cache_dtype"].clone(), job.rows())
+    };
+    let (auto, in_auto) = answers("auto");
+    let (_, in_f16) = answers("f16");
+    let (_, in_f32) = answers("f32");
+    assert_eq!(auto, "f16");
+    assert!(in_auto == in_f16 && in_auto != in_f32);
+
+    let job = Job::new(&questions, SHORT);
+    begin_otherwise(&job, &q8, |record| {
+        record.rules.cache = Rules::FIRST.cache;
+        record.resolved.cache_dtype = None;
+    });
+    job.run_ok(&q8);
+    assert!(job.rows() == in_f32);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use glm_batch::internals::checkpoint::{JobRecord, OutputFolder};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -113,6 +114,17 @@ pub fn rows(output: &Path) -> Vec<Value> {
         rows.extend(part.map(|row| Value::Object(row.unwrap())));
     }
     rows
+}
+
+/// Makes `job.json` that of a job of two shards which began otherwise, before anything of it is done: the rows must be
+/// so few that they make one window, which shard 0 has.
+pub fn begin_otherwise(job: &Job, args: &[&str], edit: impl FnOnce(&mut JobRecord)) {
+    job.run_ok(&[args, &["--shard", "1/2"]].concat());
+    let folder = OutputFolder::open(&job.path("out")).unwrap();
+    let mut record = JobRecord::load(&folder).unwrap().unwrap();
+    edit(&mut record);
+    std::fs::remove_file(job.path("out/job.json")).unwrap();
+    assert!(record.create(&folder).unwrap());
 }
 
 pub fn both(output: &Output) -> String {

@@ -9,7 +9,7 @@ use glm_batch::internals::job::Rules;
 use glm_batch::internals::tokenize::GlmTokenizer;
 use serde_json::{Value, json};
 
-use crate::support::{Job, both, demo_model, shared, stderr};
+use crate::support::{Job, begin_otherwise, both, demo_model, shared, stderr};
 
 const COLUMNS: &str = "columns = { prompt = \"prompt\", prefix = \"prefix\" }";
 const MORE: &str = "format = \"jsonl\"\ntoken_ids = true\n[prompt]\nmax_length = 96\n[generation]\nmax_new_tokens = 24\n";
@@ -46,17 +46,6 @@ fn plan(job: &Job) -> Output {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(output)
-}
-
-/// Makes `job.json` that of a job which began under other rules, before anything of it is done.
-fn begin_under(job: &Job, rules: Rules) {
-    // The only window belongs to shard 0, so this run sets the job up and leaves all its work.
-    job.run_ok(&["--shard", "1/2"]);
-    let folder = OutputFolder::open(&job.path("out")).unwrap();
-    let mut record = JobRecord::load(&folder).unwrap().unwrap();
-    record.rules = rules;
-    std::fs::remove_file(job.path("out/job.json")).unwrap();
-    assert!(record.create(&folder).unwrap());
 }
 
 #[test]
@@ -211,7 +200,7 @@ fn a_job_of_the_first_rule_is_refused_where_its_answers_would_change() {
     ] {
         let job = job(folder.path(), &rows, set);
         shards(&job);
-        begin_under(&job, first);
+        begin_otherwise(&job, &[], |record| record.rules = first);
         let output = job.run(&[]);
         match refused {
             Some(difference) => {
@@ -228,7 +217,7 @@ fn a_job_of_the_first_rule_is_refused_where_its_answers_would_change() {
     // A stop string that is refused now: it would have to be begun by the version before.
     let job = job(folder.path(), &rows, "");
     shards(&job);
-    begin_under(&job, first);
+    begin_otherwise(&job, &[], |record| record.rules = first);
     let record = OutputFolder::open(&job.path("out")).unwrap();
     let mut old = JobRecord::load(&record).unwrap().unwrap();
     old.spec.generation.stop = vec!["[MASK]".to_owned()];
@@ -260,13 +249,7 @@ fn rows_of_a_job_of_the_first_rule_go_by_it() {
         let path = job.path("job.toml");
         let toml = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("shards = 2\n{toml}")).unwrap();
-        begin_under(
-            &job,
-            Rules {
-                text,
-                ..Rules::CURRENT
-            },
-        );
+        begin_otherwise(&job, &[], |record| record.rules.text = text);
         job.run_ok(&[]);
         job.rows()[0]["completion"].as_str().unwrap().to_owned()
     };

@@ -65,7 +65,7 @@ pub(super) fn phases(
         plans.push(match phase {
             Phase::Samples => plan(phase, model, written),
             Phase::Rewards => {
-                let judge = ModelFacts::load(&spec.of_phase(phase), Rules::CURRENT)?;
+                let judge = ModelFacts::load(&spec.of_phase(phase), Rules::of_new(spec))?;
                 check_vocabulary(model, &judge)?;
                 plan(phase, &judge, written + answers * AROUND_AN_ANSWER)
             }

@@ -41,10 +41,10 @@ pub mod ids {
 
 pub mod input {
     pub use crate::input::{
-        Carried, ColumnKind, EarlierJob, FoundFile, InputColumn, InputError, InputFile,
-        InputFormat, InputIndex, InputRow, InputStream, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
-        PartOf, Place, Prompt, PromptSource, Scan, ScanOptions, Selection, WindowSpan, id_column,
-        json_lines, open, resolve_files, scan, select,
+        Carried, ColumnKind, EarlierJob, FoundFile, HeldPrompt, InputColumn, InputError, InputFile,
+        InputFormat, InputIndex, InputRow, InputStream, InputWindow, JsonFields, JsonRows,
+        MAX_WINDOW_BYTES, OpenOptions, PartOf, Place, Prompt, PromptSource, Scan, ScanOptions,
+        Selection, WindowSpan, id_column, json_lines, open, resolve_files, scan, select,
     };
 }
 

@@ -1,12 +1,13 @@
 //! What reading gives: the index of the whole input, and one window's rows.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
+use super::json_rows::JsonRows;
 use crate::ids::{RowId, WindowId};
 use crate::job::InputSpec;
 use crate::outcome::{BadRow, LeftOut};
@@ -250,15 +251,48 @@ pub struct InputRow {
     /// Why the job leaves the row out; `outcome` says no more then.
     pub left_out: Option<LeftOut>,
     /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.
-    pub outcome: Result<Prompt, BadRow>,
+    pub outcome: Result<HeldPrompt, BadRow>,
 }
 
 impl InputRow {
     /// Lets go of the texts of the prompt, once nothing needs them any more.
     pub fn release(&mut self) {
         if let Ok(prompt) = &mut self.outcome {
-            *prompt = Prompt::default();
+            *prompt = HeldPrompt::default();
         }
+    }
+}
+
+/// A prompt that may be let go of: an empty one takes no memory but a pointer, and a window holds thousands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeldPrompt(Option<Box<Prompt>>);
+
+static EMPTY: LazyLock<Prompt> = LazyLock::new(Prompt::default);
+
+impl HeldPrompt {
+    /// The prompt itself.
+    pub fn into_inner(self) -> Prompt {
+        self.0.map_or_else(Prompt::default, |prompt| *prompt)
+    }
+}
+
+impl From<Prompt> for HeldPrompt {
+    fn from(prompt: Prompt) -> Self {
+        Self(Some(Box::new(prompt)))
+    }
+}
+
+impl Deref for HeldPrompt {
+    type Target = Prompt;
+
+    fn deref(&self) -> &Prompt {
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for HeldPrompt {
+    fn deref_mut(&mut self) -> &mut Prompt {
+        self.0.get_or_insert_default()
     }
 }
 
@@ -286,14 +320,8 @@ pub enum Place {
 /// A row's columns as they must appear in the results.
 #[derive(Debug)]
 pub enum Carried {
-    /// JSON lines: the raw line of every row, and its fields as they are in the line
-    /// (the last one of equal keys; empty where the line is not a record).
-    Json {
-        /// Raw lines without line end, one a row; not UTF-8 where the line is broken so.
-        lines: Vec<Vec<u8>>,
-        /// Fields of every row.
-        fields: Vec<Vec<(String, Box<RawValue>)>>,
-    },
+    /// JSON lines: the raw line of every row.
+    Json(JsonRows),
     /// Parquet: one batch with all columns, one record a row, in the schema that all files share. Text and bytes
     /// are views, so that rows of one value share it; dictionaries are their values.
     Arrow(RecordBatch),

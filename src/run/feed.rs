@@ -295,7 +295,7 @@ impl<'a> RowEncoder<'a> {
             let fits = planned.as_ref().is_ok_and(|row| !row.work.is_truncated());
             if fits || kept == 0 {
                 noted.drops_shots = kept < shots.len();
-                *prompt = whole;
+                *prompt = whole.into();
                 return planned;
             }
             kept -= 1;

@@ -86,9 +86,9 @@ fn write_place(place: &Place, files: &[InputFile], out: &mut Vec<u8>) {
 
 fn write_record(carried: &Carried, position: usize, out: &mut Vec<u8>) {
     match carried {
-        Carried::Json { lines, .. } => match std::str::from_utf8(&lines[position]) {
+        Carried::Json(lines) => match std::str::from_utf8(lines.line(position)) {
             Ok(text) => field("raw", text, out),
-            Err(_) => field("raw_base64", &STANDARD.encode(&lines[position]), out),
+            Err(_) => field("raw_base64", &STANDARD.encode(lines.line(position)), out),
         },
         Carried::Arrow(batch) => field("raw", &record_text(batch, position), out),
     }

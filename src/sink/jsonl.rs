@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::ids::RowId;
-use crate::input::{Carried, InputWindow, JsonColumn, json_options};
+use crate::input::{Carried, InputWindow, JsonColumn, JsonFields, JsonRows, json_options};
 use crate::job::OutputFormat;
 use crate::outcome::{Cell, Outcome};
 
@@ -102,7 +102,7 @@ impl ResultSink for JsonlSink {
         let lines = lines(window, outcomes, self.layout.nested)?;
         let options = match &window.carried {
             Carried::Arrow(batch) => json_options(batch.schema_ref()),
-            Carried::Json { .. } => EncoderOptions::default(),
+            Carried::Json(_) => EncoderOptions::default(),
         };
         let mut columns = Columns::new(&self.layout.carried, &window.carried, &options)?;
         let mut buffer = Vec::new();
@@ -123,7 +123,12 @@ impl ResultSink for JsonlSink {
 
 /// The carried columns of one window.
 enum Columns<'a> {
-    Json(&'a [CarriedColumn], &'a [Vec<(String, Box<RawValue>)>]),
+    Json {
+        carried: &'a [CarriedColumn],
+        lines: &'a JsonRows,
+        /// The fields of the row that was written last, which may have several lines.
+        last: Option<(usize, JsonFields<'a>)>,
+    },
     Arrow(Vec<(&'a str, JsonColumn<'a>)>),
 }
 
@@ -134,7 +139,13 @@ impl<'a> Columns<'a> {
         options: &'a EncoderOptions,
     ) -> Result<Self, SinkError> {
         let batch = match window {
-            Carried::Json { fields, .. } => return Ok(Self::Json(carried, fields)),
+            Carried::Json(lines) => {
+                return Ok(Self::Json {
+                    carried,
+                    lines,
+                    last: None,
+                });
+            }
             Carried::Arrow(batch) => batch,
         };
         let columns = carried.iter().map(|column| {
@@ -148,10 +159,18 @@ impl<'a> Columns<'a> {
 
     fn write(&mut self, position: usize, out: &mut Vec<u8>) {
         match self {
-            Self::Json(carried, fields) => {
+            Self::Json { carried: [], .. } => {}
+            Self::Json {
+                carried,
+                lines,
+                last,
+            } => {
+                let known = last.take().filter(|(of, _)| *of == position);
+                let (_, fields) =
+                    last.insert(known.unwrap_or_else(|| (position, lines.fields(position))));
                 for column in *carried {
                     write_key(&column.name, out);
-                    write_raw(super::carried::raw(&fields[position], &column.source), out);
+                    write_raw(fields.get(&column.source), out);
                 }
             }
             Self::Arrow(columns) => {

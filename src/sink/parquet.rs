@@ -27,7 +27,7 @@ use crate::job::OutputFormat;
 use crate::outcome::{Cell, Outcome, Sample};
 
 use super::annotations::annotate;
-use super::carried::{arrow_column, json_column, json_type, output_type};
+use super::carried::{Records, arrow_column, json_column, json_type, output_type};
 use super::columns::{Column, KEYS, Kind, RowValue, SampleValue, Value};
 use super::layout::{CarriedColumn, Layout};
 use super::lines::{Line, Shown, lines, rendered_prefix, rendered_prompt};
@@ -106,7 +106,7 @@ impl ParquetSink {
                     .map(|column| Ok(batch.column(batch.schema_ref().index_of(&column.source)?)));
                 columns.collect::<Result<Vec<_>, ArrowError>>()?
             }
-            Carried::Json { .. } => Vec::new(),
+            Carried::Json(_) => Vec::new(),
         };
         let mut bytes = 0;
         let fitting = lines[..most].iter().take_while(|line| {
@@ -126,15 +126,7 @@ impl ParquetSink {
     fn batch(&self, window: &InputWindow, lines: &[Line<'_>]) -> Result<RecordBatch, SinkError> {
         let array_of = |column: &Column| array(column, lines, self.layout.nested);
         let mut columns: Vec<ArrayRef> = KEYS.iter().map(array_of).collect();
-        for column in &self.layout.carried {
-            columns.push(match &window.carried {
-                Carried::Json { fields, .. } => json_column(column, fields, lines)?,
-                Carried::Arrow(batch) => {
-                    let index = batch.schema_ref().index_of(&column.source)?;
-                    arrow_column(batch.column(index), lines)?
-                }
-            });
-        }
+        columns.extend(self.carried(&window.carried, lines)?);
         columns.extend(self.layout.results.iter().copied().map(array_of));
         let fields = self.schema.fields().iter().zip(&columns);
         let fields = fields.map(|(field, array)| {
@@ -142,6 +134,25 @@ impl ParquetSink {
         });
         let held = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(RecordBatch::try_new(held, columns)?)
+    }
+
+    fn carried(&self, input: &Carried, lines: &[Line<'_>]) -> Result<Vec<ArrayRef>, SinkError> {
+        let columns = self.layout.carried.iter();
+        match input {
+            Carried::Json(_) if self.layout.carried.is_empty() => Ok(Vec::new()),
+            Carried::Json(rows) => {
+                let records = Records::read(rows, lines);
+                columns
+                    .map(|column| json_column(column, &records, lines))
+                    .collect()
+            }
+            Carried::Arrow(batch) => columns
+                .map(|column| {
+                    let index = batch.schema_ref().index_of(&column.source)?;
+                    Ok(arrow_column(batch.column(index), lines)?)
+                })
+                .collect(),
+        }
     }
 }
 

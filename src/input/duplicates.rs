@@ -6,12 +6,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Ids that are remembered: 64-bit hashes, so some 40 MB at most.
 const REMEMBERED_IDS: u64 = 4_000_000;
 
+/// Bits of a hash that say in which set it is.
+const SET_BITS: u32 = 6;
+
 /// Counts ids that were seen before, among the first 4 million.
 ///
 /// By 64-bit hash: two different ids count as equal about once in two million such inputs.
 #[derive(Debug)]
 pub(crate) struct DuplicateIds {
-    seen: HashSet<u64>,
+    /// By the first bits of the hash. A set that grows takes its old and its new memory at once, and these grow one by one.
+    seen: Vec<HashSet<u64>>,
     observed: u64,
     duplicates: u64,
     limit: u64,
@@ -31,7 +35,7 @@ impl DuplicateIds {
 
     fn with_limit(limit: u64) -> Self {
         Self {
-            seen: HashSet::new(),
+            seen: vec![HashSet::new(); 1 << SET_BITS],
             observed: 0,
             duplicates: 0,
             limit,
@@ -46,7 +50,9 @@ impl DuplicateIds {
         }
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
-        let again = !self.seen.insert(hasher.finish());
+        let hash = hasher.finish();
+        let set = &mut self.seen[(hash >> (u64::BITS - SET_BITS)) as usize];
+        let again = !set.insert(hash);
         if again {
             self.duplicates += 1;
         }

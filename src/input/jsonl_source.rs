@@ -17,6 +17,7 @@ use super::jsonl::fields;
 use super::lines::{Lines, RowLine};
 use super::partition;
 use super::prompt::PromptBuilder;
+use super::scan::MAX_WINDOW_BYTES;
 use super::types::{
     Carried, HeldPrompt, InputIndex, InputRow, InputWindow, Place, Prompt, WindowSpan,
 };
@@ -128,7 +129,7 @@ impl JsonlSource {
 
     fn read_lines(&self, span: &WindowSpan) -> Result<RawWindow, InputError> {
         let mut raw = RawWindow {
-            arena: Vec::new(),
+            arena: Vec::with_capacity(self.bytes(span)),
             lines: Vec::with_capacity(span.rows as usize),
         };
         let mut at = Position {
@@ -138,6 +139,17 @@ impl JsonlSource {
         self.read_on(span, &mut at, span.rows, &mut raw)?;
         self.leave(at);
         Ok(raw)
+    }
+
+    /// Bytes of a window's lines with all that is between them, where the next window tells; else 0.
+    fn bytes(&self, span: &WindowSpan) -> usize {
+        let next = self.index.windows.get(span.id.0 as usize + 1);
+        let next = next.filter(|next| {
+            next.file == span.file && next.first_row.0 == span.first_row.0 + span.rows
+        });
+        let bytes = next.map_or(0, |next| next.offset.saturating_sub(span.offset));
+        // Of a line that is too long, only the beginning is kept.
+        bytes.min(MAX_WINDOW_BYTES) as usize
     }
 
     /// Reads so many more rows of a window.

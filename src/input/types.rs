@@ -206,22 +206,46 @@ pub struct InputWindow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// The text; of a list the first.
-    pub text: String,
-    /// What a list holds after it, a null or any other value left out.
-    pub others: Vec<String>,
-    /// Whether the list is one of answers with scores, of which the first is the best.
-    pub is_ranked: bool,
+    pub text: Box<str>,
+    /// What else a list holds.
+    list: Option<Box<List>>,
+}
+
+/// A list of answers behind the first one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct List {
+    others: Vec<String>,
+    is_ranked: bool,
 }
 
 impl Reference {
+    /// A text alone.
+    pub fn new(text: String) -> Self {
+        Self {
+            text: text.into(),
+            list: None,
+        }
+    }
+
+    /// A text and what a list holds after it, a null or any other value left out; `is_ranked` where the list is one of answers
+    /// with scores, of which the first is the best.
+    pub fn first_of(text: String, others: Vec<String>, is_ranked: bool) -> Self {
+        Self {
+            list: Some(Box::new(List { others, is_ranked })),
+            ..Self::new(text)
+        }
+    }
+
+    /// What a list holds after its first text.
+    pub fn others(&self) -> &[String] {
+        self.list.as_ref().map_or(&[], |list| &list.others)
+    }
+
     /// The texts that are right answers: all of a list of texts, the best of answers with scores.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        let others = if self.is_ranked {
-            &[]
-        } else {
-            self.others.as_slice()
-        };
-        std::iter::once(self.text.as_str()).chain(others.iter().map(String::as_str))
+        let list = self.list.as_ref().filter(|list| !list.is_ranked);
+        let others = list.map_or(&[][..], |list| list.others.as_slice());
+        std::iter::once(&*self.text).chain(others.iter().map(String::as_str))
     }
 }
 
@@ -245,7 +269,7 @@ pub struct InputRow {
     /// Expected answer.
     pub reference: Option<Reference>,
     /// The group that the metrics count it in.
-    pub group: Option<String>,
+    pub group: Option<Box<str>>,
     /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
     /// Why the job leaves the row out; `outcome` says no more then.

@@ -221,7 +221,7 @@ impl CountedRow {
                 (Some([chosen, rejected]), _) => (chosen, String::new(), Some(rejected)),
                 (None, Some(reference)) => {
                     let answer = result.answer().unwrap_or_default().trim();
-                    (answer.to_owned(), reference.text.clone(), None)
+                    (answer.to_owned(), reference.text.to_string(), None)
                 }
                 (None, None) => return None,
             };

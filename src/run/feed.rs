@@ -1,18 +1,19 @@
 //! Windows to work, beside the engine: reading, templates, encoding.
 //!
-//! A window's rows are encoded in parallel, each as soon as it is read; the channel holds one window, so that the
-//! engine never waits for the next and memory never holds more than three.
+//! A window's rows are encoded in parallel, each as soon as it is read. A window is read when it is asked for, so that
+//! memory holds no more than three, and mostly two.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::counts::{self, Noted, Sifting};
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
+use super::trim;
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::engine::Request;
 use crate::error::Result;
@@ -34,8 +35,8 @@ pub(super) struct FedWindow {
     /// Rows of `outcomes` that came from the journal.
     pub(super) recovered: usize,
     pub(super) requests: Vec<Request>,
-    /// What becomes of what the model finds, by row.
-    pub(super) pending: HashMap<RowId, Finish>,
+    /// What becomes of what the model finds, by row in their order; `None` once it was found.
+    pub(super) pending: Vec<(RowId, Option<Finish>)>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
     pub(super) sifting: Sifting,
@@ -46,24 +47,38 @@ pub(super) struct FedWindow {
     pub(super) tokenize_seconds: f64,
 }
 
-/// Reads and encodes the given windows in order, until all are sent or the receiver is gone.
+/// What the feeder sends.
+pub(super) type Fed = Result<Box<FedWindow>>;
+
+/// The feeder's ends of the channels.
+pub(super) struct Feed {
+    /// Says that one more window is to be read.
+    pub(super) asked: Receiver<()>,
+    /// Takes what was read.
+    pub(super) sender: Sender<Fed>,
+}
+
+/// Reads and encodes the given windows in order, each when it is asked for, until all are sent or the other end is gone.
 pub(super) fn feed(
     prepared: &Prepared,
     model: &ModelFacts,
     lock: &ShardLock,
     windows: &[WindowSpan],
     stop: &StopFlag,
-    sender: &Sender<Result<Box<FedWindow>>>,
+    to: &Feed,
 ) {
     for span in windows {
-        if stop.is_requested() {
+        if to.asked.recv().is_err() || stop.is_requested() {
             return;
         }
+        // What the window before has left so far, and then what reading has worked with.
+        trim::give_back();
         let Some(fed) = feed_window(prepared, model, lock, span, stop).transpose() else {
             return;
         };
+        trim::give_back();
         let failed = fed.is_err();
-        if sender.send(fed.map(Box::new)).is_err() || failed {
+        if to.sender.send(fed.map(Box::new)).is_err() || failed {
             return;
         }
     }
@@ -112,7 +127,7 @@ fn feed_window(
         journal,
         outcomes,
         requests: Vec::with_capacity(rows.len()),
-        pending: HashMap::with_capacity(rows.len()),
+        pending: Vec::with_capacity(rows.len()),
         stop_at: None,
         cut,
         read_seconds: started.elapsed().as_secs_f64() - tokenize_seconds,
@@ -123,7 +138,7 @@ fn feed_window(
             Some(Ok(RowTask { work, finish, .. })) => {
                 let row = fed.window.rows[position].row;
                 fed.requests.push(Request { row, work });
-                fed.pending.insert(row, finish);
+                fed.pending.push((row, Some(finish)));
             }
             Some(Err(bad)) => {
                 if spec.input.on_bad_row == OnBadRow::Stop {

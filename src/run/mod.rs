@@ -39,6 +39,7 @@ mod sampled;
 mod shard;
 mod summary;
 mod texts;
+mod trim;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -23,17 +23,19 @@ use crate::tokenize::GlmTokenizer;
 
 use super::counts::{self, Counts};
 use super::deadline::Ending;
-use super::feed::{self, FedWindow};
+use super::feed::{self, Fed, FedWindow, Feed};
 use super::load::{OpenRows, load_model};
 use super::model_facts::{self, ModelFacts};
 use super::options::{RunEnd, RunOptions};
 use super::prepare::Prepared;
-use super::{summary, texts};
+use super::{summary, texts, trim};
 
+mod ahead;
 mod failures;
 mod pairs;
 mod progress;
 
+use ahead::Ahead;
 use progress::{Before, answers, row_work, tokens};
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
@@ -41,9 +43,6 @@ const OPEN_WINDOWS: usize = 2;
 
 /// How long finished rows are waited for before signals, windows and the journal are looked at again.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-
-/// What the feeder sends.
-type Fed = Result<Box<FedWindow>>;
 
 /// How a shard ended.
 pub(super) enum ShardEnd {
@@ -147,8 +146,8 @@ impl<'a> Worker<'a> {
                 None => return Ok(ShardEnd::Stopped(RunEnd::Interrupted)),
             },
         };
-        // A window is handed over when it is wanted, and the next one is read then: one that waits takes memory.
         let (sender, receiver) = bounded(0);
+        let (ahead, asked) = Ahead::new();
         let (stop, to_feed) = (&self.stop.clone(), &windows);
         self.counts.unfinished = Totals::default();
         let before = Before {
@@ -159,6 +158,7 @@ impl<'a> Worker<'a> {
         let work = ShardWork {
             before,
             unfed: windows.len(),
+            ahead,
             rows_total: prepared.shard_rows(shard) + self.elsewhere.rows,
             worker: self,
             tokenizer: &model.tokenizer,
@@ -170,8 +170,17 @@ impl<'a> Worker<'a> {
             reader_ended: false,
         };
         let end = std::thread::scope(|scope| {
-            scope.spawn(move || feed::feed(prepared, model, lock, to_feed, stop, &sender));
-            // The receiver goes with `run`, so that a feeder that waits to send ends too.
+            scope.spawn(move || {
+                feed::feed(
+                    prepared,
+                    model,
+                    lock,
+                    to_feed,
+                    stop,
+                    &Feed { asked, sender },
+                )
+            });
+            // The other ends of both channels go with `run`, so that a feeder that waits ends too.
             work.run(receiver)
         });
         self.devices = Some(devices);
@@ -219,6 +228,7 @@ struct ShardWork<'w, 'a> {
     manifest: Manifest,
     /// Windows that the feeder has not handed over yet.
     unfed: usize,
+    ahead: Ahead,
     /// Rows of all shards of the run.
     rows_total: u64,
     open: BTreeMap<WindowId, Box<FedWindow>>,
@@ -287,7 +297,11 @@ impl ShardWork<'_, '_> {
 
     /// Opens windows while the engine has room for their rows.
     fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
+        if self.unfed > 0 {
+            self.ahead.ask_in_time(self.devices.waiting());
+        }
         while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.devices.wants_more() {
+            self.ahead.ask();
             let fed = if self.open.is_empty() {
                 // Nothing else to do; a feeder that stops early hangs up.
                 let fed = receiver.recv();
@@ -325,9 +339,15 @@ impl ShardWork<'_, '_> {
         worker.time_left.opened(rows as u64, work);
         self.devices
             .submit(fed.window.id, std::mem::take(&mut fed.requests));
+        self.ahead.opened(
+            self.devices.waiting(),
+            fed.read_seconds + fed.tokenize_seconds,
+        );
         let stop_at = fed.stop_at;
         let id = fed.window.id;
         self.open.insert(id, fed);
+        // What queueing has worked with.
+        trim::give_back();
         match stop_at {
             Some(position) => Err(self.bad_row(id, position)),
             None => Ok(()),
@@ -352,7 +372,8 @@ impl ShardWork<'_, '_> {
             let Some(fed) = self.open.get_mut(&window) else {
                 continue;
             };
-            let finish = fed.pending.remove(&row);
+            let place = fed.pending.binary_search_by_key(&row, |(row, _)| *row);
+            let finish = place.ok().and_then(|place| fed.pending[place].1.take());
             let finish = finish.expect("what a row needs at its end is kept until then");
             let outcome = match found.and_then(finish) {
                 Ok(result) => Outcome::Ok(result),
@@ -403,6 +424,8 @@ impl ShardWork<'_, '_> {
                 return Err(error);
             }
             self.worker.counts.write_seconds += started.elapsed().as_secs_f64();
+            drop(fed);
+            trim::give_back();
         }
         Ok(())
     }

@@ -84,8 +84,8 @@ pub mod model {
 
 pub mod outcome {
     pub use crate::outcome::{
-        BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowResult,
-        Sample, Span, Stage, Sums,
+        BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, Outcomes,
+        RowResult, Sample, Span, Stage, Sums,
     };
 }
 

@@ -3,7 +3,7 @@
 //! A window's rows are encoded in parallel, each as soon as it is read. A window is read when it is asked for, so that
 //! memory holds no more than three, and mostly two.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::counts::{self, Noted, Sifting};
+use super::ended::Ended;
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
 use super::trim;
@@ -20,7 +21,7 @@ use crate::error::Result;
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow, PromptSource, WindowSpan};
 use crate::job::{JobSpec, OnBadRow, Rules, Task};
-use crate::outcome::{BadRow, Outcome};
+use crate::outcome::{BadRow, Outcomes};
 use crate::stop::StopFlag;
 use crate::tasks::{self, Examples, Finish, JobTask, RowTask, TaskJob};
 use crate::tokenize::GlmTokenizer;
@@ -29,10 +30,9 @@ use crate::tokenize::GlmTokenizer;
 pub(super) struct FedWindow {
     pub(super) span: WindowSpan,
     pub(super) window: InputWindow,
-    pub(super) journal: Journal,
     /// Rows that have an outcome already: from the journal, or bad.
-    pub(super) outcomes: BTreeMap<RowId, Outcome>,
-    /// Rows of `outcomes` that came from the journal.
+    pub(super) ended: Ended,
+    /// Rows of `ended` that came from the journal.
     pub(super) recovered: usize,
     pub(super) requests: Vec<Request>,
     /// What becomes of what the model finds, by row in their order; `None` once it was found.
@@ -96,6 +96,7 @@ fn feed_window(
     // Opening a journal cuts off its last line where that is not whole: a new owner may be writing it.
     lock.ensure_mine()?;
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
+    let ended = Ended::new(journal, outcomes);
     let started = Instant::now();
     let spec = &prepared.record.spec;
     let examples = prepared.examples.as_deref();
@@ -103,7 +104,7 @@ fn feed_window(
     let read = encoder.read(
         prepared.source.as_ref(),
         span,
-        &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
+        &|row| !ended.has(row.row) && !stop.is_requested(),
         // The results take the prompts from the rows when the window is written.
         &|position| spec.output.prompt || counts::may_show(position, span.rows as usize),
     );
@@ -122,10 +123,9 @@ fn feed_window(
         idle_rows,
         sifting,
         span: span.clone(),
-        recovered: outcomes.len(),
+        recovered: ended.len(),
         window,
-        journal,
-        outcomes,
+        ended,
         requests: Vec::with_capacity(rows.len()),
         pending: Vec::with_capacity(rows.len()),
         stop_at: None,
@@ -144,8 +144,7 @@ fn feed_window(
                 if spec.input.on_bad_row == OnBadRow::Stop {
                     fed.stop_at.get_or_insert(position);
                 }
-                fed.outcomes
-                    .insert(fed.window.rows[position].row, Outcome::Failed(bad));
+                fed.ended.refuse(fed.window.rows[position].row, bad);
             }
             None => {}
         }

@@ -21,6 +21,7 @@ mod counts;
 mod deadline;
 mod earlier;
 mod encode;
+mod ended;
 mod feed;
 mod load;
 mod measure_again;

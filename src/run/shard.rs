@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
+use crate::checkpoint::{self, CheckpointError, Commit, Example, Manifest, ShardLock, Totals};
 use crate::device::DeviceId;
 use crate::engine::{Devices, EngineStatistics, Finished, LoadModel, Tuning};
 use crate::error::{Error, Result};
+use crate::fsio::FsError;
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::job::JobSpec;
@@ -246,19 +247,24 @@ impl ShardWork<'_, '_> {
         let end = self.work(&receiver);
         // Whatever ended the work, what is finished is made durable first.
         let synced = self.sync();
+        let mut counted = Ok(());
         for fed in self.open.values() {
-            let (totals, _) = counts::of_window(
-                &self.worker.prepared.record.spec,
-                self.tokenizer,
-                &fed.window,
-                &fed.outcomes,
-                &fed.sifting,
-            );
-            self.worker.counts.unfinished += &totals;
+            match self.counts_of(fed) {
+                Ok((totals, _)) => self.worker.counts.unfinished += &totals,
+                Err(error) => counted = Err(error),
+            }
         }
         let end = end?;
         synced?;
+        counted?;
         Ok(end)
+    }
+
+    fn counts_of(&self, fed: &FedWindow) -> Result<(Totals, Vec<Example>)> {
+        let prepared = self.worker.prepared;
+        let spec = &prepared.record.spec;
+        counts::of_window(spec, self.tokenizer, &fed.window, &fed.ended, &fed.sifting)
+            .map_err(|cause| FsError::new("read", prepared.folder.root(), cause).into())
     }
 
     fn work(&mut self, receiver: &Receiver<Fed>) -> Result<ShardEnd> {
@@ -323,7 +329,7 @@ impl ShardWork<'_, '_> {
         let worker = &mut *self.worker;
         worker.counts.read_seconds += fed.read_seconds;
         worker.counts.tokenize_seconds += fed.tokenize_seconds;
-        let refused = fed.outcomes.len() - fed.recovered;
+        let refused = fed.ended.len() - fed.recovered;
         worker.counts.rows_now += refused as u64;
         worker.counts.failed_now += refused as u64;
         worker.counts.idle_rows += fed.idle_rows;
@@ -379,7 +385,7 @@ impl ShardWork<'_, '_> {
                 Ok(result) => Outcome::Ok(result),
                 Err(bad) => Outcome::Failed(bad),
             };
-            fed.journal.append(row, &outcome)?;
+            fed.ended.add(row, &outcome)?;
             self.worker.time_left.finished(row, answers(&outcome));
             self.worker.ending.observe(&outcome);
             self.worker.counts.rows_now += 1;
@@ -387,19 +393,18 @@ impl ShardWork<'_, '_> {
                 self.worker.counts.tokens_written += result.counts().completion_tokens;
             }
             self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
-            fed.outcomes.insert(row, outcome);
         }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
         let started = Instant::now();
-        if self.open.values().any(|fed| fed.journal.is_dirty()) {
+        if self.open.values().any(|fed| fed.ended.is_dirty()) {
             // A process that has taken the shard over writes these journals now.
             self.lock.ensure_mine()?;
         }
-        for fed in self.open.values_mut().filter(|fed| fed.journal.is_dirty()) {
-            fed.journal.sync()?;
+        for fed in self.open.values_mut().filter(|fed| fed.ended.is_dirty()) {
+            fed.ended.journal().sync()?;
         }
         self.synced = Instant::now();
         self.worker.counts.write_seconds += started.elapsed().as_secs_f64();
@@ -407,7 +412,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn commit_complete(&mut self) -> Result<()> {
-        let is_complete = |fed: &FedWindow| fed.outcomes.len() == fed.window.rows.len();
+        let is_complete = |fed: &FedWindow| fed.ended.len() == fed.window.rows.len();
         let complete: Vec<WindowId> = self
             .open
             .iter()
@@ -433,18 +438,12 @@ impl ShardWork<'_, '_> {
     fn commit(&mut self, fed: &FedWindow) -> Result<()> {
         let prepared = self.worker.prepared;
         prepared.source.check_unchanged(&fed.span)?;
-        let (totals, examples) = counts::of_window(
-            &prepared.record.spec,
-            self.tokenizer,
-            &fed.window,
-            &fed.outcomes,
-            &fed.sifting,
-        );
+        let (totals, examples) = self.counts_of(fed)?;
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,
             rows: fed.span.rows,
-            outcomes: &fed.outcomes,
+            outcomes: &fed.ended,
             sink: prepared.sink.as_ref(),
             files: &prepared.index.files,
             totals: &totals,

@@ -3,22 +3,20 @@
 //! Values of JSON input are copied as they are, those of Parquet are written by [`JsonColumn`]; a field that a
 //! row does not have is null.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use arrow_json::writer::EncoderOptions;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, JsonColumn, JsonFields, JsonRows, json_options};
 use crate::job::OutputFormat;
-use crate::outcome::{Cell, Outcome};
+use crate::outcome::{Cell, Outcomes};
 
 use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
 use super::json_line::{end_line, field, write_key};
 use super::layout::{CarriedColumn, Layout};
-use super::lines::{Line, Shown, lines};
+use super::lines::{Line, Shown, ended_rows};
 use super::{ResultSink, SinkError};
 
 /// Writes parts as JSON lines.
@@ -96,26 +94,27 @@ impl ResultSink for JsonlSink {
     fn write_part(
         &self,
         window: &InputWindow,
-        outcomes: &BTreeMap<RowId, Outcome>,
+        outcomes: &dyn Outcomes,
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError> {
-        let lines = lines(window, outcomes, self.layout.nested)?;
         let options = match &window.carried {
             Carried::Arrow(batch) => json_options(batch.schema_ref()),
             Carried::Json(_) => EncoderOptions::default(),
         };
         let mut columns = Columns::new(&self.layout.carried, &window.carried, &options)?;
         let mut buffer = Vec::new();
-        for line in &lines {
-            buffer.push(b'{');
-            for column in KEYS {
-                write_column(column, line, &mut buffer);
+        for row in ended_rows(window, outcomes) {
+            for line in row?.lines(self.layout.nested)? {
+                buffer.push(b'{');
+                for column in KEYS {
+                    write_column(column, &line, &mut buffer);
+                }
+                columns.write(line.position, &mut buffer);
+                for column in &self.layout.results {
+                    write_column(column, &line, &mut buffer);
+                }
+                end_line(&mut buffer, out)?;
             }
-            columns.write(line.position, &mut buffer);
-            for column in &self.layout.results {
-                write_column(column, line, &mut buffer);
-            }
-            end_line(&mut buffer, out)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use glm_batch::internals::ids::{RowId, ShardId, WindowId};
 use glm_batch::internals::input::InputWindow;
 use glm_batch::internals::job::{GenerationSpec, OutputFormat};
 use glm_batch::internals::outcome::{
-    BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage,
+    BadRow, Completion, FinishReason, Outcome, Outcomes, RowResult, Sample, Stage,
 };
 use glm_batch::internals::precision::Precision;
 use glm_batch::internals::sink::{ResultSink, SinkError, new_sink};
@@ -597,7 +597,7 @@ impl ResultSink for FullDisk {
     fn write_part(
         &self,
         _window: &InputWindow,
-        _outcomes: &BTreeMap<RowId, Outcome>,
+        _outcomes: &dyn Outcomes,
         out: &mut (dyn std::io::Write + Send),
     ) -> Result<(), SinkError> {
         out.write_all(b"half")?;
@@ -637,7 +637,7 @@ impl ResultSink for Broken {
     fn write_part(
         &self,
         _window: &InputWindow,
-        _outcomes: &BTreeMap<RowId, Outcome>,
+        _outcomes: &dyn Outcomes,
         _out: &mut (dyn std::io::Write + Send),
     ) -> Result<(), SinkError> {
         Err(parquet::errors::ParquetError::General("no such codec".to_owned()).into())

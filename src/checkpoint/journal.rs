@@ -1,6 +1,8 @@
 //! Finished rows of an open window to a file that survives anything: a sealed JSON line that names the job,
 //! then one a row.
 //!
+//! The results of a window are read from here when its part is written, so that none is held in memory meanwhile.
+//!
 //! Journals of a job whose `job.json` has version 1 have no line above their rows.
 //!
 //! Invariant: the sound lines before the first wrong or incomplete one are exactly the rows that were
@@ -151,7 +153,7 @@ impl Journal {
     /// # Errors
     ///
     /// The file cannot be read, or does not hold any more what was written.
-    pub(crate) fn outcome(&self, row: RowId) -> io::Result<Option<Outcome>> {
+    pub fn outcome(&self, row: RowId) -> io::Result<Option<Outcome>> {
         let Some(&(start, bytes)) = self.places.get(&row) else {
             return Ok(None);
         };

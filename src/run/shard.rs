@@ -45,6 +45,9 @@ const OPEN_WINDOWS: usize = 2;
 /// How long finished rows are waited for before signals, windows and the journal are looked at again.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
+/// Time between two times that free memory is given back while a window is worked on.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How a shard ended.
 pub(super) enum ShardEnd {
     AlreadyFinished,
@@ -149,6 +152,7 @@ impl<'a> Worker<'a> {
         };
         let (sender, receiver) = bounded(0);
         let (ahead, asked) = Ahead::new();
+        let to = Feed { asked, sender };
         let (stop, to_feed) = (&self.stop.clone(), &windows);
         self.counts.unfinished = Totals::default();
         let before = Before {
@@ -168,19 +172,11 @@ impl<'a> Worker<'a> {
             manifest,
             open: BTreeMap::new(),
             synced: Instant::now(),
+            trimmed: Instant::now(),
             reader_ended: false,
         };
         let end = std::thread::scope(|scope| {
-            scope.spawn(move || {
-                feed::feed(
-                    prepared,
-                    model,
-                    lock,
-                    to_feed,
-                    stop,
-                    &Feed { asked, sender },
-                )
-            });
+            scope.spawn(move || feed::feed(prepared, model, lock, to_feed, stop, &to));
             // The other ends of both channels go with `run`, so that a feeder that waits ends too.
             work.run(receiver)
         });
@@ -234,6 +230,7 @@ struct ShardWork<'w, 'a> {
     rows_total: u64,
     open: BTreeMap<WindowId, Box<FedWindow>>,
     synced: Instant,
+    trimmed: Instant,
     /// The feeder hung up although windows are left.
     reader_ended: bool,
 }
@@ -368,6 +365,10 @@ impl ShardWork<'_, '_> {
         self.record(finished)?;
         if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
             self.sync()?;
+        }
+        if self.trimmed.elapsed() >= TRIM_INTERVAL {
+            trim::give_back();
+            self.trimmed = Instant::now();
         }
         self.tell_progress();
         Ok(())

@@ -79,7 +79,9 @@ mod tests {
 
     fn opened(ago: u64, read: u64) -> Opened {
         Opened {
-            at: Instant::now() - Duration::from_secs(ago),
+            at: Instant::now()
+                .checked_sub(Duration::from_secs(ago))
+                .unwrap(),
             waiting: 100,
             read: Duration::from_secs(read),
         }

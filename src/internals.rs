@@ -41,10 +41,10 @@ pub mod ids {
 
 pub mod input {
     pub use crate::input::{
-        Carried, ColumnKind, EarlierJob, FoundFile, InputColumn, InputError, InputFile,
-        InputFormat, InputIndex, InputRow, InputStream, InputWindow, MAX_WINDOW_BYTES, OpenOptions,
-        PartOf, Place, Prompt, PromptSource, Scan, ScanOptions, Selection, WindowSpan, id_column,
-        json_lines, open, resolve_files, scan, select,
+        Carried, ColumnKind, EarlierJob, FoundFile, HeldPrompt, InputColumn, InputError, InputFile,
+        InputFormat, InputIndex, InputRow, InputStream, InputWindow, JsonFields, JsonRows,
+        MAX_WINDOW_BYTES, OpenOptions, PartOf, Place, Prompt, PromptSource, Scan, ScanOptions,
+        Selection, WindowSpan, id_column, json_lines, open, resolve_files, scan, select,
     };
 }
 
@@ -77,8 +77,8 @@ pub mod model {
 
 pub mod outcome {
     pub use crate::outcome::{
-        BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, RowResult,
-        Sample, Span, Stage, Sums,
+        BadRow, Cell, Completion, FinishReason, LeftOut, LeftOutRows, Measured, Outcome, Outcomes,
+        RowResult, Sample, Span, Stage, Sums,
     };
 }
 

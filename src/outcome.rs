@@ -16,11 +16,15 @@
 //! A task that generates has a [`Completion`]. Every other task has a [`Measured`]: values whose names and types
 //! its file in `tasks/` lists, so a new task needs nothing here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
+
+use crate::ids::RowId;
 
 mod cell;
 mod exact_floats;
@@ -55,6 +59,36 @@ impl Outcome {
             Self::Ok(result) => Ok(result),
             Self::Failed(bad) => Err(bad),
         }
+    }
+}
+
+/// How rows ended, wherever that is held.
+pub trait Outcomes: Sync {
+    /// Whether the row has ended.
+    fn has(&self, row: RowId) -> bool;
+
+    /// Why the row has no result; `None` where it has one, or has not ended.
+    fn failure(&self, row: RowId) -> Option<&BadRow>;
+
+    /// How the row ended; `None` where it has not.
+    ///
+    /// # Errors
+    ///
+    /// What holds it cannot be read.
+    fn outcome(&self, row: RowId) -> io::Result<Option<Cow<'_, Outcome>>>;
+}
+
+impl Outcomes for BTreeMap<RowId, Outcome> {
+    fn has(&self, row: RowId) -> bool {
+        self.contains_key(&row)
+    }
+
+    fn failure(&self, row: RowId) -> Option<&BadRow> {
+        self.get(&row)?.failure()
+    }
+
+    fn outcome(&self, row: RowId) -> io::Result<Option<Cow<'_, Outcome>>> {
+        Ok(self.get(&row).map(Cow::Borrowed))
     }
 }
 

@@ -1,18 +1,25 @@
-//! What reading texts takes, as `plan` says it, beside what the allocator hands out.
+//! What reading texts takes, as `plan` says it, and what a window of rows takes, beside what the allocator hands out.
 //!
 //! A program of its own, because it counts all bytes of its process.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     reason = "tests"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
+use glm_batch::StopFlag;
+use glm_batch::internals::input::{
+    MAX_WINDOW_BYTES, OpenOptions, ScanOptions, open, resolve_files, scan,
+};
+use glm_batch::internals::job::{self, Rules};
 use glm_batch::internals::model::{
     Asked, Backend, Glm, GlmConfig, Precision, ReadRow, ReadingSize, Sight, TextModel,
 };
@@ -42,6 +49,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
+
+/// The tests count the same bytes, so they take turns.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// The most bytes that reading so many texts takes at once beside what is there.
 fn taken(model: &mut Glm, texts: usize, length: usize) -> usize {
@@ -89,8 +99,83 @@ fn check(folder: &Path) {
     }
 }
 
+/// Bytes beside its line that a row with a short id and a short reference takes in a window, once its prompt is let go of.
+const BESIDE_A_LINE: usize = 192;
+
+/// Bytes that the reader keeps, which goes on where the last window ends.
+const READER: usize = 1 << 18;
+
+#[test]
+fn a_window_holds_its_lines_and_little_beside() {
+    const ROWS: usize = 4096;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let line = |row| {
+        format!(
+            r#"{{"id":"row-{row:06}","kind":"capital","question":"{row} 法国的首都是哪座城市？","prefix":"答案：","answer":"巴黎"}}"#
+        )
+    };
+    let lines: Vec<String> = (0..ROWS).map(line).collect();
+    let bytes = lines.join("\n");
+    std::fs::write(folder.path().join("rows.jsonl"), &bytes).unwrap();
+    let job = job::parse(
+        r#"
+        version = 1
+        model.path = "model"
+        input.path = "rows.jsonl"
+        input.columns = { id = "id", prompt = "question", prefix = "prefix", reference = "answer" }
+        output.path = "out"
+        "#,
+        "test",
+        folder.path(),
+        &[],
+    )
+    .unwrap();
+    let rules = Rules::CURRENT;
+    let files = resolve_files(&job.input, &job.output.path, rules).unwrap();
+    let scanned = scan(&ScanOptions {
+        spec: &job.input,
+        prompt: &job.prompt,
+        choices: None,
+        files: &files.files,
+        rules,
+        window_rows: job.batch.window_rows,
+        shards: 1,
+        max_window_bytes: MAX_WINDOW_BYTES,
+        previous: None,
+        stop: &StopFlag::default(),
+    });
+    let index = Arc::new(scanned.unwrap().index);
+    let options = OpenOptions {
+        input: &job.input,
+        prompt: &job.prompt,
+        group: None,
+        choices: None,
+        carried: &job.output.columns,
+        rules,
+    };
+    let source = open(&options, Arc::clone(&index)).unwrap();
+    let before = NOW.load(Ordering::Relaxed);
+    let windows: Vec<_> = index
+        .windows
+        .iter()
+        .map(|span| source.read_rows(span, &|_, row| row.release()).unwrap())
+        .collect();
+    let held = NOW.load(Ordering::Relaxed) - before;
+    let rows: usize = windows.iter().map(|window| window.rows.len()).sum();
+    assert_eq!(rows, ROWS);
+    let most = bytes.len() + READER + ROWS * BESIDE_A_LINE;
+    assert!(held > bytes.len(), "{held} bytes: the lines are held");
+    assert!(
+        held < most,
+        "{held} bytes, {} a row beside its line",
+        (held - READER - bytes.len()) / ROWS
+    );
+}
+
 #[test]
 fn reading_takes_what_is_planned() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     check(&root.join("examples/demo/model"));
     let tiny = root.join("../shared/fixtures/glm-tiny-zh");

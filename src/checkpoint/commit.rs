@@ -4,7 +4,6 @@
 //! journal goes. Stopped anywhere before the manifest, the journal still has every row and the next run
 //! writes the same files again; stopped after it, the journal is a leftover.
 
-use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::fsio::{self, FileDigest, FsError};
 use crate::ids::RowId;
 use crate::input::{InputFile, InputWindow};
-use crate::outcome::Outcome;
+use crate::outcome::Outcomes;
 use crate::sink::{ResultSink, SinkError, write_failed};
 
 use super::lock::{self, JobLock, ShardLock};
@@ -30,7 +29,7 @@ pub struct Commit<'a> {
     /// Rows of the input in the window, those that are left out too.
     pub rows: u64,
     /// How its rows ended; bad rows may be left out.
-    pub outcomes: &'a BTreeMap<RowId, Outcome>,
+    pub outcomes: &'a dyn Outcomes,
     /// Writes the part.
     pub sink: &'a dyn ResultSink,
     /// The input's files, for `failed/`.
@@ -107,11 +106,8 @@ fn write_failed_rows(
         ..
     } = *commit;
     let path = folder.failed(window.id);
-    let is_failed = |outcome: &Outcome| outcome.failure().is_some();
     if !window.rows.iter().any(|row| {
-        outcomes
-            .get(&row.row)
-            .map_or(row.outcome.is_err(), is_failed)
+        outcomes.failure(row.row).is_some() || (row.outcome.is_err() && !outcomes.has(row.row))
     }) {
         if path.exists() {
             fsio::remove_synced(&path)?;

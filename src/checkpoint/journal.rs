@@ -1,17 +1,20 @@
 //! Finished rows of an open window to a file that survives anything: a sealed JSON line that names the job,
 //! then one a row.
 //!
+//! The results of a window are read from here when its part is written, so that none is held in memory meanwhile.
+//!
 //! Journals of a job whose `job.json` has version 1 have no line above their rows.
 //!
 //! Invariant: the sound lines before the first wrong or incomplete one are exactly the rows that were
 //! synced, each once; opening cuts the rest off, so that what follows is never read by mistake.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::fsio;
 use crate::ids::{RowId, WindowId};
@@ -30,8 +33,13 @@ pub struct Journal {
     length: u64,
     /// Lines that are not written yet.
     pending: Vec<u8>,
-    rows: BTreeSet<RowId>,
+    places: Places,
+    /// Held while the file is read, which has one position.
+    reading: Mutex<()>,
 }
+
+/// Where the line of each row begins, and its bytes without the line end.
+type Places = BTreeMap<RowId, (u64, u32)>;
 
 /// A journal, the rows in it, and what was cut off.
 pub(super) type OpenedJournal = (Journal, BTreeMap<RowId, Outcome>, Option<Cut>);
@@ -71,6 +79,7 @@ impl fmt::Display for Cut {
 /// What a journal holds.
 pub(super) struct Content {
     pub(super) outcomes: BTreeMap<RowId, Outcome>,
+    places: Places,
     pub(super) sound_bytes: u64,
     pub(super) wrong: Option<Cut>,
 }
@@ -99,7 +108,8 @@ impl Journal {
             file,
             length: content.sound_bytes,
             pending: Vec::new(),
-            rows: content.outcomes.keys().copied().collect(),
+            places: content.places,
+            reading: Mutex::new(()),
         };
         Ok((journal, content.outcomes, content.wrong))
     }
@@ -110,7 +120,7 @@ impl Journal {
     ///
     /// [`CheckpointError::DoubledRow`], where the journal has it already.
     pub fn append(&mut self, row: RowId, outcome: &Outcome) -> Result<(), CheckpointError> {
-        if !self.rows.insert(row) {
+        if self.has(row) {
             return Err(CheckpointError::DoubledRow {
                 row,
                 path: self.path.clone(),
@@ -121,7 +131,57 @@ impl Journal {
             let header = line::write_header(job);
             self.add(header)?;
         }
-        self.add(line::write(row, outcome))
+        let start = self.length + self.pending.len() as u64;
+        self.add(line::write(row, outcome))?;
+        let end = self.length + self.pending.len() as u64;
+        self.places.insert(row, (start, (end - start - 1) as u32));
+        Ok(())
+    }
+
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether a row was added.
+    pub(crate) fn has(&self, row: RowId) -> bool {
+        self.places.contains_key(&row)
+    }
+
+    /// How a row ended that was added; `None` where none was.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or does not hold any more what was written.
+    pub fn outcome(&self, row: RowId) -> io::Result<Option<Outcome>> {
+        let Some(&(start, bytes)) = self.places.get(&row) else {
+            return Ok(None);
+        };
+        let wrong = |reason: &str| {
+            let path = self.path.display();
+            let text = format!("journal `{path}`: row {row} cannot be read again: {reason}");
+            io::Error::new(ErrorKind::InvalidData, text)
+        };
+        let line = self.line(start, bytes as usize);
+        let (found, outcome) = line::read(&line.map_err(|error| wrong(&error.to_string()))?)
+            .map_err(|reason| wrong(&reason))?;
+        if found != row {
+            return Err(wrong("another row is in its place"));
+        }
+        Ok(Some(outcome))
+    }
+
+    fn line(&self, start: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        if let Some(start) = start.checked_sub(self.length) {
+            let start = start as usize;
+            return Ok(self.pending[start..start + bytes].to_vec());
+        }
+        let mut line = vec![0; bytes];
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut line)?;
+        Ok(line)
     }
 
     fn add(&mut self, line: serde_json::Result<String>) -> Result<(), CheckpointError> {
@@ -162,6 +222,7 @@ pub(super) fn read(
 ) -> Result<Content, CheckpointError> {
     let mut content = Content {
         outcomes: BTreeMap::new(),
+        places: Places::new(),
         sound_bytes: 0,
         wrong: None,
     };
@@ -188,7 +249,7 @@ pub(super) fn read(
             content.sound_bytes += length as u64;
             continue;
         }
-        if let Err((reason, is_tail)) = take(&text, window, &rows, &mut content.outcomes) {
+        if let Err((reason, is_tail)) = take(&text, window, &rows, &mut content) {
             content.wrong = Some(Cut {
                 path: path.to_path_buf(),
                 line: number,
@@ -265,7 +326,7 @@ fn take(
     text: &[u8],
     window: WindowId,
     rows: &Range<u64>,
-    outcomes: &mut BTreeMap<RowId, Outcome>,
+    content: &mut Content,
 ) -> Result<(), (String, bool)> {
     let line = text
         .strip_suffix(b"\n")
@@ -274,9 +335,11 @@ fn take(
     if !rows.contains(&row.0) {
         return Err((format!("row {row} is not in window {window}"), false));
     }
-    if outcomes.contains_key(&row) {
+    if content.outcomes.contains_key(&row) {
         return Err((format!("row {row} stands above already"), false));
     }
-    outcomes.insert(row, outcome);
+    content.outcomes.insert(row, outcome);
+    let place = (content.sound_bytes, line.len() as u32);
+    content.places.insert(row, place);
     Ok(())
 }

@@ -197,6 +197,11 @@ impl Devices {
         self.queue.wants_more(&self.budget(), std::iter::empty())
     }
 
+    /// Work that waits; rows that share their answers count as one.
+    pub fn waiting(&self) -> usize {
+        self.queue.entries()
+    }
+
     /// Forgets the rows that have not started; what runs goes on. Nothing may be submitted afterwards.
     pub fn drain(&mut self) {
         self.rows -= self.queue.clear();

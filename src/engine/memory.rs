@@ -101,7 +101,7 @@ impl Engine {
     fn put_back(&mut self, first_slot: usize) {
         let ended = self.free(first_slot);
         let entry = self.taken.get_mut(&ended.entry).expect(KEPT);
-        entry.pending.push_front(ended.sample);
+        entry.put_back(ended.sample);
         if self.waiting.front() != Some(&ended.entry) && !self.waiting.contains(&ended.entry) {
             self.waiting.push_front(ended.entry);
         }

@@ -23,6 +23,20 @@ pub(super) enum Phase {
     Closed,
 }
 
+/// Puts entries behind those that wait, which are few. The queue takes the place of `entries`: it would grow to twice as
+/// many places.
+fn append<T>(waiting: &mut VecDeque<T>, mut entries: Vec<T>) {
+    if entries.is_empty() {
+        return;
+    }
+    entries.reserve_exact(waiting.len());
+    let mut entries = VecDeque::from(entries);
+    while let Some(last) = waiting.pop_back() {
+        entries.push_front(last);
+    }
+    *waiting = entries;
+}
+
 impl State {
     fn rows(&self) -> usize {
         let waiting: usize = self.waiting.iter().map(Queued::rows).sum();
@@ -70,6 +84,9 @@ impl Queue {
         bucket_tokens: u32,
     ) -> usize {
         let (mut generations, mut readings) = (Vec::new(), Vec::new());
+        if let Some(Work::Generate(_)) = requests.first().map(|request| &request.work) {
+            generations.reserve_exact(requests.len());
+        }
         for Request { row, work } in requests {
             match work {
                 Work::Generate(generation) => generations.push((row, generation)),
@@ -83,8 +100,8 @@ impl Queue {
         let shared = rows - queued.len();
         let readings = reading::in_order(window, readings, bucket_tokens);
         let mut state = self.lock();
-        state.waiting.extend(queued);
-        state.readings.extend(readings);
+        append(&mut state.waiting, queued);
+        append(&mut state.readings, readings);
         drop(state);
         self.wake();
         shared
@@ -98,6 +115,12 @@ impl Queue {
     /// Rows that wait.
     pub(super) fn rows(&self) -> usize {
         self.lock().rows()
+    }
+
+    /// Entries that wait.
+    pub(super) fn entries(&self) -> usize {
+        let state = self.lock();
+        state.waiting.len() + state.readings.len()
     }
 
     /// Forgets all rows; how many that is.

@@ -283,13 +283,7 @@ impl Engine {
         let rows = group.iter().zip(&self.waiting).map(|(row, &id)| Starting {
             entry: id,
             cost: row.cost,
-            samples: self
-                .entry(id)
-                .pending
-                .iter()
-                .copied()
-                .take(row.samples)
-                .collect(),
+            samples: self.entry(id).pending().take(row.samples).collect(),
             slots: free.by_ref().take(row.cost.slots(row.samples)).collect(),
         });
         rows.collect()
@@ -349,8 +343,8 @@ impl Engine {
         let mut scored = Vec::new();
         for (index, row) in starting.into_iter().enumerate() {
             let entry = self.taken.get_mut(&row.entry).expect(KEPT);
-            entry.pending.drain(..row.samples.len());
-            if entry.pending.is_empty() {
+            entry.begin(row.samples.len());
+            if entry.pending_samples() == 0 {
                 self.waiting.pop_front();
             }
             let context = entry.encoded().ids.len() as u32;

@@ -20,6 +20,7 @@ pub(crate) fn open_append(path: &Path) -> Result<File, FsError> {
     let is_new = !path.exists();
     let file = OpenOptions::new()
         .append(true)
+        .read(true)
         .create(true)
         .open(path)
         .map_err(|cause| FsError::new("open", path, cause))?;

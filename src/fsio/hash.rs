@@ -11,7 +11,7 @@ use crate::stop::StopFlag;
 use super::error::FsError;
 
 /// Bytes that are hashed at once, by all cores.
-const HASH_BLOCK_BYTES: u64 = 8 << 20;
+const HASH_BLOCK_BYTES: u64 = 1 << 20;
 
 /// Size and blake3 hash of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub(crate) fn hash_file_unless(path: &Path, stop: &StopFlag) -> Result<FileDiges
     let read_error = |cause| FsError::new("read", path, cause);
     let mut file = File::open(path).map_err(read_error)?;
     let mut hasher = blake3::Hasher::new();
-    let mut block = Vec::new();
+    let mut block = Vec::with_capacity(HASH_BLOCK_BYTES as usize);
     loop {
         if stop.is_requested() {
             return Err(read_error(io::ErrorKind::Interrupted.into()));

@@ -11,7 +11,7 @@ pub(super) struct Built {
     /// The expected answer; a row that is bad otherwise has it too.
     pub(super) reference: Option<Reference>,
     /// The group that the row is counted in.
-    pub(super) group: Option<String>,
+    pub(super) group: Option<Box<str>>,
     /// Why the row is left out.
     pub(super) left_out: Option<LeftOut>,
     /// The prompt, or why there is none.

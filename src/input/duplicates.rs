@@ -1,17 +1,22 @@
 //! Ids to how many of them came before, within bounded memory.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Ids that are remembered: 64-bit hashes, so some 40 MB at most.
+/// Ids that are remembered: 64-bit hashes, so 32 MB at most.
 const REMEMBERED_IDS: u64 = 4_000_000;
+
+/// Hashes that are gathered before they go to the others.
+const RECENT: usize = 8192;
 
 /// Counts ids that were seen before, among the first 4 million.
 ///
 /// By 64-bit hash: two different ids count as equal about once in two million such inputs.
 #[derive(Debug)]
 pub(crate) struct DuplicateIds {
-    seen: HashSet<u64>,
+    /// Hashes in their order, which take no more than their own bytes.
+    seen: Vec<u64>,
+    recent: BTreeSet<u64>,
     observed: u64,
     duplicates: u64,
     limit: u64,
@@ -31,7 +36,8 @@ impl DuplicateIds {
 
     fn with_limit(limit: u64) -> Self {
         Self {
-            seen: HashSet::new(),
+            seen: Vec::new(),
+            recent: BTreeSet::new(),
             observed: 0,
             duplicates: 0,
             limit,
@@ -46,11 +52,31 @@ impl DuplicateIds {
         }
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
-        let again = !self.seen.insert(hasher.finish());
+        let hash = hasher.finish();
+        let again = self.seen.binary_search(&hash).is_ok() || !self.recent.insert(hash);
         if again {
             self.duplicates += 1;
         }
+        if self.recent.len() == RECENT {
+            self.merge();
+        }
         again
+    }
+
+    /// Puts the recent hashes among the others, from the last one on.
+    fn merge(&mut self) {
+        let recent = std::mem::take(&mut self.recent);
+        let mut left = self.seen.len();
+        self.seen.reserve_exact(recent.len());
+        self.seen.resize(left + recent.len(), 0);
+        let mut place = self.seen.len();
+        for hash in recent.into_iter().rev() {
+            let above = self.seen[..left].partition_point(|known| *known < hash);
+            self.seen.copy_within(above..left, place - (left - above));
+            place -= left - above + 1;
+            left = above;
+            self.seen[place] = hash;
+        }
     }
 
     /// How many ids were seen before.
@@ -66,7 +92,7 @@ impl DuplicateIds {
 
 #[cfg(test)]
 mod tests {
-    use super::DuplicateIds;
+    use super::{DuplicateIds, RECENT};
 
     #[test]
     fn counts_until_the_limit() {
@@ -77,5 +103,20 @@ mod tests {
         assert_eq!((ids.duplicates(), ids.stopped_after()), (2, None));
         assert!(!ids.observe("b"));
         assert_eq!((ids.duplicates(), ids.stopped_after()), (2, Some(4)));
+    }
+
+    #[test]
+    fn many_ids_are_told_apart() {
+        let mut ids = DuplicateIds::new();
+        let rows = 3 * RECENT + 5;
+        for row in 0..rows {
+            assert!(!ids.observe(&format!("{row}")), "{row}");
+        }
+        assert_eq!(ids.seen.len(), 3 * RECENT);
+        assert!(ids.seen.is_sorted_by(|one, next| one < next));
+        for row in 0..rows {
+            assert!(ids.observe(&format!("{row}")), "{row}");
+        }
+        assert_eq!(ids.duplicates(), rows as u64);
     }
 }

@@ -120,7 +120,10 @@ fn read(few_shot: &FewShotSpec, options: &ExampleOptions<'_>) -> Result<ExampleF
         let asked = source.map(|source| rows_of(source, &index, options.stop));
         let asked = asked.transpose()?.unwrap_or_default();
         for (row, asked) in rows.iter_mut().zip(asked) {
-            row.question = asked.outcome.ok().map(question);
+            row.question = asked
+                .outcome
+                .ok()
+                .map(|prompt| question(prompt.into_inner()));
         }
     } else {
         for row in &mut rows {
@@ -240,7 +243,7 @@ fn solved(rows: Vec<InputRow>) -> Result<Vec<SolvedRow>, InputError> {
         match row.outcome {
             Ok(prompt) => Ok(SolvedRow {
                 place,
-                prompt,
+                prompt: prompt.into_inner(),
                 reference: row.reference,
                 question: None,
             }),

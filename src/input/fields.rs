@@ -23,6 +23,7 @@ use crate::job::Rules;
 const MANY_KEYS: usize = 24;
 
 /// The fields of a line, borrowed from it where nothing had to be mended.
+#[derive(Debug)]
 pub(super) struct Fields<'a>(pub(super) Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
 impl<'a> Fields<'a> {

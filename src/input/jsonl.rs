@@ -20,7 +20,7 @@ use crate::outcome::{BadRow, Stage};
 use crate::stop::StopFlag;
 
 /// Lines of a block are parsed while the next block is read.
-const BLOCK_BYTES: usize = 4 << 20;
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// Lines that one task parses in the first pass.
 const TASK_LINES: usize = 64;

@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_schema::SchemaRef;
 use rayon::prelude::*;
-use serde_json::value::RawValue;
 
 use super::built::Built;
 use super::error::InputError;
 use super::fields::Fields;
+use super::json_rows::JsonRows;
 use super::jsonl::fields;
 use super::lines::{Lines, RowLine};
 use super::partition;
 use super::prompt::PromptBuilder;
-use super::types::{Carried, InputIndex, InputRow, InputWindow, Place, Prompt, WindowSpan};
+use super::scan::MAX_WINDOW_BYTES;
+use super::types::{
+    Carried, HeldPrompt, InputIndex, InputRow, InputWindow, Place, Prompt, WindowSpan,
+};
 use super::{EachRow, PromptSource, TakePrompt};
 use crate::ids::RowId;
 use crate::job::Rules;
@@ -38,7 +41,7 @@ pub(super) struct JsonlSource {
     max_row_bytes: u64,
     rules: Rules,
     /// The fields that folders give to the rows of each file.
-    added: Vec<partition::Fields>,
+    added: Arc<[partition::Fields]>,
     /// Readers that have just read a window, with their file.
     kept: Mutex<Vec<(u32, Lines)>>,
 }
@@ -57,7 +60,7 @@ impl JsonlSource {
         rules: Rules,
     ) -> Self {
         Self {
-            added: partition::fields(&index.files),
+            added: partition::fields(&index.files).into(),
             index,
             builder,
             max_row_bytes,
@@ -126,7 +129,7 @@ impl JsonlSource {
 
     fn read_lines(&self, span: &WindowSpan) -> Result<RawWindow, InputError> {
         let mut raw = RawWindow {
-            arena: Vec::new(),
+            arena: Vec::with_capacity(self.bytes(span)),
             lines: Vec::with_capacity(span.rows as usize),
         };
         let mut at = Position {
@@ -136,6 +139,17 @@ impl JsonlSource {
         self.read_on(span, &mut at, span.rows, &mut raw)?;
         self.leave(at);
         Ok(raw)
+    }
+
+    /// Bytes of a window's lines with all that is between them, where the next window tells; else 0.
+    fn bytes(&self, span: &WindowSpan) -> usize {
+        let next = self.index.windows.get(span.id.0 as usize + 1);
+        let next = next.filter(|next| {
+            next.file == span.file && next.first_row.0 == span.first_row.0 + span.rows
+        });
+        let bytes = next.map_or(0, |next| next.offset.saturating_sub(span.offset));
+        // Of a line that is too long, only the beginning is kept.
+        bytes.min(MAX_WINDOW_BYTES) as usize
     }
 
     /// Reads so many more rows of a window.
@@ -188,9 +202,6 @@ struct Position {
     open: Option<Lines>,
 }
 
-/// One parsed row: itself, its raw line, its fields.
-type Parsed = (InputRow, (Vec<u8>, Vec<(String, Box<RawValue>)>));
-
 /// Why the fields of a line are not read.
 enum Unread {
     LeftOut(LeftOut),
@@ -218,21 +229,15 @@ impl JsonlSource {
         self.builder.build(row, &fields, is_result).outcome.ok()
     }
 
-    fn parse_row(&self, row: RowId, file: u32, line: &RowLine, arena: &[u8]) -> Parsed {
-        let (built, is_record, fields) = match self.fields(row, line, arena) {
-            Err(Unread::LeftOut(why)) => (Built::left_out(row, why), false, Vec::new()),
+    fn parse_row(&self, row: RowId, file: u32, line: &RowLine, arena: &[u8]) -> InputRow {
+        let (built, is_record) = match self.fields(row, line, arena) {
+            Err(Unread::LeftOut(why)) => (Built::left_out(row, why), false),
             Ok(mut fields) => {
                 fields.add(&self.added[file as usize]);
                 let is_result = self.index.is_result_file(file);
-                let built = self.builder.build(row, &fields, is_result);
-                let owned = fields
-                    .0
-                    .into_iter()
-                    .map(|(k, v)| (k.into_owned(), v.into_owned()))
-                    .collect();
-                (built, true, owned)
+                (self.builder.build(row, &fields, is_result), true)
             }
-            Err(Unread::Bad(reason)) => (Built::bad(row, reason), false, Vec::new()),
+            Err(Unread::Bad(reason)) => (Built::bad(row, reason), false),
         };
         let Built {
             id,
@@ -241,7 +246,7 @@ impl JsonlSource {
             left_out,
             outcome,
         } = built;
-        let row = InputRow {
+        InputRow {
             row,
             place: Place::Line {
                 file,
@@ -252,30 +257,30 @@ impl JsonlSource {
             group,
             is_record,
             left_out,
-            outcome,
-        };
-        (row, (arena[line.start..line.end].to_vec(), fields))
+            outcome: outcome.map(HeldPrompt::from),
+        }
     }
 }
 
 impl PromptSource for JsonlSource {
     fn read_rows(&self, span: &WindowSpan, each: EachRow<'_>) -> Result<InputWindow, InputError> {
         let raw = self.read_lines(span)?;
-        let (rows, (lines, fields)) = raw
+        let rows = raw
             .lines
             .par_iter()
             .enumerate()
             .map(|(position, (file, line))| {
                 let row = RowId(span.first_row.0 + position as u64);
                 let mut parsed = self.parse_row(row, *file, line, &raw.arena);
-                each(position, &mut parsed.0);
+                each(position, &mut parsed);
                 parsed
             })
-            .unzip();
+            .collect();
+        let lines = JsonRows::read(raw.arena, &raw.lines, self.rules, &self.added);
         Ok(InputWindow {
             id: span.id,
             rows,
-            carried: Carried::Json { lines, fields },
+            carried: Carried::Json(lines),
         })
     }
 

@@ -60,10 +60,7 @@ impl InputWindow {
     fn keep(&mut self, places: &[u64]) -> Result<(), ArrowError> {
         self.rows = pick(std::mem::take(&mut self.rows), places).collect();
         match &mut self.carried {
-            Carried::Json { lines, fields } => {
-                *lines = pick(std::mem::take(lines), places).collect();
-                *fields = pick(std::mem::take(fields), places).collect();
-            }
+            Carried::Json(lines) => *lines = lines.taken(places),
             Carried::Arrow(batch) => {
                 // What is left out must not be held by what stays.
                 let taken = take_record_batch(batch, &UInt64Array::from(places.to_vec()))?;

@@ -60,6 +60,7 @@ mod following;
 mod formats;
 mod found;
 mod identity;
+mod json_rows;
 mod jsonl;
 mod jsonl_source;
 mod left_out;
@@ -100,6 +101,7 @@ pub(crate) use filter::{Filter, WrongFilter};
 pub(crate) use found::ResultFolders;
 pub use found::{FoundFile, PartOf};
 pub(crate) use identity::{confirm, inode};
+pub use json_rows::{JsonFields, JsonRows};
 pub(crate) use one_line::LineReader;
 pub use parquet::json_lines;
 pub(crate) use parquet::{
@@ -151,7 +153,7 @@ pub trait PromptSource: Send + Sync {
     fn read_prompts(&self, window: &WindowSpan, take: TakePrompt<'_>) -> Result<(), InputError> {
         for row in self.read_window(window)?.rows {
             if let Ok(prompt) = row.outcome {
-                take(row.row, prompt);
+                take(row.row, prompt.into_inner());
             }
         }
         Ok(())

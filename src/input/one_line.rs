@@ -4,7 +4,7 @@ use super::InputError;
 use super::built::Built;
 use super::fields::Fields;
 use super::prompt::{PromptBuilder, Wanted};
-use super::types::{InputRow, Place};
+use super::types::{HeldPrompt, InputRow, Place};
 use crate::ids::RowId;
 use crate::job::{InputSpec, JobSpec, Rules};
 
@@ -58,7 +58,7 @@ impl LineReader {
             group: built.group,
             is_record,
             left_out: None,
-            outcome: built.outcome,
+            outcome: built.outcome.map(HeldPrompt::from),
         }
     }
 }

@@ -397,20 +397,16 @@ impl PromptBuilder {
             });
         }
         let text = Self::optional("reference", named, record)?;
-        Ok(text.map(|text| Reference {
-            text,
-            others: Vec::new(),
-            is_ranked: false,
-        }))
+        Ok(text.map(Reference::new))
     }
 
     /// The value of the column that splits the metrics: a text as it is, anything else as JSON has it.
-    fn metrics_group(&self, record: &dyn Record) -> Option<String> {
+    fn metrics_group(&self, record: &dyn Record) -> Option<Box<str>> {
         let named = self.columns.metrics_by.as_ref()?;
         match named.cell(record) {
             Cell::Absent | Cell::Null => None,
-            Cell::Text(text) | Cell::Number(text) => Some(text.into_owned()),
-            Cell::Other(_) => Some(named.json(record).ok()??.to_string()),
+            Cell::Text(text) | Cell::Number(text) => Some(text.into()),
+            Cell::Other(_) => Some(named.json(record).ok()??.to_string().into()),
         }
     }
 

@@ -13,6 +13,7 @@ use arrow_select::take::take_record_batch;
 use serde::{Deserialize, Serialize};
 
 use super::error::{FileProblem, InputError, one_line};
+use super::json_rows::JsonRows;
 use super::left_out::pick;
 use super::parquet::compact;
 use super::types::{Carried, InputIndex, InputWindow, WindowSpan};
@@ -225,10 +226,8 @@ impl PromptSource for Trial {
             gathered.carried = Some(self.source.read_window(&empty)?.carried);
         }
         let Gathered { rows, carried } = gathered;
-        let carried = carried.unwrap_or(Carried::Json {
-            lines: Vec::new(),
-            fields: Vec::new(),
-        });
+        let none: [&[u8]; 0] = [];
+        let carried = carried.unwrap_or_else(|| Carried::Json(JsonRows::of(none)));
         Ok(InputWindow {
             id: span.id,
             rows,
@@ -303,18 +302,11 @@ impl Gathered {
     ) -> Result<(), arrow_schema::ArrowError> {
         self.rows.extend(pick(window.rows, positions));
         self.carried = Some(match (self.carried.take(), window.carried) {
-            (earlier, Carried::Json { lines, fields }) => {
-                let (mut all_lines, mut all_fields) = match earlier {
-                    Some(Carried::Json { lines, fields }) => (lines, fields),
-                    _ => (Vec::new(), Vec::new()),
-                };
-                all_lines.extend(pick(lines, positions));
-                all_fields.extend(pick(fields, positions));
-                Carried::Json {
-                    lines: all_lines,
-                    fields: all_fields,
-                }
+            (Some(Carried::Json(mut earlier)), Carried::Json(lines)) => {
+                earlier.extend(&lines, positions);
+                Carried::Json(earlier)
             }
+            (_, Carried::Json(lines)) => Carried::Json(lines.taken(positions)),
             (earlier, Carried::Arrow(batch)) => {
                 // What is not chosen must not be held by what is.
                 let taken = take_record_batch(&batch, &UInt64Array::from(positions.to_vec()))?;

@@ -1,12 +1,13 @@
 //! What reading gives: the index of the whole input, and one window's rows.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
+use super::json_rows::JsonRows;
 use crate::ids::{RowId, WindowId};
 use crate::job::InputSpec;
 use crate::outcome::{BadRow, LeftOut};
@@ -205,22 +206,46 @@ pub struct InputWindow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// The text; of a list the first.
-    pub text: String,
-    /// What a list holds after it, a null or any other value left out.
-    pub others: Vec<String>,
-    /// Whether the list is one of answers with scores, of which the first is the best.
-    pub is_ranked: bool,
+    pub text: Box<str>,
+    /// What else a list holds.
+    list: Option<Box<List>>,
+}
+
+/// A list of answers behind the first one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct List {
+    others: Vec<String>,
+    is_ranked: bool,
 }
 
 impl Reference {
+    /// A text alone.
+    pub fn new(text: String) -> Self {
+        Self {
+            text: text.into(),
+            list: None,
+        }
+    }
+
+    /// A text and what a list holds after it, a null or any other value left out; `is_ranked` where the list is one of answers
+    /// with scores, of which the first is the best.
+    pub fn first_of(text: String, others: Vec<String>, is_ranked: bool) -> Self {
+        Self {
+            list: Some(Box::new(List { others, is_ranked })),
+            ..Self::new(text)
+        }
+    }
+
+    /// What a list holds after its first text.
+    pub fn others(&self) -> &[String] {
+        self.list.as_ref().map_or(&[], |list| &list.others)
+    }
+
     /// The texts that are right answers: all of a list of texts, the best of answers with scores.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        let others = if self.is_ranked {
-            &[]
-        } else {
-            self.others.as_slice()
-        };
-        std::iter::once(self.text.as_str()).chain(others.iter().map(String::as_str))
+        let list = self.list.as_ref().filter(|list| !list.is_ranked);
+        let others = list.map_or(&[][..], |list| list.others.as_slice());
+        std::iter::once(&*self.text).chain(others.iter().map(String::as_str))
     }
 }
 
@@ -244,21 +269,54 @@ pub struct InputRow {
     /// Expected answer.
     pub reference: Option<Reference>,
     /// The group that the metrics count it in.
-    pub group: Option<String>,
+    pub group: Option<Box<str>>,
     /// False for a broken line, which is not a record: it has no line in the results.
     pub is_record: bool,
     /// Why the job leaves the row out; `outcome` says no more then.
     pub left_out: Option<LeftOut>,
     /// The prompt, an empty one after [`release`](Self::release), or why the row is bad.
-    pub outcome: Result<Prompt, BadRow>,
+    pub outcome: Result<HeldPrompt, BadRow>,
 }
 
 impl InputRow {
     /// Lets go of the texts of the prompt, once nothing needs them any more.
     pub fn release(&mut self) {
         if let Ok(prompt) = &mut self.outcome {
-            *prompt = Prompt::default();
+            *prompt = HeldPrompt::default();
         }
+    }
+}
+
+/// A prompt that may be let go of: an empty one takes no memory but a pointer, and a window holds thousands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeldPrompt(Option<Box<Prompt>>);
+
+static EMPTY: LazyLock<Prompt> = LazyLock::new(Prompt::default);
+
+impl HeldPrompt {
+    /// The prompt itself.
+    pub fn into_inner(self) -> Prompt {
+        self.0.map_or_else(Prompt::default, |prompt| *prompt)
+    }
+}
+
+impl From<Prompt> for HeldPrompt {
+    fn from(prompt: Prompt) -> Self {
+        Self(Some(Box::new(prompt)))
+    }
+}
+
+impl Deref for HeldPrompt {
+    type Target = Prompt;
+
+    fn deref(&self) -> &Prompt {
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for HeldPrompt {
+    fn deref_mut(&mut self) -> &mut Prompt {
+        self.0.get_or_insert_default()
     }
 }
 
@@ -286,14 +344,8 @@ pub enum Place {
 /// A row's columns as they must appear in the results.
 #[derive(Debug)]
 pub enum Carried {
-    /// JSON lines: the raw line of every row, and its fields as they are in the line
-    /// (the last one of equal keys; empty where the line is not a record).
-    Json {
-        /// Raw lines without line end, one a row; not UTF-8 where the line is broken so.
-        lines: Vec<Vec<u8>>,
-        /// Fields of every row.
-        fields: Vec<Vec<(String, Box<RawValue>)>>,
-    },
+    /// JSON lines: the raw line of every row.
+    Json(JsonRows),
     /// Parquet: one batch with all columns, one record a row, in the schema that all files share. Text and bytes
     /// are views, so that rows of one value share it; dictionaries are their values.
     Arrow(RecordBatch),

@@ -2,18 +2,17 @@
 //!
 //! `shard` writes the counts and `summary` reads them, so that neither needs the other.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
 use crate::checkpoint::{Example, GroupTotals, Totals};
 use crate::engine::EngineStatistics;
-use crate::ids::RowId;
 use crate::input::{DuplicateIds, InputRow, InputWindow, Reference};
 use crate::job::JobSpec;
 use crate::metrics;
-use crate::outcome::{LeftOutRows, Outcome, Stage};
+use crate::outcome::{LeftOutRows, Outcome, Outcomes, Stage};
 use crate::tasks::{self, TaskKind};
 use crate::tokenize::GlmTokenizer;
 
@@ -122,13 +121,17 @@ impl Counts {
 
 /// Counts of the rows of a window that have an outcome, and a few of them beside their references. The first
 /// window of each shard keeps such rows for the table at the end.
+///
+/// # Errors
+///
+/// An outcome that cannot be read again.
 pub(super) fn of_window(
     spec: &JobSpec,
     tokenizer: &GlmTokenizer,
     window: &InputWindow,
-    outcomes: &BTreeMap<RowId, Outcome>,
+    outcomes: &dyn Outcomes,
     sifting: &Sifting,
-) -> (Totals, Vec<Example>) {
+) -> io::Result<(Totals, Vec<Example>)> {
     let mut totals = Totals {
         rows: sifting.left_out.total(),
         left_out: sifting.left_out,
@@ -147,13 +150,15 @@ pub(super) fn of_window(
         let behind = window.rows.len().min(first + ROWS_AT_ONCE);
         let counted = (first..behind).into_par_iter().map(|place| {
             let row = &window.rows[place];
-            let outcome = outcomes.get(&row.row)?;
+            let Some(outcome) = outcomes.outcome(row.row)? else {
+                return Ok(None);
+            };
             let reference = row.reference.as_ref().filter(|_| compares);
             let is_shown = shows && is_set(&sifting.may_show, place);
-            let counted = CountedRow::new(task, tokenizer, row, reference, outcome, is_shown);
-            Some((outcome, counted))
+            let counted = CountedRow::new(task, tokenizer, row, reference, &outcome, is_shown);
+            Ok(Some((outcome, counted)))
         });
-        let counted: Vec<_> = counted.collect();
+        let counted: Vec<_> = counted.collect::<io::Result<_>>()?;
         for (place, counted) in (first..).zip(counted) {
             let Some((outcome, counted)) = counted else {
                 continue;
@@ -161,7 +166,7 @@ pub(super) fn of_window(
             let row = &window.rows[place];
             totals.rows += 1;
             totals.broken += u64::from(!row.is_record);
-            count(&mut totals, outcome);
+            count(&mut totals, &outcome);
             if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
                 totals.several_masks += u64::from(noted.has_several_masks);
                 totals.equal_choices += u64::from(noted.has_equal_choices);
@@ -176,7 +181,7 @@ pub(super) fn of_window(
             examples.extend(counted.example);
         }
     }
-    (totals, examples)
+    Ok((totals, examples))
 }
 
 /// What one row adds to the counts.
@@ -221,7 +226,7 @@ impl CountedRow {
                 (Some([chosen, rejected]), _) => (chosen, String::new(), Some(rejected)),
                 (None, Some(reference)) => {
                     let answer = result.answer().unwrap_or_default().trim();
-                    (answer.to_owned(), reference.text.clone(), None)
+                    (answer.to_owned(), reference.text.to_string(), None)
                 }
                 (None, None) => return None,
             };

@@ -88,7 +88,7 @@ impl<'a> JobEncoder<'a> {
             stage: Stage::Tokenize,
             reason,
         };
-        let prompt = row.outcome?;
+        let prompt = row.outcome?.into_inner();
         let cut = match encoded.truncated as usize {
             0 => None,
             count => {

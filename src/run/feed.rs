@@ -1,25 +1,27 @@
 //! Windows to work, beside the engine: reading, templates, encoding.
 //!
-//! A window's rows are encoded in parallel, each as soon as it is read; the channel holds one window, so that the
-//! engine never waits for the next and memory never holds more than three.
+//! A window's rows are encoded in parallel, each as soon as it is read. A window is read when it is asked for, so that
+//! memory holds no more than three, and mostly two.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::counts::{self, Noted, Sifting};
+use super::ended::Ended;
 use super::model_facts::ModelFacts;
 use super::prepare::Prepared;
+use super::trim;
 use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::engine::Request;
 use crate::error::Result;
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow, PromptSource, WindowSpan};
 use crate::job::{JobSpec, OnBadRow, Rules, Task};
-use crate::outcome::{BadRow, Outcome};
+use crate::outcome::{BadRow, Outcomes};
 use crate::stop::StopFlag;
 use crate::tasks::{self, Examples, Finish, JobTask, RowTask, TaskJob};
 use crate::tokenize::GlmTokenizer;
@@ -28,14 +30,13 @@ use crate::tokenize::GlmTokenizer;
 pub(super) struct FedWindow {
     pub(super) span: WindowSpan,
     pub(super) window: InputWindow,
-    pub(super) journal: Journal,
     /// Rows that have an outcome already: from the journal, or bad.
-    pub(super) outcomes: BTreeMap<RowId, Outcome>,
-    /// Rows of `outcomes` that came from the journal.
+    pub(super) ended: Ended,
+    /// Rows of `ended` that came from the journal.
     pub(super) recovered: usize,
     pub(super) requests: Vec<Request>,
-    /// What becomes of what the model finds, by row.
-    pub(super) pending: HashMap<RowId, Finish>,
+    /// What becomes of what the model finds, by row in their order; `None` once it was found.
+    pub(super) pending: Vec<(RowId, Option<Finish>)>,
     /// Rows whose own settings for drawing do nothing.
     pub(super) idle_rows: u64,
     pub(super) sifting: Sifting,
@@ -46,24 +47,38 @@ pub(super) struct FedWindow {
     pub(super) tokenize_seconds: f64,
 }
 
-/// Reads and encodes the given windows in order, until all are sent or the receiver is gone.
+/// What the feeder sends.
+pub(super) type Fed = Result<Box<FedWindow>>;
+
+/// The feeder's ends of the channels.
+pub(super) struct Feed {
+    /// Says that one more window is to be read.
+    pub(super) asked: Receiver<()>,
+    /// Takes what was read.
+    pub(super) sender: Sender<Fed>,
+}
+
+/// Reads and encodes the given windows in order, each when it is asked for, until all are sent or the other end is gone.
 pub(super) fn feed(
     prepared: &Prepared,
     model: &ModelFacts,
     lock: &ShardLock,
     windows: &[WindowSpan],
     stop: &StopFlag,
-    sender: &Sender<Result<Box<FedWindow>>>,
+    to: &Feed,
 ) {
     for span in windows {
-        if stop.is_requested() {
+        if to.asked.recv().is_err() || stop.is_requested() {
             return;
         }
+        // What the window before has left so far, and then what reading has worked with.
+        trim::give_back();
         let Some(fed) = feed_window(prepared, model, lock, span, stop).transpose() else {
             return;
         };
+        trim::give_back();
         let failed = fed.is_err();
-        if sender.send(fed.map(Box::new)).is_err() || failed {
+        if to.sender.send(fed.map(Box::new)).is_err() || failed {
             return;
         }
     }
@@ -81,6 +96,7 @@ fn feed_window(
     // Opening a journal cuts off its last line where that is not whole: a new owner may be writing it.
     lock.ensure_mine()?;
     let (journal, outcomes, cut) = Journal::open(&prepared.folder, &prepared.job, span)?;
+    let ended = Ended::new(journal, outcomes);
     let started = Instant::now();
     let spec = &prepared.record.spec;
     let examples = prepared.examples.as_deref();
@@ -88,7 +104,7 @@ fn feed_window(
     let read = encoder.read(
         prepared.source.as_ref(),
         span,
-        &|row| !outcomes.contains_key(&row.row) && !stop.is_requested(),
+        &|row| !ended.has(row.row) && !stop.is_requested(),
         // The results take the prompts from the rows when the window is written.
         &|position| spec.output.prompt || counts::may_show(position, span.rows as usize),
     );
@@ -107,12 +123,11 @@ fn feed_window(
         idle_rows,
         sifting,
         span: span.clone(),
-        recovered: outcomes.len(),
+        recovered: ended.len(),
         window,
-        journal,
-        outcomes,
+        ended,
         requests: Vec::with_capacity(rows.len()),
-        pending: HashMap::with_capacity(rows.len()),
+        pending: Vec::with_capacity(rows.len()),
         stop_at: None,
         cut,
         read_seconds: started.elapsed().as_secs_f64() - tokenize_seconds,
@@ -123,14 +138,13 @@ fn feed_window(
             Some(Ok(RowTask { work, finish, .. })) => {
                 let row = fed.window.rows[position].row;
                 fed.requests.push(Request { row, work });
-                fed.pending.insert(row, finish);
+                fed.pending.push((row, Some(finish)));
             }
             Some(Err(bad)) => {
                 if spec.input.on_bad_row == OnBadRow::Stop {
                     fed.stop_at.get_or_insert(position);
                 }
-                fed.outcomes
-                    .insert(fed.window.rows[position].row, Outcome::Failed(bad));
+                fed.ended.refuse(fed.window.rows[position].row, bad);
             }
             None => {}
         }
@@ -295,7 +309,7 @@ impl<'a> RowEncoder<'a> {
             let fits = planned.as_ref().is_ok_and(|row| !row.work.is_truncated());
             if fits || kept == 0 {
                 noted.drops_shots = kept < shots.len();
-                *prompt = whole;
+                *prompt = whole.into();
                 return planned;
             }
             kept -= 1;

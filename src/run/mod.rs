@@ -21,6 +21,7 @@ mod counts;
 mod deadline;
 mod earlier;
 mod encode;
+mod ended;
 mod feed;
 mod load;
 mod measure_again;
@@ -39,6 +40,7 @@ mod sampled;
 mod shard;
 mod summary;
 mod texts;
+mod trim;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -13,7 +13,8 @@ use crate::checkpoint::{self, JobFingerprint, JobRecord, OutputFolder, StoredJob
 use crate::error::Result;
 use crate::ids::{RowId, WindowId};
 use crate::input::{
-    self, Carried, InputIndex, InputRow, InputWindow, Place, Prompt, PromptSource, WindowSpan,
+    self, Carried, HeldPrompt, InputIndex, InputRow, InputWindow, JsonRows, Place, PromptSource,
+    WindowSpan,
 };
 use crate::job::{CarriedColumns, JobSpec, OutputFormat};
 use crate::outcome::Outcome;
@@ -124,7 +125,7 @@ impl Input {
             // A row without an outcome has no line yet. Its values keep their place in the window.
             row.is_record &= outcomes.contains_key(&row.row);
             if row.outcome.is_err() && !outcomes.contains_key(&row.row) {
-                row.outcome = Ok(Prompt::default());
+                row.outcome = Ok(HeldPrompt::default());
             }
         }
         let mut lines = Vec::new();
@@ -178,15 +179,12 @@ fn rows_alone(
         group: None,
         is_record: true,
         left_out: None,
-        outcome: Ok(Prompt::default()),
+        outcome: Ok(HeldPrompt::default()),
     });
     let window = InputWindow {
         id: window,
         rows: rows.collect(),
-        carried: Carried::Json {
-            lines: vec![Vec::new(); outcomes.len()],
-            fields: outcomes.keys().map(|_| Vec::new()).collect(),
-        },
+        carried: Carried::Json(JsonRows::of(outcomes.keys().map(|_| ""))),
     };
     let mut lines = Vec::new();
     sink.write_part(&window, outcomes, &mut lines)?;

@@ -10,6 +10,7 @@ use super::phase_results::{PhaseResults, PhaseRows, SampledRow};
 use super::prepare::Prepared;
 use crate::checkpoint::{Example, Totals};
 use crate::error::Result;
+use crate::fsio::FsError;
 use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow, WindowSpan};
 use crate::job::{JobSpec, Phase, PreferenceSpec, Rank};
@@ -96,7 +97,8 @@ impl<'a> PairMaker<'a> {
             outcomes.insert(row.row, outcome);
         }
         let (mut totals, examples) =
-            counts::of_window(spec, self.tokenizer, &window, &outcomes, &sifting);
+            counts::of_window(spec, self.tokenizer, &window, &outcomes, &sifting)
+                .map_err(|cause| FsError::new("read", self.prepared.folder.root(), cause))?;
         self.take_over(&mut totals, span)?;
         Ok(PairedWindow {
             window,

@@ -129,7 +129,7 @@ impl Prompts {
         let mut rows = self.source.read_window(span)?.rows;
         shots.put_before(&mut rows)?;
         let rows = rows.into_iter();
-        prompts.extend(rows.filter_map(|row| Some((row.row, row.outcome.ok()?))));
+        prompts.extend(rows.filter_map(|row| Some((row.row, row.outcome.ok()?.into_inner()))));
         Ok(prompts)
     }
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::{self, CheckpointError, Commit, Manifest, ShardLock, Totals};
+use crate::checkpoint::{self, CheckpointError, Commit, Example, Manifest, ShardLock, Totals};
 use crate::device::DeviceId;
 use crate::engine::{Devices, EngineStatistics, Finished, LoadModel, Tuning};
 use crate::error::{Error, Result};
+use crate::fsio::FsError;
 use crate::ids::{ShardId, WindowId};
 use crate::input::WindowSpan;
 use crate::job::JobSpec;
@@ -23,17 +24,19 @@ use crate::tokenize::GlmTokenizer;
 
 use super::counts::{self, Counts};
 use super::deadline::Ending;
-use super::feed::{self, FedWindow};
+use super::feed::{self, Fed, FedWindow, Feed};
 use super::load::{OpenRows, load_model};
 use super::model_facts::{self, ModelFacts};
 use super::options::{RunEnd, RunOptions};
 use super::prepare::Prepared;
-use super::{summary, texts};
+use super::{summary, texts, trim};
 
+mod ahead;
 mod failures;
 mod pairs;
 mod progress;
 
+use ahead::Ahead;
 use progress::{Before, answers, row_work, tokens};
 
 /// Windows that may be open at once: the next one fills the slots that this one's tail leaves.
@@ -42,8 +45,8 @@ const OPEN_WINDOWS: usize = 2;
 /// How long finished rows are waited for before signals, windows and the journal are looked at again.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What the feeder sends.
-type Fed = Result<Box<FedWindow>>;
+/// Time between two times that free memory is given back while a window is worked on.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a shard ended.
 pub(super) enum ShardEnd {
@@ -147,8 +150,9 @@ impl<'a> Worker<'a> {
                 None => return Ok(ShardEnd::Stopped(RunEnd::Interrupted)),
             },
         };
-        // A window is handed over when it is wanted, and the next one is read then: one that waits takes memory.
         let (sender, receiver) = bounded(0);
+        let (ahead, asked) = Ahead::new();
+        let to = Feed { asked, sender };
         let (stop, to_feed) = (&self.stop.clone(), &windows);
         self.counts.unfinished = Totals::default();
         let before = Before {
@@ -159,6 +163,7 @@ impl<'a> Worker<'a> {
         let work = ShardWork {
             before,
             unfed: windows.len(),
+            ahead,
             rows_total: prepared.shard_rows(shard) + self.elsewhere.rows,
             worker: self,
             tokenizer: &model.tokenizer,
@@ -167,11 +172,12 @@ impl<'a> Worker<'a> {
             manifest,
             open: BTreeMap::new(),
             synced: Instant::now(),
+            trimmed: Instant::now(),
             reader_ended: false,
         };
         let end = std::thread::scope(|scope| {
-            scope.spawn(move || feed::feed(prepared, model, lock, to_feed, stop, &sender));
-            // The receiver goes with `run`, so that a feeder that waits to send ends too.
+            scope.spawn(move || feed::feed(prepared, model, lock, to_feed, stop, &to));
+            // The other ends of both channels go with `run`, so that a feeder that waits ends too.
             work.run(receiver)
         });
         self.devices = Some(devices);
@@ -219,10 +225,12 @@ struct ShardWork<'w, 'a> {
     manifest: Manifest,
     /// Windows that the feeder has not handed over yet.
     unfed: usize,
+    ahead: Ahead,
     /// Rows of all shards of the run.
     rows_total: u64,
     open: BTreeMap<WindowId, Box<FedWindow>>,
     synced: Instant,
+    trimmed: Instant,
     /// The feeder hung up although windows are left.
     reader_ended: bool,
 }
@@ -236,19 +244,24 @@ impl ShardWork<'_, '_> {
         let end = self.work(&receiver);
         // Whatever ended the work, what is finished is made durable first.
         let synced = self.sync();
+        let mut counted = Ok(());
         for fed in self.open.values() {
-            let (totals, _) = counts::of_window(
-                &self.worker.prepared.record.spec,
-                self.tokenizer,
-                &fed.window,
-                &fed.outcomes,
-                &fed.sifting,
-            );
-            self.worker.counts.unfinished += &totals;
+            match self.counts_of(fed) {
+                Ok((totals, _)) => self.worker.counts.unfinished += &totals,
+                Err(error) => counted = Err(error),
+            }
         }
         let end = end?;
         synced?;
+        counted?;
         Ok(end)
+    }
+
+    fn counts_of(&self, fed: &FedWindow) -> Result<(Totals, Vec<Example>)> {
+        let prepared = self.worker.prepared;
+        let spec = &prepared.record.spec;
+        counts::of_window(spec, self.tokenizer, &fed.window, &fed.ended, &fed.sifting)
+            .map_err(|cause| FsError::new("read", prepared.folder.root(), cause).into())
     }
 
     fn work(&mut self, receiver: &Receiver<Fed>) -> Result<ShardEnd> {
@@ -287,7 +300,11 @@ impl ShardWork<'_, '_> {
 
     /// Opens windows while the engine has room for their rows.
     fn take_windows(&mut self, receiver: &Receiver<Fed>) -> Result<()> {
+        if self.unfed > 0 {
+            self.ahead.ask_in_time(self.devices.waiting());
+        }
         while self.unfed > 0 && self.open.len() < OPEN_WINDOWS && self.devices.wants_more() {
+            self.ahead.ask();
             let fed = if self.open.is_empty() {
                 // Nothing else to do; a feeder that stops early hangs up.
                 let fed = receiver.recv();
@@ -309,7 +326,7 @@ impl ShardWork<'_, '_> {
         let worker = &mut *self.worker;
         worker.counts.read_seconds += fed.read_seconds;
         worker.counts.tokenize_seconds += fed.tokenize_seconds;
-        let refused = fed.outcomes.len() - fed.recovered;
+        let refused = fed.ended.len() - fed.recovered;
         worker.counts.rows_now += refused as u64;
         worker.counts.failed_now += refused as u64;
         worker.counts.idle_rows += fed.idle_rows;
@@ -325,9 +342,15 @@ impl ShardWork<'_, '_> {
         worker.time_left.opened(rows as u64, work);
         self.devices
             .submit(fed.window.id, std::mem::take(&mut fed.requests));
+        self.ahead.opened(
+            self.devices.waiting(),
+            fed.read_seconds + fed.tokenize_seconds,
+        );
         let stop_at = fed.stop_at;
         let id = fed.window.id;
         self.open.insert(id, fed);
+        // What queueing has worked with.
+        trim::give_back();
         match stop_at {
             Some(position) => Err(self.bad_row(id, position)),
             None => Ok(()),
@@ -343,6 +366,10 @@ impl ShardWork<'_, '_> {
         if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
             self.sync()?;
         }
+        if self.trimmed.elapsed() >= TRIM_INTERVAL {
+            trim::give_back();
+            self.trimmed = Instant::now();
+        }
         self.tell_progress();
         Ok(())
     }
@@ -352,13 +379,14 @@ impl ShardWork<'_, '_> {
             let Some(fed) = self.open.get_mut(&window) else {
                 continue;
             };
-            let finish = fed.pending.remove(&row);
+            let place = fed.pending.binary_search_by_key(&row, |(row, _)| *row);
+            let finish = place.ok().and_then(|place| fed.pending[place].1.take());
             let finish = finish.expect("what a row needs at its end is kept until then");
             let outcome = match found.and_then(finish) {
                 Ok(result) => Outcome::Ok(result),
                 Err(bad) => Outcome::Failed(bad),
             };
-            fed.journal.append(row, &outcome)?;
+            fed.ended.add(row, &outcome)?;
             self.worker.time_left.finished(row, answers(&outcome));
             self.worker.ending.observe(&outcome);
             self.worker.counts.rows_now += 1;
@@ -366,19 +394,18 @@ impl ShardWork<'_, '_> {
                 self.worker.counts.tokens_written += result.counts().completion_tokens;
             }
             self.worker.counts.failed_now += u64::from(outcome.failure().is_some());
-            fed.outcomes.insert(row, outcome);
         }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
         let started = Instant::now();
-        if self.open.values().any(|fed| fed.journal.is_dirty()) {
+        if self.open.values().any(|fed| fed.ended.is_dirty()) {
             // A process that has taken the shard over writes these journals now.
             self.lock.ensure_mine()?;
         }
-        for fed in self.open.values_mut().filter(|fed| fed.journal.is_dirty()) {
-            fed.journal.sync()?;
+        for fed in self.open.values_mut().filter(|fed| fed.ended.is_dirty()) {
+            fed.ended.journal().sync()?;
         }
         self.synced = Instant::now();
         self.worker.counts.write_seconds += started.elapsed().as_secs_f64();
@@ -386,7 +413,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn commit_complete(&mut self) -> Result<()> {
-        let is_complete = |fed: &FedWindow| fed.outcomes.len() == fed.window.rows.len();
+        let is_complete = |fed: &FedWindow| fed.ended.len() == fed.window.rows.len();
         let complete: Vec<WindowId> = self
             .open
             .iter()
@@ -403,6 +430,8 @@ impl ShardWork<'_, '_> {
                 return Err(error);
             }
             self.worker.counts.write_seconds += started.elapsed().as_secs_f64();
+            drop(fed);
+            trim::give_back();
         }
         Ok(())
     }
@@ -410,18 +439,12 @@ impl ShardWork<'_, '_> {
     fn commit(&mut self, fed: &FedWindow) -> Result<()> {
         let prepared = self.worker.prepared;
         prepared.source.check_unchanged(&fed.span)?;
-        let (totals, examples) = counts::of_window(
-            &prepared.record.spec,
-            self.tokenizer,
-            &fed.window,
-            &fed.outcomes,
-            &fed.sifting,
-        );
+        let (totals, examples) = self.counts_of(fed)?;
         let commit = Commit {
             window: &fed.window,
             first_row: fed.span.first_row,
             rows: fed.span.rows,
-            outcomes: &fed.outcomes,
+            outcomes: &fed.ended,
             sink: prepared.sink.as_ref(),
             files: &prepared.index.files,
             totals: &totals,

@@ -11,20 +11,32 @@ use arrow_schema::ArrowError;
 use arrow_schema::{DataType, Field};
 use serde_json::value::RawValue;
 
-use crate::input::{ColumnKind, InputRow, with_children};
+use crate::input::{ColumnKind, InputRow, JsonFields, JsonRows, with_children};
 
 use super::SinkError;
 use super::layout::CarriedColumn;
 use super::lines::Line;
 
-type Record = Vec<(String, Box<RawValue>)>;
+/// The fields of the rows that some lines are of.
+pub(super) struct Records<'a> {
+    fields: Vec<JsonFields<'a>>,
+    /// By line, the place of its row's fields.
+    of_lines: Vec<usize>,
+}
 
-/// A field of a record as the input has it; `None` where the record does not have it.
-pub(super) fn raw<'a>(record: &'a Record, name: &str) -> Option<&'a RawValue> {
-    record
-        .iter()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value.as_ref())
+impl<'a> Records<'a> {
+    /// Reads the fields from the rows' own lines; lines of one row follow one another.
+    pub(super) fn read(rows: &'a JsonRows, lines: &[Line<'_>]) -> Self {
+        let (mut fields, mut of_lines) = (Vec::new(), Vec::with_capacity(lines.len()));
+        let mut last = None;
+        for line in lines {
+            if last.replace(line.position) != Some(line.position) {
+                fields.push(rows.fields(line.position));
+            }
+            of_lines.push(fields.len() - 1);
+        }
+        Self { fields, of_lines }
+    }
 }
 
 /// Type of a carried JSON column in Parquet.
@@ -40,7 +52,7 @@ pub(super) fn json_type(kind: &ColumnKind) -> DataType {
 /// One JSON column of the given lines.
 pub(super) fn json_column(
     column: &CarriedColumn,
-    records: &[Record],
+    records: &Records<'_>,
     lines: &[Line<'_>],
 ) -> Result<ArrayRef, SinkError> {
     let cells = Cells {
@@ -71,7 +83,7 @@ pub(super) fn json_column(
 
 struct Cells<'a> {
     column: &'a CarriedColumn,
-    records: &'a [Record],
+    records: &'a Records<'a>,
     lines: &'a [Line<'a>],
 }
 
@@ -81,8 +93,9 @@ impl Cells<'_> {
         kind: &'static str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Vec<Option<T>>, SinkError> {
-        let cell = |line: &Line<'_>| {
-            let text = raw(&self.records[line.position], &self.column.source).map(RawValue::get);
+        let cell = |(line, of_line): (&Line<'_>, &usize)| {
+            let fields = &self.records.fields[*of_line];
+            let text = fields.get(&self.column.source).map(RawValue::get);
             match text {
                 None | Some("null") => Ok(None),
                 Some(text) => parse(text)
@@ -90,7 +103,8 @@ impl Cells<'_> {
                     .ok_or_else(|| self.wrong_value(line.row, kind)),
             }
         };
-        self.lines.iter().map(cell).collect()
+        let lines = self.lines.iter().zip(&self.records.of_lines);
+        lines.map(cell).collect()
     }
 
     fn wrong_value(&self, row: &InputRow, kind: &'static str) -> SinkError {

@@ -3,19 +3,17 @@
 //! Each line says where the row is in the input and why it has no result, and holds the raw record, so that the
 //! rows can be fixed and run again on their own. Broken lines are in these files only.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use arrow_array::RecordBatch;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::ids::RowId;
 use crate::input::{Carried, InputFile, InputWindow, Place, json_lines};
-use crate::outcome::Outcome;
+use crate::outcome::Outcomes;
 
 use super::json_line::{end_line, field};
-use super::lines::row_outcome;
+use super::lines::failure;
 
 /// Fields that a line may have, in their order.
 pub(crate) const FAILED_COLUMNS: [&str; 10] = [
@@ -38,14 +36,14 @@ pub(crate) const FAILED_COLUMNS: [&str; 10] = [
 /// The writer's.
 pub fn write_failed(
     window: &InputWindow,
-    outcomes: &BTreeMap<RowId, Outcome>,
+    outcomes: &dyn Outcomes,
     files: &[InputFile],
     out: &mut dyn Write,
 ) -> io::Result<u64> {
     let mut count = 0;
     let mut line = Vec::new();
     for (position, row) in window.rows.iter().enumerate() {
-        let Some(Err(bad)) = row_outcome(row, outcomes) else {
+        let Some(bad) = failure(row, outcomes) else {
             continue;
         };
         line.push(b'{');
@@ -86,9 +84,9 @@ fn write_place(place: &Place, files: &[InputFile], out: &mut Vec<u8>) {
 
 fn write_record(carried: &Carried, position: usize, out: &mut Vec<u8>) {
     match carried {
-        Carried::Json { lines, .. } => match std::str::from_utf8(&lines[position]) {
+        Carried::Json(lines) => match std::str::from_utf8(lines.line(position)) {
             Ok(text) => field("raw", text, out),
-            Err(_) => field("raw_base64", &STANDARD.encode(&lines[position]), out),
+            Err(_) => field("raw_base64", &STANDARD.encode(lines.line(position)), out),
         },
         Carried::Arrow(batch) => field("raw", &record_text(batch, position), out),
     }

@@ -3,22 +3,20 @@
 //! Values of JSON input are copied as they are, those of Parquet are written by [`JsonColumn`]; a field that a
 //! row does not have is null.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use arrow_json::writer::EncoderOptions;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::ids::RowId;
-use crate::input::{Carried, InputWindow, JsonColumn, json_options};
+use crate::input::{Carried, InputWindow, JsonColumn, JsonFields, JsonRows, json_options};
 use crate::job::OutputFormat;
-use crate::outcome::{Cell, Outcome};
+use crate::outcome::{Cell, Outcomes};
 
 use super::columns::{Column, KEYS, RowValue, SampleValue, Value};
 use super::json_line::{end_line, field, write_key};
 use super::layout::{CarriedColumn, Layout};
-use super::lines::{Line, Shown, lines};
+use super::lines::{Line, Shown, ended_rows};
 use super::{ResultSink, SinkError};
 
 /// Writes parts as JSON lines.
@@ -96,26 +94,27 @@ impl ResultSink for JsonlSink {
     fn write_part(
         &self,
         window: &InputWindow,
-        outcomes: &BTreeMap<RowId, Outcome>,
+        outcomes: &dyn Outcomes,
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError> {
-        let lines = lines(window, outcomes, self.layout.nested)?;
         let options = match &window.carried {
             Carried::Arrow(batch) => json_options(batch.schema_ref()),
-            Carried::Json { .. } => EncoderOptions::default(),
+            Carried::Json(_) => EncoderOptions::default(),
         };
         let mut columns = Columns::new(&self.layout.carried, &window.carried, &options)?;
         let mut buffer = Vec::new();
-        for line in &lines {
-            buffer.push(b'{');
-            for column in KEYS {
-                write_column(column, line, &mut buffer);
+        for row in ended_rows(window, outcomes) {
+            for line in row?.lines(self.layout.nested)? {
+                buffer.push(b'{');
+                for column in KEYS {
+                    write_column(column, &line, &mut buffer);
+                }
+                columns.write(line.position, &mut buffer);
+                for column in &self.layout.results {
+                    write_column(column, &line, &mut buffer);
+                }
+                end_line(&mut buffer, out)?;
             }
-            columns.write(line.position, &mut buffer);
-            for column in &self.layout.results {
-                write_column(column, line, &mut buffer);
-            }
-            end_line(&mut buffer, out)?;
         }
         Ok(())
     }
@@ -123,7 +122,12 @@ impl ResultSink for JsonlSink {
 
 /// The carried columns of one window.
 enum Columns<'a> {
-    Json(&'a [CarriedColumn], &'a [Vec<(String, Box<RawValue>)>]),
+    Json {
+        carried: &'a [CarriedColumn],
+        lines: &'a JsonRows,
+        /// The fields of the row that was written last, which may have several lines.
+        last: Option<(usize, JsonFields<'a>)>,
+    },
     Arrow(Vec<(&'a str, JsonColumn<'a>)>),
 }
 
@@ -134,7 +138,13 @@ impl<'a> Columns<'a> {
         options: &'a EncoderOptions,
     ) -> Result<Self, SinkError> {
         let batch = match window {
-            Carried::Json { fields, .. } => return Ok(Self::Json(carried, fields)),
+            Carried::Json(lines) => {
+                return Ok(Self::Json {
+                    carried,
+                    lines,
+                    last: None,
+                });
+            }
             Carried::Arrow(batch) => batch,
         };
         let columns = carried.iter().map(|column| {
@@ -148,10 +158,18 @@ impl<'a> Columns<'a> {
 
     fn write(&mut self, position: usize, out: &mut Vec<u8>) {
         match self {
-            Self::Json(carried, fields) => {
+            Self::Json { carried: [], .. } => {}
+            Self::Json {
+                carried,
+                lines,
+                last,
+            } => {
+                let known = last.take().filter(|(of, _)| *of == position);
+                let (_, fields) =
+                    last.insert(known.unwrap_or_else(|| (position, lines.fields(position))));
                 for column in *carried {
                     write_key(&column.name, out);
-                    write_raw(super::carried::raw(&fields[position], &column.source), out);
+                    write_raw(fields.get(&column.source), out);
                 }
             }
             Self::Arrow(columns) => {

@@ -4,11 +4,9 @@
 //! one line, a broken line has none.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use crate::ids::RowId;
 use crate::input::{InputRow, InputWindow};
-use crate::outcome::{BadRow, Cell, Outcome, RowResult, Sample};
+use crate::outcome::{BadRow, Cell, Outcome, Outcomes, RowResult, Sample};
 
 use super::SinkError;
 
@@ -138,47 +136,67 @@ pub(super) fn sample_number(line: &Line<'_>) -> Option<u32> {
     }
 }
 
-/// All lines of a window.
-pub(super) fn lines<'a>(
+/// A row of a window and how it ended.
+#[derive(Debug)]
+pub(super) struct EndedRow<'a> {
+    position: usize,
+    row: &'a InputRow,
+    /// `None` where the row is bad in itself.
+    outcome: Option<Cow<'a, Outcome>>,
+}
+
+/// The rows of a window that are records, each with how it ended, one after another.
+pub(super) fn ended_rows<'a>(
     window: &'a InputWindow,
-    outcomes: &'a BTreeMap<RowId, Outcome>,
-    nested: bool,
-) -> Result<Vec<Line<'a>>, SinkError> {
-    let mut lines = Vec::with_capacity(window.rows.len());
-    for (position, row) in window
-        .rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| row.is_record)
-    {
-        let line = |content| Line {
+    outcomes: &'a dyn Outcomes,
+) -> impl Iterator<Item = Result<EndedRow<'a>, SinkError>> {
+    let rows = window.rows.iter().enumerate();
+    rows.filter(|(_, row)| row.is_record)
+        .map(|(position, row)| {
+            Ok(EndedRow {
+                position,
+                row,
+                outcome: outcomes.outcome(row.row)?,
+            })
+        })
+}
+
+impl EndedRow<'_> {
+    /// The lines of the row, at least one.
+    pub(super) fn lines(&self, nested: bool) -> Result<impl Iterator<Item = Line<'_>>, SinkError> {
+        let Self { position, row, .. } = *self;
+        let result = match &self.outcome {
+            Some(outcome) => outcome.result(),
+            None => Err(row.outcome.as_ref().err().ok_or_else(|| missing(row))?),
+        };
+        let (one, samples) = match result {
+            Err(bad) => (Some(Content::Failed(bad)), None),
+            Ok(result) if result.samples() == 0 => return Err(missing(row)),
+            Ok(result) if nested => (Some(Content::Nested(result)), None),
+            Ok(result) => (None, Some(result)),
+        };
+        let of_sample = |result: &'_ RowResult| 0..result.samples() as u32;
+        let samples = samples
+            .into_iter()
+            .flat_map(move |result| of_sample(result).map(move |at| Content::Flat(result, at)));
+        let line = move |content| Line {
             position,
             row,
             content,
         };
-        match row_outcome(row, outcomes) {
-            Some(Err(bad)) => lines.push(line(Content::Failed(bad))),
-            Some(Ok(result)) if result.samples() == 0 => {
-                return Err(SinkError::MissingOutcome { row: row.row });
-            }
-            Some(Ok(result)) if nested => lines.push(line(Content::Nested(result))),
-            Some(Ok(result)) => {
-                let numbers = 0..result.samples() as u32;
-                lines.extend(numbers.map(|number| line(Content::Flat(result, number))));
-            }
-            None => return Err(SinkError::MissingOutcome { row: row.row }),
-        }
+        Ok(one.into_iter().chain(samples).map(line))
     }
-    Ok(lines)
 }
 
-/// How a row ended: what was recorded, else why it is bad.
-pub(super) fn row_outcome<'a>(
-    row: &'a InputRow,
-    outcomes: &'a BTreeMap<RowId, Outcome>,
-) -> Option<Result<&'a RowResult, &'a BadRow>> {
-    match outcomes.get(&row.row) {
-        Some(outcome) => Some(outcome.result()),
-        None => row.outcome.as_ref().err().map(Err),
+fn missing(row: &InputRow) -> SinkError {
+    SinkError::MissingOutcome { row: row.row }
+}
+
+/// Why a row has no result: what was recorded, else why it is bad; `None` where it has one.
+pub(super) fn failure<'a>(row: &'a InputRow, outcomes: &'a dyn Outcomes) -> Option<&'a BadRow> {
+    if outcomes.has(row.row) {
+        outcomes.failure(row.row)
+    } else {
+        row.outcome.as_ref().err()
     }
 }

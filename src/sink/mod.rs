@@ -23,15 +23,13 @@ mod result_types;
 mod results;
 mod sizes;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use arrow_schema::Schema;
 
-use crate::ids::RowId;
 use crate::input::{InputIndex, InputWindow};
 use crate::job::OutputFormat;
-use crate::outcome::Outcome;
+use crate::outcome::Outcomes;
 
 use layout::Layout;
 
@@ -66,7 +64,7 @@ pub trait ResultSink: Send + Sync {
     fn write_part(
         &self,
         window: &InputWindow,
-        outcomes: &BTreeMap<RowId, Outcome>,
+        outcomes: &dyn Outcomes,
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError>;
 }

@@ -3,7 +3,7 @@
 //! Invariant: the same lines give the same bytes, and every file of a job has the same schema, whatever
 //! types the input's files hold beside it.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -21,16 +21,15 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::ArrowError;
 use arrow_schema::{Field, Schema, SchemaRef};
 
-use crate::ids::RowId;
 use crate::input::{Carried, InputWindow, is_first_rule};
 use crate::job::OutputFormat;
-use crate::outcome::{Cell, Outcome, Sample};
+use crate::outcome::{Cell, Outcomes, Sample};
 
 use super::annotations::annotate;
-use super::carried::{arrow_column, json_column, json_type, output_type};
+use super::carried::{Records, arrow_column, json_column, json_type, output_type};
 use super::columns::{Column, KEYS, Kind, RowValue, SampleValue, Value};
 use super::layout::{CarriedColumn, Layout};
-use super::lines::{Line, Shown, lines, rendered_prefix, rendered_prompt};
+use super::lines::{Line, Shown, ended_rows, rendered_prefix, rendered_prompt};
 use super::sizes::value_bytes;
 use super::{ResultSink, SinkError};
 
@@ -89,15 +88,15 @@ impl ParquetSink {
         })
     }
 
-    /// Splits off as many lines as are handed to the writer at once.
+    /// As many of the lines as are handed to the writer at once, from the first on.
     fn split<'a, 'l>(
         &self,
         window: &InputWindow,
         lines: &'a [Line<'l>],
-    ) -> Result<(&'a [Line<'l>], &'a [Line<'l>]), SinkError> {
+    ) -> Result<&'a [Line<'l>], SinkError> {
         let most = lines.len().min(LINES_AT_ONCE);
         if self.is_bounded {
-            return Ok(lines.split_at(most));
+            return Ok(&lines[..most]);
         }
         let columns = match &window.carried {
             Carried::Arrow(batch) => {
@@ -106,7 +105,7 @@ impl ParquetSink {
                     .map(|column| Ok(batch.column(batch.schema_ref().index_of(&column.source)?)));
                 columns.collect::<Result<Vec<_>, ArrowError>>()?
             }
-            Carried::Json { .. } => Vec::new(),
+            Carried::Json(_) => Vec::new(),
         };
         let mut bytes = 0;
         let fitting = lines[..most].iter().take_while(|line| {
@@ -120,21 +119,13 @@ impl ParquetSink {
             }
             bytes <= BYTES_AT_ONCE
         });
-        Ok(lines.split_at(fitting.count().max(1)))
+        Ok(&lines[..fitting.count().max(1)])
     }
 
     fn batch(&self, window: &InputWindow, lines: &[Line<'_>]) -> Result<RecordBatch, SinkError> {
         let array_of = |column: &Column| array(column, lines, self.layout.nested);
         let mut columns: Vec<ArrayRef> = KEYS.iter().map(array_of).collect();
-        for column in &self.layout.carried {
-            columns.push(match &window.carried {
-                Carried::Json { fields, .. } => json_column(column, fields, lines)?,
-                Carried::Arrow(batch) => {
-                    let index = batch.schema_ref().index_of(&column.source)?;
-                    arrow_column(batch.column(index), lines)?
-                }
-            });
-        }
+        columns.extend(self.carried(&window.carried, lines)?);
         columns.extend(self.layout.results.iter().copied().map(array_of));
         let fields = self.schema.fields().iter().zip(&columns);
         let fields = fields.map(|(field, array)| {
@@ -142,6 +133,25 @@ impl ParquetSink {
         });
         let held = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(RecordBatch::try_new(held, columns)?)
+    }
+
+    fn carried(&self, input: &Carried, lines: &[Line<'_>]) -> Result<Vec<ArrayRef>, SinkError> {
+        let columns = self.layout.carried.iter();
+        match input {
+            Carried::Json(_) if self.layout.carried.is_empty() => Ok(Vec::new()),
+            Carried::Json(rows) => {
+                let records = Records::read(rows, lines);
+                columns
+                    .map(|column| json_column(column, &records, lines))
+                    .collect()
+            }
+            Carried::Arrow(batch) => columns
+                .map(|column| {
+                    let index = batch.schema_ref().index_of(&column.source)?;
+                    Ok(arrow_column(batch.column(index), lines)?)
+                })
+                .collect(),
+        }
     }
 }
 
@@ -153,17 +163,43 @@ impl ResultSink for ParquetSink {
     fn write_part(
         &self,
         window: &InputWindow,
-        outcomes: &BTreeMap<RowId, Outcome>,
+        outcomes: &dyn Outcomes,
         out: &mut (dyn Write + Send),
     ) -> Result<(), SinkError> {
-        let lines = lines(window, outcomes, self.layout.nested)?;
         let schema = Arc::clone(&self.schema);
         let mut writer = ArrowWriter::try_new_with_options(out, schema, self.options.clone())?;
-        let mut left = lines.as_slice();
-        while !left.is_empty() {
-            let (chunk, rest) = self.split(window, left)?;
+        let nested = self.layout.nested;
+        let mut rows = ended_rows(window, outcomes);
+        // Rows whose lines are not all written, their lines, and how many of these are written.
+        let (mut held, mut lines, mut written) = (VecDeque::new(), 0, 0);
+        loop {
+            // As many lines as may be handed over at once, or all that are left.
+            while lines - written < LINES_AT_ONCE {
+                let Some(row) = rows.next().transpose()? else {
+                    break;
+                };
+                lines += row.lines(nested)?.count();
+                held.push_back(row);
+            }
+            let mut all = Vec::with_capacity(lines);
+            for row in &held {
+                all.extend(row.lines(nested)?);
+            }
+            let left = &all[written..];
+            if left.is_empty() {
+                break;
+            }
+            let chunk = self.split(window, left)?;
             writer.write(&self.batch(window, chunk)?)?;
-            left = rest;
+            written += chunk.len();
+            while let Some(row) = held.front() {
+                let of_row = row.lines(nested)?.count();
+                if of_row > written {
+                    break;
+                }
+                (lines, written) = (lines - of_row, written - of_row);
+                held.pop_front();
+            }
         }
         writer.close()?;
         Ok(())

@@ -89,9 +89,9 @@ impl TaskKind for Infill {
         reference: Option<&Reference>,
     ) -> Result<String, String> {
         let reference = reference.ok_or("the example has no answer")?;
-        let answers = std::iter::once(&reference.text).chain(&reference.others);
-        let answers: Vec<&str> = answers.map(String::as_str).collect();
-        with_answers(prompt, &answers)
+        let others = reference.others().iter().map(String::as_str);
+        let answers = std::iter::once(&*reference.text).chain(others);
+        with_answers(prompt, &answers.collect::<Vec<_>>())
     }
 
     /// A reference that is one text is the whole text, or the text for its only mask. A list has a text for each mask.
@@ -112,13 +112,15 @@ impl TaskKind for Infill {
         let Some(Sample { text, spans, .. }) = samples.first() else {
             return false;
         };
-        let expected = std::iter::once(&reference.text).chain(&reference.others);
-        let at_masks = spans.len() == 1 + reference.others.len()
+        let others = reference.others();
+        let texts = others.iter().map(String::as_str);
+        let expected = std::iter::once(&*reference.text).chain(texts);
+        let at_masks = spans.len() == 1 + others.len()
             && spans
                 .iter()
                 .zip(expected)
                 .all(|(span, expected)| span.text.trim() == written(expected));
-        at_masks || (reference.others.is_empty() && written(text) == written(reference))
+        at_masks || (others.is_empty() && written(text) == written(reference))
     }
 }
 

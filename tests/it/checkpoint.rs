@@ -14,7 +14,7 @@ use glm_batch::internals::ids::{RowId, ShardId, WindowId};
 use glm_batch::internals::input::InputWindow;
 use glm_batch::internals::job::{GenerationSpec, OutputFormat};
 use glm_batch::internals::outcome::{
-    BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage,
+    BadRow, Completion, FinishReason, Outcome, Outcomes, RowResult, Sample, Stage,
 };
 use glm_batch::internals::precision::Precision;
 use glm_batch::internals::sink::{ResultSink, SinkError, new_sink};
@@ -320,14 +320,51 @@ proptest! {
                 journal.sync().unwrap();
             }
         }
+        // Some rows are in the file, and the last one may not be.
+        for (row, outcome) in (10..).zip(&outcomes) {
+            let again = journal.outcome(RowId(row)).unwrap().unwrap();
+            prop_assert_eq!(bits(&again), bits(outcome));
+        }
+        prop_assert_eq!(journal.outcome(RowId(9)).unwrap(), None);
         journal.sync().unwrap();
-        let (_, found, cut) = Journal::open(&folder, &JobFingerprint::NONE, &span).unwrap();
+        let (journal, found, cut) = Journal::open(&folder, &JobFingerprint::NONE, &span).unwrap();
         prop_assert_eq!(cut, None);
         prop_assert_eq!(found.len(), outcomes.len());
-        for (found, outcome) in found.values().zip(&outcomes) {
+        for ((row, found), outcome) in found.iter().zip(&outcomes) {
             prop_assert_eq!(bits(found), bits(outcome));
+            prop_assert_eq!(bits(&journal.outcome(*row).unwrap().unwrap()), bits(outcome));
         }
     }
+}
+
+#[test]
+fn a_journal_that_changed_while_it_was_open_gives_no_row() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::open(parent.path()).unwrap();
+    let span = span(0, 0, 2);
+    let (mut journal, ..) = Journal::open(&folder, &JobFingerprint::NONE, &span).unwrap();
+    for row in [0, 1] {
+        journal.append(RowId(row), &answered(&["a"])).unwrap();
+    }
+    journal.sync().unwrap();
+    let path = parent.path().join("journal/window-000000.jsonl");
+    let bytes = std::fs::read(&path).unwrap();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    for (changed, reason) in [
+        (Vec::new(), "failed to fill whole buffer"),
+        ([second, first].concat(), "another row is in its place"),
+        (
+            vec![b'x'; bytes.len()],
+            "its checksum does not fit its content",
+        ),
+    ] {
+        std::fs::write(&path, changed).unwrap();
+        let error = journal.outcome(RowId(0)).unwrap_err().to_string();
+        assert!(error.contains("row 0 cannot be read again"), "{error}");
+        assert!(error.ends_with(reason), "{error}");
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(journal.outcome(RowId(0)).unwrap(), Some(answered(&["a"])));
 }
 
 #[test]
@@ -597,7 +634,7 @@ impl ResultSink for FullDisk {
     fn write_part(
         &self,
         _window: &InputWindow,
-        _outcomes: &BTreeMap<RowId, Outcome>,
+        _outcomes: &dyn Outcomes,
         out: &mut (dyn std::io::Write + Send),
     ) -> Result<(), SinkError> {
         out.write_all(b"half")?;
@@ -637,7 +674,7 @@ impl ResultSink for Broken {
     fn write_part(
         &self,
         _window: &InputWindow,
-        _outcomes: &BTreeMap<RowId, Outcome>,
+        _outcomes: &dyn Outcomes,
         _out: &mut (dyn std::io::Write + Send),
     ) -> Result<(), SinkError> {
         Err(parquet::errors::ParquetError::General("no such codec".to_owned()).into())

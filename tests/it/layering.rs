@@ -69,7 +69,14 @@ const STEPS: &[(&str, &[&[&str]])] = &[
     (
         "run",
         &[
-            &["options", "model_facts", "counts", "phase_results"],
+            &[
+                "options",
+                "model_facts",
+                "counts",
+                "ended",
+                "phase_results",
+                "trim",
+            ],
             &["load", "texts", "rerun", "deadline", "earlier", "sampled"],
             &["read"],
             &["prepare", "open_rows"],

@@ -168,7 +168,7 @@ pub const BY_QUESTION: &str = "input.columns.prompt = \"question\"\n";
 fn batch(window: &InputWindow) -> &RecordBatch {
     match &window.carried {
         Carried::Arrow(batch) => batch,
-        Carried::Json { .. } => panic!("rows of Parquet"),
+        Carried::Json(_) => panic!("rows of Parquet"),
     }
 }
 

@@ -15,7 +15,7 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 use arrow_select::concat::concat_batches;
 
 use glm_batch::internals::ids::RowId;
-use glm_batch::internals::input::{ColumnKind, InputIndex, InputWindow};
+use glm_batch::internals::input::{Carried, ColumnKind, InputIndex, InputWindow, JsonRows};
 use glm_batch::internals::job::{
     CarriedColumns, GenerationSpec, OutputFormat, OutputSpec, SampleLayout,
 };
@@ -63,8 +63,8 @@ fn part(
         ..GenerationSpec::default()
     };
     let schema = match &window.carried {
-        glm_batch::internals::input::Carried::Arrow(batch) => Some(batch.schema()),
-        glm_batch::internals::input::Carried::Json { .. } => None,
+        Carried::Arrow(batch) => Some(batch.schema()),
+        Carried::Json(_) => None,
     };
     let sink = new_sink(
         &tasks::form(&spec_of(output, &generation)),
@@ -483,10 +483,12 @@ fn refused_columns_name_the_cure() {
 #[test]
 fn failed_rows_stand_with_place_reason_and_record() {
     let mut window = three_rows();
-    let glm_batch::internals::input::Carried::Json { lines, .. } = &mut window.carried else {
-        unreachable!()
-    };
-    lines[0] = b"{\"question\": \"\xff\"}".to_vec();
+    let lines: [&[u8]; 3] = [
+        b"{\"question\": \"\xff\"}",
+        b"{\"question\": \"broken",
+        b"{\"question\": \"\"}",
+    ];
+    window.carried = Carried::Json(JsonRows::of(lines));
     let mut rows = outcomes(&window);
     rows.insert(RowId(0), failed("no room"));
     let mut text = Vec::new();

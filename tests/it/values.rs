@@ -430,8 +430,9 @@ fn first_row(input: &Path, rules: Rules) -> (String, String) {
     let window = source.read_window(&index.windows[0]).unwrap();
     let text = match &window.carried {
         Carried::Arrow(batch) => String::from_utf8(json_lines(&batch.slice(0, 1))).unwrap(),
-        Carried::Json { fields, .. } => {
-            let values = fields[0].iter().map(|(_, value)| value.get());
+        Carried::Json(lines) => {
+            let fields = lines.fields(0);
+            let values = fields.iter().map(|(_, value)| value.get());
             values.collect::<Vec<_>>().join(" ")
         }
     };

@@ -8,14 +8,13 @@ use glm_batch::internals::device::DeviceKind;
 use glm_batch::internals::ids::{RowId, WindowId};
 use glm_batch::internals::input::{
     Carried, ColumnKind, InputColumn, InputFile, InputFormat, InputIndex, InputRow, InputWindow,
-    Place, Prompt, WindowSpan,
+    JsonRows, Place, Prompt, WindowSpan,
 };
 use glm_batch::internals::job::{JobSpec, OutputFormat, OutputSpec, Rules};
 use glm_batch::internals::outcome::{
     BadRow, Completion, FinishReason, Outcome, RowResult, Sample, Stage,
 };
 use glm_batch::internals::precision::Precision;
-use serde_json::value::RawValue;
 
 pub(crate) fn output(format: OutputFormat) -> OutputSpec {
     OutputSpec {
@@ -89,7 +88,7 @@ fn row(number: u64, id: &str) -> InputRow {
         group: None,
         is_record: true,
         left_out: None,
-        outcome: Ok(prompt),
+        outcome: Ok(prompt.into()),
     }
 }
 
@@ -98,22 +97,12 @@ pub(crate) fn json_window(id: u32, first_row: u64, lines: &[&str]) -> InputWindo
     let mut window = InputWindow {
         id: WindowId(id),
         rows: Vec::new(),
-        carried: Carried::Json {
-            lines: Vec::new(),
-            fields: Vec::new(),
-        },
-    };
-    let Carried::Json {
-        lines: raw_lines,
-        fields,
-    } = &mut window.carried
-    else {
-        unreachable!()
+        carried: Carried::Json(JsonRows::of(lines)),
     };
     for (number, line) in (first_row..).zip(lines) {
-        let record: Option<BTreeMap<String, Box<RawValue>>> = serde_json::from_str(line).ok();
+        let record = serde_json::from_str::<serde_json::Map<_, _>>(line);
         let mut row = row(number, &format!("q{number}"));
-        if record.is_none() {
+        if record.is_err() {
             row.is_record = false;
             let reason = "broken JSON".to_owned();
             row.outcome = Err(BadRow {
@@ -122,8 +111,6 @@ pub(crate) fn json_window(id: u32, first_row: u64, lines: &[&str]) -> InputWindo
             });
         }
         window.rows.push(row);
-        raw_lines.push(line.as_bytes().to_vec());
-        fields.push(record.unwrap_or_default().into_iter().collect());
     }
     window
 }

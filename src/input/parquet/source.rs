@@ -24,7 +24,9 @@ use crate::input::built::{Built, bad};
 use crate::input::error::{FileProblem, InputError, one_line};
 use crate::input::partition::ArrowPartitions;
 use crate::input::prompt::PromptBuilder;
-use crate::input::types::{Carried, InputIndex, InputRow, InputWindow, Place, WindowSpan};
+use crate::input::types::{
+    Carried, HeldPrompt, InputIndex, InputRow, InputWindow, Place, WindowSpan,
+};
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
 use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
 use crate::numbers::counted;
@@ -348,7 +350,7 @@ impl ParquetSource {
             group,
             is_record: slice.content.is_ok(),
             left_out,
-            outcome,
+            outcome: outcome.map(HeldPrompt::from),
         }
     }
 }

@@ -10,11 +10,8 @@ pub(super) fn references(items: &[Value]) -> Result<Option<Reference>, &'static 
         return Ok(None);
     };
     let others = others.iter().filter_map(|item| answer(item).ok().flatten());
-    Ok(answer(first)?.map(|text| Reference {
-        text,
-        others: others.collect(),
-        is_ranked: first.is_object(),
-    }))
+    let text = answer(first)?;
+    Ok(text.map(|text| Reference::first_of(text, others.collect(), first.is_object())))
 }
 
 /// The text of a list's item, or what else it is.

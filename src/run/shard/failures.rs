@@ -5,7 +5,7 @@ use super::super::read::place_text;
 use super::ShardWork;
 use crate::error::Error;
 use crate::ids::WindowId;
-use crate::outcome::Outcome;
+use crate::outcome::Outcomes;
 
 /// Failed rows that are named where a run stops at too many.
 const NAMED_ROWS: usize = 5;
@@ -15,7 +15,7 @@ impl ShardWork<'_, '_> {
     pub(super) fn bad_row(&self, window: WindowId, position: usize) -> Error {
         let fed = &self.open[&window];
         let row = &fed.window.rows[position];
-        let bad = fed.outcomes.get(&row.row).and_then(Outcome::failure);
+        let bad = fed.ended.failure(row.row);
         let bad = bad.expect("the feeder stops at a row only after it has recorded why");
         let (stage, reason) = (bad.stage, bad.reason.clone());
         let place = place_text(&row.place, &self.worker.prepared.index.files);
@@ -28,11 +28,7 @@ impl ShardWork<'_, '_> {
     }
 
     fn failed(&self) -> u64 {
-        let is_failed = |outcome: &&Outcome| outcome.failure().is_some();
-        let open = self
-            .open
-            .values()
-            .map(|fed| fed.outcomes.values().filter(is_failed).count());
+        let open = self.open.values().map(|fed| fed.ended.failed());
         let committed = self.manifest.totals();
         committed.failed + committed.bad + open.sum::<usize>() as u64
     }
@@ -55,10 +51,7 @@ impl ShardWork<'_, '_> {
             .open
             .values()
             .flat_map(|fed| fed.window.rows.iter().map(move |row| (fed, row)));
-        let failed = rows.filter_map(|(fed, row)| {
-            let outcome = fed.outcomes.get(&row.row)?;
-            Some((row, outcome.failure()?))
-        });
+        let failed = rows.filter_map(|(fed, row)| Some((row, fed.ended.failure(row.row)?)));
         for (row, bad) in failed.take(NAMED_ROWS) {
             let place = place_text(&row.place, files);
             let (number, stage, reason) = (row.row, bad.stage, &bad.reason);

@@ -40,7 +40,7 @@ impl ShardWork<'_, '_> {
         let left_out: u64 = left_out.sum();
         let left_out_before = self.manifest.totals().left_out.total() + worker.elsewhere.left_out;
         let open: usize = self.open.values().map(|fed| fed.window.rows.len()).sum();
-        let done: usize = self.open.values().map(|fed| fed.outcomes.len()).sum();
+        let done: usize = self.open.values().map(|fed| fed.ended.len()).sum();
         let running = self.devices.running();
         let model = worker.prepared.model.as_ref();
         let remaining = worker.time_left.remaining(&Moment {

@@ -260,7 +260,7 @@ mod tests {
             load_from(cache, &subject)
         };
         assert_eq!(
-            measured(&[(1, 900.0), (32, 100.0), (64, 140.0), (128, 145.0)]),
+            measured(&[(1, 900.0), (32, 100.0), (64, 140.0), (128, 144.0)]),
             Some(Enough(64))
         );
         assert_eq!(

@@ -71,7 +71,7 @@ impl JsonRows {
         self.places.len()
     }
 
-    /// Whether there is no row.
+    /// Whether it holds no rows.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }

@@ -20,7 +20,9 @@ use half::bf16;
 
 #[cfg(any(target_arch = "x86_64", test))]
 use super::floats::panel_by_panel;
-use super::floats::{self, BLOCK, Layout, fill_panels, fill_tiles, pack_weights};
+use super::floats::{
+    self, BLOCK, Layout, RowSums, TASK_OUTPUTS, fill_panels, fill_tiles, pack_weights,
+};
 #[cfg(test)]
 use super::registers::Any;
 #[cfg(target_arch = "x86_64")]
@@ -193,32 +195,35 @@ pub(super) fn encode_weights(form: Form, k: usize, weights: &[f32], packed: &mut
 ///
 /// # Shapes
 ///
-/// `weights` comes from [`encode_weights`] and begins with the task's first panel, `words` from [`encode_rows`]; `out`
-/// has a slice for each row, as wide as the task's outputs.
+/// `weights` comes from [`encode_weights`] and begins with the task's first panel, `words` from [`encode_rows`]; `sums`
+/// are the rows', of so many `outputs`.
 pub(super) fn multiply(
     form: Form,
     k: usize,
     weights: &[bf16],
     words: &[u32],
-    out: &mut [&mut [f32]],
+    outputs: usize,
+    sums: &mut [RowSums],
 ) {
     match form {
-        Form::Pairs => pairs(k, weights, words, out),
-        Form::Swapped(layout) => floats::multiply(layout, k, weights, cast_slice(words), out),
+        Form::Pairs => pairs(k, weights, words, outputs, sums),
+        Form::Swapped(layout) => {
+            floats::multiply(layout, k, weights, cast_slice(words), outputs, sums);
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn pairs(k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]) {
+fn pairs(k: usize, weights: &[bf16], words: &[u32], outputs: usize, sums: &mut [RowSums]) {
     match trusted() {
-        Some(instruction) => with_instruction(instruction, k, weights, words, out),
-        None => pairs_elsewhere(k, weights, words, out),
+        Some(instruction) => with_instruction(instruction, k, weights, words, outputs, sums),
+        None => pairs_elsewhere(k, weights, words, outputs, sums),
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn pairs(k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]) {
-    pairs_elsewhere(k, weights, words, out);
+fn pairs(k: usize, weights: &[bf16], words: &[u32], outputs: usize, sums: &mut [RowSums]) {
+    pairs_elsewhere(k, weights, words, outputs, sums);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -228,7 +233,8 @@ fn with_instruction(
     k: usize,
     weights: &[bf16],
     words: &[u32],
-    out: &mut [&mut [f32]],
+    outputs: usize,
+    sums: &mut [RowSums],
 ) {
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn version(
@@ -236,25 +242,32 @@ fn with_instruction(
         steps: usize,
         weights: &[[Pair; PANEL]],
         tiles: &[Pair],
-        out: &mut [&mut [f32]],
+        outputs: usize,
+        sums: &mut [RowSums],
     ) {
-        panel_by_panel::<Pair, _, TILE, PANEL>(instruction, steps, weights, tiles, out);
+        panel_by_panel::<Pair, _, TILE, PANEL>(instruction, steps, weights, tiles, outputs, sums);
     }
-    let steps = Form::Pairs.words(k);
+    let (steps, tiles) = (Form::Pairs.words(k), cast_slice(words));
     // SAFETY: an `Avx512Bf16` exists only where the features of `version` were detected.
-    unsafe { version(instruction, steps, panels(weights), cast_slice(words), out) }
+    unsafe { version(instruction, steps, panels(weights), tiles, outputs, sums) }
 }
 
 /// Pairs without their instruction: only tests have them there.
 #[cfg(test)]
-fn pairs_elsewhere(k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]) {
+fn pairs_elsewhere(
+    k: usize,
+    weights: &[bf16],
+    words: &[u32],
+    outputs: usize,
+    sums: &mut [RowSums],
+) {
     let steps = Form::Pairs.words(k);
     let (weights, tiles) = (panels(weights), cast_slice(words));
-    panel_by_panel::<Pair, _, TILE, PANEL>(Any, steps, weights, tiles, out);
+    panel_by_panel::<Pair, _, TILE, PANEL>(Any, steps, weights, tiles, outputs, sums);
 }
 
 #[cfg(not(test))]
-fn pairs_elsewhere(_: usize, _: &[bf16], _: &[u32], _: &mut [&mut [f32]]) {
+fn pairs_elsewhere(_: usize, _: &[bf16], _: &[u32], _: usize, _: &mut [RowSums]) {
     unreachable!("pairs are chosen for their instruction alone");
 }
 
@@ -270,8 +283,8 @@ fn panels(weights: &[bf16]) -> &[[Pair; PANEL]] {
 fn trusted() -> Option<Avx512Bf16> {
     static PASSED: OnceLock<bool> = OnceLock::new();
     let instruction = Avx512Bf16::of_machine()?;
-    let multiply = |k, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]| {
-        with_instruction(instruction, k, weights, words, out);
+    let multiply = |k, weights: &[bf16], words: &[u32], outputs, sums: &mut [RowSums]| {
+        with_instruction(instruction, k, weights, words, outputs, sums);
     };
     PASSED
         .get_or_init(|| passes_trial(multiply))
@@ -293,10 +306,9 @@ fn faster(first: Form, second: Form) -> Form {
         encode_weights(form, k, &weights, &mut packed);
         let mut words = vec![0; rows * form.words(k)];
         encode_rows(form, k, &x, &mut words);
-        let mut out = vec![0.0; rows * outputs];
-        let mut parts: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
+        let mut sums = [[0.0; TASK_OUTPUTS]; 4 * TILE];
         let start = Instant::now();
-        multiply(form, k, &packed, &words, &mut parts);
+        multiply(form, k, &packed, &words, outputs, &mut sums);
         start.elapsed()
     };
     let best = (0..RUNS).map(|_| (time(first), time(second)));
@@ -311,7 +323,7 @@ fn faster(first: Form, second: Form) -> Form {
 /// small that they count as zeros, and values so large that sums become infinite or NaN, in tiles of one row and of
 /// several rows.
 #[cfg(any(target_arch = "x86_64", test))]
-fn passes_trial(multiply: impl Fn(usize, &[bf16], &[u32], &mut [&mut [f32]])) -> bool {
+fn passes_trial(multiply: impl Fn(usize, &[bf16], &[u32], usize, &mut [RowSums])) -> bool {
     let (k, outputs) = (301, 5 * PANEL);
     let plain = Form::Swapped(Layout::Plain);
     let trials = [(1, 12), (2, 12), (9, 12), (9, 120), (9, 250)];
@@ -319,8 +331,8 @@ fn passes_trial(multiply: impl Fn(usize, &[bf16], &[u32], &mut [&mut [f32]])) ->
         let x = trial_values(rows * k, exponents, 1);
         let weights = trial_values(outputs * k, exponents, 2);
         let got = product_by(Form::Pairs, k, &weights, &x, &multiply);
-        let want = product_by(plain, k, &weights, &x, |k, weights, words, out| {
-            self::multiply(plain, k, weights, words, out);
+        let want = product_by(plain, k, &weights, &x, |k, weights, words, outputs, sums| {
+            self::multiply(plain, k, weights, words, outputs, sums);
         });
         let mut values = got.iter().zip(&want);
         values.all(|(got, want)| got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()))
@@ -346,7 +358,7 @@ fn product_by(
     k: usize,
     weights: &[f32],
     x: &[f32],
-    multiply: impl Fn(usize, &[bf16], &[u32], &mut [&mut [f32]]),
+    multiply: impl Fn(usize, &[bf16], &[u32], usize, &mut [RowSums]),
 ) -> Vec<f32> {
     let (rows, outputs) = (x.len() / k, weights.len() / k);
     let mut packed = vec![bf16::ZERO; form.size(k, outputs)];
@@ -354,8 +366,14 @@ fn product_by(
     let mut words = vec![0; rows * form.words(k)];
     encode_rows(form, k, x, &mut words);
     let mut out = vec![0.0; rows * outputs];
-    let mut parts: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
-    multiply(k, &packed, &words, &mut parts);
+    for first in (0..outputs).step_by(TASK_OUTPUTS) {
+        let mut sums = vec![[0.0; TASK_OUTPUTS]; rows];
+        let width = TASK_OUTPUTS.min(outputs - first);
+        multiply(k, &packed[form.size(k, first)..], &words, width, &mut sums);
+        for (out, sums) in out.chunks_exact_mut(outputs).zip(&sums) {
+            out[first..first + width].copy_from_slice(&sums[..width]);
+        }
+    }
     out
 }
 
@@ -403,8 +421,8 @@ mod tests {
     }
 
     fn product(form: Form, k: usize, weights: &[f32], x: &[f32]) -> Vec<f32> {
-        product_by(form, k, weights, x, |k, weights, words, out| {
-            multiply(form, k, weights, words, out);
+        product_by(form, k, weights, x, |k, weights, words, outputs, sums| {
+            multiply(form, k, weights, words, outputs, sums);
         })
     }
 
@@ -497,12 +515,13 @@ mod tests {
     #[test]
     fn the_trial_tells_orders_apart() {
         assert!(passes_trial(pairs));
-        let even_first = |k: usize, weights: &[bf16], words: &[u32], out: &mut [&mut [f32]]| {
-            let words: Vec<u32> = words.iter().map(|word| word.rotate_left(16)).collect();
-            let mut weights = weights.to_vec();
-            weights.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
-            pairs(k, &weights, &words, out);
-        };
+        let even_first =
+            |k: usize, weights: &[bf16], words: &[u32], outputs: usize, sums: &mut [RowSums]| {
+                let words: Vec<u32> = words.iter().map(|word| word.rotate_left(16)).collect();
+                let mut weights = weights.to_vec();
+                weights.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
+                pairs(k, &weights, &words, outputs, sums);
+            };
         assert!(!passes_trial(even_first));
     }
 }

@@ -21,9 +21,12 @@ use super::registers::{Avx2, Avx512};
 /// Values of k that are summed before their sum is added to the output.
 pub(super) const BLOCK: usize = 256;
 
-/// Fewer rows than this stay near the registers while a panel is read from end to end; from here on blocks
-/// are the outer loop, and 16-bit weights are widened once a block instead of once a tile.
-const MANY_ROWS: usize = 48;
+/// Outputs that one task computes; a multiple of every panel.
+pub(super) const TASK_OUTPUTS: usize = 64;
+
+/// What a task has computed of one row. Rows lie one behind the other, because those of a wide matrix would drive one
+/// another out of the first cache.
+pub(super) type RowSums = [f32; TASK_OUTPUTS];
 
 /// How many weights ahead memory is asked for where panels are read side by side.
 const NEAR: usize = 48;
@@ -158,100 +161,102 @@ pub(super) fn fill_panels<T>(
 ///
 /// # Shapes
 ///
-/// `weights` comes from [`pack_weights`] and begins with the task's first panel; what follows its last one is only
-/// asked for, as the memory that is read next. `tiles` comes from [`pack_rows`]; `out` has a slice for each row, as
-/// wide as the task's outputs.
+/// `weights` comes from [`pack_weights`] and begins with the task's first panel; what follows the panels of so many
+/// `outputs` is only asked for, as the memory that is read next. `tiles` comes from [`pack_rows`]; `sums` are the rows'.
 pub(super) fn multiply<W: Float>(
     layout: Layout,
     k: usize,
     weights: &[W],
     tiles: &[f32],
-    out: &mut [&mut [f32]],
+    outputs: usize,
+    sums: &mut [RowSums],
 ) {
     match layout {
-        Layout::Plain => panels::<W, _, 1, 16>(Any, k, weights, tiles, out),
-        Layout::Narrow => narrow(k, weights, tiles, out),
-        Layout::Wide => wide(k, weights, tiles, out),
+        Layout::Plain => panels::<W, _, 1, 16>(Any, k, weights, tiles, outputs, sums),
+        Layout::Narrow => narrow(k, weights, tiles, outputs, sums),
+        Layout::Wide => wide(k, weights, tiles, outputs, sums),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], outputs: usize, sums: &mut [RowSums]) {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn version<W: Float>(
         avx2: Avx2,
         k: usize,
         weights: &[W],
         tiles: &[f32],
-        out: &mut [&mut [f32]],
+        outputs: usize,
+        sums: &mut [RowSums],
     ) {
-        panels::<W, _, 6, 16>(avx2, k, weights, tiles, out);
+        panels::<W, _, 6, 16>(avx2, k, weights, tiles, outputs, sums);
     }
     let avx2 = Avx2::of_machine().expect("the layout is for AVX2");
     // SAFETY: an `Avx2` exists only where the features of `version` were detected.
-    unsafe { version(avx2, k, weights, tiles, out) }
+    unsafe { version(avx2, k, weights, tiles, outputs, sums) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    panels::<W, _, 6, 16>(Any, k, weights, tiles, out);
+fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], outputs: usize, sums: &mut [RowSums]) {
+    panels::<W, _, 6, 16>(Any, k, weights, tiles, outputs, sums);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
+fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], outputs: usize, sums: &mut [RowSums]) {
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
     fn version<W: Float>(
         avx512: Avx512,
         k: usize,
         weights: &[W],
         tiles: &[f32],
-        out: &mut [&mut [f32]],
+        outputs: usize,
+        sums: &mut [RowSums],
     ) {
-        panels::<W, _, 8, 32>(avx512, k, weights, tiles, out);
+        panels::<W, _, 8, 32>(avx512, k, weights, tiles, outputs, sums);
     }
     match Avx512::of_machine() {
         // SAFETY: an `Avx512` exists only where the features of `version` were detected.
-        Some(avx512) => unsafe { version(avx512, k, weights, tiles, out) },
-        None => wide_elsewhere(k, weights, tiles, out),
+        Some(avx512) => unsafe { version(avx512, k, weights, tiles, outputs, sums) },
+        None => wide_elsewhere(k, weights, tiles, outputs, sums),
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    wide_elsewhere(k, weights, tiles, out);
+fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], outputs: usize, sums: &mut [RowSums]) {
+    wide_elsewhere(k, weights, tiles, outputs, sums);
 }
 
 /// The wide layout where registers do not suit it: only tests have it there.
 #[cfg(test)]
-fn wide_elsewhere<W: Float>(k: usize, weights: &[W], tiles: &[f32], out: &mut [&mut [f32]]) {
-    panels::<W, _, 8, 32>(Any, k, weights, tiles, out);
+fn wide_elsewhere<W: Float>(
+    k: usize,
+    weights: &[W],
+    tiles: &[f32],
+    outputs: usize,
+    sums: &mut [RowSums],
+) {
+    panels::<W, _, 8, 32>(Any, k, weights, tiles, outputs, sums);
 }
 
 #[cfg(not(test))]
-fn wide_elsewhere<W: Float>(_: usize, _: &[W], _: &[f32], _: &mut [&mut [f32]]) {
+fn wide_elsewhere<W: Float>(_: usize, _: &[W], _: &[f32], _: usize, _: &mut [RowSums]) {
     unreachable!("the wide layout is chosen for AVX-512 alone");
 }
 
 /// The body of [`multiply`]: `TILE` rows and `PANEL` outputs at a time.
 #[inline(always)]
-fn panels<W: Float, R, const TILE: usize, const PANEL: usize>(
+fn panels<W: Float, R: Registers<W, PANEL, Row = f32>, const TILE: usize, const PANEL: usize>(
     registers: R,
     k: usize,
     weights: &[W],
     tiles: &[f32],
-    out: &mut [&mut [f32]],
-) where
-    R: Registers<f32, PANEL, Row = f32>,
-    R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
-{
+    outputs: usize,
+    sums: &mut [RowSums],
+) {
     let (weights, _) = weights.as_chunks::<PANEL>();
-    if out.len() < MANY_ROWS {
-        panel_by_panel::<W, R, TILE, PANEL>(registers, k, weights, tiles, out);
-    } else {
-        block_by_block::<W, R, TILE, PANEL>(registers, k, weights, tiles, out);
-    }
+    panel_by_panel::<W, R, TILE, PANEL>(registers, k, weights, tiles, outputs, sums);
 }
 
 /// One block of a panel, and the weights that are read after it.
@@ -273,17 +278,18 @@ impl<'a, W, const PANEL: usize> Block<'a, W, PANEL> {
     }
 }
 
-/// Reads the weights from end to end, which suits few rows.
+/// Reads the weights from end to end: memory gives them fastest so, and the rows are in the caches.
 #[inline(always)]
 pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usize>(
     registers: R,
     steps: usize,
     weights: &[[W; PANEL]],
     tiles: &[R::Row],
-    out: &mut [&mut [f32]],
+    outputs: usize,
+    sums: &mut [RowSums],
 ) {
-    let count = panels_of::<PANEL>(out);
-    let rows = out.len();
+    let count = outputs.div_ceil(PANEL);
+    let rows = sums.len();
     let mut panel = 0;
     while panel < count {
         let side_by_side = match rows {
@@ -300,16 +306,15 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
                 let start = (panel + number) * steps + from;
                 Block::new(weights, start, to - from, start + distance)
             };
-            let column = panel * PANEL;
             if side_by_side == 4 {
                 let four = [at(0), at(1), at(2), at(3)];
-                sum::<W, R, 1, 4, PANEL>(registers, &tiles[from..to], four, out, column, from);
+                sum::<W, R, 1, 4, PANEL>(registers, &tiles[from..to], four, sums, panel, from);
             } else if TILE > 1 && side_by_side == 2 {
                 let (two, tile) = ([at(0), at(1)], &tiles[rows * from..rows * to]);
                 if rows == 2 {
-                    sum::<W, R, 2, 2, PANEL>(registers, tile, two, out, column, from);
+                    sum::<W, R, 2, 2, PANEL>(registers, tile, two, sums, panel, from);
                 } else {
-                    sum::<W, R, 3, 2, PANEL>(registers, tile, two, out, column, from);
+                    sum::<W, R, 3, 2, PANEL>(registers, tile, two, sums, panel, from);
                 }
             } else {
                 rows_of_tiles::<W, R, TILE, PANEL>(
@@ -317,63 +322,13 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
                     steps,
                     tiles,
                     &at(0),
-                    out,
-                    column,
+                    sums,
+                    panel,
                     from,
                 );
             }
         }
         panel += side_by_side;
-    }
-}
-
-/// Keeps a block of the rows in the caches and widens one of the weights for all of them, which suits many
-/// rows.
-#[inline(always)]
-fn block_by_block<W: Float, R, const TILE: usize, const PANEL: usize>(
-    registers: R,
-    k: usize,
-    weights: &[[W; PANEL]],
-    tiles: &[f32],
-    out: &mut [&mut [f32]],
-) where
-    R: Registers<f32, PANEL, Row = f32>,
-    R: Registers<W, PANEL, Row = f32, Factors = <R as Registers<f32, PANEL>>::Sums>,
-{
-    let mut wide = [[0.0; PANEL]; BLOCK];
-    let count = panels_of::<PANEL>(out);
-    for from in (0..k).step_by(BLOCK) {
-        let to = k.min(from + BLOCK);
-        for panel in 0..count {
-            let next = if panel + 1 < count {
-                (panel + 1) * k + from
-            } else if to < k {
-                to
-            } else {
-                count * k
-            };
-            let block = Block::new(weights, panel * k + from, to - from, next);
-            let column = panel * PANEL;
-            if W::IS_NARROW {
-                let wide = &mut wide[..to - from];
-                for (at, (wide, weights)) in wide.iter_mut().zip(block.weights).enumerate() {
-                    if let Some(ahead) = block.ahead.get(at) {
-                        prefetch(ahead);
-                    }
-                    let values = Registers::<W, PANEL>::load(registers, weights);
-                    *wide = Registers::<f32, PANEL>::store(registers, values);
-                }
-                let block = Block {
-                    weights: &*wide,
-                    ahead: &[],
-                };
-                rows_of_tiles::<f32, R, TILE, PANEL>(
-                    registers, k, tiles, &block, out, column, from,
-                );
-            } else {
-                rows_of_tiles::<W, R, TILE, PANEL>(registers, k, tiles, &block, out, column, from);
-            }
-        }
     }
 }
 
@@ -384,17 +339,17 @@ fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usiz
     steps: usize,
     tiles: &[R::Row],
     block: &Block<'_, W, PANEL>,
-    out: &mut [&mut [f32]],
-    column: usize,
+    sums: &mut [RowSums],
+    panel: usize,
     from: usize,
 ) {
     let (weights, mut ahead) = (block.weights, block.ahead);
     let to = from + weights.len();
-    let share = ahead.len().div_ceil(out.len().div_ceil(TILE).max(1));
-    for tile in tiles_of(out.len(), TILE) {
+    let share = ahead.len().div_ceil(sums.len().div_ceil(TILE).max(1));
+    for tile in tiles_of(sums.len(), TILE) {
         let rows = tile.len();
         let start = tile.start * steps;
-        let out = &mut out[tile];
+        let sums = &mut sums[tile];
         let tile = &tiles[start + rows * from..start + rows * to];
         let (asked, later) = ahead.split_at(share.min(ahead.len()));
         ahead = later;
@@ -403,30 +358,30 @@ fn rows_of_tiles<W, R: Registers<W, PANEL>, const TILE: usize, const PANEL: usiz
             ahead: asked,
         };
         if rows == TILE {
-            sum::<W, R, TILE, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, TILE, 1, PANEL>(registers, tile, [block], sums, panel, from);
             continue;
         }
         // The constant halves of the conditions keep tiles that cannot be from being compiled.
         if rows == 1 {
-            sum::<W, R, 1, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 1, 1, PANEL>(registers, tile, [block], sums, panel, from);
         } else if TILE > 2 && rows == 2 {
-            sum::<W, R, 2, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 2, 1, PANEL>(registers, tile, [block], sums, panel, from);
         } else if TILE > 3 && rows == 3 {
-            sum::<W, R, 3, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 3, 1, PANEL>(registers, tile, [block], sums, panel, from);
         } else if TILE > 4 && rows == 4 {
-            sum::<W, R, 4, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 4, 1, PANEL>(registers, tile, [block], sums, panel, from);
         } else if TILE > 5 && rows == 5 {
-            sum::<W, R, 5, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 5, 1, PANEL>(registers, tile, [block], sums, panel, from);
         } else if TILE > 6 && rows == 6 {
-            sum::<W, R, 6, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 6, 1, PANEL>(registers, tile, [block], sums, panel, from);
         } else if TILE > 7 && rows == 7 {
-            sum::<W, R, 7, 1, PANEL>(registers, tile, [block], out, column, from);
+            sum::<W, R, 7, 1, PANEL>(registers, tile, [block], sums, panel, from);
         }
     }
 }
 
-/// One block of k for `ROWS` rows and `PANELS` panels: the sums start at zero in registers, and are the
-/// output's first or are added to it. Meanwhile the weights of `ahead` come from memory.
+/// One block of k for `ROWS` rows and `PANELS` panels, of which `first` is the first: the sums start at zero in
+/// registers, and are the row's first or are added to it. Meanwhile the weights of `ahead` come from memory.
 ///
 /// Loops have fixed bounds and take no closures: only so the sums stay in registers, and only so they are compiled for
 /// the instruction set where a crate is cut into many units.
@@ -435,15 +390,15 @@ fn sum<W, R: Registers<W, PANEL>, const ROWS: usize, const PANELS: usize, const 
     registers: R,
     tile: &[R::Row],
     mut blocks: [Block<'_, W, PANEL>; PANELS],
-    out: &mut [&mut [f32]],
-    column: usize,
+    sums: &mut [RowSums],
+    first: usize,
     from: usize,
 ) {
     let (tile, _) = tile.as_chunks::<ROWS>();
     for block in &mut blocks {
         block.weights = &block.weights[..tile.len()];
     }
-    let mut sums = [[registers.zero(); PANELS]; ROWS];
+    let mut of_block = [[registers.zero(); PANELS]; ROWS];
     for (at, x) in tile.iter().enumerate() {
         for panel in 0..PANELS {
             if let Some(ahead) = blocks[panel].ahead.get(at) {
@@ -451,35 +406,36 @@ fn sum<W, R: Registers<W, PANEL>, const ROWS: usize, const PANELS: usize, const 
             }
             let factors = registers.load(&blocks[panel].weights[at]);
             for row in 0..ROWS {
-                sums[row][panel] = registers.add(sums[row][panel], x[row], factors);
+                of_block[row][panel] = registers.add(of_block[row][panel], x[row], factors);
             }
         }
     }
     for row in 0..ROWS {
+        let (all, _) = sums[row].as_chunks_mut::<PANEL>();
         for panel in 0..PANELS {
-            let sums = registers.store(sums[row][panel]);
-            let out = &mut out[row][column + panel * PANEL..];
-            // A whole panel makes loops of fixed bounds, whose values stay in registers.
-            match out.first_chunk_mut::<PANEL>() {
-                Some(out) => put(out, &sums, from == 0),
-                None => put(out, &sums, from == 0),
-            }
+            put(
+                &mut all[first + panel],
+                registers.store(of_block[row][panel]),
+                from == 0,
+            );
         }
     }
 }
 
-/// Makes the sums of a block the output, or adds them to it.
+/// Makes the sums of a block those of all blocks, or adds them.
 #[inline(always)]
-fn put<const PANEL: usize>(out: &mut [f32], sums: &[f32; PANEL], is_first: bool) {
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = if is_first { *sum } else { *out + sum };
+pub(super) fn put<const PANEL: usize>(
+    all: &mut [f32; PANEL],
+    of_block: [f32; PANEL],
+    is_first: bool,
+) {
+    if is_first {
+        *all = of_block;
+    } else {
+        for (all, of_block) in all.iter_mut().zip(of_block) {
+            *all += of_block;
+        }
     }
-}
-
-/// Panels that the outputs of a task take.
-#[inline(always)]
-pub(super) fn panels_of<const PANEL: usize>(out: &[&mut [f32]]) -> usize {
-    out.first().map_or(0, |out| out.len().div_ceil(PANEL))
 }
 
 #[cfg(test)]

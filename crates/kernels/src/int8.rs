@@ -12,8 +12,9 @@
 
 use bytemuck::must_cast;
 
-use super::floats::{fill_tiles, panels_of, tiles_of};
-use super::int8_dot::{self, GROUP, Place, Tile};
+use super::floats::{RowSums, fill_tiles, tiles_of};
+use super::int8_dot::{self, AT_ONCE, GROUP, Place, Tile};
+use super::registers::prefetch;
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512Vnni};
 use super::simd::multiversion;
@@ -32,12 +33,6 @@ const LARGEST: f32 = 127.0;
 
 /// A block whose largest value is below this counts as zeros, because the inverse of its scale would be infinite.
 const SMALLEST: f32 = 1e-36;
-
-/// Most rows of any tile.
-const MOST_ROWS: usize = 8;
-
-/// Fewer rows than this read the weights from end to end.
-const MANY_ROWS: usize = 16;
 
 /// Adding it rounds to the nearest whole number, ties to even, and leaves that in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -128,7 +123,7 @@ pub(super) fn blocks(k: usize) -> usize {
 /// # Shapes
 ///
 /// `words` is (rows, [`groups`]) in tiles, each with the words of one group of k side by side; `scales` is
-/// (rows, [`blocks`]).
+/// ([`blocks`], rows).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows<'a> {
     pub(super) words: &'a [u32],
@@ -183,8 +178,9 @@ multiversion! {
 /// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
 pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
     let shift = if dot.is_shifted() { 0x8080_8080 } else { 0 };
+    let rows = x.len() / k;
     fill_tiles(dot.tile(), groups(k), words, |row, mut words| {
-        let scales = &mut scales[row * blocks(k)..][..blocks(k)];
+        let scales = scales[row..].iter_mut().step_by(rows);
         for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
             let mut codes = [0; BLOCK];
             encode(values, &mut codes, scale);
@@ -227,29 +223,25 @@ pub(super) fn encode_weights(
 }
 
 impl Panels<'_> {
-    /// Multiplies rows with the first of these panels.
-    ///
-    /// # Shapes
-    ///
-    /// `out` has a slice for each row, as wide as the task's outputs.
-    pub(super) fn multiply(&self, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+    /// Multiplies rows with those of these panels that have so many `outputs`.
+    pub(super) fn multiply(&self, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
         match self.dot {
-            Dot::Portable => self.tiles(rows, out, &int8_dot::portable::<16, 64>),
+            Dot::Portable => self.tiles(rows, outputs, sums, &int8_dot::portable::<16, 64>),
             #[cfg(target_arch = "x86_64")]
-            Dot::Avx2(proof) => self.avx2(proof, rows, out),
+            Dot::Avx2(proof) => self.avx2(proof, rows, outputs, sums),
             #[cfg(target_arch = "x86_64")]
-            Dot::Vnni(proof) => self.vnni(proof, rows, out),
+            Dot::Vnni(proof) => self.vnni(proof, rows, outputs, sums),
             #[cfg(test)]
-            Dot::Shifted => self.tiles(rows, out, &int8_dot::shifted::<32, 128>),
+            Dot::Shifted => self.tiles(rows, outputs, sums, &int8_dot::shifted::<32, 128>),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
-    fn avx2(&self, _: Avx2, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+    fn avx2(&self, _: Avx2, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
         #[target_feature(enable = "avx2")]
-        fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-            panels.tiles(rows, out, &|tile, place| match place.rows.len() {
+        fn version(panels: Panels<'_>, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+            panels.tiles(rows, outputs, sums, &|tile, place| match place.rows.len() {
                 1 => int8_dot::avx2::<1>(tile, place),
                 2 => int8_dot::avx2::<2>(tile, place),
                 3 => int8_dot::avx2::<3>(tile, place),
@@ -257,15 +249,15 @@ impl Panels<'_> {
             });
         }
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
-        unsafe { version(*self, rows, out) }
+        unsafe { version(*self, rows, outputs, sums) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
-    fn vnni(&self, _: Avx512Vnni, rows: Rows<'_>, out: &mut [&mut [f32]]) {
+    fn vnni(&self, _: Avx512Vnni, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
         #[target_feature(enable = "avx512f,avx512vnni")]
-        fn version(panels: Panels<'_>, rows: Rows<'_>, out: &mut [&mut [f32]]) {
-            panels.tiles(rows, out, &|tile, place| match place.rows.len() {
+        fn version(panels: Panels<'_>, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+            panels.tiles(rows, outputs, sums, &|tile, place| match place.rows.len() {
                 1 => int8_dot::vnni::<1>(tile, place),
                 2 => int8_dot::vnni::<2>(tile, place),
                 3 => int8_dot::vnni::<3>(tile, place),
@@ -277,61 +269,54 @@ impl Panels<'_> {
             });
         }
         // SAFETY: an `Avx512Vnni` exists only where AVX-512F and AVX512_VNNI were detected.
-        unsafe { version(*self, rows, out) }
+        unsafe { version(*self, rows, outputs, sums) }
     }
 
     /// The body of [`Panels::multiply`]: `dot` multiplies one block of a tile with `PANEL` outputs, of which one
     /// step holds `STEP` codes.
+    ///
+    /// Weights are read from end to end: memory gives them fastest so, and the rows are in the caches.
     #[inline(always)]
     fn tiles<const PANEL: usize, const STEP: usize>(
         &self,
         rows: Rows<'_>,
-        out: &mut [&mut [f32]],
-        dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut Place<'_, '_>),
+        outputs: usize,
+        sums: &mut [RowSums],
+        dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut Place<'_>),
     ) {
         let (width, blocks) = (groups(self.k), blocks(self.k));
         let (codes, _) = self.codes.as_chunks::<STEP>();
         let (scales, _) = self.scales.as_chunks::<PANEL>();
         let (scales, _) = scales.as_chunks::<2>();
-        let panels = panels_of::<PANEL>(out);
-        let most = self.dot.tile();
-        let tiles = out.len().div_ceil(most);
-        let is_few = out.len() < MANY_ROWS;
-        // With few rows the time goes into reading the weights, which is fastest from end to end. With many rows it pays
-        // to keep a block of the rows in the caches and to come back to it.
-        let block_of = |step: usize| match is_few {
-            _ if step == panels * blocks => (panels, 0),
-            true => (step / blocks, step % blocks),
-            false => (step % panels, step / panels),
-        };
-        let codes_of = |(panel, block): (usize, usize)| {
-            let first = block * groups(BLOCK);
-            let count = groups(BLOCK).min(width - first);
+        let (count, most) = (sums.len(), self.dot.tile());
+        let codes_of = |step: usize| {
+            let (panel, first) = (step / blocks, step % blocks * groups(BLOCK));
             let start = (panel * width + first).min(codes.len());
-            &codes[start..codes.len().min(start + count)]
+            let end = start + groups(BLOCK).min(width - first);
+            &codes[start..end.min(codes.len())]
         };
-        for step in 0..panels * blocks {
-            let (panel, block) = block_of(step);
+        for step in 0..outputs.div_ceil(PANEL) * blocks {
+            let (panel, block) = (step / blocks, step % blocks);
             let first = block * groups(BLOCK);
-            let codes = codes_of((panel, block));
-            let mut ahead = codes_of(block_of(step + 1)).chunks(codes.len().div_ceil(tiles));
-            for tile in tiles_of(out.len(), most) {
-                let count = tile.len();
+            let codes = codes_of(step);
+            let row_scales = &rows.scales[block * count..][..count];
+            if let Some(next) = scales.get(step + 1) {
+                prefetch(next);
+            }
+            let share = codes.len().div_ceil(count.div_ceil(most));
+            let mut ahead = codes_of(step + 1).chunks(share.next_multiple_of(AT_ONCE));
+            for tile in tiles_of(count, most) {
                 let words = &rows.words[tile.start * width..tile.end * width];
-                let mut row_scales = [0.0; MOST_ROWS];
-                for (at, row) in tile.clone().enumerate() {
-                    row_scales[at] = rows.scales[row * blocks + block];
-                }
                 let part = Tile {
-                    words: &words[first * count..(first + codes.len()) * count],
-                    row_scales: &row_scales[..count],
+                    words: &words[first * tile.len()..][..codes.len() * tile.len()],
+                    row_scales: &row_scales[tile.clone()],
                     codes,
-                    scales: &scales[panel * blocks + block],
+                    scales: &scales[step],
                     ahead: ahead.next().unwrap_or(&[]),
                 };
                 let mut place = Place {
-                    rows: &mut out[tile],
-                    column: panel * PANEL,
+                    rows: &mut sums[tile],
+                    panel,
                     is_first: block == 0,
                 };
                 dot(&part, &mut place);
@@ -342,6 +327,7 @@ impl Panels<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::floats::TASK_OUTPUTS;
     use super::*;
     use crate::noise;
 
@@ -386,22 +372,29 @@ mod tests {
         let (codes, scales) = dot.sizes(k, outputs);
         let (mut codes, mut weight_scales) = (vec![0; codes], vec![0.0; scales]);
         encode_weights(dot, k, weights, &mut codes, &mut weight_scales);
-        let panels = Panels {
-            dot,
-            k,
-            codes: &codes,
-            scales: &weight_scales,
-        };
         let mut words = vec![0; rows * groups(k)];
         let mut scales = vec![0.0; rows * blocks(k)];
         encode_rows(dot, k, x, &mut words, &mut scales);
         let mut out = vec![7.0; rows * outputs];
-        let rows = Rows {
-            words: &words,
-            scales: &scales,
-        };
-        let mut parts: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
-        panels.multiply(rows, &mut parts);
+        for first in (0..outputs).step_by(TASK_OUTPUTS) {
+            let mut sums = vec![[7.0; TASK_OUTPUTS]; rows];
+            let width = TASK_OUTPUTS.min(outputs - first);
+            let (codes_before, scales_before) = dot.sizes(k, first);
+            let panels = Panels {
+                dot,
+                k,
+                codes: &codes[codes_before..],
+                scales: &weight_scales[scales_before..],
+            };
+            let rows = Rows {
+                words: &words,
+                scales: &scales,
+            };
+            panels.multiply(rows, width, &mut sums);
+            for (out, sums) in out.chunks_exact_mut(outputs).zip(&sums) {
+                out[first..first + width].copy_from_slice(&sums[..width]);
+            }
+        }
         out
     }
 

@@ -12,17 +12,22 @@
 use std::arch::x86_64::{
     __m256i, __m512, __m512i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_madd_epi16,
     _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
-    _mm256_sign_epi8, _mm512_cvttps_epi32, _mm512_dpbusd_epi32, _mm512_set1_epi32,
+    _mm256_sign_epi8, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_cvttps_epi32, _mm512_dpbusd_epi32,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
 };
 
 #[cfg(target_arch = "x86_64")]
 use bytemuck::must_cast;
 
+use super::floats::{RowSums, put};
 #[cfg(target_arch = "x86_64")]
 use super::registers::prefetch;
 
 /// Values of k whose codes share one word of a row.
 pub(super) const GROUP: usize = 4;
+
+/// Groups that are added up between two jumps where VNNI is; codes that come next are asked for in as many.
+pub(super) const AT_ONCE: usize = 4;
 
 /// One block of some rows and of one panel.
 pub(super) struct Tile<'a, const PANEL: usize, const STEP: usize> {
@@ -39,16 +44,22 @@ pub(super) struct Tile<'a, const PANEL: usize, const STEP: usize> {
 }
 
 /// Where the products of a tile go.
-pub(super) struct Place<'a, 'b> {
-    /// The outputs of each row.
-    pub(super) rows: &'a mut [&'b mut [f32]],
-    /// The first output of the panel.
-    pub(super) column: usize,
+pub(super) struct Place<'a> {
+    /// The rows of the tile.
+    pub(super) rows: &'a mut [RowSums],
+    /// The number of the panel.
+    pub(super) panel: usize,
     /// Whether this is the first block of k; the products of later ones are added.
     pub(super) is_first: bool,
 }
 
-impl Place<'_, '_> {
+impl Place<'_> {
+    /// The panel's outputs of one row.
+    #[inline(always)]
+    fn row<const PANEL: usize>(&mut self, row: usize) -> &mut [f32; PANEL] {
+        &mut self.rows[row].as_chunks_mut().0[self.panel]
+    }
+
     /// Stores what the sums of one row are worth.
     #[inline(always)]
     fn put<const PANEL: usize>(
@@ -58,26 +69,12 @@ impl Place<'_, '_> {
         row_scale: f32,
         scales: &[f32; PANEL],
     ) {
-        let out = &mut self.rows[row][self.column..];
-        // A whole panel makes loops of fixed bounds, whose values stay in registers.
-        match out.first_chunk_mut::<PANEL>() {
-            Some(out) => put(out, sums, row_scale, scales, self.is_first),
-            None => put(out, sums, row_scale, scales, self.is_first),
+        let mut values = [0.0; PANEL];
+        for ((value, &sum), scale) in values.iter_mut().zip(sums).zip(scales) {
+            *value = sum as f32 * (row_scale * scale);
         }
-    }
-}
-
-#[inline(always)]
-fn put<const PANEL: usize>(
-    out: &mut [f32],
-    sums: &[i32; PANEL],
-    row_scale: f32,
-    scales: &[f32; PANEL],
-    is_first: bool,
-) {
-    for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scales) {
-        let value = sum as f32 * (row_scale * scale);
-        *out = if is_first { value } else { *out + value };
+        let is_first = self.is_first;
+        put(self.row(row), values, is_first);
     }
 }
 
@@ -85,7 +82,7 @@ fn put<const PANEL: usize>(
 #[inline(always)]
 pub(super) fn portable<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
-    place: &mut Place<'_, '_>,
+    place: &mut Place<'_>,
 ) {
     plain(tile, place, |byte| i32::from(byte as i8));
 }
@@ -94,7 +91,7 @@ pub(super) fn portable<const PANEL: usize, const STEP: usize>(
 #[cfg(test)]
 pub(super) fn shifted<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
-    place: &mut Place<'_, '_>,
+    place: &mut Place<'_>,
 ) {
     plain(tile, place, i32::from);
 }
@@ -102,7 +99,7 @@ pub(super) fn shifted<const PANEL: usize, const STEP: usize>(
 #[inline(always)]
 fn plain<const PANEL: usize, const STEP: usize>(
     tile: &Tile<'_, PANEL, STEP>,
-    place: &mut Place<'_, '_>,
+    place: &mut Place<'_>,
     value: impl Fn(u8) -> i32,
 ) {
     let rows = tile.row_scales.len();
@@ -129,7 +126,7 @@ fn plain<const PANEL: usize, const STEP: usize>(
 /// Sums begin at zero: nothing is shifted.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, place: &mut Place<'_, '_>) {
+pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, place: &mut Place<'_>) {
     let ones = _mm256_set1_epi16(1);
     let mut all = [[_mm256_setzero_si256(); 2]; ROWS];
     let (words, _) = tile.words.as_chunks::<ROWS>();
@@ -163,7 +160,7 @@ pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, place: &mut Place
 /// taken out again.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Place<'_, '_>) {
+pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Place<'_>) {
     let starts: [__m512; 2] = must_cast(tile.scales[1]);
     let starts = [
         _mm512_cvttps_epi32(starts[0]),
@@ -171,24 +168,59 @@ pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Plac
     ];
     let mut all = [starts; ROWS];
     let (words, _) = tile.words.as_chunks::<ROWS>();
-    for (at, (codes, words)) in tile.codes.iter().zip(words).enumerate() {
-        if let Some(ahead) = tile.ahead.get(at) {
+    let (words, last_words) = words.as_chunks::<AT_ONCE>();
+    let (codes, last_codes) = tile.codes.as_chunks::<AT_ONCE>();
+    let (ahead, _) = tile.ahead.as_chunks::<AT_ONCE>();
+    for (at, (codes, words)) in codes.iter().zip(words).enumerate() {
+        if let Some(ahead) = ahead.get(at) {
             prefetch(ahead);
         }
-        let codes: [__m512i; 2] = must_cast(*codes);
-        for row in 0..ROWS {
-            let values = _mm512_set1_epi32(words[row] as i32);
-            for half in 0..2 {
-                all[row][half] = _mm512_dpbusd_epi32(all[row][half], values, codes[half]);
-            }
+        for (codes, words) in codes.iter().zip(words) {
+            vnni_step(&mut all, codes, words);
         }
     }
-    for (row, sums) in all.iter().enumerate() {
-        place.put::<32>(
-            row,
-            &must_cast(*sums),
-            tile.row_scales[row],
-            &tile.scales[0],
-        );
+    for (codes, words) in last_codes.iter().zip(last_words) {
+        vnni_step(&mut all, codes, words);
+    }
+    let scales: [__m512; 2] = must_cast(tile.scales[0]);
+    let mut values = [scales; ROWS];
+    for row in 0..ROWS {
+        let row_scale = _mm512_set1_ps(tile.row_scales[row]);
+        for half in 0..2 {
+            let sums = _mm512_cvtepi32_ps(all[row][half]);
+            values[row][half] = _mm512_mul_ps(sums, _mm512_mul_ps(row_scale, scales[half]));
+        }
+    }
+    if place.is_first {
+        for row in 0..ROWS {
+            *place.row::<32>(row) = must_cast(values[row]);
+        }
+    } else {
+        for row in 0..ROWS {
+            let out = place.row::<32>(row);
+            let before: [__m512; 2] = must_cast(*out);
+            *out = must_cast([
+                _mm512_add_ps(before[0], values[row][0]),
+                _mm512_add_ps(before[1], values[row][1]),
+            ]);
+        }
+    }
+}
+
+/// Adds the products of one group of k.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+fn vnni_step<const ROWS: usize>(
+    sums: &mut [[__m512i; 2]; ROWS],
+    codes: &[i8; 128],
+    words: &[u32; ROWS],
+) {
+    let codes: [__m512i; 2] = must_cast(*codes);
+    for row in 0..ROWS {
+        let values = _mm512_set1_epi32(words[row] as i32);
+        for half in 0..2 {
+            sums[row][half] = _mm512_dpbusd_epi32(sums[row][half], values, codes[half]);
+        }
     }
 }

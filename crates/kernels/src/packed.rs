@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::bfloat16::{self, Form};
-use super::floats::{Layout, multiply, pack_rows, pack_weights};
+use super::floats::{Layout, RowSums, TASK_OUTPUTS, multiply, pack_rows, pack_weights};
 use super::int8::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
 use super::math::gelu;
 use super::pages::Pages;
@@ -21,8 +21,6 @@ use super::storage::Storage;
 
 pub(super) mod coded;
 
-/// Outputs that one task computes; a multiple of every panel.
-const TASK_OUTPUTS: usize = 64;
 /// Most rows that one task computes: their tiles of one block stay in the second cache.
 const TASK_ROWS: usize = 96;
 
@@ -198,8 +196,8 @@ impl PackedLinear {
         let tiles: Vec<&[f32]> = tiles.chunks(TASK_ROWS * k).collect();
         // To their end, not to that of the task, which asks for the first weights of the next one.
         let from = |task: usize| &weights.values[task * TASK_OUTPUTS * k..];
-        self.tasks(out, epilogue, |task, group, out| {
-            multiply(layout, k, from(task), tiles[group], out);
+        self.tasks(out, epilogue, |task, group, outputs, sums| {
+            multiply(layout, k, from(task), tiles[group], outputs, sums);
         });
     }
 
@@ -219,8 +217,8 @@ impl PackedLinear {
             .for_each(|(x, words)| bfloat16::encode_rows(form, k, x, words));
         let rows: Vec<&[u32]> = words.chunks(words_at_once).collect();
         let from = |task: usize| &weights.values[form.size(k, TASK_OUTPUTS) * task..];
-        self.tasks(out, epilogue, |task, group, out| {
-            bfloat16::multiply(form, k, from(task), rows[group], out);
+        self.tasks(out, epilogue, |task, group, outputs, sums| {
+            bfloat16::multiply(form, k, from(task), rows[group], outputs, sums);
         });
     }
 
@@ -253,17 +251,17 @@ impl PackedLinear {
             codes: &weights.codes[codes_at_once * task..],
             scales: &weights.scales[scales_at_once * task..],
         };
-        self.tasks(out, epilogue, |task, group, out| {
-            from(task).multiply(rows[group], out);
+        self.tasks(out, epilogue, |task, group, outputs, sums| {
+            from(task).multiply(rows[group], outputs, sums);
         });
     }
 
-    /// Cuts the outputs into tasks, and does each with `multiply(task of outputs, group of rows, out)`.
+    /// Cuts the outputs into tasks, and does each with `multiply(task of outputs, group of rows, outputs, sums)`.
     fn tasks(
         &self,
         out: &mut [f32],
         epilogue: Epilogue<'_>,
-        multiply: impl Fn(usize, usize, &mut [&mut [f32]]) + Sync + Send,
+        multiply: impl Fn(usize, usize, usize, &mut [RowSums]) + Sync + Send,
     ) {
         let rows = out.len() / self.width_out;
         let parts = rows.div_ceil(TASK_ROWS);
@@ -277,40 +275,46 @@ impl PackedLinear {
                 tasks[output * parts + row / TASK_ROWS].push(part);
             }
         }
-        tasks
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(number, mut out)| {
+        tasks.into_par_iter().enumerate().for_each_init(
+            || vec![[0.0; TASK_OUTPUTS]; rows.min(TASK_ROWS)],
+            |sums, (number, out)| {
                 let (output, group) = (number / parts, number % parts);
-                multiply(output, group, &mut out);
-                self.finish(group * TASK_ROWS, output * TASK_OUTPUTS, out, epilogue);
-            });
+                let first = output * TASK_OUTPUTS;
+                let sums = &mut sums[..out.len()];
+                let outputs = TASK_OUTPUTS.min(self.width_out - first);
+                multiply(output, group, outputs, sums);
+                self.finish(group * TASK_ROWS, first, sums, out, epilogue);
+            },
+        );
     }
 
-    /// Adds the bias to a task's outputs, and does what the epilogue says.
+    /// Adds the bias to a task's sums, does what the epilogue says, and puts them to their place.
     fn finish(
         &self,
         first_row: usize,
         first_output: usize,
+        sums: &mut [RowSums],
         out: Vec<&mut [f32]>,
         epilogue: Epilogue<'_>,
     ) {
-        for (row, out) in (first_row..).zip(out) {
+        for ((row, sums), out) in (first_row..).zip(sums).zip(out) {
+            let sums = &mut sums[..out.len()];
             if let Some(bias) = &self.bias {
-                for (out, bias) in out.iter_mut().zip(&bias[first_output..]) {
-                    *out += bias;
+                for (sum, bias) in sums.iter_mut().zip(&bias[first_output..]) {
+                    *sum += bias;
                 }
             }
             match epilogue {
                 Epilogue::None => {}
-                Epilogue::Gelu => gelu(out),
+                Epilogue::Gelu => gelu(sums),
                 Epilogue::Add(residual) => {
                     let start = row * self.width_out + first_output;
-                    for (out, residual) in out.iter_mut().zip(&residual[start..]) {
-                        *out += residual;
+                    for (sum, residual) in sums.iter_mut().zip(&residual[start..]) {
+                        *sum += residual;
                     }
                 }
             }
+            out.copy_from_slice(sums);
         }
     }
 }

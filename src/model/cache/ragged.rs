@@ -12,7 +12,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use glm_batch_kernels::{Float, round};
+use glm_batch_kernels::Float;
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -20,7 +20,7 @@ use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::host_attention::{LayerQueries, Shape, blocks};
 use super::host_read;
-use super::segments::{SegmentId, Segments};
+use super::segments::{Run, SegmentId, Segments};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
@@ -63,6 +63,8 @@ struct Place {
 struct RaggedCall<'a, W> {
     cache: &'a mut RaggedCache<W>,
     places: Vec<Place>,
+    /// Which of them go into which segment.
+    runs: Vec<Run>,
     /// Number of tokens that see the same keys, in the order of the places; empty where each token sees its own.
     blocks: Vec<usize>,
 }
@@ -184,6 +186,7 @@ impl<W: Float> RaggedCache<W> {
         let mut call = RaggedCall {
             cache: self,
             blocks: blocks(&places, Place::sees_as),
+            runs: runs(&places),
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
@@ -191,6 +194,24 @@ impl<W: Float> RaggedCache<W> {
             network.forward(tokens, wanted, &mut call)
         })?)
     }
+}
+
+/// The tokens of each segment: a call has them one behind the other.
+fn runs(places: &[Place]) -> Vec<Run> {
+    let mut first_token = 0;
+    let of_segment = places.chunk_by(|one, next| one.segment == next.segment);
+    of_segment
+        .map(|of_segment| {
+            let run = Run {
+                segment: of_segment[0].segment,
+                at: of_segment[0].at,
+                first_token,
+                tokens: of_segment.len(),
+            };
+            first_token += run.tokens;
+            run
+        })
+        .collect()
 }
 
 /// How many rows, the first of these tokens and places, are read together: up to [`PART_TOKENS`] and [`PART_PLACES`], but
@@ -312,16 +333,6 @@ impl Place {
 }
 
 impl<W: Float> RaggedCall<'_, W> {
-    fn write(&mut self, layer: usize, projected: &[f32]) {
-        let hidden = self.cache.shape.hidden();
-        let mut rounded = vec![W::zeroed(); 2 * hidden];
-        for (place, row) in self.places.iter().zip(projected.chunks_exact(3 * hidden)) {
-            round(&row[hidden..], &mut rounded);
-            let segments = &mut self.cache.segments;
-            segments.write(place.segment, layer, place.at, &rounded);
-        }
-    }
-
     /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
         let cache = &*self.cache;
@@ -346,7 +357,7 @@ impl<W: Float> RaggedCall<'_, W> {
 impl<W: Float> Attend for RaggedCall<'_, W> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
-            self.write(layer, projected);
+            self.cache.segments.write(layer, &self.runs, projected);
             self.attend_all(layer, projected)
         })?;
         from_host(out, (self.places.len(), self.cache.shape.hidden()))

@@ -3,7 +3,8 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use glm_batch_kernels::{Float, HeadCache, PANEL, Pages, write_key};
+use glm_batch_kernels::{Float, HeadCache, PANEL, Pages, round, write_key};
+use rayon::prelude::*;
 
 use super::super::ModelError;
 use super::host_attention::Shape;
@@ -14,12 +15,25 @@ const CAPACITY_STEP: usize = PANEL;
 /// A used buffer is taken for a segment that needs at least this share of it, 4/5, so that short segments do not hold
 /// the memory of long ones.
 const LEAST_USE: (usize, usize) = (4, 5);
+/// Writing fewer numbers than this is not worth a second thread.
+const PARALLEL_VALUES: usize = 1 << 14;
 /// Why a segment that a slot names exists.
 const HELD: &str = "a slot holds its segments until it is released";
 
 /// A segment's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentId(usize);
+
+/// Tokens of a call that go into one segment, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) segment: SegmentId,
+    /// Where the first of them goes.
+    pub(super) at: usize,
+    /// The number of the first of them in the call.
+    pub(super) first_token: usize,
+    pub(super) tokens: usize,
+}
 
 /// All segments.
 pub(super) struct Segments<W> {
@@ -111,20 +125,28 @@ impl<W: Float> Segments<W> {
         self.segment(id).capacity
     }
 
-    /// Writes a token's keys and values of one layer, (2, heads, head size).
-    pub(super) fn write(&mut self, id: SegmentId, layer: usize, at: usize, new: &[W]) {
+    /// Writes keys and values of one layer, those of each run into its segment.
+    ///
+    /// # Shapes
+    ///
+    /// `projected` is (tokens, 3 hidden): queries, then keys, then values. No two runs are of the same segment.
+    pub(super) fn write(&mut self, layer: usize, runs: &[Run], projected: &[f32]) {
         let shape = self.shape;
-        let segment = self.segment_mut(id);
-        let size = shape.head_size;
-        for (number, new) in new.chunks_exact(size).enumerate() {
-            let (part, head) = (number / shape.heads, number % shape.heads);
-            let start = segment.start(shape, layer, part, head);
-            let cached = &mut segment.values[start..start + segment.capacity * size];
-            if part == 0 {
-                write_key(cached, at, new);
-            } else {
-                cached[at * size..][..size].copy_from_slice(new);
-            }
+        // Taken out, so that several threads can write at once.
+        let mut targets: Vec<(Run, Segment<W>)> = runs
+            .iter()
+            .map(|&run| (run, self.held[run.segment.0].take().expect(HELD)))
+            .collect();
+        let least = PARALLEL_VALUES.div_ceil(projected.len() / runs.len().max(1));
+        targets
+            .par_iter_mut()
+            .with_min_len(least)
+            .for_each(|(run, segment)| {
+                let tokens = &projected[run.first_token * 3 * shape.hidden()..];
+                segment.write(shape, layer, *run, tokens);
+            });
+        for (run, segment) in targets {
+            self.held[run.segment.0] = Some(segment);
         }
     }
 
@@ -169,6 +191,35 @@ impl<W: Float> Segments<W> {
             self.pool.used * size_of::<W>(),
             self.pool.peak * size_of::<W>(),
         )
+    }
+}
+
+impl<W: Float> Segment<W> {
+    /// Writes a run's keys and values of one layer. `projected` begins with its first token.
+    fn write(&mut self, shape: Shape, layer: usize, run: Run, projected: &[f32]) {
+        let (hidden, size) = (shape.hidden(), shape.head_size);
+        let per_head = self.capacity * size;
+        let start = self.start(shape, layer, 0, 0);
+        let of_layer = &mut self.values[start..start + 2 * shape.heads * per_head];
+        let least = PARALLEL_VALUES.div_ceil(run.tokens * size);
+        of_layer
+            .par_chunks_exact_mut(per_head)
+            .with_min_len(least)
+            .enumerate()
+            .for_each_init(
+                || vec![W::zeroed(); size],
+                |rounded, (number, cached)| {
+                    let rows = projected.chunks_exact(3 * hidden).take(run.tokens);
+                    for (at, row) in (run.at..).zip(rows) {
+                        round(&row[hidden + number * size..][..size], rounded);
+                        if number < shape.heads {
+                            write_key(cached, at, rounded);
+                        } else {
+                            cached[at * size..][..size].copy_from_slice(rounded);
+                        }
+                    }
+                },
+            );
     }
 }
 
@@ -253,7 +304,15 @@ mod tests {
         let mut segments = Segments::<f32>::new(SHAPE);
         let shared = segments.take(17).unwrap();
         assert_eq!(segments.capacity(shared), 32);
-        segments.write(shared, 1, 3, &[1.0, 2.0, 3.0, 4.0]);
+        let run = Run {
+            segment: shared,
+            at: 3,
+            first_token: 1,
+            tokens: 1,
+        };
+        // Two tokens, of which the second is written; its query comes first.
+        let projected = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0, 1.0, 2.0, 3.0, 4.0];
+        segments.write(1, &[run], &projected);
         segments.share(shared);
         segments.release(shared);
         let seen = segments.head(shared, 1, 0, 4);

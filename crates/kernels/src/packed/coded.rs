@@ -4,10 +4,11 @@ use std::io;
 
 use rayon::prelude::*;
 
+use super::super::floats::TASK_OUTPUTS;
 use super::super::int8::Dot;
 use super::super::int8::stored::{StoredShape, sum_codes};
 use super::super::pages::Pages;
-use super::{PackedLinear, Quantized, TASK_OUTPUTS, Weights};
+use super::{PackedLinear, Quantized, Weights};
 
 /// A weight's codes in a file, as [`StoredShape`] describes them.
 pub struct CodesSource<'a> {

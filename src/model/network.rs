@@ -106,9 +106,10 @@ impl Network {
 
     /// Sums the embeddings of tokens: (tokens, hidden), f32.
     pub(super) fn embed(&self, tokens: &Tokens) -> TensorResult<Tensor> {
-        let x = (self.words.forward(&tokens.ids)? + self.positions.forward(&tokens.positions)?)?;
+        let x = self.words.forward(&tokens.ids)?;
+        let x = self.positions.forward_add(&tokens.positions, &x)?;
         match &self.block_positions {
-            Some(table) => x + table.forward(&tokens.block_positions)?,
+            Some(table) => table.forward_add(&tokens.block_positions, &x),
             None => Ok(x),
         }
     }

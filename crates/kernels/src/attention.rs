@@ -43,8 +43,8 @@ pub const PANEL: usize = 16;
 /// Queries of a block.
 pub const QUERIES: usize = 4;
 
-/// Groups of [`PANEL`] columns whose sums run at once for one query.
-const GROUPS_AT_ONCE: usize = 4;
+/// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once for one query.
+const AT_ONCE: usize = 4;
 
 // The lanes of a sum over scores are those of a panel.
 const _: () = assert!(PANEL == LANES);
@@ -104,7 +104,7 @@ pub fn attend<W: Float>(
             return avx2(proof, block, seen, scores);
         }
     }
-    attend_body(Any, block, seen, scores);
+    attend_body::<W, _, 1>(Any, block, seen, scores);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -122,7 +122,8 @@ fn avx512<W: Float>(
         seen: &[HeadCache<'_, W>],
         scores: &mut Vec<f32>,
     ) {
-        attend_body(proof, block, seen, scores);
+        // Its 32 registers hold the sums of as many panels for all queries of a block.
+        attend_body::<W, _, AT_ONCE>(proof, block, seen, scores);
     }
     // SAFETY: an `Avx512` exists only where AVX-512F, FMA and F16C were detected.
     unsafe { version(proof, block, seen, scores) }
@@ -143,7 +144,7 @@ fn avx2<W: Float>(
         seen: &[HeadCache<'_, W>],
         scores: &mut Vec<f32>,
     ) {
-        attend_body(proof, block, seen, scores);
+        attend_body::<W, _, 1>(proof, block, seen, scores);
     }
     // SAFETY: an `Avx2` exists only where AVX2, FMA and F16C were detected.
     unsafe { version(proof, block, seen, scores) }
@@ -153,22 +154,23 @@ fn avx2<W: Float>(
 trait Sums<W>: Registers<W, PANEL, Row = f32> {}
 impl<W, R: Registers<W, PANEL, Row = f32>> Sums<W> for R {}
 
+/// `SEVERAL` is how many panels or groups of columns run at once where a block has several queries.
 #[inline(always)]
-fn attend_body<W: Float, R: Sums<W>>(
+fn attend_body<W: Float, R: Sums<W>, const SEVERAL: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     if block.count == QUERIES {
-        attend_queries::<W, R, QUERIES>(registers, block, seen, scores);
+        attend_queries::<W, R, QUERIES, SEVERAL>(registers, block, seen, scores);
     } else {
-        attend_queries::<W, R, 1>(registers, block, seen, scores);
+        attend_queries::<W, R, 1, AT_ONCE>(registers, block, seen, scores);
     }
 }
 
 #[inline(always)]
-fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize>(
+fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -180,22 +182,24 @@ fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize>(
     }
     scores.resize(COUNT * panels * PANEL, 0.0);
     let (scores, _) = scores.as_chunks_mut::<PANEL>();
-    score::<W, R, COUNT>(registers, block, seen, scores);
+    score::<W, R, COUNT, MOST>(registers, block, seen, scores);
     let mut inverses = [0.0; COUNT];
     for (inverse, scores) in inverses.iter_mut().zip(scores.chunks_exact_mut(panels)) {
         *inverse = 1.0 / exponentials(scores, seen);
     }
     let weights = scores.as_flattened();
-    let mut start = 0;
-    while start < block.size {
-        // Groups are whole but for the last one of a head whose size is not a multiple of them.
-        if COUNT == 1 && start + GROUPS_AT_ONCE * PANEL <= block.size {
-            weigh::<W, R, COUNT, GROUPS_AT_ONCE>(registers, block, seen, weights, &inverses, start);
-            start += GROUPS_AT_ONCE * PANEL;
+    let (whole, mut group) = (block.size / PANEL, 0);
+    while group < whole {
+        if MOST == AT_ONCE && group + AT_ONCE <= whole {
+            weigh::<W, R, COUNT, AT_ONCE>(registers, block, seen, weights, &inverses, group);
+            group += AT_ONCE;
         } else {
-            weigh::<W, R, COUNT, 1>(registers, block, seen, weights, &inverses, start);
-            start += PANEL;
+            weigh::<W, R, COUNT, 1>(registers, block, seen, weights, &inverses, group);
+            group += 1;
         }
+    }
+    if whole * PANEL < block.size {
+        weigh_rest::<W, R, COUNT>(registers, block, seen, weights, &inverses);
     }
 }
 
@@ -209,7 +213,7 @@ impl<W> HeadCache<'_, W> {
 
 /// The scores of the block's queries, query by query and panel by panel; behind a piece's last key they mean nothing.
 #[inline(always)]
-fn score<W: Float, R: Sums<W>, const COUNT: usize>(
+fn score<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -225,11 +229,10 @@ fn score<W: Float, R: Sums<W>, const COUNT: usize>(
                 values: piece.values.get(at * PANEL * block.size..),
                 first: first + at,
             };
-            // The sums of several queries are enough to keep the machine busy.
-            at += match piece.panels() - at {
-                4.. if COUNT == 1 => score_panels::<W, R, COUNT, 4>(registers, block, part, scores),
-                3 if COUNT == 1 => score_panels::<W, R, COUNT, 3>(registers, block, part, scores),
-                2 if COUNT == 1 => score_panels::<W, R, COUNT, 2>(registers, block, part, scores),
+            at += match MOST.min(piece.panels() - at) {
+                4.. => score_panels::<W, R, COUNT, 4>(registers, block, part, scores),
+                3 => score_panels::<W, R, COUNT, 3>(registers, block, part, scores),
+                2 => score_panels::<W, R, COUNT, 2>(registers, block, part, scores),
                 _ => score_panels::<W, R, COUNT, 1>(registers, block, part, scores),
             };
         }
@@ -326,55 +329,110 @@ fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f3
     lane_sum(&sums)
 }
 
-/// Puts some groups of columns of what the block's queries gather, from column `start` on, to their place.
+/// Puts some groups of columns of what the block's queries gather, the first of them number `first`, to their place.
 ///
 /// # Shapes
 ///
 /// `weights` is (queries, panels of all pieces, [`PANEL`]).
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "sums stay in registers where they are indexed by two numbers"
-)]
 fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     weights: &[f32],
     inverses: &[f32; COUNT],
-    start: usize,
+    first: usize,
 ) {
-    let stride = weights.len() / COUNT;
-    let width = (block.size - start).min(GROUPS * PANEL);
     let mut sums = [[registers.zero(); GROUPS]; COUNT];
-    let mut first = 0;
+    let mut gathered = Gathered::new(weights);
     for piece in seen {
-        let mut of_query = [&weights[..piece.tokens]; COUNT];
-        for (number, of_query) in of_query.iter_mut().enumerate() {
-            *of_query = &weights[number * stride + first..][..piece.tokens];
-        }
+        let of_query: [&[f32]; COUNT] = gathered.next(piece);
         for key in 0..piece.tokens {
-            let value = &piece.values[key * block.size + start..][..width];
+            let start = key * block.size + first * PANEL;
+            let (value, _) = piece.values[start..].as_chunks::<PANEL>();
+            let Some(value) = value.first_chunk::<GROUPS>() else {
+                break;
+            };
             if reads_ahead::<W, COUNT>() {
-                ask_for(piece.next_keys, key * block.size + start, width);
+                ask_for(piece.next_keys, start, GROUPS * PANEL);
             }
             for group in 0..GROUPS {
-                let factors = registers.load(&columns(value, group));
+                let factors = registers.load(&value[group]);
                 for query in 0..COUNT {
                     let sum = &mut sums[query][group];
                     *sum = registers.add(*sum, of_query[query][key], factors);
                 }
             }
         }
-        first += piece.panels() * PANEL;
     }
-    for (query, sums) in sums.iter().enumerate() {
-        let out = &mut block.out[query * block.out_stride + start..][..width];
-        for (out, sums) in out.chunks_mut(PANEL).zip(sums) {
-            for (out, sum) in out.iter_mut().zip(registers.store(*sums)) {
-                *out = sum * inverses[query];
+    for query in 0..COUNT {
+        let out = &mut block.out[query * block.out_stride + first * PANEL..];
+        let (out, _) = out.as_chunks_mut::<PANEL>();
+        for group in 0..GROUPS {
+            let mut sums = registers.store(sums[query][group]);
+            for sum in &mut sums {
+                *sum *= inverses[query];
+            }
+            out[group] = sums;
+        }
+    }
+}
+
+/// As [`weigh`], for the columns behind the last whole group.
+#[inline(always)]
+fn weigh_rest<W: Float, R: Sums<W>, const COUNT: usize>(
+    registers: R,
+    block: &mut QueryBlock<'_>,
+    seen: &[HeadCache<'_, W>],
+    weights: &[f32],
+    inverses: &[f32; COUNT],
+) {
+    let start = block.size / PANEL * PANEL;
+    let mut sums = [registers.zero(); COUNT];
+    let mut gathered = Gathered::new(weights);
+    for piece in seen {
+        let of_query: [&[f32]; COUNT] = gathered.next(piece);
+        for key in 0..piece.tokens {
+            // Columns that a value does not have are zeros.
+            let mut value = [W::zeroed(); PANEL];
+            let columns = &piece.values[key * block.size..][start..block.size];
+            value[..columns.len()].copy_from_slice(columns);
+            let factors = registers.load(&value);
+            for query in 0..COUNT {
+                sums[query] = registers.add(sums[query], of_query[query][key], factors);
             }
         }
+    }
+    for (query, sums) in sums.into_iter().enumerate() {
+        let out = &mut block.out[query * block.out_stride..][start..block.size];
+        for (out, sum) in out.iter_mut().zip(registers.store(sums)) {
+            *out = sum * inverses[query];
+        }
+    }
+}
+
+/// The weights of each piece's values, piece by piece.
+struct Gathered<'a> {
+    weights: &'a [f32],
+    first: usize,
+}
+
+impl<'a> Gathered<'a> {
+    #[inline(always)]
+    fn new(weights: &'a [f32]) -> Self {
+        Self { weights, first: 0 }
+    }
+
+    /// Those of the next piece, query by query.
+    #[inline(always)]
+    fn next<W, const COUNT: usize>(&mut self, piece: &HeadCache<'_, W>) -> [&'a [f32]; COUNT] {
+        let stride = self.weights.len() / COUNT;
+        let mut of_query = [&self.weights[..piece.tokens]; COUNT];
+        for (number, of_query) in of_query.iter_mut().enumerate() {
+            *of_query = &self.weights[number * stride + self.first..][..piece.tokens];
+        }
+        self.first += piece.panels() * PANEL;
+        of_query
     }
 }
 
@@ -392,26 +450,12 @@ fn ask_for<W>(numbers: &[W], first: usize, count: usize) {
     }
 }
 
-/// A group of columns; columns that a value does not have are zeros.
-#[inline(always)]
-fn columns<W: Float>(value: &[W], group: usize) -> [W; PANEL] {
-    let columns = &value[group * PANEL..];
-    if let Some(whole) = columns.first_chunk() {
-        return *whole;
-    }
-    let mut padded = [W::zeroed(); PANEL];
-    padded[..columns.len()].copy_from_slice(columns);
-    padded
-}
-
 /// Rounds keys or values to what they are cached as. What the type cannot hold becomes NaN, because an infinite key may
 /// have no weight, and would be lost.
 pub fn round<W: Float>(values: &[f32], out: &mut [W]) {
     W::narrow_all(values, out);
     for number in out {
-        if !number.widen().is_finite() {
-            *number = W::narrow(f32::NAN);
-        }
+        *number = if number.is_finite() { *number } else { W::NAN };
     }
 }
 

@@ -331,9 +331,15 @@ fn passes_trial(multiply: impl Fn(usize, &[bf16], &[u32], usize, &mut [RowSums])
         let x = trial_values(rows * k, exponents, 1);
         let weights = trial_values(outputs * k, exponents, 2);
         let got = product_by(Form::Pairs, k, &weights, &x, &multiply);
-        let want = product_by(plain, k, &weights, &x, |k, weights, words, outputs, sums| {
-            self::multiply(plain, k, weights, words, outputs, sums);
-        });
+        let want = product_by(
+            plain,
+            k,
+            &weights,
+            &x,
+            |k, weights, words, outputs, sums| {
+                self::multiply(plain, k, weights, words, outputs, sums);
+            },
+        );
         let mut values = got.iter().zip(&want);
         values.all(|(got, want)| got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()))
     })

@@ -28,6 +28,12 @@ pub trait Float: Pod + Send + Sync {
     /// Whether widening is work.
     const IS_NARROW: bool;
 
+    /// No number.
+    const NAN: Self;
+
+    /// Whether it is neither infinite nor NaN.
+    fn is_finite(self) -> bool;
+
     /// The value.
     fn widen(self) -> f32;
 
@@ -55,6 +61,12 @@ pub(super) type Pair = [bf16; 2];
 
 impl Float for f32 {
     const IS_NARROW: bool = false;
+    const NAN: Self = Self::NAN;
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -84,6 +96,12 @@ impl Float for f32 {
 
 impl Float for bf16 {
     const IS_NARROW: bool = true;
+    const NAN: Self = Self::NAN;
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -123,6 +141,12 @@ impl Float for bf16 {
 
 impl Float for f16 {
     const IS_NARROW: bool = true;
+    const NAN: Self = Self::NAN;
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
 
     /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite number, subnormal
     /// ones too. Written in whole numbers, because only so it is vectorised.

@@ -43,7 +43,8 @@ pub(super) struct Segments<W> {
     pool: Pool<W>,
 }
 
-/// Keys and values of some tokens: (layer, key or value, head, capacity, head size), where a head's keys lie in panels.
+/// Keys and values of some tokens: (layer, head, key or value, capacity, head size), where a head's keys lie in panels.
+/// So attention reads a layer from end to end.
 struct Segment<W> {
     values: Pages<W>,
     capacity: usize,
@@ -209,10 +210,12 @@ impl<W: Float> Segment<W> {
             .for_each_init(
                 || vec![W::zeroed(); size],
                 |rounded, (number, cached)| {
+                    let (head, part) = (number / 2, number % 2);
+                    let from = (1 + part) * hidden + head * size;
                     let rows = projected.chunks_exact(3 * hidden).take(run.tokens);
                     for (at, row) in (run.at..).zip(rows) {
-                        round(&row[hidden + number * size..][..size], rounded);
-                        if number < shape.heads {
+                        round(&row[from..][..size], rounded);
+                        if part == 0 {
                             write_key(cached, at, rounded);
                         } else {
                             cached[at * size..][..size].copy_from_slice(rounded);
@@ -226,7 +229,7 @@ impl<W: Float> Segment<W> {
 impl<W> Segment<W> {
     /// Start of a head's keys (`part` 0) or values (`part` 1).
     fn start(&self, shape: Shape, layer: usize, part: usize, head: usize) -> usize {
-        ((layer * 2 + part) * shape.heads + head) * self.capacity * shape.head_size
+        ((layer * shape.heads + head) * 2 + part) * self.capacity * shape.head_size
     }
 }
 

@@ -7,7 +7,7 @@
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 
-use super::host::from_host;
+use super::host::{from_host, with_host};
 
 /// A table on the host, in the narrowest type that holds its values exactly.
 #[derive(Debug)]
@@ -97,6 +97,29 @@ impl Embedding {
                 let ids = Tensor::from_slice(ids, ids.len(), table.device())?;
                 table.index_select(&ids, 0)?.to_dtype(DType::F32)
             }
+        }
+    }
+
+    /// `x` with the rows of the given ids added.
+    ///
+    /// # Shapes
+    ///
+    /// (ids, width), f32, as `x`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Embedding::forward`].
+    pub(in crate::model) fn forward_add(&self, ids: &[u32], x: &Tensor) -> Result<Tensor> {
+        let rows = self.forward(ids)?;
+        match &self.table {
+            // candle would add them with threads of its own, beside those that compute everything else.
+            Table::Host(_) => {
+                let add =
+                    |x: &[f32], rows: &[f32]| x.iter().zip(rows).map(|(x, y)| x + y).collect();
+                let sum = with_host(x, |x| with_host(&rows, |rows| add(x, rows)))??;
+                from_host(sum, rows.shape().clone())
+            }
+            Table::Device(_) => x + rows,
         }
     }
 }

@@ -59,8 +59,10 @@ type Version<W> = fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>);
 
 /// Those that this machine can run.
 fn versions<W: Float>() -> Vec<Version<W>> {
-    let mut versions: Vec<Version<W>> =
-        vec![|block, seen, scores| attend_body(Any, block, seen, scores)];
+    let mut versions: Vec<Version<W>> = vec![
+        |block, seen, scores| attend_body::<W, _, 1>(Any, block, seen, scores),
+        |block, seen, scores| attend_body::<W, _, AT_ONCE>(Any, block, seen, scores),
+    ];
     #[cfg(target_arch = "x86_64")]
     {
         if Avx2::of_machine().is_some() {

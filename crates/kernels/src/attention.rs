@@ -349,10 +349,7 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
         let of_query: [&[f32]; COUNT] = gathered.next(piece);
         for key in 0..piece.tokens {
             let start = key * block.size + first * PANEL;
-            let (value, _) = piece.values[start..].as_chunks::<PANEL>();
-            let Some(value) = value.first_chunk::<GROUPS>() else {
-                break;
-            };
+            let (value, _) = piece.values[start..][..GROUPS * PANEL].as_chunks::<PANEL>();
             if reads_ahead::<W, COUNT>() {
                 ask_for(piece.next_keys, start, GROUPS * PANEL);
             }

@@ -25,7 +25,7 @@ use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
 /// and activations small enough that their memory is used again instead of being fetched anew.
-pub(super) const PART_TOKENS: usize = 1024;
+pub(super) const PART_TOKENS: usize = 512;
 /// Places of keys and values that they take at most: short branches leave places free behind them.
 const PART_PLACES: usize = 2 * PART_TOKENS;
 /// Why the slot of a token is there.

@@ -335,6 +335,10 @@ fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f3
 ///
 /// `weights` is (queries, panels of all pieces, [`PANEL`]).
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "sums stay in registers where they are indexed by two numbers"
+)]
 fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
@@ -377,6 +381,10 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
 
 /// As [`weigh`], for the columns behind the last whole group.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "sums stay in registers where they are indexed by two numbers"
+)]
 fn weigh_rest<W: Float, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,

@@ -160,6 +160,10 @@ pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, place: &mut Place
 /// taken out again.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "values stay in registers where loops have fixed bounds"
+)]
 pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Place<'_>) {
     let starts: [__m512; 2] = must_cast(tile.scales[1]);
     let starts = [

@@ -43,7 +43,7 @@ pub const PANEL: usize = 16;
 /// Queries of a block.
 pub const QUERIES: usize = 4;
 
-/// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once for one query.
+/// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once where registers hold them.
 const AT_ONCE: usize = 4;
 
 // The lanes of a sum over scores are those of a panel.
@@ -122,7 +122,7 @@ fn avx512<W: Float>(
         seen: &[HeadCache<'_, W>],
         scores: &mut Vec<f32>,
     ) {
-        // Its 32 registers hold the sums of as many panels for all queries of a block.
+        // Its 32 registers hold the sums of so many panels for all queries of a block.
         attend_body::<W, _, AT_ONCE>(proof, block, seen, scores);
     }
     // SAFETY: an `Avx512` exists only where AVX-512F, FMA and F16C were detected.

@@ -293,7 +293,7 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
     let mut panel = 0;
     while panel < count {
         let side_by_side = match rows {
-            1 if count - panel >= 4 => 4,
+            1 if 4 * PANEL <= TASK_OUTPUTS && count - panel >= 4 => 4,
             2 | 3 if TILE > 1 && count - panel >= 2 => 2,
             _ => 1,
         };
@@ -306,7 +306,7 @@ pub(super) fn panel_by_panel<W, R: Registers<W, PANEL>, const TILE: usize, const
                 let start = (panel + number) * steps + from;
                 Block::new(weights, start, to - from, start + distance)
             };
-            if side_by_side == 4 {
+            if 4 * PANEL <= TASK_OUTPUTS && side_by_side == 4 {
                 let four = [at(0), at(1), at(2), at(3)];
                 sum::<W, R, 1, 4, PANEL>(registers, &tiles[from..to], four, sums, panel, from);
             } else if TILE > 1 && side_by_side == 2 {

@@ -303,8 +303,9 @@ impl Panels<'_> {
             if let Some(next) = scales.get(step + 1) {
                 prefetch(next);
             }
-            let share = codes.len().div_ceil(count.div_ceil(most));
-            let mut ahead = codes_of(step + 1).chunks(share.next_multiple_of(AT_ONCE));
+            let ahead = codes_of(step + 1);
+            let share = ahead.len().div_ceil(count.div_ceil(most)).max(1);
+            let mut ahead = ahead.chunks(share.next_multiple_of(AT_ONCE));
             for tile in tiles_of(count, most) {
                 let words = &rows.words[tile.start * width..tile.end * width];
                 let part = Tile {

@@ -26,7 +26,7 @@ use super::registers::prefetch;
 /// Values of k whose codes share one word of a row.
 pub(super) const GROUP: usize = 4;
 
-/// Groups that are added up between two jumps where VNNI is; codes that come next are asked for in as many.
+/// Groups that VNNI adds up in one pass of its loop; the codes that come next are asked for so many at a time.
 pub(super) const AT_ONCE: usize = 4;
 
 /// One block of some rows and of one panel.

@@ -21,7 +21,7 @@ use super::storage::Storage;
 
 pub(super) mod coded;
 
-/// Most rows that one task computes: their tiles of one block stay in the second cache.
+/// Most rows that one task computes: rows of 1,024 values stay in the second cache, and wider ones in the third.
 const TASK_ROWS: usize = 96;
 
 thread_local! {

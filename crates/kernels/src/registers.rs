@@ -28,7 +28,7 @@ pub trait Float: Pod + Send + Sync {
     /// Whether widening is work.
     const IS_NARROW: bool;
 
-    /// No number.
+    /// Not a number.
     const NAN: Self;
 
     /// Whether it is neither infinite nor NaN.

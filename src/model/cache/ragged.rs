@@ -20,7 +20,7 @@ use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::host_attention::{LayerQueries, Shape, blocks};
 use super::host_read;
-use super::segments::{Run, SegmentId, Segments};
+use super::segments::{SegmentId, SegmentTokens, Segments};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
@@ -64,7 +64,7 @@ struct RaggedCall<'a, W> {
     cache: &'a mut RaggedCache<W>,
     places: Vec<Place>,
     /// Which of them go into which segment.
-    runs: Vec<Run>,
+    runs: Vec<SegmentTokens>,
     /// Number of tokens that see the same keys, in the order of the places; empty where each token sees its own.
     blocks: Vec<usize>,
 }
@@ -196,22 +196,21 @@ impl<W: Float> RaggedCache<W> {
     }
 }
 
-/// The tokens of each segment: a call has them one behind the other.
-fn runs(places: &[Place]) -> Vec<Run> {
+/// The tokens of each segment, in the order of the segments. A call has them one behind the other, and names a slot once.
+fn runs(places: &[Place]) -> Vec<SegmentTokens> {
     let mut first_token = 0;
-    let of_segment = places.chunk_by(|one, next| one.segment == next.segment);
-    of_segment
-        .map(|of_segment| {
-            let run = Run {
-                segment: of_segment[0].segment,
-                at: of_segment[0].at,
-                first_token,
-                tokens: of_segment.len(),
-            };
-            first_token += run.tokens;
-            run
-        })
-        .collect()
+    let mut runs = Vec::new();
+    for of_segment in places.chunk_by(|one, next| one.segment == next.segment) {
+        runs.push(SegmentTokens {
+            segment: of_segment[0].segment,
+            at: of_segment[0].at,
+            first_token,
+            tokens: of_segment.len(),
+        });
+        first_token += of_segment.len();
+    }
+    runs.sort_unstable_by_key(|run| run.segment);
+    runs
 }
 
 /// How many rows, the first of these tokens and places, are read together: up to [`PART_TOKENS`] and [`PART_PLACES`], but

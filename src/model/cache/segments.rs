@@ -21,12 +21,12 @@ const PARALLEL_VALUES: usize = 1 << 14;
 const HELD: &str = "a slot holds its segments until it is released";
 
 /// A segment's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SegmentId(usize);
 
 /// Tokens of a call that go into one segment, one behind the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
+pub(super) struct SegmentTokens {
     pub(super) segment: SegmentId,
     /// Where the first of them goes.
     pub(super) at: usize,
@@ -130,25 +130,32 @@ impl<W: Float> Segments<W> {
     ///
     /// # Shapes
     ///
-    /// `projected` is (tokens, 3 hidden): queries, then keys, then values. No two runs are of the same segment.
-    pub(super) fn write(&mut self, layer: usize, runs: &[Run], projected: &[f32]) {
+    /// `projected` is (tokens, 3 hidden): queries, then keys, then values. The runs are in the order of their segments, each of
+    /// another one.
+    pub(super) fn write(&mut self, layer: usize, runs: &[SegmentTokens], projected: &[f32]) {
+        let Some(values) = (projected.len() / 3 * 2).checked_div(runs.len()) else {
+            return;
+        };
         let shape = self.shape;
-        // Taken out, so that several threads can write at once.
-        let mut targets: Vec<(Run, Segment<W>)> = runs
-            .iter()
-            .map(|&run| (run, self.held[run.segment.0].take().expect(HELD)))
-            .collect();
-        let least = PARALLEL_VALUES.div_ceil(projected.len() / runs.len().max(1));
+        let mut rest = runs.iter().peekable();
+        let mut targets = Vec::with_capacity(runs.len());
+        for (number, held) in self.held.iter_mut().enumerate() {
+            if let Some(run) = rest.next_if(|run| run.segment.0 == number) {
+                targets.push((run, held.as_mut().expect(HELD)));
+            }
+        }
+        debug_assert_eq!(
+            targets.len(),
+            runs.len(),
+            "runs are in order, each of another segment"
+        );
         targets
-            .par_iter_mut()
-            .with_min_len(least)
+            .into_par_iter()
+            .with_min_len(PARALLEL_VALUES.div_ceil(values))
             .for_each(|(run, segment)| {
                 let tokens = &projected[run.first_token * 3 * shape.hidden()..];
                 segment.write(shape, layer, *run, tokens);
             });
-        for (run, segment) in targets {
-            self.held[run.segment.0] = Some(segment);
-        }
     }
 
     /// The first tokens of a segment, as one head of a layer has cached them.
@@ -197,7 +204,7 @@ impl<W: Float> Segments<W> {
 
 impl<W: Float> Segment<W> {
     /// Writes a run's keys and values of one layer. `projected` begins with its first token.
-    fn write(&mut self, shape: Shape, layer: usize, run: Run, projected: &[f32]) {
+    fn write(&mut self, shape: Shape, layer: usize, run: SegmentTokens, projected: &[f32]) {
         let (hidden, size) = (shape.hidden(), shape.head_size);
         let per_head = self.capacity * size;
         let start = self.start(shape, layer, 0, 0);
@@ -307,7 +314,7 @@ mod tests {
         let mut segments = Segments::<f32>::new(SHAPE);
         let shared = segments.take(17).unwrap();
         assert_eq!(segments.capacity(shared), 32);
-        let run = Run {
+        let run = SegmentTokens {
             segment: shared,
             at: 3,
             first_token: 1,

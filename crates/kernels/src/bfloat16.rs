@@ -18,11 +18,11 @@ use std::time::Instant;
 use bytemuck::{cast_slice, must_cast};
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::floats::TASK_OUTPUTS;
+use super::floats::{self, BLOCK, Layout, RowSums, fill_panels, fill_tiles, pack_weights};
 #[cfg(any(target_arch = "x86_64", test))]
-use super::floats::panel_by_panel;
-use super::floats::{
-    self, BLOCK, Layout, RowSums, TASK_OUTPUTS, fill_panels, fill_tiles, pack_weights,
-};
+use super::floats::{panel_by_panel, task_by_task};
 #[cfg(test)]
 use super::registers::Any;
 #[cfg(target_arch = "x86_64")]
@@ -371,16 +371,9 @@ fn product_by(
     encode_weights(form, k, weights, &mut packed);
     let mut words = vec![0; rows * form.words(k)];
     encode_rows(form, k, x, &mut words);
-    let mut out = vec![0.0; rows * outputs];
-    for first in (0..outputs).step_by(TASK_OUTPUTS) {
-        let mut sums = vec![[0.0; TASK_OUTPUTS]; rows];
-        let width = TASK_OUTPUTS.min(outputs - first);
-        multiply(k, &packed[form.size(k, first)..], &words, width, &mut sums);
-        for (out, sums) in out.chunks_exact_mut(outputs).zip(&sums) {
-            out[first..first + width].copy_from_slice(&sums[..width]);
-        }
-    }
-    out
+    task_by_task(rows, outputs, |first, width, sums| {
+        multiply(k, &packed[form.size(k, first)..], &words, width, sums);
+    })
 }
 
 #[cfg(test)]

@@ -79,6 +79,27 @@ impl Layout {
     }
 }
 
+/// A product of so many rows and outputs, task by task: `multiply(first output, outputs, sums)`.
+#[cfg(any(target_arch = "x86_64", test))]
+pub(super) fn task_by_task(
+    rows: usize,
+    outputs: usize,
+    mut multiply: impl FnMut(usize, usize, &mut [RowSums]),
+) -> Vec<f32> {
+    let mut out = vec![0.0; rows * outputs];
+    // What a task does not write is found out.
+    let mut sums = vec![[f32::NAN; TASK_OUTPUTS]; rows];
+    for first in (0..outputs).step_by(TASK_OUTPUTS) {
+        let width = TASK_OUTPUTS.min(outputs - first);
+        multiply(first, width, &mut sums);
+        for (out, sums) in out.chunks_exact_mut(outputs).zip(&mut sums) {
+            out[first..first + width].copy_from_slice(&sums[..width]);
+            sums.fill(f32::NAN);
+        }
+    }
+    out
+}
+
 /// Lays rows out tile by tile, each with the values of one k side by side.
 ///
 /// # Shapes

@@ -328,7 +328,7 @@ impl Panels<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::floats::TASK_OUTPUTS;
+    use super::super::floats::task_by_task;
     use super::*;
     use crate::noise;
 
@@ -376,10 +376,11 @@ mod tests {
         let mut words = vec![0; rows * groups(k)];
         let mut scales = vec![0.0; rows * blocks(k)];
         encode_rows(dot, k, x, &mut words, &mut scales);
-        let mut out = vec![7.0; rows * outputs];
-        for first in (0..outputs).step_by(TASK_OUTPUTS) {
-            let mut sums = vec![[7.0; TASK_OUTPUTS]; rows];
-            let width = TASK_OUTPUTS.min(outputs - first);
+        let rows_as_codes = Rows {
+            words: &words,
+            scales: &scales,
+        };
+        task_by_task(rows, outputs, |first, width, sums| {
             let (codes_before, scales_before) = dot.sizes(k, first);
             let panels = Panels {
                 dot,
@@ -387,16 +388,8 @@ mod tests {
                 codes: &codes[codes_before..],
                 scales: &weight_scales[scales_before..],
             };
-            let rows = Rows {
-                words: &words,
-                scales: &scales,
-            };
-            panels.multiply(rows, width, &mut sums);
-            for (out, sums) in out.chunks_exact_mut(outputs).zip(&sums) {
-                out[first..first + width].copy_from_slice(&sums[..width]);
-            }
-        }
-        out
+            panels.multiply(rows_as_codes, width, sums);
+        })
     }
 
     #[test]

@@ -12,8 +12,8 @@
 use std::arch::x86_64::{
     __m256i, __m512, __m512i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_madd_epi16,
     _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
-    _mm256_sign_epi8, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_cvttps_epi32, _mm512_dpbusd_epi32,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm256_sign_epi8, _mm512_cvtepi32_ps, _mm512_cvttps_epi32, _mm512_dpbusd_epi32, _mm512_mul_ps,
+    _mm512_set1_epi32, _mm512_set1_ps,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -195,19 +195,9 @@ pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Plac
             values[row][half] = _mm512_mul_ps(sums, _mm512_mul_ps(row_scale, scales[half]));
         }
     }
-    if place.is_first {
-        for row in 0..ROWS {
-            *place.row::<32>(row) = must_cast(values[row]);
-        }
-    } else {
-        for row in 0..ROWS {
-            let out = place.row::<32>(row);
-            let before: [__m512; 2] = must_cast(*out);
-            *out = must_cast([
-                _mm512_add_ps(before[0], values[row][0]),
-                _mm512_add_ps(before[1], values[row][1]),
-            ]);
-        }
+    let is_first = place.is_first;
+    for row in 0..ROWS {
+        put(place.row::<32>(row), must_cast(values[row]), is_first);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use glm_batch_kernels::{Float, HeadCache, QUERIES, QueryBlock, attend};
+use glm_batch_kernels::{Float, HeadCache, QUERIES, QueryBlock, attend, round, write_key};
 
 use super::super::GlmConfig;
 
@@ -70,6 +70,43 @@ pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> 
         blocks.clear();
     }
     blocks
+}
+
+/// What a head has cached: its keys, or its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Keys,
+    Values,
+}
+
+/// Rounds one head's keys or values of some tokens, and puts them where they go.
+///
+/// # Shapes
+///
+/// `cached` is what the head has of the part, as in [`HeadCache`]. `tokens` gives the place of each token and its
+/// (3 hidden): query, key and value.
+pub(super) fn write_head<'p, W: Float>(
+    shape: Shape,
+    head: usize,
+    part: Part,
+    cached: &mut [W],
+    tokens: impl Iterator<Item = (usize, &'p [f32])>,
+) {
+    let size = shape.head_size;
+    let from = shape.hidden() * (1 + part as usize) + head * size;
+    let mut rounded = vec![W::zeroed(); size];
+    for (place, projected) in tokens {
+        round(&projected[from..][..size], &mut rounded);
+        match part {
+            Part::Keys => write_key(cached, place, &rounded),
+            Part::Values => cached[place * size..][..size].copy_from_slice(&rounded),
+        }
+    }
+}
+
+impl Part {
+    /// In the order in which they are cached.
+    pub(super) const ALL: [Self; 2] = [Self::Keys, Self::Values];
 }
 
 impl<S> LayerQueries<'_, S> {

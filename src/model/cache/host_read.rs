@@ -7,14 +7,14 @@
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use glm_batch_kernels::{Float, HeadCache, PANEL, round, write_key};
+use glm_batch_kernels::{Float, HeadCache, PANEL};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
 use super::super::{GlmConfig, ModelError, ReadRow, Sight};
 use super::BytesOfReading;
-use super::host_attention::{LayerQueries, Shape, blocks};
+use super::host_attention::{LayerQueries, Part, Shape, blocks, write_head};
 use super::slots::Reading;
 
 /// Some tokens of a run, its first ones.
@@ -156,26 +156,14 @@ impl<W: Float> ReadCall<W> {
 
     /// Moves the keys and values of a layer to where a head's lie side by side.
     fn write(&mut self, projected: &[f32]) {
-        let Shape {
-            heads, head_size, ..
-        } = self.shape;
-        let hidden = self.shape.hidden();
+        let shape = self.shape;
         let per_head = self.values_per_head();
         let parts = self.cached.par_chunks_exact_mut(per_head).enumerate();
         parts.for_each(|(number, cached)| {
-            let mut rounded = vec![W::zeroed(); head_size];
-            let rows = projected.chunks_exact(3 * hidden);
-            for (&place, row) in self.places.iter().zip(rows) {
-                round(
-                    &row[hidden + number * head_size..][..head_size],
-                    &mut rounded,
-                );
-                if number < heads {
-                    write_key(cached, place, &rounded);
-                } else {
-                    cached[place * head_size..][..head_size].copy_from_slice(&rounded);
-                }
-            }
+            let (part, head) = (Part::ALL[number / shape.heads], number % shape.heads);
+            let tokens = projected.chunks_exact(3 * shape.hidden());
+            let places = self.places.iter().copied();
+            write_head(shape, head, part, cached, places.zip(tokens));
         });
     }
 

@@ -3,11 +3,11 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use glm_batch_kernels::{Float, HeadCache, PANEL, Pages, round, write_key};
+use glm_batch_kernels::{Float, HeadCache, PANEL, Pages};
 use rayon::prelude::*;
 
 use super::super::ModelError;
-use super::host_attention::Shape;
+use super::host_attention::{Part, Shape, write_head};
 
 /// Capacities are multiples of this, so that panels of keys are whole, and a freed segment's memory fits more of the next
 /// ones.
@@ -130,8 +130,8 @@ impl<W: Float> Segments<W> {
     ///
     /// # Shapes
     ///
-    /// `projected` is (tokens, 3 hidden): queries, then keys, then values. The runs are in the order of their segments, each of
-    /// another one.
+    /// `projected` is (tokens, 3 hidden): queries, then keys, then values. The runs are in the order of their segments,
+    /// each of another one.
     pub(super) fn write(&mut self, layer: usize, runs: &[SegmentTokens], projected: &[f32]) {
         let Some(values) = (projected.len() / 3 * 2).checked_div(runs.len()) else {
             return;
@@ -167,17 +167,17 @@ impl<W: Float> Segments<W> {
         tokens: usize,
     ) -> HeadCache<'_, W> {
         let segment = self.segment(id);
-        let part = |part: usize, head: usize| {
-            let start = segment.start(self.shape, layer, part, head);
+        let part = |head: usize, part: Part| {
+            let start = segment.start(self.shape, layer, head, part);
             &segment.values[start..start + segment.capacity * self.shape.head_size]
         };
         let next = head + 1;
         HeadCache {
-            keys: part(0, head),
-            values: part(1, head),
+            keys: part(head, Part::Keys),
+            values: part(head, Part::Values),
             tokens,
             next_keys: if next < self.shape.heads {
-                part(0, next)
+                part(next, Part::Keys)
             } else {
                 &[]
             },
@@ -205,38 +205,26 @@ impl<W: Float> Segments<W> {
 impl<W: Float> Segment<W> {
     /// Writes a run's keys and values of one layer. `projected` begins with its first token.
     fn write(&mut self, shape: Shape, layer: usize, run: SegmentTokens, projected: &[f32]) {
-        let (hidden, size) = (shape.hidden(), shape.head_size);
-        let per_head = self.capacity * size;
-        let start = self.start(shape, layer, 0, 0);
+        let per_head = self.capacity * shape.head_size;
+        let start = self.start(shape, layer, 0, Part::Keys);
         let of_layer = &mut self.values[start..start + 2 * shape.heads * per_head];
-        let least = PARALLEL_VALUES.div_ceil(run.tokens * size);
+        let least = PARALLEL_VALUES.div_ceil(run.tokens * shape.head_size);
         of_layer
             .par_chunks_exact_mut(per_head)
             .with_min_len(least)
             .enumerate()
-            .for_each_init(
-                || vec![W::zeroed(); size],
-                |rounded, (number, cached)| {
-                    let (head, part) = (number / 2, number % 2);
-                    let from = (1 + part) * hidden + head * size;
-                    let rows = projected.chunks_exact(3 * hidden).take(run.tokens);
-                    for (at, row) in (run.at..).zip(rows) {
-                        round(&row[from..][..size], rounded);
-                        if part == 0 {
-                            write_key(cached, at, rounded);
-                        } else {
-                            cached[at * size..][..size].copy_from_slice(rounded);
-                        }
-                    }
-                },
-            );
+            .for_each(|(number, cached)| {
+                let (head, part) = (number / 2, Part::ALL[number % 2]);
+                let tokens = projected.chunks_exact(3 * shape.hidden()).take(run.tokens);
+                write_head(shape, head, part, cached, (run.at..).zip(tokens));
+            });
     }
 }
 
 impl<W> Segment<W> {
-    /// Start of a head's keys (`part` 0) or values (`part` 1).
-    fn start(&self, shape: Shape, layer: usize, part: usize, head: usize) -> usize {
-        ((layer * shape.heads + head) * 2 + part) * self.capacity * shape.head_size
+    /// Start of a head's keys or values.
+    fn start(&self, shape: Shape, layer: usize, head: usize, part: Part) -> usize {
+        ((layer * shape.heads + head) * 2 + part as usize) * self.capacity * shape.head_size
     }
 }
 

@@ -30,15 +30,9 @@ fn check<W: Float>(layout: Layout, k: usize, outputs: usize) {
         let x = &x[(most - rows) * k..];
         let mut tiles = vec![0.0; x.len()];
         pack_rows(layout, k, x, &mut tiles);
-        let mut out = vec![7.0; rows * outputs];
-        for first in (0..outputs).step_by(TASK_OUTPUTS) {
-            let mut sums = vec![[7.0; TASK_OUTPUTS]; rows];
-            let width = TASK_OUTPUTS.min(outputs - first);
-            multiply(layout, k, &packed[first * k..], &tiles, width, &mut sums);
-            for (out, sums) in out.chunks_exact_mut(outputs).zip(&sums) {
-                out[first..first + width].copy_from_slice(&sums[..width]);
-            }
-        }
+        let out = task_by_task(rows, outputs, |first, width, sums| {
+            multiply(layout, k, &packed[first * k..], &tiles, width, sums);
+        });
         let bits: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
         let want = &want[(most - rows) * outputs..];
         assert!(

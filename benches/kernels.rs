@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch_kernels::{
-    Epilogue, HeadCache, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
+    Epilogue, HeadCache, Norm, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
 };
 
 /// Width of a hidden state.
@@ -36,7 +36,7 @@ fn products(criterion: &mut Criterion) {
             let mut out = vec![0.0; rows * WIDE];
             group.throughput(Throughput::Elements((2 * rows * HIDDEN * WIDE) as u64));
             group.bench_function(BenchmarkId::new(storage.name(), rows), |bencher| {
-                bencher.iter(|| layer.forward(black_box(&x), &mut out, Epilogue::None));
+                bencher.iter(|| layer.forward(black_box(&x), None, &mut out, Epilogue::None));
             });
         }
     }
@@ -82,11 +82,16 @@ fn attention(criterion: &mut Criterion) {
 fn row_by_row(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("32 rows");
     let (scale, shift) = (values(HIDDEN), values(HIDDEN));
+    let norm = Norm {
+        scale: &scale,
+        shift: &shift,
+        epsilon: 1e-5,
+    };
     let x = values(32 * HIDDEN);
     let mut out = vec![0.0; x.len()];
     group.throughput(Throughput::Elements(x.len() as u64));
     group.bench_function("layer_norm", |bencher| {
-        bencher.iter(|| layer_norm(black_box(&x), &scale, &shift, 1e-5, &mut out));
+        bencher.iter(|| layer_norm(black_box(&x), norm, &mut out));
     });
     let wide = values(32 * WIDE);
     let mut out = wide.clone();

@@ -149,7 +149,7 @@ pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
             for layer in &layers {
                 let x = &x[..rows * layer.width_in()];
                 let out = &mut out[..rows * layer.width_out()];
-                layer.forward(x, out, Epilogue::None);
+                layer.forward(x, None, out, Epilogue::None);
             }
         });
     });

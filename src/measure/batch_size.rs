@@ -54,13 +54,13 @@ pub(crate) fn peak_rate(storage: Storage) -> Option<f64> {
     let operations = (2 * rows * hidden * width) as f64;
     let mut rate = 0.0_f64;
     // The first call fetches the memory that the others use again.
-    layer.forward(&x, &mut out, Epilogue::None);
+    layer.forward(&x, None, &mut out, Epilogue::None);
     let started = Instant::now();
     let mut tries = 0;
     while tries < TRIES || started.elapsed() < PEAK_TIME {
         tries += 1;
         let one = Instant::now();
-        layer.forward(&x, &mut out, Epilogue::None);
+        layer.forward(&x, None, &mut out, Epilogue::None);
         rate = rate.max(operations / one.elapsed().as_secs_f64().max(1e-9));
     }
     Some(rate)

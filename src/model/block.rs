@@ -59,7 +59,7 @@ impl Block {
 
     /// Queries, keys and values side by side: (tokens, 3 hidden).
     pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
-        self.query_key_value.forward(&self.input_norm.forward(x)?)
+        self.query_key_value.forward_normed(&self.input_norm, x)
     }
 
     /// What follows attention.
@@ -67,7 +67,7 @@ impl Block {
         let x = self.dense.forward_add(attended, x)?;
         let inner = self
             .mlp_up
-            .forward_gelu(&self.post_attention_norm.forward(&x)?)?;
+            .forward_normed_gelu(&self.post_attention_norm, &x)?;
         self.mlp_down.forward_add(&inner, &x)
     }
 }

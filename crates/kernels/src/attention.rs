@@ -455,26 +455,5 @@ fn ask_for<W>(numbers: &[W], first: usize, count: usize) {
     }
 }
 
-/// Rounds keys or values to what they are cached as. What the type cannot hold becomes NaN, because an infinite key may
-/// have no weight, and would be lost.
-pub fn round<W: Float>(values: &[f32], out: &mut [W]) {
-    W::narrow_all(values, out);
-    for number in out {
-        *number = if number.is_finite() { *number } else { W::NAN };
-    }
-}
-
-/// Writes the key of token number `at` to where its panel has it.
-///
-/// # Shapes
-///
-/// `keys` is as in [`HeadCache`].
-pub fn write_key<W: Copy>(keys: &mut [W], at: usize, key: &[W]) {
-    let panel = &mut keys[at / PANEL * PANEL * key.len()..];
-    for (number, &value) in key.iter().enumerate() {
-        panel[number * PANEL + at % PANEL] = value;
-    }
-}
-
 #[cfg(test)]
 mod tests;

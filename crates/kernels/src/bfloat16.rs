@@ -20,7 +20,7 @@ use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 use super::floats::TASK_OUTPUTS;
-use super::floats::{self, BLOCK, Layout, RowSums, fill_panels, fill_tiles, pack_weights};
+use super::floats::{self, BLOCK, Layout, RowSums, fill_panels, pack_weights};
 #[cfg(any(target_arch = "x86_64", test))]
 use super::floats::{panel_by_panel, task_by_task};
 #[cfg(test)]
@@ -29,6 +29,9 @@ use super::registers::Any;
 use super::registers::Avx512Bf16;
 use super::registers::Pair;
 use super::simd::multiversion;
+#[cfg(any(target_arch = "x86_64", test))]
+use super::tiles::in_tiles;
+use super::tiles::{MOST_ROWS, Tiling, interleave};
 
 /// The smallest factor that is not zero: 2^-56.
 const SMALLEST: u32 = (127 - 56) << 23;
@@ -134,30 +137,54 @@ fn swap_pairs(values: &mut [f32]) {
     }
 }
 
-/// Rounds rows of k values and lays them out.
-///
-/// # Shapes
-///
-/// `x` is (rows, k), row-major; `words` is (rows, [`Form::words`]) in tiles, each with the words of one k side
-/// by side: two bf16, or the bits of an f32.
-pub(super) fn encode_rows(form: Form, k: usize, x: &[f32], words: &mut [u32]) {
-    let mut rounded = vec![0.0; k];
-    fill_tiles(form.tile(), form.words(k), words, |row, words| {
-        round(&x[row * k..][..k], &mut rounded);
-        match form {
-            Form::Pairs => {
-                for (word, values) in words.zip(rounded.chunks(2)) {
-                    *word = must_cast(pair(values));
+/// How rows of k values are laid out.
+pub(super) fn tiling(form: Form, k: usize) -> Tiling {
+    Tiling {
+        k,
+        rows: form.tile(),
+        words: form.words(k),
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "body of a multiversion function")]
+fn encode_tile_body(form: Form, k: usize, x: &[f32], words: &mut [u32]) {
+    let count = x.len() / k;
+    for first in (0..k).step_by(BLOCK) {
+        let width = BLOCK.min(k - first);
+        let of_block = form.words(width);
+        let mut rows = [[0; BLOCK]; MOST_ROWS];
+        for (row, x) in rows.iter_mut().zip(x.chunks_exact(k)) {
+            let mut rounded = [0.0; BLOCK];
+            let rounded = &mut rounded[..width];
+            round_body(&x[first..][..width], rounded);
+            match form {
+                Form::Pairs => {
+                    for (word, values) in row.iter_mut().zip(rounded.chunks(2)) {
+                        *word = must_cast(pair(values));
+                    }
                 }
-            }
-            Form::Swapped(_) => {
-                swap_pairs(&mut rounded);
-                for (word, value) in words.zip(&rounded) {
-                    *word = value.to_bits();
+                Form::Swapped(_) => {
+                    swap_pairs(rounded);
+                    for (word, value) in row.iter_mut().zip(rounded) {
+                        *word = value.to_bits();
+                    }
                 }
             }
         }
-    });
+        let start = form.words(first) * count;
+        let words = &mut words[start..][..of_block * count];
+        interleave(rows.as_flattened(), BLOCK, count, words);
+    }
+}
+
+multiversion! {
+    /// Rounds the rows of a tile and lays them out.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is (rows, k), row-major; `words` is ([`Form::words`], rows): two bf16 each, or the bits of an f32.
+    pub(super) fn encode_tile(form: Form, k: usize, x: &[f32], words: &mut [u32]) = encode_tile_body
 }
 
 /// Rounds weights of some panels and lays them out.
@@ -195,7 +222,7 @@ pub(super) fn encode_weights(form: Form, k: usize, weights: &[f32], packed: &mut
 ///
 /// # Shapes
 ///
-/// `weights` comes from [`encode_weights`] and begins with the task's first panel, `words` from [`encode_rows`]; `sums`
+/// `weights` comes from [`encode_weights`] and begins with the task's first panel, `words` from [`encode_tile`]; `sums`
 /// are the rows', of so many `outputs`.
 pub(super) fn multiply(
     form: Form,
@@ -304,8 +331,7 @@ fn faster(first: Form, second: Form) -> Form {
     let time = |form: Form| {
         let mut packed = vec![bf16::ZERO; form.size(k, outputs)];
         encode_weights(form, k, &weights, &mut packed);
-        let mut words = vec![0; rows * form.words(k)];
-        encode_rows(form, k, &x, &mut words);
+        let words = in_tiles(tiling(form, k), &x, |x, tile| encode_tile(form, k, x, tile));
         let mut sums = [[0.0; TASK_OUTPUTS]; 4 * TILE];
         let start = Instant::now();
         multiply(form, k, &packed, &words, outputs, &mut sums);
@@ -369,8 +395,7 @@ fn product_by(
     let (rows, outputs) = (x.len() / k, weights.len() / k);
     let mut packed = vec![bf16::ZERO; form.size(k, outputs)];
     encode_weights(form, k, weights, &mut packed);
-    let mut words = vec![0; rows * form.words(k)];
-    encode_rows(form, k, x, &mut words);
+    let words = in_tiles(tiling(form, k), x, |x, tile| encode_tile(form, k, x, tile));
     task_by_task(rows, outputs, |first, width, sums| {
         multiply(k, &packed[form.size(k, first)..], &words, width, sums);
     })

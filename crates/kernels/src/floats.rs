@@ -11,12 +11,13 @@
 )]
 
 use std::iter::StepBy;
-use std::ops::Range;
 use std::slice::IterMut;
 
 use super::registers::{Any, Float, Registers, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
+use super::simd::multiversion;
+use super::tiles::{Tiling, interleave, tiles_of};
 
 /// Values of k that are summed before their sum is added to the output.
 pub(super) const BLOCK: usize = 256;
@@ -100,48 +101,23 @@ pub(super) fn task_by_task(
     out
 }
 
-/// Lays rows out tile by tile, each with the values of one k side by side.
-///
-/// # Shapes
-///
-/// `x` is (rows, k), row-major; so is `tiles`, which holds the same values afterwards in another order.
-pub(super) fn pack_rows(layout: Layout, k: usize, x: &[f32], tiles: &mut [f32]) {
-    fill_tiles(layout.tile(), k, tiles, |row, places| {
-        for (place, &value) in places.zip(&x[row * k..][..k]) {
-            *place = value;
-        }
-    });
-}
-
-/// Calls `fill` with the number of each row and the places of its `width` values in the tiles.
-pub(super) fn fill_tiles<T>(
-    most_rows: usize,
-    width: usize,
-    tiles: &mut [T],
-    mut fill: impl FnMut(usize, StepBy<IterMut<'_, T>>),
-) {
-    for tile in tiles_of(tiles.len() / width, most_rows) {
-        let count = tile.len();
-        let places = &mut tiles[tile.start * width..tile.end * width];
-        for (at, row) in tile.enumerate() {
-            fill(row, places[at..].iter_mut().step_by(count));
-        }
+/// How rows of k values are laid out.
+pub(super) fn tiling(layout: Layout, k: usize) -> Tiling {
+    Tiling {
+        k,
+        rows: layout.tile(),
+        words: k,
     }
 }
 
-/// The rows of each tile: as few tiles as there can be, as even as they can be.
 #[inline(always)]
-pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = rows.div_ceil(most);
-    let least = rows.checked_div(count).unwrap_or(0);
-    let larger = rows - least * count;
-    // No division for each tile: there are many of them.
-    let mut end = 0;
-    (0..count).map(move |tile| {
-        let start = end;
-        end += least + usize::from(tile < larger);
-        start..end
-    })
+fn pack_tile_body(k: usize, x: &[f32], tile: &mut [f32]) {
+    interleave(x, k, x.len() / k, tile);
+}
+
+multiversion! {
+    /// Lays the rows of a tile out, the values of one k side by side.
+    pub(super) fn pack_tile(k: usize, x: &[f32], tile: &mut [f32]) = pack_tile_body
 }
 
 /// Lays weights out panel by panel, each with the values of one k side by side; zeros fill the last panel.
@@ -183,7 +159,7 @@ pub(super) fn fill_panels<T>(
 /// # Shapes
 ///
 /// `weights` comes from [`pack_weights`] and begins with the task's first panel; what follows the panels of so many
-/// `outputs` is only asked for, as the memory that is read next. `tiles` comes from [`pack_rows`]; `sums` are the rows'.
+/// `outputs` is only asked for, as the memory that is read next. `tiles` comes from [`pack_tile`]; `sums` are the rows'.
 pub(super) fn multiply<W: Float>(
     layout: Layout,
     k: usize,

@@ -10,14 +10,15 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use bytemuck::must_cast;
+use bytemuck::{cast_slice, must_cast};
 
-use super::floats::{RowSums, fill_tiles, tiles_of};
+use super::floats::RowSums;
 use super::int8_dot::{self, AT_ONCE, GROUP, Place, Tile};
 use super::registers::prefetch;
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512Vnni};
 use super::simd::multiversion;
+use super::tiles::{MOST_ROWS, Tiling, interleave, tiles_of};
 
 pub(super) mod stored;
 
@@ -109,25 +110,13 @@ impl Dot {
 }
 
 /// Groups of k values, and words of a row of them.
-pub(super) fn groups(k: usize) -> usize {
+pub(super) const fn groups(k: usize) -> usize {
     k.div_ceil(GROUP)
 }
 
 /// Scales of a row of k values.
 pub(super) fn blocks(k: usize) -> usize {
     k.div_ceil(BLOCK)
-}
-
-/// Rows as codes.
-///
-/// # Shapes
-///
-/// `words` is (rows, [`groups`]) in tiles, each with the words of one group of k side by side; `scales` is
-/// ([`blocks`], rows).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rows<'a> {
-    pub(super) words: &'a [u32],
-    pub(super) scales: &'a [f32],
 }
 
 /// Some panels of weights as codes: those of a task, and behind them those that are read next.
@@ -171,25 +160,48 @@ multiversion! {
     fn encode(values: &[f32], codes: &mut [i8], scale: &mut f32) = encode_body
 }
 
-/// Encodes rows of k values.
-///
-/// # Shapes
-///
-/// `x` is (rows, k), row-major; `words` and `scales` are as in [`Rows`].
-pub(super) fn encode_rows(dot: Dot, k: usize, x: &[f32], words: &mut [u32], scales: &mut [f32]) {
+/// How rows of k values are laid out: their words, and behind them their scales.
+pub(super) fn tiling(dot: Dot, k: usize) -> Tiling {
+    Tiling {
+        k,
+        rows: dot.tile(),
+        words: groups(k) + blocks(k),
+    }
+}
+
+#[inline(always)]
+fn encode_tile_body(dot: Dot, k: usize, x: &[f32], words: &mut [u32]) {
     let shift = if dot.is_shifted() { 0x8080_8080 } else { 0 };
-    let rows = x.len() / k;
-    fill_tiles(dot.tile(), groups(k), words, |row, mut words| {
-        let scales = scales[row..].iter_mut().step_by(rows);
-        for (values, scale) in x[row * k..][..k].chunks(BLOCK).zip(scales) {
+    let count = x.len() / k;
+    let (words, scales) = words.split_at_mut(groups(k) * count);
+    let scales = scales.chunks_exact_mut(count);
+    for (words, (block, scales)) in words
+        .chunks_mut(groups(BLOCK) * count)
+        .zip(scales.enumerate())
+    {
+        let mut rows = [[0; groups(BLOCK)]; MOST_ROWS];
+        for ((row, scale), x) in rows.iter_mut().zip(scales).zip(x.chunks_exact(k)) {
             let mut codes = [0; BLOCK];
-            encode(values, &mut codes, scale);
-            let (fours, _) = codes.as_chunks::<GROUP>();
-            for (word, four) in words.by_ref().zip(fours).take(groups(values.len())) {
-                *word = must_cast::<[i8; GROUP], u32>(*four) ^ shift;
+            let mut worth = 0.0;
+            let end = k.min((block + 1) * BLOCK);
+            encode_body(&x[block * BLOCK..end], &mut codes, &mut worth);
+            *row = must_cast(codes);
+            for word in row {
+                *word ^= shift;
             }
+            *scale = worth.to_bits();
         }
-    });
+        interleave(rows.as_flattened(), groups(BLOCK), count, words);
+    }
+}
+
+multiversion! {
+    /// Encodes the rows of a tile.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is (rows, k), row-major; `words` are the codes, ([`groups`], rows), and behind them the bits of their scales, ([`blocks`], rows).
+    pub(super) fn encode_tile(dot: Dot, k: usize, x: &[f32], words: &mut [u32]) = encode_tile_body
 }
 
 /// Encodes weights of some panels.
@@ -224,7 +236,7 @@ pub(super) fn encode_weights(
 
 impl Panels<'_> {
     /// Multiplies rows with those of these panels that have so many `outputs`.
-    pub(super) fn multiply(&self, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+    pub(super) fn multiply(&self, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
         match self.dot {
             Dot::Portable => self.tiles(rows, outputs, sums, &int8_dot::portable::<16, 64>),
             #[cfg(target_arch = "x86_64")]
@@ -238,9 +250,9 @@ impl Panels<'_> {
 
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
-    fn avx2(&self, _: Avx2, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+    fn avx2(&self, _: Avx2, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
         #[target_feature(enable = "avx2")]
-        fn version(panels: Panels<'_>, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+        fn version(panels: Panels<'_>, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
             panels.tiles(rows, outputs, sums, &|tile, place| match place.rows.len() {
                 1 => int8_dot::avx2::<1>(tile, place),
                 2 => int8_dot::avx2::<2>(tile, place),
@@ -254,9 +266,9 @@ impl Panels<'_> {
 
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
-    fn vnni(&self, _: Avx512Vnni, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+    fn vnni(&self, _: Avx512Vnni, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
         #[target_feature(enable = "avx512f,avx512vnni")]
-        fn version(panels: Panels<'_>, rows: Rows<'_>, outputs: usize, sums: &mut [RowSums]) {
+        fn version(panels: Panels<'_>, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
             panels.tiles(rows, outputs, sums, &|tile, place| match place.rows.len() {
                 1 => int8_dot::vnni::<1>(tile, place),
                 2 => int8_dot::vnni::<2>(tile, place),
@@ -279,7 +291,7 @@ impl Panels<'_> {
     #[inline(always)]
     fn tiles<const PANEL: usize, const STEP: usize>(
         &self,
-        rows: Rows<'_>,
+        rows: &[u32],
         outputs: usize,
         sums: &mut [RowSums],
         dot: &impl Fn(&Tile<'_, PANEL, STEP>, &mut Place<'_>),
@@ -299,7 +311,6 @@ impl Panels<'_> {
             let (panel, block) = (step / blocks, step % blocks);
             let first = block * groups(BLOCK);
             let codes = codes_of(step);
-            let row_scales = &rows.scales[block * count..][..count];
             if let Some(next) = scales.get(step + 1) {
                 prefetch(next);
             }
@@ -307,10 +318,11 @@ impl Panels<'_> {
             let share = ahead.len().div_ceil(count.div_ceil(most)).max(1);
             let mut ahead = ahead.chunks(share.next_multiple_of(AT_ONCE));
             for tile in tiles_of(count, most) {
-                let words = &rows.words[tile.start * width..tile.end * width];
+                let of_tile = &rows[tile.start * (width + blocks)..tile.end * (width + blocks)];
+                let (words, row_scales) = of_tile.split_at(width * tile.len());
                 let part = Tile {
                     words: &words[first * tile.len()..][..codes.len() * tile.len()],
-                    row_scales: &row_scales[tile.clone()],
+                    row_scales: cast_slice(&row_scales[block * tile.len()..][..tile.len()]),
                     codes,
                     scales: &scales[step],
                     ahead: ahead.next().unwrap_or(&[]),
@@ -331,6 +343,7 @@ mod tests {
     use super::super::floats::task_by_task;
     use super::*;
     use crate::noise;
+    use crate::tiles::in_tiles;
 
     /// Codes and scale of one block, computed in the plainest way.
     fn block(values: &[f32]) -> (Vec<i32>, f32) {
@@ -373,14 +386,8 @@ mod tests {
         let (codes, scales) = dot.sizes(k, outputs);
         let (mut codes, mut weight_scales) = (vec![0; codes], vec![0.0; scales]);
         encode_weights(dot, k, weights, &mut codes, &mut weight_scales);
-        let mut words = vec![0; rows * groups(k)];
-        let mut scales = vec![0.0; rows * blocks(k)];
-        encode_rows(dot, k, x, &mut words, &mut scales);
-        let rows_as_codes = Rows {
-            words: &words,
-            scales: &scales,
-        };
-        task_by_task(rows, outputs, |first, width, sums| {
+        let words = in_tiles(tiling(dot, k), x, |x, tile| encode_tile(dot, k, x, tile));
+        task_by_task(rows, outputs, |first, outputs, sums| {
             let (codes_before, scales_before) = dot.sizes(k, first);
             let panels = Panels {
                 dot,
@@ -388,7 +395,7 @@ mod tests {
                 codes: &codes[codes_before..],
                 scales: &weight_scales[scales_before..],
             };
-            panels.multiply(rows_as_codes, width, sums);
+            panels.multiply(&words, outputs, sums);
         })
     }
 

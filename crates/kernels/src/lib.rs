@@ -9,6 +9,7 @@
 
 mod attention;
 mod bfloat16;
+mod cached;
 mod floats;
 mod int8;
 mod int8_dot;
@@ -22,12 +23,14 @@ mod scratch;
 mod simd;
 mod softmax;
 mod storage;
+mod tiles;
 
-pub use attention::{HeadCache, PANEL, QUERIES, QueryBlock, attend, round, write_key};
+pub use attention::{HeadCache, PANEL, QUERIES, QueryBlock, attend};
+pub use cached::{NewTokens, ask_for_panel, write_keys, write_values};
 pub use int8::CODES_VERSION;
 pub use int8::stored::{StoredCodes, StoredShape};
 pub use math::{gelu, softmax_weights};
-pub use norm::{layer_norm, row_products};
+pub use norm::{Norm, layer_norm, row_products};
 pub use packed::coded::{CodesError, CodesSource};
 pub use packed::{Epilogue, PackedLinear};
 pub use pages::Pages;

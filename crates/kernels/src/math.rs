@@ -135,7 +135,7 @@ pub(super) fn erf(x: f32) -> f32 {
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "body of a multiversion function")]
-fn gelu_body(values: &mut [f32]) {
+pub(super) fn gelu_body(values: &mut [f32]) {
     for value in values {
         let x = *value;
         *value = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));

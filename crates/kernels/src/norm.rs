@@ -7,18 +7,34 @@ use super::simd::{dot, multiversion, sum_by};
 /// Rows below this many values are not worth a thread.
 const PARALLEL_VALUES: usize = 1 << 15;
 
-/// Normalises rows of `scale.len()` values from `x` into `out`.
-pub fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], epsilon: f32, out: &mut [f32]) {
-    let width = scale.len();
-    if x.len() < PARALLEL_VALUES {
+/// A LayerNorm of rows as wide as `scale` and `shift`.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// What each value is multiplied with.
+    pub scale: &'a [f32],
+    /// What is added to each.
+    pub shift: &'a [f32],
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+impl Norm<'_> {
+    /// Normalises rows one after the other.
+    pub(super) fn rows(self, x: &[f32], out: &mut [f32]) {
+        let width = self.scale.len();
         for (row, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            norm_row(row, scale, shift, epsilon, out);
+            norm_row(row, self.scale, self.shift, self.epsilon, out);
         }
-    } else {
-        out.par_chunks_exact_mut(width)
-            .zip(x.par_chunks_exact(width))
-            .for_each(|(out, row)| norm_row(row, scale, shift, epsilon, out));
     }
+}
+
+/// Normalises rows from `x` into `out`.
+pub fn layer_norm(x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+    let width = norm.scale.len();
+    let least = PARALLEL_VALUES.div_ceil(width);
+    out.par_chunks_mut(least * width)
+        .zip(x.par_chunks(least * width))
+        .for_each(|(out, x)| norm.rows(x, out));
 }
 
 #[inline(always)]
@@ -59,7 +75,12 @@ mod tests {
         let x: Vec<f32> = (0..50).map(|i| ((i * 7) % 11) as f32 * 1e-3).collect();
         let (scale, shift) = (vec![2.0; 50], vec![0.5; 50]);
         let mut out = vec![0.0; 50];
-        layer_norm(&x, &scale, &shift, 1e-5, &mut out);
+        let norm = Norm {
+            scale: &scale,
+            shift: &shift,
+            epsilon: 1e-5,
+        };
+        layer_norm(&x, norm, &mut out);
         let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / 50.0;
         let variance = x
             .iter()

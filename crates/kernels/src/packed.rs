@@ -6,28 +6,34 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
 
+use bytemuck::Zeroable;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::bfloat16::{self, Form};
-use super::floats::{Layout, RowSums, TASK_OUTPUTS, multiply, pack_rows, pack_weights};
-use super::int8::{Dot, Panels, Rows, blocks, encode_rows, encode_weights, groups};
-use super::math::gelu;
+use super::floats::{self, Layout, RowSums, TASK_OUTPUTS, multiply, pack_tile, pack_weights};
+use super::int8::{self, Dot, Panels, encode_weights};
+use super::math::gelu_body;
+use super::norm::Norm;
 use super::pages::Pages;
 use super::registers::Float;
 use super::scratch::{Scratch, take};
+use super::simd::multiversion;
 use super::storage::Storage;
+use super::tiles::{TASK_ROWS, Tiling, lay_out};
 
 pub(super) mod coded;
-
-/// Most rows that one task computes: rows of 1,024 values stay in the second cache, and wider ones in the third.
-const TASK_ROWS: usize = 96;
 
 thread_local! {
     /// Rows as the products want them, kept between calls because fresh pages cost more than the pass
     /// itself.
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+
+    /// The sums of a task.
+    static SUMS: RefCell<Vec<RowSums>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What happens to a product before it is stored.
@@ -161,21 +167,28 @@ impl PackedLinear {
         self.width_out
     }
 
-    /// Multiplies rows of `x` into rows of `out`.
+    /// Multiplies rows of `x` into rows of `out`, after their LayerNorm where one is given.
     ///
     /// # Shapes
     ///
     /// `x` is (rows, in), `out` (rows, out), both row-major.
-    pub fn forward(&self, x: &[f32], out: &mut [f32], epilogue: Epilogue<'_>) {
+    pub fn forward(
+        &self,
+        x: &[f32],
+        norm: Option<Norm<'_>>,
+        out: &mut [f32],
+        epilogue: Epilogue<'_>,
+    ) {
         let mut scratch = SCRATCH.take();
+        let rows = Input { x, norm };
         match &self.weights {
-            Weights::F32(weights) => self.floats(weights, x, &mut scratch, out, epilogue),
-            Weights::F16(weights) => self.floats(weights, x, &mut scratch, out, epilogue),
-            Weights::Bf16(weights) => self.floats(weights, x, &mut scratch, out, epilogue),
+            Weights::F32(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
+            Weights::F16(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
+            Weights::Bf16(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
             Weights::Bf16Operands(weights) => {
-                self.bfloats(weights, x, &mut scratch, out, epilogue);
+                self.bfloats(weights, rows, &mut scratch, out, epilogue);
             }
-            Weights::Q8(weights) => self.codes(weights, x, &mut scratch, out, epilogue),
+            Weights::Q8(weights) => self.codes(weights, rows, &mut scratch, out, epilogue),
         }
         SCRATCH.set(scratch);
     }
@@ -183,17 +196,15 @@ impl PackedLinear {
     fn floats<W: Float>(
         &self,
         weights: &Floats<W>,
-        x: &[f32],
+        rows: Input<'_>,
         scratch: &mut Scratch,
         out: &mut [f32],
         epilogue: Epilogue<'_>,
     ) {
         let (k, layout) = (self.width_in, weights.layout);
-        let tiles = take(&mut scratch.floats, x.len());
-        x.par_chunks(TASK_ROWS * k)
-            .zip(tiles.par_chunks_mut(TASK_ROWS * k))
-            .for_each(|(x, tiles)| pack_rows(layout, k, x, tiles));
-        let tiles: Vec<&[f32]> = tiles.chunks(TASK_ROWS * k).collect();
+        let tiles = rows.lay_out(floats::tiling(layout, k), &mut scratch.floats, |x, tile| {
+            pack_tile(k, x, tile);
+        });
         // To their end, not to that of the task, which asks for the first weights of the next one.
         let from = |task: usize| &weights.values[task * TASK_OUTPUTS * k..];
         self.tasks(out, epilogue, |task, group, outputs, sums| {
@@ -204,46 +215,34 @@ impl PackedLinear {
     fn bfloats(
         &self,
         weights: &Bfloats,
-        x: &[f32],
+        rows: Input<'_>,
         scratch: &mut Scratch,
         out: &mut [f32],
         epilogue: Epilogue<'_>,
     ) {
         let (k, form) = (self.width_in, weights.form);
-        let words = take(&mut scratch.words, x.len() / k * form.words(k));
-        let words_at_once = TASK_ROWS * form.words(k);
-        x.par_chunks(TASK_ROWS * k)
-            .zip(words.par_chunks_mut(words_at_once))
-            .for_each(|(x, words)| bfloat16::encode_rows(form, k, x, words));
-        let rows: Vec<&[u32]> = words.chunks(words_at_once).collect();
+        let tiling = bfloat16::tiling(form, k);
+        let words = rows.lay_out(tiling, &mut scratch.words, |x, words| {
+            bfloat16::encode_tile(form, k, x, words);
+        });
         let from = |task: usize| &weights.values[form.size(k, TASK_OUTPUTS) * task..];
         self.tasks(out, epilogue, |task, group, outputs, sums| {
-            bfloat16::multiply(form, k, from(task), rows[group], outputs, sums);
+            bfloat16::multiply(form, k, from(task), words[group], outputs, sums);
         });
     }
 
     fn codes(
         &self,
         weights: &Quantized,
-        x: &[f32],
+        rows: Input<'_>,
         scratch: &mut Scratch,
         out: &mut [f32],
         epilogue: Epilogue<'_>,
     ) {
         let (k, dot) = (self.width_in, weights.dot);
-        let rows = x.len() / k;
-        let words = take(&mut scratch.words, rows * groups(k));
-        let scales = take(&mut scratch.floats, rows * blocks(k));
-        let (words_at_once, scales_at_once) = (TASK_ROWS * groups(k), TASK_ROWS * blocks(k));
-        x.par_chunks(TASK_ROWS * k)
-            .zip(words.par_chunks_mut(words_at_once))
-            .zip(scales.par_chunks_mut(scales_at_once))
-            .for_each(|((x, words), scales)| encode_rows(dot, k, x, words, scales));
-        let rows: Vec<Rows<'_>> = words
-            .chunks(words_at_once)
-            .zip(scales.chunks(scales_at_once))
-            .map(|(words, scales)| Rows { words, scales })
-            .collect();
+        let words = rows.lay_out(int8::tiling(dot, k), &mut scratch.words, |x, words| {
+            int8::encode_tile(dot, k, x, words);
+        });
         let (codes_at_once, scales_at_once) = dot.sizes(k, TASK_OUTPUTS);
         let from = |task: usize| Panels {
             dot,
@@ -252,7 +251,7 @@ impl PackedLinear {
             scales: &weights.scales[scales_at_once * task..],
         };
         self.tasks(out, epilogue, |task, group, outputs, sums| {
-            from(task).multiply(rows[group], outputs, sums);
+            from(task).multiply(words[group], outputs, sums);
         });
     }
 
@@ -263,58 +262,138 @@ impl PackedLinear {
         epilogue: Epilogue<'_>,
         multiply: impl Fn(usize, usize, usize, &mut [RowSums]) + Sync + Send,
     ) {
-        let rows = out.len() / self.width_out;
-        let parts = rows.div_ceil(TASK_ROWS);
-        let outputs = self.width_out.div_ceil(TASK_OUTPUTS);
+        let columns = Columns::new(out, self.width_out);
+        let groups = columns.rows.div_ceil(TASK_ROWS);
         // Tasks of the same weights follow one another, so that memory is read once.
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..outputs * parts)
-            .map(|_| Vec::with_capacity(rows.min(TASK_ROWS)))
-            .collect();
-        for (row, out) in out.chunks_exact_mut(self.width_out).enumerate() {
-            for (output, part) in out.chunks_mut(TASK_OUTPUTS).enumerate() {
-                tasks[output * parts + row / TASK_ROWS].push(part);
+        let tasks = self.width_out.div_ceil(TASK_OUTPUTS) * groups;
+        (0..tasks).into_par_iter().for_each(|number| {
+            let (task, group) = (number / groups, number % groups);
+            let (first_row, first_output) = (group * TASK_ROWS, task * TASK_OUTPUTS);
+            let outputs = TASK_OUTPUTS.min(self.width_out - first_output);
+            SUMS.with_borrow_mut(|sums| {
+                let sums = take(sums, TASK_ROWS.min(columns.rows - first_row));
+                multiply(task, group, outputs, sums);
+                let last = LastStep {
+                    first_row,
+                    first_output,
+                    outputs,
+                    bias: self.bias.as_deref(),
+                    epilogue,
+                };
+                finish(&last, sums, &columns);
+            });
+        });
+    }
+}
+
+/// Rows that are to be multiplied.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    x: &'a [f32],
+    norm: Option<Norm<'a>>,
+}
+
+impl Input<'_> {
+    /// The rows as a product reads them, the words of each group of [`TASK_ROWS`].
+    fn lay_out<'s, T: Copy + Zeroable + Send>(
+        self,
+        tiling: Tiling,
+        scratch: &'s mut Vec<T>,
+        encode: impl Fn(&[f32], &mut [T]) + Sync + Send,
+    ) -> Vec<&'s [T]> {
+        let words = take(scratch, self.x.len() / tiling.k * tiling.words);
+        lay_out(tiling, self.x, self.norm, words, encode);
+        words.chunks(TASK_ROWS * tiling.words).collect()
+    }
+}
+
+/// What is left to do with a task's sums.
+struct LastStep<'a> {
+    first_row: usize,
+    first_output: usize,
+    outputs: usize,
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue<'a>,
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "body of a multiversion function")]
+#[expect(unsafe_code, reason = "tasks write different parts of the same rows")]
+fn finish_body(last: &LastStep<'_>, sums: &mut [RowSums], columns: &Columns<'_>) {
+    let outputs = last.first_output..last.first_output + last.outputs;
+    for (row, sums) in (last.first_row..).zip(sums) {
+        let sums = &mut sums[..last.outputs];
+        if let Some(bias) = last.bias {
+            for (sum, bias) in sums.iter_mut().zip(&bias[outputs.clone()]) {
+                *sum += bias;
             }
         }
-        tasks.into_par_iter().enumerate().for_each_init(
-            || vec![[0.0; TASK_OUTPUTS]; rows.min(TASK_ROWS)],
-            |sums, (number, out)| {
-                let (output, group) = (number / parts, number % parts);
-                let first = output * TASK_OUTPUTS;
-                let sums = &mut sums[..out.len()];
-                let outputs = TASK_OUTPUTS.min(self.width_out - first);
-                multiply(output, group, outputs, sums);
-                self.finish(group * TASK_ROWS, first, sums, out, epilogue);
-            },
-        );
+        match last.epilogue {
+            Epilogue::None => {}
+            Epilogue::Gelu => gelu_body(sums),
+            Epilogue::Add(residual) => {
+                let residual = &residual[row * columns.width..][outputs.clone()];
+                for (sum, residual) in sums.iter_mut().zip(residual) {
+                    *sum += residual;
+                }
+            }
+        }
+        // SAFETY: each row and output is one task's alone, and this is the only part that the task holds.
+        let out = unsafe { columns.part(row, outputs.clone()) };
+        out.copy_from_slice(sums);
+    }
+}
+
+multiversion! {
+    /// Adds the bias to a task's sums, does what the epilogue says, and puts them to their place.
+    fn finish(last: &LastStep<'_>, sums: &mut [RowSums], columns: &Columns<'_>) = finish_body
+}
+
+/// Rows of which several threads write different columns.
+struct Columns<'a> {
+    start: *mut f32,
+    rows: usize,
+    width: usize,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is nothing but a way to the values, which may be written from any thread; `part` says by whom.
+#[expect(
+    unsafe_code,
+    reason = "a pointer does not say by itself that threads may share it"
+)]
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    fn new(values: &'a mut [f32], width: usize) -> Self {
+        Self {
+            start: values.as_mut_ptr(),
+            rows: values.len() / width,
+            width,
+            values: PhantomData,
+        }
     }
 
-    /// Adds the bias to a task's sums, does what the epilogue says, and puts them to their place.
-    fn finish(
-        &self,
-        first_row: usize,
-        first_output: usize,
-        sums: &mut [RowSums],
-        out: Vec<&mut [f32]>,
-        epilogue: Epilogue<'_>,
-    ) {
-        for ((row, sums), out) in (first_row..).zip(sums).zip(out) {
-            let sums = &mut sums[..out.len()];
-            if let Some(bias) = &self.bias {
-                for (sum, bias) in sums.iter_mut().zip(&bias[first_output..]) {
-                    *sum += bias;
-                }
-            }
-            match epilogue {
-                Epilogue::None => {}
-                Epilogue::Gelu => gelu(sums),
-                Epilogue::Add(residual) => {
-                    let start = row * self.width_out + first_output;
-                    for (sum, residual) in sums.iter_mut().zip(&residual[start..]) {
-                        *sum += residual;
-                    }
-                }
-            }
-            out.copy_from_slice(sums);
+    /// Some values of a row.
+    ///
+    /// # Panics
+    ///
+    /// Where the row has no such values.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may hold any of them.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "part of a multiversion body")]
+    #[expect(unsafe_code, reason = "the caller knows that nobody else holds them")]
+    #[expect(clippy::mut_from_ref, reason = "that is what it is for")]
+    unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: the values lie within those that `new` was given, which live as long as `self` does, and nobody else
+        // holds them.
+        unsafe {
+            let start = self.start.add(row * self.width + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.len())
         }
     }
 }
@@ -401,7 +480,7 @@ mod tests {
             let x = noise(rows * width_in, 9);
             let residual = noise(rows * width_out, 10);
             let mut out = vec![7.0; rows * width_out];
-            packed.forward(&x, &mut out, Epilogue::Add(&residual));
+            packed.forward(&x, None, &mut out, Epilogue::Add(&residual));
             for row in 0..rows {
                 for column in 0..width_out {
                     let product: f64 = (0..width_in)
@@ -463,12 +542,14 @@ mod tests {
                 let (packed, _, _) = layer(storage, width_out, width_in);
                 let x = noise(130 * width_in, 11);
                 let mut all = vec![0.0; 130 * width_out];
-                packed.forward(&x, &mut all, Epilogue::Gelu);
+                packed.forward(&x, None, &mut all, Epilogue::Gelu);
                 for rows in 1..=130 {
                     for pool in &pools {
                         let mut some = vec![0.0; rows * width_out];
                         let start = (130 - rows) * width_in;
-                        pool.install(|| packed.forward(&x[start..], &mut some, Epilogue::Gelu));
+                        pool.install(|| {
+                            packed.forward(&x[start..], None, &mut some, Epilogue::Gelu)
+                        });
                         let want = &all[(130 - rows) * width_out..];
                         let mut pairs = some.iter().zip(want);
                         let same = pairs.all(|(some, want)| some.to_bits() == want.to_bits());

@@ -1,5 +1,7 @@
 //! Buffers for the rows of a product, kept from one call to the next.
 
+use bytemuck::Zeroable;
+
 /// Buffers of one thread.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -17,9 +19,9 @@ impl Scratch {
 }
 
 /// The first `count` values of a buffer that grows as needed.
-pub(super) fn take<T: Copy + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
+pub(super) fn take<T: Copy + Zeroable>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
     if buffer.len() < count {
-        buffer.resize(count, T::default());
+        buffer.resize(count, T::zeroed());
     }
     &mut buffer[..count]
 }

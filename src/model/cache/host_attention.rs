@@ -6,7 +6,9 @@
 
 use rayon::prelude::*;
 
-use glm_batch_kernels::{Float, HeadCache, QUERIES, QueryBlock, attend, round, write_key};
+use glm_batch_kernels::{
+    Float, HeadCache, NewTokens, QUERIES, QueryBlock, attend, write_keys, write_values,
+};
 
 use super::super::GlmConfig;
 
@@ -72,41 +74,39 @@ pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> 
     blocks
 }
 
-/// What a head has cached: its keys, or its values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Keys,
-    Values,
+/// Tokens of a call that lie one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenRun {
+    /// The number of the first of them in the call.
+    pub(super) first_token: usize,
+    /// Where the first of them goes.
+    pub(super) at: usize,
+    pub(super) tokens: usize,
 }
 
-/// Rounds one head's keys or values of some tokens, and puts them where they go.
+/// Rounds one head's keys and values of a run, and puts them where they go.
 ///
 /// # Shapes
 ///
-/// `cached` is what the head has of the part, as in [`HeadCache`]. `tokens` gives the place of each token and its
-/// (3 hidden): query, key and value.
-pub(super) fn write_head<'p, W: Float>(
+/// `cached` is what the head has: its keys, and behind them as many values, as in [`HeadCache`]. `projected` is
+/// (tokens, 3 hidden): queries, then keys, then values.
+pub(super) fn write_head<W: Float>(
     shape: Shape,
     head: usize,
-    part: Part,
     cached: &mut [W],
-    tokens: impl Iterator<Item = (usize, &'p [f32])>,
+    run: TokenRun,
+    projected: &[f32],
 ) {
-    let size = shape.head_size;
-    let from = shape.hidden() * (1 + part as usize) + head * size;
-    let mut rounded = vec![W::zeroed(); size];
-    for (place, projected) in tokens {
-        round(&projected[from..][..size], &mut rounded);
-        match part {
-            Part::Keys => write_key(cached, place, &rounded),
-            Part::Values => cached[place * size..][..size].copy_from_slice(&rounded),
-        }
-    }
-}
-
-impl Part {
-    /// In the order in which they are cached.
-    pub(super) const ALL: [Self; 2] = [Self::Keys, Self::Values];
+    let (hidden, size) = (shape.hidden(), shape.head_size);
+    let new = |part: usize| NewTokens {
+        numbers: &projected[run.first_token * 3 * hidden + part * hidden + head * size..],
+        stride: 3 * hidden,
+        count: run.tokens,
+        size,
+    };
+    let (keys, values) = cached.split_at_mut(cached.len() / 2);
+    write_keys(keys, run.at, new(1));
+    write_values(values, run.at, new(2));
 }
 
 impl<S> LayerQueries<'_, S> {

@@ -14,7 +14,7 @@ use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
 use super::super::{GlmConfig, ModelError, ReadRow, Sight};
 use super::BytesOfReading;
-use super::host_attention::{LayerQueries, Part, Shape, blocks, write_head};
+use super::host_attention::{LayerQueries, Shape, TokenRun, blocks, write_head};
 use super::slots::Reading;
 
 /// Some tokens of a run, its first ones.
@@ -36,17 +36,19 @@ struct Seen {
 struct ReadCall<W> {
     shape: Shape,
     seen: Vec<Seen>,
-    /// Where each token's keys and values go.
-    places: Vec<usize>,
+    /// Where the tokens' keys and values go.
+    runs: Vec<TokenRun>,
     blocks: Vec<usize>,
-    /// Keys in panels, then values: (2, heads, places, head size).
+    /// (heads, keys or values, places, head size), keys in panels.
     cached: Vec<W>,
 }
 
 /// Where the tokens of a call go, run by run.
 #[derive(Default)]
 struct Places {
-    of_tokens: Vec<usize>,
+    runs: Vec<TokenRun>,
+    /// Tokens so far.
+    tokens: usize,
     /// Places so far, whole panels.
     count: usize,
 }
@@ -100,7 +102,7 @@ pub(super) fn read<W: Float>(
         blocks: blocks(&seen, |a, b| a == b),
         cached: vec![W::zeroed(); 2 * shape.hidden() * places.count],
         seen,
-        places: places.of_tokens,
+        runs: places.runs,
     };
     // Entering the thread pool once a call is cheaper than once a kernel.
     Ok(rayon::scope(|_| {
@@ -142,41 +144,42 @@ impl Places {
     /// A run of so many tokens, behind the others.
     fn add(&mut self, tokens: usize) -> Run {
         let first = self.count;
-        self.of_tokens.extend(first..first + tokens);
+        self.runs.push(TokenRun {
+            first_token: self.tokens,
+            at: first,
+            tokens,
+        });
+        self.tokens += tokens;
         self.count += tokens.next_multiple_of(PANEL);
         Run { first, tokens }
     }
 }
 
 impl<W: Float> ReadCall<W> {
-    /// Numbers of one head's keys, or of its values.
+    /// Numbers of one head's keys and values.
     fn values_per_head(&self) -> usize {
-        self.cached.len() / 2 / self.shape.heads
+        self.cached.len() / self.shape.heads
     }
 
     /// Moves the keys and values of a layer to where a head's lie side by side.
     fn write(&mut self, projected: &[f32]) {
-        let shape = self.shape;
         let per_head = self.values_per_head();
-        let parts = self.cached.par_chunks_exact_mut(per_head).enumerate();
-        parts.for_each(|(number, cached)| {
-            let (part, head) = (Part::ALL[number / shape.heads], number % shape.heads);
-            let tokens = projected.chunks_exact(3 * shape.hidden());
-            let places = self.places.iter().copied();
-            write_head(shape, head, part, cached, places.zip(tokens));
+        let heads = self.cached.par_chunks_exact_mut(per_head).enumerate();
+        heads.for_each(|(head, cached)| {
+            for run in &self.runs {
+                write_head(self.shape, head, cached, *run, projected);
+            }
         });
     }
 
     fn head(&self, head: usize, run: Run) -> HeadCache<'_, W> {
-        let size = self.shape.head_size;
         let per_head = self.values_per_head();
-        let part = |part: usize| {
-            let start = (part * self.shape.heads + head) * per_head;
-            &self.cached[start + run.first * size..start + per_head]
-        };
+        let cached = &self.cached[head * per_head..][..per_head];
+        let (keys, values) = cached.split_at(per_head / 2);
+        let start = run.first * self.shape.head_size;
         HeadCache {
-            keys: part(0),
-            values: part(1),
+            keys: &keys[start..],
+            values: &values[start..],
             tokens: run.tokens,
             next_keys: &[],
         }

@@ -18,7 +18,7 @@ use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
 use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
-use super::host_attention::{LayerQueries, Shape, blocks};
+use super::host_attention::{LayerQueries, Shape, TokenRun, blocks};
 use super::host_read;
 use super::segments::{SegmentId, SegmentTokens, Segments};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
@@ -203,9 +203,11 @@ fn runs(places: &[Place]) -> Vec<SegmentTokens> {
     for of_segment in places.chunk_by(|one, next| one.segment == next.segment) {
         runs.push(SegmentTokens {
             segment: of_segment[0].segment,
-            at: of_segment[0].at,
-            first_token,
-            tokens: of_segment.len(),
+            run: TokenRun {
+                first_token,
+                at: of_segment[0].at,
+                tokens: of_segment.len(),
+            },
         });
         first_token += of_segment.len();
     }

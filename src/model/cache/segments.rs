@@ -3,11 +3,11 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use glm_batch_kernels::{Float, HeadCache, PANEL, Pages};
+use glm_batch_kernels::{Float, HeadCache, PANEL, Pages, ask_for_panel};
 use rayon::prelude::*;
 
 use super::super::ModelError;
-use super::host_attention::{Part, Shape, write_head};
+use super::host_attention::{Shape, TokenRun, write_head};
 
 /// Capacities are multiples of this, so that panels of keys are whole, and a freed segment's memory fits more of the next
 /// ones.
@@ -28,11 +28,7 @@ pub(super) struct SegmentId(usize);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SegmentTokens {
     pub(super) segment: SegmentId,
-    /// Where the first of them goes.
-    pub(super) at: usize,
-    /// The number of the first of them in the call.
-    pub(super) first_token: usize,
-    pub(super) tokens: usize,
+    pub(super) run: TokenRun,
 }
 
 /// All segments.
@@ -153,8 +149,7 @@ impl<W: Float> Segments<W> {
             .into_par_iter()
             .with_min_len(PARALLEL_VALUES.div_ceil(values))
             .for_each(|(run, segment)| {
-                let tokens = &projected[run.first_token * 3 * shape.hidden()..];
-                segment.write(shape, layer, *run, tokens);
+                segment.write(shape, layer, run.run, projected);
             });
     }
 
@@ -167,20 +162,14 @@ impl<W: Float> Segments<W> {
         tokens: usize,
     ) -> HeadCache<'_, W> {
         let segment = self.segment(id);
-        let part = |head: usize, part: Part| {
-            let start = segment.start(self.shape, layer, head, part);
-            &segment.values[start..start + segment.capacity * self.shape.head_size]
-        };
-        let next = head + 1;
+        let count = segment.capacity * self.shape.head_size;
+        let (keys, rest) = segment.from_head(self.shape, layer, head).split_at(count);
+        let (values, next) = rest.split_at(count);
         HeadCache {
-            keys: part(head, Part::Keys),
-            values: part(head, Part::Values),
+            keys,
+            values,
             tokens,
-            next_keys: if next < self.shape.heads {
-                part(next, Part::Keys)
-            } else {
-                &[]
-            },
+            next_keys: next.get(..count).unwrap_or(&[]),
         }
     }
 
@@ -203,28 +192,34 @@ impl<W: Float> Segments<W> {
 }
 
 impl<W: Float> Segment<W> {
-    /// Writes a run's keys and values of one layer. `projected` begins with its first token.
-    fn write(&mut self, shape: Shape, layer: usize, run: SegmentTokens, projected: &[f32]) {
-        let per_head = self.capacity * shape.head_size;
-        let start = self.start(shape, layer, 0, Part::Keys);
-        let of_layer = &mut self.values[start..start + 2 * shape.heads * per_head];
-        let least = PARALLEL_VALUES.div_ceil(run.tokens * shape.head_size);
+    /// Writes a run's keys and values of one layer.
+    fn write(&mut self, shape: Shape, layer: usize, run: TokenRun, projected: &[f32]) {
+        let per_head = 2 * self.capacity * shape.head_size;
+        let start = layer * shape.heads * per_head;
+        let of_layer = &mut self.values[start..start + shape.heads * per_head];
+        let at_once = PARALLEL_VALUES
+            .div_ceil(2 * run.tokens * shape.head_size)
+            .min(shape.heads);
         of_layer
-            .par_chunks_exact_mut(per_head)
-            .with_min_len(least)
+            .par_chunks_mut(at_once * per_head)
             .enumerate()
             .for_each(|(number, cached)| {
-                let (head, part) = (number / 2, Part::ALL[number % 2]);
-                let tokens = projected.chunks_exact(3 * shape.hidden()).take(run.tokens);
-                write_head(shape, head, part, cached, (run.at..).zip(tokens));
+                for head in 0..cached.len() / per_head {
+                    let (cached, next) = cached[head * per_head..].split_at_mut(per_head);
+                    // One token touches as much of a panel as all, so its memory is what writing it waits for.
+                    if run.tokens < PANEL && !next.is_empty() {
+                        ask_for_panel(next, run.at, shape.head_size);
+                    }
+                    write_head(shape, number * at_once + head, cached, run, projected);
+                }
             });
     }
-}
 
-impl<W> Segment<W> {
-    /// Start of a head's keys or values.
-    fn start(&self, shape: Shape, layer: usize, head: usize, part: Part) -> usize {
-        ((layer * shape.heads + head) * 2 + part as usize) * self.capacity * shape.head_size
+    /// What a layer has cached, from a head on.
+    fn from_head(&self, shape: Shape, layer: usize, head: usize) -> &[W] {
+        let per_head = 2 * self.capacity * shape.head_size;
+        let start = (layer * shape.heads + head) * per_head;
+        &self.values[start..(layer + 1) * shape.heads * per_head]
     }
 }
 
@@ -304,9 +299,11 @@ mod tests {
         assert_eq!(segments.capacity(shared), 32);
         let run = SegmentTokens {
             segment: shared,
-            at: 3,
-            first_token: 1,
-            tokens: 1,
+            run: TokenRun {
+                first_token: 1,
+                at: 3,
+                tokens: 1,
+            },
         };
         // Two tokens, of which the second is written; its query comes first.
         let projected = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0, 1.0, 2.0, 3.0, 4.0];

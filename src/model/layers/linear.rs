@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use glm_batch_kernels::{Epilogue, PackedLinear};
+use glm_batch_kernels::{Epilogue, Norm, PackedLinear};
 
 use super::host::{from_host, with_host};
+use super::norm::LayerNorm;
 
 /// y = x W^T + b.
 ///
@@ -58,20 +59,38 @@ impl Linear {
     /// Whatever candle reports.
     pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
-            Kind::Packed(layer) => packed(layer, x, Epilogue::None),
+            Kind::Packed(layer) => packed(layer, x, None, Epilogue::None),
             Kind::Device { weight, bias } => product(weight, bias.as_ref(), x),
         }
     }
 
-    /// The exact GELU of the product with bias.
+    /// The product with bias of rows after their LayerNorm.
     ///
     /// # Errors
     ///
     /// Whatever candle reports.
-    pub(in crate::model) fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward_normed(&self, norm: &LayerNorm, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
-            Kind::Packed(layer) => packed(layer, x, Epilogue::Gelu),
-            Kind::Device { weight, bias } => product(weight, bias.as_ref(), x)?.gelu_erf(),
+            Kind::Packed(layer) => packed(layer, x, Some(norm.on_host()?), Epilogue::None),
+            Kind::Device { weight, bias } => product(weight, bias.as_ref(), &norm.forward(x)?),
+        }
+    }
+
+    /// The exact GELU of the product with bias of rows after their LayerNorm.
+    ///
+    /// # Errors
+    ///
+    /// Whatever candle reports.
+    pub(in crate::model) fn forward_normed_gelu(
+        &self,
+        norm: &LayerNorm,
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        match &self.0 {
+            Kind::Packed(layer) => packed(layer, x, Some(norm.on_host()?), Epilogue::Gelu),
+            Kind::Device { weight, bias } => {
+                product(weight, bias.as_ref(), &norm.forward(x)?)?.gelu_erf()
+            }
         }
     }
 
@@ -83,7 +102,7 @@ impl Linear {
     pub(in crate::model) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Kind::Packed(layer) => {
-                with_host(residual, |rows| packed(layer, x, Epilogue::Add(rows)))?
+                with_host(residual, |rows| packed(layer, x, None, Epilogue::Add(rows)))?
             }
             Kind::Device { weight, bias } => {
                 residual + product(weight, bias.as_ref(), x)?.to_dtype(DType::F32)?
@@ -98,7 +117,7 @@ impl Linear {
     /// Whatever candle reports.
     pub(in crate::model) fn forward_host(&self, x: &Tensor) -> Result<Vec<f32>> {
         match &self.0 {
-            Kind::Packed(layer) => packed_values(layer, x, Epilogue::None),
+            Kind::Packed(layer) => packed_values(layer, x, None, Epilogue::None),
             Kind::Device { weight, bias } => {
                 let y = product(weight, bias.as_ref(), x)?.to_dtype(DType::F32)?;
                 y.flatten_all()?.to_vec1()
@@ -107,19 +126,29 @@ impl Linear {
     }
 }
 
-fn packed(layer: &PackedLinear, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
+fn packed(
+    layer: &PackedLinear,
+    x: &Tensor,
+    norm: Option<Norm<'_>>,
+    epilogue: Epilogue<'_>,
+) -> Result<Tensor> {
     let rows = x.dim(0)?;
     from_host(
-        packed_values(layer, x, epilogue)?,
+        packed_values(layer, x, norm, epilogue)?,
         (rows, layer.width_out()),
     )
 }
 
-fn packed_values(layer: &PackedLinear, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Vec<f32>> {
+fn packed_values(
+    layer: &PackedLinear,
+    x: &Tensor,
+    norm: Option<Norm<'_>>,
+    epilogue: Epilogue<'_>,
+) -> Result<Vec<f32>> {
     let rows = x.dim(0)?;
     with_host(x, |values| {
         let mut out = vec![0.0; rows * layer.width_out()];
-        layer.forward(values, &mut out, epilogue);
+        layer.forward(values, norm, &mut out, epilogue);
         out
     })
 }

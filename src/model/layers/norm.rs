@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use glm_batch_kernels::layer_norm;
+use glm_batch_kernels::{Norm, layer_norm};
 
 use super::host::{from_host, with_host};
 
@@ -44,6 +44,22 @@ impl LayerNorm {
         }
     }
 
+    /// The norm for a kernel of the CPU.
+    ///
+    /// # Errors
+    ///
+    /// When its weights are on a device.
+    pub(super) fn on_host(&self) -> Result<Norm<'_>> {
+        match &self.weights {
+            Weights::Host { scale, shift } => Ok(Norm {
+                scale,
+                shift,
+                epsilon: self.epsilon,
+            }),
+            Weights::Device { .. } => candle_core::bail!("a host kernel needs a norm on the host"),
+        }
+    }
+
     /// Normalises each row.
     ///
     /// # Shapes
@@ -55,10 +71,11 @@ impl LayerNorm {
     /// Whatever candle reports.
     pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weights {
-            Weights::Host { scale, shift } => {
+            Weights::Host { .. } => {
+                let norm = self.on_host()?;
                 let out = with_host(x, |values| {
                     let mut out = vec![0.0; values.len()];
-                    layer_norm(values, scale, shift, self.epsilon, &mut out);
+                    layer_norm(values, norm, &mut out);
                     out
                 })?;
                 from_host(out, x.shape().clone())

@@ -1,7 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::noise;
+use crate::{NewTokens, noise, write_keys};
 
 /// Keys and values of one head.
 struct Head<W> {
@@ -20,10 +20,13 @@ impl<W: Float> Head<W> {
             values: values.iter().map(|&value| W::narrow(value)).collect(),
             tokens,
         };
-        for (at, key) in keys.chunks_exact(size).enumerate() {
-            let key: Vec<W> = key.iter().map(|&value| W::narrow(value)).collect();
-            write_key(&mut head.keys, at, &key);
-        }
+        let new = NewTokens {
+            numbers: keys,
+            stride: size,
+            count: tokens,
+            size,
+        };
+        write_keys(&mut head.keys, 0, new);
         head
     }
 

@@ -2,6 +2,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::noise;
+use crate::tiles::in_tiles;
 
 /// The order of the module's documentation, one output at a time.
 fn output(x: &[f32], weights: &[f32]) -> f32 {
@@ -28,8 +29,7 @@ fn check<W: Float>(layout: Layout, k: usize, outputs: usize) {
         .collect();
     for rows in 1..=most {
         let x = &x[(most - rows) * k..];
-        let mut tiles = vec![0.0; x.len()];
-        pack_rows(layout, k, x, &mut tiles);
+        let tiles = in_tiles(tiling(layout, k), x, |x, tile| pack_tile(k, x, tile));
         let out = task_by_task(rows, outputs, |first, width, sums| {
             multiply(layout, k, &packed[first * k..], &tiles, width, sums);
         });

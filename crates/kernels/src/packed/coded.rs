@@ -140,7 +140,7 @@ mod tests {
             let x = noise(9 * width_in, 3);
             let product = |layer: &PackedLinear| {
                 let mut out = vec![7.0; 9 * width_out];
-                layer.forward(&x, &mut out, Epilogue::None);
+                layer.forward(&x, None, &mut out, Epilogue::None);
                 out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
             };
             assert!(product(&read) == product(&packed), "{width_in} {width_out}");

@@ -43,6 +43,9 @@ pub const PANEL: usize = 16;
 /// Queries of a block.
 pub const QUERIES: usize = 4;
 
+/// Steps of a panel of 16-bit numbers that lie in one line of a cache.
+const PER_LINE: usize = 2;
+
 /// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once where registers hold them.
 const AT_ONCE: usize = 4;
 
@@ -203,11 +206,21 @@ fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     }
 }
 
-impl<W> HeadCache<'_, W> {
+impl<'a, W> HeadCache<'a, W> {
     /// Panels of the keys that are seen.
     #[inline(always)]
     fn panels(&self) -> usize {
         self.tokens.div_ceil(PANEL)
+    }
+
+    /// The panels, of heads of this size.
+    #[inline(always)]
+    fn each_panel(&self, size: usize) -> impl Iterator<Item = Panel<'a, W>> {
+        let (keys, values) = (self.keys.as_chunks().0, self.values);
+        (0..self.panels()).map(move |panel| Panel {
+            keys: &keys[panel * size..],
+            values: values.get(panel * PANEL * size..).unwrap_or(&[]),
+        })
     }
 }
 
@@ -219,41 +232,33 @@ fn score<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     seen: &[HeadCache<'_, W>],
     scores: &mut [[f32; PANEL]],
 ) {
-    let mut first = 0;
-    for piece in seen {
-        let (keys, _) = piece.keys.as_chunks::<PANEL>();
-        let mut at = 0;
-        while at < piece.panels() {
-            let part = PanelsOf {
-                keys: &keys[at * block.size..],
-                values: piece.values.get(at * PANEL * block.size..),
-                first: first + at,
-            };
-            at += match MOST.min(piece.panels() - at) {
-                4.. => score_panels::<W, R, COUNT, 4>(registers, block, part, scores),
-                3 => score_panels::<W, R, COUNT, 3>(registers, block, part, scores),
-                2 => score_panels::<W, R, COUNT, 2>(registers, block, part, scores),
-                _ => score_panels::<W, R, COUNT, 1>(registers, block, part, scores),
-            };
-        }
-        first += piece.panels();
+    let mut panels = seen.iter().flat_map(|piece| piece.each_panel(block.size));
+    let (mut first, count) = (0, scores.len() / COUNT);
+    while first < count {
+        first += match MOST.min(count - first) {
+            4.. => score_panels::<W, R, COUNT, 4>(registers, block, &mut panels, first, scores),
+            3 => score_panels::<W, R, COUNT, 3>(registers, block, &mut panels, first, scores),
+            2 => score_panels::<W, R, COUNT, 2>(registers, block, &mut panels, first, scores),
+            _ => score_panels::<W, R, COUNT, 1>(registers, block, &mut panels, first, scores),
+        };
     }
 }
 
-/// Panels of keys, the values that belong to them, and the number of the first in each query's scores.
+/// A panel of keys, and the values that belong to them.
 #[derive(Clone, Copy)]
-struct PanelsOf<'a, W> {
+struct Panel<'a, W> {
     keys: &'a [[W; PANEL]],
-    values: Option<&'a [W]>,
-    first: usize,
+    /// Empty where not all of them are there.
+    values: &'a [W],
 }
 
-/// Scores some panels, and says how many.
+/// Scores the next panels, whose scores begin with number `first` of each query, and says how many.
 #[inline(always)]
-fn score_panels<W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
+fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     registers: R,
     block: &QueryBlock<'_>,
-    part: PanelsOf<'_, W>,
+    rest: &mut impl Iterator<Item = Panel<'a, W>>,
+    first: usize,
     scores: &mut [[f32; PANEL]],
 ) -> usize {
     let size = block.size;
@@ -261,16 +266,23 @@ fn score_panels<W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     for (number, query) in queries.iter_mut().enumerate() {
         *query = &block.queries[number * block.query_stride..][..size];
     }
-    let mut keys = [&part.keys[..size]; PANELS];
-    for (number, keys) in keys.iter_mut().enumerate() {
-        *keys = &part.keys[number * size..][..size];
+    let mut panels = [Panel {
+        keys: &[],
+        values: &[],
+    }; PANELS];
+    for (panel, next) in panels.iter_mut().zip(rest) {
+        *panel = next;
+    }
+    let mut keys = [&panels[0].keys[..size]; PANELS];
+    for (keys, panel) in keys.iter_mut().zip(&panels) {
+        *keys = &panel.keys[..size];
     }
     let mut sums = [[registers.zero(); PANELS]; COUNT];
     for at in 0..size {
-        if reads_ahead::<W, COUNT>()
-            && let Some(values) = part.values
-        {
-            ask_for(values, at * PANELS * PANEL, PANELS * PANEL);
+        if reads_ahead::<W, COUNT>() && at % PER_LINE == 0 {
+            for panel in &panels {
+                ask_for(panel.values, at * PANEL, PER_LINE * PANEL);
+            }
         }
         for panel in 0..PANELS {
             let factors = registers.load(&keys[panel][at]);
@@ -284,7 +296,7 @@ fn score_panels<W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     let stride = scores.len() / COUNT;
     for (query, sums) in sums.iter().enumerate() {
         for (panel, sums) in sums.iter().enumerate() {
-            let scores = &mut scores[query * stride + part.first + panel];
+            let scores = &mut scores[query * stride + first + panel];
             *scores = registers.store(*sums);
             for score in scores {
                 *score *= scale;

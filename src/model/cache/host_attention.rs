@@ -32,8 +32,23 @@ pub(super) struct LayerQueries<'a, S> {
     pub(super) blocks: &'a [usize],
     /// Keys that all tokens see, added up.
     pub(super) keys: usize,
-    /// The pieces that a token sees of a head, in the order of their keys.
+    /// Appends the pieces that a token sees of a head, in the order of their keys.
     pub(super) seen: S,
+}
+
+/// What a thread needs while it attends.
+struct Scratch<'c, W> {
+    pieces: Vec<HeadCache<'c, W>>,
+    scores: Vec<f32>,
+}
+
+impl<W> Scratch<'_, W> {
+    fn new() -> Self {
+        Self {
+            pieces: Vec::new(),
+            scores: Vec::new(),
+        }
+    }
 }
 
 impl Shape {
@@ -111,9 +126,9 @@ pub(super) fn write_head<W: Float>(
 
 impl<S> LayerQueries<'_, S> {
     /// What the queries gather: (tokens, hidden).
-    pub(super) fn attend<'c, W: Float>(&self) -> Vec<f32>
+    pub(super) fn attend<'c, W: Float + 'c>(&self) -> Vec<f32>
     where
-        S: Fn(usize, usize) -> [HeadCache<'c, W>; 2] + Sync,
+        S: Fn(usize, usize, &mut Vec<HeadCache<'c, W>>) + Sync,
     {
         let shape = self.shape;
         let (hidden, size) = (shape.hidden(), shape.head_size);
@@ -127,24 +142,38 @@ impl<S> LayerQueries<'_, S> {
             out.par_chunks_exact_mut(size)
                 .enumerate()
                 .with_min_len(fewest_tasks)
-                .for_each_init(Vec::new, |scores, (number, out)| {
+                .for_each_init(Scratch::new, |scratch, (number, out)| {
                     let (token, head) = (number / shape.heads, number % shape.heads);
-                    let mut block = self.block(1, token, head, out);
-                    attend(&mut block, &(self.seen)(token, head), scores);
+                    self.attend_block(self.block(1, token, head, out), token, head, scratch);
                 });
         } else {
             self.split(&mut out)
                 .into_par_iter()
                 .with_min_len(fewest_tasks)
-                .for_each_init(Vec::new, |scores, (first, out)| {
+                .for_each_init(Scratch::new, |scratch, (first, out)| {
                     let count = out.len() / hidden;
                     for head in 0..shape.heads {
-                        let mut block = self.block(count, first, head, &mut out[head * size..]);
-                        attend(&mut block, &(self.seen)(first, head), scores);
+                        let block = self.block(count, first, head, &mut out[head * size..]);
+                        self.attend_block(block, first, head, scratch);
                     }
                 });
         }
         out
+    }
+
+    /// Attends for one head's queries of a block, the first of them of token number `token`.
+    fn attend_block<'c, W: Float>(
+        &self,
+        mut block: QueryBlock<'_>,
+        token: usize,
+        head: usize,
+        scratch: &mut Scratch<'c, W>,
+    ) where
+        S: Fn(usize, usize, &mut Vec<HeadCache<'c, W>>),
+    {
+        scratch.pieces.clear();
+        (self.seen)(token, head, &mut scratch.pieces);
+        attend(&mut block, &scratch.pieces, &mut scratch.scores);
     }
 
     /// The first token of each block, and its part of (tokens, hidden).

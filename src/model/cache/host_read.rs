@@ -199,9 +199,9 @@ impl<W: Float> Attend for ReadCall<W> {
                 projected,
                 blocks: &self.blocks,
                 keys: keys.sum(),
-                seen: |token: usize, head: usize| {
+                seen: |token: usize, head: usize, pieces: &mut Vec<_>| {
                     let Seen { context, own } = self.seen[token];
-                    [self.head(head, context), self.head(head, own)]
+                    pieces.extend([self.head(head, context), self.head(head, own)]);
                 },
             };
             queries.attend()

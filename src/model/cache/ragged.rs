@@ -10,9 +10,11 @@
 //! its `generation_attention_mask`: the context sees the whole context, and an answer's token the context and the
 //! answer up to itself. The reference pads the rows of a batch; here each row is as it would be alone.
 
+use std::ops::Range;
+
 use candle_core::{Result as TensorResult, Tensor};
 
-use glm_batch_kernels::Float;
+use glm_batch_kernels::{Float, HeadCache};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -20,7 +22,7 @@ use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::host_attention::{LayerQueries, Shape, TokenRun, blocks};
 use super::host_read;
-use super::segments::{SegmentId, SegmentTokens, Segments};
+use super::segments::{BlockRun, Seen, SegmentId, Segments};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
@@ -63,8 +65,11 @@ struct Place {
 struct RaggedCall<'a, W> {
     cache: &'a mut RaggedCache<W>,
     places: Vec<Place>,
-    /// Which of them go into which segment.
-    runs: Vec<SegmentTokens>,
+    /// Which of them go into which block.
+    runs: Vec<BlockRun>,
+    /// What their queries see, each in its range.
+    seen: Vec<Seen>,
+    ranges: Vec<Range<usize>>,
     /// Number of tokens that see the same keys, in the order of the places; empty where each token sees its own.
     blocks: Vec<usize>,
 }
@@ -153,6 +158,8 @@ impl<W: Float> RaggedCache<W> {
         for row in rows {
             let length = row.ids.len();
             let Slot { context, tail, .. } = *self.known(row.slot);
+            self.segments.grow(context, length);
+            self.segments.grow(tail, 1);
             let first = Place {
                 segment: context,
                 at: 0,
@@ -176,6 +183,36 @@ impl<W: Float> RaggedCache<W> {
         self.run(network, &tokens, Some(&last), places)
     }
 
+    /// Which tokens go into which block, in the order of the blocks. A call has the tokens of a segment one behind the other,
+    /// and names a slot once.
+    fn runs(&self, places: &[Place]) -> Vec<BlockRun> {
+        let mut first_token = 0;
+        let mut runs = Vec::new();
+        for of_segment in places.chunk_by(|one, next| one.segment == next.segment) {
+            let run = TokenRun {
+                first_token,
+                at: of_segment[0].at,
+                tokens: of_segment.len(),
+            };
+            runs.extend(self.segments.cut(of_segment[0].segment, run));
+            first_token += of_segment.len();
+        }
+        runs.sort_unstable_by_key(|run| run.block);
+        runs
+    }
+
+    /// What the queries of the tokens see, and the range of it that is each one's.
+    fn seen(&self, places: &[Place]) -> (Vec<Seen>, Vec<Range<usize>>) {
+        let (mut seen, mut ranges) = (Vec::new(), Vec::with_capacity(places.len()));
+        for same in places.chunk_by(Place::sees_as) {
+            let (place, start) = (same[0], seen.len());
+            seen.extend(self.segments.seen(place.context, place.context_visible));
+            seen.extend(self.segments.seen(place.tail, place.tail_visible));
+            ranges.extend(std::iter::repeat_n(start..seen.len(), same.len()));
+        }
+        (seen, ranges)
+    }
+
     fn run(
         &mut self,
         network: &Network,
@@ -183,10 +220,13 @@ impl<W: Float> RaggedCache<W> {
         wanted: Option<&[u32]>,
         places: Vec<Place>,
     ) -> Result<Tensor, ModelError> {
+        let (seen, ranges) = self.seen(&places);
         let mut call = RaggedCall {
-            cache: self,
             blocks: blocks(&places, Place::sees_as),
-            runs: runs(&places),
+            runs: self.runs(&places),
+            seen,
+            ranges,
+            cache: self,
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
@@ -194,25 +234,6 @@ impl<W: Float> RaggedCache<W> {
             network.forward(tokens, wanted, &mut call)
         })?)
     }
-}
-
-/// The tokens of each segment, in the order of the segments. A call has them one behind the other, and names a slot once.
-fn runs(places: &[Place]) -> Vec<SegmentTokens> {
-    let mut first_token = 0;
-    let mut runs = Vec::new();
-    for of_segment in places.chunk_by(|one, next| one.segment == next.segment) {
-        runs.push(SegmentTokens {
-            segment: of_segment[0].segment,
-            run: TokenRun {
-                first_token,
-                at: of_segment[0].at,
-                tokens: of_segment.len(),
-            },
-        });
-        first_token += of_segment.len();
-    }
-    runs.sort_unstable_by_key(|run| run.segment);
-    runs
 }
 
 /// How many rows, the first of these tokens and places, are read together: up to [`PART_TOKENS`] and [`PART_PLACES`], but
@@ -254,6 +275,7 @@ impl<W: Float> Cache for RaggedCache<W> {
             if slot.tail_length == capacity {
                 return Err(full_slot(row.slot, slot.context_length + capacity));
             }
+            self.segments.grow(slot.tail, slot.tail_length + 1);
             tokens.push(row.id, row.mask_position, row.block_position);
             places.push(Place {
                 segment: slot.tail,
@@ -336,19 +358,32 @@ impl Place {
 impl<W: Float> RaggedCall<'_, W> {
     /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
-        let cache = &*self.cache;
+        let RaggedCache {
+            shape, segments, ..
+        } = &*self.cache;
+        let blocks = self
+            .seen
+            .iter()
+            .map(|seen| segments.of_layer(seen.block, layer));
+        let blocks: Vec<&[W]> = blocks.collect();
+        let of_head = blocks.first().map_or(0, |block| block.len() / shape.heads);
         let queries = LayerQueries {
-            shape: cache.shape,
+            shape: *shape,
             projected,
             blocks: &self.blocks,
             keys: self.places.iter().map(Place::visible).sum(),
-            seen: |token: usize, head: usize| {
-                let place = self.places[token];
-                let seen = |segment, tokens| cache.segments.head(segment, layer, head, tokens);
-                [
-                    seen(place.context, place.context_visible),
-                    seen(place.tail, place.tail_visible),
-                ]
+            seen: |token: usize, head: usize, pieces: &mut Vec<_>| {
+                let range = self.ranges[token].clone();
+                for (seen, block) in self.seen[range.clone()].iter().zip(&blocks[range]) {
+                    let (cached, next) = block[head * of_head..].split_at(of_head);
+                    let (keys, values) = cached.split_at(of_head / 2);
+                    pieces.push(HeadCache {
+                        keys,
+                        values,
+                        tokens: seen.tokens,
+                        next_keys: next.get(..of_head / 2).unwrap_or(&[]),
+                    });
+                }
             },
         };
         queries.attend()
@@ -380,17 +415,26 @@ mod tests {
         cache.allocate(0, 400, 112).unwrap();
         let first = cache.known(0);
         (first.context_length, first.tail_length) = (400, 1);
+        let Slot { context, tail, .. } = *first;
+        cache.segments.grow(context, 400);
+        cache.segments.grow(tail, 1);
+        for to in 1..64 {
+            cache.fork(0, to).unwrap();
+        }
         for to in 1..64 {
             cache.fork(0, to).unwrap();
         }
         let token = config.cached_numbers_per_token() * size_of::<f32>();
-        let (used, peak) = cache.segments.used_bytes();
-        assert_eq!((used, peak), ((400 + 64 * 112) * token, used));
+        let promised = 400 + 64 * 112;
+        assert_eq!(
+            cache.segments.tokens(),
+            [400 + 64 * 16, 400 + 64 * 16, promised]
+        );
         for slot in 0..63 {
             cache.release(slot);
         }
-        assert_eq!(cache.segments.used_bytes().0, (400 + 112) * token);
+        assert_eq!(cache.segments.tokens(), [416, 400 + 64 * 16, 512]);
         cache.release(63);
-        assert_eq!(cache.segments.used_bytes(), (0, peak));
+        assert_eq!(cache.segments.tokens(), [0, 400 + 64 * 16, 0]);
     }
 }

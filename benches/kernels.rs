@@ -57,6 +57,7 @@ fn attention(criterion: &mut Criterion) {
             values: &cached,
             tokens: length,
             next_keys: &[],
+            next_values: &[],
         };
         for (name, count) in [("one", 1), ("block", QUERIES)] {
             group.throughput(Throughput::Elements((count * length) as u64));

@@ -67,6 +67,8 @@ pub struct HeadCache<'a, W> {
     pub tokens: usize,
     /// The keys of the head that is read next, as many; empty where there are none.
     pub next_keys: &'a [W],
+    /// Its values.
+    pub next_values: &'a [W],
 }
 
 /// Queries, one a token, and where their results go.
@@ -216,10 +218,10 @@ impl<'a, W> HeadCache<'a, W> {
     /// The panels, of heads of this size.
     #[inline(always)]
     fn each_panel(&self, size: usize) -> impl Iterator<Item = Panel<'a, W>> {
-        let (keys, values) = (self.keys.as_chunks().0, self.values);
+        let (keys, next) = (self.keys.as_chunks().0, self.next_keys);
         (0..self.panels()).map(move |panel| Panel {
             keys: &keys[panel * size..],
-            values: values.get(panel * PANEL * size..).unwrap_or(&[]),
+            values: next.get(panel * PANEL * size..).unwrap_or(&[]),
         })
     }
 }
@@ -367,7 +369,7 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
             let start = key * block.size + first * PANEL;
             let (value, _) = piece.values[start..][..GROUPS * PANEL].as_chunks::<PANEL>();
             if reads_ahead::<W, COUNT>() {
-                ask_for(piece.next_keys, start, GROUPS * PANEL);
+                ask_for(piece.next_values, start, GROUPS * PANEL);
             }
             for group in 0..GROUPS {
                 let factors = registers.load(&value[group]);

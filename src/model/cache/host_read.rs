@@ -182,6 +182,7 @@ impl<W: Float> ReadCall<W> {
             values: &values[start..],
             tokens: run.tokens,
             next_keys: &[],
+            next_values: &[],
         }
     }
 }

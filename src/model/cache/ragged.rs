@@ -382,6 +382,7 @@ impl<W: Float> RaggedCall<'_, W> {
                         values,
                         tokens: seen.tokens,
                         next_keys: next.get(..of_head / 2).unwrap_or(&[]),
+                        next_values: next.get(of_head / 2..of_head).unwrap_or(&[]),
                     });
                 }
             },

@@ -19,6 +19,9 @@ use super::host_attention::{Shape, TokenRun, write_head};
 const BLOCK: usize = PANEL;
 /// Blocks are taken from the system many at a time, in about so many bytes, which it gives only when they are touched.
 const SLAB_BYTES: usize = 64 << 20;
+/// What lies between two blocks. Where their distance is a multiple of what one way of a cache holds, as it would be without,
+/// the blocks of an answer drive one another out.
+const GAP_BYTES: usize = 34 * 64;
 /// Writing fewer numbers than this is not worth a second thread.
 const PARALLEL_VALUES: usize = 1 << 14;
 /// Why a segment that a slot names exists.
@@ -67,6 +70,8 @@ struct Segment {
 struct Memory<W> {
     /// Numbers of a block.
     size: usize,
+    /// From the first number of a block to that of the next.
+    stride: usize,
     slabs: Vec<Pages<W>>,
     /// Blocks that have been in use. The lowest is taken first, so that the same memory is used again and again.
     free: BTreeSet<BlockId>,
@@ -252,6 +257,7 @@ impl<W: Float> Memory<W> {
     fn new(size: usize) -> Self {
         Self {
             size,
+            stride: size + GAP_BYTES / size_of::<W>(),
             slabs: Vec::new(),
             free: BTreeSet::new(),
             touched: 0,
@@ -260,14 +266,14 @@ impl<W: Float> Memory<W> {
     }
 
     fn blocks_of_slab(&self) -> usize {
-        (SLAB_BYTES / (self.size * size_of::<W>())).max(1)
+        (SLAB_BYTES / (self.stride * size_of::<W>())).max(1)
     }
 
     /// Takes memory for so many more blocks, untouched.
     fn promise(&mut self, blocks: usize) -> Result<(), ModelError> {
         let of_slab = self.blocks_of_slab();
         while self.slabs.len() * of_slab < self.promised + blocks {
-            let slab = Pages::zeroed(of_slab * self.size).map_err(|_| ModelError::OutOfMemory)?;
+            let slab = Pages::zeroed(of_slab * self.stride).map_err(|_| ModelError::OutOfMemory)?;
             self.slabs.push(slab);
         }
         self.promised += blocks;
@@ -289,19 +295,20 @@ impl<W: Float> Memory<W> {
 
     fn block_at(&self, block: BlockId) -> &[W] {
         let of_slab = self.blocks_of_slab();
-        &self.slabs[block.0 / of_slab][block.0 % of_slab * self.size..][..self.size]
+        &self.slabs[block.0 / of_slab][block.0 % of_slab * self.stride..][..self.size]
     }
 
     /// All blocks in their order.
     fn blocks_mut(&mut self) -> impl Iterator<Item = &mut [W]> {
-        let size = self.size;
+        let (size, stride) = (self.size, self.stride);
         let slabs = self.slabs.iter_mut();
-        slabs.flat_map(move |slab| slab.chunks_exact_mut(size))
+        let blocks = slabs.flat_map(move |slab| slab.chunks_exact_mut(stride));
+        blocks.map(move |block| &mut block[..size])
     }
 
     fn copy(&mut self, from: BlockId, to: BlockId) {
         let of_slab = self.blocks_of_slab();
-        let start = |block: BlockId| block.0 % of_slab * self.size;
+        let start = |block: BlockId| block.0 % of_slab * self.stride;
         let (from_slab, to_slab) = (from.0 / of_slab, to.0 / of_slab);
         let (from, to) = (start(from), start(to));
         match self.slabs.get_disjoint_mut([from_slab, to_slab]) {

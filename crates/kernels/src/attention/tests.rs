@@ -37,6 +37,7 @@ impl<W: Float> Head<W> {
             tokens: self.tokens,
             // What is asked for decides no bit.
             next_keys: &self.values,
+            next_values: &self.values,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch_kernels::{
-    Epilogue, HeadCache, Norm, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
+    HeadCache, Norm, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
 };
 
 /// Width of a hidden state.
@@ -36,7 +36,7 @@ fn products(criterion: &mut Criterion) {
             let mut out = vec![0.0; rows * WIDE];
             group.throughput(Throughput::Elements((2 * rows * HIDDEN * WIDE) as u64));
             group.bench_function(BenchmarkId::new(storage.name(), rows), |bencher| {
-                bencher.iter(|| layer.forward(black_box(&x), None, &mut out, Epilogue::None));
+                bencher.iter(|| layer.forward_into(black_box(&x), &mut out));
             });
         }
     }

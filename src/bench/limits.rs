@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::measure::{batch_size, machine};
 use crate::model::Glm;
 use glm_batch_kernels::peaks::{self, Multiply};
-use glm_batch_kernels::{Epilogue, PackedLinear, Pages, Storage};
+use glm_batch_kernels::{PackedLinear, Pages, Storage};
 
 use super::report::{Instruction, ProductPeak};
 
@@ -149,7 +149,7 @@ pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
             for layer in &layers {
                 let x = &x[..rows * layer.width_in()];
                 let out = &mut out[..rows * layer.width_out()];
-                layer.forward(x, None, out, Epilogue::None);
+                layer.forward_into(x, out);
             }
         });
     });

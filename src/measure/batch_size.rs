@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use glm_batch_kernels::{Epilogue, PackedLinear, Storage};
+use glm_batch_kernels::{PackedLinear, Storage};
 
 /// Rows in flight on a CPU that a job begins with where it leaves them open and nothing is known of the machine.
 pub(crate) const FIRST_ROWS: usize = 32;
@@ -54,13 +54,13 @@ pub(crate) fn peak_rate(storage: Storage) -> Option<f64> {
     let operations = (2 * rows * hidden * width) as f64;
     let mut rate = 0.0_f64;
     // The first call fetches the memory that the others use again.
-    layer.forward(&x, None, &mut out, Epilogue::None);
+    layer.forward_into(&x, &mut out);
     let started = Instant::now();
     let mut tries = 0;
     while tries < TRIES || started.elapsed() < PEAK_TIME {
         tries += 1;
         let one = Instant::now();
-        layer.forward(&x, None, &mut out, Epilogue::None);
+        layer.forward_into(&x, &mut out);
         rate = rate.max(operations / one.elapsed().as_secs_f64().max(1e-9));
     }
     Some(rate)

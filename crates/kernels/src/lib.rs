@@ -10,6 +10,7 @@
 mod attention;
 mod bfloat16;
 mod cached;
+mod columns;
 mod floats;
 mod int8;
 mod int8_dot;

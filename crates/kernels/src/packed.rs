@@ -6,14 +6,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::marker::PhantomData;
-use std::ops::Range;
 
 use bytemuck::Zeroable;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::bfloat16::{self, Form};
+use super::columns::{Columns, written};
 use super::floats::{self, Layout, RowSums, TASK_OUTPUTS, multiply, pack_tile, pack_weights};
 use super::int8::{self, Dot, Panels, encode_weights};
 use super::math::gelu_body;
@@ -167,20 +166,27 @@ impl PackedLinear {
         self.width_out
     }
 
-    /// Multiplies rows of `x` into rows of `out`, after their LayerNorm where one is given.
+    /// Multiplies rows of `x`, after their LayerNorm where one is given.
     ///
     /// # Shapes
     ///
-    /// `x` is (rows, in), `out` (rows, out), both row-major.
-    pub fn forward(
-        &self,
-        x: &[f32],
-        norm: Option<Norm<'_>>,
-        out: &mut [f32],
-        epilogue: Epilogue<'_>,
-    ) {
-        let mut scratch = SCRATCH.take();
+    /// `x` is (rows, in) and the product (rows, out), both row-major.
+    #[expect(unsafe_code, reason = "zeros would be written and then overwritten")]
+    pub fn forward(&self, x: &[f32], norm: Option<Norm<'_>>, epilogue: Epilogue<'_>) -> Vec<f32> {
         let rows = Input { x, norm };
+        let write = |out: &Columns<'_>| self.multiply(rows, out, epilogue);
+        // SAFETY: each row and output is of one of the tasks.
+        unsafe { written(x.len() / self.width_in, self.width_out, write) }
+    }
+
+    /// The product alone, into memory that is there already.
+    pub fn forward_into(&self, x: &[f32], out: &mut [f32]) {
+        let rows = Input { x, norm: None };
+        self.multiply(rows, &Columns::of(out, self.width_out), Epilogue::None);
+    }
+
+    fn multiply(&self, rows: Input<'_>, out: &Columns<'_>, epilogue: Epilogue<'_>) {
+        let mut scratch = SCRATCH.take();
         match &self.weights {
             Weights::F32(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
             Weights::F16(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
@@ -198,7 +204,7 @@ impl PackedLinear {
         weights: &Floats<W>,
         rows: Input<'_>,
         scratch: &mut Scratch,
-        out: &mut [f32],
+        out: &Columns<'_>,
         epilogue: Epilogue<'_>,
     ) {
         let (k, layout) = (self.width_in, weights.layout);
@@ -217,7 +223,7 @@ impl PackedLinear {
         weights: &Bfloats,
         rows: Input<'_>,
         scratch: &mut Scratch,
-        out: &mut [f32],
+        out: &Columns<'_>,
         epilogue: Epilogue<'_>,
     ) {
         let (k, form) = (self.width_in, weights.form);
@@ -236,7 +242,7 @@ impl PackedLinear {
         weights: &Quantized,
         rows: Input<'_>,
         scratch: &mut Scratch,
-        out: &mut [f32],
+        out: &Columns<'_>,
         epilogue: Epilogue<'_>,
     ) {
         let (k, dot) = (self.width_in, weights.dot);
@@ -258,12 +264,11 @@ impl PackedLinear {
     /// Cuts the outputs into tasks, and does each with `multiply(task of outputs, group of rows, outputs, sums)`.
     fn tasks(
         &self,
-        out: &mut [f32],
+        out: &Columns<'_>,
         epilogue: Epilogue<'_>,
         multiply: impl Fn(usize, usize, usize, &mut [RowSums]) + Sync + Send,
     ) {
-        let columns = Columns::new(out, self.width_out);
-        let groups = columns.rows.div_ceil(TASK_ROWS);
+        let groups = out.rows().div_ceil(TASK_ROWS);
         // Tasks of the same weights follow one another, so that memory is read once.
         let tasks = self.width_out.div_ceil(TASK_OUTPUTS) * groups;
         (0..tasks).into_par_iter().for_each(|number| {
@@ -271,7 +276,7 @@ impl PackedLinear {
             let (first_row, first_output) = (group * TASK_ROWS, task * TASK_OUTPUTS);
             let outputs = TASK_OUTPUTS.min(self.width_out - first_output);
             SUMS.with_borrow_mut(|sums| {
-                let sums = take(sums, TASK_ROWS.min(columns.rows - first_row));
+                let sums = take(sums, TASK_ROWS.min(out.rows() - first_row));
                 multiply(task, group, outputs, sums);
                 let last = LastStep {
                     first_row,
@@ -280,7 +285,7 @@ impl PackedLinear {
                     bias: self.bias.as_deref(),
                     epilogue,
                 };
-                finish(&last, sums, &columns);
+                finish(&last, sums, out);
             });
         });
     }
@@ -319,7 +324,7 @@ struct LastStep<'a> {
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "body of a multiversion function")]
 #[expect(unsafe_code, reason = "tasks write different parts of the same rows")]
-fn finish_body(last: &LastStep<'_>, sums: &mut [RowSums], columns: &Columns<'_>) {
+fn finish_body(last: &LastStep<'_>, sums: &mut [RowSums], out: &Columns<'_>) {
     let outputs = last.first_output..last.first_output + last.outputs;
     for (row, sums) in (last.first_row..).zip(sums) {
         let sums = &mut sums[..last.outputs];
@@ -332,70 +337,20 @@ fn finish_body(last: &LastStep<'_>, sums: &mut [RowSums], columns: &Columns<'_>)
             Epilogue::None => {}
             Epilogue::Gelu => gelu_body(sums),
             Epilogue::Add(residual) => {
-                let residual = &residual[row * columns.width..][outputs.clone()];
+                let residual = &residual[row * out.width()..][outputs.clone()];
                 for (sum, residual) in sums.iter_mut().zip(residual) {
                     *sum += residual;
                 }
             }
         }
-        // SAFETY: each row and output is one task's alone, and this is the only part that the task holds.
-        let out = unsafe { columns.part(row, outputs.clone()) };
-        out.copy_from_slice(sums);
+        // SAFETY: each row and output is of one task.
+        unsafe { out.put(row, last.first_output, sums) }
     }
 }
 
 multiversion! {
     /// Adds the bias to a task's sums, does what the epilogue says, and puts them to their place.
-    fn finish(last: &LastStep<'_>, sums: &mut [RowSums], columns: &Columns<'_>) = finish_body
-}
-
-/// Rows of which several threads write different columns.
-struct Columns<'a> {
-    start: *mut f32,
-    rows: usize,
-    width: usize,
-    values: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: it is nothing but a way to the values, which may be written from any thread; `part` says by whom.
-#[expect(
-    unsafe_code,
-    reason = "a pointer does not say by itself that threads may share it"
-)]
-unsafe impl Sync for Columns<'_> {}
-
-impl<'a> Columns<'a> {
-    fn new(values: &'a mut [f32], width: usize) -> Self {
-        Self {
-            start: values.as_mut_ptr(),
-            rows: values.len() / width,
-            width,
-            values: PhantomData,
-        }
-    }
-
-    /// Some values of a row.
-    ///
-    /// # Panics
-    ///
-    /// Where the row has no such values.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else may hold any of them.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "part of a multiversion body")]
-    #[expect(unsafe_code, reason = "the caller knows that nobody else holds them")]
-    #[expect(clippy::mut_from_ref, reason = "that is what it is for")]
-    unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
-        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width);
-        // SAFETY: the values lie within those that `new` was given, which live as long as `self` does, and nobody else
-        // holds them.
-        unsafe {
-            let start = self.start.add(row * self.width + columns.start);
-            std::slice::from_raw_parts_mut(start, columns.len())
-        }
-    }
+    fn finish(last: &LastStep<'_>, sums: &mut [RowSums], out: &Columns<'_>) = finish_body
 }
 
 /// A weight matrix to be packed.
@@ -479,8 +434,7 @@ mod tests {
             let (packed, weight, bias) = layer(Storage::F32, width_out, width_in);
             let x = noise(rows * width_in, 9);
             let residual = noise(rows * width_out, 10);
-            let mut out = vec![7.0; rows * width_out];
-            packed.forward(&x, None, &mut out, Epilogue::Add(&residual));
+            let out = packed.forward(&x, None, Epilogue::Add(&residual));
             for row in 0..rows {
                 for column in 0..width_out {
                     let product: f64 = (0..width_in)
@@ -541,15 +495,18 @@ mod tests {
             for storage in [Storage::F32, Storage::Bf16Operands, Storage::Q8] {
                 let (packed, _, _) = layer(storage, width_out, width_in);
                 let x = noise(130 * width_in, 11);
-                let mut all = vec![0.0; 130 * width_out];
-                packed.forward(&x, None, &mut all, Epilogue::Gelu);
+                let (scale, shift) = (noise(width_in, 12), noise(width_in, 13));
+                let norm = Norm {
+                    scale: &scale,
+                    shift: &shift,
+                    epsilon: 1e-5,
+                };
+                let product = |x: &[f32]| packed.forward(x, Some(norm), Epilogue::Gelu);
+                let all = product(&x);
                 for rows in 1..=130 {
                     for pool in &pools {
-                        let mut some = vec![0.0; rows * width_out];
                         let start = (130 - rows) * width_in;
-                        pool.install(|| {
-                            packed.forward(&x[start..], None, &mut some, Epilogue::Gelu)
-                        });
+                        let some = pool.install(|| product(&x[start..]));
                         let want = &all[(130 - rows) * width_out..];
                         let mut pairs = some.iter().zip(want);
                         let same = pairs.all(|(some, want)| some.to_bits() == want.to_bits());

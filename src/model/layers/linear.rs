@@ -145,12 +145,7 @@ fn packed_values(
     norm: Option<Norm<'_>>,
     epilogue: Epilogue<'_>,
 ) -> Result<Vec<f32>> {
-    let rows = x.dim(0)?;
-    with_host(x, |values| {
-        let mut out = vec![0.0; rows * layer.width_out()];
-        layer.forward(values, norm, &mut out, epilogue);
-        out
-    })
+    with_host(x, |values| layer.forward(values, norm, epilogue))
 }
 
 fn product(weight: &Tensor, bias: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {

@@ -139,8 +139,7 @@ mod tests {
             let read = read(shape, &StoredCodes::encode(width_in, &weights)).unwrap();
             let x = noise(9 * width_in, 3);
             let product = |layer: &PackedLinear| {
-                let mut out = vec![7.0; 9 * width_out];
-                layer.forward(&x, None, &mut out, Epilogue::None);
+                let out = layer.forward(&x, None, Epilogue::None);
                 out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
             };
             assert!(product(&read) == product(&packed), "{width_in} {width_out}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use glm_batch_kernels::{PackedLinear, Storage};
 
 /// Rows in flight on a CPU that a job begins with where it leaves them open and nothing is known of the machine.
-pub(crate) const FIRST_ROWS: usize = 32;
+pub(crate) const FIRST_ROWS: usize = 64;
 
 /// Most rows in flight on a CPU where the job leaves them open: more would take memory and gain nothing, because products
 /// of so many are bound by arithmetic.

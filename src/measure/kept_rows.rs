@@ -155,22 +155,22 @@ mod tests {
         let (cache, config) = (tempfile::tempdir().unwrap(), config());
         let (cache, subject) = (Some(cache.path()), subject(&config));
         assert_eq!(load_from(cache, &subject), None);
-        let speeds = || vec![speed(32, 100.0), speed(64, 130.0)];
-        keep_in(cache, &subject, Enough(64), speeds()).unwrap();
-        assert_eq!(load_from(cache, &subject), Some(Enough(64)));
+        let speeds = || vec![speed(64, 100.0), speed(128, 130.0)];
+        keep_in(cache, &subject, Enough(128), speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(Enough(128)));
         let other = Subject {
             cache_dtype: FloatType::F16,
             ..subject
         };
         assert_eq!(load_from(cache, &other), None);
-        keep_in(cache, &subject, Enough(32), speeds()).unwrap();
+        keep_in(cache, &subject, Enough(64), speeds()).unwrap();
         assert_eq!(
             load_from(cache, &subject),
-            Some(Enough(32)),
+            Some(Enough(64)),
             "the last one counts"
         );
-        keep_in(cache, &subject, OrMore(64), speeds()).unwrap();
-        assert_eq!(load_from(cache, &subject), Some(OrMore(64)));
+        keep_in(cache, &subject, OrMore(128), speeds()).unwrap();
+        assert_eq!(load_from(cache, &subject), Some(OrMore(128)));
         keep_in(cache, &subject, OrMore(256), speeds()).unwrap();
         assert_eq!(load_from(cache, &subject), Some(Enough(256)), "the most");
         let speeds_of_jobs = Calibration::of_jobs_from(cache, &subject);
@@ -189,7 +189,7 @@ mod tests {
             "{\"rows\": -64, \"is_enough\": true, \"batches\": []}",
             "{\"rows\": 65, \"is_enough\": true, \"batches\": []}",
             "{\"rows\": 96, \"is_enough\": true, \"batches\": []}",
-            "{\"rows\": 16, \"is_enough\": true, \"batches\": []}",
+            "{\"rows\": 32, \"is_enough\": true, \"batches\": []}",
             "{\"rows\": 0, \"is_enough\": true, \"batches\": []}",
             "{\"rows\": 512, \"is_enough\": true, \"batches\": []}",
             "{\"rows\": 1e30, \"is_enough\": true, \"batches\": []}",
@@ -264,16 +264,16 @@ mod tests {
             Some(Enough(64))
         );
         assert_eq!(
-            measured(&[(32, 100.0), (100, 300.0), (64, 101.0)]),
-            Some(Enough(32))
+            measured(&[(64, 100.0), (100, 300.0), (128, 101.0)]),
+            Some(Enough(64))
         );
-        assert_eq!(measured(&[(1, 20.0), (32, 100.0)]), None, "one of them");
+        assert_eq!(measured(&[(1, 20.0), (64, 100.0)]), None, "one of them");
         // The largest that was measured says nothing of larger ones.
-        assert_eq!(measured(&[(32, 100.0), (64, 140.0)]), Some(OrMore(64)));
+        assert_eq!(measured(&[(64, 100.0), (128, 140.0)]), Some(OrMore(128)));
         assert_eq!(measured(&[(64, 100.0), (256, 140.0)]), Some(Enough(256)));
         keep_in(cache, &subject, Enough(128), vec![speed(64, 1.0)]).unwrap();
         assert_eq!(
-            measured(&[(32, 100.0), (64, 140.0)]),
+            measured(&[(64, 100.0), (128, 140.0)]),
             Some(Enough(128)),
             "the job's counts"
         );

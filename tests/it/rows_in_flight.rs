@@ -272,15 +272,15 @@ fn a_job_that_tries_more_rows_gives_the_bytes_of_one_that_does_not() {
     open.run_ok(&["--quiet"]);
     set.run_ok(&["--quiet", "--set", "batch.max_batch_size=7"]);
     assert_eq!(open.files("parts"), set.files("parts"));
-    assert!(peak_slots(&open) > 32, "{}", peak_slots(&open));
+    assert!(peak_slots(&open) > 64, "{}", peak_slots(&open));
     let names = std::fs::read_dir(open.path("cache/glm-batch")).unwrap();
     let kept: Vec<PathBuf> = names.map(|entry| entry.unwrap().path()).collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
     let kept: Value = serde_json::from_slice(&std::fs::read(&kept[0]).unwrap()).unwrap();
     let rows = kept["rows"].as_u64().unwrap();
-    assert!([32, 64, 128, 256].contains(&rows), "{kept}");
+    assert!([64, 128, 256].contains(&rows), "{kept}");
     let tried = kept["batches"].as_array().unwrap();
-    assert!(tried.iter().any(|speed| speed["rows"] == 64), "{kept}");
+    assert!(tried.iter().any(|speed| speed["rows"] == 128), "{kept}");
     assert_eq!(peak_slots(&set), 7);
     let other = set.path("cache/glm-batch");
     assert!(
@@ -294,12 +294,12 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     let folder = tempfile::tempdir().unwrap();
     let job = Job::new(&some_questions(folder.path(), 200), MORE);
     let (open, text) = plan(&job, &[]);
-    assert_eq!(open["max_batch_size"], 32);
+    assert_eq!(open["max_batch_size"], 64);
     assert_eq!(open["most_batch_size"], 128);
-    assert_eq!(open["statistics"]["peak_slots"], 32);
+    assert_eq!(open["statistics"]["peak_slots"], 64);
     assert!(open["estimated_seconds"].is_null(), "{open}");
     assert!(
-        text.contains("a run begins with 32 rows in flight and tries up to 128 as it goes")
+        text.contains("a run begins with 64 rows in flight and tries up to 128 as it goes")
             && text.contains("time        not known: `glm-batch bench`"),
         "{text}"
     );
@@ -309,13 +309,13 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     assert!(!text.contains("a run begins with"), "{text}");
 
     let model = demo_model();
-    let words = ["bench", model.to_str().unwrap(), "--batch", "1,32"];
+    let words = ["bench", model.to_str().unwrap(), "--batch", "1,64"];
     let mut command = job.command(&[&words[..], &["--context", "8", "--steps", "2"]].concat());
     assert_eq!(command.output().unwrap().status.code(), Some(0));
     let (one_measured, _) = plan(&job, &[]);
     assert_eq!(
         one_measured["most_batch_size"], 128,
-        "32 alone says nothing"
+        "64 alone says nothing"
     );
 
     let file = rows_file(&job);
@@ -370,7 +370,7 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     );
 
     std::fs::write(&file, kept(65, true)).unwrap();
-    assert_eq!(plan(&job, &[]).0["max_batch_size"], 32);
+    assert_eq!(plan(&job, &[]).0["max_batch_size"], 64);
 }
 
 #[test]

@@ -425,7 +425,6 @@ mod tests {
         for to in 1..64 {
             cache.fork(0, to).unwrap();
         }
-        let token = config.cached_numbers_per_token() * size_of::<f32>();
         let promised = 400 + 64 * 112;
         assert_eq!(
             cache.segments.tokens(),

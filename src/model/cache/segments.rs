@@ -18,7 +18,7 @@ use super::host_attention::{Shape, TokenRun, write_head};
 /// Tokens of a block: one panel of keys, and their values.
 const BLOCK: usize = PANEL;
 /// Blocks are taken from the system many at a time, in about so many bytes, which it gives only when they are touched.
-const SLAB_BYTES: usize = 64 << 20;
+const SLAB_BYTES: usize = if cfg!(test) { 8 << 10 } else { 64 << 20 };
 /// What lies between two blocks. Where their distance is a multiple of what one way of a cache holds, as it would be without,
 /// the blocks of an answer drive one another out.
 const GAP_BYTES: usize = 34 * 64;
@@ -317,5 +317,104 @@ impl<W: Float> Memory<W> {
             }
             Err(_) => self.slabs[to_slab].copy_within(from..from + self.size, to),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        layers: 2,
+        heads: 1,
+        head_size: 2,
+    };
+
+    /// (tokens, 3 hidden), where number n of token t is 100 t + n.
+    fn projected(tokens: usize) -> Vec<f32> {
+        let numbers = (0..tokens).flat_map(|token| (0..6).map(move |n| (100 * token + n) as f32));
+        numbers.collect()
+    }
+
+    /// Writes tokens from place `at` on in layer 1, and says in which blocks.
+    fn write(segments: &mut Segments<f32>, id: SegmentId, at: usize, tokens: usize) -> Vec<usize> {
+        segments.grow(id, at + tokens);
+        let run = TokenRun {
+            first_token: 0,
+            at,
+            tokens,
+        };
+        let mut runs: Vec<BlockRun> = segments.cut(id, run).collect();
+        let blocks = runs.iter().map(|run| run.block.0).collect();
+        runs.sort_unstable_by_key(|run| run.block);
+        segments.write(1, &runs, &projected(tokens));
+        blocks
+    }
+
+    /// Key and value of each token in layer 1.
+    fn read(segments: &Segments<f32>, id: SegmentId, tokens: usize) -> Vec<[f32; 4]> {
+        let of_block = |seen: Seen| {
+            let (keys, values) = segments.of_layer(seen.block, 1).split_at(2 * BLOCK);
+            let token = |at: usize| {
+                [
+                    keys[at],
+                    keys[PANEL + at],
+                    values[2 * at],
+                    values[2 * at + 1],
+                ]
+            };
+            (0..seen.tokens).map(token).collect::<Vec<_>>()
+        };
+        segments.seen(id, tokens).flat_map(of_block).collect()
+    }
+
+    fn want(tokens: usize) -> Vec<[f32; 4]> {
+        let token = |token: usize| [2, 3, 4, 5].map(|n| (100 * token + n) as f32);
+        (0..tokens).map(token).collect()
+    }
+
+    #[test]
+    fn tokens_lie_in_blocks_and_are_found_in_their_order() {
+        let mut segments = Segments::<f32>::new(SHAPE);
+        let (first, second) = (segments.take(40).unwrap(), segments.take(100).unwrap());
+        assert_eq!(segments.capacity(first), 48);
+        assert_eq!(write(&mut segments, first, 0, 20), [0, 1]);
+        assert_eq!(write(&mut segments, second, 0, 5), [2]);
+        assert_eq!(write(&mut segments, first, 20, 1), [1]);
+        assert_eq!(write(&mut segments, second, 5, 30), [2, 3, 4]);
+        assert_eq!(read(&segments, first, 20), want(20));
+        assert_eq!(read(&segments, first, 21)[20], want(1)[0]);
+        assert_eq!(read(&segments, second, 35)[5..], want(30));
+        // A lower block that has become free comes before one that was never touched.
+        segments.release(first);
+        let third = segments.take(40).unwrap();
+        assert_eq!(write(&mut segments, third, 0, 40), [0, 1, 5]);
+        assert_eq!(read(&segments, third, 40), want(40));
+        assert_eq!(read(&segments, second, 35)[5..], want(30));
+    }
+
+    #[test]
+    fn a_segment_lives_as_long_as_it_has_users() {
+        let mut segments = Segments::<f32>::new(SHAPE);
+        let shared = segments.take(17).unwrap();
+        write(&mut segments, shared, 0, 17);
+        segments.share(shared);
+        segments.release(shared);
+        assert_eq!(segments.tokens(), [32, 32, 32]);
+        let copy = segments.take(40).unwrap();
+        segments.copy(shared, copy, 17);
+        assert_eq!(segments.tokens(), [64, 64, 80]);
+        segments.release(shared);
+        assert_eq!(segments.tokens(), [32, 64, 48]);
+        assert_eq!(read(&segments, copy, 17), want(17));
+        assert!(
+            segments.memory.slabs.len() > 1,
+            "blocks of two slabs are copied"
+        );
+        assert_eq!(
+            segments.take(1).unwrap(),
+            shared,
+            "the number is given again"
+        );
     }
 }

@@ -267,7 +267,7 @@ fn peak_slots(job: &Job) -> u64 {
 #[test]
 fn a_job_that_tries_more_rows_gives_the_bytes_of_one_that_does_not() {
     let folder = tempfile::tempdir().unwrap();
-    let input = some_questions(folder.path(), 399);
+    let input = some_questions(folder.path(), 900);
     let (open, set) = (Job::new(&input, MORE), Job::new(&input, MORE));
     open.run_ok(&["--quiet"]);
     set.run_ok(&["--quiet", "--set", "batch.max_batch_size=7"]);

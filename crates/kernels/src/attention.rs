@@ -15,9 +15,9 @@
 //!
 //! Numbers may be cached in 16 bits. They are rounded once, when they are stored; sums are f32.
 //!
-//! Widening them leaves the machine time to read, so that a query alone asks for 16-bit numbers before it needs them:
-//! for values beside the scores, for the next head's keys beside the values. Numbers in f32 come as fast as memory
-//! gives them; asking for them only costs instructions.
+//! Widening them leaves the machine time to read, so that a query alone asks for 16-bit numbers a head before it needs
+//! them: for the next head's keys beside the scores, for its values beside the values. Numbers in f32 come as fast as
+//! memory gives them; asking for them only costs instructions.
 //!
 //! # Source
 //!
@@ -67,7 +67,7 @@ pub struct HeadCache<'a, W> {
     pub tokens: usize,
     /// The keys of the head that is read next, as many; empty where there are none.
     pub next_keys: &'a [W],
-    /// Its values.
+    /// The values of that head.
     pub next_values: &'a [W],
 }
 
@@ -221,7 +221,7 @@ impl<'a, W> HeadCache<'a, W> {
         let (keys, next) = (self.keys.as_chunks().0, self.next_keys);
         (0..self.panels()).map(move |panel| Panel {
             keys: &keys[panel * size..],
-            values: next.get(panel * PANEL * size..).unwrap_or(&[]),
+            next: next.get(panel * PANEL * size..).unwrap_or(&[]),
         })
     }
 }
@@ -246,12 +246,12 @@ fn score<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     }
 }
 
-/// A panel of keys, and the values that belong to them.
+/// A panel of keys, and that of the head that is read next.
 #[derive(Clone, Copy)]
 struct Panel<'a, W> {
     keys: &'a [[W; PANEL]],
-    /// Empty where not all of them are there.
-    values: &'a [W],
+    /// Empty where there is none.
+    next: &'a [W],
 }
 
 /// Scores the next panels, whose scores begin with number `first` of each query, and says how many.
@@ -270,7 +270,7 @@ fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usiz
     }
     let mut panels = [Panel {
         keys: &[],
-        values: &[],
+        next: &[],
     }; PANELS];
     for (panel, next) in panels.iter_mut().zip(rest) {
         *panel = next;
@@ -283,7 +283,7 @@ fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usiz
     for at in 0..size {
         if reads_ahead::<W, COUNT>() && at % PER_LINE == 0 {
             for panel in &panels {
-                ask_for(panel.values, at * PANEL, PER_LINE * PANEL);
+                ask_for(panel.next, at * PANEL, PER_LINE * PANEL);
             }
         }
         for panel in 0..PANELS {

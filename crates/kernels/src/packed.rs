@@ -300,12 +300,12 @@ struct Input<'a> {
 
 impl Input<'_> {
     /// The rows as a product reads them, the words of each group of [`TASK_ROWS`].
-    fn lay_out<'s, T: Copy + Zeroable + Send>(
+    fn lay_out<T: Copy + Zeroable + Send>(
         self,
         tiling: Tiling,
-        scratch: &'s mut Vec<T>,
+        scratch: &mut Vec<T>,
         encode: impl Fn(&[f32], &mut [T]) + Sync + Send,
-    ) -> Vec<&'s [T]> {
+    ) -> Vec<&[T]> {
         let words = take(scratch, self.x.len() / tiling.k * tiling.words);
         lay_out(tiling, self.x, self.norm, words, encode);
         words.chunks(TASK_ROWS * tiling.words).collect()

@@ -205,7 +205,7 @@ mod tests {
         };
         let mut words = vec![0.0; x.len()];
         lay_out(tiling, &x, Some(norm), &mut words, |x, words| {
-            words.copy_from_slice(x)
+            words.copy_from_slice(x);
         });
         assert_eq!(words, want);
     }

@@ -32,23 +32,8 @@ pub(super) struct LayerQueries<'a, S> {
     pub(super) blocks: &'a [usize],
     /// Keys that all tokens see, added up.
     pub(super) keys: usize,
-    /// Appends the pieces that a token sees of a head, in the order of their keys.
+    /// The pieces that a token sees of a head, in the order of their keys.
     pub(super) seen: S,
-}
-
-/// What a thread needs while it attends.
-struct Scratch<'c, W> {
-    pieces: Vec<HeadCache<'c, W>>,
-    scores: Vec<f32>,
-}
-
-impl<W> Scratch<'_, W> {
-    fn new() -> Self {
-        Self {
-            pieces: Vec::new(),
-            scores: Vec::new(),
-        }
-    }
 }
 
 impl Shape {
@@ -126,9 +111,9 @@ pub(super) fn write_head<W: Float>(
 
 impl<S> LayerQueries<'_, S> {
     /// What the queries gather: (tokens, hidden).
-    pub(super) fn attend<'c, W: Float + 'c>(&self) -> Vec<f32>
+    pub(super) fn attend<'c, W: Float>(&self) -> Vec<f32>
     where
-        S: Fn(usize, usize, &mut Vec<HeadCache<'c, W>>) + Sync,
+        S: Fn(usize, usize) -> [HeadCache<'c, W>; 2] + Sync,
     {
         let shape = self.shape;
         let (hidden, size) = (shape.hidden(), shape.head_size);
@@ -142,38 +127,24 @@ impl<S> LayerQueries<'_, S> {
             out.par_chunks_exact_mut(size)
                 .enumerate()
                 .with_min_len(fewest_tasks)
-                .for_each_init(Scratch::new, |scratch, (number, out)| {
+                .for_each_init(Vec::new, |scores, (number, out)| {
                     let (token, head) = (number / shape.heads, number % shape.heads);
-                    self.attend_block(self.block(1, token, head, out), token, head, scratch);
+                    let mut block = self.block(1, token, head, out);
+                    attend(&mut block, &(self.seen)(token, head), scores);
                 });
         } else {
             self.split(&mut out)
                 .into_par_iter()
                 .with_min_len(fewest_tasks)
-                .for_each_init(Scratch::new, |scratch, (first, out)| {
+                .for_each_init(Vec::new, |scores, (first, out)| {
                     let count = out.len() / hidden;
                     for head in 0..shape.heads {
-                        let block = self.block(count, first, head, &mut out[head * size..]);
-                        self.attend_block(block, first, head, scratch);
+                        let mut block = self.block(count, first, head, &mut out[head * size..]);
+                        attend(&mut block, &(self.seen)(first, head), scores);
                     }
                 });
         }
         out
-    }
-
-    /// Attends for one head's queries of a block, the first of them of token number `token`.
-    fn attend_block<'c, W: Float>(
-        &self,
-        mut block: QueryBlock<'_>,
-        token: usize,
-        head: usize,
-        scratch: &mut Scratch<'c, W>,
-    ) where
-        S: Fn(usize, usize, &mut Vec<HeadCache<'c, W>>),
-    {
-        scratch.pieces.clear();
-        (self.seen)(token, head, &mut scratch.pieces);
-        attend(&mut block, &scratch.pieces, &mut scratch.scores);
     }
 
     /// The first token of each block, and its part of (tokens, hidden).

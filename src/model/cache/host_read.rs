@@ -200,9 +200,9 @@ impl<W: Float> Attend for ReadCall<W> {
                 projected,
                 blocks: &self.blocks,
                 keys: keys.sum(),
-                seen: |token: usize, head: usize, pieces: &mut Vec<_>| {
+                seen: |token: usize, head: usize| {
                     let Seen { context, own } = self.seen[token];
-                    pieces.extend([self.head(head, context), self.head(head, own)]);
+                    [self.head(head, context), self.head(head, own)]
                 },
             };
             queries.attend()

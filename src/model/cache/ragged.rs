@@ -10,11 +10,9 @@
 //! its `generation_attention_mask`: the context sees the whole context, and an answer's token the context and the
 //! answer up to itself. The reference pads the rows of a batch; here each row is as it would be alone.
 
-use std::ops::Range;
-
 use candle_core::{Result as TensorResult, Tensor};
 
-use glm_batch_kernels::{Float, HeadCache};
+use glm_batch_kernels::Float;
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -22,7 +20,7 @@ use super::super::network::{Network, Tokens};
 use super::super::{DecodeRow, GlmConfig, ModelError, PrefillRow, ReadRow};
 use super::host_attention::{LayerQueries, Shape, TokenRun, blocks};
 use super::host_read;
-use super::segments::{BlockRun, Seen, SegmentId, Segments};
+use super::segments::{SegmentId, SegmentTokens, Segments};
 use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 
 /// Tokens that run through the layers together when contexts are read: products are as fast as with more,
@@ -30,6 +28,9 @@ use super::slots::{Cache, Reading, check_prefill, empty_slot, full_slot};
 pub(super) const PART_TOKENS: usize = 512;
 /// Places of keys and values that they take at most: short branches leave places free behind them.
 const PART_PLACES: usize = 2 * PART_TOKENS;
+/// Tokens that a tail has room for at first, where it may come to as many. A full one moves to twice the room: an answer
+/// takes the memory of the tokens that it has, not of all that it may have.
+const FIRST_TAIL: usize = 32;
 /// Why the slot of a token is there.
 const KNOWN: &str = "a call names only slots that it has allocated or looked up";
 
@@ -49,6 +50,8 @@ struct Slot {
     /// Its own.
     tail: SegmentId,
     tail_length: usize,
+    /// Tokens that the tail may come to.
+    tail_room: usize,
 }
 
 /// Where a token's keys go and how far its query sees: the first tokens of a context, then those of a tail.
@@ -65,11 +68,8 @@ struct Place {
 struct RaggedCall<'a, W> {
     cache: &'a mut RaggedCache<W>,
     places: Vec<Place>,
-    /// Which of them go into which block.
-    runs: Vec<BlockRun>,
-    /// What their queries see, each in its range.
-    seen: Vec<Seen>,
-    ranges: Vec<Range<usize>>,
+    /// Which of them go into which segment.
+    runs: Vec<SegmentTokens>,
     /// Number of tokens that see the same keys, in the order of the places; empty where each token sees its own.
     blocks: Vec<usize>,
 }
@@ -95,7 +95,8 @@ impl<W: Float> RaggedCache<W> {
     fn allocate(&mut self, slot: usize, context: usize, tail: usize) -> Result<(), ModelError> {
         self.release(slot);
         let context = self.segments.take(context)?;
-        let tail = match self.segments.take(tail) {
+        let tail_room = tail;
+        let tail = match self.segments.take(tail_room.min(FIRST_TAIL)) {
             Ok(tail) => tail,
             Err(error) => {
                 self.segments.release(context);
@@ -109,9 +110,28 @@ impl<W: Float> RaggedCache<W> {
                 context_length: 0,
                 tail,
                 tail_length: 0,
+                tail_room,
             },
         );
         Ok(())
+    }
+
+    /// A slot whose tail has room for one more token.
+    fn grown(&mut self, slot: usize) -> Result<Slot, ModelError> {
+        let held = self.slot(slot)?;
+        let capacity = self.segments.capacity(held.tail);
+        if held.tail_length < capacity {
+            return Ok(held);
+        }
+        if capacity >= held.tail_room {
+            return Err(full_slot(slot, held.context_length + capacity));
+        }
+        let tail = self.segments.take(held.tail_room.min(2 * capacity))?;
+        self.segments.copy(held.tail, tail, held.tail_length);
+        self.segments.release(held.tail);
+        let grown = Slot { tail, ..held };
+        self.hold(slot, grown);
+        Ok(grown)
     }
 
     fn hold(&mut self, slot: usize, held: Slot) {
@@ -158,8 +178,6 @@ impl<W: Float> RaggedCache<W> {
         for row in rows {
             let length = row.ids.len();
             let Slot { context, tail, .. } = *self.known(row.slot);
-            self.segments.grow(context, length);
-            self.segments.grow(tail, 1);
             let first = Place {
                 segment: context,
                 at: 0,
@@ -183,36 +201,6 @@ impl<W: Float> RaggedCache<W> {
         self.run(network, &tokens, Some(&last), places)
     }
 
-    /// Which tokens go into which block, in the order of the blocks. A call has the tokens of a segment one behind the other,
-    /// and names a slot once.
-    fn runs(&self, places: &[Place]) -> Vec<BlockRun> {
-        let mut first_token = 0;
-        let mut runs = Vec::new();
-        for of_segment in places.chunk_by(|one, next| one.segment == next.segment) {
-            let run = TokenRun {
-                first_token,
-                at: of_segment[0].at,
-                tokens: of_segment.len(),
-            };
-            runs.extend(self.segments.cut(of_segment[0].segment, run));
-            first_token += of_segment.len();
-        }
-        runs.sort_unstable_by_key(|run| run.block);
-        runs
-    }
-
-    /// What the queries of the tokens see, and the range of it that is each one's.
-    fn seen(&self, places: &[Place]) -> (Vec<Seen>, Vec<Range<usize>>) {
-        let (mut seen, mut ranges) = (Vec::new(), Vec::with_capacity(places.len()));
-        for same in places.chunk_by(Place::sees_as) {
-            let (place, start) = (same[0], seen.len());
-            seen.extend(self.segments.seen(place.context, place.context_visible));
-            seen.extend(self.segments.seen(place.tail, place.tail_visible));
-            ranges.extend(std::iter::repeat_n(start..seen.len(), same.len()));
-        }
-        (seen, ranges)
-    }
-
     fn run(
         &mut self,
         network: &Network,
@@ -220,13 +208,10 @@ impl<W: Float> RaggedCache<W> {
         wanted: Option<&[u32]>,
         places: Vec<Place>,
     ) -> Result<Tensor, ModelError> {
-        let (seen, ranges) = self.seen(&places);
         let mut call = RaggedCall {
-            blocks: blocks(&places, Place::sees_as),
-            runs: self.runs(&places),
-            seen,
-            ranges,
             cache: self,
+            blocks: blocks(&places, Place::sees_as),
+            runs: runs(&places),
             places,
         };
         // Entering the thread pool once a step is cheaper than once a kernel.
@@ -234,6 +219,25 @@ impl<W: Float> RaggedCache<W> {
             network.forward(tokens, wanted, &mut call)
         })?)
     }
+}
+
+/// The tokens of each segment, in the order of the segments. A call has them one behind the other, and names a slot once.
+fn runs(places: &[Place]) -> Vec<SegmentTokens> {
+    let mut first_token = 0;
+    let mut runs = Vec::new();
+    for of_segment in places.chunk_by(|one, next| one.segment == next.segment) {
+        runs.push(SegmentTokens {
+            segment: of_segment[0].segment,
+            run: TokenRun {
+                first_token,
+                at: of_segment[0].at,
+                tokens: of_segment.len(),
+            },
+        });
+        first_token += of_segment.len();
+    }
+    runs.sort_unstable_by_key(|run| run.segment);
+    runs
 }
 
 /// How many rows, the first of these tokens and places, are read together: up to [`PART_TOKENS`] and [`PART_PLACES`], but
@@ -270,12 +274,7 @@ impl<W: Float> Cache for RaggedCache<W> {
         let mut tokens = Tokens::default();
         let mut places = Vec::with_capacity(rows.len());
         for row in rows {
-            let slot = self.slot(row.slot)?;
-            let capacity = self.segments.capacity(slot.tail);
-            if slot.tail_length == capacity {
-                return Err(full_slot(row.slot, slot.context_length + capacity));
-            }
-            self.segments.grow(slot.tail, slot.tail_length + 1);
+            let slot = self.grown(row.slot)?;
             tokens.push(row.id, row.mask_position, row.block_position);
             places.push(Place {
                 segment: slot.tail,
@@ -358,33 +357,19 @@ impl Place {
 impl<W: Float> RaggedCall<'_, W> {
     /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
-        let RaggedCache {
-            shape, segments, ..
-        } = &*self.cache;
-        let blocks = self
-            .seen
-            .iter()
-            .map(|seen| segments.of_layer(seen.block, layer));
-        let blocks: Vec<&[W]> = blocks.collect();
-        let of_head = blocks.first().map_or(0, |block| block.len() / shape.heads);
+        let cache = &*self.cache;
         let queries = LayerQueries {
-            shape: *shape,
+            shape: cache.shape,
             projected,
             blocks: &self.blocks,
             keys: self.places.iter().map(Place::visible).sum(),
-            seen: |token: usize, head: usize, pieces: &mut Vec<_>| {
-                let range = self.ranges[token].clone();
-                for (seen, block) in self.seen[range.clone()].iter().zip(&blocks[range]) {
-                    let (cached, next) = block[head * of_head..].split_at(of_head);
-                    let (keys, values) = cached.split_at(of_head / 2);
-                    pieces.push(HeadCache {
-                        keys,
-                        values,
-                        tokens: seen.tokens,
-                        next_keys: next.get(..of_head / 2).unwrap_or(&[]),
-                        next_values: next.get(of_head / 2..of_head).unwrap_or(&[]),
-                    });
-                }
+            seen: |token: usize, head: usize| {
+                let place = self.places[token];
+                let seen = |segment, tokens| cache.segments.head(segment, layer, head, tokens);
+                [
+                    seen(place.context, place.context_visible),
+                    seen(place.tail, place.tail_visible),
+                ]
             },
         };
         queries.attend()
@@ -405,36 +390,77 @@ impl<W: Float> Attend for RaggedCall<'_, W> {
 mod tests {
     use std::path::Path;
 
+    use glm_batch_kernels::PANEL;
+
     use super::*;
 
-    /// A context of 400 tokens, 64 samples of it, and 112 tokens of each.
-    #[test]
-    fn samples_of_a_context_hold_it_once() {
+    /// A slot with a context of 400 tokens, the start token, and room for 112 tokens.
+    fn cache() -> (RaggedCache<f32>, usize) {
         let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model");
         let config = GlmConfig::load(Path::new(demo)).unwrap();
-        let mut cache = RaggedCache::<f32>::new(&config);
+        let mut cache = RaggedCache::new(&config);
         cache.allocate(0, 400, 112).unwrap();
         let first = cache.known(0);
         (first.context_length, first.tail_length) = (400, 1);
-        let Slot { context, tail, .. } = *first;
-        cache.segments.grow(context, 400);
-        cache.segments.grow(tail, 1);
+        let token = config.cached_numbers_per_token() * size_of::<f32>();
+        (cache, token)
+    }
+
+    #[test]
+    fn samples_of_a_context_hold_it_once() {
+        let (mut cache, token) = cache();
         for to in 1..64 {
             cache.fork(0, to).unwrap();
         }
-        for to in 1..64 {
-            cache.fork(0, to).unwrap();
-        }
-        let promised = 400 + 64 * 112;
-        assert_eq!(
-            cache.segments.tokens(),
-            [400 + 64 * 16, 400 + 64 * 16, promised]
-        );
+        let (used, peak) = cache.segments.used_bytes();
+        assert_eq!((used, peak), ((400 + 64 * FIRST_TAIL) * token, used));
         for slot in 0..63 {
             cache.release(slot);
         }
-        assert_eq!(cache.segments.tokens(), [416, 400 + 64 * 16, 512]);
+        assert_eq!(cache.segments.used_bytes().0, (400 + FIRST_TAIL) * token);
         cache.release(63);
-        assert_eq!(cache.segments.tokens(), [0, 400 + 64 * 16, 0]);
+        assert_eq!(cache.segments.used_bytes(), (0, peak));
+    }
+
+    #[test]
+    fn a_tail_grows_as_far_as_its_room() {
+        let (mut cache, token) = cache();
+        cache.fork(0, 1).unwrap();
+        let hidden = cache.shape.hidden();
+        for place in 1..112 {
+            let slot = cache.grown(0).unwrap();
+            let runs = [SegmentTokens {
+                segment: slot.tail,
+                run: TokenRun {
+                    first_token: 0,
+                    at: place,
+                    tokens: 1,
+                },
+            }];
+            let projected = vec![place as f32; 3 * hidden];
+            cache.segments.write(1, &runs, &projected);
+            cache.known(0).tail_length += 1;
+            let room = match place {
+                ..32 => 32,
+                32..64 => 64,
+                _ => 112,
+            };
+            assert_eq!(cache.segments.capacity(slot.tail), room);
+            let used = cache.segments.used_bytes().0;
+            assert_eq!(used, (400 + room + FIRST_TAIL) * token);
+            let last = cache.shape.heads - 1;
+            let seen = cache.segments.head(slot.tail, 1, last, place + 1);
+            let size = cache.shape.head_size;
+            let values = seen.values.chunks(size).map(|value| value[size - 1]);
+            let want: Vec<f32> = (1..=place).map(|place| place as f32).collect();
+            assert_eq!(values.skip(1).take(place).collect::<Vec<_>>(), want);
+            let keys = seen
+                .keys
+                .chunks(PANEL * size)
+                .flat_map(|panel| &panel[..PANEL]);
+            assert_eq!(keys.skip(1).take(place).copied().collect::<Vec<_>>(), want);
+        }
+        let error = cache.grown(0).err().unwrap().to_string();
+        assert!(error.contains("512"), "{error}");
     }
 }

@@ -164,7 +164,7 @@ impl<W: Float> Segments<W> {
     ) -> HeadCache<'_, W> {
         let segment = self.segment(id);
         let count = segment.capacity * self.shape.head_size;
-        let (keys, rest) = segment.from_head(self.shape, layer, head).split_at(count);
+        let (keys, rest) = segment.heads_from(self.shape, layer, head).split_at(count);
         let (values, next) = rest.split_at(count);
         HeadCache {
             keys,
@@ -218,7 +218,7 @@ impl<W: Float> Segment<W> {
     }
 
     /// What a layer has cached, from a head on.
-    fn from_head(&self, shape: Shape, layer: usize, head: usize) -> &[W] {
+    fn heads_from(&self, shape: Shape, layer: usize, head: usize) -> &[W] {
         let per_head = 2 * self.capacity * shape.head_size;
         let start = (layer * shape.heads + head) * per_head;
         &self.values[start..(layer + 1) * shape.heads * per_head]

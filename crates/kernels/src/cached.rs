@@ -1,5 +1,7 @@
 //! Keys and values, written to where attention reads them.
 
+use std::ops::Range;
+
 use super::attention::PANEL;
 use super::registers::{Float, prefetch};
 
@@ -84,7 +86,7 @@ pub fn write_keys<W: Float>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
     let mut done = 0;
     while done < keys.count {
         let (place, rest) = (at + done, keys.from(done));
-        let panel = panel_of(cached, place, keys.size);
+        let panel = &mut cached[panel_of(place, keys.size)];
         let lane = place % PANEL;
         if lane == 0 && rest.count >= PANEL {
             write_panel(panel, rest, &mut rounded);
@@ -98,12 +100,13 @@ pub fn write_keys<W: Float>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
 
 /// Asks for the panel of a place, which is read and written soon.
 pub fn ask_for_panel<W>(cached: &[W], at: usize, size: usize) {
-    let start = at / PANEL * PANEL * size;
-    prefetch(&cached[start..start + PANEL * size]);
+    prefetch(&cached[panel_of(at, size)]);
 }
 
-fn panel_of<W>(cached: &mut [W], at: usize, size: usize) -> &mut [W] {
-    &mut cached[at / PANEL * PANEL * size..][..PANEL * size]
+/// Where the panel of a place lies.
+fn panel_of(at: usize, size: usize) -> Range<usize> {
+    let start = at / PANEL * PANEL * size;
+    start..start + PANEL * size
 }
 
 /// The keys of a whole panel.

@@ -118,6 +118,7 @@ pub(super) fn tiles_of(rows: usize, most: usize) -> impl Iterator<Item = Range<u
 /// `rows` has a row at each multiple of `stride`, (rows, width) to (width, rows).
 #[inline(always)]
 pub(super) fn interleave<T: Copy>(rows: &[T], stride: usize, count: usize, out: &mut [T]) {
+    debug_assert!(count <= MOST_ROWS, "no tile has more rows");
     match count {
         1 => out.copy_from_slice(&rows[..out.len()]),
         2 => interleave_rows::<T, 2>(rows, stride, out),

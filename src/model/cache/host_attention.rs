@@ -74,7 +74,7 @@ pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> 
     blocks
 }
 
-/// Tokens of a call that lie one behind the other.
+/// Tokens of a call that lie one behind the other, at least one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenRun {
     /// The number of the first of them in the call.

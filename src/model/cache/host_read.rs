@@ -144,11 +144,14 @@ impl Places {
     /// A run of so many tokens, behind the others.
     fn add(&mut self, tokens: usize) -> Run {
         let first = self.count;
-        self.runs.push(TokenRun {
-            first_token: self.tokens,
-            at: first,
-            tokens,
-        });
+        // A branch may be empty; then there is nothing to write.
+        if tokens > 0 {
+            self.runs.push(TokenRun {
+                first_token: self.tokens,
+                at: first,
+                tokens,
+            });
+        }
         self.tokens += tokens;
         self.count += tokens.next_multiple_of(PANEL);
         Run { first, tokens }
@@ -208,5 +211,36 @@ impl<W: Float> Attend for ReadCall<W> {
             queries.attend()
         })?;
         from_host(out, (self.seen.len(), self.shape.hidden()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candle_core::Device;
+
+    use crate::model::{Asked, Glm, TextModel, TokenChance};
+    use crate::precision::Precision;
+
+    use super::*;
+
+    #[test]
+    fn a_branch_without_tokens_alters_nothing() {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/model");
+        let mut glm = Glm::load(Path::new(demo), &Device::Cpu, Precision::F32).unwrap();
+        let mut chance = |branches: &[&[u32]]| -> Vec<TokenChance> {
+            let row = ReadRow {
+                context: &[5, 6, 7],
+                sight: Sight::Whole,
+                mask_position: 2,
+                branches,
+                asked: &[Asked { place: 4, token: 9 }],
+            };
+            glm.chances(&[row]).unwrap().remove(0)
+        };
+        let alone = chance(&[&[5, 8]]);
+        assert_eq!(chance(&[&[5, 8], &[]]), alone);
+        assert_eq!(chance(&[&[], &[5, 8]]), alone);
     }
 }

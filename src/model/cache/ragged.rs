@@ -92,10 +92,14 @@ impl<W: Float> RaggedCache<W> {
     }
 
     /// Gives a slot its segments; what it held is released.
-    fn allocate(&mut self, slot: usize, context: usize, tail: usize) -> Result<(), ModelError> {
+    fn allocate(
+        &mut self,
+        slot: usize,
+        context: usize,
+        tail_room: usize,
+    ) -> Result<(), ModelError> {
         self.release(slot);
         let context = self.segments.take(context)?;
-        let tail_room = tail;
         let tail = match self.segments.take(tail_room.min(FIRST_TAIL)) {
             Ok(tail) => tail,
             Err(error) => {

@@ -1,21 +1,17 @@
 //! Attention of one query, or of a block of them, over one head's cached keys and values.
 //!
 //! Keys may lie in several pieces, one behind the other: a context that several answers share, then an answer's own.
-//! A piece has its keys in panels, so that the products of a query with [`PANEL`] keys are [`PANEL`] sums side by side,
-//! and its values one behind the other:
-//!
-//! ```text
-//! keys    panel 0: number 0 of keys 0..16 | number 1 of keys 0..16 | ... ; panel 1: the same of keys 16..32; ...
-//! values  all numbers of value 0 | all numbers of value 1 | ...
-//! ```
+//! A piece has its keys in panels, so that the products of a query with [`PANEL`] keys are [`PANEL`] sums side by side;
+//! [`cached`](super::cached) says how they lie.
 //!
 //! Invariant: a query has the same bits alone and in a block, whatever the instructions: each sum runs in one order, and
 //! multiplies and adds with one rounding. A piece begins with a new panel, so that the bits depend on where pieces end; a
 //! caller cuts the same keys always at the same places.
 //!
-//! Numbers may be cached in 16 bits. They are rounded once, when they are stored; sums are f32.
+//! Numbers may be cached in 16 bits, or as codes of 8. They are rounded once, when they are stored; sums are f32. The sum of
+//! a key's codes is multiplied by its scale, and the weight of a value by that of the value.
 //!
-//! Widening them leaves the machine time to read, so that a query alone asks for 16-bit numbers a head before it needs
+//! Widening them leaves the machine time to read, so that a query alone asks for such numbers a head before it needs
 //! them: for the next head's keys beside the scores, for its values beside the values. Numbers in f32 come as fast as
 //! memory gives them; asking for them only costs instructions.
 //!
@@ -31,8 +27,9 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
+use super::cached::{Cached, cached_numbers};
 use super::math::exp;
-use super::registers::{Any, Float, Registers, prefetch};
+use super::registers::{Any, CACHE_LINE, Registers, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
 use super::simd::{LANES, lane_sum};
@@ -42,9 +39,6 @@ pub const PANEL: usize = 16;
 
 /// Queries of a block.
 pub const QUERIES: usize = 4;
-
-/// Steps of a panel of 16-bit numbers that lie in one line of a cache.
-const PER_LINE: usize = 2;
 
 /// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once where registers hold them.
 const AT_ONCE: usize = 4;
@@ -56,7 +50,7 @@ const _: () = assert!(PANEL == LANES);
 ///
 /// # Shapes
 ///
-/// `keys` is (panels, head size, 16) and `values` is (tokens or more, head size), row-major.
+/// Both are panels as [`cached`](super::cached) has them, for `tokens` or more.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadCache<'a, W> {
     /// Keys.
@@ -95,7 +89,7 @@ pub struct QueryBlock<'a> {
 /// Softmax of the scaled scores of each query against the keys of all pieces, times the values.
 ///
 /// `scores` is scratch space.
-pub fn attend<W: Float>(
+pub fn attend<W: Cached>(
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
@@ -114,14 +108,14 @@ pub fn attend<W: Float>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn avx512<W: Float>(
+fn avx512<W: Cached>(
     proof: Avx512,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     #[target_feature(enable = "avx512f,fma,f16c")]
-    fn version<W: Float>(
+    fn version<W: Cached>(
         proof: Avx512,
         block: &mut QueryBlock<'_>,
         seen: &[HeadCache<'_, W>],
@@ -136,14 +130,14 @@ fn avx512<W: Float>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn avx2<W: Float>(
+fn avx2<W: Cached>(
     proof: Avx2,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn version<W: Float>(
+    fn version<W: Cached>(
         proof: Avx2,
         block: &mut QueryBlock<'_>,
         seen: &[HeadCache<'_, W>],
@@ -161,7 +155,7 @@ impl<W, R: Registers<W, PANEL, Row = f32>> Sums<W> for R {}
 
 /// `SEVERAL` is how many panels or groups of columns run at once where a block has several queries.
 #[inline(always)]
-fn attend_body<W: Float, R: Sums<W>, const SEVERAL: usize>(
+fn attend_body<W: Cached, R: Sums<W>, const SEVERAL: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -175,7 +169,7 @@ fn attend_body<W: Float, R: Sums<W>, const SEVERAL: usize>(
 }
 
 #[inline(always)]
-fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
+fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -191,6 +185,9 @@ fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     let mut inverses = [0.0; COUNT];
     for (inverse, scores) in inverses.iter_mut().zip(scores.chunks_exact_mut(panels)) {
         *inverse = 1.0 / exponentials(scores, seen);
+        if W::SCALES > 0 {
+            scale_weights(scores, seen, block.size);
+        }
     }
     let weights = scores.as_flattened();
     let (whole, mut group) = (block.size / PANEL, 0);
@@ -208,27 +205,34 @@ fn attend_queries<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     }
 }
 
-impl<'a, W> HeadCache<'a, W> {
+impl<'a, W: Cached> HeadCache<'a, W> {
     /// Panels of the keys that are seen.
     #[inline(always)]
     fn panels(&self) -> usize {
         self.tokens.div_ceil(PANEL)
     }
 
-    /// The panels, of heads of this size.
+    /// The panels of keys, of heads of this size.
     #[inline(always)]
     fn each_panel(&self, size: usize) -> impl Iterator<Item = Panel<'a, W>> {
-        let (keys, next) = (self.keys.as_chunks().0, self.next_keys);
+        let numbers = cached_numbers::<W>(PANEL, size);
+        let (keys, next) = (self.keys, self.next_keys);
         (0..self.panels()).map(move |panel| Panel {
-            keys: &keys[panel * size..],
-            next: next.get(panel * PANEL * size..).unwrap_or(&[]),
+            keys: &keys[panel * numbers..][..numbers],
+            next: next.get(panel * numbers..).unwrap_or(&[]),
         })
+    }
+
+    /// What the codes of each value of a panel are worth.
+    #[inline(always)]
+    fn value_scales(&self, panel: usize, size: usize) -> [f32; PANEL] {
+        W::scales(&self.values[cached_numbers::<W>(PANEL, size) * panel + PANEL * size..])
     }
 }
 
 /// The scores of the block's queries, query by query and panel by panel; behind a piece's last key they mean nothing.
 #[inline(always)]
-fn score<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
+fn score<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -246,17 +250,17 @@ fn score<W: Float, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     }
 }
 
-/// A panel of keys, and that of the head that is read next.
+/// A panel of keys with its scales, and that of the head that is read next.
 #[derive(Clone, Copy)]
 struct Panel<'a, W> {
-    keys: &'a [[W; PANEL]],
+    keys: &'a [W],
     /// Empty where there is none.
     next: &'a [W],
 }
 
 /// Scores the next panels, whose scores begin with number `first` of each query, and says how many.
 #[inline(always)]
-fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
+fn score_panels<'a, W: Cached, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     rest: &mut impl Iterator<Item = Panel<'a, W>>,
@@ -275,15 +279,15 @@ fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usiz
     for (panel, next) in panels.iter_mut().zip(rest) {
         *panel = next;
     }
-    let mut keys = [&panels[0].keys[..size]; PANELS];
+    let mut keys: [&[[W; PANEL]]; PANELS] = [&[]; PANELS];
     for (keys, panel) in keys.iter_mut().zip(&panels) {
-        *keys = &panel.keys[..size];
+        *keys = &panel.keys.as_chunks().0[..size];
     }
     let mut sums = [[registers.zero(); PANELS]; COUNT];
     for at in 0..size {
-        if reads_ahead::<W, COUNT>() && at % PER_LINE == 0 {
+        if reads_ahead::<W, COUNT>() && at % per_line::<W>() == 0 {
             for panel in &panels {
-                ask_for(panel.next, at * PANEL, PER_LINE * PANEL);
+                ask_for(panel.next, at * PANEL, per_line::<W>() * PANEL);
             }
         }
         for panel in 0..PANELS {
@@ -300,8 +304,14 @@ fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usiz
         for (panel, sums) in sums.iter().enumerate() {
             let scores = &mut scores[query * stride + first + panel];
             *scores = registers.store(*sums);
-            for score in scores {
+            for score in &mut *scores {
                 *score *= scale;
+            }
+            if W::SCALES > 0 {
+                let of_keys = W::scales(&panels[panel].keys[PANEL * size..]);
+                for (score, of_key) in scores.iter_mut().zip(of_keys) {
+                    *score *= of_key;
+                }
             }
         }
     }
@@ -310,7 +320,7 @@ fn score_panels<'a, W: Float, R: Sums<W>, const COUNT: usize, const PANELS: usiz
 
 /// One query's scores to what softmax divides by the returned sum; what is behind a piece's last key becomes zero.
 #[inline(always)]
-fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f32 {
+fn exponentials<W: Cached>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f32 {
     let mut first = 0;
     for piece in seen {
         first += piece.panels();
@@ -343,6 +353,23 @@ fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f3
     lane_sum(&sums)
 }
 
+/// Multiplies one query's weights by what the codes of their values are worth.
+#[inline(always)]
+fn scale_weights<W: Cached>(
+    weights: &mut [[f32; PANEL]],
+    seen: &[HeadCache<'_, W>],
+    size: usize,
+) {
+    let panels = seen
+        .iter()
+        .flat_map(|piece| (0..piece.panels()).map(move |panel| piece.value_scales(panel, size)));
+    for (weights, scales) in weights.iter_mut().zip(panels) {
+        for (weight, scale) in weights.iter_mut().zip(scales) {
+            *weight *= scale;
+        }
+    }
+}
+
 /// Puts some groups of columns of what the block's queries gather, the first of them number `first`, to their place.
 ///
 /// # Shapes
@@ -353,7 +380,7 @@ fn exponentials<W>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f3
     clippy::needless_range_loop,
     reason = "sums stay in registers where they are indexed by two numbers"
 )]
-fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
+fn weigh<W: Cached, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -366,7 +393,7 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     for piece in seen {
         let of_query: [&[f32]; COUNT] = gathered.next(piece);
         for key in 0..piece.tokens {
-            let start = key * block.size + first * PANEL;
+            let start = value_at::<W>(key, block.size) + first * PANEL;
             let (value, _) = piece.values[start..][..GROUPS * PANEL].as_chunks::<PANEL>();
             if reads_ahead::<W, COUNT>() {
                 ask_for(piece.next_values, start, GROUPS * PANEL);
@@ -399,7 +426,7 @@ fn weigh<W: Float, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     clippy::needless_range_loop,
     reason = "sums stay in registers where they are indexed by two numbers"
 )]
-fn weigh_rest<W: Float, R: Sums<W>, const COUNT: usize>(
+fn weigh_rest<W: Cached, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -414,7 +441,7 @@ fn weigh_rest<W: Float, R: Sums<W>, const COUNT: usize>(
         for key in 0..piece.tokens {
             // Columns that a value does not have are zeros.
             let mut value = [W::zeroed(); PANEL];
-            let columns = &piece.values[key * block.size..][start..block.size];
+            let columns = &piece.values[value_at::<W>(key, block.size)..][start..block.size];
             value[..columns.len()].copy_from_slice(columns);
             let factors = registers.load(&value);
             for query in 0..COUNT {
@@ -444,7 +471,7 @@ impl<'a> Gathered<'a> {
 
     /// Those of the next piece, query by query.
     #[inline(always)]
-    fn next<W, const COUNT: usize>(&mut self, piece: &HeadCache<'_, W>) -> [&'a [f32]; COUNT] {
+    fn next<W: Cached, const COUNT: usize>(&mut self, piece: &HeadCache<'_, W>) -> [&'a [f32]; COUNT] {
         let stride = self.weights.len() / COUNT;
         let mut of_query = [&self.weights[..piece.tokens]; COUNT];
         for (number, of_query) in of_query.iter_mut().enumerate() {
@@ -455,9 +482,21 @@ impl<'a> Gathered<'a> {
     }
 }
 
+/// Where a value lies among those of its head.
+#[inline(always)]
+const fn value_at<W: Cached>(token: usize, size: usize) -> usize {
+    token * size + token / PANEL * W::SCALES
+}
+
+/// Steps of a panel of keys that lie in one line of a cache.
+#[inline(always)]
+const fn per_line<W>() -> usize {
+    CACHE_LINE / (PANEL * size_of::<W>())
+}
+
 /// Whether numbers are asked for before they are needed.
 #[inline(always)]
-const fn reads_ahead<W: Float, const COUNT: usize>() -> bool {
+const fn reads_ahead<W: Cached, const COUNT: usize>() -> bool {
     COUNT == 1 && W::IS_NARROW
 }
 

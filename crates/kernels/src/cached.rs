@@ -1,12 +1,93 @@
 //! Keys and values, written to where attention reads them.
+//!
+//! They lie in panels of [`PANEL`] tokens. Those in 8 bits are codes, each token's with a scale of its own: the scales of
+//! a panel lie behind its codes.
+//!
+//! ```text
+//! keys    number 0 of keys 0..16 | number 1 of keys 0..16 | ... | scales of keys 0..16; then keys 16..32; ...
+//! values  all numbers of value 0 | all numbers of value 1 | ... | scales of values 0..16; then values 16..32; ...
+//! ```
 
 use std::ops::Range;
 
+use bytemuck::{must_cast, pod_read_unaligned};
+
 use super::attention::PANEL;
-use super::registers::{Float, prefetch};
+use super::int8::{self, Scale};
+use super::registers::{Float, Number, prefetch};
 
 /// Numbers that are rounded at once.
 const AT_ONCE: usize = PANEL * PANEL;
+
+/// A number that keys and values are cached as.
+pub trait Cached: Number {
+    /// Numbers that the scales of a panel take.
+    const SCALES: usize;
+
+    /// The scale of one token's numbers.
+    fn scale_of(numbers: &[f32]) -> Scale;
+
+    /// Rounds numbers, each times `inverse`.
+    fn round(numbers: &[f32], inverse: f32, rounded: &mut [Self]);
+
+    /// Puts a token's scale among those of its panel.
+    fn put_scale(scales: &mut [Self], lane: usize, scale: Scale);
+
+    /// What the numbers of each token of a panel are worth.
+    fn scales(scales: &[Self]) -> [f32; PANEL];
+}
+
+/// Floats, which need no scales.
+impl<W: Float> Cached for W {
+    const SCALES: usize = 0;
+
+    fn scale_of(_: &[f32]) -> Scale {
+        Scale::ONE
+    }
+
+    /// What the type cannot hold becomes NaN, because an infinite key may have no weight, and would be lost.
+    fn round(numbers: &[f32], _: f32, rounded: &mut [Self]) {
+        W::narrow_all(numbers, rounded);
+        for number in rounded {
+            *number = if number.is_finite() { *number } else { W::NAN };
+        }
+    }
+
+    fn put_scale(_: &mut [Self], _: usize, _: Scale) {}
+
+    fn scales(_: &[Self]) -> [f32; PANEL] {
+        [1.0; PANEL]
+    }
+}
+
+/// Codes. The scale of a token that has a number which is infinite or NaN is NaN.
+impl Cached for i8 {
+    const SCALES: usize = PANEL * size_of::<f32>();
+
+    fn scale_of(numbers: &[f32]) -> Scale {
+        let mut scale = Scale::ONE;
+        int8::find_scale(numbers, &mut scale);
+        scale
+    }
+
+    fn round(numbers: &[f32], inverse: f32, rounded: &mut [Self]) {
+        int8::round(numbers, inverse, rounded);
+    }
+
+    fn put_scale(scales: &mut [Self], lane: usize, scale: Scale) {
+        let (scales, _) = scales.as_chunks_mut();
+        scales[lane] = must_cast::<f32, [i8; size_of::<f32>()]>(scale.worth);
+    }
+
+    fn scales(scales: &[Self]) -> [f32; PANEL] {
+        pod_read_unaligned(bytemuck::must_cast_slice(&scales[..Self::SCALES]))
+    }
+}
+
+/// Numbers that the keys, or the values, of so many tokens of a head take: those of whole panels.
+pub const fn cached_numbers<W: Cached>(tokens: usize, size: usize) -> usize {
+    tokens.div_ceil(PANEL) * (PANEL * size + W::SCALES)
+}
 
 /// Keys or values of one head, those of tokens that follow one another.
 ///
@@ -43,19 +124,15 @@ impl<'a> NewTokens<'a> {
 /// Numbers as they are cached, on their way to memory: what was just written there is slow to read again.
 struct Rounded<W>([W; AT_ONCE]);
 
-impl<W: Float> Rounded<W> {
+impl<W: Cached> Rounded<W> {
     fn new() -> Self {
         Self([W::zeroed(); AT_ONCE])
     }
 
-    /// Rounds up to [`AT_ONCE`] numbers. What the type cannot hold becomes NaN, because an infinite key may have no weight,
-    /// and would be lost.
-    fn round(&mut self, numbers: &[f32]) -> &[W] {
+    /// Rounds up to [`AT_ONCE`] numbers, each times `inverse`.
+    fn round(&mut self, numbers: &[f32], inverse: f32) -> &[W] {
         let rounded = &mut self.0[..numbers.len()];
-        W::narrow_all(numbers, rounded);
-        for number in &mut *rounded {
-            *number = if number.is_finite() { *number } else { W::NAN };
-        }
+        W::round(numbers, inverse, rounded);
         rounded
     }
 }
@@ -64,14 +141,18 @@ impl<W: Float> Rounded<W> {
 ///
 /// # Shapes
 ///
-/// `cached` is (places, head size).
-pub fn write_values<W: Float>(cached: &mut [W], at: usize, values: NewTokens<'_>) {
-    let places = cached[at * values.size..].chunks_exact_mut(values.size);
+/// `cached` is panels of values.
+pub fn write_values<W: Cached>(cached: &mut [W], at: usize, values: NewTokens<'_>) {
+    let size = values.size;
     let mut rounded = Rounded::new();
-    for (number, place) in (0..values.count).zip(places) {
-        let numbers = values.token(number).chunks(AT_ONCE);
-        for (numbers, place) in numbers.zip(place.chunks_mut(AT_ONCE)) {
-            place.copy_from_slice(rounded.round(numbers));
+    for (place, number) in (at..).zip(0..values.count) {
+        let (panel, scales) = cached[panel_of::<W>(place, size)].split_at_mut(PANEL * size);
+        let (value, lane) = (values.token(number), place % PANEL);
+        let scale = W::scale_of(value);
+        W::put_scale(scales, lane, scale);
+        let places = panel[lane * size..][..size].chunks_mut(AT_ONCE);
+        for (numbers, place) in value.chunks(AT_ONCE).zip(places) {
+            place.copy_from_slice(rounded.round(numbers, scale.inverse));
         }
     }
 }
@@ -80,56 +161,77 @@ pub fn write_values<W: Float>(cached: &mut [W], at: usize, values: NewTokens<'_>
 ///
 /// # Shapes
 ///
-/// `cached` is (panels, head size, [`PANEL`]).
-pub fn write_keys<W: Float>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
+/// `cached` is panels of keys.
+pub fn write_keys<W: Cached>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
     let mut rounded = Rounded::new();
     let mut done = 0;
     while done < keys.count {
         let (place, rest) = (at + done, keys.from(done));
-        let panel = &mut cached[panel_of(place, keys.size)];
+        let (panel, scales) =
+            cached[panel_of::<W>(place, keys.size)].split_at_mut(PANEL * keys.size);
         let lane = place % PANEL;
         if lane == 0 && rest.count >= PANEL {
-            write_panel(panel, rest, &mut rounded);
+            write_panel(panel, scales, rest, &mut rounded);
             done += PANEL;
         } else {
-            write_lane(panel, lane, rest.token(0), &mut rounded);
+            write_lane(panel, scales, lane, rest.token(0), &mut rounded);
             done += 1;
         }
     }
 }
 
 /// Asks for the panel of a place, which is read and written soon.
-pub fn ask_for_panel<W>(cached: &[W], at: usize, size: usize) {
-    prefetch(&cached[panel_of(at, size)]);
+pub fn ask_for_panel<W: Cached>(cached: &[W], at: usize, size: usize) {
+    prefetch(&cached[panel_of::<W>(at, size)]);
 }
 
 /// Where the panel of a place lies.
-fn panel_of(at: usize, size: usize) -> Range<usize> {
-    let start = at / PANEL * PANEL * size;
-    start..start + PANEL * size
+fn panel_of<W: Cached>(at: usize, size: usize) -> Range<usize> {
+    let numbers = cached_numbers::<W>(PANEL, size);
+    let start = at / PANEL * numbers;
+    start..start + numbers
 }
 
 /// The keys of a whole panel.
-fn write_panel<W: Float>(panel: &mut [W], keys: NewTokens<'_>, rounded: &mut Rounded<W>) {
+fn write_panel<W: Cached>(
+    panel: &mut [W],
+    scales: &mut [W],
+    keys: NewTokens<'_>,
+    rounded: &mut Rounded<W>,
+) {
+    let mut inverses = [0.0; PANEL];
+    for (lane, inverse) in inverses.iter_mut().enumerate() {
+        let scale = W::scale_of(keys.token(lane));
+        W::put_scale(scales, lane, scale);
+        *inverse = scale.inverse;
+    }
     for (first, out) in (0..keys.size).step_by(PANEL).zip(panel.chunks_mut(AT_ONCE)) {
         let mut turned = [[0.0; PANEL]; PANEL];
         let numbers = out.len() / PANEL;
-        for lane in 0..PANEL {
+        for (lane, inverse) in inverses.iter().enumerate() {
             let key = &keys.token(lane)[first..first + numbers];
             for (turned, &number) in turned.iter_mut().zip(key) {
-                turned[lane] = number;
+                turned[lane] = number * inverse;
             }
         }
         let numbers = &turned.as_flattened()[..out.len()];
-        out.copy_from_slice(rounded.round(numbers));
+        out.copy_from_slice(rounded.round(numbers, 1.0));
     }
 }
 
 /// One key of a panel.
-fn write_lane<W: Float>(panel: &mut [W], lane: usize, key: &[f32], rounded: &mut Rounded<W>) {
+fn write_lane<W: Cached>(
+    panel: &mut [W],
+    scales: &mut [W],
+    lane: usize,
+    key: &[f32],
+    rounded: &mut Rounded<W>,
+) {
+    let scale = W::scale_of(key);
+    W::put_scale(scales, lane, scale);
     let places = panel.chunks_mut(AT_ONCE * PANEL);
     for (numbers, places) in key.chunks(AT_ONCE).zip(places) {
-        let numbers = rounded.round(numbers);
+        let numbers = rounded.round(numbers, scale.inverse);
         for (places, &number) in places.chunks_exact_mut(PANEL).zip(numbers) {
             places[lane] = number;
         }
@@ -143,7 +245,13 @@ mod tests {
     use super::*;
     use crate::noise;
 
-    fn check<W: Float + PartialEq + std::fmt::Debug>(size: usize) {
+    /// The number and its worth at a place of a panel.
+    fn read<W: Cached>(cached: &[W], place: usize, size: usize, at: usize) -> (f32, f32) {
+        let panel = &cached[panel_of::<W>(place, size)];
+        (panel[at].widen(), W::scales(&panel[PANEL * size..])[place % PANEL])
+    }
+
+    fn check<W: Cached>(size: usize) {
         let places = 3 * PANEL;
         for (at, count) in [
             (0, 1),
@@ -162,22 +270,34 @@ mod tests {
                 count,
                 size,
             };
-            let untouched = W::narrow(9.0);
-            let mut keys = vec![untouched; places * size];
+            let untouched = vec![7.0; places * size];
+            let untouched = NewTokens {
+                numbers: &untouched,
+                stride: size,
+                count: places,
+                size,
+            };
+            let mut keys = vec![W::zeroed(); cached_numbers::<W>(places, size)];
             let mut values = keys.clone();
-            write_keys(&mut keys, at, new);
-            write_values(&mut values, at, new);
+            for new in [untouched, new] {
+                let at = if new.count == places { 0 } else { at };
+                write_keys(&mut keys, at, new);
+                write_values(&mut values, at, new);
+            }
             for place in 0..places {
-                for number in 0..size {
-                    let token = place.wrapping_sub(at);
-                    let want = if token < count {
-                        W::narrow(numbers[token * stride + number])
-                    } else {
-                        untouched
-                    };
-                    let panel = place / PANEL * PANEL * size;
-                    let key = keys[panel + number * PANEL + place % PANEL];
-                    assert_eq!((key, values[place * size + number]), (want, want));
+                let (token, of) = match place.wrapping_sub(at) {
+                    token if token < count => (token, new),
+                    _ => (0, untouched),
+                };
+                let token = of.token(token);
+                let scale = W::scale_of(token);
+                let mut want = vec![W::zeroed(); size];
+                W::round(token, scale.inverse, &mut want);
+                for (number, want) in want.into_iter().enumerate() {
+                    let lane = place % PANEL;
+                    let want = (want.widen(), scale.worth);
+                    assert_eq!(read(&keys, place, size, number * PANEL + lane), want);
+                    assert_eq!(read(&values, place, size, lane * size + number), want);
                 }
             }
         }
@@ -189,6 +309,29 @@ mod tests {
             check::<f32>(size);
             check::<f16>(size);
             check::<bf16>(size);
+            check::<i8>(size);
+        }
+    }
+
+    #[test]
+    fn codes_are_the_nearest_to_the_numbers() {
+        let token = noise(64, 5);
+        let scale = i8::scale_of(&token);
+        let mut codes = vec![0; 64];
+        i8::round(&token, scale.inverse, &mut codes);
+        assert_eq!(codes.iter().map(|code| code.unsigned_abs()).max(), Some(127));
+        for (&code, number) in codes.iter().zip(&token) {
+            let error = (f32::from(code) * scale.worth - number).abs();
+            assert!(error <= scale.worth * 0.501, "{code} for {number}");
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(i8::scale_of(&[1.0, bad, 2.0]).worth.is_nan());
+        }
+        for small in [0.0, 1e-44, 1e-38] {
+            let scale = i8::scale_of(&[small, -small]);
+            i8::round(&[small, -small], scale.inverse, &mut codes[..2]);
+            let error = f32::from(codes[0]) * scale.worth - small;
+            assert!(error.abs() <= small, "{small}");
         }
     }
 

@@ -134,30 +134,68 @@ pub(super) struct Panels<'a> {
     pub(super) scales: &'a [f32],
 }
 
-/// Codes of up to [`BLOCK`] values, and what one code is worth. A value that is NaN or
-/// infinite makes the worth NaN, so that it is not lost.
+/// What makes codes of values, and values of codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// What one code is worth; NaN where a value is NaN or infinite, so that it is not lost.
+    pub(super) worth: f32,
+    /// What a value is multiplied by before it is rounded.
+    pub(super) inverse: f32,
+}
+
+impl Scale {
+    /// That of numbers which are no codes.
+    pub(super) const ONE: Self = Self {
+        worth: 1.0,
+        inverse: 1.0,
+    };
+}
+
 #[inline(always)]
-fn encode_body(values: &[f32], codes: &mut [i8], scale: &mut f32) {
+fn scale_body(values: &[f32], scale: &mut Scale) {
     // Without their sign floats are ordered as their bits are, and NaN is above all.
     let magnitude = |value: &f32| value.to_bits() & 0x7fff_ffff;
     let largest = f32::from_bits(values.iter().map(magnitude).fold(0, u32::max));
-    let inverse = if largest < SMALLEST {
+    scale.inverse = if largest < SMALLEST {
         0.0
     } else {
         LARGEST / largest
     };
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = (value * inverse + ROUND).to_bits() as i8;
-    }
-    *scale = if largest.is_finite() {
+    scale.worth = if largest.is_finite() {
         largest / LARGEST
     } else {
         f32::NAN
     };
 }
 
+#[inline(always)]
+fn round_body(values: &[f32], inverse: f32, codes: &mut [i8]) {
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = (value * inverse + ROUND).to_bits() as i8;
+    }
+}
+
+/// Codes of up to [`BLOCK`] values, and what one code is worth.
+#[inline(always)]
+fn encode_body(values: &[f32], codes: &mut [i8], worth: &mut f32) {
+    let mut scale = Scale::ONE;
+    scale_body(values, &mut scale);
+    round_body(values, scale.inverse, codes);
+    *worth = scale.worth;
+}
+
 multiversion! {
-    fn encode(values: &[f32], codes: &mut [i8], scale: &mut f32) = encode_body
+    /// The scale of values that have one together.
+    pub(super) fn find_scale(values: &[f32], scale: &mut Scale) = scale_body
+}
+
+multiversion! {
+    /// The codes of values, each times `inverse`.
+    pub(super) fn round(values: &[f32], inverse: f32, codes: &mut [i8]) = round_body
+}
+
+multiversion! {
+    fn encode(values: &[f32], codes: &mut [i8], worth: &mut f32) = encode_body
 }
 
 /// How rows of k values are laid out: their words, and behind them their scales.

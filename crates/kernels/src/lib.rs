@@ -27,7 +27,7 @@ mod storage;
 mod tiles;
 
 pub use attention::{HeadCache, PANEL, QUERIES, QueryBlock, attend};
-pub use cached::{NewTokens, ask_for_panel, write_keys, write_values};
+pub use cached::{Cached, NewTokens, ask_for_panel, cached_numbers, write_keys, write_values};
 pub use int8::CODES_VERSION;
 pub use int8::stored::{StoredCodes, StoredShape};
 pub use math::{gelu, softmax_weights};
@@ -35,7 +35,7 @@ pub use norm::{Norm, layer_norm, row_products};
 pub use packed::coded::{CodesError, CodesSource};
 pub use packed::{Epilogue, PackedLinear};
 pub use pages::Pages;
-pub use registers::Float;
+pub use registers::{Float, Number};
 pub use softmax::{
     Broken, LogSoftmax, WEIGHT_ERROR, WEIGHTS_AT_ONCE, first_of, largest, relative_doubt,
     sum_of_weights,

@@ -12,9 +12,11 @@
 use std::arch::is_x86_feature_detected;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, __m512bh, _MM_HINT_T0, _mm_prefetch, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_fmadd_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32,
+    __m256, __m512, __m512bh, _MM_HINT_T0, _mm_prefetch, _mm_set_epi64x, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_set1_ps,
+    _mm256_slli_epi32, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
+    _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_slli_epi32,
 };
 
 use bytemuck::Pod;
@@ -23,54 +25,71 @@ use bytemuck::must_cast;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// A number that weights, keys and values are stored as; every one of them is an f32 exactly.
-pub trait Float: Pod + Send + Sync {
+/// A number as it is stored, to be multiplied in f32; every one of them is an f32 exactly.
+pub trait Number: Pod + Send + Sync {
     /// Whether widening is work.
     const IS_NARROW: bool;
 
+    /// The value.
+    fn widen(self) -> f32;
+
+    /// Eight values in a register.
+    #[cfg(target_arch = "x86_64")]
+    fn eight(avx2: Avx2, numbers: [Self; 8]) -> __m256;
+
+    /// Sixteen values in a register.
+    #[cfg(target_arch = "x86_64")]
+    fn sixteen(avx512: Avx512, numbers: [Self; 16]) -> __m512;
+}
+
+/// A number that weights, keys and values can be rounded to.
+pub trait Float: Number {
     /// Not a number.
     const NAN: Self;
 
     /// Whether it is neither infinite nor NaN.
     fn is_finite(self) -> bool;
 
-    /// The value.
-    fn widen(self) -> f32;
-
     /// The nearest number to a value.
     fn narrow(value: f32) -> Self;
 
     /// The nearest number to each value.
     fn narrow_all(values: &[f32], out: &mut [Self]);
-
-    /// Eight values in a register.
-    #[cfg(target_arch = "x86_64")]
-    fn eight(avx2: Avx2, weights: [Self; 8]) -> __m256;
-
-    /// Sixteen values in a register.
-    #[cfg(target_arch = "x86_64")]
-    fn sixteen(avx512: Avx512, weights: [Self; 16]) -> __m512;
 }
 
 /// Bytes that a cache takes at once; where it is another number, nothing is lost but speed.
-#[cfg(target_arch = "x86_64")]
-const CACHE_LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
 /// Two bf16 that are neighbours in k, the even one first.
 pub(super) type Pair = [bf16; 2];
 
-impl Float for f32 {
+impl Number for f32 {
     const IS_NARROW: bool = false;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn eight(_: Avx2, numbers: [Self; 8]) -> __m256 {
+        must_cast(numbers)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn sixteen(_: Avx512, numbers: [Self; 16]) -> __m512 {
+        must_cast(numbers)
+    }
+}
+
+impl Float for f32 {
     const NAN: Self = Self::NAN;
 
     #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
     }
 
     fn narrow(value: f32) -> Self {
@@ -80,32 +99,45 @@ impl Float for f32 {
     fn narrow_all(values: &[f32], out: &mut [Self]) {
         out.copy_from_slice(values);
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
+impl Number for bf16 {
+    const IS_NARROW: bool = true;
+
     #[inline(always)]
-    fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
-        must_cast(weights)
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn sixteen(_: Avx512, weights: [Self; 16]) -> __m512 {
-        must_cast(weights)
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn eight(_: Avx2, numbers: [Self; 8]) -> __m256 {
+        // SAFETY: an `Avx2` exists only where AVX2 was detected.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(must_cast(numbers));
+            must_cast(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn sixteen(_: Avx512, numbers: [Self; 16]) -> __m512 {
+        // SAFETY: an `Avx512` exists only where AVX-512F was detected.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(must_cast(numbers));
+            must_cast(_mm512_slli_epi32::<16>(bits))
+        }
     }
 }
 
 impl Float for bf16 {
-    const IS_NARROW: bool = true;
     const NAN: Self = Self::NAN;
 
     #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
     fn narrow(value: f32) -> Self {
@@ -115,38 +147,10 @@ impl Float for bf16 {
     fn narrow_all(values: &[f32], out: &mut [Self]) {
         out.convert_from_f32_slice(values);
     }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
-        // SAFETY: an `Avx2` exists only where AVX2 was detected.
-        unsafe {
-            let bits = _mm256_cvtepu16_epi32(must_cast(weights));
-            must_cast(_mm256_slli_epi32::<16>(bits))
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn sixteen(_: Avx512, weights: [Self; 16]) -> __m512 {
-        // SAFETY: an `Avx512` exists only where AVX-512F was detected.
-        unsafe {
-            let bits = _mm512_cvtepu16_epi32(must_cast(weights));
-            must_cast(_mm512_slli_epi32::<16>(bits))
-        }
-    }
 }
 
-impl Float for f16 {
+impl Number for f16 {
     const IS_NARROW: bool = true;
-    const NAN: Self = Self::NAN;
-
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        self.is_finite()
-    }
 
     /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite number, subnormal
     /// ones too. Written in whole numbers, because only so it is vectorised.
@@ -162,6 +166,31 @@ impl Float for f16 {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn eight(_: Avx2, numbers: [Self; 8]) -> __m256 {
+        // SAFETY: an `Avx2` exists only where F16C was detected.
+        unsafe { _mm256_cvtph_ps(must_cast(numbers)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn sixteen(_: Avx512, numbers: [Self; 16]) -> __m512 {
+        // SAFETY: an `Avx512` exists only where AVX-512F was detected.
+        unsafe { _mm512_cvtph_ps(must_cast(numbers)) }
+    }
+}
+
+impl Float for f16 {
+    const NAN: Self = Self::NAN;
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -169,21 +198,34 @@ impl Float for f16 {
     fn narrow_all(values: &[f32], out: &mut [Self]) {
         out.convert_from_f32_slice(values);
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
+/// A code, whose scale is kept elsewhere.
+impl Number for i8 {
+    const IS_NARROW: bool = true;
+
     #[inline(always)]
-    #[expect(unsafe_code, reason = "names an instruction")]
-    fn eight(_: Avx2, weights: [Self; 8]) -> __m256 {
-        // SAFETY: an `Avx2` exists only where F16C was detected.
-        unsafe { _mm256_cvtph_ps(must_cast(weights)) }
+    fn widen(self) -> f32 {
+        f32::from(self)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     #[expect(unsafe_code, reason = "names an instruction")]
-    fn sixteen(_: Avx512, weights: [Self; 16]) -> __m512 {
+    fn eight(_: Avx2, numbers: [Self; 8]) -> __m256 {
+        // SAFETY: an `Avx2` exists only where AVX2 was detected.
+        unsafe {
+            let codes = _mm_set_epi64x(0, must_cast(numbers));
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "names an instruction")]
+    fn sixteen(_: Avx512, numbers: [Self; 16]) -> __m512 {
         // SAFETY: an `Avx512` exists only where AVX-512F was detected.
-        unsafe { _mm512_cvtph_ps(must_cast(weights)) }
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(must_cast(numbers))) }
     }
 }
 
@@ -238,7 +280,7 @@ pub(super) fn prefetch<T>(values: &[T]) {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Any;
 
-impl<W: Float, const PANEL: usize> Registers<W, PANEL> for Any {
+impl<W: Number, const PANEL: usize> Registers<W, PANEL> for Any {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = [f32; PANEL];
@@ -323,7 +365,7 @@ impl Avx2 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<W: Float> Registers<W, 16> for Avx2 {
+impl<W: Number> Registers<W, 16> for Avx2 {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = [__m256; 2];
@@ -375,7 +417,7 @@ impl Avx512 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<W: Float> Registers<W, 16> for Avx512 {
+impl<W: Number> Registers<W, 16> for Avx512 {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = __m512;
@@ -405,7 +447,7 @@ impl<W: Float> Registers<W, 16> for Avx512 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<W: Float> Registers<W, 32> for Avx512 {
+impl<W: Number> Registers<W, 32> for Avx512 {
     const STEP: usize = 1;
     type Row = f32;
     type Factors = [__m512; 2];
@@ -520,9 +562,9 @@ mod tests {
         };
         for bits in 0..=u16::MAX {
             let half = f16::from_bits(bits);
-            assert!(is_same(Float::widen(half), half.to_f32()), "{half:?}");
+            assert!(is_same(half.widen(), half.to_f32()), "{half:?}");
             let half = bf16::from_bits(bits);
-            assert!(is_same(Float::widen(half), half.to_f32()), "{half:?}");
+            assert!(is_same(half.widen(), half.to_f32()), "{half:?}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Precisions: what a job may ask for, and what it comes to.
 //!
 //! A [`PrecisionChoice`] is asked for, as `model.dtype` of a job has it. Once the kind of device is known it is a
-//! [`Precision`], in the model, in `job.json` and in reports. In the same way a [`CacheChoice`] comes to a [`FloatType`].
+//! [`Precision`], in the model, in `job.json` and in reports. In the same way a [`CacheChoice`] comes to a [`Precision`] of
+//! keys and values.
 
 use std::fmt;
 
@@ -25,7 +26,7 @@ pub enum PrecisionChoice {
     Q8,
 }
 
-/// Precision of the weights. On the CPU they are rounded to floats of it and computed with in f32; only
+/// Precision of the weights, or of keys and values. On the CPU weights are rounded to floats of it and computed with in f32; only
 /// the products themselves have rows in bf16 with [`Precision::Bf16`], and whole numbers with
 /// [`Precision::Q8`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ pub enum Precision {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheChoice {
-    /// `f32` on the CPU, but `f16` beside weights in 8 bits; the model's own floats on a GPU.
+    /// `f32` on the CPU, but `q8` beside weights in 8 bits; the model's own floats on a GPU.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -54,9 +55,11 @@ pub enum CacheChoice {
     F16,
     /// bfloat16.
     Bf16,
+    /// 8-bit whole numbers, with a scale for each token and head; on the CPU alone.
+    Q8,
 }
 
-/// What a file, a tensor or a cache holds. A [`Precision`] is also what products are computed in: 8-bit weights have
+/// What a file or a tensor holds. A [`Precision`] is also what products are computed in: 8-bit weights have
 /// tensors of floats around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,34 +75,39 @@ pub enum FloatType {
 impl CacheChoice {
     /// What it comes to on the CPU, or on a GPU, beside weights of this precision.
     ///
-    /// Rounding keys and values to f16 moves an answer's log-probability by a hundredth of what weights in 8 bits do.
-    pub fn resolve(self, is_cpu: bool, precision: Precision) -> FloatType {
+    /// Rounding keys and values to 8 bits moves an answer's log-probability by far less than what weights in 8 bits do.
+    pub fn resolve(self, is_cpu: bool, precision: Precision) -> Precision {
         match self {
-            Self::Auto if is_cpu && precision == Precision::Q8 => FloatType::F16,
+            Self::Auto if is_cpu && precision == Precision::Q8 => Precision::Q8,
+            _ => self.resolve_first(is_cpu, precision),
+        }
+    }
+
+    /// What it came to in jobs that began when a CPU cached in f16 beside weights in 8 bits.
+    pub fn resolve_second(self, is_cpu: bool, precision: Precision) -> Precision {
+        match self {
+            Self::Auto if is_cpu && precision == Precision::Q8 => Precision::F16,
             _ => self.resolve_first(is_cpu, precision),
         }
     }
 
     /// What it came to in jobs that began when a CPU cached all in f32.
-    pub fn resolve_first(self, is_cpu: bool, precision: Precision) -> FloatType {
+    pub fn resolve_first(self, is_cpu: bool, precision: Precision) -> Precision {
         match self {
-            Self::Auto if is_cpu => FloatType::F32,
-            Self::Auto => precision.float(),
-            Self::F32 => FloatType::F32,
-            Self::F16 => FloatType::F16,
-            Self::Bf16 => FloatType::Bf16,
+            Self::Auto if is_cpu => Precision::F32,
+            Self::Auto => precision.float().into(),
+            Self::F32 => Precision::F32,
+            Self::F16 => Precision::F16,
+            Self::Bf16 => Precision::Bf16,
+            Self::Q8 => Precision::Q8,
         }
     }
 }
 
 impl FloatType {
-    /// Its name in `job.json` and in messages.
+    /// Its name in messages.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
+        Precision::from(self).name()
     }
 
     /// Bytes of a number.
@@ -160,12 +168,13 @@ mod tests {
         assert_eq!(PrecisionChoice::Auto.resolve(true), Precision::F32);
         assert_eq!(PrecisionChoice::Auto.resolve(false), Precision::F16);
         let cache = |is_cpu, precision| CacheChoice::Auto.resolve(is_cpu, precision);
-        assert_eq!(cache(true, Precision::F16), FloatType::F32);
-        assert_eq!(cache(true, Precision::Q8), FloatType::F16);
-        let first = CacheChoice::Auto.resolve_first(true, Precision::Q8);
-        assert_eq!(first, FloatType::F32);
-        assert_eq!(cache(false, Precision::F16), FloatType::F16);
-        assert_eq!(cache(false, Precision::Bf16), FloatType::Bf16);
+        assert_eq!(cache(true, Precision::F16), Precision::F32);
+        assert_eq!(cache(true, Precision::Q8), Precision::Q8);
+        let earlier = [CacheChoice::resolve_first, CacheChoice::resolve_second];
+        let earlier = earlier.map(|resolve| resolve(CacheChoice::Auto, true, Precision::Q8));
+        assert_eq!(earlier, [Precision::F32, Precision::F16]);
+        assert_eq!(cache(false, Precision::F16), Precision::F16);
+        assert_eq!(cache(false, Precision::Bf16), Precision::Bf16);
     }
 
     #[test]

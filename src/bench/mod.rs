@@ -75,11 +75,12 @@ pub(crate) fn bench(
     let is_cpu = device.is_cpu();
     let inspection = model::inspect(folder, &config, FurtherLayers::Refused)?;
     let precision = inspection.precision(options.dtype, is_cpu)?;
+    options.cache_dtype.check(is_cpu)?;
     let started = Instant::now();
     let opened = device.open()?;
     let cache = options.cache_dtype.resolve(is_cpu, precision);
     let mut glm = Glm::load(folder, &opened, precision)?.cached_as(cache);
-    let row_bytes = (context + 2) * config.cached_numbers_per_token() * cache.bytes();
+    let row_bytes = (context + 2) * config.cached_bytes_per_token(cache);
     let load_seconds = started.elapsed().as_secs_f64();
     let weight_bytes = glm.footprint().step_bytes;
     let (read_rate, instructions, product_peaks) = if is_cpu {

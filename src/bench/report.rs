@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::readings::ReadingSpeed;
 use crate::device::DeviceKind;
 use crate::measure::BatchSpeed;
-use crate::precision::{FloatType, Precision};
+use crate::precision::Precision;
 use crate::report::{counted, grouped, on_one_line, table};
 
 /// What was measured.
@@ -20,7 +20,7 @@ pub(crate) struct BenchReport {
     /// Precision of the weights.
     pub dtype: Precision,
     /// What keys and values are cached as.
-    pub cache_dtype: FloatType,
+    pub cache_dtype: Precision,
     /// Threads that compute.
     pub threads: usize,
     /// Seconds from the folder to a model that is ready.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceKind;
-use crate::precision::{CacheChoice, FloatType, Precision};
+use crate::precision::{CacheChoice, Precision};
 
 /// What `auto` and the model folder came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub struct Resolved {
     pub dtype: Precision,
     /// What keys and values are cached as; `None` where it is what `auto` first came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_dtype: Option<FloatType>,
+    pub cache_dtype: Option<Precision>,
     /// Kind of device.
     pub device: DeviceKind,
     /// Kind of CPU: instruction set and cache sizes.
@@ -31,7 +31,7 @@ pub struct Resolved {
 
 impl Resolved {
     /// What keys and values are cached as.
-    pub(super) fn cache_dtype(&self) -> FloatType {
+    pub(super) fn cache_dtype(&self) -> Precision {
         let is_cpu = self.device == DeviceKind::Cpu;
         let auto = CacheChoice::Auto.resolve_first(is_cpu, self.dtype);
         self.cache_dtype.unwrap_or(auto)

@@ -29,8 +29,8 @@ pub struct Rules {
     /// of rows that all come after the last one that `input.limit` takes; only a job with a limit begins so. 6:
     /// `input.where` must give true or false; only a job that has it begins so.
     pub rows: u32,
-    /// What `model.cache_dtype = "auto"` comes to on a CPU. 1: f32. 2: f16 beside weights in 8 bits, else f32; only a job
-    /// whose weights may be in 8 bits begins so.
+    /// What `model.cache_dtype = "auto"` comes to on a CPU. 1: f32. 2: f16 beside weights in 8 bits, else f32. 3: q8
+    /// beside weights in 8 bits, else f32; only a job whose weights may be in 8 bits begins so.
     #[serde(
         default = "Rules::first_cache",
         skip_serializing_if = "Rules::is_first_cache"
@@ -62,7 +62,7 @@ impl Rules {
         );
         Self {
             rows,
-            cache: if may_be_q8 { 2 } else { Self::CURRENT.cache },
+            cache: if may_be_q8 { 3 } else { Self::CURRENT.cache },
             ..Self::CURRENT
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsio;
 use crate::model::GlmConfig;
-use crate::precision::{FloatType, Precision};
+use crate::precision::Precision;
 
 use super::{kept_rows, machine};
 
@@ -57,7 +57,7 @@ pub(crate) struct Subject<'a> {
     /// Precision of the weights.
     pub(crate) dtype: Precision,
     /// What keys and values are cached as.
-    pub(crate) cache_dtype: FloatType,
+    pub(crate) cache_dtype: Precision,
 }
 
 impl Subject<'_> {
@@ -255,7 +255,7 @@ mod tests {
             weight_bytes: 10,
             device: "cpu",
             dtype: Precision::F32,
-            cache_dtype: FloatType::F32,
+            cache_dtype: Precision::F32,
         };
         let batches = [speed(8, 5.0, 6.0)];
         let report = serde_json::json!({ "model": "m", "batches": batches });

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::measure::calibration;
     use crate::model::GlmConfig;
-    use crate::precision::{FloatType, Precision};
+    use crate::precision::Precision;
 
     fn speed(rows: usize, decode: f64) -> BatchSpeed {
         BatchSpeed {
@@ -146,7 +146,7 @@ mod tests {
             weight_bytes: 10,
             device: "cpu",
             dtype: Precision::F32,
-            cache_dtype: FloatType::F32,
+            cache_dtype: Precision::F32,
         }
     }
 
@@ -159,7 +159,7 @@ mod tests {
         keep_in(cache, &subject, Enough(128), speeds()).unwrap();
         assert_eq!(load_from(cache, &subject), Some(Enough(128)));
         let other = Subject {
-            cache_dtype: FloatType::F16,
+            cache_dtype: Precision::F16,
             ..subject
         };
         assert_eq!(load_from(cache, &other), None);

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::folder::check_folder;
-use super::{Backend, ModelError};
+use super::{Backend, ModelError, Precision};
 use crate::download::{self, Unusable};
 
 /// Bytes of the largest `config.json` that is read.
@@ -92,9 +92,13 @@ impl GlmConfig {
             + self.vocab_size * self.hidden_size
     }
 
-    /// Numbers that one cached token takes: keys and values of all layers.
-    pub fn cached_numbers_per_token(&self) -> usize {
-        2 * self.num_layers * self.hidden_size
+    /// Bytes that one cached token takes: keys and values of all layers, and the scales of those in 8 bits.
+    pub fn cached_bytes_per_token(&self, cached: Precision) -> usize {
+        let bytes_per_head = match cached {
+            Precision::Q8 => self.head_size() + size_of::<f32>(),
+            floats => self.head_size() * floats.float().bytes(),
+        };
+        2 * self.num_layers * self.num_attention_heads * bytes_per_head
     }
 
     /// Refuses a model that can read but not answer yet.

@@ -5,7 +5,7 @@ use candle_core::{DType, Device};
 use super::ModelError;
 use super::driver::{cuda_devices, cuda_name, track_no_events};
 use crate::device::{DeviceChoice, DeviceId};
-use crate::precision::{FloatType, Precision};
+use crate::precision::{CacheChoice, FloatType, Precision};
 
 /// Which implementation of the network runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,24 @@ impl Precision {
             return Err(ModelError::Unsupported(
                 "8-bit weights need the CPU\nhint: set `model.device = \"cpu\"`, or \
                  `model.dtype = \"f16\"` for the GPU"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl CacheChoice {
+    /// Refuses a device that cannot cache so.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Unsupported`] for keys and values in 8 bits anywhere but on the CPU.
+    pub fn check(self, is_cpu: bool) -> Result<(), ModelError> {
+        if self == Self::Q8 && !is_cpu {
+            return Err(ModelError::Unsupported(
+                "keys and values in 8 bits need the CPU\nhint: set `model.device = \"cpu\"`, or \
+                 `model.cache_dtype = \"auto\"` for the GPU"
                     .to_owned(),
             ));
         }

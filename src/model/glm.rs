@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use crate::precision::{CacheChoice, FloatType};
+use crate::precision::CacheChoice;
 use glm_batch_kernels::PackedLinear;
 
 use super::cache::{Cache, PaddedCache, RaggedCache};
@@ -133,16 +133,16 @@ impl Glm {
         })
     }
 
-    /// The model with keys and values cached as these floats; slots are empty then. They are rounded once, when they are
+    /// The model with keys and values cached in this precision; slots are empty then. They are rounded once, when they are
     /// stored, and on the CPU one that the type cannot hold fails its row.
     #[must_use]
-    pub fn cached_as(self, float: FloatType) -> Self {
+    pub fn cached_as(self, cached: Precision) -> Self {
         Self {
             cache: cache(
                 &self.config,
                 &self.network.device,
                 self.backend,
-                float,
+                cached,
                 self.fused.clone(),
             ),
             ..self
@@ -318,16 +318,20 @@ fn cache(
     config: &GlmConfig,
     device: &Device,
     backend: Backend,
-    float: FloatType,
+    cached: Precision,
     fused: Option<Arc<Fused>>,
 ) -> Box<dyn Cache> {
-    match (backend, float) {
-        (Backend::Packed, FloatType::F32) => Box::new(RaggedCache::<f32>::new(config)),
-        (Backend::Packed, FloatType::F16) => Box::new(RaggedCache::<f16>::new(config)),
-        (Backend::Packed, FloatType::Bf16) => Box::new(RaggedCache::<bf16>::new(config)),
-        (Backend::Padded, float) => {
-            Box::new(PaddedCache::new(config, device, float.dtype(), fused))
-        }
+    match (backend, cached) {
+        (Backend::Packed, Precision::F32) => Box::new(RaggedCache::<f32>::new(config)),
+        (Backend::Packed, Precision::F16) => Box::new(RaggedCache::<f16>::new(config)),
+        (Backend::Packed, Precision::Bf16) => Box::new(RaggedCache::<bf16>::new(config)),
+        (Backend::Packed, Precision::Q8) => Box::new(RaggedCache::<i8>::new(config)),
+        (Backend::Padded, cached) => Box::new(PaddedCache::new(
+            config,
+            device,
+            cached.float().dtype(),
+            fused,
+        )),
     }
 }
 

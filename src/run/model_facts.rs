@@ -16,7 +16,7 @@ use crate::model::{
     ModelSource,
 };
 use crate::plan::Memory;
-use crate::precision::{CacheChoice, FloatType, Precision};
+use crate::precision::{CacheChoice, Precision};
 use crate::stop::StopFlag;
 use crate::tasks;
 use crate::tokenize::GlmTokenizer;
@@ -30,7 +30,7 @@ pub(super) struct ModelFacts {
     pub(super) devices: Vec<DeviceId>,
     pub(super) precision: Precision,
     /// What keys and values are cached as.
-    pub(super) cache: FloatType,
+    pub(super) cache: Precision,
     /// What the first device is called.
     device_label: String,
     /// What the weights take once they are loaded.
@@ -54,6 +54,7 @@ impl ModelFacts {
         let is_cpu = devices.iter().all(|device| device.is_cpu());
         let inspection = inspect(&source(spec), &config, rules)?;
         let precision = inspection.precision(spec.model.dtype, is_cpu)?;
+        spec.model.cache_dtype.check(is_cpu)?;
         Ok(Self {
             footprint: inspection.footprint(precision, Backend::on(is_cpu)),
             device_label: devices
@@ -67,6 +68,7 @@ impl ModelFacts {
             precision,
             cache: match rules.cache {
                 1 => spec.model.cache_dtype.resolve_first(is_cpu, precision),
+                2 => spec.model.cache_dtype.resolve_second(is_cpu, precision),
                 _ => spec.model.cache_dtype.resolve(is_cpu, precision),
             },
             inspection,
@@ -151,7 +153,7 @@ impl ModelFacts {
 
     /// Bytes that one cached token takes.
     pub(super) fn cache_bytes_per_token(&self) -> usize {
-        self.config.cached_numbers_per_token() * self.cache.bytes()
+        self.config.cached_bytes_per_token(self.cache)
     }
 
     /// What decides the speed of the model here.

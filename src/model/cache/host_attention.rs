@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use glm_batch_kernels::{
-    Float, HeadCache, NewTokens, QUERIES, QueryBlock, attend, write_keys, write_values,
+    Cached, HeadCache, NewTokens, QUERIES, QueryBlock, attend, cached_numbers, write_keys,
+    write_values,
 };
 
 use super::super::GlmConfig;
@@ -49,14 +50,14 @@ impl Shape {
         self.heads * self.head_size
     }
 
-    /// Runs of numbers that a token's keys and values lie in.
-    pub(super) fn heads_of_all_layers(self) -> usize {
-        self.layers * 2 * self.heads
+    /// Numbers that one head's keys, or its values, of so many tokens take.
+    pub(super) fn numbers<W: Cached>(self, tokens: usize) -> usize {
+        cached_numbers::<W>(tokens, self.head_size)
     }
 
-    /// Numbers that a token's keys and values take.
-    pub(super) fn values_per_token(self) -> usize {
-        self.heads_of_all_layers() * self.head_size
+    /// Keys and values of all heads of all layers, counted.
+    pub(super) fn heads_of_all_layers(self) -> usize {
+        self.layers * 2 * self.heads
     }
 }
 
@@ -90,7 +91,7 @@ pub(super) struct TokenRun {
 ///
 /// `cached` is what the head has: its keys, and behind them as many values, as in [`HeadCache`]. `projected` is
 /// (tokens, 3 hidden): queries, then keys, then values.
-pub(super) fn write_head<W: Float>(
+pub(super) fn write_head<W: Cached>(
     shape: Shape,
     head: usize,
     cached: &mut [W],
@@ -111,7 +112,7 @@ pub(super) fn write_head<W: Float>(
 
 impl<S> LayerQueries<'_, S> {
     /// What the queries gather: (tokens, hidden).
-    pub(super) fn attend<'c, W: Float>(&self) -> Vec<f32>
+    pub(super) fn attend<'c, W: Cached>(&self) -> Vec<f32>
     where
         S: Fn(usize, usize) -> [HeadCache<'c, W>; 2] + Sync,
     {

@@ -7,7 +7,7 @@
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 
-use glm_batch_kernels::{Float, HeadCache, PANEL};
+use glm_batch_kernels::{Cached, HeadCache, PANEL};
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -39,7 +39,7 @@ struct ReadCall<W> {
     /// Where the tokens' keys and values go.
     runs: Vec<TokenRun>,
     blocks: Vec<usize>,
-    /// (heads, keys or values, places, head size), keys in panels.
+    /// (heads, keys or values, panels).
     cached: Vec<W>,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn places_of(row: &ReadRow<'_>) -> usize {
 }
 
 /// Hidden states before the final norm at the wanted places, row by row: (wanted, hidden).
-pub(super) fn read<W: Float>(
+pub(super) fn read<W: Cached>(
     shape: Shape,
     network: &Network,
     rows: &[Reading<'_>],
@@ -100,7 +100,7 @@ pub(super) fn read<W: Float>(
     let mut call = ReadCall {
         shape,
         blocks: blocks(&seen, |a, b| a == b),
-        cached: vec![W::zeroed(); 2 * shape.hidden() * places.count],
+        cached: vec![W::zeroed(); 2 * shape.heads * shape.numbers::<W>(places.count)],
         seen,
         runs: places.runs,
     };
@@ -158,7 +158,7 @@ impl Places {
     }
 }
 
-impl<W: Float> ReadCall<W> {
+impl<W: Cached> ReadCall<W> {
     /// Numbers of one head's keys and values.
     fn values_per_head(&self) -> usize {
         self.cached.len() / self.shape.heads
@@ -179,7 +179,7 @@ impl<W: Float> ReadCall<W> {
         let per_head = self.values_per_head();
         let cached = &self.cached[head * per_head..][..per_head];
         let (keys, values) = cached.split_at(per_head / 2);
-        let start = run.first * self.shape.head_size;
+        let start = self.shape.numbers::<W>(run.first);
         HeadCache {
             keys: &keys[start..],
             values: &values[start..],
@@ -190,7 +190,7 @@ impl<W: Float> ReadCall<W> {
     }
 }
 
-impl<W: Float> Attend for ReadCall<W> {
+impl<W: Cached> Attend for ReadCall<W> {
     fn attend(&mut self, _layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
             self.write(projected);

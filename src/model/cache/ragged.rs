@@ -12,7 +12,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use glm_batch_kernels::Float;
+use glm_batch_kernels::Cached;
 
 use super::super::attend::Attend;
 use super::super::layers::{from_host, with_host};
@@ -74,7 +74,7 @@ struct RaggedCall<'a, W> {
     blocks: Vec<usize>,
 }
 
-impl<W: Float> RaggedCache<W> {
+impl<W: Cached> RaggedCache<W> {
     pub(in crate::model) fn new(config: &GlmConfig) -> Self {
         Self {
             shape: Shape::of(config),
@@ -255,7 +255,7 @@ fn rows_of_part(rows: impl Iterator<Item = (usize, usize)>) -> usize {
     rows.take_while(fits).count().max(1)
 }
 
-impl<W: Float> Cache for RaggedCache<W> {
+impl<W: Cached> Cache for RaggedCache<W> {
     fn prefill(
         &mut self,
         network: &Network,
@@ -358,7 +358,7 @@ impl Place {
     }
 }
 
-impl<W: Float> RaggedCall<'_, W> {
+impl<W: Cached> RaggedCall<'_, W> {
     /// (tokens, 3 hidden) to (tokens, hidden).
     fn attend_all(&self, layer: usize, projected: &[f32]) -> Vec<f32> {
         let cache = &*self.cache;
@@ -380,7 +380,7 @@ impl<W: Float> RaggedCall<'_, W> {
     }
 }
 
-impl<W: Float> Attend for RaggedCall<'_, W> {
+impl<W: Cached> Attend for RaggedCall<'_, W> {
     fn attend(&mut self, layer: usize, projected: &Tensor) -> TensorResult<Tensor> {
         let out = with_host(projected, |projected| {
             self.cache.segments.write(layer, &self.runs, projected);
@@ -397,6 +397,7 @@ mod tests {
     use glm_batch_kernels::PANEL;
 
     use super::*;
+    use crate::precision::Precision;
 
     /// A slot with a context of 400 tokens, the start token, and room for 112 tokens.
     fn cache() -> (RaggedCache<f32>, usize) {
@@ -406,7 +407,7 @@ mod tests {
         cache.allocate(0, 400, 112).unwrap();
         let first = cache.known(0);
         (first.context_length, first.tail_length) = (400, 1);
-        let token = config.cached_numbers_per_token() * size_of::<f32>();
+        let token = config.cached_bytes_per_token(Precision::F32);
         (cache, token)
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
-use glm_batch_kernels::{Float, HeadCache, PANEL, Pages, ask_for_panel};
+use glm_batch_kernels::{Cached, HeadCache, PANEL, Pages, ask_for_panel};
 use rayon::prelude::*;
 
 use super::super::ModelError;
@@ -39,7 +39,7 @@ pub(super) struct Segments<W> {
     pool: Pool<W>,
 }
 
-/// Keys and values of some tokens: (layer, head, key or value, capacity, head size), where a head's keys lie in panels.
+/// Keys and values of some tokens: (layer, head, key or value, panels).
 /// So attention reads a layer from end to end.
 struct Segment<W> {
     values: Pages<W>,
@@ -54,7 +54,7 @@ struct Pool<W> {
     peak: usize,
 }
 
-impl<W: Float> Segments<W> {
+impl<W: Cached> Segments<W> {
     pub(super) fn new(shape: Shape) -> Self {
         Self {
             shape,
@@ -71,7 +71,9 @@ impl<W: Float> Segments<W> {
     pub(super) fn take(&mut self, tokens: usize) -> Result<SegmentId, ModelError> {
         let capacity = tokens.next_multiple_of(CAPACITY_STEP);
         let segment = Segment {
-            values: self.pool.take(self.shape.values_per_token() * capacity)?,
+            values: self
+                .pool
+                .take(self.shape.heads_of_all_layers() * self.shape.numbers::<W>(capacity))?,
             capacity,
             users: 1,
         };
@@ -104,10 +106,10 @@ impl<W: Float> Segments<W> {
     pub(super) fn copy(&mut self, from: SegmentId, to: SegmentId, tokens: usize) {
         let mut target = self.held[to.0].take().expect(HELD);
         let source = self.segment(from);
-        let stride = |segment: &Segment<W>| segment.capacity * self.shape.head_size;
+        let stride = |segment: &Segment<W>| self.shape.numbers::<W>(segment.capacity);
         let (from_stride, to_stride) = (stride(source), stride(&target));
         // Panels are copied whole.
-        let count = tokens.next_multiple_of(PANEL) * self.shape.head_size;
+        let count = self.shape.numbers::<W>(tokens);
         let pairs = target
             .values
             .chunks_exact_mut(to_stride)
@@ -163,7 +165,7 @@ impl<W: Float> Segments<W> {
         tokens: usize,
     ) -> HeadCache<'_, W> {
         let segment = self.segment(id);
-        let count = segment.capacity * self.shape.head_size;
+        let count = self.shape.numbers::<W>(segment.capacity);
         let (keys, rest) = segment.heads_from(self.shape, layer, head).split_at(count);
         let (values, next) = rest.split_at(count);
         HeadCache {
@@ -193,10 +195,10 @@ impl<W: Float> Segments<W> {
     }
 }
 
-impl<W: Float> Segment<W> {
+impl<W: Cached> Segment<W> {
     /// Writes a run's keys and values of one layer.
     fn write(&mut self, shape: Shape, layer: usize, run: TokenRun, projected: &[f32]) {
-        let per_head = 2 * self.capacity * shape.head_size;
+        let per_head = 2 * shape.numbers::<W>(self.capacity);
         let start = layer * shape.heads * per_head;
         let of_layer = &mut self.values[start..start + shape.heads * per_head];
         let at_once = PARALLEL_VALUES
@@ -219,13 +221,13 @@ impl<W: Float> Segment<W> {
 
     /// What a layer has cached, from a head on.
     fn heads_from(&self, shape: Shape, layer: usize, head: usize) -> &[W] {
-        let per_head = 2 * self.capacity * shape.head_size;
+        let per_head = 2 * shape.numbers::<W>(self.capacity);
         let start = (layer * shape.heads + head) * per_head;
         &self.values[start..(layer + 1) * shape.heads * per_head]
     }
 }
 
-impl<W: Float> Pool<W> {
+impl<W: Cached> Pool<W> {
     fn new() -> Self {
         Self {
             free: Vec::new(),

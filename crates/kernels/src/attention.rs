@@ -11,9 +11,8 @@
 //! Numbers may be cached in 16 bits, or as codes of 8. They are rounded once, when they are stored; sums are f32. The sum of
 //! a key's codes is multiplied by its scale, and the weight of a value by that of the value.
 //!
-//! Widening them leaves the machine time to read, so that a query alone asks for such numbers a head before it needs
-//! them: for the next head's keys beside the scores, for its values beside the values. Numbers in f32 come as fast as
-//! memory gives them; asking for them only costs instructions.
+//! A query alone asks for numbers a head before it needs them: for the next head's keys beside the scores, for its values
+//! beside the values.
 //!
 //! # Source
 //!
@@ -37,8 +36,9 @@ use super::simd::{LANES, lane_sum};
 /// Keys of a panel.
 pub const PANEL: usize = 16;
 
-/// Queries of a block.
-pub const QUERIES: usize = 4;
+/// Queries that are given together where as many see the same keys: enough that each head's keys and values are read
+/// once for all of them, and few enough that there is work for each thread.
+pub const QUERIES: usize = 16;
 
 /// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once where registers hold them.
 const AT_ONCE: usize = 4;
@@ -72,7 +72,7 @@ pub struct HeadCache<'a, W> {
 /// Query q is `queries[q * query_stride..][..size]`, its result `out[q * out_stride..][..size]`.
 #[derive(Debug)]
 pub struct QueryBlock<'a> {
-    /// How many: 1 or [`QUERIES`].
+    /// How many.
     pub count: usize,
     /// The queries.
     pub queries: &'a [f32],
@@ -103,7 +103,7 @@ pub fn attend<W: Cached>(
             return avx2(proof, block, seen, scores);
         }
     }
-    attend_body::<W, _, 1>(Any, block, seen, scores);
+    attend_body::<W, _, 0, 1>(Any, block, seen, scores);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -121,8 +121,8 @@ fn avx512<W: Cached>(
         seen: &[HeadCache<'_, W>],
         scores: &mut Vec<f32>,
     ) {
-        // Its 32 registers hold the sums of so many panels for all queries of a block.
-        attend_body::<W, _, AT_ONCE>(proof, block, seen, scores);
+        // Its 32 registers hold 16 sums, and what is multiplied.
+        attend_body::<W, _, 2, 4>(proof, block, seen, scores);
     }
     // SAFETY: an `Avx512` exists only where AVX-512F, FMA and F16C were detected.
     unsafe { version(proof, block, seen, scores) }
@@ -143,7 +143,8 @@ fn avx2<W: Cached>(
         seen: &[HeadCache<'_, W>],
         scores: &mut Vec<f32>,
     ) {
-        attend_body::<W, _, 1>(proof, block, seen, scores);
+        // Its 16 registers hold 4 sums of two registers, and what is multiplied.
+        attend_body::<W, _, 0, 1>(proof, block, seen, scores);
     }
     // SAFETY: an `Avx2` exists only where AVX2, FMA and F16C were detected.
     unsafe { version(proof, block, seen, scores) }
@@ -153,28 +154,50 @@ fn avx2<W: Cached>(
 trait Sums<W>: Registers<W, PANEL, Row = f32> {}
 impl<W, R: Registers<W, PANEL, Row = f32>> Sums<W> for R {}
 
-/// `SEVERAL` is how many panels or groups of columns run at once where a block has several queries.
+/// `EIGHT` and `FOUR` are how many panels or groups of columns run at once for eight and for four queries; 0 where
+/// registers do not hold the sums of eight.
 #[inline(always)]
-fn attend_body<W: Cached, R: Sums<W>, const SEVERAL: usize>(
+fn attend_body<W: Cached, R: Sums<W>, const EIGHT: usize, const FOUR: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
-    if block.count == QUERIES {
-        attend_queries::<W, R, QUERIES, SEVERAL>(registers, block, seen, scores);
-    } else {
-        attend_queries::<W, R, 1, AT_ONCE>(registers, block, seen, scores);
+    let mut done = 0;
+    while done < block.count {
+        let mut rest = block.from(done);
+        done += match rest.count {
+            8.. if EIGHT > 0 => {
+                attend_queries::<W, R, 8, EIGHT>(registers, &mut rest, seen, scores)
+            }
+            4.. => attend_queries::<W, R, 4, FOUR>(registers, &mut rest, seen, scores),
+            2.. => attend_queries::<W, R, 2, FOUR>(registers, &mut rest, seen, scores),
+            _ => attend_queries::<W, R, 1, AT_ONCE>(registers, &mut rest, seen, scores),
+        };
     }
 }
 
+impl QueryBlock<'_> {
+    /// The queries from number `first` on.
+    #[inline(always)]
+    fn from(&mut self, first: usize) -> QueryBlock<'_> {
+        QueryBlock {
+            count: self.count - first,
+            queries: &self.queries[first * self.query_stride..],
+            out: &mut self.out[first * self.out_stride..],
+            ..*self
+        }
+    }
+}
+
+/// Does the first `COUNT` queries, and says how many they are; `MOST` panels or groups of columns run at once.
 #[inline(always)]
 fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
-) {
+) -> usize {
     let mut panels = 0;
     for piece in seen {
         panels += piece.panels();
@@ -192,9 +215,9 @@ fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     let weights = scores.as_flattened();
     let (whole, mut group) = (block.size / PANEL, 0);
     while group < whole {
-        if MOST == AT_ONCE && group + AT_ONCE <= whole {
-            weigh::<W, R, COUNT, AT_ONCE>(registers, block, seen, weights, &inverses, group);
-            group += AT_ONCE;
+        if group + MOST <= whole {
+            weigh::<W, R, COUNT, MOST>(registers, block, seen, weights, &inverses, group);
+            group += MOST;
         } else {
             weigh::<W, R, COUNT, 1>(registers, block, seen, weights, &inverses, group);
             group += 1;
@@ -203,6 +226,7 @@ fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     if whole * PANEL < block.size {
         weigh_rest::<W, R, COUNT>(registers, block, seen, weights, &inverses);
     }
+    COUNT
 }
 
 impl<'a, W: Cached> HeadCache<'a, W> {
@@ -285,7 +309,7 @@ fn score_panels<'a, W: Cached, R: Sums<W>, const COUNT: usize, const PANELS: usi
     }
     let mut sums = [[registers.zero(); PANELS]; COUNT];
     for at in 0..size {
-        if reads_ahead::<W, COUNT>() && at % per_line::<W>() == 0 {
+        if COUNT == 1 && at % per_line::<W>() == 0 {
             for panel in &panels {
                 ask_for(panel.next, at * PANEL, per_line::<W>() * PANEL);
             }
@@ -360,12 +384,15 @@ fn scale_weights<W: Cached>(
     seen: &[HeadCache<'_, W>],
     size: usize,
 ) {
-    let panels = seen
-        .iter()
-        .flat_map(|piece| (0..piece.panels()).map(move |panel| piece.value_scales(panel, size)));
-    for (weights, scales) in weights.iter_mut().zip(panels) {
-        for (weight, scale) in weights.iter_mut().zip(scales) {
-            *weight *= scale;
+    let mut first = 0;
+    for piece in seen {
+        let weights = &mut weights[first..first + piece.panels()];
+        first += weights.len();
+        for (panel, weights) in weights.iter_mut().enumerate() {
+            let scales = piece.value_scales(panel, size);
+            for (weight, scale) in weights.iter_mut().zip(scales) {
+                *weight *= scale;
+            }
         }
     }
 }
@@ -395,7 +422,7 @@ fn weigh<W: Cached, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
         for key in 0..piece.tokens {
             let start = value_at::<W>(key, block.size) + first * PANEL;
             let (value, _) = piece.values[start..][..GROUPS * PANEL].as_chunks::<PANEL>();
-            if reads_ahead::<W, COUNT>() {
+            if COUNT == 1 {
                 ask_for(piece.next_values, start, GROUPS * PANEL);
             }
             for group in 0..GROUPS {
@@ -492,12 +519,6 @@ const fn value_at<W: Cached>(token: usize, size: usize) -> usize {
 #[inline(always)]
 const fn per_line<W>() -> usize {
     CACHE_LINE / (PANEL * size_of::<W>())
-}
-
-/// Whether numbers are asked for before they are needed.
-#[inline(always)]
-const fn reads_ahead<W: Cached, const COUNT: usize>() -> bool {
-    COUNT == 1 && W::IS_NARROW
 }
 
 /// Asks for so many numbers, where they are.

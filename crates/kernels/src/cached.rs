@@ -8,6 +8,11 @@
 //! values  all numbers of value 0 | all numbers of value 1 | ... | scales of values 0..16; then values 16..32; ...
 //! ```
 
+#![expect(
+    clippy::inline_always,
+    reason = "bodies must be compiled into the version of each instruction set"
+)]
+
 use std::ops::Range;
 
 use bytemuck::{must_cast, pod_read_unaligned};
@@ -79,6 +84,7 @@ impl Cached for i8 {
         scales[lane] = must_cast::<f32, [i8; size_of::<f32>()]>(scale.worth);
     }
 
+    #[inline(always)]
     fn scales(scales: &[Self]) -> [f32; PANEL] {
         pod_read_unaligned(bytemuck::must_cast_slice(&scales[..Self::SCALES]))
     }

@@ -27,9 +27,6 @@ use half::{bf16, f16};
 
 /// A number as it is stored, to be multiplied in f32; every one of them is an f32 exactly.
 pub trait Number: Pod + Send + Sync {
-    /// Whether widening is work.
-    const IS_NARROW: bool;
-
     /// The value.
     fn widen(self) -> f32;
 
@@ -64,8 +61,6 @@ pub(super) const CACHE_LINE: usize = 64;
 pub(super) type Pair = [bf16; 2];
 
 impl Number for f32 {
-    const IS_NARROW: bool = false;
-
     #[inline(always)]
     fn widen(self) -> f32 {
         self
@@ -102,8 +97,6 @@ impl Float for f32 {
 }
 
 impl Number for bf16 {
-    const IS_NARROW: bool = true;
-
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -150,8 +143,6 @@ impl Float for bf16 {
 }
 
 impl Number for f16 {
-    const IS_NARROW: bool = true;
-
     /// Exponent and mantissa moved into place and scaled by 2^112, which is exact for every finite number, subnormal
     /// ones too. Written in whole numbers, because only so it is vectorised.
     #[inline(always)]
@@ -202,8 +193,6 @@ impl Float for f16 {
 
 /// A code, whose scale is kept elsewhere.
 impl Number for i8 {
-    const IS_NARROW: bool = true;
-
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from(self)

@@ -61,13 +61,12 @@ impl Shape {
     }
 }
 
-/// How many consecutive tokens see the same keys, in blocks of [`QUERIES`] and single ones; nothing where all are
+/// How many consecutive tokens see the same keys, in blocks of up to [`QUERIES`]; nothing where all are
 /// single.
 pub(super) fn blocks<T>(tokens: &[T], see_the_same: impl Fn(&T, &T) -> bool) -> Vec<usize> {
     let mut blocks = Vec::new();
     for run in tokens.chunk_by(see_the_same) {
-        blocks.extend(std::iter::repeat_n(QUERIES, run.len() / QUERIES));
-        blocks.extend(std::iter::repeat_n(1, run.len() % QUERIES));
+        blocks.extend(run.chunks(QUERIES).map(<[T]>::len));
     }
     if blocks.len() == tokens.len() {
         blocks.clear();

@@ -203,16 +203,10 @@ fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
         panels += piece.panels();
     }
     scores.resize(COUNT * panels * PANEL, 0.0);
-    let (scores, _) = scores.as_chunks_mut::<PANEL>();
+    let scores = scores.as_chunks_mut::<PANEL>().0.as_chunks_mut::<COUNT>().0;
     score::<W, R, COUNT, MOST>(registers, block, seen, scores);
-    let mut inverses = [0.0; COUNT];
-    for (inverse, scores) in inverses.iter_mut().zip(scores.chunks_exact_mut(panels)) {
-        *inverse = 1.0 / exponentials(scores, seen);
-        if W::SCALES > 0 {
-            scale_weights(scores, seen, block.size);
-        }
-    }
-    let weights = scores.as_flattened();
+    let inverses = exponentials(scores, seen, block.size).map(|sum| 1.0 / sum);
+    let weights = &*scores;
     let (whole, mut group) = (block.size / PANEL, 0);
     while group < whole {
         if group + MOST <= whole {
@@ -254,22 +248,23 @@ impl<'a, W: Cached> HeadCache<'a, W> {
     }
 }
 
-/// The scores of the block's queries, query by query and panel by panel; behind a piece's last key they mean nothing.
+/// The scores of the block's queries, panel by panel and query by query; behind a piece's last key they mean nothing.
 #[inline(always)]
 fn score<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
-    scores: &mut [[f32; PANEL]],
+    scores: &mut [[[f32; PANEL]; COUNT]],
 ) {
     let mut panels = seen.iter().flat_map(|piece| piece.each_panel(block.size));
-    let (mut first, count) = (0, scores.len() / COUNT);
-    while first < count {
-        first += match MOST.min(count - first) {
-            4.. => score_panels::<W, R, COUNT, 4>(registers, block, &mut panels, first, scores),
-            3 => score_panels::<W, R, COUNT, 3>(registers, block, &mut panels, first, scores),
-            2 => score_panels::<W, R, COUNT, 2>(registers, block, &mut panels, first, scores),
-            _ => score_panels::<W, R, COUNT, 1>(registers, block, &mut panels, first, scores),
+    let mut first = 0;
+    while first < scores.len() {
+        let scores = &mut scores[first..];
+        first += match MOST.min(scores.len()) {
+            4.. => score_panels::<W, R, COUNT, 4>(registers, block, &mut panels, scores),
+            3 => score_panels::<W, R, COUNT, 3>(registers, block, &mut panels, scores),
+            2 => score_panels::<W, R, COUNT, 2>(registers, block, &mut panels, scores),
+            _ => score_panels::<W, R, COUNT, 1>(registers, block, &mut panels, scores),
         };
     }
 }
@@ -282,14 +277,13 @@ struct Panel<'a, W> {
     next: &'a [W],
 }
 
-/// Scores the next panels, whose scores begin with number `first` of each query, and says how many.
+/// Scores the next panels, whose scores are the first of these, and says how many.
 #[inline(always)]
 fn score_panels<'a, W: Cached, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     rest: &mut impl Iterator<Item = Panel<'a, W>>,
-    first: usize,
-    scores: &mut [[f32; PANEL]],
+    scores: &mut [[[f32; PANEL]; COUNT]],
 ) -> usize {
     let size = block.size;
     let mut queries = [&block.queries[..size]; COUNT];
@@ -323,85 +317,88 @@ fn score_panels<'a, W: Cached, R: Sums<W>, const COUNT: usize, const PANELS: usi
         }
     }
     let scale = 1.0 / (size as f32).sqrt();
-    let stride = scores.len() / COUNT;
-    for (query, sums) in sums.iter().enumerate() {
-        for (panel, sums) in sums.iter().enumerate() {
-            let scores = &mut scores[query * stride + first + panel];
-            *scores = registers.store(*sums);
+    for (panel, scores) in scores[..PANELS].iter_mut().enumerate() {
+        let of_keys = W::scales(&panels[panel].keys[PANEL * size..]);
+        for (query, scores) in scores.iter_mut().enumerate() {
+            *scores = registers.store(sums[query][panel]);
             for score in &mut *scores {
                 *score *= scale;
             }
             if W::SCALES > 0 {
-                let of_keys = W::scales(&panels[panel].keys[PANEL * size..]);
-                for (score, of_key) in scores.iter_mut().zip(of_keys) {
-                    *score *= of_key;
-                }
+                *scores = products(*scores, of_keys);
             }
         }
     }
     PANELS
 }
 
-/// One query's scores to what softmax divides by the returned sum; what is behind a piece's last key becomes zero.
+/// Scores to weights: what softmax divides by the returned sums, query by query, times what the codes of the value are worth.
+/// Those behind a piece's last key mean nothing.
 #[inline(always)]
-fn exponentials<W: Cached>(scores: &mut [[f32; PANEL]], seen: &[HeadCache<'_, W>]) -> f32 {
+fn exponentials<W: Cached, const COUNT: usize>(
+    scores: &mut [[[f32; PANEL]; COUNT]],
+    seen: &[HeadCache<'_, W>],
+    size: usize,
+) -> [f32; COUNT] {
     let mut first = 0;
     for piece in seen {
         first += piece.panels();
         if !piece.tokens.is_multiple_of(PANEL) {
-            scores[first - 1][piece.tokens % PANEL..].fill(f32::NEG_INFINITY);
-        }
-    }
-    let mut highest = [f32::NEG_INFINITY; PANEL];
-    for panel in &*scores {
-        for (highest, score) in highest.iter_mut().zip(panel) {
-            *highest = highest.max(*score);
-        }
-    }
-    let mut top = f32::NEG_INFINITY;
-    for highest in highest {
-        top = top.max(highest);
-    }
-    let mut sums = [0.0; PANEL];
-    for panel in scores {
-        for (sum, score) in sums.iter_mut().zip(panel) {
-            let weight = exp(*score - top);
-            *score = if *score == f32::NEG_INFINITY {
-                0.0
-            } else {
-                weight
-            };
-            *sum += *score;
-        }
-    }
-    lane_sum(&sums)
-}
-
-/// Multiplies one query's weights by what the codes of their values are worth.
-#[inline(always)]
-fn scale_weights<W: Cached>(
-    weights: &mut [[f32; PANEL]],
-    seen: &[HeadCache<'_, W>],
-    size: usize,
-) {
-    let mut first = 0;
-    for piece in seen {
-        let weights = &mut weights[first..first + piece.panels()];
-        first += weights.len();
-        for (panel, weights) in weights.iter_mut().enumerate() {
-            let scales = piece.value_scales(panel, size);
-            for (weight, scale) in weights.iter_mut().zip(scales) {
-                *weight *= scale;
+            for scores in &mut scores[first - 1] {
+                scores[piece.tokens % PANEL..].fill(f32::NEG_INFINITY);
             }
         }
     }
+    let mut totals = [0.0; COUNT];
+    for (query, total) in totals.iter_mut().enumerate() {
+        let mut highest = [f32::NEG_INFINITY; PANEL];
+        for panel in &*scores {
+            for (highest, score) in highest.iter_mut().zip(&panel[query]) {
+                *highest = highest.max(*score);
+            }
+        }
+        let mut top = f32::NEG_INFINITY;
+        for highest in highest {
+            top = top.max(highest);
+        }
+        let mut sums = [0.0; PANEL];
+        let mut rest = scores.iter_mut();
+        for piece in seen {
+            for (panel, scores) in (0..piece.panels()).zip(&mut rest) {
+                let mut weights = [0.0; PANEL];
+                for ((weight, sum), score) in weights.iter_mut().zip(&mut sums).zip(scores[query]) {
+                    let exponential = exp(score - top);
+                    *weight = if score == f32::NEG_INFINITY {
+                        0.0
+                    } else {
+                        exponential
+                    };
+                    *sum += *weight;
+                }
+                if W::SCALES > 0 {
+                    weights = products(weights, piece.value_scales(panel, size));
+                }
+                scores[query] = weights;
+            }
+        }
+        *total = lane_sum(&sums);
+    }
+    totals
+}
+
+#[inline(always)]
+fn products(mut numbers: [f32; PANEL], factors: [f32; PANEL]) -> [f32; PANEL] {
+    for (number, factor) in numbers.iter_mut().zip(factors) {
+        *number *= factor;
+    }
+    numbers
 }
 
 /// Puts some groups of columns of what the block's queries gather, the first of them number `first`, to their place.
 ///
 /// # Shapes
 ///
-/// `weights` is (queries, panels of all pieces, [`PANEL`]).
+/// `weights` is (panels of all pieces, queries, [`PANEL`]).
 #[inline(always)]
 #[expect(
     clippy::needless_range_loop,
@@ -411,25 +408,28 @@ fn weigh<W: Cached, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
-    weights: &[f32],
+    weights: &[[[f32; PANEL]; COUNT]],
     inverses: &[f32; COUNT],
     first: usize,
 ) {
     let mut sums = [[registers.zero(); GROUPS]; COUNT];
-    let mut gathered = Gathered::new(weights);
+    let mut rest = weights.iter();
     for piece in seen {
-        let of_query: [&[f32]; COUNT] = gathered.next(piece);
-        for key in 0..piece.tokens {
-            let start = value_at::<W>(key, block.size) + first * PANEL;
-            let (value, _) = piece.values[start..][..GROUPS * PANEL].as_chunks::<PANEL>();
-            if COUNT == 1 {
-                ask_for(piece.next_values, start, GROUPS * PANEL);
-            }
-            for group in 0..GROUPS {
-                let factors = registers.load(&value[group]);
-                for query in 0..COUNT {
-                    let sum = &mut sums[query][group];
-                    *sum = registers.add(*sum, of_query[query][key], factors);
+        for (panel, weights) in (0..piece.panels()).zip(&mut rest) {
+            let start = cached_numbers::<W>(PANEL, block.size) * panel + first * PANEL;
+            let keys = PANEL.min(piece.tokens - panel * PANEL);
+            for key in 0..keys {
+                let start = start + key * block.size;
+                let (value, _) = piece.values[start..][..GROUPS * PANEL].as_chunks::<PANEL>();
+                if COUNT == 1 {
+                    ask_for(piece.next_values, start, GROUPS * PANEL);
+                }
+                for group in 0..GROUPS {
+                    let factors = registers.load(&value[group]);
+                    for query in 0..COUNT {
+                        let sum = &mut sums[query][group];
+                        *sum = registers.add(*sum, weights[query][key], factors);
+                    }
                 }
             }
         }
@@ -457,22 +457,24 @@ fn weigh_rest<W: Cached, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
-    weights: &[f32],
+    weights: &[[[f32; PANEL]; COUNT]],
     inverses: &[f32; COUNT],
 ) {
     let start = block.size / PANEL * PANEL;
     let mut sums = [registers.zero(); COUNT];
-    let mut gathered = Gathered::new(weights);
+    let mut rest = weights.iter();
     for piece in seen {
-        let of_query: [&[f32]; COUNT] = gathered.next(piece);
-        for key in 0..piece.tokens {
-            // Columns that a value does not have are zeros.
-            let mut value = [W::zeroed(); PANEL];
-            let columns = &piece.values[value_at::<W>(key, block.size)..][start..block.size];
-            value[..columns.len()].copy_from_slice(columns);
-            let factors = registers.load(&value);
-            for query in 0..COUNT {
-                sums[query] = registers.add(sums[query], of_query[query][key], factors);
+        for (panel, weights) in (0..piece.panels()).zip(&mut rest) {
+            let values = &piece.values[cached_numbers::<W>(PANEL, block.size) * panel..];
+            let keys = PANEL.min(piece.tokens - panel * PANEL);
+            for (key, columns) in values.chunks_exact(block.size).take(keys).enumerate() {
+                // Columns that a value does not have are zeros.
+                let mut value = [W::zeroed(); PANEL];
+                value[..block.size - start].copy_from_slice(&columns[start..]);
+                let factors = registers.load(&value);
+                for query in 0..COUNT {
+                    sums[query] = registers.add(sums[query], weights[query][key], factors);
+                }
             }
         }
     }
@@ -482,37 +484,6 @@ fn weigh_rest<W: Cached, R: Sums<W>, const COUNT: usize>(
             *out = sum * inverses[query];
         }
     }
-}
-
-/// The weights of each piece's values, piece by piece.
-struct Gathered<'a> {
-    weights: &'a [f32],
-    first: usize,
-}
-
-impl<'a> Gathered<'a> {
-    #[inline(always)]
-    fn new(weights: &'a [f32]) -> Self {
-        Self { weights, first: 0 }
-    }
-
-    /// Those of the next piece, query by query.
-    #[inline(always)]
-    fn next<W: Cached, const COUNT: usize>(&mut self, piece: &HeadCache<'_, W>) -> [&'a [f32]; COUNT] {
-        let stride = self.weights.len() / COUNT;
-        let mut of_query = [&self.weights[..piece.tokens]; COUNT];
-        for (number, of_query) in of_query.iter_mut().enumerate() {
-            *of_query = &self.weights[number * stride + self.first..][..piece.tokens];
-        }
-        self.first += piece.panels() * PANEL;
-        of_query
-    }
-}
-
-/// Where a value lies among those of its head.
-#[inline(always)]
-const fn value_at<W: Cached>(token: usize, size: usize) -> usize {
-    token * size + token / PANEL * W::SCALES
 }
 
 /// Steps of a panel of keys that lie in one line of a cache.

@@ -176,6 +176,14 @@ mod tests {
         assert!(DeviceId::Cpu.open().unwrap().is_cpu());
     }
 
+    #[test]
+    fn eight_bits_are_cached_on_the_cpu_alone() {
+        for choice in [CacheChoice::Auto, CacheChoice::F16, CacheChoice::Q8] {
+            assert!(choice.check(true).is_ok());
+            assert_eq!(choice.check(false).is_err(), choice == CacheChoice::Q8);
+        }
+    }
+
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_device_that_the_build_does_not_know_is_an_error() {

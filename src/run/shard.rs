@@ -46,7 +46,7 @@ const OPEN_WINDOWS: usize = 2;
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Time between two times that free memory is given back while a window is worked on.
-const TRIM_INTERVAL: Duration = Duration::from_secs(2);
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How a shard ended.
 pub(super) enum ShardEnd {

@@ -1,7 +1,7 @@
 //! A row's logits have the same bits whatever runs beside it, in whatever slot, on however many threads.
 
 use candle_core::Device;
-use glm_batch::internals::model::{DecodeRow, FloatType, Glm, Precision, TextModel};
+use glm_batch::internals::model::{DecodeRow, Glm, Precision, TextModel};
 
 use crate::nano::{Ids, committed};
 
@@ -38,7 +38,7 @@ fn bits(row: &[f32]) -> Vec<u32> {
 }
 
 /// A precision, and what keys and values are cached as.
-type Form = (Precision, FloatType);
+type Form = (Precision, Precision);
 
 fn model((precision, cache): Form) -> (Glm, Ids) {
     let nano = committed();
@@ -47,12 +47,13 @@ fn model((precision, cache): Form) -> (Glm, Ids) {
 }
 
 /// Those whose products or caches differ.
-const FORMS: [Form; 5] = [
-    (Precision::F32, FloatType::F32),
-    (Precision::Bf16, FloatType::F32),
-    (Precision::Q8, FloatType::F32),
-    (Precision::F32, FloatType::F16),
-    (Precision::Q8, FloatType::Bf16),
+const FORMS: [Form; 6] = [
+    (Precision::F32, Precision::F32),
+    (Precision::Bf16, Precision::F32),
+    (Precision::Q8, Precision::F32),
+    (Precision::F32, Precision::F16),
+    (Precision::Q8, Precision::Bf16),
+    (Precision::Q8, Precision::Q8),
 ];
 
 /// Logits of each row after the start token and after each answer token.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use glm_batch::internals::job::Rules;
-use glm_batch::internals::model::{Backend, FloatType, Glm, Precision};
+use glm_batch::internals::model::{Backend, Glm, Precision};
 use serde_json::Value;
 
 use crate::nano::{Nano, committed};
@@ -17,7 +17,7 @@ const STEPS: u32 = 4;
 /// Generates few tokens, so that a run is short.
 const SHORT: &str = "[generation]\nmax_new_tokens = 4";
 
-fn load(nano: &Nano, backend: Backend, cache: FloatType) -> Glm {
+fn load(nano: &Nano, backend: Backend, cache: Precision) -> Glm {
     let model = Glm::load_with(&nano.folder, &Device::Cpu, Precision::F32, backend).unwrap();
     model.cached_as(cache)
 }
@@ -32,9 +32,9 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 fn sixteen_bits_are_near_and_both_backends_round_alike() {
     let nano = committed();
     let of = |backend, cache| nano.logits(&mut load(&nano, backend, cache), STEPS);
-    let exact = of(Backend::Packed, FloatType::F32);
+    let exact = of(Backend::Packed, Precision::F32);
     // Logits reach 20 here; f16 keeps 11 bits of a cached number, bf16 8.
-    for (cache, tolerance) in [(FloatType::F16, 0.06), (FloatType::Bf16, 0.5)] {
+    for (cache, tolerance) in [(Precision::F16, 0.06), (Precision::Bf16, 0.5)] {
         let packed = of(Backend::Packed, cache);
         let difference = largest_difference(&packed, &exact);
         assert!(
@@ -48,6 +48,27 @@ fn sixteen_bits_are_near_and_both_backends_round_alike() {
             "{cache:?}: {between} of {difference}"
         );
     }
+}
+
+#[test]
+fn eight_bits_add_little_to_what_weights_in_eight_bits_do() {
+    let nano = committed();
+    let logits = |weights, cache| {
+        let model = Glm::load(&nano.folder, &Device::Cpu, weights).unwrap();
+        nano.logits(&mut model.cached_as(cache), STEPS)
+    };
+    let exact = logits(Precision::F32, Precision::F32);
+    let mean_error = |weights, cache| {
+        let found = logits(weights, cache);
+        let errors = found.iter().zip(&exact).map(|(a, b)| (a - b).abs());
+        errors.sum::<f32>() / exact.len() as f32
+    };
+    let of_cache = mean_error(Precision::F32, Precision::Q8);
+    let of_weights = mean_error(Precision::Q8, Precision::F32);
+    let of_both = mean_error(Precision::Q8, Precision::Q8);
+    let errors = format!("{of_cache} alone, {of_weights} of the weights, {of_both} together");
+    assert!(0.0 < of_cache && of_cache < of_weights / 2.0, "{errors}");
+    assert!(of_both < 1.3 * of_weights, "{errors}");
 }
 
 /// The committed model with the biases of its first layer's keys a number of times as large.
@@ -79,9 +100,11 @@ fn what_the_type_cannot_hold_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let nano = with_large_keys(folder.path(), 1e5);
     for (cache, is_held) in [
-        (FloatType::F32, true),
-        (FloatType::Bf16, true),
-        (FloatType::F16, false),
+        (Precision::F32, true),
+        (Precision::Bf16, true),
+        (Precision::F16, false),
+        // A code has a scale of its own.
+        (Precision::Q8, true),
     ] {
         let found = nano.logits(&mut load(&nano, Backend::Packed, cache), STEPS);
         let is_finite = found.iter().all(|logit| logit.is_finite());
@@ -124,7 +147,7 @@ fn a_resume_keeps_what_the_first_run_cached_as() {
 }
 
 #[test]
-fn eight_bits_are_cached_in_sixteen_but_for_jobs_that_began_in_f32() {
+fn beside_eight_bits_a_job_goes_on_with_what_it_began_to_cache_as() {
     let folder = tempfile::tempdir().unwrap();
     let questions = some_questions(folder.path(), 40);
     let sets = ["model.dtype=\"q8\"", "shards=2", "generation.logprobs=true"];
@@ -136,22 +159,28 @@ fn eight_bits_are_cached_in_sixteen_but_for_jobs_that_began_in_f32() {
         (record(&job)["resolved"]["cache_dtype"].clone(), job.rows())
     };
     let (auto, in_auto) = answers("auto");
+    let (_, in_q8) = answers("q8");
     let (_, in_f16) = answers("f16");
     let (_, in_f32) = answers("f32");
-    assert_eq!(auto, "f16");
-    assert!(in_auto == in_f16 && in_auto != in_f32);
+    assert_eq!(auto, "q8");
+    assert!(in_auto == in_q8 && in_auto != in_f16 && in_f16 != in_f32);
 
-    let job = Job::new(&questions, SHORT);
-    begin_otherwise(&job, &q8, |record| {
-        record.rules.cache = Rules::FIRST.cache;
-        record.resolved.cache_dtype = None;
-    });
-    job.run_ok(&q8);
-    assert!(job.rows() == in_f32);
+    for (rule, cached, want) in [
+        (Rules::FIRST.cache, None, in_f32),
+        (2, Some(Precision::F16), in_f16),
+    ] {
+        let job = Job::new(&questions, SHORT);
+        begin_otherwise(&job, &q8, |record| {
+            record.rules.cache = rule;
+            record.resolved.cache_dtype = cached;
+        });
+        job.run_ok(&q8);
+        assert!(job.rows() == want, "{rule}");
+    }
 }
 
 #[test]
-fn a_plan_counts_half_the_memory_for_sixteen_bits() {
+fn a_plan_counts_the_memory_of_each_type() {
     let job = Job::new(&demo_questions(), SHORT);
     let cache_bytes = |cache: &str| {
         let set = format!("model.cache_dtype=\"{cache}\"");
@@ -164,7 +193,9 @@ fn a_plan_counts_half_the_memory_for_sixteen_bits() {
     };
     assert_eq!(cache_bytes("f32"), 2 * cache_bytes("f16"));
     assert_eq!(cache_bytes("bf16"), cache_bytes("f16"));
-    let refused = job.run(&["--set", "model.cache_dtype=\"q8\""]);
+    // Beside the codes of a head's 32 numbers lies one scale.
+    assert_eq!(cache_bytes("f32") * (32 + 4), cache_bytes("q8") * 32 * 4);
+    let refused = job.run(&["--set", "model.cache_dtype=\"q4\""]);
     assert_eq!(refused.status.code(), Some(2));
     let text = stderr(&refused);
     assert!(

@@ -254,7 +254,10 @@ mod tests {
     /// The number and its worth at a place of a panel.
     fn read<W: Cached>(cached: &[W], place: usize, size: usize, at: usize) -> (f32, f32) {
         let panel = &cached[panel_of::<W>(place, size)];
-        (panel[at].widen(), W::scales(&panel[PANEL * size..])[place % PANEL])
+        (
+            panel[at].widen(),
+            W::scales(&panel[PANEL * size..])[place % PANEL],
+        )
     }
 
     fn check<W: Cached>(size: usize) {
@@ -325,7 +328,10 @@ mod tests {
         let scale = i8::scale_of(&token);
         let mut codes = vec![0; 64];
         i8::round(&token, scale.inverse, &mut codes);
-        assert_eq!(codes.iter().map(|code| code.unsigned_abs()).max(), Some(127));
+        assert_eq!(
+            codes.iter().map(|code| code.unsigned_abs()).max(),
+            Some(127)
+        );
         for (&code, number) in codes.iter().zip(&token) {
             let error = (f32::from(code) * scale.worth - number).abs();
             assert!(error <= scale.worth * 0.501, "{code} for {number}");

@@ -251,10 +251,18 @@ fn codes_stay_near_the_formula() {
     let (keys, values) = (noise(length * size, 2), noise(length * size, 3));
     let mut exact = vec![0.0; size];
     let head = Head::<f32>::new(size, &keys, &values);
-    attend(&mut alone(&query, &mut exact), &[head.seen()], &mut Vec::new());
+    attend(
+        &mut alone(&query, &mut exact),
+        &[head.seen()],
+        &mut Vec::new(),
+    );
     let mut out = vec![0.0; size];
     let head = Head::<i8>::new(size, &keys, &values);
-    attend(&mut alone(&query, &mut out), &[head.seen()], &mut Vec::new());
+    attend(
+        &mut alone(&query, &mut out),
+        &[head.seen()],
+        &mut Vec::new(),
+    );
     for (out, exact) in out.iter().zip(exact) {
         // A code is wrong by 1/254 of the largest number at most, which here is 1; a hundred of them are averaged.
         assert!((out - exact).abs() < 1e-3, "{out} {exact}");

@@ -386,6 +386,7 @@ fn exponentials<W: Cached, const COUNT: usize>(
     totals
 }
 
+/// Numbers times factors, lane by lane.
 #[inline(always)]
 fn products(mut numbers: [f32; PANEL], factors: [f32; PANEL]) -> [f32; PANEL] {
     for (number, factor) in numbers.iter_mut().zip(factors) {
@@ -449,10 +450,6 @@ fn weigh<W: Cached, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
 
 /// As [`weigh`], for the columns behind the last whole group.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "sums stay in registers where they are indexed by two numbers"
-)]
 fn weigh_rest<W: Cached, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,

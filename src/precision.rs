@@ -46,7 +46,7 @@ pub enum Precision {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheChoice {
-    /// `f32` on the CPU, but `q8` beside weights in 8 bits; the model's own floats on a GPU.
+    /// `f32` on the CPU, but `q8` beside weights in 8 bits, and `f16` beside bfloat16; the model's own floats on a GPU.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -75,15 +75,16 @@ pub enum FloatType {
 impl CacheChoice {
     /// What it comes to on the CPU, or on a GPU, beside weights of this precision.
     ///
-    /// Rounding keys and values to 8 bits moves an answer's log-probability by far less than what weights in 8 bits do.
+    /// Rounding keys and values so moves an answer's log-probability by far less than rounding the weights does.
     pub fn resolve(self, is_cpu: bool, precision: Precision) -> Precision {
-        match self {
-            Self::Auto if is_cpu && precision == Precision::Q8 => Precision::Q8,
+        match (self, precision) {
+            (Self::Auto, Precision::Q8) if is_cpu => Precision::Q8,
+            (Self::Auto, Precision::Bf16) if is_cpu => Precision::F16,
             _ => self.resolve_first(is_cpu, precision),
         }
     }
 
-    /// What it came to in jobs that began when a CPU cached in f16 beside weights in 8 bits.
+    /// What it came to in jobs that began when a CPU cached in f16 beside weights in 8 bits alone.
     pub fn resolve_second(self, is_cpu: bool, precision: Precision) -> Precision {
         match self {
             Self::Auto if is_cpu && precision == Precision::Q8 => Precision::F16,
@@ -170,6 +171,7 @@ mod tests {
         let cache = |is_cpu, precision| CacheChoice::Auto.resolve(is_cpu, precision);
         assert_eq!(cache(true, Precision::F16), Precision::F32);
         assert_eq!(cache(true, Precision::Q8), Precision::Q8);
+        assert_eq!(cache(true, Precision::Bf16), Precision::F16);
         let earlier = [CacheChoice::resolve_first, CacheChoice::resolve_second];
         let earlier = earlier.map(|resolve| resolve(CacheChoice::Auto, true, Precision::Q8));
         assert_eq!(earlier, [Precision::F32, Precision::F16]);

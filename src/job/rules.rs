@@ -30,7 +30,7 @@ pub struct Rules {
     /// `input.where` must give true or false; only a job that has it begins so.
     pub rows: u32,
     /// What `model.cache_dtype = "auto"` comes to on a CPU. 1: f32. 2: f16 beside weights in 8 bits, else f32. 3: q8
-    /// beside weights in 8 bits, else f32; only a job whose weights may be in 8 bits begins so.
+    /// beside weights in 8 bits, f16 beside bf16, else f32; only a job that may have such weights begins so.
     #[serde(
         default = "Rules::first_cache",
         skip_serializing_if = "Rules::is_first_cache"
@@ -56,13 +56,17 @@ impl Rules {
             (None, Some(_)) => 5,
             (None, None) => Self::CURRENT.rows,
         };
-        let may_be_q8 = matches!(
+        let may_be_rounded = matches!(
             spec.model.dtype,
-            PrecisionChoice::Auto | PrecisionChoice::Q8
+            PrecisionChoice::Auto | PrecisionChoice::Q8 | PrecisionChoice::Bf16
         );
         Self {
             rows,
-            cache: if may_be_q8 { 3 } else { Self::CURRENT.cache },
+            cache: if may_be_rounded {
+                3
+            } else {
+                Self::CURRENT.cache
+            },
             ..Self::CURRENT
         }
     }

@@ -28,8 +28,8 @@ pub struct ModelSpec {
     /// reference's answers exactly, and `q8` for a folder of 8-bit codes.
     #[serde(default)]
     pub dtype: PrecisionChoice,
-    /// What keys and values are cached as; `auto` is `f32` on the CPU, but `q8` beside 8-bit weights, and the model's own
-    /// floats on a GPU. 16 bits take half the memory, 8 bits about a quarter, and answers may differ.
+    /// What keys and values are cached as; `auto` is `f32` on the CPU, but `q8` beside 8-bit weights and `f16` beside bf16
+    /// ones; the model's own floats on a GPU. 16 bits take half the memory, 8 bits about a quarter, and answers may differ.
     #[serde(default, skip_serializing_if = "is_auto")]
     #[schemars(!skip_serializing_if)]
     pub cache_dtype: CacheChoice,

@@ -50,7 +50,8 @@ const _: () = assert!(PANEL == LANES);
 ///
 /// # Shapes
 ///
-/// Both are panels as [`cached`](super::cached) has them, for `tokens` or more.
+/// Both are panels of [`PANEL`] tokens, for `tokens` or more: keys (head size, 16), values (16, head size), and behind codes
+/// their 16 scales.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadCache<'a, W> {
     /// Keys.

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Device;
 use glm_batch::internals::model::fused::{Kernels, Ops};
 use glm_batch::internals::model::{
-    DecodeRow, FloatType, Glm, Precision, PrefillRow, Scores, TextModel, step_counts, with_ops,
+    DecodeRow, Glm, Precision, PrefillRow, Scores, TextModel, step_counts, with_ops,
 };
 
 use crate::faulty_ops::{FAULTS, Fault, Faulty};
@@ -85,7 +85,7 @@ fn logits_are_those_of_candle_but_for_rounding() {
     };
     let cases: Vec<Case> = cases.into_iter().step_by(40).collect();
     for precision in PRECISIONS {
-        for cached in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
+        for cached in [Precision::F32, Precision::F16, Precision::Bf16] {
             let load = || {
                 Glm::load(&folder, &gpu.device, precision)
                     .unwrap()

@@ -59,6 +59,15 @@ fn alone<'a>(queries: &'a [f32], out: &'a mut [f32]) -> QueryBlock<'a> {
     }
 }
 
+/// What one query gathers from one head.
+fn gathered<W: Cached>(query: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
+    let mut out = vec![9.0; query.len()];
+    let head = Head::<W>::new(query.len(), keys, values);
+    let mut block = alone(query, &mut out);
+    attend(&mut block, &[head.seen()], &mut Vec::new());
+    out
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
@@ -191,10 +200,7 @@ fn agrees_with_the_formula_in_f64() {
         let query = noise(size, 1);
         let keys = noise(length * size, 2);
         let values = noise(length * size, 3);
-        let mut out = vec![9.0; size];
-        let mut block = alone(&query, &mut out);
-        let head = Head::<f32>::new(size, &keys, &values);
-        attend(&mut block, &[head.seen()], &mut Vec::new());
+        let out = gathered::<f32>(&query, &keys, &values);
 
         let scores: Vec<f64> = keys
             .chunks_exact(size)
@@ -249,20 +255,8 @@ fn codes_stay_near_the_formula() {
     let (length, size) = (100, 64);
     let query = noise(size, 1);
     let (keys, values) = (noise(length * size, 2), noise(length * size, 3));
-    let mut exact = vec![0.0; size];
-    let head = Head::<f32>::new(size, &keys, &values);
-    attend(
-        &mut alone(&query, &mut exact),
-        &[head.seen()],
-        &mut Vec::new(),
-    );
-    let mut out = vec![0.0; size];
-    let head = Head::<i8>::new(size, &keys, &values);
-    attend(
-        &mut alone(&query, &mut out),
-        &[head.seen()],
-        &mut Vec::new(),
-    );
+    let exact = gathered::<f32>(&query, &keys, &values);
+    let out = gathered::<i8>(&query, &keys, &values);
     for (out, exact) in out.iter().zip(exact) {
         // A code is wrong by 1/254 of the largest number at most, which here is 1; a hundred of them are averaged.
         assert!((out - exact).abs() < 1e-3, "{out} {exact}");

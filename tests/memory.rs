@@ -73,13 +73,30 @@ fn taken(model: &mut Glm, texts: usize, length: usize) -> usize {
     MOST.load(Ordering::Relaxed) - before
 }
 
+/// Runs `work` in a pool of one new thread, which keeps nothing of the calls before, and waits until that thread is gone.
+///
+/// A pool that is dropped does not wait: what its thread kept would be given back while the next call is counted.
+fn in_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let mut thread = None;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .spawn_handler(|worker| {
+            thread = Some(std::thread::spawn(|| worker.run()));
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let found = pool.install(work);
+    drop(pool);
+    thread.unwrap().join().unwrap();
+    found
+}
+
 fn check(folder: &Path) {
     let config = GlmConfig::load(folder).unwrap();
     for backend in [Backend::Packed, Backend::Padded] {
         for (texts, length) in [(16, 96_usize), (40, 25), (128, 32)] {
-            // In a thread of its own, which keeps nothing of the calls before.
-            let one = rayon::ThreadPoolBuilder::new().num_threads(1);
-            let (found, planned) = one.build().unwrap().install(|| {
+            let (found, planned) = in_a_thread_of_its_own(|| {
                 let model = Glm::load_with(folder, &Device::Cpu, Precision::F32, backend);
                 let size = ReadingSize {
                     tokens: texts * length.next_multiple_of(8),

@@ -3,6 +3,8 @@
 //! Invariant: a segment lives as long as it has users. Buffers of segments that have ended are used again; used and
 //! free together are never more than has been in use at once.
 
+use std::io;
+
 use glm_batch_kernels::{Cached, HeadCache, PANEL, Pages, ask_for_panel};
 use rayon::prelude::*;
 
@@ -15,6 +17,9 @@ const CAPACITY_STEP: usize = PANEL;
 /// A used buffer is taken for a segment that needs at least this share of it, 4/5, so that short segments do not hold
 /// the memory of long ones.
 const LEAST_USE: (usize, usize) = (4, 5);
+/// Segments of so many tokens lie in large pages: every later token reads them, and finds them faster so. The first touch of a
+/// large page costs more than that of small ones, which short segments would not win back.
+const LARGE_PAGES_FROM: usize = 256;
 /// Writing fewer numbers than this is not worth a second thread.
 const PARALLEL_VALUES: usize = 1 << 14;
 /// Why a segment that a slot names exists.
@@ -70,10 +75,14 @@ impl<W: Cached> Segments<W> {
     /// [`ModelError::OutOfMemory`].
     pub(super) fn take(&mut self, tokens: usize) -> Result<SegmentId, ModelError> {
         let capacity = tokens.next_multiple_of(CAPACITY_STEP);
+        let count = self.shape.heads_of_all_layers() * self.shape.numbers::<W>(capacity);
+        let new = if capacity < LARGE_PAGES_FROM {
+            Pages::zeroed_in_small_pages
+        } else {
+            Pages::zeroed
+        };
         let segment = Segment {
-            values: self
-                .pool
-                .take(self.shape.heads_of_all_layers() * self.shape.numbers::<W>(capacity))?,
+            values: self.pool.take(count, new)?,
             capacity,
             users: 1,
         };
@@ -236,8 +245,12 @@ impl<W: Cached> Pool<W> {
         }
     }
 
-    /// A buffer of at least `count` values.
-    fn take(&mut self, count: usize) -> Result<Pages<W>, ModelError> {
+    /// A buffer of at least `count` values, `new` where no free one fits.
+    fn take(
+        &mut self,
+        count: usize,
+        new: fn(usize) -> io::Result<Pages<W>>,
+    ) -> Result<Pages<W>, ModelError> {
         let fits = |buffer: &Pages<W>| {
             buffer.len() >= count && buffer.len() * LEAST_USE.0 <= count * LEAST_USE.1
         };
@@ -246,7 +259,7 @@ impl<W: Cached> Pool<W> {
             .min_by_key(|&i| self.free[i].len());
         let buffer = match best {
             Some(i) => self.free.swap_remove(i),
-            None => Pages::zeroed(count).map_err(|_| ModelError::OutOfMemory)?,
+            None => new(count).map_err(|_| ModelError::OutOfMemory)?,
         };
         self.used += buffer.len();
         self.peak = self.peak.max(self.used);
@@ -281,15 +294,17 @@ mod tests {
     #[test]
     fn the_pool_reuses_and_stays_below_the_peak() {
         let mut pool = Pool::<f32>::new();
-        let large: Vec<_> = (0..4).map(|_| pool.take(1000).unwrap()).collect();
+        let large: Vec<_> = (0..4)
+            .map(|_| pool.take(1000, Pages::zeroed).unwrap())
+            .collect();
         let address = large[3].as_ptr();
         for buffer in large {
             pool.give(buffer);
         }
-        assert_eq!(pool.take(900).unwrap().len(), 1000);
+        assert_eq!(pool.take(900, Pages::zeroed).unwrap().len(), 1000);
         let mut small = Vec::new();
         for _ in 0..30 {
-            small.push(pool.take(100).unwrap());
+            small.push(pool.take(100, Pages::zeroed).unwrap());
             let held = pool.used + pool.free.iter().map(|buffer| buffer.len()).sum::<usize>();
             assert!(held <= pool.peak && pool.peak == 4000);
         }

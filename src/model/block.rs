@@ -65,9 +65,7 @@ impl Block {
     /// What follows attention.
     pub(super) fn finish(&self, attended: &Tensor, x: &Tensor) -> Result<Tensor> {
         let x = self.dense.forward_add(attended, x)?;
-        let inner = self
-            .mlp_up
-            .forward_normed_gelu(&self.post_attention_norm, &x)?;
-        self.mlp_down.forward_add(&inner, &x)
+        self.mlp_up
+            .forward_mlp(&self.mlp_down, &self.post_attention_norm, &x)
     }
 }

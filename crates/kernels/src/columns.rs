@@ -9,19 +9,19 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 /// A place for (rows, width) values, row-major.
-pub(super) struct Columns<'a> {
-    start: *mut f32,
+pub(super) struct Columns<'a, T = f32> {
+    start: *mut T,
     rows: usize,
     width: usize,
-    values: PhantomData<&'a mut [f32]>,
+    values: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: it is nothing but a way to write values, and `put` says which thread may write which.
-unsafe impl Sync for Columns<'_> {}
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
 
-impl<'a> Columns<'a> {
+impl<'a, T: Copy> Columns<'a, T> {
     /// Values that are overwritten.
-    pub(super) fn of(values: &'a mut [f32], width: usize) -> Self {
+    pub(super) fn of(values: &'a mut [T], width: usize) -> Self {
         Self {
             start: values.as_mut_ptr(),
             rows: values.len() / width,
@@ -31,7 +31,7 @@ impl<'a> Columns<'a> {
     }
 
     /// Memory for so many rows, in which nothing was written yet.
-    fn of_memory(memory: &'a mut [MaybeUninit<f32>], width: usize) -> Self {
+    fn of_memory(memory: &'a mut [MaybeUninit<T>], width: usize) -> Self {
         Self {
             start: memory.as_mut_ptr().cast(),
             rows: memory.len() / width,
@@ -63,7 +63,7 @@ impl<'a> Columns<'a> {
     /// No other thread may write any of them meanwhile.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "part of a multiversion body")]
-    pub(super) unsafe fn put(&self, row: usize, first: usize, values: &[f32]) {
+    pub(super) unsafe fn put(&self, row: usize, first: usize, values: &[T]) {
         assert!(row < self.rows && first <= self.width && values.len() <= self.width - first);
         // SAFETY: the columns lie within the memory that was borrowed for as long as `self` lives, and no other thread
         // writes them.

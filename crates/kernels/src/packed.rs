@@ -25,6 +25,7 @@ use super::storage::Storage;
 use super::tiles::{TASK_ROWS, Tiling, lay_out};
 
 pub(super) mod coded;
+mod mlp;
 
 thread_local! {
     /// Rows as the products want them, kept between calls because fresh pages cost more than the pass
@@ -80,6 +81,19 @@ struct Quantized {
     dot: Dot,
     codes: Pages<i8>,
     scales: Pages<f32>,
+}
+
+impl Quantized {
+    /// The panels of k values each, from those of a task to the last: a task asks for the first weights of the next one.
+    fn panels(&self, k: usize, task: usize) -> Panels<'_> {
+        let (codes, scales) = self.dot.sizes(k, TASK_OUTPUTS);
+        Panels {
+            dot: self.dot,
+            k,
+            codes: &self.codes[codes * task..],
+            scales: &self.scales[scales * task..],
+        }
+    }
 }
 
 impl std::fmt::Debug for PackedLinear {
@@ -245,20 +259,20 @@ impl PackedLinear {
         out: &Columns<'_>,
         epilogue: Epilogue<'_>,
     ) {
-        let (k, dot) = (self.width_in, weights.dot);
-        let words = rows.lay_out(int8::tiling(dot, k), &mut scratch.words, |x, words| {
-            int8::encode_tile(dot, k, x, words);
-        });
-        let (codes_at_once, scales_at_once) = dot.sizes(k, TASK_OUTPUTS);
-        let from = |task: usize| Panels {
-            dot,
-            k,
-            codes: &weights.codes[codes_at_once * task..],
-            scales: &weights.scales[scales_at_once * task..],
-        };
+        let words = self.encoded(weights.dot, rows, &mut scratch.words);
         self.tasks(out, epilogue, |task, group, outputs, sums| {
-            from(task).multiply(words[group], outputs, sums);
+            weights
+                .panels(self.width_in, task)
+                .multiply(words[group], outputs, sums);
         });
+    }
+
+    /// The codes of rows, the words of each group of [`TASK_ROWS`].
+    fn encoded<'w>(&self, dot: Dot, rows: Input<'_>, words: &'w mut Vec<u32>) -> Vec<&'w [u32]> {
+        let k = self.width_in;
+        rows.lay_out(int8::tiling(dot, k), words, |x, words| {
+            int8::encode_tile(dot, k, x, words);
+        })
     }
 
     /// Cuts the outputs into tasks, and does each with `multiply(task of outputs, group of rows, outputs, sums)`.

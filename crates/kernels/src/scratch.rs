@@ -7,6 +7,8 @@ use bytemuck::Zeroable;
 pub(super) struct Scratch {
     pub(super) floats: Vec<f32>,
     pub(super) words: Vec<u32>,
+    /// Of the product that takes what another gives.
+    pub(super) next_words: Vec<u32>,
 }
 
 impl Scratch {
@@ -14,6 +16,7 @@ impl Scratch {
         Self {
             floats: Vec::new(),
             words: Vec::new(),
+            next_words: Vec::new(),
         }
     }
 }

@@ -76,22 +76,25 @@ impl Linear {
         }
     }
 
-    /// The exact GELU of the product with bias of rows after their LayerNorm.
+    /// The MLP whose first product this is: `x` plus, in f32, `down` of the exact GELU of this layer's product of `x` after
+    /// its LayerNorm.
     ///
     /// # Errors
     ///
     /// Whatever candle reports.
-    pub(in crate::model) fn forward_normed_gelu(
+    pub(in crate::model) fn forward_mlp(
         &self,
+        down: &Self,
         norm: &LayerNorm,
         x: &Tensor,
     ) -> Result<Tensor> {
-        match &self.0 {
-            Kind::Packed(layer) => packed(layer, x, Some(norm.on_host()?), Epilogue::Gelu),
-            Kind::Device { weight, bias } => {
-                product(weight, bias.as_ref(), &norm.forward(x)?)?.gelu_erf()
-            }
+        if let (Kind::Packed(up), Kind::Packed(down)) = (&self.0, &down.0) {
+            let norm = norm.on_host()?;
+            let out = with_host(x, |x| up.forward_mlp(down, x, norm))?;
+            return from_host(out, x.shape());
         }
+        let inner = self.forward(&norm.forward(x)?)?.gelu_erf()?;
+        down.forward_add(&inner, x)
     }
 
     /// The product with bias, added to `residual` in f32.

@@ -97,7 +97,7 @@ impl Dot {
     }
 
     /// Most rows of a tile.
-    pub(super) fn tile(self) -> usize {
+    fn tile(self) -> usize {
         if self.is_shifted() { 8 } else { 4 }
     }
 
@@ -207,32 +207,9 @@ pub(super) fn tiling(dot: Dot, k: usize) -> Tiling {
     }
 }
 
-/// Encodes one block of the rows of a tile: their words (groups of the block, rows) and the bits of their scales.
-#[inline(always)]
-pub(super) fn encode_block<'a>(
-    dot: Dot,
-    blocks: impl ExactSizeIterator<Item = &'a [f32]>,
-    words: &mut [u32],
-    scales: &mut [u32],
-) {
-    let shift = if dot.is_shifted() { 0x8080_8080 } else { 0 };
-    let count = blocks.len();
-    let mut rows = [[0; groups(BLOCK)]; MOST_ROWS];
-    for ((row, scale), values) in rows.iter_mut().zip(scales).zip(blocks) {
-        let mut codes = [0; BLOCK];
-        let mut worth = 0.0;
-        encode_body(values, &mut codes, &mut worth);
-        *row = must_cast(codes);
-        for word in row {
-            *word ^= shift;
-        }
-        *scale = worth.to_bits();
-    }
-    interleave(rows.as_flattened(), groups(BLOCK), count, words);
-}
-
 #[inline(always)]
 fn encode_tile_body(dot: Dot, k: usize, x: &[f32], words: &mut [u32]) {
+    let shift = if dot.is_shifted() { 0x8080_8080 } else { 0 };
     let count = x.len() / k;
     let (words, scales) = words.split_at_mut(groups(k) * count);
     let scales = scales.chunks_exact_mut(count);
@@ -240,9 +217,19 @@ fn encode_tile_body(dot: Dot, k: usize, x: &[f32], words: &mut [u32]) {
         .chunks_mut(groups(BLOCK) * count)
         .zip(scales.enumerate())
     {
-        let values = block * BLOCK..k.min((block + 1) * BLOCK);
-        let blocks = x.chunks_exact(k).map(|x| &x[values.clone()]);
-        encode_block(dot, blocks, words, scales);
+        let mut rows = [[0; groups(BLOCK)]; MOST_ROWS];
+        for ((row, scale), x) in rows.iter_mut().zip(scales).zip(x.chunks_exact(k)) {
+            let mut codes = [0; BLOCK];
+            let mut worth = 0.0;
+            let end = k.min((block + 1) * BLOCK);
+            encode_body(&x[block * BLOCK..end], &mut codes, &mut worth);
+            *row = must_cast(codes);
+            for word in row {
+                *word ^= shift;
+            }
+            *scale = worth.to_bits();
+        }
+        interleave(rows.as_flattened(), groups(BLOCK), count, words);
     }
 }
 

@@ -7,14 +7,13 @@
 use std::cell::RefCell;
 use std::io;
 
-use bytemuck::Zeroable;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::bfloat16::{self, Form};
 use super::columns::{Columns, written};
-use super::floats::{self, Layout, RowSums, TASK_OUTPUTS, multiply, pack_tile, pack_weights};
-use super::int8::{self, Dot, Panels, encode_weights};
+use super::floats::{Layout, RowSums, TASK_OUTPUTS, pack_weights};
+use super::int8::{Dot, encode_weights};
 use super::math::gelu_body;
 use super::norm::Norm;
 use super::pages::Pages;
@@ -22,10 +21,13 @@ use super::registers::Float;
 use super::scratch::{Scratch, take};
 use super::simd::multiversion;
 use super::storage::Storage;
-use super::tiles::{TASK_ROWS, Tiling, lay_out};
+use super::tiles::{TASK_ROWS, lay_out};
+
+use self::operands::{Bfloats, Floats, Operands, Quantized};
 
 pub(super) mod coded;
 mod mlp;
+mod operands;
 
 thread_local! {
     /// Rows as the products want them, kept between calls because fresh pages cost more than the pass
@@ -62,38 +64,6 @@ enum Weights {
     Bf16(Floats<bf16>),
     Bf16Operands(Bfloats),
     Q8(Quantized),
-}
-
-/// Panels of floats, task after task.
-struct Floats<W> {
-    layout: Layout,
-    values: Pages<W>,
-}
-
-/// Panels of factors, task after task.
-struct Bfloats {
-    form: Form,
-    values: Pages<bf16>,
-}
-
-/// Panels of codes and their scales, task after task.
-struct Quantized {
-    dot: Dot,
-    codes: Pages<i8>,
-    scales: Pages<f32>,
-}
-
-impl Quantized {
-    /// The panels of k values each, from those of a task to the last: a task asks for the first weights of the next one.
-    fn panels(&self, k: usize, task: usize) -> Panels<'_> {
-        let (codes, scales) = self.dot.sizes(k, TASK_OUTPUTS);
-        Panels {
-            dot: self.dot,
-            k,
-            codes: &self.codes[codes * task..],
-            scales: &self.scales[scales * task..],
-        }
-    }
 }
 
 impl std::fmt::Debug for PackedLinear {
@@ -187,7 +157,7 @@ impl PackedLinear {
     /// `x` is (rows, in) and the product (rows, out), both row-major.
     #[expect(unsafe_code, reason = "zeros would be written and then overwritten")]
     pub fn forward(&self, x: &[f32], norm: Option<Norm<'_>>, epilogue: Epilogue<'_>) -> Vec<f32> {
-        let rows = Input { x, norm };
+        let rows = self.rows(x, norm);
         let write = |out: &Columns<'_>| self.multiply(rows, out, epilogue);
         // SAFETY: each row and output is of one of the tasks.
         unsafe { written(x.len() / self.width_in, self.width_out, write) }
@@ -195,94 +165,47 @@ impl PackedLinear {
 
     /// The product alone, into memory that is there already.
     pub fn forward_into(&self, x: &[f32], out: &mut [f32]) {
-        let rows = Input { x, norm: None };
+        let rows = self.rows(x, None);
         self.multiply(rows, &Columns::of(out, self.width_out), Epilogue::None);
     }
 
+    fn rows<'a>(&self, x: &'a [f32], norm: Option<Norm<'a>>) -> Input<'a> {
+        let k = self.width_in;
+        Input { x, k, norm }
+    }
+
     fn multiply(&self, rows: Input<'_>, out: &Columns<'_>, epilogue: Epilogue<'_>) {
-        let mut scratch = SCRATCH.take();
         match &self.weights {
-            Weights::F32(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
-            Weights::F16(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
-            Weights::Bf16(weights) => self.floats(weights, rows, &mut scratch, out, epilogue),
-            Weights::Bf16Operands(weights) => {
-                self.bfloats(weights, rows, &mut scratch, out, epilogue);
-            }
-            Weights::Q8(weights) => self.codes(weights, rows, &mut scratch, out, epilogue),
+            Weights::F32(weights) => self.product(weights, rows, out, epilogue),
+            Weights::F16(weights) => self.product(weights, rows, out, epilogue),
+            Weights::Bf16(weights) => self.product(weights, rows, out, epilogue),
+            Weights::Bf16Operands(weights) => self.product(weights, rows, out, epilogue),
+            Weights::Q8(weights) => self.product(weights, rows, out, epilogue),
         }
+    }
+
+    fn product<O: Operands>(
+        &self,
+        weights: &O,
+        rows: Input<'_>,
+        out: &Columns<'_>,
+        epilogue: Epilogue<'_>,
+    ) {
+        let mut scratch = SCRATCH.take();
+        let rows = rows.lay_out(weights, O::buffer(&mut scratch));
+        self.tasks(weights, &rows, out, epilogue);
         SCRATCH.set(scratch);
     }
 
-    fn floats<W: Float>(
+    /// Multiplies groups of [`TASK_ROWS`] rows that are laid out, task by task.
+    fn tasks<O: Operands>(
         &self,
-        weights: &Floats<W>,
-        rows: Input<'_>,
-        scratch: &mut Scratch,
+        weights: &O,
+        rows: &[&[O::Word]],
         out: &Columns<'_>,
         epilogue: Epilogue<'_>,
     ) {
-        let (k, layout) = (self.width_in, weights.layout);
-        let tiles = rows.lay_out(floats::tiling(layout, k), &mut scratch.floats, |x, tile| {
-            pack_tile(k, x, tile);
-        });
-        // To their end, not to that of the task, which asks for the first weights of the next one.
-        let from = |task: usize| &weights.values[task * TASK_OUTPUTS * k..];
-        self.tasks(out, epilogue, |task, group, outputs, sums| {
-            multiply(layout, k, from(task), tiles[group], outputs, sums);
-        });
-    }
-
-    fn bfloats(
-        &self,
-        weights: &Bfloats,
-        rows: Input<'_>,
-        scratch: &mut Scratch,
-        out: &Columns<'_>,
-        epilogue: Epilogue<'_>,
-    ) {
-        let (k, form) = (self.width_in, weights.form);
-        let tiling = bfloat16::tiling(form, k);
-        let words = rows.lay_out(tiling, &mut scratch.words, |x, words| {
-            bfloat16::encode_tile(form, k, x, words);
-        });
-        let from = |task: usize| &weights.values[form.size(k, TASK_OUTPUTS) * task..];
-        self.tasks(out, epilogue, |task, group, outputs, sums| {
-            bfloat16::multiply(form, k, from(task), words[group], outputs, sums);
-        });
-    }
-
-    fn codes(
-        &self,
-        weights: &Quantized,
-        rows: Input<'_>,
-        scratch: &mut Scratch,
-        out: &Columns<'_>,
-        epilogue: Epilogue<'_>,
-    ) {
-        let words = self.encoded(weights.dot, rows, &mut scratch.words);
-        self.tasks(out, epilogue, |task, group, outputs, sums| {
-            weights
-                .panels(self.width_in, task)
-                .multiply(words[group], outputs, sums);
-        });
-    }
-
-    /// The codes of rows, the words of each group of [`TASK_ROWS`].
-    fn encoded<'w>(&self, dot: Dot, rows: Input<'_>, words: &'w mut Vec<u32>) -> Vec<&'w [u32]> {
-        let k = self.width_in;
-        rows.lay_out(int8::tiling(dot, k), words, |x, words| {
-            int8::encode_tile(dot, k, x, words);
-        })
-    }
-
-    /// Cuts the outputs into tasks, and does each with `multiply(task of outputs, group of rows, outputs, sums)`.
-    fn tasks(
-        &self,
-        out: &Columns<'_>,
-        epilogue: Epilogue<'_>,
-        multiply: impl Fn(usize, usize, usize, &mut [RowSums]) + Sync + Send,
-    ) {
-        let groups = out.rows().div_ceil(TASK_ROWS);
+        let groups = rows.len();
         // Tasks of the same weights follow one another, so that memory is read once.
         let tasks = self.width_out.div_ceil(TASK_OUTPUTS) * groups;
         (0..tasks).into_par_iter().for_each(|number| {
@@ -291,7 +214,7 @@ impl PackedLinear {
             let outputs = TASK_OUTPUTS.min(self.width_out - first_output);
             SUMS.with_borrow_mut(|sums| {
                 let sums = take(sums, TASK_ROWS.min(out.rows() - first_row));
-                multiply(task, group, outputs, sums);
+                weights.multiply(self.width_in, task, rows[group], outputs, sums);
                 let last = LastStep {
                     first_row,
                     first_output,
@@ -308,20 +231,24 @@ impl PackedLinear {
 /// Rows that are to be multiplied.
 #[derive(Clone, Copy)]
 struct Input<'a> {
+    /// (rows, k), row-major.
     x: &'a [f32],
+    k: usize,
     norm: Option<Norm<'a>>,
 }
 
 impl Input<'_> {
     /// The rows as a product reads them, the words of each group of [`TASK_ROWS`].
-    fn lay_out<T: Copy + Zeroable + Send>(
+    fn lay_out<'w, O: Operands>(
         self,
-        tiling: Tiling,
-        scratch: &mut Vec<T>,
-        encode: impl Fn(&[f32], &mut [T]) + Sync + Send,
-    ) -> Vec<&[T]> {
-        let words = take(scratch, self.x.len() / tiling.k * tiling.words);
-        lay_out(tiling, self.x, self.norm, words, encode);
+        weights: &O,
+        words: &'w mut Vec<O::Word>,
+    ) -> Vec<&'w [O::Word]> {
+        let tiling = weights.tiling(self.k);
+        let words = take(words, self.x.len() / tiling.k * tiling.words);
+        lay_out(tiling, self.x, self.norm, words, |x, words| {
+            weights.encode_tile(tiling.k, x, words);
+        });
         words.chunks(TASK_ROWS * tiling.words).collect()
     }
 }

@@ -7,7 +7,7 @@ use bytemuck::Zeroable;
 pub(super) struct Scratch {
     pub(super) floats: Vec<f32>,
     pub(super) words: Vec<u32>,
-    /// Of the product that takes what another gives.
+    /// Of a product that takes what another one gives.
     pub(super) next_words: Vec<u32>,
 }
 

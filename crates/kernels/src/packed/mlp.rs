@@ -1,23 +1,57 @@
-//! The two products of an MLP, with nothing but codes between them where both multiply codes.
+//! The two products of an MLP in one go.
 //!
-//! What the first product gives is wide, and the second reads it once. So a task of the first computes a whole block of
-//! the second's k and leaves its codes, a quarter of the bytes, where the second product wants them. The codes, and so the bits
-//! of every row, are those of the two products one after the other.
+//! What the first product gives is wide, and nothing but the second reads it. Where the second rounds it to fewer bytes, a task
+//! of the first rounds its values and lays them out at once, instead of writing them to memory from where they would be
+//! read, rounded and written again. The bits of every row are those of the two products one after the other. Floats
+//! take the two products: their tiles are as large as the rows, and writing them piece by piece was 4% slower.
 
 use rayon::prelude::*;
 
-use super::{Epilogue, Input, PackedLinear, Quantized, SCRATCH, SUMS, Weights};
+use super::operands::{Bfloats, Operands, Quantized};
+use super::{Epilogue, PackedLinear, SCRATCH, SUMS, Weights};
 use crate::columns::{Columns, written};
 use crate::floats::{RowSums, TASK_OUTPUTS};
-use crate::int8::{self, BLOCK, Dot, encode_block, groups};
+use crate::int8::{BLOCK, blocks};
 use crate::math::gelu_body;
 use crate::norm::Norm;
 use crate::scratch::{Scratch, take};
 use crate::simd::multiversion;
-use crate::tiles::{MOST_ROWS, TASK_ROWS, Tiling, tiles_of};
+use crate::tiles::{MOST_ROWS, TASK_ROWS, tiles_of};
 
-/// Outputs of a task are a block, so there must be so many blocks a thread: with fewer the threads would end far apart.
+/// Most values of a row that a task computes.
+const MOST_VALUES: usize = 256;
+
+/// With fewer tasks a thread, which are larger than those of a product alone, some threads would wait long for others.
 const TASKS_A_THREAD: usize = 4;
+
+/// Operands that round a row to few words: its values' words in their order, and behind them its scales in theirs.
+trait Narrow: Operands<Word = u32> {
+    /// Values whose words follow from no others.
+    const INDEPENDENT: usize;
+
+    /// Scales of a row of k values.
+    fn scales(_k: usize) -> usize {
+        0
+    }
+
+    /// Words of a row of k values: of the values, and of their scales.
+    fn words(&self, k: usize) -> (usize, usize) {
+        let scales = Self::scales(k);
+        (self.tiling(k).words - scales, scales)
+    }
+}
+
+impl Narrow for Bfloats {
+    const INDEPENDENT: usize = TASK_OUTPUTS;
+}
+
+impl Narrow for Quantized {
+    const INDEPENDENT: usize = BLOCK;
+
+    fn scales(k: usize) -> usize {
+        blocks(k)
+    }
+}
 
 impl PackedLinear {
     /// The MLP whose first product this is: `x` plus `down` of the exact GELU of this product of `x` after its LayerNorm.
@@ -26,26 +60,44 @@ impl PackedLinear {
     ///
     /// (rows, in) to (rows, in), both row-major; `down` takes as many values as this layer gives, and gives as many as it takes.
     pub fn forward_mlp(&self, down: &Self, x: &[f32], norm: Norm<'_>) -> Vec<f32> {
-        let tasks = self.width_out.div_ceil(BLOCK) * (x.len() / self.width_in).div_ceil(TASK_ROWS);
-        match (&self.weights, &down.weights) {
-            (Weights::Q8(of_up), Weights::Q8(of_down))
-                if tasks >= TASKS_A_THREAD * rayon::current_num_threads() =>
-            {
-                self.coded_mlp(of_up, down, of_down, x, norm)
+        let in_one_go = match (&self.weights, &down.weights) {
+            (Weights::Bf16Operands(up), Weights::Bf16Operands(of_down)) => {
+                self.mlp_in_tasks(up, down, of_down, x, norm)
             }
-            _ => {
-                let inner = self.forward(x, Some(norm), Epilogue::Gelu);
-                down.forward(&inner, None, Epilogue::Add(x))
+            (Weights::Q8(up), Weights::Q8(of_down)) => {
+                self.mlp_in_tasks(up, down, of_down, x, norm)
             }
-        }
+            _ => None,
+        };
+        in_one_go.unwrap_or_else(|| {
+            let inner = self.forward(x, Some(norm), Epilogue::Gelu);
+            down.forward(&inner, None, Epilogue::Add(x))
+        })
+    }
+
+    /// [`Self::mlp`], where its words are few and its tasks many.
+    fn mlp_in_tasks<O: Narrow>(
+        &self,
+        weights: &O,
+        down: &Self,
+        of_down: &O,
+        x: &[f32],
+        norm: Norm<'_>,
+    ) -> Option<Vec<f32>> {
+        let k = self.width_out;
+        let groups = (x.len() / self.width_in).div_ceil(TASK_ROWS);
+        let tasks = k.div_ceil(O::INDEPENDENT) * groups;
+        let are_many = tasks >= TASKS_A_THREAD * rayon::current_num_threads();
+        let are_few = 2 * of_down.tiling(k).words <= k.next_multiple_of(2);
+        (are_many && are_few).then(|| self.mlp(weights, down, of_down, x, norm))
     }
 
     #[expect(unsafe_code, reason = "zeros would be written and then overwritten")]
-    fn coded_mlp(
+    fn mlp<O: Narrow>(
         &self,
-        of_up: &Quantized,
+        weights: &O,
         down: &Self,
-        of_down: &Quantized,
+        of_down: &O,
         x: &[f32],
         norm: Norm<'_>,
     ) -> Vec<f32> {
@@ -53,132 +105,108 @@ impl PackedLinear {
         let Scratch {
             words, next_words, ..
         } = &mut scratch;
+        let tiling = of_down.tiling(down.width_in);
         let rows = x.len() / self.width_in;
-        let tiling = int8::tiling(of_down.dot, down.width_in);
         let inner = take(next_words, rows * tiling.words);
-        let x_rows = Input {
-            x,
-            norm: Some(norm),
-        };
-        self.activated_codes(of_up, x_rows, words, of_down.dot, tiling, inner);
-        let inner: Vec<&[u32]> = inner.chunks(TASK_ROWS * tiling.words).collect();
-        let write = |out: &Columns<'_>| {
-            down.tasks(out, Epilogue::Add(x), |task, group, outputs, sums| {
-                of_down
-                    .panels(down.width_in, task)
-                    .multiply(inner[group], outputs, sums);
-            });
-        };
+        let x_rows = self.rows(x, Some(norm)).lay_out(weights, words);
+        self.activate(weights, &x_rows, rows, of_down, inner);
+        let inner: Vec<_> = inner.chunks(TASK_ROWS * tiling.words).collect();
+        let write = |out: &Columns<'_>| down.tasks(of_down, &inner, out, Epilogue::Add(x));
         // SAFETY: each row and output is of one of the tasks.
         let out = unsafe { written(rows, down.width_out, write) };
         SCRATCH.set(scratch);
         out
     }
 
-    /// The exact GELU of the product, as the rows of a product with `dot` and `tiling`.
-    fn activated_codes(
+    /// The exact GELU of the product, laid out as rows of the product with `next`.
+    #[expect(unsafe_code, reason = "tasks write different words of the same rows")]
+    fn activate<O: Narrow>(
         &self,
-        weights: &Quantized,
-        rows: Input<'_>,
-        words: &mut Vec<u32>,
-        dot: Dot,
-        tiling: Tiling,
+        weights: &O,
+        x_rows: &[&[u32]],
+        rows: usize,
+        next: &O,
         out: &mut [u32],
     ) {
-        let count = rows.x.len() / self.width_in;
-        let words = self.encoded(weights.dot, rows, words);
-        let row_groups = words.len();
+        const {
+            assert!(O::INDEPENDENT <= MOST_VALUES);
+            assert!(O::INDEPENDENT.is_multiple_of(TASK_OUTPUTS));
+        }
+        let k = self.width_out;
+        let tiling = next.tiling(k);
+        let (of_values, _) = next.words(k);
         let all = out.len();
         let out = Columns::of(out, all);
-        let tasks = self.width_out.div_ceil(BLOCK) * row_groups;
+        let tasks = k.div_ceil(O::INDEPENDENT) * x_rows.len();
         (0..tasks).into_par_iter().for_each(|number| {
-            let (block, group) = (number / row_groups, number % row_groups);
-            let count = TASK_ROWS.min(count - group * TASK_ROWS);
-            let outputs = BLOCK.min(self.width_out - block * BLOCK);
+            let (range, group) = (number / x_rows.len(), number % x_rows.len());
+            let (first_row, first) = (group * TASK_ROWS, range * O::INDEPENDENT);
+            let count = TASK_ROWS.min(rows - first_row);
+            let width = O::INDEPENDENT.min(k - first);
             SUMS.with_borrow_mut(|sums| {
-                let sums = take(sums, count * outputs.div_ceil(TASK_OUTPUTS));
+                let sums = take(sums, count * width.div_ceil(TASK_OUTPUTS));
                 for (part, sums) in sums.chunks_exact_mut(count).enumerate() {
-                    let task = block * (BLOCK / TASK_OUTPUTS) + part;
-                    let outputs = TASK_OUTPUTS.min(outputs - part * TASK_OUTPUTS);
-                    weights
-                        .panels(self.width_in, task)
-                        .multiply(words[group], outputs, sums);
+                    let done = part * TASK_OUTPUTS;
+                    let outputs = TASK_OUTPUTS.min(width - done);
+                    let task = (first + done) / TASK_OUTPUTS;
+                    weights.multiply(self.width_in, task, x_rows[group], outputs, sums);
                 }
-                let last = LastStep {
-                    dot,
-                    tiling,
-                    count,
-                    first: group * TASK_ROWS * tiling.words,
-                    block,
-                    outputs,
-                    bias: self.bias.as_deref(),
-                };
-                finish(&last, sums, &out);
+                let bias = self.bias.as_ref().map(|bias| &bias[first..][..width]);
+                let (words, scales) = next.words(width);
+                let (words_before, scales_before) = next.words(first);
+                let mut values = [0.0; MOST_VALUES * MOST_ROWS];
+                let mut laid_out = [0; (MOST_VALUES + 1) * MOST_ROWS];
+                for tile in tiles_of(count, tiling.rows) {
+                    let tile_rows = tile.len();
+                    let values = &mut values[..tile_rows * width];
+                    finish(&sums[tile.start..], count, width, bias, values);
+                    let laid_out = &mut laid_out[..(words + scales) * tile_rows];
+                    next.encode_tile(width, values, laid_out);
+                    let (laid_out, laid_out_scales) = laid_out.split_at(words * tile_rows);
+                    let start = (first_row + tile.start) * tiling.words;
+                    // SAFETY: each range of each row is of one task.
+                    unsafe {
+                        out.put(0, start + words_before * tile_rows, laid_out);
+                        out.put(
+                            0,
+                            start + (of_values + scales_before) * tile_rows,
+                            laid_out_scales,
+                        );
+                    }
+                }
             });
         });
     }
 }
 
-/// What is left to do with a task's sums.
-struct LastStep<'a> {
-    /// What the next product multiplies with, and how it wants its rows.
-    dot: Dot,
-    tiling: Tiling,
-    /// Rows of the task.
-    count: usize,
-    /// The first word of the first row.
-    first: usize,
-    /// The block of the next product's k.
-    block: usize,
-    /// Values of it.
-    outputs: usize,
-    bias: Option<&'a [f32]>,
-}
-
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "body of a multiversion function")]
-#[expect(unsafe_code, reason = "tasks write different blocks of the same rows")]
-fn finish_body(last: &LastStep<'_>, sums: &[RowSums], out: &Columns<'_, u32>) {
-    let Tiling { k, words, .. } = last.tiling;
-    let bias = last
-        .bias
-        .map(|bias| &bias[last.block * BLOCK..][..last.outputs]);
-    let mut values = [[0.0; BLOCK]; MOST_ROWS];
-    for tile in tiles_of(last.count, last.dot.tile()) {
-        let rows = tile.len();
-        for (row, values) in tile.clone().zip(&mut values) {
-            let parts = sums.iter().skip(row).step_by(last.count);
-            for (values, sums) in values.chunks_exact_mut(TASK_OUTPUTS).zip(parts) {
-                values.copy_from_slice(sums);
-            }
-            let values = &mut values[..last.outputs];
-            if let Some(bias) = bias {
-                for (value, bias) in values.iter_mut().zip(bias) {
-                    *value += bias;
-                }
-            }
-            gelu_body(values);
+fn finish_body(
+    sums: &[RowSums],
+    stride: usize,
+    width: usize,
+    bias: Option<&[f32]>,
+    values: &mut [f32],
+) {
+    for (row, values) in values.chunks_exact_mut(width).enumerate() {
+        let parts = sums[row..].iter().step_by(stride);
+        for (values, sums) in values.chunks_mut(TASK_OUTPUTS).zip(parts) {
+            values.copy_from_slice(&sums[..values.len()]);
         }
-        let blocks = values[..rows].iter().map(|values| &values[..last.outputs]);
-        let mut codes = [0; groups(BLOCK) * MOST_ROWS];
-        let mut scales = [0; MOST_ROWS];
-        let (codes, scales) = (
-            &mut codes[..groups(last.outputs) * rows],
-            &mut scales[..rows],
-        );
-        encode_block(last.dot, blocks, codes, scales);
-        let first = last.first + tile.start * words;
-        // SAFETY: each block of each row is of one task.
-        unsafe {
-            out.put(0, first + last.block * groups(BLOCK) * rows, codes);
-            out.put(0, first + (groups(k) + last.block) * rows, scales);
+        for (value, bias) in values.iter_mut().zip(bias.unwrap_or(&[])) {
+            *value += bias;
         }
+        gelu_body(values);
     }
 }
 
 multiversion! {
-    /// Adds the bias to a task's sums, and leaves the codes of their exact GELU where the next product reads them.
-    fn finish(last: &LastStep<'_>, sums: &[RowSums], out: &Columns<'_, u32>) = finish_body
+    /// The exact GELU of the sums of a tile's rows and the bias.
+    ///
+    /// # Shapes
+    ///
+    /// The sums of a row follow one another at each `stride`; `values` is (rows, width), row-major.
+    fn finish(sums: &[RowSums], stride: usize, width: usize, bias: Option<&[f32]>, values: &mut [f32]) = finish_body
 }
 
 #[cfg(test)]
@@ -187,38 +215,73 @@ mod tests {
     use crate::noise;
     use crate::storage::Storage;
 
-    fn layer(width_out: usize, width_in: usize, seed: u32) -> PackedLinear {
+    fn layer(storage: Storage, width_out: usize, width_in: usize, seed: u32) -> PackedLinear {
         let weight = noise(width_out * width_in, seed);
         let fill = |start: usize, out: &mut [f32]| {
             out.copy_from_slice(&weight[start..start + out.len()]);
         };
         let bias = Some(noise(width_out, seed + 1));
-        PackedLinear::pack(width_out, width_in, Storage::Q8, bias, &fill).unwrap()
+        PackedLinear::pack(width_out, width_in, storage, bias, &fill).unwrap()
     }
 
     #[test]
-    fn codes_between_the_products_give_the_bits_of_the_two() {
-        for (width, inner) in [(64, 256), (48, 200), (300, 1100), (40, 1)] {
-            let (up, down) = (layer(inner, width, 1), layer(width, inner, 3));
-            let x = noise(200 * width, 5);
+    fn in_one_go_the_products_have_the_bits_of_the_two() {
+        let one_thread = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
+        // All widths give enough tasks for one thread, some of them with a narrow one at the end.
+        for (width, inner) in [(64, 1024), (48, 1000), (300, 1100)] {
             let (scale, shift) = (noise(width, 6), noise(width, 7));
             let norm = Norm {
                 scale: &scale,
                 shift: &shift,
                 epsilon: 1e-5,
             };
-            let (Weights::Q8(of_up), Weights::Q8(of_down)) = (&up.weights, &down.weights) else {
-                unreachable!("they are packed as codes")
-            };
-            for rows in [1, 2, 7, 8, 9, 95, 96, 97, 130, 200] {
-                let x = &x[..rows * width];
-                let two = up.forward(x, Some(norm), Epilogue::Gelu);
-                let two = down.forward(&two, None, Epilogue::Add(x));
-                let one = up.coded_mlp(of_up, &down, of_down, x, norm);
-                let bits =
-                    |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-                assert_eq!(bits(one), bits(two), "{width}, {inner}, {rows} rows");
+            for storage in Storage::ALL {
+                let up = layer(storage, inner, width, 1);
+                let down = layer(storage, width, inner, 3);
+                let all = noise(200 * width, 5);
+                for rows in [1, 2, 7, 8, 9, 95, 96, 97, 130, 200] {
+                    let x = &all[..rows * width];
+                    let two = up.forward(x, Some(norm), Epilogue::Gelu);
+                    let two = down.forward(&two, None, Epilogue::Add(x));
+                    let one = one_thread.install(|| up.forward_mlp(&down, x, norm));
+                    let same = one
+                        .iter()
+                        .zip(&two)
+                        .all(|(one, two)| one.to_bits() == two.to_bits());
+                    assert!(
+                        same && one.len() == two.len(),
+                        "{storage:?}, {width}, {inner}, {rows} rows"
+                    );
+                }
             }
+        }
+    }
+
+    #[test]
+    fn many_threads_and_layers_of_two_types_take_the_two_products() {
+        let many = rayon::ThreadPoolBuilder::new()
+            .num_threads(5)
+            .build()
+            .unwrap();
+        let (width, inner) = (64, 256);
+        let (scale, shift) = (noise(width, 6), noise(width, 7));
+        let norm = Norm {
+            scale: &scale,
+            shift: &shift,
+            epsilon: 1e-5,
+        };
+        let x = noise(9 * width, 5);
+        for (first, second) in [(Storage::Q8, Storage::Q8), (Storage::F16, Storage::F32)] {
+            let (up, down) = (
+                layer(first, inner, width, 1),
+                layer(second, width, inner, 3),
+            );
+            let two = up.forward(&x, Some(norm), Epilogue::Gelu);
+            let two = down.forward(&two, None, Epilogue::Add(&x));
+            assert_eq!(many.install(|| up.forward_mlp(&down, &x, norm)), two);
         }
     }
 }

@@ -62,10 +62,10 @@ impl PackedLinear {
     pub fn forward_mlp(&self, down: &Self, x: &[f32], norm: Norm<'_>) -> Vec<f32> {
         let in_one_go = match (&self.weights, &down.weights) {
             (Weights::Bf16Operands(up), Weights::Bf16Operands(of_down)) => {
-                self.mlp_in_tasks(up, down, of_down, x, norm)
+                self.mlp_in_one_go(up, down, of_down, x, norm)
             }
             (Weights::Q8(up), Weights::Q8(of_down)) => {
-                self.mlp_in_tasks(up, down, of_down, x, norm)
+                self.mlp_in_one_go(up, down, of_down, x, norm)
             }
             _ => None,
         };
@@ -75,8 +75,9 @@ impl PackedLinear {
         })
     }
 
-    /// [`Self::mlp`], where its words are few and its tasks many.
-    fn mlp_in_tasks<O: Narrow>(
+    /// [`Self::forward_mlp`] without floats between the products; `None` where a row's words are many or the tasks few.
+    #[expect(unsafe_code, reason = "zeros would be written and then overwritten")]
+    fn mlp_in_one_go<O: Narrow>(
         &self,
         weights: &O,
         down: &Self,
@@ -84,29 +85,18 @@ impl PackedLinear {
         x: &[f32],
         norm: Norm<'_>,
     ) -> Option<Vec<f32>> {
-        let k = self.width_out;
-        let groups = (x.len() / self.width_in).div_ceil(TASK_ROWS);
-        let tasks = k.div_ceil(O::INDEPENDENT) * groups;
-        let are_many = tasks >= TASKS_A_THREAD * rayon::current_num_threads();
-        let are_few = 2 * of_down.tiling(k).words <= k.next_multiple_of(2);
-        (are_many && are_few).then(|| self.mlp(weights, down, of_down, x, norm))
-    }
-
-    #[expect(unsafe_code, reason = "zeros would be written and then overwritten")]
-    fn mlp<O: Narrow>(
-        &self,
-        weights: &O,
-        down: &Self,
-        of_down: &O,
-        x: &[f32],
-        norm: Norm<'_>,
-    ) -> Vec<f32> {
+        let (k, rows) = (self.width_out, x.len() / self.width_in);
+        let tiling = of_down.tiling(k);
+        let tasks = k.div_ceil(O::INDEPENDENT) * rows.div_ceil(TASK_ROWS);
+        if tasks < TASKS_A_THREAD * rayon::current_num_threads()
+            || 2 * tiling.words > k.next_multiple_of(2)
+        {
+            return None;
+        }
         let mut scratch = SCRATCH.take();
         let Scratch {
             words, next_words, ..
         } = &mut scratch;
-        let tiling = of_down.tiling(down.width_in);
-        let rows = x.len() / self.width_in;
         let inner = take(next_words, rows * tiling.words);
         let x_rows = self.rows(x, Some(norm)).lay_out(weights, words);
         self.activate(weights, &x_rows, rows, of_down, inner);
@@ -115,7 +105,7 @@ impl PackedLinear {
         // SAFETY: each row and output is of one of the tasks.
         let out = unsafe { written(rows, down.width_out, write) };
         SCRATCH.set(scratch);
-        out
+        Some(out)
     }
 
     /// The exact GELU of the product, laid out as rows of the product with `next`.

@@ -23,6 +23,9 @@ use crate::outcome::Outcome;
 
 use super::{CheckpointError, JobFingerprint, OutputFolder, line, seal};
 
+/// Bytes of pending lines that are written before their time, so that a fast model does not gather megabytes.
+const MAX_PENDING: usize = 256 << 10;
+
 /// Journal of one open window.
 #[derive(Debug)]
 pub struct Journal {
@@ -210,6 +213,11 @@ impl Journal {
     /// Whether rows are pending.
     pub fn is_dirty(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Whether the pending rows take so much memory that they should not wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_PENDING
     }
 }
 

@@ -1,22 +1,21 @@
 //! Ids to how many of them came before, within bounded memory.
 
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Ids that are remembered: 64-bit hashes, so 32 MB at most.
+/// Ids that are remembered: 64-bit hashes, so 36 MB at most.
 const REMEMBERED_IDS: u64 = 4_000_000;
 
-/// Hashes that are gathered before they go to the others.
-const RECENT: usize = 8192;
+/// Lists of hashes. At most some 4,000 are in each, so that one more is put in its place at once.
+const LISTS: usize = 1024;
 
 /// Counts ids that were seen before, among the first 4 million.
 ///
 /// By 64-bit hash: two different ids count as equal about once in two million such inputs.
 #[derive(Debug)]
 pub(crate) struct DuplicateIds {
-    /// Hashes in their order, which take no more than their own bytes.
-    seen: Vec<u64>,
-    recent: BTreeSet<u64>,
+    /// Hashes in their order, those that begin with the same bits in one list: one list of all would be copied each
+    /// time that it grows.
+    seen: Vec<Vec<u64>>,
     observed: u64,
     duplicates: u64,
     limit: u64,
@@ -36,8 +35,7 @@ impl DuplicateIds {
 
     fn with_limit(limit: u64) -> Self {
         Self {
-            seen: Vec::new(),
-            recent: BTreeSet::new(),
+            seen: vec![Vec::new(); LISTS],
             observed: 0,
             duplicates: 0,
             limit,
@@ -53,30 +51,17 @@ impl DuplicateIds {
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         let hash = hasher.finish();
-        let again = self.seen.binary_search(&hash).is_ok() || !self.recent.insert(hash);
-        if again {
+        let list = &mut self.seen[(hash >> (u64::BITS - LISTS.ilog2())) as usize];
+        let Err(place) = list.binary_search(&hash) else {
             self.duplicates += 1;
+            return true;
+        };
+        if list.len() == list.capacity() {
+            // Twice as many places would mostly stay empty.
+            list.reserve_exact(list.len() / 8 + 4);
         }
-        if self.recent.len() == RECENT {
-            self.merge();
-        }
-        again
-    }
-
-    /// Puts the recent hashes among the others, from the last one on.
-    fn merge(&mut self) {
-        let recent = std::mem::take(&mut self.recent);
-        let mut left = self.seen.len();
-        self.seen.reserve_exact(recent.len());
-        self.seen.resize(left + recent.len(), 0);
-        let mut place = self.seen.len();
-        for hash in recent.into_iter().rev() {
-            let above = self.seen[..left].partition_point(|known| *known < hash);
-            self.seen.copy_within(above..left, place - (left - above));
-            place -= left - above + 1;
-            left = above;
-            self.seen[place] = hash;
-        }
+        list.insert(place, hash);
+        false
     }
 
     /// How many ids were seen before.
@@ -92,7 +77,7 @@ impl DuplicateIds {
 
 #[cfg(test)]
 mod tests {
-    use super::{DuplicateIds, RECENT};
+    use super::{DuplicateIds, LISTS};
 
     #[test]
     fn counts_until_the_limit() {
@@ -108,12 +93,11 @@ mod tests {
     #[test]
     fn many_ids_are_told_apart() {
         let mut ids = DuplicateIds::new();
-        let rows = 3 * RECENT + 5;
+        let rows = 30 * LISTS + 5;
         for row in 0..rows {
             assert!(!ids.observe(&format!("{row}")), "{row}");
         }
-        assert_eq!(ids.seen.len(), 3 * RECENT);
-        assert!(ids.seen.is_sorted_by(|one, next| one < next));
+        assert!(ids.seen.concat().is_sorted_by(|one, next| one < next));
         for row in 0..rows {
             assert!(ids.observe(&format!("{row}")), "{row}");
         }

@@ -69,6 +69,11 @@ impl Ended {
         &mut self.journal
     }
 
+    /// Whether so many rows are not durable yet that they should not wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.journal.is_full()
+    }
+
     /// Whether rows are not durable yet.
     pub(super) fn is_dirty(&self) -> bool {
         self.journal.is_dirty()

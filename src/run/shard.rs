@@ -363,7 +363,9 @@ impl ShardWork<'_, '_> {
             self.worker.observer.note(&note);
         }
         self.record(finished)?;
-        if self.synced.elapsed().as_secs_f64() >= self.worker.spec.checkpoint.interval_seconds {
+        let is_full = self.open.values().any(|fed| fed.ended.is_full());
+        let interval = self.worker.spec.checkpoint.interval_seconds;
+        if is_full || self.synced.elapsed().as_secs_f64() >= interval {
             self.sync()?;
         }
         if self.trimmed.elapsed() >= TRIM_INTERVAL {

@@ -40,7 +40,7 @@ pub const PANEL: usize = 16;
 /// once for all of them, and few enough that there is work for each thread.
 pub const QUERIES: usize = 16;
 
-/// Panels of keys, or groups of [`PANEL`] columns, whose sums run at once where registers hold them.
+/// Groups of [`PANEL`] columns whose sums run at once where a query is alone, and most panels of keys.
 const AT_ONCE: usize = 4;
 
 // The lanes of a sum over scores are those of a panel.
@@ -258,10 +258,11 @@ fn score<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     scores: &mut [[[f32; PANEL]; COUNT]],
 ) {
     let mut panels = seen.iter().flat_map(|piece| piece.each_panel(block.size));
+    let most = if COUNT == 1 { W::PANELS } else { MOST };
     let mut first = 0;
     while first < scores.len() {
         let scores = &mut scores[first..];
-        first += match MOST.min(scores.len()) {
+        first += match most.min(scores.len()) {
             4.. => score_panels::<W, R, COUNT, 4>(registers, block, &mut panels, scores),
             3 => score_panels::<W, R, COUNT, 3>(registers, block, &mut panels, scores),
             2 => score_panels::<W, R, COUNT, 2>(registers, block, &mut panels, scores),

@@ -29,6 +29,9 @@ pub trait Cached: Number {
     /// Numbers that the scales of a panel take.
     const SCALES: usize;
 
+    /// Panels of keys whose sums run at once where a query is alone.
+    const PANELS: usize;
+
     /// The scale of one token's numbers.
     fn scale_of(numbers: &[f32]) -> Scale;
 
@@ -45,6 +48,9 @@ pub trait Cached: Number {
 /// Floats, which need no scales.
 impl<W: Float> Cached for W {
     const SCALES: usize = 0;
+
+    /// Panels one after another are read from end to end, which memory gives fastest.
+    const PANELS: usize = 1;
 
     fn scale_of(_: &[f32]) -> Scale {
         Scale::ONE
@@ -68,6 +74,9 @@ impl<W: Float> Cached for W {
 /// Codes. The scale of a token that has a number which is infinite or NaN is NaN.
 impl Cached for i8 {
     const SCALES: usize = PANEL * size_of::<f32>();
+
+    /// Codes are so few bytes that the additions of one panel would take longer than reading it.
+    const PANELS: usize = 4;
 
     fn scale_of(numbers: &[f32]) -> Scale {
         let mut scale = Scale::ONE;

@@ -26,7 +26,7 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use super::cached::{Cached, cached_numbers};
+use super::cached::{CachedNumber, cached_numbers};
 use super::math::exp;
 use super::registers::{Any, CACHE_LINE, Registers, prefetch};
 #[cfg(target_arch = "x86_64")]
@@ -90,7 +90,7 @@ pub struct QueryBlock<'a> {
 /// Softmax of the scaled scores of each query against the keys of all pieces, times the values.
 ///
 /// `scores` is scratch space.
-pub fn attend<W: Cached>(
+pub(super) fn attend<W: CachedNumber>(
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
@@ -109,14 +109,14 @@ pub fn attend<W: Cached>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn avx512<W: Cached>(
+fn avx512<W: CachedNumber>(
     proof: Avx512,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     #[target_feature(enable = "avx512f,fma,f16c")]
-    fn version<W: Cached>(
+    fn version<W: CachedNumber>(
         proof: Avx512,
         block: &mut QueryBlock<'_>,
         seen: &[HeadCache<'_, W>],
@@ -131,14 +131,14 @@ fn avx512<W: Cached>(
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
-fn avx2<W: Cached>(
+fn avx2<W: CachedNumber>(
     proof: Avx2,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn version<W: Cached>(
+    fn version<W: CachedNumber>(
         proof: Avx2,
         block: &mut QueryBlock<'_>,
         seen: &[HeadCache<'_, W>],
@@ -158,7 +158,7 @@ impl<W, R: Registers<W, PANEL, Row = f32>> Sums<W> for R {}
 /// `EIGHT` and `FOUR` are how many panels or groups of columns run at once for eight and for four queries; 0 where
 /// registers do not hold the sums of eight.
 #[inline(always)]
-fn attend_body<W: Cached, R: Sums<W>, const EIGHT: usize, const FOUR: usize>(
+fn attend_body<W: CachedNumber, R: Sums<W>, const EIGHT: usize, const FOUR: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -193,7 +193,7 @@ impl QueryBlock<'_> {
 
 /// Does the first `COUNT` queries, and says how many they are; `MOST` panels or groups of columns run at once.
 #[inline(always)]
-fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
+fn attend_queries<W: CachedNumber, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -224,7 +224,7 @@ fn attend_queries<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     COUNT
 }
 
-impl<'a, W: Cached> HeadCache<'a, W> {
+impl<'a, W: CachedNumber> HeadCache<'a, W> {
     /// Panels of the keys that are seen.
     #[inline(always)]
     fn panels(&self) -> usize {
@@ -251,7 +251,7 @@ impl<'a, W: Cached> HeadCache<'a, W> {
 
 /// The scores of the block's queries, panel by panel and query by query; behind a piece's last key they mean nothing.
 #[inline(always)]
-fn score<W: Cached, R: Sums<W>, const COUNT: usize, const MOST: usize>(
+fn score<W: CachedNumber, R: Sums<W>, const COUNT: usize, const MOST: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -281,7 +281,7 @@ struct Panel<'a, W> {
 
 /// Scores the next panels, whose scores are the first of these, and says how many.
 #[inline(always)]
-fn score_panels<'a, W: Cached, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
+fn score_panels<'a, W: CachedNumber, R: Sums<W>, const COUNT: usize, const PANELS: usize>(
     registers: R,
     block: &QueryBlock<'_>,
     rest: &mut impl Iterator<Item = Panel<'a, W>>,
@@ -337,7 +337,7 @@ fn score_panels<'a, W: Cached, R: Sums<W>, const COUNT: usize, const PANELS: usi
 /// Scores to weights: what softmax divides by the returned sums, query by query, times what the codes of the value are worth.
 /// Those behind a piece's last key mean nothing.
 #[inline(always)]
-fn exponentials<W: Cached, const COUNT: usize>(
+fn exponentials<W: CachedNumber, const COUNT: usize>(
     scores: &mut [[[f32; PANEL]; COUNT]],
     seen: &[HeadCache<'_, W>],
     size: usize,
@@ -367,15 +367,15 @@ fn exponentials<W: Cached, const COUNT: usize>(
         let mut rest = scores.iter_mut();
         for piece in seen {
             for (panel, scores) in (0..piece.panels()).zip(&mut rest) {
-                let mut weights = [0.0; PANEL];
-                for ((weight, sum), score) in weights.iter_mut().zip(&mut sums).zip(scores[query]) {
-                    let exponential = exp(score - top);
-                    *weight = if score == f32::NEG_INFINITY {
+                let (of_panel, mut weights) = (scores[query], [0.0; PANEL]);
+                for lane in 0..PANEL {
+                    let exponential = exp(of_panel[lane] - top);
+                    weights[lane] = if of_panel[lane] == f32::NEG_INFINITY {
                         0.0
                     } else {
                         exponential
                     };
-                    *sum += *weight;
+                    sums[lane] += weights[lane];
                 }
                 if W::SCALES > 0 {
                     weights = products(weights, piece.value_scales(panel, size));
@@ -407,7 +407,7 @@ fn products(mut numbers: [f32; PANEL], factors: [f32; PANEL]) -> [f32; PANEL] {
     clippy::needless_range_loop,
     reason = "sums stay in registers where they are indexed by two numbers"
 )]
-fn weigh<W: Cached, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
+fn weigh<W: CachedNumber, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],
@@ -452,7 +452,7 @@ fn weigh<W: Cached, R: Sums<W>, const COUNT: usize, const GROUPS: usize>(
 
 /// As [`weigh`], for the columns behind the last whole group.
 #[inline(always)]
-fn weigh_rest<W: Cached, R: Sums<W>, const COUNT: usize>(
+fn weigh_rest<W: CachedNumber, R: Sums<W>, const COUNT: usize>(
     registers: R,
     block: &mut QueryBlock<'_>,
     seen: &[HeadCache<'_, W>],

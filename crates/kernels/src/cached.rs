@@ -24,8 +24,8 @@ use super::registers::{Float, Number, prefetch};
 /// Numbers that are rounded at once.
 const AT_ONCE: usize = PANEL * PANEL;
 
-/// A number that keys and values are cached as.
-pub trait Cached: Number {
+/// How a number holds keys and values.
+pub trait CachedNumber: Number {
     /// Numbers that the scales of a panel take.
     const SCALES: usize;
 
@@ -46,7 +46,7 @@ pub trait Cached: Number {
 }
 
 /// Floats, which need no scales.
-impl<W: Float> Cached for W {
+impl<W: Float> CachedNumber for W {
     const SCALES: usize = 0;
 
     /// Panels one after another are read from end to end, which memory gives fastest.
@@ -72,7 +72,7 @@ impl<W: Float> Cached for W {
 }
 
 /// Codes. The scale of a token that has a number which is infinite or NaN is NaN.
-impl Cached for i8 {
+impl CachedNumber for i8 {
     const SCALES: usize = PANEL * size_of::<f32>();
 
     /// Codes are so few bytes that the additions of one panel would take longer than reading it.
@@ -100,7 +100,7 @@ impl Cached for i8 {
 }
 
 /// Numbers that the keys, or the values, of so many tokens of a head take: those of whole panels.
-pub const fn cached_numbers<W: Cached>(tokens: usize, size: usize) -> usize {
+pub const fn cached_numbers<W: CachedNumber>(tokens: usize, size: usize) -> usize {
     tokens.div_ceil(PANEL) * (PANEL * size + W::SCALES)
 }
 
@@ -139,7 +139,7 @@ impl<'a> NewTokens<'a> {
 /// Numbers as they are cached, on their way to memory: what was just written there is slow to read again.
 struct Rounded<W>([W; AT_ONCE]);
 
-impl<W: Cached> Rounded<W> {
+impl<W: CachedNumber> Rounded<W> {
     fn new() -> Self {
         Self([W::zeroed(); AT_ONCE])
     }
@@ -157,7 +157,7 @@ impl<W: Cached> Rounded<W> {
 /// # Shapes
 ///
 /// `cached` is panels of values.
-pub fn write_values<W: Cached>(cached: &mut [W], at: usize, values: NewTokens<'_>) {
+pub(super) fn write_values<W: CachedNumber>(cached: &mut [W], at: usize, values: NewTokens<'_>) {
     let size = values.size;
     let mut rounded = Rounded::new();
     for (place, number) in (at..).zip(0..values.count) {
@@ -177,7 +177,7 @@ pub fn write_values<W: Cached>(cached: &mut [W], at: usize, values: NewTokens<'_
 /// # Shapes
 ///
 /// `cached` is panels of keys.
-pub fn write_keys<W: Cached>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
+pub(super) fn write_keys<W: CachedNumber>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
     let mut rounded = Rounded::new();
     let mut done = 0;
     while done < keys.count {
@@ -196,19 +196,19 @@ pub fn write_keys<W: Cached>(cached: &mut [W], at: usize, keys: NewTokens<'_>) {
 }
 
 /// Asks for the panel of a place, which is read and written soon.
-pub fn ask_for_panel<W: Cached>(cached: &[W], at: usize, size: usize) {
+pub fn ask_for_panel<W: CachedNumber>(cached: &[W], at: usize, size: usize) {
     prefetch(&cached[panel_of::<W>(at, size)]);
 }
 
 /// Where the panel of a place lies.
-fn panel_of<W: Cached>(at: usize, size: usize) -> Range<usize> {
+fn panel_of<W: CachedNumber>(at: usize, size: usize) -> Range<usize> {
     let numbers = cached_numbers::<W>(PANEL, size);
     let start = at / PANEL * numbers;
     start..start + numbers
 }
 
 /// The keys of a whole panel.
-fn write_panel<W: Cached>(
+fn write_panel<W: CachedNumber>(
     panel: &mut [W],
     scales: &mut [W],
     keys: NewTokens<'_>,
@@ -235,7 +235,7 @@ fn write_panel<W: Cached>(
 }
 
 /// One key of a panel.
-fn write_lane<W: Cached>(
+fn write_lane<W: CachedNumber>(
     panel: &mut [W],
     scales: &mut [W],
     lane: usize,
@@ -261,7 +261,7 @@ mod tests {
     use crate::noise;
 
     /// The number and its worth at a place of a panel.
-    fn read<W: Cached>(cached: &[W], place: usize, size: usize, at: usize) -> (f32, f32) {
+    fn read<W: CachedNumber>(cached: &[W], place: usize, size: usize, at: usize) -> (f32, f32) {
         let panel = &cached[panel_of::<W>(place, size)];
         (
             panel[at].widen(),
@@ -269,7 +269,7 @@ mod tests {
         )
     }
 
-    fn check<W: Cached>(size: usize) {
+    fn check<W: CachedNumber>(size: usize) {
         let places = 3 * PANEL;
         for (at, count) in [
             (0, 1),

@@ -6,10 +6,7 @@
 
 use rayon::prelude::*;
 
-use glm_batch_kernels::{
-    Cached, HeadCache, NewTokens, QUERIES, QueryBlock, attend, cached_numbers, write_keys,
-    write_values,
-};
+use glm_batch_kernels::{Cached, HeadCache, NewTokens, QUERIES, QueryBlock, cached_numbers};
 
 use super::super::GlmConfig;
 
@@ -105,8 +102,8 @@ pub(super) fn write_head<W: Cached>(
         size,
     };
     let (keys, values) = cached.split_at_mut(cached.len() / 2);
-    write_keys(keys, run.at, new(1));
-    write_values(values, run.at, new(2));
+    W::write_keys(keys, run.at, new(1));
+    W::write_values(values, run.at, new(2));
 }
 
 impl<S> LayerQueries<'_, S> {
@@ -130,7 +127,7 @@ impl<S> LayerQueries<'_, S> {
                 .for_each_init(Vec::new, |scores, (number, out)| {
                     let (token, head) = (number / shape.heads, number % shape.heads);
                     let mut block = self.block(1, token, head, out);
-                    attend(&mut block, &(self.seen)(token, head), scores);
+                    W::attend(&mut block, &(self.seen)(token, head), scores);
                 });
         } else {
             self.split(&mut out)
@@ -140,7 +137,7 @@ impl<S> LayerQueries<'_, S> {
                     let count = out.len() / hidden;
                     for head in 0..shape.heads {
                         let mut block = self.block(count, first, head, &mut out[head * size..]);
-                        attend(&mut block, &(self.seen)(first, head), scores);
+                        W::attend(&mut block, &(self.seen)(first, head), scores);
                     }
                 });
         }

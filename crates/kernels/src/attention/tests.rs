@@ -1,7 +1,8 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::{NewTokens, noise, write_keys, write_values};
+use crate::cached::{write_keys, write_values};
+use crate::{NewTokens, noise};
 
 /// Keys and values of one head.
 struct Head<W> {
@@ -10,7 +11,7 @@ struct Head<W> {
     tokens: usize,
 }
 
-impl<W: Cached> Head<W> {
+impl<W: CachedNumber> Head<W> {
     /// Panels are filled up with NaN, which must not reach anything.
     fn new(size: usize, keys: &[f32], values: &[f32]) -> Self {
         let tokens = keys.len() / size;
@@ -60,7 +61,7 @@ fn alone<'a>(queries: &'a [f32], out: &'a mut [f32]) -> QueryBlock<'a> {
 }
 
 /// What one query gathers from one head.
-fn gathered<W: Cached>(query: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
+fn gathered<W: CachedNumber>(query: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
     let mut out = vec![9.0; query.len()];
     let head = Head::<W>::new(query.len(), keys, values);
     let mut block = alone(query, &mut out);
@@ -75,7 +76,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 type Version<W> = fn(&mut QueryBlock<'_>, &[HeadCache<'_, W>], &mut Vec<f32>);
 
 /// Those that this machine can run.
-fn versions<W: Cached>() -> Vec<Version<W>> {
+fn versions<W: CachedNumber>() -> Vec<Version<W>> {
     let mut versions: Vec<Version<W>> = vec![
         |block, seen, scores| attend_body::<W, _, 0, 1>(Any, block, seen, scores),
         |block, seen, scores| attend_body::<W, _, 2, 4>(Any, block, seen, scores),
@@ -97,7 +98,7 @@ fn versions<W: Cached>() -> Vec<Version<W>> {
 }
 
 /// What one query gathers, with each sum in the order of the module's documentation.
-fn documented<W: Cached>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
+fn documented<W: CachedNumber>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
     let size = query.len();
     let scale = 1.0 / (size as f32).sqrt();
     let numbers = cached_numbers::<W>(PANEL, size);
@@ -141,7 +142,7 @@ fn documented<W: Cached>(query: &[f32], seen: &[HeadCache<'_, W>]) -> Vec<f32> {
     out.iter().map(|out| out * inverse).collect()
 }
 
-fn every_version_gives_the_documented_sums<W: Cached>() {
+fn every_version_gives_the_documented_sums<W: CachedNumber>() {
     for (context, own, size) in [
         (1, 0, 16),
         (5, 1, 64),
@@ -225,7 +226,7 @@ fn agrees_with_the_formula_in_f64() {
     }
 }
 
-fn no_number_is_lost<W: Cached>() {
+fn no_number_is_lost<W: CachedNumber>() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for is_key in [true, false] {
             let (size, tokens) = (64, 20);

@@ -126,17 +126,20 @@ multiversion! {
 ///
 /// `weights` is (outputs, k), row-major; `packed` is (panels, k, outputs of a panel), all zeros at first.
 pub(super) fn pack_weights<W: Float>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
-    fill_panels(
-        layout.panel(),
-        weights.len() / k,
-        k,
-        packed,
-        |output, places| {
-            for (place, &value) in places.zip(&weights[output * k..][..k]) {
-                *place = W::narrow(value);
+    let panel = layout.panel();
+    let mut narrowed = vec![W::zeroed(); weights.len()];
+    W::narrow_all(weights, &mut narrowed);
+    for (weights, packed) in narrowed
+        .chunks(panel * k)
+        .zip(packed.chunks_exact_mut(panel * k))
+    {
+        let outputs = weights.len() / k;
+        for (at, places) in packed.chunks_exact_mut(panel).enumerate() {
+            for (output, place) in places[..outputs].iter_mut().enumerate() {
+                *place = weights[output * k + at];
             }
-        },
-    );
+        }
+    }
 }
 
 /// Calls `fill` with the number of each output and the places of its `width` weights in the panels.

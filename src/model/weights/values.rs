@@ -43,19 +43,19 @@ fn decode(stored: FloatType, bytes: &[u8], start: usize, out: &mut [f32]) {
         FloatType::F16 => {
             let mut halves = [f16::ZERO; CHUNK];
             let halves = &mut halves[..out.len()];
-            for (half, bytes) in halves.iter_mut().zip(bytes.chunks_exact(2)) {
-                *half = f16::from_le_bytes([bytes[0], bytes[1]]);
+            for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
+                *half = f16::from_le_bytes(*bytes);
             }
             halves.convert_to_f32_slice(out);
         }
         FloatType::Bf16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = bf16::from_le_bytes(*bytes).to_f32();
             }
         }
         FloatType::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *out = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = f32::from_le_bytes(*bytes);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use glm_batch_kernels::{
-    HeadCache, Norm, PackedLinear, QUERIES, QueryBlock, Storage, attend, gelu, layer_norm,
+    Cached, HeadCache, Norm, PackedLinear, QUERIES, QueryBlock, Storage, gelu, layer_norm,
 };
 
 /// Width of a hidden state.
@@ -71,7 +71,7 @@ fn attention(criterion: &mut Criterion) {
                         out_stride: HIDDEN,
                         size: HEAD,
                     };
-                    attend(&mut block, &[cache], &mut scores);
+                    f32::attend(&mut block, &[cache], &mut scores);
                 });
             });
         }

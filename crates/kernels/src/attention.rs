@@ -115,7 +115,7 @@ fn avx512<W: CachedNumber>(
     seen: &[HeadCache<'_, W>],
     scores: &mut Vec<f32>,
 ) {
-    #[target_feature(enable = "avx512f,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma,f16c")]
     fn version<W: CachedNumber>(
         proof: Avx512,
         block: &mut QueryBlock<'_>,
@@ -125,7 +125,7 @@ fn avx512<W: CachedNumber>(
         // Its 32 registers hold 16 sums, and what is multiplied.
         attend_body::<W, _, 2, 4>(proof, block, seen, scores);
     }
-    // SAFETY: an `Avx512` exists only where AVX-512F, FMA and F16C were detected.
+    // SAFETY: an `Avx512` exists only where the features of `version` were detected.
     unsafe { version(proof, block, seen, scores) }
 }
 

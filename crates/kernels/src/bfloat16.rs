@@ -263,7 +263,7 @@ fn with_instruction(
     outputs: usize,
     sums: &mut [RowSums],
 ) {
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
     fn version(
         instruction: Avx512Bf16,
         steps: usize,

@@ -205,7 +205,7 @@ fn narrow<W: Float>(k: usize, weights: &[W], tiles: &[f32], outputs: usize, sums
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls the version whose features are there")]
 fn wide<W: Float>(k: usize, weights: &[W], tiles: &[f32], outputs: usize, sums: &mut [RowSums]) {
-    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
     fn version<W: Float>(
         avx512: Avx512,
         k: usize,

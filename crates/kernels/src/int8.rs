@@ -305,7 +305,7 @@ impl Panels<'_> {
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "calls the version whose features are there")]
     fn vnni(&self, _: Avx512Vnni, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
-        #[target_feature(enable = "avx512f,avx512vnni")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni")]
         fn version(panels: Panels<'_>, rows: &[u32], outputs: usize, sums: &mut [RowSums]) {
             panels.tiles(rows, outputs, sums, &|tile, place| match place.rows.len() {
                 1 => int8_dot::vnni::<1>(tile, place),
@@ -318,7 +318,7 @@ impl Panels<'_> {
                 _ => int8_dot::vnni::<8>(tile, place),
             });
         }
-        // SAFETY: an `Avx512Vnni` exists only where AVX-512F and AVX512_VNNI were detected.
+        // SAFETY: an `Avx512Vnni` exists only where the features of `version` were detected.
         unsafe { version(*self, rows, outputs, sums) }
     }
 

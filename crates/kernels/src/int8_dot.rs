@@ -159,7 +159,7 @@ pub(super) fn avx2<const ROWS: usize>(tile: &Tile<'_, 16, 64>, place: &mut Place
 /// Four products and their sum at once: the codes of rows are shifted by 128, and sums begin where that is
 /// taken out again.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni")]
 #[expect(
     clippy::needless_range_loop,
     reason = "values stay in registers where loops have fixed bounds"
@@ -203,7 +203,7 @@ pub(super) fn vnni<const ROWS: usize>(tile: &Tile<'_, 32, 128>, place: &mut Plac
 
 /// Adds the products of one group of k.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni")]
 #[inline]
 fn vnni_step<const ROWS: usize>(
     sums: &mut [[__m512i; 2]; ROWS],

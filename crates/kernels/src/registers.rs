@@ -390,6 +390,17 @@ impl<W: Number> Registers<W, 16> for Avx2 {
     }
 }
 
+/// Whether the machine has AVX-512 as all but its first processors have it. Without VL half of the 32 registers cannot be
+/// read in halves, so that compilers keep sums out of them.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+}
+
 /// Registers of sixteen: two for the products, one for attention.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug)]
@@ -397,10 +408,10 @@ pub struct Avx512(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512 {
-    /// Where the machine has AVX-512F, and all that [`Avx2`] promises.
+    /// Where the machine has AVX-512 with VL, DQ and BW, and all that [`Avx2`] promises.
     #[inline(always)]
     pub(super) fn of_machine() -> Option<Self> {
-        let is_there = Avx2::of_machine().is_some() && is_x86_feature_detected!("avx512f");
+        let is_there = Avx2::of_machine().is_some() && has_avx512();
         is_there.then_some(Self(()))
     }
 }
@@ -479,11 +490,10 @@ pub(super) struct Avx512Bf16(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Bf16 {
-    /// Where the machine has AVX-512F and `AVX512_BF16`.
+    /// Where the machine has AVX-512 with VL, DQ and BW, and `AVX512_BF16`.
     #[inline(always)]
     pub(super) fn of_machine() -> Option<Self> {
-        let is_there =
-            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+        let is_there = has_avx512() && is_x86_feature_detected!("avx512bf16");
         is_there.then_some(Self(()))
     }
 }
@@ -531,11 +541,10 @@ pub(super) struct Avx512Vnni(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Vnni {
-    /// Where the machine has AVX-512F and `AVX512_VNNI`.
+    /// Where the machine has AVX-512 with VL, DQ and BW, and `AVX512_VNNI`.
     #[inline(always)]
     pub(super) fn of_machine() -> Option<Self> {
-        let is_there =
-            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
+        let is_there = has_avx512() && is_x86_feature_detected!("avx512vnni");
         is_there.then_some(Self(()))
     }
 }

@@ -24,11 +24,8 @@ macro_rules! multiversion {
                 fn avx2($($arg: $ty),*) {
                     $body($($arg),*);
                 }
-                if std::arch::is_x86_feature_detected!("avx512bw")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                {
-                    // SAFETY: the features of `avx512` were detected just above (bw implies f).
+                if $crate::registers::has_avx512() {
+                    // SAFETY: the features of `avx512` were detected just above.
                     unsafe { avx512($($arg),*) };
                     return;
                 }

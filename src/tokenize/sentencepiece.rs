@@ -17,7 +17,7 @@ use super::special::{Fragment, SpecialSplit, SpecialToken};
 /// What an unknown piece becomes in decoded text, as SentencePiece has it.
 const UNKNOWN_SURFACE: &str = " \u{2047} ";
 /// Parts that the crate's BPE remembers a thread, each of some hundred bytes.
-const CACHED_PARTS: usize = 2_048;
+const CACHED_PARTS: usize = 4096;
 
 /// A SentencePiece BPE model.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Attention for each type of cached numbers, compiled here.
 //!
 //! A function with type parameters is compiled by the crate that calls it, and by that crate's settings, which are not made
-//! for kernels: attention took twice as long so. These have none.
+//! for kernels: attention took a quarter longer so. These have none.
 
 use half::{bf16, f16};
 

@@ -198,18 +198,14 @@ pub(super) fn encode_weights(form: Form, k: usize, weights: &[f32], packed: &mut
     round(weights, &mut rounded);
     match form {
         Form::Pairs => {
-            let (pairs, _) = packed.as_chunks_mut::<2>();
-            fill_panels(
-                PANEL,
-                weights.len() / k,
-                form.words(k),
-                pairs,
-                |output, pairs| {
-                    for (place, values) in pairs.zip(rounded[output * k..][..k].chunks(2)) {
-                        *place = pair(values);
-                    }
-                },
-            );
+            let width = form.words(k);
+            let mut pairs = vec![[bf16::ZERO; 2]; weights.len() / k * width];
+            for (weights, pairs) in rounded.chunks_exact(k).zip(pairs.chunks_exact_mut(width)) {
+                for (values, place) in weights.chunks(2).zip(pairs) {
+                    *place = pair(values);
+                }
+            }
+            fill_panels(PANEL, width, &pairs, packed.as_chunks_mut().0);
         }
         Form::Swapped(layout) => {
             rounded.chunks_exact_mut(k).for_each(swap_pairs);

@@ -10,9 +10,6 @@
     reason = "bodies must be compiled into the version of each instruction set"
 )]
 
-use std::iter::StepBy;
-use std::slice::IterMut;
-
 use super::registers::{Any, Float, Registers, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Avx2, Avx512};
@@ -126,34 +123,25 @@ multiversion! {
 ///
 /// `weights` is (outputs, k), row-major; `packed` is (panels, k, outputs of a panel), all zeros at first.
 pub(super) fn pack_weights<W: Float>(layout: Layout, k: usize, weights: &[f32], packed: &mut [W]) {
-    let panel = layout.panel();
     let mut narrowed = vec![W::zeroed(); weights.len()];
     W::narrow_all(weights, &mut narrowed);
-    for (weights, packed) in narrowed
-        .chunks(panel * k)
-        .zip(packed.chunks_exact_mut(panel * k))
-    {
-        let outputs = weights.len() / k;
-        for (at, places) in packed.chunks_exact_mut(panel).enumerate() {
-            for (output, place) in places[..outputs].iter_mut().enumerate() {
-                *place = weights[output * k + at];
-            }
-        }
-    }
+    fill_panels(layout.panel(), k, &narrowed, packed);
 }
 
-/// Calls `fill` with the number of each output and the places of its `width` weights in the panels.
-pub(super) fn fill_panels<T>(
-    panel: usize,
-    outputs: usize,
-    width: usize,
-    packed: &mut [T],
-    mut fill: impl FnMut(usize, StepBy<IterMut<'_, T>>),
-) {
-    for output in 0..outputs {
-        let (number, at) = (output / panel, output % panel);
-        let places = &mut packed[number * panel * width..][..panel * width];
-        fill(output, places[at..].iter_mut().step_by(panel));
+/// Lays the words of outputs out panel by panel, written in the order in which they lie there.
+///
+/// # Shapes
+///
+/// (outputs, width) to (panels, width, outputs of a panel).
+pub(super) fn fill_panels<T: Copy>(panel: usize, width: usize, words: &[T], packed: &mut [T]) {
+    let panels = packed.chunks_exact_mut(panel * width);
+    for (words, packed) in words.chunks(panel * width).zip(panels) {
+        let outputs = words.len() / width;
+        for (at, places) in packed.chunks_exact_mut(panel).enumerate() {
+            for (output, place) in places[..outputs].iter_mut().enumerate() {
+                *place = words[output * width + at];
+            }
+        }
     }
 }
 

@@ -156,26 +156,38 @@ pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
     Some(rows as f64 / seconds)
 }
 
-/// Bytes a second that all threads together read from memory; `None` where too little is left.
-pub(super) fn read_rate() -> Option<f64> {
-    let memory = machine::memory(0);
-    let free_bytes = memory
-        .cgroup_bytes
-        .unwrap_or(u64::MAX)
-        .min(memory.free_bytes);
-    let is_little = free_bytes < 4 * READ_BYTES as u64;
-    let bytes = if is_little {
-        FEWER_READ_BYTES
-    } else {
-        READ_BYTES
-    };
-    let mut numbers = Pages::<u64>::zeroed(bytes / size_of::<u64>()).ok()?;
-    let task = READ_TASK / size_of::<u64>();
-    numbers.par_chunks_mut(task).for_each(|part| part.fill(1));
-    let seconds = best(|| {
-        numbers.par_chunks(task).for_each(peaks::read);
-    });
-    Some(bytes as f64 / seconds)
+/// Memory to be read as fast as it goes. What else runs on the machine, or beside a virtual one, can halve the rate from one
+/// second to the next, so it is measured again beside each figure that is compared with it.
+pub(super) struct Memory(Pages<u64>);
+
+impl Memory {
+    /// Takes the memory; `None` where too little is left.
+    pub(super) fn take() -> Option<Self> {
+        let memory = machine::memory(0);
+        let free_bytes = memory
+            .cgroup_bytes
+            .unwrap_or(u64::MAX)
+            .min(memory.free_bytes);
+        let is_little = free_bytes < 4 * READ_BYTES as u64;
+        let bytes = if is_little {
+            FEWER_READ_BYTES
+        } else {
+            READ_BYTES
+        };
+        let mut numbers = Pages::<u64>::zeroed(bytes / size_of::<u64>()).ok()?;
+        numbers
+            .par_chunks_mut(Self::TASK)
+            .for_each(|part| part.fill(1));
+        Some(Self(numbers))
+    }
+
+    /// Bytes a second that all threads together read.
+    pub(super) fn read_rate(&self) -> f64 {
+        let seconds = best(|| self.0.par_chunks(Self::TASK).for_each(peaks::read));
+        size_of_val(&self.0[..]) as f64 / seconds
+    }
+
+    const TASK: usize = READ_TASK / size_of::<u64>();
 }
 
 /// Seconds of the fastest of the calls that fit into [`LIMIT_TIME`].

@@ -83,13 +83,19 @@ pub(crate) fn bench(
     let row_bytes = (context + 2) * config.cached_bytes_per_token(cache);
     let load_seconds = started.elapsed().as_secs_f64();
     let weight_bytes = glm.footprint().step_bytes;
-    let (read_rate, instructions, product_peaks) = if is_cpu {
-        let (rate, instructions) = (limits::read_rate(), limits::instructions());
-        (rate, instructions, limits::product_peaks())
+    let memory = is_cpu.then(limits::Memory::take).flatten();
+    let (device_rate, instructions, product_peaks) = if is_cpu {
+        (None, limits::instructions(), limits::product_peaks())
     } else {
         let peaks = limits::device_product_peaks(&opened);
         (limits::device_read_rate(&opened), Vec::new(), peaks)
     };
+    let read_rate = || match &memory {
+        Some(memory) => Some(memory.read_rate()),
+        None => device_rate,
+    };
+    let mut rate_before = read_rate();
+    let mut best_rate = rate_before;
     let mut batches = Vec::new();
     let mut no_room = Vec::new();
     let rows_in_flight = match &options.batches[..] {
@@ -102,13 +108,19 @@ pub(crate) fn bench(
             no_room.push(rows);
             continue;
         };
+        // The steps ran between two measurements, and the fastest of them counts.
+        let rate_behind = read_rate();
+        let rate = faster(rate_before, rate_behind);
+        rate_before = rate_behind;
+        best_rate = faster(best_rate, rate);
         batches.push(BatchSpeed {
             rows,
             prefill,
             decode,
             products: limits::product_rate(&glm, rows),
-            reading: read_rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
-            cache: read_rate.map(|rate| rate / row_bytes as f64),
+            read_bytes_per_second: rate,
+            reading: rate.map(|rate| rows as f64 * rate / weight_bytes as f64),
+            cache: rate.map(|rate| rate / row_bytes as f64),
         });
     }
     if let (true, Some(fewest)) = (batches.is_empty(), no_room.iter().min()) {
@@ -129,7 +141,7 @@ pub(crate) fn bench(
         operations_per_token: 2 * config.matrix_weights() as u64,
         operations_per_context_token: 2
             * (config.matrix_weights() - config.vocab_size * config.hidden_size) as u64,
-        read_bytes_per_second: read_rate,
+        read_bytes_per_second: best_rate,
         instructions,
         product_peaks,
         context,
@@ -147,4 +159,9 @@ pub(crate) fn bench(
     };
     let kept = calibration::keep(&subject, &report.batches, &report);
     Ok((report, kept))
+}
+
+/// The higher of two rates, either of which may be unknown.
+fn faster(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    one.into_iter().chain(other).reduce(f64::max)
 }

@@ -32,7 +32,7 @@ pub(crate) struct BenchReport {
     /// Operations of one token of a context, which needs no logits.
     #[serde(default)]
     pub operations_per_context_token: u64,
-    /// Bytes a second that memory gives; absent where there was too little to measure it.
+    /// Bytes a second that memory gives at most; absent where there was too little to measure it.
     pub read_bytes_per_second: Option<f64>,
     /// The instructions that multiply; none on a device, and for a processor that this program knows none of.
     #[serde(default)]
@@ -94,7 +94,7 @@ impl fmt::Display for BenchReport {
             self.operations_per_token as f64 / 1e9
         )?;
         if let Some(rate) = self.read_bytes_per_second {
-            writeln!(f, "  memory is read at {:.1} GB/s", rate / 1e9)?;
+            writeln!(f, "  memory is read at {:.1} GB/s at most", rate / 1e9)?;
         }
         for instruction in &self.instructions {
             let rate = giga(instruction.operations_per_second);
@@ -122,6 +122,7 @@ impl fmt::Display for BenchReport {
             "of multiplying",
             "decode",
             "of multiplying",
+            "memory GB/s",
             "of reading",
             "products alone",
             "of products",
@@ -201,6 +202,7 @@ impl BenchReport {
             of_multiplying(batch.prefill, self.operations_per_context_token),
             format!("{:.1}", batch.decode),
             of_multiplying(batch.decode, self.operations_per_token),
+            alone(batch.read_bytes_per_second.map(|rate| rate / 1e9)),
             share_of(batch.reading),
             alone(batch.products),
             share_of(batch.products),
@@ -240,6 +242,30 @@ fn reading(speed: &ReadingSpeed) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_of_the_rate_that_memory_had_beside_the_row() {
+        let text = r#"{"model": "m", "device": "cpu", "dtype": "q8", "cache_dtype": "q8", "threads": 1, "load_seconds": 1.0,
+            "weight_bytes": 1, "operations_per_token": 1, "read_bytes_per_second": 8e10, "context": 8, "batches": [
+                {"rows": 1, "prefill": 9.0, "decode": 30.0, "products": null, "read_bytes_per_second": 4e10, "reading": 40.0},
+                {"rows": 1, "prefill": 9.0, "decode": 60.0, "products": null, "read_bytes_per_second": 8e10, "reading": 80.0}]}"#;
+        let report: BenchReport = serde_json::from_str(text).unwrap();
+        let printed = report.to_string();
+        let lines: Vec<Vec<&str>> = printed
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .filter(|line: &Vec<&str>| line.first() == Some(&"1"))
+            .collect();
+        let rate_and_share = |line: &Vec<&str>| (line[5].to_owned(), line[6].to_owned());
+        let pair = |rate: &str, share: &str| (rate.to_owned(), share.to_owned());
+        let found: Vec<_> = lines.iter().map(rate_and_share).collect();
+        assert_eq!(
+            found,
+            [pair("40.0", "75%"), pair("80.0", "75%")],
+            "{printed}"
+        );
+        assert!(printed.contains("read at 80.0 GB/s at most"), "{printed}");
+    }
 
     #[test]
     fn what_the_model_has_to_say_is_printed() {

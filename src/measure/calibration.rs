@@ -25,6 +25,9 @@ pub(crate) struct BatchSpeed {
     pub decode: f64,
     /// Answer tokens a second if nothing but the products were done; absent on a device.
     pub products: Option<f64>,
+    /// Bytes a second that memory gave in the same moments; absent where there was too little to measure it.
+    #[serde(default)]
+    pub read_bytes_per_second: Option<f64>,
     /// Answer tokens a second if nothing but reading the weights took time; absent as its rate.
     pub reading: Option<f64>,
     /// The same for reading keys and values.
@@ -208,6 +211,7 @@ mod tests {
             prefill,
             decode,
             products: None,
+            read_bytes_per_second: None,
             reading: None,
             cache: None,
         }

@@ -130,6 +130,7 @@ mod tests {
             prefill: 500.0,
             decode,
             products: None,
+            read_bytes_per_second: None,
             reading: None,
             cache: None,
         }

@@ -60,6 +60,7 @@ fn keep(facts: &ModelFacts, learned: &Learned) {
         prefill: learned.prefill,
         decode,
         products: None,
+        read_bytes_per_second: None,
         reading: None,
         cache: None,
     };

@@ -22,8 +22,8 @@ const READ_BYTES: usize = 1 << 30;
 /// Bytes that are read where so many would be a large part of the memory.
 const FEWER_READ_BYTES: usize = READ_BYTES / 4;
 
-/// Bytes that one task reads.
-const READ_TASK: usize = 1 << 20;
+/// Numbers that one task reads, 1 MiB.
+const READ_TASK: usize = (1 << 20) / size_of::<u64>();
 
 /// Rows of as many numbers that are read to measure a GPU's memory: more than its caches hold, and a block of
 /// threads for each row.
@@ -123,11 +123,7 @@ fn device_product_rate(device: &Device, dtype: DType, width: usize) -> TensorRes
     Ok(2.0 * (width as f64).powi(3) / seconds)
 }
 
-/// Bytes a second that a GPU reads from its memory; `None` where too little is left.
-pub(super) fn device_read_rate(device: &Device) -> Option<f64> {
-    read_square(device, DEVICE_READ).ok()
-}
-
+/// Bytes a second that a GPU reads from its memory.
 fn read_square(device: &Device, width: usize) -> TensorResult<f64> {
     let tensor = Tensor::ones((width, width), DType::F32, device)?;
     let seconds = try_best(|| {
@@ -156,38 +152,80 @@ pub(super) fn product_rate(glm: &Glm, rows: usize) -> Option<f64> {
     Some(rows as f64 / seconds)
 }
 
-/// Memory to be read as fast as it goes. What else runs on the machine, or beside a virtual one, can halve the rate from one
-/// second to the next, so it is measured again beside each figure that is compared with it.
-pub(super) struct Memory(Pages<u64>);
+/// How fast memory is read. What else runs on the machine, or beside a virtual one, can halve that from one second to the
+/// next, so a CPU's memory is measured again beside each figure that is compared with it.
+pub(super) struct ReadRate {
+    /// What is read; none on a device, and where too little is left.
+    memory: Option<Pages<u64>>,
+    last: Option<f64>,
+    best: Option<f64>,
+}
 
-impl Memory {
-    /// Takes the memory; `None` where too little is left.
-    pub(super) fn take() -> Option<Self> {
-        let memory = machine::memory(0);
-        let free_bytes = memory
-            .cgroup_bytes
-            .unwrap_or(u64::MAX)
-            .min(memory.free_bytes);
-        let is_little = free_bytes < 4 * READ_BYTES as u64;
-        let bytes = if is_little {
-            FEWER_READ_BYTES
-        } else {
-            READ_BYTES
-        };
-        let mut numbers = Pages::<u64>::zeroed(bytes / size_of::<u64>()).ok()?;
-        numbers
-            .par_chunks_mut(Self::TASK)
-            .for_each(|part| part.fill(1));
-        Some(Self(numbers))
+impl ReadRate {
+    /// Of the machine's memory.
+    pub(super) fn of_machine() -> Self {
+        let memory = memory_to_read();
+        let rate = memory.as_ref().map(read_rate);
+        Self {
+            memory,
+            last: rate,
+            best: rate,
+        }
     }
 
-    /// Bytes a second that all threads together read.
-    pub(super) fn read_rate(&self) -> f64 {
-        let seconds = best(|| self.0.par_chunks(Self::TASK).for_each(peaks::read));
-        size_of_val(&self.0[..]) as f64 / seconds
+    /// Of a GPU's memory, which nothing else uses: it is measured once.
+    pub(super) fn of_device(device: &Device) -> Self {
+        let rate = read_square(device, DEVICE_READ).ok();
+        Self {
+            memory: None,
+            last: rate,
+            best: rate,
+        }
     }
 
-    const TASK: usize = READ_TASK / size_of::<u64>();
+    /// Bytes a second around what ran since the last call: the higher one of the rate before it and the rate now.
+    pub(super) fn around(&mut self) -> Option<f64> {
+        let before = self.last;
+        if let Some(memory) = &self.memory {
+            self.last = Some(read_rate(memory));
+        }
+        let faster = |one: Option<f64>, other| one.into_iter().chain(other).reduce(f64::max);
+        self.best = faster(self.best, self.last);
+        faster(before, self.last)
+    }
+
+    /// The highest rate so far.
+    pub(super) fn best(&self) -> Option<f64> {
+        self.best
+    }
+}
+
+fn memory_to_read() -> Option<Pages<u64>> {
+    let memory = machine::memory(0);
+    let free_bytes = memory
+        .cgroup_bytes
+        .unwrap_or(u64::MAX)
+        .min(memory.free_bytes);
+    if free_bytes < 2 * FEWER_READ_BYTES as u64 {
+        return None;
+    }
+    let is_little = free_bytes < 4 * READ_BYTES as u64;
+    let bytes = if is_little {
+        FEWER_READ_BYTES
+    } else {
+        READ_BYTES
+    };
+    let mut numbers = Pages::<u64>::zeroed(bytes / size_of::<u64>()).ok()?;
+    numbers
+        .par_chunks_mut(READ_TASK)
+        .for_each(|part| part.fill(1));
+    Some(numbers)
+}
+
+/// Bytes a second that all threads together read.
+fn read_rate(numbers: &Pages<u64>) -> f64 {
+    let seconds = best(|| numbers.par_chunks(READ_TASK).for_each(peaks::read));
+    size_of_val(&numbers[..]) as f64 / seconds
 }
 
 /// Seconds of the fastest of the calls that fit into [`LIMIT_TIME`].

@@ -24,6 +24,8 @@ use crate::measure::calibration::{self, Subject};
 use crate::model::{self, FurtherLayers, Glm, GlmConfig, TextModel};
 use crate::precision::{CacheChoice, PrecisionChoice};
 
+use limits::ReadRate;
+
 /// Rows in flight that are measured on a CPU.
 const CPU_ROWS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];
 
@@ -83,19 +85,13 @@ pub(crate) fn bench(
     let row_bytes = (context + 2) * config.cached_bytes_per_token(cache);
     let load_seconds = started.elapsed().as_secs_f64();
     let weight_bytes = glm.footprint().step_bytes;
-    let memory = is_cpu.then(limits::Memory::take).flatten();
-    let (device_rate, instructions, product_peaks) = if is_cpu {
-        (None, limits::instructions(), limits::product_peaks())
+    let (mut read_rate, instructions, product_peaks) = if is_cpu {
+        let (rate, instructions) = (ReadRate::of_machine(), limits::instructions());
+        (rate, instructions, limits::product_peaks())
     } else {
         let peaks = limits::device_product_peaks(&opened);
-        (limits::device_read_rate(&opened), Vec::new(), peaks)
+        (ReadRate::of_device(&opened), Vec::new(), peaks)
     };
-    let read_rate = || match &memory {
-        Some(memory) => Some(memory.read_rate()),
-        None => device_rate,
-    };
-    let mut rate_before = read_rate();
-    let mut best_rate = rate_before;
     let mut batches = Vec::new();
     let mut no_room = Vec::new();
     let rows_in_flight = match &options.batches[..] {
@@ -108,11 +104,7 @@ pub(crate) fn bench(
             no_room.push(rows);
             continue;
         };
-        // The steps ran between two measurements, and the fastest of them counts.
-        let rate_behind = read_rate();
-        let rate = faster(rate_before, rate_behind);
-        rate_before = rate_behind;
-        best_rate = faster(best_rate, rate);
+        let rate = read_rate.around();
         batches.push(BatchSpeed {
             rows,
             prefill,
@@ -141,7 +133,7 @@ pub(crate) fn bench(
         operations_per_token: 2 * config.matrix_weights() as u64,
         operations_per_context_token: 2
             * (config.matrix_weights() - config.vocab_size * config.hidden_size) as u64,
-        read_bytes_per_second: best_rate,
+        read_bytes_per_second: read_rate.best(),
         instructions,
         product_peaks,
         context,
@@ -159,9 +151,4 @@ pub(crate) fn bench(
     };
     let kept = calibration::keep(&subject, &report.batches, &report);
     Ok((report, kept))
-}
-
-/// The higher of two rates, either of which may be unknown.
-fn faster(one: Option<f64>, other: Option<f64>) -> Option<f64> {
-    one.into_iter().chain(other).reduce(f64::max)
 }

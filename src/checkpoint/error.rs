@@ -50,7 +50,7 @@ pub enum CheckpointError {
     },
     /// The folder holds no job.
     #[error(
-        "`{}` is not the output folder of a job: it has no `job.json`\nhint: give the folder that `output.path` names",
+        "`{}` is not the output folder of a job: it has no `job.json`\nhint: give the folder that `output.path` names; the first run makes it, and `run --limit` writes to one that ends in `.trial`",
         .path.display()
     )]
     NoJob {

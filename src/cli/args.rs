@@ -12,6 +12,9 @@ use crate::device::DeviceChoice;
 use crate::job::{Phase, read_word};
 use crate::precision::{CacheChoice, Precision, PrecisionChoice};
 
+/// Most rows in flight that `bench` tries: no machine gains by more.
+const MOST_BENCH_ROWS: usize = 65_536;
+
 /// Offline batch runner for GLM: prompts in, answers out, resumable at any instant.
 #[derive(Debug, Parser)]
 #[command(name = "glm-batch", version, max_term_width = 100)]
@@ -111,7 +114,7 @@ pub(super) struct RunArgs {
     /// A trial of N rows drawn at random, the same ones for the same `generation.seed`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) sample: Option<u64>,
-    /// Seconds that rows in flight may go on after the first signal
+    /// Seconds that rows in flight may go on after the first signal; so long before a deadline no more rows start
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
     pub(super) grace: f64,
     /// When the run must have ended: in `3h` or `1h30m`, or at a time such as `2026-03-01T06:00:00+01:00`
@@ -306,7 +309,7 @@ pub(super) struct BenchArgs {
     /// What keys and values are cached as, as `model.cache_dtype` in a job
     #[arg(long, value_parser = read_word::<CacheChoice>, default_value = "auto")]
     pub(super) cache_dtype: CacheChoice,
-    /// Rows in flight, one measurement each [default: seven numbers from 1 to 128, on a GPU to 1024]
+    /// Rows in flight, one measurement each, as in `1,8,64` [default: seven numbers from 1 to 128, on a GPU to 1024]
     #[arg(long, value_delimiter = ',', value_name = "ROWS", value_parser = rows)]
     pub(super) batch: Vec<NonZeroUsize>,
     /// Tokens of each context
@@ -370,8 +373,11 @@ fn shard(text: &str) -> Result<(u32, u32), String> {
 }
 
 fn rows(text: &str) -> Result<NonZeroUsize, String> {
-    let rows = text.parse::<NonZeroUsize>();
-    rows.map_err(|_| "give a number of rows, 1 or more".to_owned())
+    let rows = text.parse::<NonZeroUsize>().ok();
+    let rows = rows.filter(|rows| rows.get() <= MOST_BENCH_ROWS);
+    rows.ok_or_else(|| {
+        format!("give numbers of rows from 1 to {MOST_BENCH_ROWS}, as in `--batch 1,8,64`")
+    })
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -250,7 +250,7 @@ pub(super) fn row_test(
     let filter = compile(flag, text, columns)?;
     let text = text.to_owned();
     Ok(move |row: &ResultRow| {
-        let is_wanted = filter.matches(Row::from(Serde(row)));
+        let is_wanted = filter.is_true(Row::from(Serde(row)));
         is_wanted.map_err(|wrong| wrong_filter(flag, &text, wrong))
     })
 }
@@ -307,7 +307,7 @@ fn wanted(args: &ShowArgs, filter: Option<&Filter>, row: &Map<String, Value>) ->
     match filter {
         Some(filter) => {
             let text = args.filter.as_deref().unwrap_or_default();
-            let is_wanted = filter.matches(Row::from(Serde(row)));
+            let is_wanted = filter.is_true(Row::from(Serde(row)));
             Ok(is_wanted.map_err(|wrong| wrong_filter("--where", text, wrong))?)
         }
         None => Ok(true),

@@ -102,7 +102,7 @@ impl Engine {
         let ended = self.free(first_slot);
         let entry = self.taken.get_mut(&ended.entry).expect(KEPT);
         entry.put_back(ended.sample);
-        if self.waiting.front() != Some(&ended.entry) && !self.waiting.contains(&ended.entry) {
+        if !self.waiting.contains(&ended.entry) {
             self.waiting.push_front(ended.entry);
         }
     }

@@ -37,14 +37,7 @@ fn append<T>(waiting: &mut VecDeque<T>, mut entries: Vec<T>) {
     *waiting = entries;
 }
 
-impl State {
-    fn rows(&self) -> usize {
-        let waiting: usize = self.waiting.iter().map(Queued::rows).sum();
-        waiting + self.readings.len()
-    }
-}
-
-/// Rows that wait, first in, first out.
+/// Rows that wait: windows first in, first out, the rows of one in the order of [`crate::plan::order`].
 pub(super) struct Queue {
     pub(super) codec: Arc<dyn TextCodec>,
     bad_words: BadWordLists,
@@ -58,6 +51,13 @@ pub(super) struct State {
     /// Rows that need no slot.
     pub(super) readings: VecDeque<QueuedReading>,
     phase: Phase,
+}
+
+impl State {
+    fn rows(&self) -> usize {
+        let waiting: usize = self.waiting.iter().map(Queued::rows).sum();
+        waiting + self.readings.len()
+    }
 }
 
 impl Queue {

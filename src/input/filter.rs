@@ -121,7 +121,7 @@ impl Filter {
     /// # Errors
     ///
     /// As [`matches`](Self::matches); what means true without being it, such as a text.
-    pub(super) fn is_true(&self, row: Value) -> Result<bool, WrongFilter> {
+    pub(crate) fn is_true(&self, row: Value) -> Result<bool, WrongFilter> {
         let value = self.value(row)?;
         match value.kind() {
             ValueKind::Bool => Ok(value.is_true()),

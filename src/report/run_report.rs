@@ -95,6 +95,12 @@ pub struct RunReport {
     /// How the results are loaded, once all are there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loading: Vec<Loading>,
+    /// Where the card is; none where a `README.md` of somebody else has its place.
+    #[serde(skip)]
+    pub card: Option<String>,
+    /// What a trial says of itself.
+    #[serde(skip)]
+    pub trial: Option<String>,
     /// Whether every window of the job is committed.
     pub finished: bool,
     /// Rows of the whole job.
@@ -173,6 +179,9 @@ impl fmt::Display for RunReport {
             line(f, "note", notice)?;
         }
         line(f, "rows", &self.rows_text())?;
+        if let Some(trial) = &self.trial {
+            line(f, "", trial)?;
+        }
         self.reasons(f)?;
         for fact in &self.facts {
             line(f, &fact.name, &fact.text)?;
@@ -274,11 +283,11 @@ impl RunReport {
             .iter()
             .map(|one| one.library.as_str())
             .collect();
-        line(
-            f,
-            "",
-            &format!("{}: see {}/README.md", others.join(", "), self.folder),
-        )
+        let place = match &self.card {
+            Some(card) => format!("see {card}"),
+            None => "`run --verbose` prints their calls".to_owned(),
+        };
+        line(f, "", &format!("{}: {place}", others.join(", ")))
     }
 
     /// A few rows: pairs where the job makes them, else answers beside their references.

@@ -24,13 +24,17 @@ pub(super) fn finish(prepared: &Prepared, report: &mut RunReport, observer: &mut
         report.loading = calls;
         write(prepared, report)
     });
-    if let Err(error) = finished {
-        observer.note(&format!("note: the job has no new card: {error}"));
+    match finished {
+        Ok(has_card) => {
+            let card = has_card.then(|| prepared.folder.card());
+            report.card = card.map(|card| card.display().to_string());
+        }
+        Err(error) => observer.note(&format!("note: the job has no new card: {error}")),
     }
 }
 
-/// Writes the card where it is missing or out of date. A `README.md` without our mark stays as it is.
-fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
+/// Writes the card where it is missing or out of date. A `README.md` without our mark stays as it is; false where there is one.
+fn write(prepared: &Prepared, report: &RunReport) -> Result<bool> {
     let folder = &prepared.folder;
     let kinds = kinds(prepared)?;
     let card = Card {
@@ -47,18 +51,18 @@ fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
     };
     let (text, path) = (card.to_string(), folder.card());
     let is_current = match present(&path) {
-        Ok(present) if !present.contains(CARD_MARK) => return Ok(()),
+        Ok(present) if !present.contains(CARD_MARK) => return Ok(false),
         Ok(present) => present == text,
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         // What cannot be read as text is not ours.
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(false),
     };
     if is_current && folder.temporary_cards().is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     // The runs of two shards may end together: one writes, and clears only what no other is writing.
     let Some(_lock) = JobLock::try_acquire(folder)? else {
-        return Ok(());
+        return Ok(true);
     };
     if !is_current {
         fsio::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
@@ -66,7 +70,7 @@ fn write(prepared: &Prepared, report: &RunReport) -> Result<()> {
     for leftover in folder.temporary_cards() {
         fsio::remove_synced(&leftover)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The card that is there, as far as a card goes.

@@ -181,10 +181,17 @@ impl<'a> Worker<'a> {
             work.run(receiver)
         });
         self.devices = Some(devices);
-        let written = match lock.ensure_mine() {
+        self.report(lock, shard, end)
+    }
+
+    /// Writes the shard's report, and gives how its work ended.
+    fn report(&self, lock: &ShardLock, shard: ShardId, end: Result<ShardEnd>) -> Result<ShardEnd> {
+        let taken_over = matches!(lock.ensure_mine(), Err(CheckpointError::TakenOver { .. }));
+        let written = if taken_over {
             // The new owner has a report of its own.
-            Err(CheckpointError::TakenOver { .. }) => Ok(()),
-            _ => summary::write_shard(prepared, &self.counts, self.engine_statistics(), shard),
+            Ok(())
+        } else {
+            summary::write_shard(self.prepared, &self.counts, self.engine_statistics(), shard)
         };
         // Why the work ended matters more than that its report could not be written.
         let end = end?;
@@ -473,7 +480,7 @@ impl ShardWork<'_, '_> {
         if !is_asked {
             self.worker.ending.is_declared = true;
             self.worker.observer.note(&format!(
-                "the deadline is near: no more rows start, those in flight have {} s to end",
+                "the deadline is near: no more rows start, those in flight have {} s to end (`--grace`)",
                 left.as_secs()
             ));
             // The feeder must end too.

@@ -140,6 +140,11 @@ fn of_shards(
         folder: prepared.folder.root().display().to_string(),
         failures: Vec::new(),
         loading: Vec::new(),
+        card: None,
+        trial: prepared.record.trial.as_ref().map(|_| {
+            "a trial: a run without `--limit` and `--sample` takes all rows, and writes to `output.path`"
+                .to_owned()
+        }),
         finished,
         job_rows: rows,
         facts: tasks::of(spec.task).summary(&totals.sums),

@@ -733,7 +733,7 @@ fn status_counts_what_the_files_say() {
     let error = status(&OutputFolder::at(Path::new("/nowhere"))).unwrap_err();
     insta::assert_snapshot!(error, @"
     `/nowhere` is not the output folder of a job: it has no `job.json`
-    hint: give the folder that `output.path` names
+    hint: give the folder that `output.path` names; the first run makes it, and `run --limit` writes to one that ends in `.trial`
     ");
 }
 

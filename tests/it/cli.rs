@@ -315,6 +315,8 @@ fn show_says_why_there_is_nothing_to_show() {
             "these rows have `row`, `id`, `category`",
         ),
         ("reasn == ''", true, "did you mean `reason`?"),
+        // A half-typed condition would show every row.
+        ("category", false, "compare it, as in"),
     ] {
         let failed: &[&str] = if failed { &["--failed"] } else { &[] };
         let (code, text) = show(&[&["--where", filter], failed].concat());

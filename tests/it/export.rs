@@ -492,6 +492,7 @@ fn what_cannot_be_exported_is_refused_with_a_cure() {
         (&choices, &["--to", "jsonl", "--min-logprob", "-1"]),
         (&job, &["--to", "jsonl", "--finish", "eos"]),
         (&job, &["--to", "jsonl", "--where", "complet == 1"]),
+        (&job, &["--to", "jsonl", "--where", "completion_tokens"]),
         (&job, &["--to", "trl-unpaired", "--label", "score > 1"]),
         (&job, &["--to", "trl-unpaired", "--label", "sample > 'x'"]),
         (

@@ -502,8 +502,12 @@ fn a_card_is_made_by_the_run_that_finishes_and_again_where_it_is_missing() {
     assert!(verified.status.success(), "{}", both(&verified));
 
     std::fs::write(job.path("out/README.md"), "mine").unwrap();
-    job.run_ok(&["--quiet"]);
+    let said = crate::support::both(&job.run_ok(&[]));
     assert_eq!(card(&job), "mine");
+    assert!(
+        said.contains("`run --verbose` prints their calls"),
+        "{said}"
+    );
 
     let whole = Job::of_model(&demo_model(), &input, COLUMNS, "");
     std::fs::write(

@@ -300,7 +300,7 @@ fn a_number_that_was_kept_is_planned_with_and_run() {
     assert!(open["estimated_seconds"].is_null(), "{open}");
     assert!(
         text.contains("a run begins with 64 rows in flight and tries up to 128 as it goes")
-            && text.contains("time        not known: `glm-batch bench`"),
+            && text.contains("time        not known: run `glm-batch bench MODEL --batch 64` first"),
         "{text}"
     );
     let (given, text) = plan(&job, &["batch.max_batch_size=48"]);

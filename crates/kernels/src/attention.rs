@@ -40,7 +40,7 @@ pub const PANEL: usize = 16;
 /// once for all of them, and few enough that there is work for each thread.
 pub const QUERIES: usize = 16;
 
-/// Groups of [`PANEL`] columns whose sums run at once where a query is alone, and most panels of keys.
+/// Groups of [`PANEL`] columns that a query alone sums at once. No more panels of keys are scored at once either.
 const AT_ONCE: usize = 4;
 
 // The lanes of a sum over scores are those of a panel.
@@ -334,8 +334,8 @@ fn score_panels<'a, W: CachedNumber, R: Sums<W>, const COUNT: usize, const PANEL
     PANELS
 }
 
-/// Scores to weights: what softmax divides by the returned sums, query by query, times what the codes of the value are worth.
-/// Those behind a piece's last key mean nothing.
+/// Makes weights of the scores: e^(score - the highest), times the scale of the value. Returns each query's sum without those
+/// scales, by which the caller divides. Scores behind a piece's last key mean nothing.
 #[inline(always)]
 fn exponentials<W: CachedNumber, const COUNT: usize>(
     scores: &mut [[[f32; PANEL]; COUNT]],

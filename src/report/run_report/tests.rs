@@ -44,6 +44,7 @@ fn the_end_of_a_run_says_what_a_user_needs_and_no_more() {
             failure(1, "d"),
         ],
         loading: vec![call("datasets"), call("polars"), call("pandas")],
+        card: Some("/data/my out/README.md".into()),
         ..RunReport::default()
     };
     assert_eq!(
@@ -55,6 +56,20 @@ fn the_end_of_a_run_says_what_a_user_needs_and_no_more() {
     );
     assert!(
         format!("{report:#}").contains("\n  pandas       import pandas; rows = pandas.load()\n")
+    );
+    let without_card = RunReport {
+        card: None,
+        trial: Some("a trial: of three rows".into()),
+        ..report
+    };
+    let text = without_card.to_string();
+    assert!(
+        text.contains("               polars, pandas: `run --verbose` prints their calls\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("6 failed\n               a trial: "),
+        "{text}"
     );
 }
 

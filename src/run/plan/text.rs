@@ -195,8 +195,10 @@ impl PlanReport {
                     "an earlier job had"
                 }
             ),
-            None => "not known: `glm-batch bench` has not measured so many rows of the model here"
-                .to_owned(),
+            None => format!(
+                "not known: run `glm-batch bench MODEL --batch {}` first, with the folder of the model",
+                self.max_batch_size
+            ),
         }
     }
 

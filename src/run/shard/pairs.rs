@@ -12,7 +12,6 @@ use crate::report::Progress;
 
 use super::super::options::RunEnd;
 use super::super::pairs::{PairMaker, PairedWindow};
-use super::super::summary;
 use super::{ShardEnd, Worker};
 
 impl Worker<'_> {
@@ -26,8 +25,7 @@ impl Worker<'_> {
         let sampled = self.prepared.record.spec.of_phase(Phase::Samples);
         let maker = PairMaker::new(self.prepared, &sampled)?.ok_or(Error::Reopened)?;
         let end = self.pair_windows(&maker, lock, &mut manifest);
-        summary::write_shard(self.prepared, &self.counts, self.engine_statistics(), shard)?;
-        end
+        self.report(lock, shard, end)
     }
 
     fn pair_windows(

@@ -194,7 +194,7 @@ fn no_prompt(why: NoChoice) -> Error {
     let list = |names: &[String]| format!("`{}`", names.join("`, `"));
     Error::Usage(match why {
         NoChoice::NoRows => {
-            "the input has no row that tells which column holds the prompts\nhint: name it, as in `--prompt-column question`".to_owned()
+            "no row of the input tells which column holds the prompts: it is empty, or none of its first lines is a JSON object\nhint: look at it; where later rows have the column, name it, as in `--prompt-column question`".to_owned()
         }
         NoChoice::NoTexts(names) => format!(
             "no column of the input holds texts; it has {}\nhint: name the column of prompts with `--prompt-column`, or make a text of several with `--set 'prompt.template=...'`",

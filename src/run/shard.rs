@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::{self, CheckpointError, Commit, Example, Manifest, ShardLock, Totals};
+use crate::checkpoint::{self, Commit, Example, Manifest, ShardLock, Totals};
 use crate::device::DeviceId;
 use crate::engine::{Devices, EngineStatistics, Finished, LoadModel, Tuning};
 use crate::error::{Error, Result};
@@ -186,13 +186,8 @@ impl<'a> Worker<'a> {
 
     /// Writes the shard's report, and gives how its work ended.
     fn report(&self, lock: &ShardLock, shard: ShardId, end: Result<ShardEnd>) -> Result<ShardEnd> {
-        let taken_over = matches!(lock.ensure_mine(), Err(CheckpointError::TakenOver { .. }));
-        let written = if taken_over {
-            // The new owner has a report of its own.
-            Ok(())
-        } else {
-            summary::write_shard(self.prepared, &self.counts, self.engine_statistics(), shard)
-        };
+        let engine = self.engine_statistics();
+        let written = summary::write_shard(self.prepared, &self.counts, engine, lock, shard);
         // Why the work ended matters more than that its report could not be written.
         let end = end?;
         written?;

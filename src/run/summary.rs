@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::counts::Counts;
 use super::measure_again::is_unmeasured;
 use super::prepare::Prepared;
-use crate::checkpoint::{self, CheckpointError, OutputFolder};
+use crate::checkpoint::{self, CheckpointError, OutputFolder, ShardLock};
 use crate::engine::EngineStatistics;
 use crate::error::Result;
 use crate::fsio;
@@ -83,13 +83,18 @@ pub(crate) fn failure_reasons(folder: &OutputFolder) -> (Vec<FailureReason>, Vec
     (reasons, unread)
 }
 
-/// Writes what this run did for a shard to `report/shard-i.json`.
+/// Writes what this run did for a shard to `report/shard-i.json`, unless another process has taken the shard over.
 pub(super) fn write_shard(
     prepared: &Prepared,
     counts: &Counts,
     engine: EngineStatistics,
+    lock: &ShardLock,
     shard: ShardId,
 ) -> Result<()> {
+    if let Err(CheckpointError::TakenOver { .. }) = lock.ensure_mine() {
+        // The new owner has a report of its own.
+        return Ok(());
+    }
     let report = of_shards(prepared, counts, engine, &[shard])?;
     fsio::write_atomic(&prepared.folder.report(shard), |out| {
         serde_json::to_writer_pretty(&mut *out, &report)?;
@@ -142,7 +147,7 @@ fn of_shards(
         loading: Vec::new(),
         card: None,
         trial: prepared.record.trial.as_ref().map(|_| {
-            "a trial: a run without `--limit` and `--sample` takes all rows, and writes to `output.path`"
+            "a trial: a run without `--limit` and `--sample` takes all rows of the job, and writes to `output.path`"
                 .to_owned()
         }),
         finished,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::InputError;
 use super::folders::{Excluded, Folders, Gathered};
-use super::formats::{KNOWN_ENDINGS, format_of, has_known_ending};
+use super::formats::{KNOWN_ENDINGS, format_of, has_known_ending, has_table_ending, table_ending};
 use super::found::{FoundFile, NoResults, ResultFolders};
 use super::partition::partition;
 use super::patterns;
@@ -145,11 +145,19 @@ fn in_order(
     why_none: &str,
 ) -> Result<InputFiles, InputError> {
     let gives_columns = gathered.rules.rows > 1;
+    let table = gathered.first_table().map(str::to_owned);
     let (mut files, notes) = gathered.finish(shown);
     if files.is_empty() {
+        let cure = match table {
+            None => format!("{why_none}{}", KNOWN_ENDINGS.join(", ")),
+            Some(name) => format!(
+                "`{name}` is read where `input.path` names it, or a glob that ends as it does, such as `*{}`",
+                table_ending(Path::new(&name)).unwrap_or_default()
+            ),
+        };
         return Err(InputError::NoFiles {
             path: shown.to_owned(),
-            cure: format!("{why_none}{}", KNOWN_ENDINGS.join(", ")),
+            cure,
         });
     }
     files.sort_by(|a, b| {
@@ -181,6 +189,7 @@ fn glob_files(
     let takes_underscores = patterns::names_underscores(pattern);
     let mut gathered = Gathered::new(rules);
     gathered.takes_all_json = patterns::names_json(pattern);
+    gathered.takes_tables = patterns::names_tables(pattern);
     let mut is_any = false;
     for path in matches {
         is_any = true;
@@ -273,7 +282,7 @@ fn missing(path: &Path) -> InputError {
 
 /// The first names of a folder that an input may have, for a message.
 fn inputs_beside(mut names: Vec<String>) -> String {
-    names.retain(|name| has_known_ending(Path::new(name)));
+    names.retain(|name| has_known_ending(Path::new(name)) || has_table_ending(Path::new(name)));
     names.sort_unstable();
     let more = if names.len() > NAMED_INPUTS {
         ", ..."

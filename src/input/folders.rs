@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::error::InputError;
-use super::formats::{has_known_ending, lower_name};
+use super::formats::{has_known_ending, has_table_ending, lower_name};
 use super::found::ResultFolders;
 use crate::job::Rules;
 
@@ -30,12 +30,16 @@ pub(super) struct Gathered {
     pub(super) rules: Rules,
     /// Whether every `.json` is meant.
     pub(super) takes_all_json: bool,
+    /// Whether CSV and TSV files are meant.
+    pub(super) takes_tables: bool,
     taken: Vec<PathBuf>,
     /// Files that end in `.json` alone.
     json: Vec<PathBuf>,
     /// Names that begin with `_`, except marks such as `_SUCCESS`.
     underscores: Vec<String>,
     other_endings: Vec<String>,
+    /// CSV and TSV files that are not meant.
+    tables: Vec<String>,
     /// Names that are neither file nor folder.
     no_files: Vec<String>,
     /// Names of input that are links to nothing.
@@ -47,10 +51,12 @@ impl Gathered {
         Self {
             rules,
             takes_all_json: false,
+            takes_tables: false,
             taken: Vec::new(),
             json: Vec::new(),
             underscores: Vec::new(),
             other_endings: Vec::new(),
+            tables: Vec::new(),
             no_files: Vec::new(),
             dangling: Vec::new(),
         }
@@ -70,7 +76,8 @@ impl Gathered {
         let is_json = [".json", ".json.gz", ".json.zst"]
             .iter()
             .any(|ending| name.ends_with(ending));
-        has_known_ending(path) && (self.rules.rows > 1 || !is_json)
+        let is_table = self.takes_tables && has_table_ending(path);
+        is_table || (has_known_ending(path) && (self.rules.rows > 1 || !is_json))
     }
 
     /// Takes a folder and all below it.
@@ -145,6 +152,8 @@ impl Gathered {
         };
         if !kind.is_file() {
             self.no_files.push(shown());
+        } else if !self.is_input(&path) && has_table_ending(&path) {
+            self.tables.push(shown());
         } else if !self.is_input(&path) {
             self.other_endings.push(shown());
         } else if path.to_str().is_none() {
@@ -155,6 +164,11 @@ impl Gathered {
             self.taken.push(path);
         }
         Ok(())
+    }
+
+    /// A CSV or TSV file that was left out.
+    pub(super) fn first_table(&self) -> Option<&str> {
+        self.tables.iter().min().map(String::as_str)
     }
 
     /// The files to read, and a line about each kind of name that is left out.
@@ -172,6 +186,10 @@ impl Gathered {
         }
         let notes = [
             (self.other_endings, "their endings are not read"),
+            (
+                self.tables,
+                "CSV and TSV files of a folder mostly describe its rows; name them in `input.path` if they hold some, as in `*.csv`",
+            ),
             (
                 left_json,
                 "`.json` beside input of another ending is mostly no rows; name them in `input.path` if they hold some",

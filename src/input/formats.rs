@@ -20,6 +20,11 @@ pub(super) const KNOWN_ENDINGS: [&str; 10] = [
     ".parquet",
 ];
 
+/// Endings of tables, which are read where a file is named or matched by a glob that names the ending: in folders they mostly
+/// describe the rows beside them.
+pub(super) const TABLE_ENDINGS: [&str; 6] =
+    [".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".tsv.zst"];
+
 /// First bytes of a Parquet file.
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
@@ -27,6 +32,24 @@ const PARQUET_MAGIC: &[u8] = b"PAR1";
 pub(super) fn has_known_ending(path: &Path) -> bool {
     let name = lower_name(path);
     KNOWN_ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether a file's ending says that it is a CSV or TSV file.
+pub(super) fn has_table_ending(path: &Path) -> bool {
+    table_ending(path).is_some()
+}
+
+/// The ending of a CSV or TSV file.
+pub(super) fn table_ending(path: &Path) -> Option<&'static str> {
+    let name = lower_name(path);
+    TABLE_ENDINGS
+        .into_iter()
+        .find(|ending| name.ends_with(ending))
+}
+
+/// Whether the ending says that tabs separate the fields.
+pub(super) fn has_tabs(path: &Path) -> bool {
+    table_ending(path).is_some_and(|ending| ending.starts_with(".tsv"))
 }
 
 /// The name of a file, in which endings are looked for.

@@ -8,7 +8,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::fields::{Fields, Seen as SeenTypes};
-use super::lines::{Lines, RowLine, SharedHasher};
+use super::lines::{Lines, RowLine, SharedHasher, Unread};
 use super::nested::{Search, Seen};
 use super::partition;
 use super::prompt::PromptBuilder;
@@ -16,6 +16,7 @@ use super::types::{InputColumn, Place};
 use super::windows::{Start, Windows};
 use crate::ids::RowId;
 use crate::job::Rules;
+use crate::numbers::counted;
 use crate::outcome::{BadRow, Stage};
 use crate::stop::StopFlag;
 
@@ -246,10 +247,15 @@ pub(super) fn fields<'a>(
     max_row_bytes: u64,
     rules: Rules,
 ) -> Result<Fields<'a>, String> {
-    match line.too_long {
+    match line.unread {
         None => Fields::parse(&arena[line.start..line.end], rules),
-        Some(bytes) => Err(format!(
+        Some(Unread::TooLong(bytes)) => Err(format!(
             "the line has {bytes} bytes, more than `input.max_row_bytes` = {max_row_bytes}; its beginning is kept"
+        )),
+        Some(Unread::Ragged { fields, columns }) => Err(format!(
+            "the row has {}, and the first line names {}; put a field that holds a separator or a line end in quotes",
+            counted(fields.into(), "field"),
+            counted(columns.into(), "column")
         )),
     }
 }

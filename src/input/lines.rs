@@ -1,4 +1,5 @@
-//! Bytes of a plain or packed file to its non-blank lines, with the place of each.
+//! Bytes of a plain or packed file to its non-blank lines, or those of the records of a [table](super::table), with the
+//! place of each.
 //!
 //! A line ends at `\n` alone; one `\r` before it belongs to the line end. A byte order mark counts
 //! only at the very start of a file. Blank lines are counted as lines and give no row. Of a line that is
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::packed::{Packed, Packing};
+use super::table::{self, Record, Table};
 use crate::stop::StopFlag;
 
 /// Bytes read from a file at once.
@@ -36,16 +38,27 @@ pub(super) struct RowLine {
     pub(super) line: u64,
     /// Bytes with the line end.
     pub(super) bytes: u64,
-    /// Bytes of the content where they are more than a row may have; the arena then holds its beginning.
-    pub(super) too_long: Option<u64>,
+    /// Why the line has no fields; the arena then holds the line itself.
+    pub(super) unread: Option<Unread>,
+}
+
+/// Why the fields of a line are not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Its content has so many bytes, which is more than a row may have; the arena holds its beginning.
+    TooLong(u64),
+    /// A record of a table that has more or fewer fields than the table has columns.
+    Ragged { fields: u32, columns: u32 },
 }
 
 /// blake3 of all bytes that passed.
 pub(super) type SharedHasher = Arc<Mutex<blake3::Hasher>>;
 
-/// The non-blank lines of one file, from some offset on.
+/// The non-blank lines of one file, or the records of a table, from some offset on.
 pub(super) struct Lines {
     reader: Box<dyn BufRead + Send>,
+    /// Where the file is a table, what makes lines of its records.
+    table: Option<Table>,
     /// Offset of the next line in the unpacked file.
     pub(super) offset: u64,
     /// Number of the next line, from 1.
@@ -59,35 +72,13 @@ impl Lines {
         hasher: Option<SharedHasher>,
         stop: &StopFlag,
     ) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
-        let packing = Packing::of(path, &mut file)?;
-        let stored = BufReader::with_capacity(
-            READ_BYTES,
-            Interruptible {
-                inner: Hashing {
-                    inner: file,
-                    hasher,
-                },
-                stop: stop.clone(),
-            },
-        );
-        let reader: Box<dyn BufRead + Send> = match packing {
-            None => Box::new(stored),
-            Some(packing) => Box::new(BufReader::with_capacity(
-                READ_BYTES,
-                Interruptible {
-                    inner: Packed::new(packing, stored)?,
-                    stop: stop.clone(),
-                },
-            )),
-        };
+        let mut reader = unpacked(path, hasher, stop)?;
+        let (table, before) = Table::begin(path, &mut *reader)?;
         Ok(Self {
             reader,
-            offset: 0,
-            line: 1,
+            table,
+            offset: before.bytes,
+            line: 1 + before.lines,
         })
     }
 
@@ -111,6 +102,8 @@ impl Lines {
             let reader = Box::new(BufReader::with_capacity(READ_BYTES, reader));
             return Ok(Self {
                 reader,
+                // The names of the columns are at its start.
+                table: Self::open(path, None, stop)?.table,
                 offset,
                 line,
             });
@@ -141,6 +134,9 @@ impl Lines {
         arena: &mut Vec<u8>,
         max_bytes: u64,
     ) -> io::Result<Option<RowLine>> {
+        if self.table.is_some() {
+            return self.next_record(arena, max_bytes);
+        }
         loop {
             let begin = arena.len();
             let most = max_bytes.saturating_add(AROUND_CONTENT);
@@ -175,9 +171,41 @@ impl Lines {
                 offset,
                 line,
                 bytes,
-                too_long,
+                unread: too_long.map(Unread::TooLong),
             }));
         }
+    }
+
+    /// The same for the next record of a table.
+    fn next_record(&mut self, arena: &mut Vec<u8>, max_bytes: u64) -> io::Result<Option<RowLine>> {
+        let Some(table) = &mut self.table else {
+            return Ok(None);
+        };
+        let blank = table::skip_blank(&mut *self.reader)?;
+        self.offset += blank.bytes;
+        self.line += blank.lines;
+        let (offset, line, start) = (self.offset, self.line, arena.len());
+        let read = table.next_record(&mut *self.reader, arena, max_bytes, line)?;
+        let Some(Record { taken, unread }) = read else {
+            return Ok(None);
+        };
+        let end = match unread {
+            Some(Unread::TooLong(_)) => {
+                let end = arena.len();
+                shortened(arena, start, end)
+            }
+            _ => arena.len(),
+        };
+        self.offset += taken.bytes;
+        self.line += taken.lines;
+        Ok(Some(RowLine {
+            start,
+            end,
+            offset,
+            line,
+            bytes: taken.bytes,
+            unread,
+        }))
     }
 
     /// Reads to the end of a line without keeping it.
@@ -238,11 +266,43 @@ fn shortened(arena: &mut Vec<u8>, start: usize, end: usize) -> usize {
     kept
 }
 
+/// The bytes of a file, unpacked; the stored ones go through `hasher`.
+fn unpacked(
+    path: &Path,
+    hasher: Option<SharedHasher>,
+    stop: &StopFlag,
+) -> io::Result<Box<dyn BufRead + Send>> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    let packing = Packing::of(path, &mut file)?;
+    let stored = BufReader::with_capacity(
+        READ_BYTES,
+        Interruptible {
+            inner: Hashing {
+                inner: file,
+                hasher,
+            },
+            stop: stop.clone(),
+        },
+    );
+    Ok(match packing {
+        None => Box::new(stored),
+        Some(packing) => Box::new(BufReader::with_capacity(
+            READ_BYTES,
+            Interruptible {
+                inner: Packed::new(packing, stored)?,
+                stop: stop.clone(),
+            },
+        )),
+    })
+}
+
 /// The first bytes of a file, unpacked, and whether they are all of it.
 pub(super) fn head(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {
     let mut head = Vec::new();
-    Lines::open(path, None, &StopFlag::default())?
-        .reader
+    unpacked(path, None, &StopFlag::default())?
         .take(most + 1)
         .read_to_end(&mut head)?;
     let is_whole = head.len() as u64 <= most;
@@ -335,7 +395,7 @@ mod tests {
         let mut arena = Vec::new();
         lines.next_row(&mut arena, 1).unwrap().unwrap();
         let line = lines.next_row(&mut arena, 1).unwrap().unwrap();
-        assert_eq!(line.too_long, Some(2));
+        assert_eq!(line.unread, Some(Unread::TooLong(2)));
         assert!(line.start <= line.end && line.end == arena.len());
     }
 }

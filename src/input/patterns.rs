@@ -12,6 +12,7 @@ use walkdir::WalkDir;
 
 use super::error::InputError;
 use super::folders::dangling;
+use super::formats::TABLE_ENDINGS;
 
 const OPTIONS: MatchOptions = MatchOptions {
     case_sensitive: true,
@@ -69,6 +70,16 @@ pub(super) fn names_underscores(pattern: &str) -> bool {
 pub(super) fn names_json(pattern: &str) -> bool {
     let pattern = pattern.to_lowercase();
     [".json", ".json*"].iter().any(|end| pattern.ends_with(end))
+}
+
+/// Whether a pattern itself says that CSV or TSV files are meant.
+pub(super) fn names_tables(pattern: &str) -> bool {
+    let pattern = pattern.to_lowercase();
+    let kinds = [".csv", ".tsv"];
+    kinds
+        .iter()
+        .any(|kind| pattern.ends_with(&format!("{kind}*")))
+        || TABLE_ENDINGS.iter().any(|ending| pattern.ends_with(ending))
 }
 
 fn matching(folders: &[PathBuf], name: &Pattern) -> Result<Vec<PathBuf>, InputError> {

@@ -1,4 +1,4 @@
-//! The beginning of a file to what it is instead of JSON lines or Parquet, with the cure.
+//! The beginning of a file to what it is instead of JSON lines, a table or Parquet, with the cure.
 //!
 //! A file counts as another format only if none of its first lines is a JSON object. One good row is enough to read it:
 //! everything else between the rows makes bad rows, which the job records, so that a few broken lines at the
@@ -12,11 +12,13 @@ use serde::de::IgnoredAny;
 
 use super::error::InputError;
 use super::fields::Fields;
-use super::formats::{KNOWN_ENDINGS, has_known_ending};
-use super::lines::{BOM, head};
+use super::formats::{KNOWN_ENDINGS, TABLE_ENDINGS, has_known_ending, has_table_ending, has_tabs};
+use super::lines::{BOM, Lines, head};
+use super::table::NoTable;
 use super::types::InputFormat;
 use crate::download::LFS_POINTER;
 use crate::job::Rules;
+use crate::stop::StopFlag;
 
 /// Non-blank lines that are looked at.
 const HEAD_LINES: usize = 100;
@@ -102,17 +104,24 @@ fn lines_stranger(path: &Path) -> io::Result<Option<Stranger>> {
         return Ok(by_signature(&stored_head(path)?));
     };
     let text = head.strip_prefix(BOM).unwrap_or(&head);
+    let name = Shown::new(path);
+    if has_table_ending(path) && !text.trim_ascii_start().starts_with(b"{") {
+        return Ok(by_signature(text)
+            .or_else(|| wide_text(&head, &name))
+            .or_else(|| json_value(text, is_whole, &name))
+            .or_else(|| other_encoding(text, |line| !line.is_ascii(), &name))
+            .or_else(|| no_table(path)));
+    }
     if has_object(text, is_whole) {
         return Ok(None);
     }
-    let name = Shown::new(path);
     let stranger = by_signature(text)
         .or_else(|| wide_text(&head, &name))
         .or_else(|| json_value(text, is_whole, &name))
-        .or_else(|| other_encoding(text, &name));
+        .or_else(|| other_encoding(text, begins_object, &name));
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     Ok(match (stranger, first) {
-        (None, Some(byte)) if *byte != b'{' && !has_known_ending(path) => Some(name.unknown()),
+        (None, Some(byte)) if *byte != b'{' && !has_known_ending(path) => Some(unknown()),
         (stranger, _) => stranger,
     })
 }
@@ -145,6 +154,14 @@ fn by_signature(head: &[u8]) -> Option<Stranger> {
         return Some(Stranger::new(
             what,
             "fetch the file itself: `git lfs pull`, or download it from where the repository is",
+        ));
+    }
+    let is_part_of = |name: &[u8]| head.windows(name.len()).any(|part| part == name);
+    if head.starts_with(b"PK\x03\x04") && is_part_of(b"[Content_Types].xml") {
+        let cure = "save the sheet with the rows as \"CSV UTF-8\", or write its rows as Parquet";
+        return Some(Stranger::new(
+            "an Excel workbook or another Office document",
+            cure,
         ));
     }
     if let Some((_, what, cure)) = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic)) {
@@ -183,33 +200,52 @@ fn wide_text(head: &[u8], name: &Shown<'_>) -> Option<Stranger> {
     let cure = format!(
         "convert it: `{} | iconv -f {encoding} -t UTF-8 > {}`",
         name.printed(),
-        name.beside("utf8.jsonl")
+        name.beside(&format!("utf8.{}", name.ending()))
     );
     Some(Stranger::new(
-        &format!("{encoding} text; JSON lines are UTF-8"),
+        &format!("{encoding} text; {} are UTF-8", name.kind()),
         cure,
     ))
 }
 
-/// Lines that begin as objects do, none of which is UTF-8.
-fn other_encoding(text: &[u8], name: &Shown<'_>) -> Option<Stranger> {
+/// Lines that tell the encoding, none of which is UTF-8.
+fn other_encoding(text: &[u8], tells: fn(&[u8]) -> bool, name: &Shown<'_>) -> Option<Stranger> {
     let mut lines = text
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.trim_ascii().is_empty())
         .take(HEAD_LINES)
+        .filter(|line| tells(line))
         .peekable();
     lines.peek()?;
-    let is_other = |line: &[u8]| {
-        line.trim_ascii_start().starts_with(b"{") && std::str::from_utf8(line).is_err()
+    lines
+        .all(|line| std::str::from_utf8(line).is_err())
+        .then(|| {
+            let cure = format!(
+                "convert it; Chinese text is often GB18030: `{} | iconv -f GB18030 -t UTF-8 > {}`",
+                name.printed(),
+                name.beside(&format!("utf8.{}", name.ending()))
+            );
+            let what = format!("text in another encoding; {} are UTF-8", name.kind());
+            Stranger::new(&what, cure)
+        })
+}
+
+/// A file whose first lines are not those of a table.
+fn no_table(path: &Path) -> Option<Stranger> {
+    let read = || {
+        let mut lines = Lines::open(path, None, &StopFlag::default())?;
+        for _ in 0..HEAD_LINES {
+            lines.next_row(&mut Vec::new(), HEAD_BYTES)?;
+        }
+        Ok(())
     };
-    lines.all(is_other).then(|| {
-        let cure = format!(
-            "convert it; Chinese text is often GB18030: `{} | iconv -f GB18030 -t UTF-8 > {}`",
-            name.printed(),
-            name.beside("utf8.jsonl")
-        );
-        Stranger::new("text in another encoding; JSON lines are UTF-8", cure)
-    })
+    let error: io::Error = read().err()?;
+    let NoTable { what, cure } = error.get_ref()?.downcast_ref()?;
+    Some(Stranger::new(what, *cure))
+}
+
+fn begins_object(line: &[u8]) -> bool {
+    line.trim_ascii_start().starts_with(b"{")
 }
 
 /// One JSON value over many lines, or lines of arrays.
@@ -272,6 +308,26 @@ impl<'a> Shown<'a> {
         }
     }
 
+    /// What its name says that it holds.
+    fn kind(&self) -> &'static str {
+        if has_table_ending(self.path) {
+            "CSV and TSV files"
+        } else {
+            "JSON lines"
+        }
+    }
+
+    /// The ending for what it holds as UTF-8.
+    fn ending(&self) -> &'static str {
+        if has_tabs(self.path) {
+            "tsv"
+        } else if has_table_ending(self.path) {
+            "csv"
+        } else {
+            "jsonl"
+        }
+    }
+
     /// The command that prints the file unpacked.
     fn printed(&self) -> String {
         format!("{} {}", self.unpack.unwrap_or("cat"), quoted(&self.name))
@@ -290,6 +346,7 @@ impl<'a> Shown<'a> {
         let lower = self.name.to_lowercase();
         let known = KNOWN_ENDINGS
             .iter()
+            .chain(&TABLE_ENDINGS)
             .filter(|known| lower.ends_with(*known))
             .map(|known| known.len())
             .max();
@@ -306,29 +363,16 @@ impl<'a> Shown<'a> {
             beside
         })
     }
+}
 
-    /// A file of no known ending that does not begin as any input does.
-    fn unknown(&self) -> Stranger {
-        let ending = self.path.extension().unwrap_or_default();
-        let cure = if ending.eq_ignore_ascii_case("csv") || ending.eq_ignore_ascii_case("tsv") {
-            let separator = if ending.eq_ignore_ascii_case("tsv") {
-                ", sep='\\t'"
-            } else {
-                ""
-            };
-            let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
-            format!(
-                "convert it, for example with pandas: `read_csv('{}'{separator}).to_parquet('{stem}.parquet')`",
-                self.name
-            )
-        } else {
-            format!(
-                "convert it to one of {}; JSON lines hold a JSON object in each line",
-                KNOWN_ENDINGS.join(", ")
-            )
-        };
-        Stranger::new("neither JSON lines nor Parquet", cure)
-    }
+/// A file of no known ending that does not begin as any input does.
+fn unknown() -> Stranger {
+    let cure = format!(
+        "convert it to one of {}, {}; JSON lines hold a JSON object in each line",
+        KNOWN_ENDINGS.join(", "),
+        TABLE_ENDINGS.join(", ")
+    );
+    Stranger::new("neither JSON lines nor Parquet", cure)
 }
 
 /// A name as a shell reads it.

@@ -48,7 +48,7 @@ pub struct EarlierJob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InputFormat {
-    /// JSON lines, plain or packed.
+    /// JSON lines, plain or packed, and tables whose records are read as such.
     Jsonl,
     /// Apache Parquet.
     Parquet,

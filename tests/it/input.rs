@@ -787,12 +787,6 @@ fn a_named_file_of_no_known_ending_must_look_like_input() {
     assert_eq!(Job::new(&[&parquet]).rows().len(), 3);
     for (name, content, what, cure) in [
         (
-            "x.csv",
-            "id,prompt\n1,hello\n",
-            "neither JSON lines nor Parquet",
-            "`read_csv('x.csv').to_parquet('x.parquet')`",
-        ),
-        (
             "x.json",
             "\n[\n{\"prompt\": \"hello\"}]",
             "a JSON array, not JSON lines",

@@ -238,9 +238,11 @@ fn folders_of_other_programs_give_their_rows_once() {
         "described/dataset_infos.json",
         "described/c4.json.gz",
         "described/README.md",
-        "described/b.csv",
+        "described/notes.2",
+        "described/notes.1",
+        "described/notes.3",
+        "described/b.tsv.gz",
         "described/a.csv",
-        "described/z.csv",
     ] {
         file(&folder, name, "");
     }
@@ -288,7 +290,8 @@ fn folders_of_other_programs_give_their_rows_once() {
         notes(
             "described",
             &[
-                "`README.md`, `a.csv`, `b.csv` and 1 more: their endings are not read",
+                "`README.md`, `notes.1`, `notes.2` and 1 more: their endings are not read",
+                "`a.csv`, `b.tsv.gz`: CSV and TSV files of a folder mostly describe its rows; name them in `input.path` if they hold some, as in `*.csv`",
                 "`dataset_infos.json`: `.json` beside input of another ending is mostly no rows; name them in `input.path` if they hold some",
             ]
         )
@@ -297,6 +300,13 @@ fn folders_of_other_programs_give_their_rows_once() {
         list("described/dataset*.json").0,
         ["described/dataset_infos.json"]
     );
+    for (glob, table) in [
+        ("*.csv", "described/a.csv"),
+        ("*.tsv*", "described/b.tsv.gz"),
+        ("*.tsv.gz", "described/b.tsv.gz"),
+    ] {
+        assert_eq!(list(&format!("described/{glob}")).0, [table]);
+    }
 
     // `plan` and every run say it.
     let job = job_over("in", "");
@@ -647,12 +657,6 @@ fn files_of_other_formats_are_named_before_any_work() {
             "ARROW1\0\0 and".into(),
             "an Arrow IPC (Feather) file",
             "as Parquet",
-        ),
-        (
-            "t.tsv",
-            "id\tprompt\n".into(),
-            "neither JSON lines nor Parquet",
-            "sep='\\t'",
         ),
     ]);
 }

@@ -86,6 +86,7 @@ mod sink;
 mod soft_cap;
 mod strangers;
 mod support;
+mod tables;
 mod templates;
 mod terminal;
 mod text_rules;

@@ -202,6 +202,9 @@ pub(super) struct ReportArgs {
     /// Input column whose values split the metrics into groups [default: `report.by` of the job]
     #[arg(long, value_name = "COLUMN")]
     pub(super) by: Option<String>,
+    /// Input column with the expected answers [default: `input.columns.reference` of the job]
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) reference: Option<String>,
     /// Print the metrics instead
     #[arg(long, conflicts_with = "file")]
     pub(super) metrics: bool,

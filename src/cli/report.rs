@@ -6,9 +6,10 @@ use super::exit::Exit;
 use super::job::output_of;
 use crate::checkpoint::{JobRecord, OutputFolder, StoredJob};
 use crate::error::Error;
+use crate::job::Task;
 use crate::page;
 use crate::report::{MetricsReport, print, print_json, say};
-use crate::run;
+use crate::run::{self, Columns};
 
 pub(super) fn report(args: &ReportArgs) -> CliResult<Exit> {
     let folder = OutputFolder::existing(&output_of(&args.output)?)?;
@@ -17,20 +18,32 @@ pub(super) fn report(args: &ReportArgs) -> CliResult<Exit> {
         return metrics(args, &folder, &record);
     }
     let path = args.file.clone().unwrap_or_else(|| folder.page());
-    page::write(&folder, &record, args.by.as_deref(), &path)?;
+    page::write(&folder, &record, columns(args), &path)?;
     say(&format!("wrote `{}`", path.display()));
     Ok(Exit::Printed)
 }
 
+fn columns(args: &ReportArgs) -> Columns<'_> {
+    Columns {
+        by: args.by.as_deref(),
+        reference: args.reference.as_deref(),
+    }
+}
+
 fn metrics(args: &ReportArgs, folder: &OutputFolder, record: &JobRecord) -> CliResult<Exit> {
-    let by = args.by.as_deref();
-    let totals = run::measured(folder, record, by)?;
-    let by = by.or(record.spec.report.by.as_deref());
+    let columns = columns(args);
+    let record = columns.of(record)?;
+    let totals = run::measured(folder, &record, columns)?;
+    let by = columns.by.or(record.spec.report.by.as_deref());
     let metrics = MetricsReport::new(record.spec.task, by.map(str::to_owned), &totals);
     if metrics.is_empty() {
-        return Err(Error::Usage(
-            "no committed row has anything to measure\nhint: metrics need a reference: name its column in `input.columns.reference`".to_owned(),
-        )
+        let cure = match record.spec.task {
+            Task::Generate => "`--reference COLUMN` names the column of the input that holds it",
+            _ => "name its column in `input.columns.reference`",
+        };
+        return Err(Error::Usage(format!(
+            "no committed row has anything to measure\nhint: metrics need a reference: {cure}"
+        ))
         .into());
     }
     if args.json {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::ids::{RowId, ShardId};
 use crate::input;
 use crate::report::{FailureReason, MetricsReport, RunReport};
-use crate::run::{self, Prompts};
+use crate::run::{self, Columns, Prompts};
 use crate::sink::{self, ResultRow};
 use crate::stop::StopFlag;
 use crate::tasks;
@@ -83,13 +83,15 @@ pub(super) struct ShownRow {
 pub(super) fn gather(
     folder: &OutputFolder,
     record: &JobRecord,
-    by: Option<&str>,
+    columns: Columns<'_>,
 ) -> Result<Gathered> {
+    let record = &columns.of(record)?;
+    let by = columns.by;
     let windows = checkpoint::committed_windows(folder)?;
     let mut notes = Vec::new();
-    let mut totals = match run::measured(folder, record, by) {
+    let mut totals = match run::measured(folder, record, columns) {
         Ok(totals) => totals,
-        Err(error) if by.is_none() => {
+        Err(error) if by.is_none() && columns.reference.is_none() => {
             notes.push(format!(
                 "windows of an earlier version are not measured: {error}"
             ));

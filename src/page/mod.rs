@@ -19,6 +19,7 @@ use std::path::Path;
 use crate::checkpoint::{JobRecord, OutputFolder};
 use crate::error::{Error, Result};
 use crate::fsio;
+use crate::run::Columns;
 
 /// What a page of ours begins with, so that no other file is written over.
 const MARK: &str = "<!DOCTYPE html><!-- written by glm-batch report -->";
@@ -31,7 +32,7 @@ const MARK: &str = "<!DOCTYPE html><!-- written by glm-batch report -->";
 pub(crate) fn write(
     folder: &OutputFolder,
     record: &JobRecord,
-    by: Option<&str>,
+    columns: Columns<'_>,
     path: &Path,
 ) -> Result<()> {
     if !has_folder(path) {
@@ -55,7 +56,7 @@ pub(crate) fn write(
             folder.page().display()
         )));
     }
-    let gathered = gather::gather(folder, record, by)?;
+    let gathered = gather::gather(folder, record, columns)?;
     let page = html::page(&gathered).into_string();
     fsio::write_atomic(path, |out| {
         out.write_all(MARK.as_bytes())?;

@@ -1,5 +1,5 @@
 //! Committed rows and the input to metrics, for what the manifests do not have: windows that an earlier version
-//! committed, and groups by a column that the job did not name.
+//! committed, and groups by a column, or references in one, that the job did not name.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,23 +21,64 @@ use crate::stop::StopFlag;
 use crate::tasks;
 use crate::tokenize::GlmTokenizer;
 
-/// The counts of a job's committed rows with their metrics, by a column where one is given.
+/// Columns of the input that metrics are asked by, beside those that the job names.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Columns<'a> {
+    /// The one whose values split them into groups.
+    pub by: Option<&'a str>,
+    /// The one with the expected answers.
+    pub reference: Option<&'a str>,
+}
+
+impl Columns<'_> {
+    /// The job as if it had named the column with the expected answers.
+    ///
+    /// # Errors
+    ///
+    /// A job whose answers are compared with others already, or with none at all.
+    pub(crate) fn of(self, record: &JobRecord) -> Result<JobRecord> {
+        let mut record = record.clone();
+        let Some(column) = self.reference else {
+            return Ok(record);
+        };
+        let task = record.spec.task;
+        if task != Task::Generate {
+            let name = task.name();
+            return Err(Error::Usage(format!(
+                "`--reference` is for the answers of `generate`, and the task of this job is `{name}`\nhint: leave it out"
+            )));
+        }
+        if let Some(own) = &record.spec.input.columns.reference {
+            return Err(Error::Usage(format!(
+                "the job compares its answers with the column `{own}` already\nhint: leave out `--reference`"
+            )));
+        }
+        record.spec.input.columns.reference = Some(column.to_owned());
+        Ok(record)
+    }
+}
+
+/// The counts of a job's committed rows with their metrics; the record is that of [`Columns::of`].
 ///
 /// # Errors
 ///
-/// A manifest or a part that cannot be read; an input that is gone or changed, where it is needed.
+/// A manifest or a part that cannot be read; an input that is gone or changed, where it is needed; a column that no row has.
 pub(crate) fn measured(
     folder: &OutputFolder,
     record: &JobRecord,
-    by: Option<&str>,
+    columns: Columns<'_>,
 ) -> Result<Totals> {
     let spec = &record.spec;
+    let by = columns.by;
     let regroups = by.is_some() && by != spec.report.by.as_deref();
+    let compares = columns.reference.is_some();
     let windows = checkpoint::committed_windows(folder)?;
     let measures = spec.task == Task::Generate && spec.input.columns.reference.is_some();
-    let lacks = |window: &CommittedWindow| regroups || measures && is_unmeasured(&window.totals);
+    let lacks = |window: &CommittedWindow| {
+        regroups || compares || measures && is_unmeasured(&window.totals)
+    };
     let mut again = if windows.iter().any(lacks) {
-        Some(Again::new(folder, record, by)?)
+        Some(Again::new(folder, record, columns)?)
     } else {
         None
     };
@@ -66,6 +107,8 @@ struct Again {
     task: Task,
     /// Whether answers are compared with the references of their rows.
     compares: bool,
+    /// Whether the manifests know nothing of the references.
+    counts_references: bool,
     /// Where the answers are, if not in the results.
     samples: Option<Samples>,
 }
@@ -95,7 +138,7 @@ impl Samples {
 }
 
 impl Again {
-    fn new(folder: &OutputFolder, record: &JobRecord, by: Option<&str>) -> Result<Self> {
+    fn new(folder: &OutputFolder, record: &JobRecord, columns: Columns<'_>) -> Result<Self> {
         if record.trial.is_some() {
             return Err(Error::Usage(
                 "the rows of a trial cannot be found again in its input\nhint: run the whole job"
@@ -106,9 +149,9 @@ impl Again {
         let mut record = record.clone();
         input::confirm(&mut record.input, record.rules, &StopFlag::default())?;
         let spec = &record.spec;
-        let by = by.or(spec.report.by.as_deref());
+        let by = columns.by.or(spec.report.by.as_deref());
         Ok(Self {
-            source: source_of(&record, by).map_err(|error| of_flag(error, spec))?,
+            source: source_of(&record, by).map_err(|error| of_flag(error, columns))?,
             tokenizer: tokenizer(spec),
             task: if spec.phases().is_empty() {
                 spec.task
@@ -117,6 +160,7 @@ impl Again {
             },
             groups: by.is_some(),
             compares: spec.input.columns.reference.is_some(),
+            counts_references: columns.reference.is_some(),
             samples: Samples::of(folder, &record)?,
         })
     }
@@ -163,6 +207,10 @@ impl Again {
             if !has_metrics {
                 totals.sums += &metrics;
             }
+            if self.counts_references {
+                totals.referenced += of_row.referenced;
+                totals.exact += of_row.exact;
+            }
             of_row.sums += &metrics;
             if self.groups {
                 totals.add_to_group(row.group.as_deref().unwrap_or_default(), &of_row);
@@ -200,16 +248,19 @@ impl Again {
     }
 }
 
-/// A column that the command names and no row has; the one that the job names was there when it began.
-fn of_flag(error: Error, spec: &JobSpec) -> Error {
+/// A column that the command names and no row has; those that the job names were there when it began.
+fn of_flag(error: Error, columns: Columns<'_>) -> Error {
     match error {
-        Error::Input(InputError::UnknownColumn {
-            key: "report.by",
-            column,
-            cure,
-        }) if spec.report.by.as_ref() != Some(&column) => Error::Usage(format!(
-            "no row has the column `{column}` that `--by` names\nhint: {cure}"
-        )),
+        Error::Input(InputError::UnknownColumn { key, column, cure }) => {
+            let flag = match key {
+                "report.by" if columns.by == Some(&column) => "--by",
+                "input.columns.reference" if columns.reference == Some(&column) => "--reference",
+                _ => return InputError::UnknownColumn { key, column, cure }.into(),
+            };
+            Error::Usage(format!(
+                "no row has the column `{column}` that `{flag}` names\nhint: {cure}"
+            ))
+        }
         error => error,
     }
 }

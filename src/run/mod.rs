@@ -47,7 +47,7 @@ use std::time::Instant;
 
 pub(crate) use earlier::input_files;
 pub(crate) use encode::JobEncoder;
-pub(crate) use measure_again::measured;
+pub(crate) use measure_again::{Columns, measured};
 pub(crate) use open_rows::OpenRows;
 pub use options::{RunEnd, RunOptions};
 pub(crate) use plan::check_columns;

@@ -76,6 +76,45 @@ fn groups_of_the_job_and_groups_asked_for_later_are_the_same() {
 }
 
 #[test]
+fn a_reference_that_is_named_later_gives_the_same_metrics() {
+    let more = "[batch]\nwindow_rows = 15\n[report]\nby = \"category\"\n";
+    let plain = "columns = { prompt = \"question\" }";
+    let (named, later) = (
+        job(&plain.replace(" }", ", reference = \"answer\" }"), more),
+        job(plain, more),
+    );
+    for job in [&named, &later] {
+        job.run_ok(&[]);
+    }
+    let asked = ["--reference", "answer"];
+    let found = report(&named, &[]);
+    assert!(found["all"]["exact"].as_u64().unwrap() > 0, "{found}");
+    assert_eq!(report(&later, &asked), found);
+    assert_eq!(text(&later, &asked), text(&named, &[]));
+    let page = |job: &Job, args: &[&str]| {
+        let output = job.command(&[&["report", "out"], args].concat()).output();
+        assert_eq!(output.unwrap().status.code(), Some(0));
+        let page = std::fs::read_to_string(job.path("out/report.html")).unwrap();
+        let (_, rest) = page.split_once("exact match").unwrap();
+        rest.split_once("</table>").unwrap().0.to_owned()
+    };
+    assert_eq!(page(&later, &asked), page(&named, &[]));
+
+    let refused = |job: &Job, column: &str| {
+        let args = ["report", "out", "--metrics", "--reference", column];
+        let output = job.command(&args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", both(&output));
+        stderr(&output)
+    };
+    let said = refused(&named, "answer");
+    assert!(said.contains("with the column `answer` already"), "{said}");
+    let said = refused(&later, "answr");
+    let words =
+        "no row has the column `answr` that `--reference` names\nhint: did you mean `answer`?";
+    assert!(said.contains(words), "{said}");
+}
+
+#[test]
 fn the_summary_and_the_card_say_them() {
     let job = job(COLUMNS, "[report]\nby = \"category\"\n");
     let said = String::from_utf8(job.run_ok(&[]).stdout).unwrap();
@@ -187,7 +226,10 @@ fn what_cannot_be_measured_is_refused_in_words() {
         stderr(&output)
     };
     let said = of(&["report", "out", "--metrics"]);
-    assert!(said.contains("hint: metrics need a reference"), "{said}");
+    assert!(
+        said.contains("hint: metrics need a reference: `--reference COLUMN`"),
+        "{said}"
+    );
     let said = of(&["report", "out", "--metrics", "--by", "category"]);
     assert!(said.contains("hint: metrics need a reference"), "{said}");
     let said = of(&["report", "out", "--metrics", "--by", "categori"]);

@@ -62,9 +62,9 @@ mod tokenize;
 pub use job::{
     BatchSpec, CarriedColumns, CheckpointSpec, ColumnNames, ColumnSpec, FewShotSpec,
     GenerationSpec, InputSpec, JobSpec, MaskToken, MaxNewTokens, ModelSpec, OnBadRow, OutputFormat,
-    OutputSpec, Overflow, Pairs, Phase, PreferenceSpec, PromptSpec, Rank, RewardSpec, SampleLayout,
-    ScoreMethod, ScoreSpec, ShotOrder, TargetOverflow, Task, Unfinished, json_schema as job_schema,
-    load as load_job, parse as parse_job,
+    OutputSpec, Overflow, Pairs, Phase, PreferenceSpec, PromptSpec, Rank, RewardSpec, RowForm,
+    SampleLayout, ScoreMethod, ScoreSpec, ShotOrder, TargetOverflow, Task, Unfinished,
+    json_schema as job_schema, load as load_job, parse as parse_job,
 };
 
 // Running it, or planning what a run would do.

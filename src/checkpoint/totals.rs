@@ -33,6 +33,9 @@ pub struct Totals {
     /// Rows with two choices that are the same text.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub equal_choices: u64,
+    /// Requests with keys that say nothing of the answer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passed_over: u64,
     /// Rows that lost examples, because their prompt would have been too long with all of them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shots_dropped: u64,
@@ -123,6 +126,7 @@ impl AddAssign<&Totals> for Totals {
         self.truncated += other.truncated;
         self.several_masks += other.several_masks;
         self.equal_choices += other.equal_choices;
+        self.passed_over += other.passed_over;
         self.shots_dropped += other.shots_dropped;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;

@@ -11,8 +11,8 @@ use super::{
     FoundFile, MAX_WINDOW_BYTES, OpenOptions, PromptSource, ScanOptions, open, open_with, scan,
 };
 use crate::job::{
-    CarriedColumns, ColumnSpec, FewShotSpec, InputSpec, JobSpec, OnBadRow, PromptSpec, Rules,
-    Unfinished,
+    CarriedColumns, ColumnSpec, FewShotSpec, InputSpec, JobSpec, OnBadRow, PromptSpec, RowForm,
+    Rules, Unfinished,
 };
 use crate::stop::StopFlag;
 
@@ -171,6 +171,7 @@ impl<'a> ExampleInput<'a> {
             ..few_shot.clone()
         };
         let input = |columns| InputSpec {
+            format: RowForm::Rows,
             path: vec![few_shot.path.to_string_lossy().into_owned()],
             columns,
             on_bad_row: OnBadRow::Record,

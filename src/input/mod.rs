@@ -76,6 +76,7 @@ mod partition;
 mod patterns;
 mod printed_names;
 mod prompt;
+mod requests;
 mod roomy;
 mod rows_taken;
 mod scan;

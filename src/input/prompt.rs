@@ -16,12 +16,13 @@ use super::conversation::{Conversation, turn};
 use super::error::InputError;
 use super::following::Following;
 use super::nested::Named;
+use super::requests;
 use super::rows_taken::RowsTaken;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
-use crate::job::{ColumnSpec, InputSpec, PromptSpec, Rules};
+use crate::job::{ColumnSpec, InputSpec, PromptSpec, RowForm, Rules};
 use crate::outcome::{BadRow, LeftOut};
 use crate::stop::StopFlag;
 
@@ -51,6 +52,7 @@ pub(super) struct PromptBuilder {
     /// Makes the text before the first example.
     intro: Option<Template>,
     prefix: Option<String>,
+    form: RowForm,
     /// Where the template is filled once for each choice: the choices of rows without their own.
     choices: Option<Vec<String>>,
     rules: Rules,
@@ -101,6 +103,7 @@ impl PromptBuilder {
             conversation,
             intro,
             prefix: prompt.prefix.clone(),
+            form: input.format,
             choices: choices.map(<[String]>::to_vec),
             rules,
             keeps_turns: false,
@@ -306,11 +309,21 @@ impl PromptBuilder {
             (None, None, Some(named)) => self.required_text(named, record)?,
             (None, None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
+        let mut has_passed_over = false;
+        let overrides = match (self.form, self.own_settings(record)?) {
+            (RowForm::OpenaiBatch, body) => {
+                let body = body.unwrap_or_default();
+                has_passed_over = requests::has_passed_over(&body);
+                requests::settings(&body).map_err(|what| bad(format!("the request {what}")))?
+            }
+            (RowForm::Rows, settings) => settings.unwrap_or_default(),
+        };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
         Ok(Prompt {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
-            overrides: self.overrides(record)?,
+            has_passed_over,
+            overrides,
             following: self.following(record)?,
             label: self.label(record)?,
             group: self.examples_group(record)?,
@@ -457,21 +470,25 @@ impl PromptBuilder {
         }
     }
 
-    fn overrides(&self, record: &dyn Record) -> Result<Map<String, Value>, BadRow> {
+    /// The row's own settings, without nulls; `None` where it has none.
+    fn own_settings(&self, record: &dyn Record) -> Result<Option<Map<String, Value>>, BadRow> {
         let Some(named) = &self.columns.generation else {
-            return Ok(Map::new());
+            return Ok(None);
         };
         let name = named.name();
         let fail = |what: String| bad(format!("generation column `{name}` {what}"));
         let value = match named.cell(record) {
-            Cell::Absent | Cell::Null => return Ok(Map::new()),
+            Cell::Absent | Cell::Null => return Ok(None),
             Cell::Text(text) => serde_json::from_str(&text)
                 .map_err(|error| fail(format!("holds a string that is not valid JSON: {error}")))?,
             _ => named.json(record).map_err(fail)?.unwrap_or_default(),
         };
         match value {
-            Value::Null => Ok(Map::new()),
-            Value::Object(map) => Ok(map.into_iter().filter(|(_, v)| !v.is_null()).collect()),
+            Value::Null => Ok(None),
+            Value::Object(mut settings) => {
+                settings.retain(|_, value| !value.is_null());
+                Ok(Some(settings))
+            }
             _ => Err(fail(
                 "holds neither an object nor a string with one".to_owned(),
             )),

@@ -360,6 +360,8 @@ pub struct Prompt {
     pub prefix: Option<String>,
     /// Settings of this row alone, by key of `[generation]`; nulls are dropped.
     pub overrides: serde_json::Map<String, serde_json::Value>,
+    /// Whether the row, a request, has keys that say nothing of the answer.
+    pub has_passed_over: bool,
     /// Texts that the task reads behind the prompt, such as the targets to score or the choices; none of them is empty.
     pub following: Vec<String>,
     /// Which of them is right; `None` where the row does not say.

@@ -48,7 +48,7 @@ pub(crate) use sections::choose::{ChooseMethod, ChooseSpec, LabelForm, Normalize
 pub use sections::few_shot::{FewShotSpec, ShotOrder};
 pub use sections::generation::{GenerationSpec, MaxNewTokens};
 pub use sections::infill::InfillSpec;
-pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow, Unfinished};
+pub use sections::input::{ColumnNames, ColumnSpec, InputSpec, OnBadRow, RowForm, Unfinished};
 pub use sections::model::ModelSpec;
 pub use sections::output::{CarriedColumns, OutputFormat, OutputSpec, SampleLayout};
 pub use sections::preference::{Pairs, PreferenceSpec, Rank};

@@ -19,6 +19,9 @@ use super::tree::reader::read_at;
 /// The last rules of rows without beams.
 const BEFORE_BEAMS: u32 = 3;
 
+/// The last rules of rows that may not ask for `logprobs`.
+const BEFORE_REQUESTS: u32 = 6;
+
 /// Keys of a row that came with beams; the others of beams were known before, and had one value.
 const KEYS_WITH_BEAMS: [&str; 2] = ["length_penalty_over", "choices"];
 
@@ -49,12 +52,16 @@ impl GenerationSpec {
         rules: Rules,
     ) -> Result<Self, RowFlaw> {
         let has_beams = rules.rows > BEFORE_BEAMS;
+        let may_ask = rules.rows > BEFORE_REQUESTS;
         let mut settings = self.clone();
         for (key, value) in row {
             // A key must be known even where its value is null.
             let node = Node::from_json(value);
             let is_known = has_beams || !KEYS_WITH_BEAMS.contains(&key.as_str());
             if value.is_null() && is_known && ROW_KEYS.contains(&key.as_str()) {
+                continue;
+            }
+            if key == "logprobs" && may_ask && *value == Value::Bool(self.logprobs) {
                 continue;
             }
             if !has_beams && key == "early_stopping" {
@@ -67,7 +74,7 @@ impl GenerationSpec {
             } else if !is_known
                 || !set(&mut settings, key, &node).map_err(Problem::into_row_flaw)?
             {
-                return Err(unknown(key, has_beams));
+                return Err(unknown(key, has_beams, may_ask));
             }
         }
         if has_beams {
@@ -118,8 +125,10 @@ fn refuse_beams(settings: &GenerationSpec) -> Result<(), RowFlaw> {
     Ok(())
 }
 
-fn unknown(key: &str, has_beams: bool) -> RowFlaw {
+fn unknown(key: &str, has_beams: bool, may_ask: bool) -> RowFlaw {
     let key = shown(key);
+    let cure = (key == "logprobs" && may_ask)
+        .then(|| "set `generation.logprobs = true` for all rows, or take it out".to_owned());
     let reason = if key == "logprobs" {
         "`logprobs` is a setting of the job, not of a row".into()
     } else {
@@ -132,7 +141,7 @@ fn unknown(key: &str, has_beams: bool) -> RowFlaw {
             None => format!("unknown key `{key}`"),
         }
     };
-    RowFlaw { reason, cure: None }
+    RowFlaw { reason, cure }
 }
 
 #[cfg(test)]

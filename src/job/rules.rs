@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::JobSpec;
+use super::{JobSpec, RowForm};
 use crate::precision::PrecisionChoice;
 
 /// Versions of the rules by which files are identified, text is compared, types are read and a choice that the job leaves
@@ -27,7 +27,8 @@ pub struct Rules {
     /// limit, and the reason of a row that failed by its own settings names the cure. 3: the first entry of a list
     /// is a reference, and the first windows of each shard are smaller. 4: a row may have beams. 5: no window is made
     /// of rows that all come after the last one that `input.limit` takes; only a job with a limit begins so. 6:
-    /// `input.where` must give true or false; only a job that has it begins so.
+    /// `input.where` must give true or false; only a job that has it begins so. 7: a row may ask for `logprobs` where the
+    /// job has them; only a job over requests of the batch API begins so.
     pub rows: u32,
     /// What `model.cache_dtype = "auto"` comes to on a CPU. 1: f32. 2: f16 beside weights in 8 bits, else f32. 3: q8
     /// beside weights in 8 bits, f16 beside bf16, else f32; only a job that may have such weights begins so.
@@ -51,10 +52,11 @@ impl Rules {
 
     /// The rules of a job that begins now.
     pub(crate) fn of_new(spec: &JobSpec) -> Self {
-        let rows = match (&spec.input.filter, spec.input.limit) {
-            (Some(_), _) => 6,
-            (None, Some(_)) => 5,
-            (None, None) => Self::CURRENT.rows,
+        let rows = match (spec.input.format, &spec.input.filter, spec.input.limit) {
+            (RowForm::OpenaiBatch, ..) => 7,
+            (RowForm::Rows, Some(_), _) => 6,
+            (RowForm::Rows, None, Some(_)) => 5,
+            (RowForm::Rows, None, None) => Self::CURRENT.rows,
         };
         let may_be_rounded = matches!(
             spec.model.dtype,

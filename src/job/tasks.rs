@@ -75,6 +75,7 @@ const OWN: &[(&str, &[Task])] = &[
     ("input.columns.label", &[Task::Choose]),
     ("input.columns.reference", WRITE),
     ("input.columns.target", &[Task::Score]),
+    ("input.format", &[Task::Generate, Task::Preference]),
     ("output.token_ids", &[Task::Generate, Task::Infill]),
 ];
 

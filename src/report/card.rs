@@ -229,6 +229,10 @@ impl Card<'_> {
                 grouped(totals.equal_choices),
             )?;
         }
+        if totals.passed_over > 0 {
+            let requests = grouped(totals.passed_over);
+            row("requests with keys that change no answer", requests)?;
+        }
         if totals.shots_dropped > 0 {
             let rows = grouped(totals.shots_dropped);
             row("prompts that lost examples to fit", rows)?;

@@ -227,6 +227,10 @@ impl RunReport {
             ),
             (totals.equal_choices, "with the same choice twice"),
             (
+                totals.passed_over,
+                "with keys that change no answer, such as `model`",
+            ),
+            (
                 totals.shots_dropped,
                 "with fewer examples than asked for, so that they fit",
             ),

@@ -34,6 +34,8 @@ pub(super) struct Noted {
     pub(super) has_several_masks: bool,
     /// Whether two of the choices are the same text.
     pub(super) has_equal_choices: bool,
+    /// Whether the request has keys that say nothing of the answer.
+    pub(super) has_passed_over: bool,
     /// Whether examples were left out, because the prompt would have been too long with them.
     pub(super) drops_shots: bool,
     /// Whether the file of examples has fewer for the row than the job asks for.
@@ -170,6 +172,7 @@ pub(super) fn of_window(
             if let (Some(noted), Ok(_)) = (sifting.noted.get(place), outcome.result()) {
                 totals.several_masks += u64::from(noted.has_several_masks);
                 totals.equal_choices += u64::from(noted.has_equal_choices);
+                totals.passed_over += u64::from(noted.has_passed_over);
                 totals.shots_dropped += u64::from(noted.drops_shots);
             }
             totals.referenced += counted.totals.referenced;

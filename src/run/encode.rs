@@ -50,10 +50,10 @@ impl<'a> JobEncoder<'a> {
     ///
     /// What [`run`](super::run) would refuse in the model's folder, the template or the stop strings.
     pub(crate) fn new(spec: &'a JobSpec) -> Result<Self> {
-        let model = ModelFacts::load(spec, Rules::CURRENT)?;
-        RowEncoder::new(spec, &model, Rules::CURRENT, None)?;
-        let lines = LineReader::new(spec, Rules::CURRENT)?;
-        let examples = Examples::read(spec, Rules::CURRENT, &StopFlag::default())?;
+        let model = ModelFacts::load(spec, Rules::of_new(spec))?;
+        RowEncoder::new(spec, &model, Rules::of_new(spec), None)?;
+        let lines = LineReader::new(spec, Rules::of_new(spec))?;
+        let examples = Examples::read(spec, Rules::of_new(spec), &StopFlag::default())?;
         Ok(Self {
             spec,
             model,
@@ -74,7 +74,7 @@ impl<'a> JobEncoder<'a> {
         line: &[u8],
     ) -> Result<std::result::Result<EncodedLine, BadRow>> {
         let examples = self.examples.as_ref();
-        let encoder = RowEncoder::new(self.spec, &self.model, Rules::CURRENT, examples)?;
+        let encoder = RowEncoder::new(self.spec, &self.model, Rules::of_new(self.spec), examples)?;
         let mut row = self.lines.read(RowId(number - 1), line);
         let encoded = encoder
             .encode(&mut row, &mut Noted::default())

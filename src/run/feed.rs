@@ -227,6 +227,7 @@ impl<'a> RowEncoder<'a> {
             let mut noted = Noted {
                 has_several_masks: self.has_several_masks(row),
                 has_equal_choices: self.has_equal_choices(row),
+                has_passed_over: row.outcome.as_ref().is_ok_and(|row| row.has_passed_over),
                 ..Noted::default()
             };
             let is_wanted = wants(row);

@@ -55,6 +55,8 @@ pub struct PlanReport {
     pub several_masks: u64,
     /// Rows with two choices that are the same text.
     pub equal_choices: u64,
+    /// Requests with keys that say nothing of the answer.
+    pub passed_over: u64,
     /// Rows that lost examples, because their prompt would have been too long with all of them.
     pub shots_dropped: u64,
     /// Rows with fewer examples than the job asks for, because their file has no more for them.
@@ -175,6 +177,7 @@ pub fn plan(spec: &JobSpec) -> Result<PlanReport> {
         truncated: rows.truncated,
         several_masks: rows.several_masks,
         equal_choices: rows.equal_choices,
+        passed_over: rows.passed_over,
         shots_dropped: rows.shots_dropped,
         few_shots: rows.few_shots,
         duplicate_ids: rows.duplicates.duplicates(),
@@ -295,6 +298,7 @@ struct Rows {
     truncated: u64,
     several_masks: u64,
     equal_choices: u64,
+    passed_over: u64,
     shots_dropped: u64,
     few_shots: u64,
     duplicates: DuplicateIds,
@@ -304,7 +308,7 @@ struct Rows {
 
 impl Rows {
     fn collect(spec: &JobSpec, model: &ModelFacts, read: &ReadInput) -> Result<Self> {
-        let encoder = RowEncoder::new(spec, model, Rules::CURRENT, read.examples.as_ref())?;
+        let encoder = RowEncoder::new(spec, model, Rules::of_new(spec), read.examples.as_ref())?;
         let mut rows = Self::default();
         for span in &read.index.windows {
             let encoded = encoder.read(read.source.as_ref(), span, &|_| true, &|_| false)?;
@@ -356,6 +360,7 @@ impl Rows {
                     self.truncated += u64::from(row.work.is_truncated());
                     self.several_masks += u64::from(noted.has_several_masks);
                     self.equal_choices += u64::from(noted.has_equal_choices);
+                    self.passed_over += u64::from(noted.has_passed_over);
                     self.shots_dropped += u64::from(noted.drops_shots);
                     self.few_shots += u64::from(noted.has_few_shots);
                     lengths.push(row.work.length(lengths.len()));

@@ -350,6 +350,7 @@ fn every_key_can_be_set() {
         "choose-letters",
         "few-shot",
         "preference",
+        "requests",
         "reward",
         "score",
     ] {

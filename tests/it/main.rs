@@ -72,6 +72,7 @@ mod readers;
 mod reading;
 mod reading_queue;
 mod rendered;
+mod requests;
 mod resume;
 mod reward;
 mod reward_convert;

@@ -42,6 +42,7 @@ fn committed() -> CommittedWindow {
             truncated: 1,
             several_masks: 0,
             equal_choices: 0,
+            passed_over: 0,
             shots_dropped: 0,
             prompt_tokens: 40,
             completion_tokens: 8,

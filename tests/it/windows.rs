@@ -70,6 +70,7 @@ fn row(number: u64, id: &str) -> InputRow {
         text: "?".to_owned(),
         prefix: None,
         overrides: serde_json::Map::new(),
+        has_passed_over: false,
         following: Vec::new(),
         label: None,
         filled: Vec::new(),

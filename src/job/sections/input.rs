@@ -19,6 +19,10 @@ pub struct InputSpec {
     #[serde(deserialize_with = "one_or_several")]
     #[schemars(with = "Texts")]
     pub path: Vec<String>,
+    /// What the rows are.
+    #[serde(default, skip_serializing_if = "RowForm::is_default")]
+    #[schemars(!skip_serializing_if)]
+    pub format: RowForm,
     /// Columns that mean something to the job.
     #[serde(default)]
     pub columns: ColumnSpec,
@@ -52,6 +56,7 @@ impl InputSpec {
     pub fn of(path: Vec<String>) -> Self {
         Self {
             path,
+            format: RowForm::default(),
             columns: ColumnSpec::default(),
             on_bad_row: OnBadRow::default(),
             filter: None,
@@ -172,6 +177,44 @@ fn named_of<'a>(
     names.map(move |name| (key, name.as_str()))
 }
 
+/// What the rows are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RowForm {
+    /// Records whose columns the job names.
+    #[default]
+    Rows,
+    /// Requests of the batch API of `OpenAI`, as in the files that it takes.
+    OpenaiBatch,
+}
+
+impl RowForm {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl ColumnSpec {
+    /// The columns of requests, where the job does not name others. Their settings are in the body.
+    fn complete(&mut self) -> Checked<()> {
+        if let Some(other) = self.generation.as_ref().filter(|name| *name != "body") {
+            let reason = format!("is `{other}`, and the settings of a request are in its `body`");
+            return Err(Flaw::new("columns.generation", reason).hint("take it out"));
+        }
+        let name = |column: &str| Some(column.to_owned());
+        self.generation = name("body");
+        self.id = self.id.take().or_else(|| name("custom_id"));
+        if self.prompt.is_none() {
+            self.messages = self.messages.take().or_else(|| name("body.messages"));
+        }
+        Ok(())
+    }
+}
+
 /// What a row that fails before generation does to the job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -208,6 +251,9 @@ impl Section for InputSpec {
     const NAME: &'static str = "input";
 
     fn check(&mut self, base: &Path) -> Checked<()> {
+        if self.format == RowForm::OpenaiBatch {
+            self.columns.complete()?;
+        }
         let columns = &self.columns;
         for (key, column) in [
             ("columns.id", &columns.id),

@@ -146,6 +146,13 @@ impl PlanReport {
                 "  choices     {rows} with the same choice twice: equal ones get equal chances, and the first of them wins"
             )?;
         }
+        if self.passed_over > 0 {
+            let requests = counted(self.passed_over, "request");
+            writeln!(
+                f,
+                "  requests    {requests} with keys that change no answer, such as `model`"
+            )?;
+        }
         if self.shots_dropped > 0 {
             let rows = counted(self.shots_dropped, "row");
             writeln!(

@@ -64,7 +64,7 @@ pub(super) fn format_of(path: &Path) -> InputFormat {
     if lower_name(path).ends_with(".parquet") {
         return InputFormat::Parquet;
     }
-    if has_known_ending(path) {
+    if has_known_ending(path) || has_table_ending(path) {
         return InputFormat::Jsonl;
     }
     match is_parquet(path) {

@@ -82,7 +82,7 @@ impl JsonRows {
         &self.text[start..end]
     }
 
-    /// The fields of a row; none where the line is not a record.
+    /// The fields of a row; none where the line holds no object.
     pub fn fields(&self, position: usize) -> JsonFields<'_> {
         let Ok(mut fields) = Fields::parse(self.line(position), self.rules) else {
             return JsonFields(Fields(Vec::new()));

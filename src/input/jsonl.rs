@@ -253,9 +253,12 @@ pub(super) fn fields<'a>(
             "the line has {bytes} bytes, more than `input.max_row_bytes` = {max_row_bytes}; its beginning is kept"
         )),
         Some(Unread::Ragged { fields, columns }) => Err(format!(
-            "the row has {}, and the first line names {}; put a field that holds a separator or a line end in quotes",
-            counted(fields.into(), "field"),
-            counted(columns.into(), "column")
+            "the row has {}, and the first line has {columns}; put a field that holds a separator or a line end in quotes",
+            counted(fields.into(), "field")
         )),
+        Some(Unread::StrayQuote) => Err(
+            "a field goes on behind its closing quote; write a quote inside a quoted field twice"
+                .to_owned(),
+        ),
     }
 }

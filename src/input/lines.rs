@@ -1,7 +1,7 @@
 //! Bytes of a plain or packed file to its non-blank lines, or those of the records of a [table](super::table), with the
 //! place of each.
 //!
-//! A line ends at `\n` alone; one `\r` before it belongs to the line end. A byte order mark counts
+//! A line of JSON ends at `\n` alone; one `\r` before it belongs to the line end. A byte order mark counts
 //! only at the very start of a file. Blank lines are counted as lines and give no row. Of a line that is
 //! longer than a row may be the beginning alone is kept. Offsets are in the unpacked bytes. Used by the
 //! first pass and by the reader of windows.
@@ -11,8 +11,9 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use super::formats::has_table_ending;
 use super::packed::{Packed, Packing};
-use super::table::{self, Record, Table};
+use super::table::{Record, Table};
 use crate::stop::StopFlag;
 
 /// Bytes read from a file at once.
@@ -36,7 +37,7 @@ pub(super) struct RowLine {
     pub(super) offset: u64,
     /// Number from 1.
     pub(super) line: u64,
-    /// Bytes with the line end.
+    /// Bytes with the line end; of a table's record those of its line, where that is longer.
     pub(super) bytes: u64,
     /// Why the line has no fields; the arena then holds the line itself.
     pub(super) unread: Option<Unread>,
@@ -47,8 +48,10 @@ pub(super) struct RowLine {
 pub(super) enum Unread {
     /// Its content has so many bytes, which is more than a row may have; the arena holds its beginning.
     TooLong(u64),
-    /// A record of a table that has more or fewer fields than the table has columns.
+    /// A record of a table that has more or fewer fields than the first line.
     Ragged { fields: u32, columns: u32 },
+    /// A record of a table in which a quoted field goes on behind its closing quote.
+    StrayQuote,
 }
 
 /// blake3 of all bytes that passed.
@@ -100,10 +103,15 @@ impl Lines {
                 stop: stop.clone(),
             };
             let reader = Box::new(BufReader::with_capacity(READ_BYTES, reader));
+            let table = if has_table_ending(path) {
+                // The names of the columns are at its start.
+                Self::open(path, None, stop)?.table
+            } else {
+                None
+            };
             return Ok(Self {
                 reader,
-                // The names of the columns are at its start.
-                table: Self::open(path, None, stop)?.table,
+                table,
                 offset,
                 line,
             });
@@ -134,8 +142,10 @@ impl Lines {
         arena: &mut Vec<u8>,
         max_bytes: u64,
     ) -> io::Result<Option<RowLine>> {
-        if self.table.is_some() {
-            return self.next_record(arena, max_bytes);
+        if let Some(mut table) = self.table.take() {
+            let record = self.next_record(&mut table, arena, max_bytes);
+            self.table = Some(table);
+            return record;
         }
         loop {
             let begin = arena.len();
@@ -176,36 +186,47 @@ impl Lines {
         }
     }
 
-    /// The same for the next record of a table.
-    fn next_record(&mut self, arena: &mut Vec<u8>, max_bytes: u64) -> io::Result<Option<RowLine>> {
-        let Some(table) = &mut self.table else {
-            return Ok(None);
-        };
-        let blank = table::skip_blank(&mut *self.reader)?;
-        self.offset += blank.bytes;
-        self.line += blank.lines;
-        let (offset, line, start) = (self.offset, self.line, arena.len());
-        let read = table.next_record(&mut *self.reader, arena, max_bytes, line)?;
-        let Some(Record { taken, unread }) = read else {
-            return Ok(None);
-        };
-        let end = match unread {
-            Some(Unread::TooLong(_)) => {
-                let end = arena.len();
-                shortened(arena, start, end)
+    /// The same for the records of a table.
+    fn next_record(
+        &mut self,
+        table: &mut Table,
+        arena: &mut Vec<u8>,
+        max_bytes: u64,
+    ) -> io::Result<Option<RowLine>> {
+        loop {
+            let blank = table.skip_blank(&mut *self.reader)?;
+            self.offset += blank.bytes;
+            self.line += blank.lines;
+            let (offset, line, start) = (self.offset, self.line, arena.len());
+            let read = table.next_record(&mut *self.reader, arena, max_bytes, line)?;
+            let Some(Record {
+                taken,
+                unread,
+                is_blank,
+            }) = read
+            else {
+                return Ok(None);
+            };
+            self.offset += taken.bytes;
+            self.line += taken.lines;
+            if is_blank {
+                arena.truncate(start);
+                continue;
             }
-            _ => arena.len(),
-        };
-        self.offset += taken.bytes;
-        self.line += taken.lines;
-        Ok(Some(RowLine {
-            start,
-            end,
-            offset,
-            line,
-            bytes: taken.bytes,
-            unread,
-        }))
+            let mut end = arena.len();
+            if let Some(Unread::TooLong(_)) = unread {
+                end = shortened(arena, start, end);
+            }
+            return Ok(Some(RowLine {
+                start,
+                end,
+                offset,
+                line,
+                // What a window holds is the line, which has the names of the columns too.
+                bytes: taken.bytes.max((end - start) as u64),
+                unread,
+            }));
+        }
     }
 
     /// Reads to the end of a line without keeping it.

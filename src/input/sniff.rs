@@ -14,7 +14,7 @@ use super::error::InputError;
 use super::fields::Fields;
 use super::formats::{KNOWN_ENDINGS, TABLE_ENDINGS, has_known_ending, has_table_ending, has_tabs};
 use super::lines::{BOM, Lines, head};
-use super::table::NoTable;
+use super::table::{NoTable, begins_object};
 use super::types::InputFormat;
 use crate::download::LFS_POINTER;
 use crate::job::Rules;
@@ -47,6 +47,12 @@ const MAGIC: [(&[u8], &str, &str); 12] = [
     (b"BZh", "packed with bzip2", UNPACK),
     (b"\xFD7zXZ", "packed with xz", UNPACK),
     (b"\x04\x22\x4D\x18", "packed with lz4", UNPACK),
+];
+
+/// What the archives of Microsoft's and other Office programs begin with.
+const OFFICE: [&[u8]; 2] = [
+    b"[Content_Types].xml",
+    b"mimetypeapplication/vnd.oasis.opendocument",
 ];
 
 const TO_PARQUET: &str = "write its rows as Parquet or as JSON lines";
@@ -105,8 +111,12 @@ fn lines_stranger(path: &Path) -> io::Result<Option<Stranger>> {
     };
     let text = head.strip_prefix(BOM).unwrap_or(&head);
     let name = Shown::new(path);
-    if has_table_ending(path) && !text.trim_ascii_start().starts_with(b"{") {
-        return Ok(by_signature(text)
+    if has_table_ending(path) && !begins_object(&head) {
+        let is_text = !text.contains(&0) && is_utf8(text);
+        // Names of columns may begin as the magic numbers do that are words.
+        let by_magic = || (!is_text).then(|| by_magic(text)).flatten();
+        return Ok(by_text(text)
+            .or_else(by_magic)
             .or_else(|| wide_text(&head, &name))
             .or_else(|| json_value(text, is_whole, &name))
             .or_else(|| other_encoding(text, |line| !line.is_ascii(), &name))
@@ -149,23 +159,30 @@ fn has_object(head: &[u8], is_whole: bool) -> bool {
 
 /// Formats that are known by their first bytes.
 fn by_signature(head: &[u8]) -> Option<Stranger> {
+    by_text(head).or_else(|| by_magic(head))
+}
+
+/// Those that are no text.
+fn by_magic(head: &[u8]) -> Option<Stranger> {
+    let has = |name: &[u8]| head.windows(name.len()).any(|part| part == name);
+    let is_sheet = |name| head.starts_with(b"PK\x03\x04") && has(name);
+    if head.starts_with(b"\xD0\xCF\x11\xE0") || OFFICE.into_iter().any(is_sheet) {
+        let what = "an Excel workbook or another Office document";
+        let cure = "save the sheet with the rows as \"CSV UTF-8\", or write its rows as Parquet";
+        return Some(Stranger::new(what, cure));
+    }
+    let (_, what, cure) = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic))?;
+    Some(Stranger::new(what, *cure))
+}
+
+/// Those that are text.
+fn by_text(head: &[u8]) -> Option<Stranger> {
     if head.starts_with(LFS_POINTER) {
         let what = "a Git LFS pointer, not the file itself";
         return Some(Stranger::new(
             what,
             "fetch the file itself: `git lfs pull`, or download it from where the repository is",
         ));
-    }
-    let is_part_of = |name: &[u8]| head.windows(name.len()).any(|part| part == name);
-    if head.starts_with(b"PK\x03\x04") && is_part_of(b"[Content_Types].xml") {
-        let cure = "save the sheet with the rows as \"CSV UTF-8\", or write its rows as Parquet";
-        return Some(Stranger::new(
-            "an Excel workbook or another Office document",
-            cure,
-        ));
-    }
-    if let Some((_, what, cure)) = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic)) {
-        return Some(Stranger::new(what, *cure));
     }
     let text = head.strip_prefix(BOM).unwrap_or(head).trim_ascii_start();
     let begins = |with: &[u8]| {
@@ -177,6 +194,11 @@ fn by_signature(head: &[u8]) -> Option<Stranger> {
         return Some(Stranger::new("an HTML page", cure));
     }
     (begins(b"<?xml") || begins(b"<!--")).then(|| Stranger::new("XML", TO_PARQUET))
+}
+
+/// Whether bytes are UTF-8, but for a character that they break off in.
+fn is_utf8(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
 
 /// UTF-16 and UTF-32, by their mark or by the zero bytes of their first two signs.
@@ -217,17 +239,15 @@ fn other_encoding(text: &[u8], tells: fn(&[u8]) -> bool, name: &Shown<'_>) -> Op
         .filter(|line| tells(line))
         .peekable();
     lines.peek()?;
-    lines
-        .all(|line| std::str::from_utf8(line).is_err())
-        .then(|| {
-            let cure = format!(
-                "convert it; Chinese text is often GB18030: `{} | iconv -f GB18030 -t UTF-8 > {}`",
-                name.printed(),
-                name.beside(&format!("utf8.{}", name.ending()))
-            );
-            let what = format!("text in another encoding; {} are UTF-8", name.kind());
-            Stranger::new(&what, cure)
-        })
+    lines.all(|line| !is_utf8(line)).then(|| {
+        let cure = format!(
+            "convert it; Chinese text is often GB18030: `{} | iconv -f GB18030 -t UTF-8 > {}`",
+            name.printed(),
+            name.beside(&format!("utf8.{}", name.ending()))
+        );
+        let what = format!("text in another encoding; {} are UTF-8", name.kind());
+        Stranger::new(&what, cure)
+    })
 }
 
 /// A file whose first lines are not those of a table.
@@ -242,10 +262,6 @@ fn no_table(path: &Path) -> Option<Stranger> {
     let error: io::Error = read().err()?;
     let NoTable { what, cure } = error.get_ref()?.downcast_ref()?;
     Some(Stranger::new(what, *cure))
-}
-
-fn begins_object(line: &[u8]) -> bool {
-    line.trim_ascii_start().starts_with(b"{")
 }
 
 /// One JSON value over many lines, or lines of arrays.
@@ -368,7 +384,7 @@ impl<'a> Shown<'a> {
 /// A file of no known ending that does not begin as any input does.
 fn unknown() -> Stranger {
     let cure = format!(
-        "convert it to one of {}, {}; JSON lines hold a JSON object in each line",
+        "give it the ending of what it is, or convert it to one of {}, {}; JSON lines hold a JSON object in each line",
         KNOWN_ENDINGS.join(", "),
         TABLE_ENDINGS.join(", ")
     );

@@ -108,7 +108,7 @@ fn records_of_another_shape_fail_alone() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let reason = "the row has 2 fields, and the first line names 4 columns; put a field that holds a separator or a line end in quotes";
+    let reason = "the row has 2 fields, and the first line has 4; put a field that holds a separator or a line end in quotes";
     assert_eq!(failed[0]["reason"], reason);
     assert_eq!(
         (&failed[0]["line"], &failed[0]["raw"]),
@@ -125,6 +125,9 @@ fn records_of_another_shape_fail_alone() {
 fn what_is_no_table_is_refused_with_a_cure() {
     let gb18030 = b"id,question\n1,\xC4\xE3\xBA\xC3\n".to_vec();
     let workbook = b"PK\x03\x04\x14\0\0\0[Content_Types].xml".to_vec();
+    let sheet =
+        b"PK\x03\x04\x14\0\0\0mimetypeapplication/vnd.oasis.opendocument.spreadsheet".to_vec();
+    let old = b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1\0".to_vec();
     for (name, bytes, what, cure) in [
         (
             "a.csv",
@@ -157,6 +160,8 @@ fn what_is_no_table_is_refused_with_a_cure() {
             "is a JSON array, not JSON lines",
             "jq -c '.[]' g.csv > g.jsonl",
         ),
+        ("h.csv", sheet, "is an Excel workbook", "CSV UTF-8"),
+        ("i.csv", old, "is an Excel workbook", "CSV UTF-8"),
         ("f.csv", b"<html>".to_vec(), "is an HTML page", "download"),
     ] {
         let job = job_over(Path::new(name));
@@ -166,6 +171,29 @@ fn what_is_no_table_is_refused_with_a_cure() {
         assert_eq!(output.status.code(), Some(2), "{}", both(&output));
         assert!(text.contains(what) && text.contains(cure), "{text}");
         assert!(!job.path("out/job.json").exists(), "{name}");
+    }
+}
+
+/// Names of columns that are magic numbers too, and a character that the first look at a file breaks off.
+#[test]
+fn tables_that_look_like_something_else_are_read() {
+    let long = format!("id,question\n1,{}\n2,ok\n", "银".repeat(400_000));
+    for (name, bytes, rows) in [
+        ("orcid.csv", "ORCID,question\n0000,x\n".into(), 1),
+        ("par.csv", "PAR1,question\n0000,x\n".into(), 1),
+        ("bzh.tsv", "BZh\tquestion\n0000\tx\n".into(), 1),
+        ("long.csv", long, 2),
+        ("trailing.csv", "id,question\n1,x\n,\n,\n".into(), 1),
+        ("sep.csv", "sep=;\r\nid;question\r\n1;x\r\n".into(), 1),
+    ] {
+        let columns = "columns = { prompt = \"question\" }";
+        let more = "[generation]\nmax_new_tokens = 1\n[prompt]\nmax_length = 40\n";
+        let job = Job::of_model(&support::demo_model(), Path::new(name), columns, more);
+        fs::write(job.path(name), bytes).unwrap();
+        job.run_ok(&["--quiet"]);
+        let answered = job.rows();
+        assert_eq!(answered.len(), rows, "{name}");
+        assert!(answered.iter().all(|row| row["status"] == "ok"), "{name}");
     }
 }
 

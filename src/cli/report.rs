@@ -34,6 +34,9 @@ fn metrics(args: &ReportArgs, folder: &OutputFolder, record: &JobRecord) -> CliR
     let columns = columns(args);
     let record = columns.of(record)?;
     let totals = run::measured(folder, &record, columns)?;
+    if let Some(note) = columns.note(&totals)? {
+        say(&format!("note: {note}"));
+    }
     let by = columns.by.or(record.spec.report.by.as_deref());
     let metrics = MetricsReport::new(record.spec.task, by.map(str::to_owned), &totals);
     if metrics.is_empty() {

@@ -114,6 +114,7 @@ pub(crate) use parquet::{
 };
 pub(crate) use parquet::{list_item, with_children};
 pub use prompt::id_column;
+pub(crate) use requests::in_its_words;
 pub use scan::{MAX_WINDOW_BYTES, Scan, ScanOptions, scan};
 pub use stdin::InputStream;
 pub use trial::{Selection, select};

@@ -29,6 +29,9 @@ use crate::stop::StopFlag;
 /// Column that holds the id where the job names none.
 pub(super) const DEFAULT_ID: &str = "id";
 
+/// Where requests for completions have their prompt.
+const BODY_PROMPT: &str = "body.prompt";
+
 /// What of a job makes a prompt of a record.
 pub(super) struct Wanted<'a> {
     /// The key whose value `prompt.template` is, for messages.
@@ -53,6 +56,8 @@ pub(super) struct PromptBuilder {
     intro: Option<Template>,
     prefix: Option<String>,
     form: RowForm,
+    /// Where a request has its prompt if it has no messages.
+    completion: Option<Named>,
     /// Where the template is filled once for each choice: the choices of rows without their own.
     choices: Option<Vec<String>>,
     rules: Rules,
@@ -104,6 +109,7 @@ impl PromptBuilder {
             intro,
             prefix: prompt.prefix.clone(),
             form: input.format,
+            completion: input.may_lack_messages().then(|| Named::new(BODY_PROMPT)),
             choices: choices.map(<[String]>::to_vec),
             rules,
             keeps_turns: false,
@@ -145,6 +151,9 @@ impl PromptBuilder {
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Named)> {
         let columns = &self.columns;
         let prompt = columns.prompt.as_ref();
+        // Requests for completions have no messages.
+        let conversation = self.conversation.as_ref();
+        let conversation = conversation.filter(|_| self.completion.is_none());
         [
             ("input.columns.id", columns.id.as_ref()),
             (
@@ -153,7 +162,7 @@ impl PromptBuilder {
             ),
             (
                 "input.columns.messages",
-                self.conversation.as_ref().map(|turns| &turns.named),
+                conversation.map(|turns| &turns.named),
             ),
             ("input.columns.prefix", columns.prefix.as_ref()),
             ("input.columns.reference", columns.reference.as_ref()),
@@ -178,6 +187,9 @@ impl PromptBuilder {
         }
         if !index.earlier.is_empty() {
             self.rows_taken.expect_results();
+        }
+        if let Some(named) = &mut self.completion {
+            named.resolve(index);
         }
         let columns = &mut self.columns;
         let all = [
@@ -300,25 +312,27 @@ impl PromptBuilder {
             }
             (Some(template), ..) => template.render(record, None)?,
             (None, Some(conversation), _) => {
-                let (text, messages) = conversation.text(record)?;
-                if self.keeps_turns {
-                    turns = messages.iter().map(turn).collect();
+                if let Some(prompt) = self.completed(record)? {
+                    self.required_text(prompt, record)?
+                } else {
+                    let (text, messages) = conversation.text(record)?;
+                    if self.keeps_turns {
+                        turns = messages.iter().map(turn).collect();
+                    }
+                    text
                 }
-                text
             }
             (None, None, Some(named)) => self.required_text(named, record)?,
             (None, None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
-        let mut has_passed_over = false;
-        let overrides = match (self.form, self.own_settings(record)?) {
-            (RowForm::OpenaiBatch, body) => {
-                let body = body.unwrap_or_default();
-                has_passed_over = requests::has_passed_over(&body);
-                requests::settings(&body).map_err(|what| bad(format!("the request {what}")))?
-            }
-            (RowForm::Rows, settings) => settings.unwrap_or_default(),
-        };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
+        let mut overrides = self.own_settings(record)?;
+        let mut has_passed_over = false;
+        if self.form == RowForm::OpenaiBatch {
+            has_passed_over = requests::has_passed_over(&overrides);
+            let settings = requests::settings(&overrides);
+            overrides = settings.map_err(|what| bad(format!("the request {what}")))?;
+        }
         Ok(Prompt {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
@@ -331,6 +345,21 @@ impl PromptBuilder {
             filled,
             turns,
         })
+    }
+
+    /// The prompt of a request for a completion, which has no messages.
+    fn completed(&self, record: &dyn Record) -> Result<Option<&Named>, BadRow> {
+        let (Some(prompt), Some(conversation)) = (&self.completion, &self.conversation) else {
+            return Ok(None);
+        };
+        let has = |named: &Named| !matches!(named.cell(record), Cell::Absent | Cell::Null);
+        match (has(&conversation.named), has(prompt)) {
+            (true, _) => Ok(None),
+            (false, true) => Ok(Some(prompt)),
+            (false, false) => Err(bad(
+                "the request's `body` has neither `messages` nor `prompt`".to_owned(),
+            )),
+        }
     }
 
     fn following(&self, record: &dyn Record) -> Result<Vec<String>, BadRow> {
@@ -470,24 +499,24 @@ impl PromptBuilder {
         }
     }
 
-    /// The row's own settings, without nulls; `None` where it has none.
-    fn own_settings(&self, record: &dyn Record) -> Result<Option<Map<String, Value>>, BadRow> {
+    /// The row's own settings, without nulls.
+    fn own_settings(&self, record: &dyn Record) -> Result<Map<String, Value>, BadRow> {
         let Some(named) = &self.columns.generation else {
-            return Ok(None);
+            return Ok(Map::new());
         };
         let name = named.name();
         let fail = |what: String| bad(format!("generation column `{name}` {what}"));
         let value = match named.cell(record) {
-            Cell::Absent | Cell::Null => return Ok(None),
+            Cell::Absent | Cell::Null => return Ok(Map::new()),
             Cell::Text(text) => serde_json::from_str(&text)
                 .map_err(|error| fail(format!("holds a string that is not valid JSON: {error}")))?,
             _ => named.json(record).map_err(fail)?.unwrap_or_default(),
         };
         match value {
-            Value::Null => Ok(None),
+            Value::Null => Ok(Map::new()),
             Value::Object(mut settings) => {
                 settings.retain(|_, value| !value.is_null());
-                Ok(Some(settings))
+                Ok(settings)
             }
             _ => Err(fail(
                 "holds neither an object nor a string with one".to_owned(),

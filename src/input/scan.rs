@@ -14,7 +14,7 @@ use super::prompt::{PromptBuilder, Wanted};
 use super::sniff::refuse_other_format;
 use super::types::{EarlierJob, InputColumn, InputFile, InputFormat, InputIndex, Partition, Place};
 use super::windows::Windows;
-use crate::job::{ColumnSpec, InputSpec, OnBadRow, PromptSpec, Rules};
+use crate::job::{InputSpec, OnBadRow, PromptSpec, Rules};
 use crate::outcome::BadRow;
 use crate::stop::StopFlag;
 
@@ -302,7 +302,7 @@ fn scan_jsonl(
         rules: options.rules,
         is_result: false,
         first_bad: None,
-        searches: searches(&options.spec.columns, options.prompt),
+        searches: searches(options.spec, options.prompt),
         stop: options.stop,
     };
     let files = read_jsonl(options, stats, &mut pass)?;
@@ -321,10 +321,13 @@ fn scan_jsonl(
 }
 
 /// The names of columns that may be paths into one.
-fn searches(columns: &ColumnSpec, prompt: &PromptSpec) -> Vec<Search> {
+fn searches(input: &InputSpec, prompt: &PromptSpec) -> Vec<Search> {
     // A template wins over the prompt column, which need not exist then.
-    let is_unused = |key: &str| key == "input.columns.prompt" && prompt.template.is_some();
-    let named = columns.named();
+    let is_unused = |key: &str| {
+        (key == "input.columns.prompt" && prompt.template.is_some())
+            || (key == "input.columns.messages" && input.may_lack_messages())
+    };
+    let named = input.columns.named();
     let named = named.filter(|(key, name)| name.contains('.') && !is_unused(key));
     let search = |(key, name)| Search {
         key,

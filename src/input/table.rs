@@ -315,12 +315,12 @@ fn first_line(file: &mut dyn BufRead) -> io::Result<Vec<u8>> {
 
 /// The separator that a line before the names tells, as Excel understands it.
 fn named_separator(line: &[u8]) -> Option<u8> {
-    match line.trim_ascii_end() {
-        [s, e, p, b'=', separator] if [*s, *e, *p].eq_ignore_ascii_case(b"sep") => Some(*separator),
-        // A tab is white space.
-        b"sep=" if line.starts_with(b"sep=\t") => Some(b'\t'),
-        _ => None,
-    }
+    let (name, rest) = line.split_at_checked(b"sep=".len())?;
+    let separator = *rest.first()?;
+    let is_alone = rest[1..].iter().all(u8::is_ascii_whitespace);
+    let may_separate = separator.is_ascii_punctuation() || separator == b'\t';
+    (name.eq_ignore_ascii_case(b"sep=") && is_alone && may_separate && separator != b'"')
+        .then_some(separator)
 }
 
 /// What separates the names of the columns.

@@ -35,7 +35,7 @@ pub use error::{Hint, Place, SpecError};
 pub(crate) use flags::{FlagJob, JobFlags, is_kept};
 pub(crate) use hint::nearest;
 pub(crate) use lengths::Lengths;
-pub(crate) use problem::read_word;
+pub(crate) use problem::{read_word, shown};
 
 pub(crate) use phases::PHASES_FOLDER;
 pub use phases::Phase;

@@ -287,7 +287,7 @@ fn describe(node: &Node) -> String {
 }
 
 /// A text in one line and cut to a readable length.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut line: String = text
         .chars()
         .take(MAX_SHOWN)

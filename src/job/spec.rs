@@ -186,6 +186,7 @@ impl JobFile {
             checkpoint: self.checkpoint.checked(base)?,
         };
         spec.output.prompt |= keeps_prompt;
+        spec.input.complete(spec.prompt.template.is_some())?;
         together(&spec, origin)?;
         Ok(spec)
     }

@@ -85,7 +85,7 @@ pub(super) fn gather(
     record: &JobRecord,
     columns: Columns<'_>,
 ) -> Result<Gathered> {
-    let record = &columns.of(record)?;
+    let record = &*columns.of(record)?;
     let by = columns.by;
     let windows = checkpoint::committed_windows(folder)?;
     let mut notes = Vec::new();
@@ -99,6 +99,7 @@ pub(super) fn gather(
         }
         Err(error) => return Err(error),
     };
+    notes.extend(columns.note(&totals)?);
     let task = record.spec.task;
     let by = by.or(record.spec.report.by.as_deref());
     totals.add_behind(record.input.rows_behind());

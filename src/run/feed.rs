@@ -19,8 +19,8 @@ use crate::checkpoint::{Cut, Journal, ShardLock};
 use crate::engine::Request;
 use crate::error::Result;
 use crate::ids::RowId;
-use crate::input::{InputRow, InputWindow, PromptSource, WindowSpan};
-use crate::job::{JobSpec, OnBadRow, Rules, Task};
+use crate::input::{self, InputRow, InputWindow, PromptSource, WindowSpan};
+use crate::job::{JobSpec, OnBadRow, RowForm, Rules, Task};
 use crate::outcome::{BadRow, Outcomes};
 use crate::stop::StopFlag;
 use crate::tasks::{self, Examples, Finish, JobTask, RowTask, TaskJob};
@@ -175,6 +175,8 @@ pub(super) struct RowEncoder<'a> {
     examples: Option<&'a Examples>,
     /// Whether the task fills all masks of a prompt, so that several are nothing to tell of.
     fills_masks: bool,
+    /// Whether rows are requests, which have names of their own for settings.
+    has_requests: bool,
     /// The choices of rows that have none of their own, where the task picks one.
     choices: Option<&'a [String]>,
 }
@@ -202,6 +204,7 @@ impl<'a> RowEncoder<'a> {
         Ok(Self {
             tokenizer,
             fills_masks: spec.task == Task::Infill,
+            has_requests: spec.input.format == RowForm::OpenaiBatch,
             choices: spec.choose.as_ref().map(|choose| choose.choices.as_slice()),
             task: tasks::of(spec.task).open(&job)?,
             examples,
@@ -297,6 +300,18 @@ impl<'a> RowEncoder<'a> {
 
     /// The work of a row, or why it has none. As many of its examples as fit go before its prompt.
     pub(super) fn encode(&self, row: &mut InputRow, noted: &mut Noted) -> PlannedRow {
+        let planned = self.work(row, noted);
+        planned.map_err(|bad| BadRow {
+            reason: if self.has_requests {
+                input::in_its_words(&bad.reason)
+            } else {
+                bad.reason
+            },
+            ..bad
+        })
+    }
+
+    fn work(&self, row: &mut InputRow, noted: &mut Noted) -> PlannedRow {
         let prompt = row.outcome.as_mut().map_err(|bad| bad.clone())?;
         let Some(examples) = self.examples else {
             return self.task.work(row.row, prompt);

@@ -1,6 +1,7 @@
 //! Committed rows and the input to metrics, for what the manifests do not have: windows that an earlier version
 //! committed, and groups by a column, or references in one, that the job did not name.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use crate::ids::{RowId, WindowId};
 use crate::input::{self, InputError, InputRow, PromptSource};
 use crate::job::{JobSpec, Phase, Task};
 use crate::metrics;
+use crate::numbers::{counted, grouped};
 use crate::outcome::{RowResult, Sums};
 use crate::sink::{self, ResultRow};
 use crate::stop::StopFlag;
@@ -36,11 +38,11 @@ impl Columns<'_> {
     /// # Errors
     ///
     /// A job whose answers are compared with others already, or with none at all.
-    pub(crate) fn of(self, record: &JobRecord) -> Result<JobRecord> {
-        let mut record = record.clone();
+    pub(crate) fn of(self, record: &JobRecord) -> Result<Cow<'_, JobRecord>> {
         let Some(column) = self.reference else {
-            return Ok(record);
+            return Ok(Cow::Borrowed(record));
         };
+        let mut record = record.clone();
         let task = record.spec.task;
         if task != Task::Generate {
             let name = task.name();
@@ -54,7 +56,32 @@ impl Columns<'_> {
             )));
         }
         record.spec.input.columns.reference = Some(column.to_owned());
-        Ok(record)
+        Ok(Cow::Owned(record))
+    }
+
+    /// What is to be known of the references of a job that named none.
+    ///
+    /// # Errors
+    ///
+    /// No row has one.
+    pub(crate) fn note(self, totals: &Totals) -> Result<Option<String>> {
+        let Some(column) = self.reference else {
+            return Ok(None);
+        };
+        let rows = counted(totals.taken(), "row");
+        if !metrics::has(&totals.sums) {
+            return Err(Error::Usage(format!(
+                "of {rows} none has an answer and a reference in `{column}`\nhint: a reference is a text, a list of texts, or a list of objects with the text `answer`"
+            )));
+        }
+        Ok(match totals.referenced {
+            0 => Some("exact matches are not counted: the model's folder is gone".to_owned()),
+            some if some < totals.taken() => {
+                let some = grouped(some);
+                Some(format!("{some} of {rows} have a reference in `{column}`"))
+            }
+            _ => None,
+        })
     }
 }
 

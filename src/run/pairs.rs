@@ -115,6 +115,7 @@ impl<'a> PairMaker<'a> {
             truncated: sampled.truncated,
             several_masks: sampled.several_masks,
             shots_dropped: sampled.shots_dropped,
+            passed_over: sampled.passed_over,
             prompt_tokens: sampled.prompt_tokens,
             completion_tokens: sampled.completion_tokens,
             referenced: sampled.referenced,

@@ -243,12 +243,12 @@ fn reading_bytes(spec: &JobSpec, model: &ModelFacts, statistics: &PlanStatistics
 ///
 /// What [`run`](super::run) would refuse in the input.
 pub(crate) fn check_columns(spec: &JobSpec) -> Result<()> {
-    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::CURRENT)?;
+    let found = earlier::input_files(&spec.input, &spec.output.path, Rules::of_new(spec))?;
     ReadInput::open(&Reading {
         spec,
         files: &found.files,
         previous: None,
-        rules: Rules::CURRENT,
+        rules: Rules::of_new(spec),
         stop: &StopFlag::default(),
     })
     .map(drop)

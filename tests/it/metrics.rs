@@ -112,6 +112,23 @@ fn a_reference_that_is_named_later_gives_the_same_metrics() {
     let words =
         "no row has the column `answr` that `--reference` names\nhint: did you mean `answer`?";
     assert!(said.contains(words), "{said}");
+
+    // Rows without a text there are not compared, and that is said.
+    let text = std::fs::read_to_string(later.path("q.jsonl")).unwrap();
+    let mixed = text.replace("\"answer\"", "\"number\": 7, \"answer\"");
+    let mixed = mixed.replacen("\"巴黎\"", "[7]", 1);
+    let other = job(plain, more);
+    std::fs::write(other.path("q.jsonl"), mixed).unwrap();
+    other.run_ok(&[]);
+    let said = refused(&other, "number");
+    let words = "of 40 rows none has an answer and a reference in `number`";
+    assert!(said.contains(words), "{said}");
+    let output = other
+        .command(&["report", "out", "--metrics", "--reference", "answer"])
+        .output()
+        .unwrap();
+    let note = "note: 39 of 40 rows have a reference in `answer`";
+    assert!(stderr(&output).contains(note), "{}", both(&output));
 }
 
 #[test]

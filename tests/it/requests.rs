@@ -116,6 +116,8 @@ fn a_request_that_cannot_be_had_fails_alone_and_by_name() {
         json!({"messages": hello}),
         json!({"prompt": "你好"}),
         json!(null),
+        json!({"messages": hello, "n": 2}),
+        json!({"messages": hello, "max_tokens": 4096}),
     ];
     let job = job_of(&bodies, CHAT, "[generation]\nmax_new_tokens = 2\n");
     job.run_ok(&["--quiet"]);
@@ -128,8 +130,12 @@ fn a_request_that_cannot_be_had_fails_alone_and_by_name() {
                 "input: `logprobs` is a setting of the job, not of a row; set `generation.logprobs = true` for all rows, or take it out"
             ),
             json!(null),
-            json!("input: messages column `body.messages` is not in this row"),
-            json!("input: messages column `body.messages` is not in this row"),
+            json!(null),
+            json!("input: the request's `body` has neither `messages` nor `prompt`"),
+            json!(
+                "input: `n` above 1 needs `do_sample = true`, or as many `num_beams`; without them every sample would be the same"
+            ),
+            json!("input: `max_tokens` (4096) leaves no room for the prompt in `max_length` (128)"),
         ]
     );
     assert_eq!(exported(&job)[0]["error"]["code"], "row_failed");
@@ -154,13 +160,67 @@ fn a_request_that_cannot_be_had_fails_alone_and_by_name() {
 }
 
 #[test]
-fn prompts_of_completions_are_a_column() {
+fn prompts_of_completions_need_no_column() {
     let bodies = [json!({"model": "m", "prompt": "法国的首都是哪座城市？", "max_tokens": 3})];
-    let input = "format = \"openai-batch\"\ncolumns = { prompt = \"body.prompt\" }";
-    let job = job_of(&bodies, input, "");
-    job.run_ok(&["--quiet"]);
-    let row = &job.rows()[0];
-    assert_eq!((&row["id"], &row["status"]), (&json!("r-0"), &json!("ok")));
+    let named = format!("{CHAT}\ncolumns = {{ prompt = \"body.prompt\" }}");
+    let template = format!("{CHAT}\n[prompt]\ntemplate = \"{{{{ body.prompt }}}}\"");
+    let completions = [CHAT, &named, &template].map(|input| {
+        let job = job_of(&bodies, input, "");
+        job.run_ok(&["--quiet"]);
+        let row = job.rows().remove(0);
+        assert_eq!((&row["id"], &row["status"]), (&json!("r-0"), &json!("ok")));
+        row["completion"].clone()
+    });
+    let first = &completions[0];
+    assert!(
+        completions.iter().all(|one| one == first),
+        "{completions:?}"
+    );
+}
+
+#[test]
+fn pairs_count_what_their_samples_have_passed_over() {
+    let bodies = [json!({"model": "m", "messages": asked("法国的首都是哪座城市？")})];
+    let generation =
+        "[generation]\nmax_new_tokens = 4\ndo_sample = true\nnum_return_sequences = 3\n";
+    let more = format!("{generation}[preference]\nrank = \"logprob\"\n");
+    let job = job_of(&bodies, CHAT, &more);
+    let text = fs::read_to_string(job.path("job.toml")).unwrap();
+    fs::write(
+        job.path("job.toml"),
+        format!("task = \"preference\"\n{text}"),
+    )
+    .unwrap();
+    let output = job.run_ok(&[]);
+    let counted = "1 with keys that change no answer, such as `model`";
+    assert!(both(&output).contains(counted), "{}", both(&output));
+}
+
+#[test]
+fn requests_in_parquet_are_the_same() {
+    let bodies = ["法国", "德国"].map(|country| {
+        let question = format!("{country}的首都是哪座城市？");
+        json!({"model": "m", "messages": asked(&question), "max_tokens": 3, "temperature": 0.0})
+    });
+    let lines = job_of(&bodies, CHAT, "");
+    lines.run_ok(&["--quiet"]);
+    let text = fs::read(lines.path("in.jsonl")).unwrap();
+    let (schema, _) = arrow_json::reader::infer_json_schema(&text[..], None).unwrap();
+    let reader = arrow_json::ReaderBuilder::new(schema.into()).build(&text[..]);
+    let batch = reader.unwrap().next().unwrap().unwrap();
+    let parquet = job_of(&bodies, CHAT, "");
+    let file = fs::File::create(parquet.path("in.parquet")).unwrap();
+    let writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None);
+    let mut writer = writer.unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    parquet.run_ok(&["--quiet", "--set", "input.path=in.parquet"]);
+    let answers = |job: &Job| -> Vec<Value> {
+        let rows = job.rows();
+        rows.iter().map(|row| row["completion"].clone()).collect()
+    };
+    assert_eq!(answers(&parquet), answers(&lines));
+    assert_eq!(answers(&lines).len(), 2);
 }
 
 #[test]

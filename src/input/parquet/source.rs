@@ -28,7 +28,7 @@ use crate::input::types::{
     Carried, HeldPrompt, InputIndex, InputRow, InputWindow, Place, WindowSpan,
 };
 use crate::input::{EachRow, OpenOptions, PromptSource, id_column};
-use crate::job::{CarriedColumns, GenerationSpec, Rules, nearest};
+use crate::job::{CarriedColumns, GenerationSpec, RowForm, Rules, nearest};
 use crate::numbers::counted;
 use crate::stop::StopFlag;
 
@@ -98,7 +98,9 @@ impl ParquetSource {
         };
         odd.check(&shared, is_carried)?;
         paths::check(&shared.schema, builder.named())?;
-        check_settings(&shared.schema, options.input.columns.generation.as_deref())?;
+        if options.input.format == RowForm::Rows {
+            check_settings(&shared.schema, options.input.columns.generation.as_deref())?;
+        }
         let fields = shared.schema.fields().iter();
         Ok(Self {
             carried: fields.map(|field| is_carried(field.name())).collect(),

@@ -198,20 +198,33 @@ impl RowForm {
     }
 }
 
-impl ColumnSpec {
-    /// The columns of requests, where the job does not name others. Their settings are in the body.
-    fn complete(&mut self) -> Checked<()> {
-        if let Some(other) = self.generation.as_ref().filter(|name| *name != "body") {
+/// Where requests have their conversation.
+const BODY_MESSAGES: &str = "body.messages";
+
+impl InputSpec {
+    /// Names the columns of requests where the job names no others; `has_template` where a template makes the prompt.
+    pub(in crate::job) fn complete(&mut self, has_template: bool) -> Checked<()> {
+        if self.format == RowForm::Rows {
+            return Ok(());
+        }
+        let columns = &mut self.columns;
+        if let Some(other) = columns.generation.as_ref().filter(|name| *name != "body") {
             let reason = format!("is `{other}`, and the settings of a request are in its `body`");
-            return Err(Flaw::new("columns.generation", reason).hint("take it out"));
+            return Err(Flaw::new("input.columns.generation", reason).hint("take it out"));
         }
         let name = |column: &str| Some(column.to_owned());
-        self.generation = name("body");
-        self.id = self.id.take().or_else(|| name("custom_id"));
-        if self.prompt.is_none() {
-            self.messages = self.messages.take().or_else(|| name("body.messages"));
+        columns.generation = name("body");
+        columns.id = columns.id.take().or_else(|| name("custom_id"));
+        if columns.prompt.is_none() && !has_template {
+            columns.messages = columns.messages.take().or_else(|| name(BODY_MESSAGES));
         }
         Ok(())
+    }
+
+    /// Whether rows are requests, which may have a prompt in the place of messages.
+    pub(crate) fn may_lack_messages(&self) -> bool {
+        let messages = self.columns.messages.as_deref();
+        self.format == RowForm::OpenaiBatch && messages == Some(BODY_MESSAGES)
     }
 }
 
@@ -251,9 +264,6 @@ impl Section for InputSpec {
     const NAME: &'static str = "input";
 
     fn check(&mut self, base: &Path) -> Checked<()> {
-        if self.format == RowForm::OpenaiBatch {
-            self.columns.complete()?;
-        }
         let columns = &self.columns;
         for (key, column) in [
             ("columns.id", &columns.id),

@@ -61,7 +61,7 @@ pub(super) type SharedHasher = Arc<Mutex<blake3::Hasher>>;
 pub(super) struct Lines {
     reader: Box<dyn BufRead + Send>,
     /// Where the file is a table, what makes lines of its records.
-    table: Option<Table>,
+    table: Option<Box<Table>>,
     /// Offset of the next line in the unpacked file.
     pub(super) offset: u64,
     /// Number of the next line, from 1.
@@ -79,7 +79,7 @@ impl Lines {
         let (table, before) = Table::begin(path, &mut *reader)?;
         Ok(Self {
             reader,
-            table,
+            table: table.map(Box::new),
             offset: before.bytes,
             line: 1 + before.lines,
         })

@@ -42,7 +42,7 @@
 //! | `generation` neither object nor a string with one | bad row |
 //!
 //! A record of a CSV or TSV file is read as the JSON line of its fields. Where it has more or fewer fields than the
-//! first line names columns, it is a bad row and no record.
+//! first line, or goes on behind a closing quote, it is a bad row and no record.
 //!
 //! A bad row that is not a record has no line in the results. Parquet rows go by the same rules; the rows
 //! of a row group with a damaged page are bad and no records.

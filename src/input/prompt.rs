@@ -4,11 +4,15 @@
 //! prompts. The rules for each column are in the [module documentation](super).
 
 mod columns;
+mod own_settings;
 mod reference;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+pub(super) use self::columns::DEFAULT_ID;
+pub use self::columns::id_column;
 use self::columns::{Columns, columns_cure};
+use self::own_settings::OwnSettings;
 use self::reference::references;
 use super::built::{Built, bad};
 use super::cell::{Cell, Record};
@@ -16,18 +20,14 @@ use super::conversation::{Conversation, turn};
 use super::error::InputError;
 use super::following::Following;
 use super::nested::Named;
-use super::requests;
 use super::rows_taken::RowsTaken;
 use super::suggested_template::template_for;
 use super::template::{Template, is_blank};
 use super::types::{InputIndex, Label, Prompt, Reference};
 use crate::ids::RowId;
-use crate::job::{ColumnSpec, InputSpec, PromptSpec, RowForm, Rules};
+use crate::job::{InputSpec, PromptSpec, RowForm, Rules};
 use crate::outcome::{BadRow, LeftOut};
 use crate::stop::StopFlag;
-
-/// Column that holds the id where the job names none.
-pub(super) const DEFAULT_ID: &str = "id";
 
 /// Where requests for completions have their prompt.
 const BODY_PROMPT: &str = "body.prompt";
@@ -326,18 +326,12 @@ impl PromptBuilder {
             (None, None, None) => return Err(bad("the job names no prompt column".to_owned())),
         };
         let own_prefix = Self::optional("prefix", self.columns.prefix.as_ref(), record)?;
-        let mut overrides = self.own_settings(record)?;
-        let mut has_passed_over = false;
-        if self.form == RowForm::OpenaiBatch {
-            has_passed_over = requests::has_passed_over(&overrides);
-            let settings = requests::settings(&overrides);
-            overrides = settings.map_err(|what| bad(format!("the request {what}")))?;
-        }
+        let own = OwnSettings::of(self.columns.generation.as_ref(), self.form, record)?;
         Ok(Prompt {
             text,
             prefix: own_prefix.or_else(|| self.prefix.clone()),
-            has_passed_over,
-            overrides,
+            overrides: own.overrides,
+            has_passed_over: own.has_passed_over,
             following: self.following(record)?,
             label: self.label(record)?,
             group: self.examples_group(record)?,
@@ -498,40 +492,6 @@ impl PromptBuilder {
             }
         }
     }
-
-    /// The row's own settings, without nulls.
-    fn own_settings(&self, record: &dyn Record) -> Result<Map<String, Value>, BadRow> {
-        let Some(named) = &self.columns.generation else {
-            return Ok(Map::new());
-        };
-        let name = named.name();
-        let fail = |what: String| bad(format!("generation column `{name}` {what}"));
-        let value = match named.cell(record) {
-            Cell::Absent | Cell::Null => return Ok(Map::new()),
-            Cell::Text(text) => serde_json::from_str(&text)
-                .map_err(|error| fail(format!("holds a string that is not valid JSON: {error}")))?,
-            _ => named.json(record).map_err(fail)?.unwrap_or_default(),
-        };
-        match value {
-            Value::Null => Ok(Map::new()),
-            Value::Object(mut settings) => {
-                settings.retain(|_, value| !value.is_null());
-                Ok(settings)
-            }
-            _ => Err(fail(
-                "holds neither an object nor a string with one".to_owned(),
-            )),
-        }
-    }
-}
-
-/// The column that the results take as `id`: the job's, else `id` where the input has it.
-pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
-    let known = index.columns.iter().any(|column| column.name == DEFAULT_ID);
-    columns
-        .id
-        .clone()
-        .or_else(|| known.then(|| DEFAULT_ID.to_owned()))
 }
 
 #[cfg(test)]

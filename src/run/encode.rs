@@ -50,10 +50,11 @@ impl<'a> JobEncoder<'a> {
     ///
     /// What [`run`](super::run) would refuse in the model's folder, the template or the stop strings.
     pub(crate) fn new(spec: &'a JobSpec) -> Result<Self> {
-        let model = ModelFacts::load(spec, Rules::of_new(spec))?;
-        RowEncoder::new(spec, &model, Rules::of_new(spec), None)?;
-        let lines = LineReader::new(spec, Rules::of_new(spec))?;
-        let examples = Examples::read(spec, Rules::of_new(spec), &StopFlag::default())?;
+        let rules = Rules::of_new(spec);
+        let model = ModelFacts::load(spec, rules)?;
+        RowEncoder::new(spec, &model, rules, None)?;
+        let lines = LineReader::new(spec, rules)?;
+        let examples = Examples::read(spec, rules, &StopFlag::default())?;
         Ok(Self {
             spec,
             model,

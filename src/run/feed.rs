@@ -301,12 +301,11 @@ impl<'a> RowEncoder<'a> {
     /// The work of a row, or why it has none. As many of its examples as fit go before its prompt.
     pub(super) fn encode(&self, row: &mut InputRow, noted: &mut Noted) -> PlannedRow {
         let planned = self.work(row, noted);
+        if !self.has_requests {
+            return planned;
+        }
         planned.map_err(|bad| BadRow {
-            reason: if self.has_requests {
-                input::in_its_words(&bad.reason)
-            } else {
-                bad.reason
-            },
+            reason: input::in_its_words(&bad.reason),
             ..bad
         })
     }

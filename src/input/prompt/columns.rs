@@ -5,6 +5,9 @@ use crate::input::nested::Named;
 use crate::input::types::InputIndex;
 use crate::job::{ColumnSpec, PromptSpec, nearest};
 
+/// Column that holds the id where the job names none.
+pub(in crate::input) const DEFAULT_ID: &str = "id";
+
 /// The columns that the job names.
 pub(super) struct Columns {
     pub(super) id: Option<Named>,
@@ -56,4 +59,13 @@ pub(super) fn columns_cure(name: &str, index: &InputIndex) -> String {
     }
     let list: Vec<String> = known().take(20).map(|known| format!("`{known}`")).collect();
     format!("the input has {}", list.join(", "))
+}
+
+/// The column that the results take as `id`: the job's, else `id` where the input has it.
+pub fn id_column(columns: &ColumnSpec, index: &InputIndex) -> Option<String> {
+    let known = index.columns.iter().any(|column| column.name == DEFAULT_ID);
+    columns
+        .id
+        .clone()
+        .or_else(|| known.then(|| DEFAULT_ID.to_owned()))
 }

@@ -3,6 +3,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::job::ColumnSpec;
 
 /// A row with one column.
 struct OneList;
